@@ -1,0 +1,152 @@
+"""The configuration of the one decoder that expresses every supported model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from hagd_jax.errors import ConfigError
+
+Norm = Literal["layer", "rms", "none"]
+Positions = Literal["learned", "rotary", "none"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the trained context.
+
+    Attributes:
+        kind: `linear` divides every frequency by `factor`; `dynamic` raises the base with the
+            sequence length (NTK); `llama3` divides low frequencies only; `factors` divides each
+            frequency by its own entry of `factors` (how GGUF files store llama3 scaling).
+        factor: The stretch.
+        low_freq_factor: `llama3`: wavelengths above original / low are divided by `factor`.
+        high_freq_factor: `llama3`: wavelengths below original / high are left alone.
+        original_max_positions: Context length before stretching (`llama3`, `dynamic`).
+        factors: `factors`: one divisor per frequency, rotary_dim / 2 of them.
+    """
+
+    kind: Literal["linear", "dynamic", "llama3", "factors"]
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 0
+    factors: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Everything that decides the mathematics of a decoder; hashable, so static under `jit`.
+
+    Attributes:
+        family: Which family file translates it: `gpt2`, `gpt_neox`, `llama` or `custom`.
+        vocab_size: Tokens in the vocabulary.
+        n_layers: Blocks.
+        d_model: Width of the residual stream.
+        n_heads: Query heads.
+        n_kv_heads: Key/value heads; divides `n_heads` (grouped-query attention).
+        d_head: Width of one head.
+        d_mlp: MLP neurons a layer.
+        max_positions: Longest sequence; the size of a learned position table.
+        norm: LayerNorm, RMSNorm, or none at all.
+        norm_eps: Added to the variance.
+        positions: Learned table, rotary, or none.
+        rotary_dim: Leading part of each head that is rotated.
+        rope_theta: Base of the rotary frequencies.
+        rope_scaling: Stretching of the rotary frequencies, if any.
+        activation: Non-linearity of the MLP.
+        gated_mlp: neuron = act(gate(x)) · in(x) rather than act(in(x)).
+        qkv_bias: Biases on queries, keys and values.
+        attn_out_bias: Bias on the attention output.
+        mlp_bias: Biases in the MLP.
+        parallel_residual: Attention and MLP both read the block's input (GPT-NeoX).
+        causal: Attend to earlier positions only.
+        scale_attn: Divide scores by √d_head.
+        scale_attn_by_layer: Divide scores by the layer's number as well (a GPT-2 option).
+        tied: The unembedding is the embedding, transposed.
+        unembed_bias: Bias on the logits.
+        dtype: Dtype of the computation; parameters keep their own.
+
+    Example:
+        >>> DecoderConfig(vocab_size=10, n_layers=1, d_model=8, n_heads=2, d_mlp=16).d_head
+        4
+    """
+
+    vocab_size: int
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_mlp: int
+    n_kv_heads: int = 0
+    d_head: int = 0
+    max_positions: int = 1024
+    family: str = "custom"
+    norm: Norm = "layer"
+    norm_eps: float = 1e-5
+    positions: Positions = "learned"
+    rotary_dim: int = 0
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    activation: Activation = "relu"
+    gated_mlp: bool = False
+    qkv_bias: bool = True
+    attn_out_bias: bool = True
+    mlp_bias: bool = True
+    parallel_residual: bool = False
+    causal: bool = True
+    scale_attn: bool = True
+    scale_attn_by_layer: bool = False
+    tied: bool = False
+    unembed_bias: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("vocab_size", "n_layers", "d_model", "n_heads", "d_mlp", "max_positions"):
+            _require_positive(self, field)
+        # Zero means "derive it": the usual values need not be written out.
+        if not self.n_kv_heads:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if not self.d_head:
+            _require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
+        _require_positive(self, "n_kv_heads")
+        _require_positive(self, "d_head")
+        _require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
+        if self.positions == "rotary":
+            if not self.rotary_dim:
+                object.__setattr__(self, "rotary_dim", self.d_head)
+            if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.d_head:
+                raise ConfigError(
+                    "rotary_dim",
+                    got=self.rotary_dim,
+                    expected=f"an even number from 2 to d_head = {self.d_head}",
+                )
+        for field, allowed in _CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise ConfigError(
+                    field, got=repr(getattr(self, field)), expected=f"one of {sorted(allowed)}"
+                )
+
+    def replace(self, **changes: Any) -> DecoderConfig:
+        """This configuration with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+_CHOICES: dict[str, frozenset[str]] = {
+    "norm": frozenset({"layer", "rms", "none"}),
+    "positions": frozenset({"learned", "rotary", "none"}),
+    "activation": frozenset({"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"}),
+    "dtype": frozenset({"float32", "bfloat16", "float16", "float64"}),
+}
+
+
+def _require_positive(config: DecoderConfig, field: str) -> None:
+    value = getattr(config, field)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ConfigError(field, got=repr(value), expected="a positive whole number")
+
+
+def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    if value % of:
+        raise ConfigError(name, got=value, expected=f"a multiple of {of_name} = {of}")
