@@ -122,6 +122,8 @@ class DecoderConfig:
                     got=self.rotary_dim,
                     expected=f"an even number from 2 to d_head = {self.d_head}",
                 )
+        if self.tied and self.unembed_bias:
+            raise ConfigError("unembed_bias", got=True, expected="False in a tied model")
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ConfigError(

@@ -1,0 +1,46 @@
+"""Language models in Flax: one decoder for every family, with named sites."""
+
+from hagd_jax.models.config import DecoderConfig, RopeScaling
+from hagd_jax.models.decoder import ParamSpec, param_specs
+from hagd_jax.models.intervention import (
+    Chain,
+    Context,
+    Identity,
+    Intervention,
+    carried,
+    chain,
+    parts,
+    scanned,
+    shared,
+    static,
+)
+from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens, forward, init
+from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
+from hagd_jax.models.tokenizer import Tokenizer
+
+__all__ = [
+    "BLOCK_SITES",
+    "MODEL_SITES",
+    "SITES",
+    "Chain",
+    "Context",
+    "DecoderConfig",
+    "Identity",
+    "Intervention",
+    "LanguageModel",
+    "Output",
+    "ParamSpec",
+    "RopeScaling",
+    "Tokenizer",
+    "abstract",
+    "carried",
+    "chain",
+    "check_tokens",
+    "forward",
+    "init",
+    "param_specs",
+    "parts",
+    "scanned",
+    "shared",
+    "static",
+]

@@ -1,0 +1,228 @@
+"""The protocol by which values rewrite a forward pass.
+
+An intervention is a pytree. Each array field has a role:
+
+- `scanned`: leading axis L; inside block l a method sees slice l;
+- `shared`: every block sees the whole array;
+- `carried`: handed from block to block, and may be changed on the way.
+
+Its methods are named `on_<site>(self, value, ctx) -> (value, self)`. Everything that is not an
+array is static and becomes part of the compilation key, so new arrays never recompile.
+
+Example:
+    >>> @struct.dataclass
+    ... class ScaleHeads(Intervention):
+    ...     factor: jax.Array = scanned()  # (L, H)
+    ...     def on_head_out(self, value, ctx):
+    ...         return value * self.factor[:, None], self
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.sites import require_site
+
+_ROLE = "role"
+Self = TypeVar("Self", bound="Intervention")
+
+
+def _role_field(role: str, kwargs: dict[str, Any]) -> Any:
+    return struct.field(pytree_node=True, metadata={_ROLE: role}, **kwargs)
+
+
+def scanned(**kwargs: Any) -> Any:
+    """A field whose arrays have a leading layer axis; block l sees slice l."""
+    return _role_field("scanned", kwargs)
+
+
+def shared(**kwargs: Any) -> Any:
+    """A field that every block sees whole."""
+    return _role_field("shared", kwargs)
+
+
+def carried(**kwargs: Any) -> Any:
+    """A field handed from block to block; methods may return `self.replace(...)` of it."""
+    return _role_field("carried", kwargs)
+
+
+def parts(**kwargs: Any) -> Any:
+    """A field that holds other interventions."""
+    return _role_field("parts", kwargs)
+
+
+def static(**kwargs: Any) -> Any:
+    """A hashable field that is part of the compilation key."""
+    return struct.field(pytree_node=False, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a method may read besides the value.
+
+    Attributes:
+        config: The decoder's configuration.
+        index: The layer, a traced int32; −1 before the blocks, L after them.
+        seen: Site → value, what this block has computed so far, after interventions.
+    """
+
+    config: DecoderConfig
+    index: jax.Array
+    seen: dict[str, jax.Array]
+
+
+class Intervention:
+    """Base of all interventions; subclasses are `flax.struct.dataclass`es.
+
+    Raises:
+        ConfigError: When a subclass defines `on_<name>` and there is no such site.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls):
+            if name.startswith("on_"):
+                require_site(name[3:], what=f"{cls.__name__}.{name}")
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The sites this intervention rewrites."""
+        return frozenset(name[3:] for name in dir(type(self)) if name.startswith("on_"))
+
+    def apply(self: Self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
+        """Rewrite the value of one site; sites without a method pass through."""
+        method = getattr(self, f"on_{site}", None)
+        return (value, self) if method is None else method(value, ctx)
+
+
+@struct.dataclass
+class Identity(Intervention):
+    """Changes nothing."""
+
+
+@struct.dataclass
+class Chain(Intervention):
+    """Applies interventions in order, at every site; build it with `chain`."""
+
+    members: tuple[Any, ...] = parts()
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The union of the members' sites."""
+        return frozenset().union(*(member.sites for member in self.members))
+
+    def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Chain]:
+        """Apply every member's method for this site, in order."""
+        members = []
+        for member in self.members:
+            value, member = member.apply(site, value, ctx)
+            members.append(member)
+        return value, self.replace(members=tuple(members))  # type: ignore[attr-defined]
+
+
+def chain(*members: Intervention) -> Chain:
+    """Compose interventions as optax composes transformations.
+
+    Order matters: freeze then steer moves the frozen value; steer then freeze erases the steering.
+
+    Args:
+        *members: Interventions, applied first to last at every site.
+
+    Returns:
+        One intervention.
+    """
+    for member in members:
+        if not isinstance(member, Intervention):
+            raise InputError("chain", got=type(member).__name__, expected="interventions only")
+    return Chain(members=members)
+
+
+class Skeleton(NamedTuple):
+    """The static part of an intervention: its structure, and the role of every array."""
+
+    treedef: Any
+    roles: tuple[str, ...]
+
+    def join(self, scanned: list, shared: list, carried: list) -> Any:
+        """Put arrays back where `split` took them from."""
+        pools = {"scanned": iter(scanned), "shared": iter(shared), "carried": iter(carried)}
+        return jax.tree.unflatten(self.treedef, [next(pools[role]) for role in self.roles])
+
+
+class Split(NamedTuple):
+    """An intervention taken apart by role, ready for a scan over layers."""
+
+    skeleton: Skeleton
+    scanned: list[jax.Array]
+    shared: list[jax.Array]
+    carried: list[jax.Array]
+
+
+def split(intervention: Intervention) -> Split:
+    """Take an intervention apart into static structure and arrays by role.
+
+    Args:
+        intervention: Any intervention.
+
+    Returns:
+        Its `Split`; `skeleton.join(scanned, shared, carried)` is the same intervention again.
+    """
+    leaves, treedef = jax.tree.flatten(intervention)
+    roles = tuple(role for _, role, _ in _fields(intervention))
+    pools: dict[str, list[jax.Array]] = {"scanned": [], "shared": [], "carried": []}
+    for leaf, role in zip(leaves, roles, strict=True):
+        pools[role].append(leaf)
+    return Split(Skeleton(treedef, roles), **pools)
+
+
+def check(intervention: Intervention, n_layers: int) -> None:
+    """Check an intervention before tracing.
+
+    Args:
+        intervention: What was passed to `forward`.
+        n_layers: Layers of the model it shall run in.
+
+    Raises:
+        InputError: If it is no intervention, or a scanned array does not have a leading axis of
+            `n_layers`.
+    """
+    if not isinstance(intervention, Intervention):
+        raise InputError(
+            "intervention", got=type(intervention).__name__, expected="an Intervention or None"
+        )
+    for name, role, leaf in _fields(intervention):
+        shape = np.shape(leaf)
+        if role == "scanned" and (not shape or shape[0] != n_layers):
+            raise InputError(
+                name, got=f"shape {shape}", expected=f"a leading axis of {n_layers} layers"
+            )
+
+
+def _fields(intervention: Any) -> Iterator[tuple[str, str, Any]]:
+    """(name, role, leaf) of every array, in the order in which JAX flattens them."""
+    owner = type(intervention).__name__
+    for field in dataclasses.fields(intervention):
+        if not field.metadata.get("pytree_node", True):
+            continue
+        role = field.metadata.get(_ROLE)
+        value = getattr(intervention, field.name)
+        if role == "parts":
+            for part in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, Intervention)):
+                yield from _fields(part)
+        elif role is None:
+            raise InputError(
+                f"{owner}.{field.name}",
+                got="a field without a role",
+                expected="scanned(), shared(), carried(), parts() or static()",
+            )
+        else:
+            for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+                yield f"{owner}.{field.name}{jax.tree_util.keystr(path)}", role, leaf

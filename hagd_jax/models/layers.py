@@ -1,0 +1,176 @@
+"""The parts of a block: norms, linear maps, attention, MLP."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hagd_jax.models import rope
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.sites import QKV_INPUT_SITES
+from hagd_jax.models.tap import Tap
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "linear": lambda x: x,
+}
+
+
+def param(
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
+) -> Any:
+    """A float32 parameter whose dimensions have logical names."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+class Norm(nn.Module):
+    """LayerNorm, RMSNorm or nothing; statistics in float32; the denominator is a site."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, tap: Callable[[str, jax.Array], jax.Array] | None, site: str
+    ) -> jax.Array:
+        c = self.config
+        if c.norm == "none":
+            one = jnp.ones((*x.shape[:-1], 1), jnp.float32)
+            return x if tap is None else (x / tap(site, one)).astype(x.dtype)
+        weight = param(self, "scale", (c.d_model,), ("embed",), nn.initializers.ones)
+        wide = x.astype(jnp.float32)
+        if c.norm == "layer":
+            wide = wide - wide.mean(-1, keepdims=True)
+        scale = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + c.norm_eps)
+        if tap is not None:
+            scale = tap(site, scale)
+        out = (wide / scale).astype(x.dtype) * weight.astype(x.dtype)
+        if c.norm == "layer":
+            bias = param(self, "bias", (c.d_model,), ("embed",), nn.initializers.zeros)
+            out = out + bias.astype(x.dtype)
+        return out
+
+
+class Linear(nn.Module):
+    """y = x · W + b over one or two axes at once, e.g. (D) → (H, Dh)."""
+
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    axes: tuple[str, ...]
+    bias: bool
+
+    def setup(self):
+        fan_in = math.prod(self.ins)
+        init = nn.initializers.normal(fan_in**-0.5)
+        self.kernel = param(self, "kernel", self.ins + self.outs, self.axes, init)
+        if self.bias:
+            axes = self.axes[len(self.ins) :]
+            self.offset = param(self, "bias", self.outs, axes, nn.initializers.zeros)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Contract all of `ins`: (..., *ins) → (..., *outs)."""
+        # One flat matrix product: the fastest form on every backend.
+        flat = x.reshape(*x.shape[: x.ndim - len(self.ins)], -1)
+        kernel = self.kernel.astype(x.dtype).reshape(math.prod(self.ins), -1)
+        out = (flat @ kernel).reshape(*flat.shape[:-1], *self.outs)
+        return self.add_bias(out)
+
+    def per_head(self, x: jax.Array) -> jax.Array:
+        """Head h of x meets head h of W: (..., h, D) → (..., h, Dh), or back; no bias."""
+        heads_first = "dhk,...hd->...hk" if len(self.outs) == 2 else "hkd,...hk->...hd"
+        return jnp.einsum(heads_first, self.kernel.astype(x.dtype), x)
+
+    def add_bias(self, x: jax.Array) -> jax.Array:
+        """Add the bias, if there is one."""
+        return x + self.offset.astype(x.dtype) if self.bias else x
+
+
+class Attention(nn.Module):
+    """Grouped-query attention whose every intermediate is a site."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        queries, keys = (c.n_heads, c.d_head), (c.n_kv_heads, c.d_head)
+        q_axes, kv_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+        self.q = Linear((c.d_model,), queries, q_axes, c.qkv_bias)
+        self.k = Linear((c.d_model,), keys, kv_axes, c.qkv_bias)
+        self.v = Linear((c.d_model,), keys, kv_axes, c.qkv_bias)
+        out_axes = ("heads", "head_dim", "embed")
+        self.o = Linear(queries, (c.d_model,), out_axes, c.attn_out_bias)
+
+    def __call__(self, resid: jax.Array, norm: Norm, tap: Tap) -> jax.Array:
+        q, k, v = self.read(resid, norm, tap)
+        pattern = tap("attn_pattern", self.pattern(tap("q", q), tap("k", k), tap.ctx.index))
+        v = tap("v", v)
+        groups = self.config.n_heads // self.config.n_kv_heads
+        grouped = pattern.reshape(pattern.shape[0], -1, groups, *pattern.shape[2:])
+        mixed = jnp.einsum("bkgts,bskd->btkgd", grouped, v)
+        heads = tap("head_out", mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1]))
+        if tap.wants("head_write"):
+            return tap(
+                "attn_out", self.o.add_bias(tap("head_write", self.o.per_head(heads)).sum(2))
+            )
+        return tap("attn_out", self.o(heads))
+
+    def read(self, resid: jax.Array, norm: Norm, tap: Tap) -> tuple[jax.Array, ...]:
+        """Queries, keys and values, from one normed stream or from one copy a head."""
+        projections = (self.q, self.k, self.v)
+        if not any(tap.wants(site) for site in QKV_INPUT_SITES):
+            normed = norm(resid, tap, "norm1_scale")
+            return tuple(project(normed) for project in projections)
+        norm(resid, tap, "norm1_scale")
+        # One denominator for all copies where somebody fixes it, each copy's own where nobody does.
+        fixed = tap.ctx.seen["norm1_scale"][:, :, None]
+        own = (lambda _, __: fixed) if "norm1_scale" in tap.intervention.sites else None
+        out = []
+        for site, project in zip(("q_in", "k_in", "v_in"), projections, strict=True):
+            copies = jnp.broadcast_to(
+                resid[:, :, None], (*resid.shape[:2], project.outs[0], resid.shape[-1])
+            )
+            normed = norm(tap(site, copies), own, "norm1_scale")
+            out.append(project.add_bias(project.per_head(normed)))
+        return tuple(out)
+
+    def pattern(self, q: jax.Array, k: jax.Array, index: jax.Array) -> jax.Array:
+        """softmax(q · k / √Dh) over earlier positions, (B, H, T, S)."""
+        c, length = self.config, q.shape[1]
+        if c.positions == "rotary":
+            cos, sin = rope.tables(c, length)
+            q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
+        divisor = math.sqrt(c.d_head) if c.scale_attn else 1.0
+        if c.scale_attn_by_layer:
+            divisor = divisor * (index + 1).astype(q.dtype)
+        grouped = q.reshape(*q.shape[:2], c.n_kv_heads, -1, c.d_head) / divisor
+        scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k).astype(jnp.float32)
+        if c.causal:
+            mask = jnp.tril(jnp.ones((length, length), bool))
+            scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+        return weights.reshape(weights.shape[0], c.n_heads, length, length)
+
+
+class MLP(nn.Module):
+    """act(x · W_in) · W_out, or act(x · W_gate) · (x · W_in) · W_out."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tap: Tap) -> jax.Array:
+        c = self.config
+        act = ACTIVATIONS[c.activation]
+        widen = functools.partial(Linear, (c.d_model,), (c.d_mlp,), ("embed", "mlp"), c.mlp_bias)
+        hidden = widen(name="in")(x)
+        hidden = act(widen(name="gate")(x)) * hidden if c.gated_mlp else act(hidden)
+        out = Linear((c.d_mlp,), (c.d_model,), ("mlp", "embed"), c.mlp_bias, name="out")
+        return tap("mlp_out", out(tap("neuron", hidden)))

@@ -1,0 +1,231 @@
+"""A language model as a value, and the forward pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import flax.core.meta
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.core import Tracer
+
+from hagd_jax.errors import InputError
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.decoder import Decoder, Options, param_specs
+from hagd_jax.models.intervention import Identity, Intervention, check
+from hagd_jax.models.sites import require_site
+from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.parallel import sharding
+
+
+@struct.dataclass
+class LanguageModel:
+    """A decoder with its weights; a pytree whose arrays are the parameters.
+
+    Attributes:
+        config: The decoder's configuration.
+        params: Nested dict of arrays; `param_specs(config)` lists them.
+        tokenizer: Text ↔ ids, if the model came with one.
+        mesh: The devices the parameters lie on, or None for one device.
+        name: Where it came from, for records.
+    """
+
+    params: dict[str, Any]
+    config: DecoderConfig = struct.field(pytree_node=False)
+    tokenizer: Tokenizer | None = struct.field(pytree_node=False, default=None)
+    mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
+    name: str = struct.field(pytree_node=False, default="unnamed")
+
+
+@struct.dataclass
+class Output:
+    """What a forward pass returns.
+
+    Attributes:
+        logits: (B, T, V) float32.
+        trace: Site → array; block sites have a leading L.
+    """
+
+    logits: jax.Array
+    trace: dict[str, jax.Array]
+
+
+def init(
+    config: DecoderConfig,
+    key: jax.Array,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    tokenizer: Tokenizer | None = None,
+    name: str = "random",
+) -> LanguageModel:
+    """A model with random float32 weights, created in place on the mesh.
+
+    Args:
+        config: The decoder.
+        key: PRNG key.
+        mesh: Devices to spread the weights over, or None.
+        tokenizer: Kept with the model.
+        name: Kept with the model.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> config = DecoderConfig(vocab_size=10, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
+        >>> init(config, jax.random.key(0)).params["embed"]["embedding"].shape
+        (10, 8)
+    """
+
+    def create(key: jax.Array) -> Any:
+        variables = Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32), Identity())
+        return flax.core.meta.unbox(variables["params"])
+
+    params = jax.jit(create, out_shardings=_shardings(config, mesh))(key)
+    return LanguageModel(params, config, tokenizer, mesh, name)
+
+
+def abstract(
+    config: DecoderConfig, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
+) -> LanguageModel:
+    """A model of shapes only, for planning: nothing is allocated.
+
+    Args:
+        config: The decoder.
+        mesh: Devices its weights would be spread over, or None.
+        dtype: Of the parameters; the compute dtype if None.
+
+    Returns:
+        A `LanguageModel` whose arrays are `jax.ShapeDtypeStruct`s with shardings.
+    """
+    shapes = {
+        path: jax.ShapeDtypeStruct(
+            spec.shape,
+            dtype or config.dtype,
+            sharding=mesh and sharding(mesh, spec.axes, spec.shape, name=path),
+        )
+        for path, spec in param_specs(config).items()
+    }
+    params = flax.traverse_util.unflatten_dict(shapes, sep="/")
+    return LanguageModel(params, config, None, mesh, "abstract")
+
+
+def forward(
+    model: LanguageModel,
+    tokens: Any,
+    intervention: Intervention | None = None,
+    capture: Iterable[str] = (),
+    *,
+    remat: bool = False,
+) -> Output:
+    """Run a model, rewriting and capturing values at named sites.
+
+    Compiled once for each combination of configuration, intervention structure, captured sites
+    and array shapes; new array values never recompile.
+
+    Args:
+        model: The model.
+        tokens: (B, T) ids; right-pad shorter prompts (earlier positions never see later ones).
+        intervention: What rewrites values on their way, or None.
+        capture: Sites to return, see `models.SITES`.
+        remat: Recompute the blocks in a backward pass rather than store them: slower, and the
+            memory of a gradient no longer grows with everything inside a block.
+
+    Returns:
+        Logits and the trace.
+
+    Raises:
+        InputError: If tokens are empty, not integers, too long, or outside the vocabulary; or if
+            the intervention does not fit the model.
+        ConfigError: If a captured site does not exist.
+
+    Example:
+        >>> config = DecoderConfig(vocab_size=10, n_layers=3, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> forward(model, [[1, 2, 3]], capture=["neuron"]).trace["neuron"].shape
+        (3, 1, 3, 16)
+    """
+    tokens = check_tokens(model.config, tokens)
+    intervention = Identity() if intervention is None else intervention
+    check(intervention, model.config.n_layers)
+    sites = (capture,) if isinstance(capture, str) else tuple(sorted(set(capture)))
+    for site in sites:
+        require_site(site, "capture")
+    options = Options(sites, model.mesh, remat)
+    logits, trace = _forward(model.params, tokens, intervention, model.config, options)
+    return Output(logits, trace)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "options"))
+def _forward(
+    params: Any,
+    tokens: jax.Array,
+    intervention: Intervention,
+    config: DecoderConfig,
+    options: Options,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return Decoder(config, options).apply({"params": params}, tokens, intervention)  # type: ignore[return-value]
+
+
+def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
+    """Check token ids before tracing.
+
+    Args:
+        config: The decoder that shall read them.
+        tokens: (B, T) integers; values are only looked at when they are concrete.
+
+    Returns:
+        The ids as an int32 array.
+
+    Raises:
+        InputError: As `forward` says.
+    """
+    if not isinstance(tokens, jax.Array):
+        try:
+            tokens = np.asarray(tokens)
+        except ValueError as error:
+            raise InputError(
+                "tokens",
+                got="rows of unequal length",
+                expected="a (B, T) array",
+                mend="Pad on the right to the longest row.",
+            ) from error
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise InputError(
+            "tokens",
+            got=f"shape {tokens.shape}",
+            expected="(B, T) with at least one token each",
+            mend="An empty prompt has nothing to predict from; wrap one prompt as [ids].",
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise InputError("tokens", got=f"dtype {tokens.dtype}", expected="integer ids")
+    if config.positions == "learned" and tokens.shape[1] > config.max_positions:
+        raise InputError(
+            "tokens",
+            got=f"{tokens.shape[1]} positions",
+            expected=f"at most max_positions = {config.max_positions}",
+        )
+    if not isinstance(tokens, Tracer):
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= config.vocab_size:
+            raise InputError(
+                "tokens",
+                got=f"ids from {low} to {high}",
+                expected=f"0 to {config.vocab_size - 1}",
+                mend="Was the text encoded with this model's tokenizer?",
+            )
+    return jnp.asarray(tokens, jnp.int32)
+
+
+def _shardings(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
+    if mesh is None:
+        return None
+    flat = {
+        path: sharding(mesh, spec.axes, spec.shape, name=path)
+        for path, spec in param_specs(config).items()
+    }
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

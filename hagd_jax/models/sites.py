@@ -1,0 +1,70 @@
+"""The named places in a forward pass where a value can be read or rewritten.
+
+The same names hold for every family. Each site lists the logical axes of its value; capturing a
+block site stacks it over layers, so the trace has a leading L.
+
+Shapes: B batch, T positions, S key positions, D d_model, H heads, K key/value heads, Dh d_head,
+M neurons, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from hagd_jax.errors import ConfigError
+
+_STREAM = ("batch", "length", "act_embed")
+_SCALE = ("batch", "length", None)
+
+# In the order in which a block computes them.
+BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
+    "resid_pre": _STREAM,  # (B,T,D) the stream as the block receives it
+    "q_in": ("batch", "length", "heads", "act_embed"),  # (B,T,H,D) one copy a head, before the norm
+    "k_in": ("batch", "length", "kv_heads", "act_embed"),  # (B,T,K,D)
+    "v_in": ("batch", "length", "kv_heads", "act_embed"),  # (B,T,K,D)
+    "norm1_scale": _SCALE,  # (B,T,1) what the first norm divides by
+    "q": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) before rotation
+    "k": ("batch", "length", "kv_heads", "head_dim"),  # (B,T,K,Dh) before rotation
+    "v": ("batch", "length", "kv_heads", "head_dim"),  # (B,T,K,Dh)
+    "attn_pattern": ("batch", "heads", "length", None),  # (B,H,T,S) after the softmax
+    "head_out": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) before W_O
+    "head_write": ("batch", "length", "heads", "act_embed"),  # (B,T,H,D) after W_O, without bias
+    "attn_out": _STREAM,  # (B,T,D) summed over heads, with bias
+    "resid_mid": _STREAM,  # (B,T,D) the stream as the MLP's half finds it
+    "resid_mlp": _STREAM,  # (B,T,D) the MLP's own copy of it, before the norm
+    "norm2_scale": _SCALE,  # (B,T,1) what the second norm divides by
+    "mlp_in": _STREAM,  # (B,T,D) the normed MLP input
+    "neuron": ("batch", "length", "mlp"),  # (B,T,M) after the activation (and the gate)
+    "mlp_out": _STREAM,  # (B,T,D)
+    "resid_post": _STREAM,  # (B,T,D) the stream as the block leaves it
+}
+
+MODEL_SITES: dict[str, tuple[str | None, ...]] = {
+    "embed": _STREAM,  # (B,T,D) token plus position embedding
+    "resid_final": _STREAM,  # (B,T,D) the stream after the last block
+    "normf_scale": _SCALE,  # (B,T,1) what the final norm divides by
+    "normed_final": _STREAM,  # (B,T,D) what the unembedding reads
+    "logits": ("batch", "length", "vocab"),  # (B,T,V)
+}
+
+SITES: dict[str, tuple[str | None, ...]] = BLOCK_SITES | MODEL_SITES
+
+# One copy of the stream a head, or one write a head: computed only when somebody asks.
+QKV_INPUT_SITES = frozenset({"q_in", "k_in", "v_in"})
+ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "resid_mlp"}
+
+
+def require_site(name: str, what: str = "site") -> None:
+    """Check that a site exists.
+
+    Args:
+        name: The name to check.
+        what: Who asked, for the message.
+
+    Raises:
+        ConfigError: If there is no such site; the message names the closest ones.
+    """
+    if name not in SITES:
+        close = difflib.get_close_matches(name, SITES, n=3)
+        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else None
+        raise ConfigError(what, got=repr(name), expected=f"one of {', '.join(SITES)}", mend=hint)
