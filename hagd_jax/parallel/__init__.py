@@ -1,0 +1,24 @@
+"""Device meshes and what lives on them: layout rules, processes, checkpoints, memory plans."""
+
+from __future__ import annotations
+
+from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
+from hagd_jax.parallel.distributed import is_main, start, to_global
+from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
+from hagd_jax.parallel.rules import RULES, Rule, constrain, sharding
+
+__all__ = [
+    "RULES",
+    "Checkpoints",
+    "Rule",
+    "constrain",
+    "describe",
+    "is_main",
+    "make_mesh",
+    "parse_mesh",
+    "restore",
+    "save",
+    "sharding",
+    "start",
+    "to_global",
+]

@@ -1,0 +1,270 @@
+"""Save any state, restore it onto any mesh (Orbax underneath).
+
+A state is flattened to one array per leaf, named by its path, so that dataclasses, optimizer
+states and nested tuples all restore, and a leaf that does not fit can be named.
+A checkpoint is a numbered folder that appears under its number in one rename when it is whole,
+and older ones are removed after that: a process killed at any moment leaves a whole one behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from hagd_jax.errors import CheckpointError, InputError
+
+PathLike = str | os.PathLike[str]
+_Scalar = (bool, int, float, complex, np.generic)
+
+
+def save(path: PathLike, state: Any) -> None:
+    """Write a state; in a cluster, every process calls it with its global arrays.
+
+    Whatever `save` wrote to the same folder before stays usable until the new state is whole.
+
+    Args:
+        path: Folder to write to; made if absent.
+        state: Pytree of arrays (on any mesh, of any dtype), typed PRNG keys and Python numbers.
+
+    Raises:
+        InputError: If a leaf is none of these, or there is none.
+        CheckpointError: If `path` is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, {"w": jnp.arange(3), "step": 7})
+        ...     restore(folder, {"w": jnp.zeros(3, int), "step": 0})
+        {'step': 7, 'w': Array([0, 1, 2], dtype=int32)}
+    """
+    steps = _steps(Path(path))
+    _save(Path(path), steps[-1] + 1 if steps else 0, state, keep=1)
+
+
+def restore(path: PathLike, like: Any) -> Any:
+    """Read back what `save` wrote, laid out as asked rather than as it was.
+
+    Args:
+        path: The folder given to `save`.
+        like: Pytree of the saved structure: concrete leaves, or `jax.ShapeDtypeStruct`s. Leaves
+            with a sharding are read straight onto it, each device its own part; leaves without
+            one arrive uncommitted, NumPy arrays and Python numbers as such.
+
+    Returns:
+        The saved values in the structure of `like`.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, its leaves differ from `like` (the message
+            names the leaf and both shapes), or its files are damaged. Missing and shortened
+            files are noticed; the format has no checksum over the numbers, so a flipped bit
+            among them may not be.
+    """
+    path = Path(path)
+    steps = _steps(path)
+    if not steps:
+        raise CheckpointError(
+            str(path),
+            got="an empty folder" if path.is_dir() else "no such folder",
+            expected="a folder that save() wrote",
+        )
+    return _restore(path, steps[-1], like)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Numbered checkpoints of a run; the last few are kept.
+
+    Attributes:
+        folder: Where they lie; made on the first save.
+        keep: How many to keep.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Checkpoints(folder)
+        ...     for step in (10, 20, 30):
+        ...         run.save(step, {"x": float(step)})
+        ...     run.steps(), run.latest({"x": 0.0})
+        ([20, 30], (30, {'x': 30.0}))
+    """
+
+    folder: PathLike
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise InputError("keep", got=self.keep, expected="at least 1")
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored, in order."""
+        return _steps(Path(self.folder))
+
+    def save(self, step: int, state: Any) -> None:
+        """Write a state under a step number.
+
+        Raises:
+            CheckpointError: If the step is not after the last one saved.
+            InputError: If the state holds something other than arrays and numbers.
+        """
+        steps = self.steps()
+        if step < 0 or (steps and step <= steps[-1]):
+            raise CheckpointError(
+                f"step in {self.folder}",
+                got=step,
+                expected=f"a step after {steps[-1]}" if steps else "0 or more",
+                mend="Continue from latest(), or use another folder.",
+            )
+        _save(Path(self.folder), step, state, self.keep)
+
+    def latest(self, like: Any) -> tuple[int, Any] | None:
+        """The last step and its state, or None before the first save; see `restore`.
+
+        Raises:
+            CheckpointError: As `restore` does.
+        """
+        steps = self.steps()
+        return (steps[-1], _restore(Path(self.folder), steps[-1], like)) if steps else None
+
+
+def _manager(path: Path, **options: Any) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        path.absolute(),
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options),
+        item_handlers=ocp.StandardCheckpointHandler(),
+    )
+
+
+def _steps(path: Path) -> list[int]:
+    if not path.exists():
+        return []
+    if not path.is_dir():
+        raise CheckpointError(str(path), got="a file", expected="a folder")
+    return sorted(ocp.path.step.checkpoint_steps(path))
+
+
+def _save(path: Path, step: int, state: Any, keep: int) -> None:
+    flat = {name: _stored(name, leaf) for name, leaf in _flatten(state).items()}
+    if not flat:
+        raise InputError("state", got="no arrays", expected="at least one")
+    # A save that was killed leaves a temporary folder behind; the next one removes it.
+    with _manager(path, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
+        manager.save(step, args=ocp.args.StandardSave(flat), force=True)
+
+
+def _restore(path: Path, step: int, like: Any) -> Any:
+    wanted = _flatten(like)
+    targets = {name: _target(name, leaf) for name, leaf in wanted.items()}
+    try:
+        with _manager(path, create=False) as manager:
+            saved = manager.item_metadata(step)
+            if saved is None:
+                raise FileNotFoundError("the description of its arrays is missing")
+            _check_same(path, dict(saved), targets)
+            flat = manager.restore(step, args=ocp.args.StandardRestore(targets))
+    except CheckpointError:
+        raise
+    # Orbax and TensorStore report damage as anything from ValueError to AttributeError; shapes
+    # and names were checked, so only the files are left to blame. (Not for lack of memory.)
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise CheckpointError(
+            str(path / str(step)),
+            got=f"damaged files ({first_line})",
+            expected="a whole checkpoint",
+            mend="Restore an earlier step, or save again.",
+        ) from error
+    leaves = [_as_wanted(flat[name], leaf) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _flatten(state: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(leaf: Any) -> Any:
+    """The generator of a typed key; traced, since `key_impl` refuses a ShapeDtypeStruct."""
+    found: list[Any] = []
+    abstract = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), abstract)
+    return found[0]
+
+
+def _stored(name: str, leaf: Any) -> jax.Array | np.ndarray:
+    """What is written for a leaf: numbers as arrays, typed keys as their raw data."""
+    if isinstance(leaf, _Scalar):
+        return np.asarray(leaf)
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        raise InputError(name, got=type(leaf).__name__, expected="an array or a number")
+    if isinstance(leaf, jax.Array):
+        if _is_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        if jax.process_count() > 1 and leaf.is_fully_addressable:
+            # Every process holds its own copy, so the first one writes it.
+            return np.asarray(leaf)
+    return leaf
+
+
+def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+    """How Orbax should read a leaf: onto a sharding, or as NumPy."""
+    if isinstance(leaf, _Scalar):
+        return np.asarray(leaf)
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        raise InputError(name, got=type(leaf).__name__, expected="an array or a number")
+    placed = leaf.sharding if getattr(leaf, "committed", True) else None
+    shape, dtype = leaf.shape, leaf.dtype
+    if _is_key(leaf):
+        raw = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
+        shape, dtype = raw.shape, raw.dtype
+    if placed is None or (jax.process_count() > 1 and placed.is_fully_addressable):
+        # NumPy first: an array committed to one device could not meet arrays on a mesh.
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
+
+
+def _as_wanted(value: Any, leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return value[()] if isinstance(leaf, np.generic) else value
+    if isinstance(leaf, _Scalar):
+        return value.item()
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=_key_impl(leaf))
+    return jnp.asarray(value)
+
+
+def _check_same(path: Path, saved: dict[str, Any], targets: dict[str, Any]) -> None:
+    absent, surplus = sorted(targets.keys() - saved), sorted(saved.keys() - targets)
+    if absent or surplus:
+        raise CheckpointError(
+            f"structure of {path}",
+            got="; ".join(
+                f"{what} {', '.join(names[:3])}{' …' * (len(names) > 3)} ({len(names)})"
+                for what, names in (("lacks", absent), ("has besides", surplus))
+                if names
+            ),
+            expected="the leaves asked for",
+        )
+    for name, target in targets.items():
+        found = (tuple(saved[name].shape), np.dtype(saved[name].dtype))
+        asked = (tuple(target.shape), np.dtype(target.dtype))
+        if found != asked:
+            raise CheckpointError(
+                f"{name} in {path}",
+                got=f"shape {found[0]}, {found[1]}",
+                expected=f"shape {asked[0]}, {asked[1]}",
+            )

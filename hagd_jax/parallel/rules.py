@@ -1,0 +1,158 @@
+"""One table: which mesh axis each logical array axis is split over.
+
+Weights are split over both mesh axes (`embed` over data, the other side over model), so that a
+mesh holds one copy of them; activations are split over batch and over what `model` splits, and
+keep their residual width whole (`act_embed`).
+
+Shardings are built here, from the mesh in hand, rather than by Flax's `logical_axis_rules`
+context: that context is no part of `jit`'s cache key, so a second mesh would reuse the program of
+the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hagd_jax.errors import ConfigError, InputError, MeshError
+
+Axes = Sequence[str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where one logical axis goes.
+
+    Attributes:
+        mesh_axis: The mesh axis it is split over; None keeps it whole.
+        required: Whether a size the mesh axis does not divide is an error; otherwise it is
+            kept whole.
+    """
+
+    mesh_axis: str | None = None
+    required: bool = True
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        # Split.
+        "batch": Rule("data"),
+        "embed": Rule("data"),
+        "heads": Rule("model"),
+        "mlp": Rule("model"),
+        # Split where that works: key/value heads are copied when they are fewer than the mesh
+        # axis, and vocabularies have awkward sizes (nothing above 1 and below 29 divides
+        # GPT-2's 50257 = 29 · 1733).
+        "kv_heads": Rule("model", required=False),
+        "vocab": Rule("model", required=False),
+        # A stored stream: L of them are kept at once, so they are split where one need not be.
+        "trace_embed": Rule("model", required=False),
+        # The residual width of activations: whole where it is computed on, split where it is only
+        # kept (a captured stream of every layer).
+        "act_embed": Rule(),
+        "trace_embed": Rule("model", required=False),
+        # Whole.
+        "head_dim": Rule(),
+        "layers": Rule(),
+        "length": Rule(),
+        "positions": Rule(),
+    }
+)
+
+
+def sharding(
+    mesh: Mesh, axes: Axes, shape: Sequence[int] | None = None, name: str = "array"
+) -> NamedSharding:
+    """How an array with these logical axes lies on the mesh.
+
+    A mesh axis is used once: the first array axis that asks for it has it, later ones stay whole.
+
+    Args:
+        mesh: From `make_mesh`.
+        axes: A name of `RULES` for each dimension, or None to keep it whole.
+        shape: The array's shape; without it nothing is checked to divide, so that axes that may
+            fall back are kept whole.
+        name: What to call the array in an error.
+
+    Returns:
+        The sharding.
+
+    Raises:
+        MeshError: If a required axis is not divided by its mesh axis.
+        ConfigError: If an axis is not in the table.
+        InputError: If `axes` and `shape` differ in length.
+
+    Example:
+        >>> from hagd_jax.parallel import make_mesh
+        >>> sharding(make_mesh("model=1"), ("embed", "heads", None), (8, 2, 4)).spec
+        P(None, 'model', None)
+    """
+    return NamedSharding(mesh, _spec(mesh, axes, shape, name, strict=True))
+
+
+def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
+    """Ask the compiler to lay an activation out by the rules; the identity without a mesh.
+
+    Never an error for sizes: a dimension that its mesh axis does not divide is kept whole, since
+    activations come in any size (one prompt on two devices).
+
+    Args:
+        x: The activation, inside or outside `jit`.
+        axes: A name of `RULES` for each dimension, or None.
+        mesh: The mesh, or None.
+
+    Returns:
+        `x`, with the same values.
+
+    Raises:
+        ConfigError: If an axis is not in the table.
+        InputError: If `axes` does not have one entry for each dimension.
+    """
+    if mesh is None:
+        return x
+    spec = _spec(mesh, axes, x.shape, "activation", strict=False)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def _spec(
+    mesh: Mesh, axes: Axes, shape: Sequence[int] | None, name: str, *, strict: bool
+) -> PartitionSpec:
+    if shape is not None and len(axes) != len(shape):
+        raise InputError(
+            f"axes of {name}", got=tuple(axes), expected=f"one for each dimension of {tuple(shape)}"
+        )
+    parts: list[str | None] = []
+    for i, axis in enumerate(axes):
+        rule = Rule() if axis is None else _rule(axis)
+        mesh_axis = rule.mesh_axis
+        if mesh_axis is None or mesh_axis not in mesh.shape or mesh_axis in parts:
+            parts.append(None)
+            continue
+        if shape is None:
+            parts.append(mesh_axis if rule.required else None)
+            continue
+        divides = shape[i] % mesh.shape[mesh_axis] == 0
+        if not divides and rule.required and strict:
+            raise _undivided(name, str(axis), shape[i], mesh_axis, mesh.shape[mesh_axis])
+        parts.append(mesh_axis if divides else None)
+    return PartitionSpec(*parts)
+
+
+def _rule(axis: str) -> Rule:
+    if axis not in RULES:
+        raise ConfigError("logical axis", got=repr(axis), expected=f"one of {', '.join(RULES)}")
+    return RULES[axis]
+
+
+def _undivided(name: str, axis: str, size: int, mesh_axis: str, parts: int) -> MeshError:
+    fitting = [str(n) for n in range(1, min(size, 4 * parts) + 1) if size % n == 0]
+    return MeshError(
+        f"{name}, axis {axis!r} of size {size}",
+        got=f"a mesh with {mesh_axis}={parts}",
+        expected=f"a size that divides {size}",
+        mend=f"Use {mesh_axis}={' or '.join(fitting)}.",
+    )
