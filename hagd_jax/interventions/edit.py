@@ -1,0 +1,99 @@
+"""Add to, or replace, the value of one site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.core import Tracer
+
+from hagd_jax.errors import InputError
+from hagd_jax.models import Context, Intervention, shared, static
+from hagd_jax.models.sites import BLOCK_SITES, require_site
+
+
+@struct.dataclass
+class Edit(Intervention):
+    """Rewrites one site, in one layer or in all, at some positions or at all.
+
+    Build it with `add` or `replace`.
+
+    Attributes:
+        value: Broadcasts against the site's value.
+        layer: () int32; −1 stands for every layer.
+        positions: (T,) bool, or () True for every position.
+        site: Which site.
+        keep: Add to what was there instead of replacing it.
+    """
+
+    value: Any = shared()
+    layer: Any = shared()
+    positions: Any = shared()
+    site: str = static()
+    keep: bool = static()
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The one site."""
+        return frozenset({self.site})
+
+    def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Edit]:
+        """The edited value where layer and position match."""
+        new = value + self.value if self.keep else jnp.broadcast_to(self.value, value.shape)
+        here = (self.layer < 0) | (self.layer == ctx.index) | (site not in BLOCK_SITES)
+        if self.positions.ndim:
+            # Positions are axis 1 of every site but the pattern, where they are the queries.
+            axis = 2 if site == "attn_pattern" else 1
+            here = here & self.positions.reshape(-1, *[1] * (value.ndim - axis - 1))
+        return jnp.where(here, new.astype(value.dtype), value), self
+
+
+def add(
+    site: str, value: Any, *, layer: int | None = None, positions: Iterable[bool] | None = None
+) -> Edit:
+    """Add a vector to a site (steering).
+
+    Args:
+        site: A name of `models.SITES`.
+        value: Broadcasts against the site's value, e.g. (D,) for `resid_post`.
+        layer: One layer, or None for every layer.
+        positions: (T,) booleans, or None for every position.
+
+    Returns:
+        The intervention.
+
+    Raises:
+        ConfigError: If the site does not exist.
+        InputError: If the value is not finite, or the layer negative.
+
+    Example:
+        >>> add("resid_post", jnp.zeros(8), layer=2).site
+        'resid_post'
+    """
+    return _edit(site, value, layer, positions, keep=True)
+
+
+def replace(
+    site: str, value: Any, *, layer: int | None = None, positions: Iterable[bool] | None = None
+) -> Edit:
+    """Replace the value of a site (patching); arguments as in `add`."""
+    return _edit(site, value, layer, positions, keep=False)
+
+
+def _edit(
+    site: str, value: Any, layer: int | None, positions: Iterable[bool] | None, keep: bool
+) -> Edit:
+    require_site(site)
+    value = jnp.asarray(value)
+    if not isinstance(value, Tracer) and not np.isfinite(np.asarray(value)).all():
+        raise InputError(
+            f"the value for {site!r}", got="NaN or infinity", expected="finite numbers"
+        )
+    if layer is not None and layer < 0:
+        raise InputError("layer", got=layer, expected="0 or more, or None for every layer")
+    where = jnp.asarray(True if positions is None else list(positions), bool)
+    return Edit(value, jnp.int32(-1 if layer is None else layer), where, site, keep)

@@ -1,0 +1,68 @@
+"""Hold sites at recorded values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.models import BLOCK_SITES, Context, Intervention, scanned, shared
+from hagd_jax.models.sites import require_site
+
+
+@struct.dataclass
+class Freeze(Intervention):
+    """Replaces sites by the values of a trace; build it with `freeze`.
+
+    Attributes:
+        blocks: Block site → (L, ...) values.
+        outer: Site outside the blocks → values.
+    """
+
+    blocks: dict[str, Any] = scanned(default_factory=dict)
+    outer: dict[str, Any] = shared(default_factory=dict)
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The frozen sites."""
+        return frozenset(self.blocks) | frozenset(self.outer)
+
+    def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Freeze]:
+        """The recorded value instead of the computed one."""
+        recorded = self.blocks.get(site, self.outer.get(site))
+        return (value if recorded is None else recorded), self
+
+
+def freeze(trace: Mapping[str, Any], sites: Iterable[str] | None = None) -> Freeze:
+    """Freeze sites at the values of a trace.
+
+    Freezing attention patterns and norm scales makes a model's gradients those of a linear map.
+
+    Args:
+        trace: From `forward(..., capture=...)`, of the same tokens shape.
+        sites: Which of them; all of the trace by default.
+
+    Returns:
+        The intervention.
+
+    Raises:
+        InputError: If a site was not captured.
+        ConfigError: If a site does not exist.
+    """
+    chosen = tuple(trace) if sites is None else tuple(sites)
+    for site in chosen:
+        require_site(site, "freeze")
+        if site not in trace:
+            raise InputError(
+                "freeze",
+                got=f"site {site!r}",
+                expected=f"one of the captured {sorted(trace)}",
+                mend="Add it to `capture`.",
+            )
+    return Freeze(
+        blocks={s: trace[s] for s in chosen if s in BLOCK_SITES},
+        outer={s: trace[s] for s in chosen if s not in BLOCK_SITES},
+    )

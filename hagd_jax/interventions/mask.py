@@ -1,0 +1,111 @@
+"""Move nodes toward what they would be without the behaviour: zero, mean, another prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.interventions.nodes import NODE_SITES, Nodes
+from hagd_jax.models import Context, Intervention, scanned
+
+Trace = Mapping[str, jax.Array]
+
+
+@struct.dataclass
+class MaskNodes(Intervention):
+    """Interpolates nodes toward alternatives: v ← m · v + (1 − m) · alt.
+
+    A mask of ones is exact: the value comes back bit for bit.
+
+    Attributes:
+        mask: `Nodes` in [0, 1]: 1 keeps a node, 0 ablates it.
+        head_alt: (L, B, T, H, Dh), or anything that broadcasts to it.
+        neuron_alt: (L, B, T, M), or anything that broadcasts to it.
+    """
+
+    mask: Any = scanned()
+    head_alt: Any = scanned()
+    neuron_alt: Any = scanned()
+
+    def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNodes]:
+        """Interpolate the heads' outputs before W_O."""
+        mask = self.mask.heads[..., None, :, None]
+        return mask * value + (1 - mask) * self.head_alt, self
+
+    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNodes]:
+        """Interpolate the neurons' activations."""
+        mask = self.mask.neurons[..., None, :]
+        return mask * value + (1 - mask) * self.neuron_alt, self
+
+
+def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
+    """Keep nodes where the mask is 1, replace them by the alternative where it is 0.
+
+    Args:
+        mask: `Nodes` of bool or float; a prompt axis after the layers is allowed.
+        alternative: `head_out` and `neuron` values: a trace of other prompts (counterfactual), or
+            the result of `zero_alternative`, `mean_alternative` or `resample_alternative`.
+
+    Returns:
+        The intervention.
+
+    Raises:
+        InputError: If the alternative lacks one of the two sites.
+    """
+    missing = [site for site in NODE_SITES.values() if site not in alternative]
+    if missing:
+        raise InputError(
+            "alternative",
+            got=sorted(alternative),
+            expected=f"{missing} as well",
+            mend="Capture both `head_out` and `neuron`.",
+        )
+    return MaskNodes(mask.astype(jnp.float32), alternative["head_out"], alternative["neuron"])
+
+
+def zero_alternative(trace: Trace) -> dict[str, jax.Array]:
+    """Zeros in place of every node.
+
+    Args:
+        trace: Any trace with the node sites; only its shapes are used.
+
+    Returns:
+        Site → zeros that broadcast over prompts and positions.
+    """
+    return {site: jnp.zeros_like(trace[site][:, :1, :1]) for site in NODE_SITES.values()}
+
+
+def mean_alternative(trace: Trace, weight: jax.Array) -> dict[str, jax.Array]:
+    """The mean of every node over prompts and positions.
+
+    Args:
+        trace: Captured node sites of reference prompts.
+        weight: (B, T) 1 for real tokens, 0 for padding.
+
+    Returns:
+        Site → (L, 1, 1, ...) means.
+    """
+
+    def mean(value: jax.Array) -> jax.Array:
+        w = (weight / weight.sum()).reshape(1, *weight.shape, *[1] * (value.ndim - 3))
+        return (value * w).sum((1, 2), keepdims=True)
+
+    return {site: mean(trace[site]) for site in NODE_SITES.values()}
+
+
+def resample_alternative(trace: Trace, order: jax.Array) -> dict[str, jax.Array]:
+    """Every node's value from another prompt of the same batch.
+
+    Args:
+        trace: Captured node sites.
+        order: (B,) which prompt stands in for each.
+
+    Returns:
+        Site → reordered values.
+    """
+    return {site: trace[site][:, order] for site in NODE_SITES.values()}
