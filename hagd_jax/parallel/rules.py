@@ -51,11 +51,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "vocab": Rule("model", required=False),
         # A stored stream: L of them are kept at once, so they are split where one need not be.
         "trace_embed": Rule("model", required=False),
-        # The residual width of activations: whole where it is computed on, split where it is only
-        # kept (a captured stream of every layer).
+        # Whole: the residual width of activations, and everything else.
         "act_embed": Rule(),
-        "trace_embed": Rule("model", required=False),
-        # Whole.
         "head_dim": Rule(),
         "layers": Rule(),
         "length": Rule(),
