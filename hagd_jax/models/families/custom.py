@@ -1,0 +1,88 @@
+"""Our own format, for transformers that no other family describes.
+
+`config.json` holds the fields of `DecoderConfig`; each parameter is one tensor, named by its path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hagd_jax.errors import ConfigError
+from hagd_jax.models.config import DecoderConfig, RopeScaling
+from hagd_jax.models.families.options import Options, option, require_known
+from hagd_jax.models.families.table import Weight
+
+MODEL_TYPE = "hagd_custom"
+ARCHITECTURE = "HagdDecoder"
+
+_FIELDS = {field.name: field for field in dataclasses.fields(DecoderConfig)}
+_NOT_WRITTEN = frozenset({"family", "dtype"})
+_BESIDE = frozenset({"architectures", "model_type", "dtype", "torch_dtype"})
+_LETTERS = {
+    "layers": "l", "embed": "e", "heads": "h", "kv_heads": "k", "head_dim": "d",
+    "mlp": "m", "vocab": "v", "positions": "p",
+}  # fmt: skip
+_KINDS = {"int": int, "float": float, "bool": bool}
+
+
+def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
+    """Read a `config.json`.
+
+    Args:
+        given: The parsed file.
+        strict: Refuse fields that do not exist.
+
+    Returns:
+        The configuration, computing in float32.
+
+    Raises:
+        ConfigError: Naming the field that is missing, of the wrong type, or unknown.
+    """
+    names = _FIELDS.keys() - _NOT_WRITTEN
+    if strict:
+        require_known(given, names | _BESIDE)
+    values: dict[str, Any] = {}
+    for name in sorted(names & given.keys()):
+        if name != "rope_scaling":
+            values[name] = option(given, name, _KINDS.get(str(_FIELDS[name].type), str))
+    for name in sorted(names):
+        required = _FIELDS[name].default is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"config.json: {name}", got="nothing", expected="an int")
+    scaling = option(given, "rope_scaling", dict, None)
+    return DecoderConfig(**values, family="custom", rope_scaling=_scaling(scaling))
+
+
+def to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """Write a `config.json` that `from_hf` reads."""
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in _NOT_WRITTEN}
+
+
+def table(specs: Mapping[str, Any]) -> tuple[Weight, ...]:
+    """One tensor for each parameter: `blocks/attn/q/kernel` is called `blocks.attn.q.kernel`."""
+    return tuple(
+        Weight(leaf, leaf.replace("/", "."), " ".join(_LETTERS[axis] for axis in spec.axes))
+        for leaf, spec in specs.items()
+    )
+
+
+def _scaling(given: dict[str, Any] | None) -> RopeScaling | None:
+    if given is None:
+        return None
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(RopeScaling)}
+    require_known(given, kinds.keys(), "config.json: rope_scaling")
+    values = {
+        name: option(given, name, _KINDS.get(kinds[name], str))
+        for name in given.keys() & kinds.keys() - {"factors"}
+    }
+    if values.get("kind") not in ("linear", "dynamic", "llama3", "factors"):
+        raise ConfigError(
+            "config.json: rope_scaling kind",
+            got=repr(values.get("kind")),
+            expected="linear, dynamic, llama3 or factors",
+        )
+    factors = given.get("factors") or ()
+    return RopeScaling(**values, factors=tuple(float(factor) for factor in factors))
