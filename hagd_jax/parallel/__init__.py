@@ -5,20 +5,24 @@ from __future__ import annotations
 from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
 from hagd_jax.parallel.distributed import is_main, start, to_global
 from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
+from hagd_jax.parallel.plan import Plan, plan, topology_mesh
 from hagd_jax.parallel.rules import RULES, Rule, constrain, sharding
 
 __all__ = [
     "RULES",
     "Checkpoints",
+    "Plan",
     "Rule",
     "constrain",
     "describe",
     "is_main",
     "make_mesh",
     "parse_mesh",
+    "plan",
     "restore",
     "save",
     "sharding",
     "start",
     "to_global",
+    "topology_mesh",
 ]
