@@ -81,19 +81,22 @@ def zero_alternative(trace: Trace) -> dict[str, jax.Array]:
 
 
 def mean_alternative(trace: Trace, weight: jax.Array) -> dict[str, jax.Array]:
-    """The mean of every node over prompts and positions.
+    """The mean of every node at each position over reference prompts.
 
     Args:
-        trace: Captured node sites of reference prompts.
+        trace: Captured node sites of the reference prompts.
         weight: (B, T) 1 for real tokens, 0 for padding.
 
     Returns:
-        Site → (L, 1, 1, ...) means.
+        Site → (L, 1, T, ...) means; at positions where no prompt has a token, the mean over all
+        positions.
     """
 
     def mean(value: jax.Array) -> jax.Array:
-        w = (weight / weight.sum()).reshape(1, *weight.shape, *[1] * (value.ndim - 3))
-        return (value * w).sum((1, 2), keepdims=True)
+        w = weight.reshape(1, *weight.shape, *[1] * (value.ndim - 3))
+        total, count = (value * w).sum(1, keepdims=True), w.sum(1, keepdims=True)
+        overall = total.sum(2, keepdims=True) / count.sum(2, keepdims=True)
+        return jnp.where(count > 0, total / jnp.maximum(count, 1), overall)
 
     return {site: mean(trace[site]) for site in NODE_SITES.values()}
 

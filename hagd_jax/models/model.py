@@ -23,8 +23,7 @@ from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
 
 
-@struct.dataclass
-class LanguageModel:
+class LanguageModel(struct.PyTreeNode):
     """A decoder with its weights; a pytree whose arrays are the parameters.
 
     Attributes:
@@ -41,9 +40,12 @@ class LanguageModel:
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
     name: str = struct.field(pytree_node=False, default="unnamed")
 
+    def bare(self) -> LanguageModel:
+        """Without tokenizer and name, which would enter a compilation key for nothing."""
+        return self.replace(tokenizer=None, name="")
 
-@struct.dataclass
-class Output:
+
+class Output(struct.PyTreeNode):
     """What a forward pass returns.
 
     Attributes:

@@ -1,0 +1,36 @@
+"""The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
+
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
+from hagd_jax.causal.circuit import Circuit, Node
+from hagd_jax.causal.curve import SizePoint, size_curve
+from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
+from hagd_jax.causal.metrics import (
+    Estimate,
+    Faithfulness,
+    accuracy,
+    faithfulness,
+    permutation_p,
+    preservation,
+    ratio_of_means,
+)
+
+__all__ = [
+    "ABLATIONS",
+    "Behaviour",
+    "Circuit",
+    "Estimate",
+    "Faithfulness",
+    "JudgeConfig",
+    "Node",
+    "SizePoint",
+    "Verdict",
+    "accuracy",
+    "behaviour",
+    "evaluate",
+    "faithfulness",
+    "permutation_p",
+    "preservation",
+    "random_controls",
+    "ratio_of_means",
+    "size_curve",
+]

@@ -1,0 +1,178 @@
+"""Run a model with everything outside a circuit ablated, many circuits in one compiled call."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.interventions import (
+    NODE_SITES,
+    Nodes,
+    mask_nodes,
+    mean_alternative,
+    zero_alternative,
+)
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.tasks.base import Prompts, answer_logits, correct, logit_difference
+from hagd_jax.tasks.batching import padded_batches
+
+ABLATIONS = ("zero", "mean", "resample", "counterfactual")
+
+
+class Behaviour(NamedTuple):
+    """What K circuits do on N prompts; every array is (K, N) on the host.
+
+    Attributes:
+        metric: Logit of the answer minus logit of the distractor.
+        correct: Whether the answer wins.
+        kl: KL(model ‖ circuit) of the next token at the answer position, in nats.
+        match: Whether the top token is the model's.
+    """
+
+    metric: Any
+    correct: Any
+    kl: Any
+    match: Any
+
+
+def behaviour(
+    model: LanguageModel,
+    prompts: Prompts,
+    masks: Sequence[Nodes],
+    *,
+    ablation: str,
+    candidates: tuple[int, ...] | None = None,
+    reference: Prompts | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Behaviour:
+    """Measure circuits by ablating their complements.
+
+    Args:
+        model: The model.
+        prompts: Where to measure.
+        masks: One `Nodes` of bool for each circuit.
+        ablation: What ablated nodes are set to: `zero`; `mean` over `reference` at each position;
+            `resample`, their values on another prompt of as nearly the same length as there is;
+            `counterfactual`, their values on the corrupted prompt.
+        candidates: Tokens among which the answer must win; the distractor alone if None.
+        reference: Prompts whose clean activations `mean` averages; not those measured on.
+        batch_size: Prompts in one call.
+        seed: Pairs prompts for `resample`.
+
+    Returns:
+        The behaviour of each circuit on each prompt.
+
+    Raises:
+        ConfigError: If the ablation does not exist.
+        InputError: If `mean` has no reference, or `resample` a single prompt, or no circuit was
+            given.
+
+    Example:
+        >>> behaviour(model, prompts, [Nodes.full(model.config, True)], ablation="zero").kl.max()
+        0.0
+    """
+    if ablation not in ABLATIONS:
+        raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
+    if not masks:
+        raise InputError("masks", got="none", expected="at least one circuit")
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
+    bare, fixed = model.bare(), None
+    if ablation == "mean":
+        if reference is None:
+            raise InputError("reference", got="none", expected="prompts to average over")
+        fixed = _means(bare, reference.clean, prompt_weight(reference), prompts.clean.shape[1])
+    if ablation == "resample":
+        stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
+        prompts = dataclasses.replace(prompts, corrupted=stand_in)
+    parts = []
+    for batch, weight in padded_batches(prompts, batch_size, mesh=model.mesh):
+        real = np.asarray(weight) > 0
+        result = _judge(bare, batch, stacked, fixed, ablation, candidates)
+        parts.append([np.asarray(x)[:, real] for x in result])
+    return Behaviour(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
+
+
+def partners(length: np.ndarray, seed: int) -> np.ndarray:
+    """Another prompt for each, of the same length where there is one and near it otherwise.
+
+    Args:
+        length: (N,) tokens of each prompt.
+        seed: Which of several.
+
+    Returns:
+        (N,) indices, a permutation without fixed points.
+    """
+    length = np.asarray(length)
+    if len(length) < 2:
+        raise InputError("prompts", got=len(length), expected="at least two to resample from")
+    shuffled = np.random.default_rng(seed).permutation(len(length))
+    order = shuffled[np.argsort(length[shuffled], kind="stable")]
+    partner = np.empty_like(order)
+    # Neighbours in order of length; each length's run closes on itself where it can.
+    for run in np.split(order, np.flatnonzero(np.diff(length[order])) + 1):
+        partner[run] = np.roll(run, -1)
+    alone = np.flatnonzero(partner == np.arange(len(length)))
+    if len(alone) > 1:
+        partner[alone] = np.roll(alone, -1)
+    elif len(alone) == 1:
+        other = int(order[1] if order[0] == alone[0] else order[0])
+        partner[alone[0]], partner[other] = partner[other], alone[0]
+    return partner
+
+
+def prompt_weight(prompts: Prompts) -> jax.Array:
+    """(N, T) 1 for real tokens, 0 for padding."""
+    columns = np.arange(prompts.clean.shape[1])
+    return jnp.asarray(columns < np.asarray(prompts.length)[:, None], jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _means(
+    model: LanguageModel, tokens: jax.Array, weight: jax.Array, width: int
+) -> dict[str, jax.Array]:
+    # Cut or padded to the measured prompts' width, so that the positions line up.
+    short = min(width, tokens.shape[1])
+    room = ((0, 0), (0, width - short))
+    tokens, weight = jnp.pad(tokens[:, :short], room), jnp.pad(weight[:, :short], room)
+    return mean_alternative(forward(model, tokens, capture=NODE_SITES.values()).trace, weight)
+
+
+@functools.partial(jax.jit, static_argnames=("ablation", "candidates"))
+def _judge(
+    model: LanguageModel,
+    batch: Prompts,
+    masks: Nodes,
+    fixed: dict[str, jax.Array] | None,
+    ablation: str,
+    candidates: tuple[int, ...] | None,
+) -> Behaviour:
+    clean = forward(model, batch.clean, capture=NODE_SITES.values() if ablation == "zero" else ())
+    if ablation == "zero":
+        alternative = zero_alternative(clean.trace)
+    elif ablation == "mean":
+        assert fixed is not None
+        alternative = fixed
+    else:
+        alternative = forward(model, batch.corrupted, capture=NODE_SITES.values()).trace
+    target = jax.nn.log_softmax(answer_logits(clean.logits, batch))
+
+    def one(mask: Nodes) -> Behaviour:
+        logits = forward(model, batch.clean, mask_nodes(mask, alternative)).logits
+        found = jax.nn.log_softmax(answer_logits(logits, batch))
+        return Behaviour(
+            logit_difference(logits, batch),
+            correct(logits, batch, candidates),
+            jnp.sum(jnp.exp(target) * (target - found), -1),
+            found.argmax(-1) == target.argmax(-1),
+        )
+
+    # One circuit after the other inside one program: no dispatch and no compilation in between.
+    return jax.lax.map(one, masks)

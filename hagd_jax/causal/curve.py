@@ -1,0 +1,76 @@
+"""Faithfulness against circuit size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
+from hagd_jax.interventions import Nodes, count_nodes
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks.base import Task
+
+
+class SizePoint(NamedTuple):
+    """One circuit of a size sweep.
+
+    Attributes:
+        nodes: Its size.
+        share: Its size as a share of all nodes.
+        faithfulness: Ratio of means with its interval.
+        accuracy: With its interval.
+        kl: Mean KL(model ‖ circuit), nats.
+    """
+
+    nodes: int
+    share: float
+    faithfulness: Estimate
+    accuracy: Estimate
+    kl: float
+
+
+def size_curve(
+    model: LanguageModel,
+    task: Task,
+    masks: Sequence[Nodes],
+    *,
+    ablation: str = "counterfactual",
+    split: str = "test",
+    batch_size: int = 16,
+    seed: int = 0,
+) -> tuple[SizePoint, ...]:
+    """Measure circuits of many sizes in one compiled call.
+
+    Args:
+        model: The model.
+        task: The behaviour.
+        masks: One `Nodes` of bool for each size.
+        ablation: What replaces a circuit's complement.
+        split: Which prompts.
+        batch_size: Prompts in one call.
+        seed: Of the bootstrap.
+
+    Returns:
+        One point for each mask.
+    """
+    full, empty = Nodes.full(model.config, True), Nodes.full(model.config, False)
+    result = behaviour(
+        model,
+        task.splits[split],
+        [full, empty, *masks],
+        ablation=ablation,
+        candidates=task.candidates,
+        reference=task.splits["discover"],
+        batch_size=batch_size,
+        seed=seed,
+    )
+    whole, nothing = result.metric[:2]
+    points = []
+    for row, mask in enumerate(masks, start=2):
+        size = int(mask.flat().sum())
+        recovered = ratio_of_means(result.metric[row] - nothing, whole - nothing, seed=seed)
+        share = size / count_nodes(model.config)
+        kl = float(result.kl[row].mean())
+        points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
+    return tuple(points)

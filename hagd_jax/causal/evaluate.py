@@ -1,0 +1,198 @@
+"""The verdict on one circuit: is it enough, is it needed, does chance do as well?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
+from hagd_jax.causal.circuit import Circuit
+from hagd_jax.causal.metrics import (
+    Estimate,
+    Faithfulness,
+    accuracy,
+    faithfulness,
+    permutation_p,
+    preservation,
+    ratio_of_means,
+)
+from hagd_jax.errors import ConfigError
+from hagd_jax.interventions import Nodes
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks.base import Task
+
+# A mean metric alone can be gamed, so a circuit's size is quoted only if these hold too.
+ACCURACY_GATE = 0.85
+KL_GATE = 0.30
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """How a circuit is judged.
+
+    Attributes:
+        ablations: What its complement is replaced by; one verdict for each.
+        controls: Random circuits of the same size, layer by layer and kind by kind.
+        batch_size: Prompts in one call.
+        seed: Of the controls and the bootstrap.
+    """
+
+    ablations: tuple[str, ...] = ("counterfactual", "mean")
+    controls: int = 10
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self):
+        unknown = [name for name in self.ablations if name not in ABLATIONS]
+        if unknown or not self.ablations:
+            raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
+        if self.controls < 1:
+            raise ConfigError("controls", got=self.controls, expected="1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was measured of a circuit under one ablation, on one split.
+
+    Attributes:
+        ablation: What the ablated nodes were set to.
+        split: Which prompts.
+        prompts: How many.
+        faithfulness: (m(C) − m(∅)) / (m(M) − m(∅)); 1 is the whole model.
+        preservation: Accuracy of the circuit over accuracy of the model.
+        necessity: (m(M) − m(M∖C)) / (m(M) − m(∅)): what is lost when the circuit is ablated.
+        accuracy: Of the model, the circuit, the model without it, and the empty circuit.
+        metric: Mean logit difference of the same four.
+        kl: Mean KL(model ‖ ·) of circuit, complement and empty circuit, in nats.
+        exact_match: How often the circuit's top token is the model's.
+        controls: Faithfulness of each random circuit.
+        p_value: Chance that a random circuit is as faithful: (1 + k) / (1 + n).
+        gates: Whether accuracy ≥ 0.85 of the model's and KL ≤ 0.3 of the empty circuit's.
+    """
+
+    ablation: str
+    split: str
+    prompts: int
+    faithfulness: Faithfulness
+    preservation: Estimate
+    necessity: Estimate
+    accuracy: dict[str, Estimate]
+    metric: dict[str, float]
+    kl: dict[str, float]
+    exact_match: float
+    controls: tuple[float, ...]
+    p_value: float
+    gates: dict[str, bool]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers under their names."""
+        record = dataclasses.asdict(self)
+        record["faithfulness"] = _named(self.faithfulness)
+        for field in ("preservation", "necessity"):
+            record[field] = getattr(self, field)._asdict()
+        record["accuracy"] = {name: e._asdict() for name, e in self.accuracy.items()}
+        return record
+
+
+def evaluate(
+    model: LanguageModel,
+    circuit: Circuit,
+    task: Task,
+    config: JudgeConfig = JudgeConfig(),
+    *,
+    split: str = "test",
+    on_ablation: Callable[[str], None] | None = None,
+) -> tuple[Verdict, ...]:
+    """Judge a circuit by intervention.
+
+    Args:
+        model: The model the circuit was found in.
+        circuit: The circuit.
+        task: The behaviour it should carry.
+        config: Ablations, controls, batching.
+        split: Which prompts to judge on; not those it was found on.
+        on_ablation: Called with the name of each finished ablation.
+
+    Returns:
+        One `Verdict` for each ablation.
+
+    Raises:
+        InputError: If the circuit belongs to a model of another shape.
+    """
+    circuit.check_model(model.config)
+    members = jax.tree.map(np.asarray, circuit.mask())
+    full, empty = Nodes.full(model.config, True), Nodes.full(model.config, False)
+    controls = random_controls(members, config.controls, config.seed)
+    verdicts = []
+    for ablation in config.ablations:
+        result = behaviour(
+            model,
+            task.splits[split],
+            [full, empty, members, ~members, *controls],
+            ablation=ablation,
+            candidates=task.candidates,
+            reference=task.splits["discover"],
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        verdicts.append(_verdict(result, ablation, split, config.seed))
+        if on_ablation is not None:
+            on_ablation(ablation)
+    return tuple(verdicts)
+
+
+def random_controls(members: Nodes, count: int, seed: int) -> list[Nodes]:
+    """Random circuits with as many heads and as many neurons in each layer as a given one.
+
+    Args:
+        members: `Nodes` of bool, (L, H) and (L, M).
+        count: How many circuits.
+        seed: Of the draw.
+
+    Returns:
+        The circuits.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        jax.tree.map(lambda mask: rng.permuted(np.asarray(mask), axis=1), members)
+        for _ in range(count)
+    ]
+
+
+def _verdict(result: Behaviour, ablation: str, split: str, seed: int) -> Verdict:
+    full, empty, circuit, complement = result.metric[:4]
+    names = ("model", "empty", "circuit", "complement")
+    found = faithfulness(circuit, full, empty, seed=seed)
+    chance = tuple(
+        faithfulness(control, full, empty, seed=seed).ratio_of_means.value
+        for control in result.metric[4:]
+    )
+    acc = {name: accuracy(row) for name, row in zip(names, result.correct, strict=False)}
+    kl = {name: float(row.mean()) for name, row in zip(names, result.kl, strict=False)}
+    scale = max(np.abs(full).max(), np.abs(empty).max())
+    return Verdict(
+        ablation=ablation,
+        split=split,
+        prompts=len(full),
+        faithfulness=found,
+        preservation=preservation(result.correct[2], result.correct[0], seed=seed),
+        necessity=ratio_of_means(full - complement, full - empty, scale=scale, seed=seed),
+        accuracy=acc,
+        metric={name: float(row.mean()) for name, row in zip(names, result.metric, strict=False)},
+        kl=kl,
+        exact_match=float(result.match[2].mean()),
+        controls=chance,
+        p_value=permutation_p(found.ratio_of_means.value, np.asarray(chance)),
+        gates={
+            "accuracy": acc["circuit"].value >= ACCURACY_GATE * acc["model"].value,
+            "kl": kl["circuit"] <= KL_GATE * kl["empty"],
+        },
+    )
+
+
+def _named(value: Faithfulness) -> dict[str, Any]:
+    return value._asdict() | {"ratio_of_means": value.ratio_of_means._asdict()}

@@ -1,0 +1,47 @@
+"""Equal batches of prompts, on the devices: one compiled program serves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.errors import ConfigError
+from hagd_jax.parallel import sharding
+from hagd_jax.tasks.base import Prompts
+
+
+def padded_batches(
+    prompts: Prompts, size: int, *, mesh: jax.sharding.Mesh | None = None
+) -> Iterator[tuple[Prompts, jax.Array]]:
+    """Batches of exactly `size` rows; the last one is filled up with copies that weigh nothing.
+
+    Args:
+        prompts: N prompts.
+        size: Rows a batch, or N rounded up to the mesh if that is less.
+        mesh: Spread the rows over its `data` axis; rounds `size` up to a multiple of it.
+
+    Yields:
+        (batch, weight): weight (size,) float32 is 1 for real rows and 0 for copies.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+    """
+    if size < 1:
+        raise ConfigError("batch_size", got=size, expected="1 or more")
+    data = 1 if mesh is None else mesh.shape.get("data", 1)
+    size = -(-min(size, len(prompts)) // data) * data
+    for start in range(0, len(prompts), size):
+        rows = np.arange(start, start + size)
+        weight = (rows < len(prompts)).astype(np.float32)
+        batch = jax.tree.map(np.asarray, prompts)[np.minimum(rows, len(prompts) - 1)]
+        yield jax.tree.map(
+            lambda x: (
+                jnp.asarray(x)
+                if mesh is None
+                else jax.device_put(x, sharding(mesh, ("batch",) + (None,) * (x.ndim - 1), x.shape))
+            ),
+            (batch, weight),
+        )
