@@ -1,0 +1,214 @@
+"""The tokenizer inside a GGUF file, rebuilt with the `tokenizers` library.
+
+GGUF files hold a vocabulary and, by name only, the way text is cut before it: `tokenizer.ggml.pre`.
+The cuts below are those of llama.cpp (src/llama-vocab.cpp, `llm_tokenizer_bpe`), which in turn
+follow each model's own `tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tokenizers
+from gguf.constants import TokenType
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.models.tokenizer import Tokenizer
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Each list of patterns cuts what the one before it left, and keeps every piece.
+_CUTS: dict[str, tuple[str, ...]] = {
+    "smollm": (r"\p{N}", _GPT2),
+    "gpt-2": (_GPT2,),
+    "default": (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "llama-bpe": (_LLAMA3,),
+    "llama3": (_LLAMA3,),
+    "llama-v3": (_LLAMA3,),
+}
+_LLAMA3_NAMES = frozenset({"llama-bpe", "llama3", "llama-v3"})
+_MERGED = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+_SPACE = "\u2581"  # ▁, how SentencePiece writes a space
+
+
+def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
+    """Build the tokenizer that a GGUF file describes.
+
+    Args:
+        metadata: Of the file, see `read_header`.
+        where: The file's name, for messages.
+
+    Returns:
+        The tokenizer; None if the file has none. None with a warning if it has one of a kind that
+        is not supported, since the model itself works on token ids all the same.
+
+    Raises:
+        CheckpointError: If the vocabulary is missing, inconsistent, or has tokens twice.
+    """
+    model = metadata.get("tokenizer.ggml.model", "none")
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if model in ("none", "no_vocab"):
+        return None
+    if model == "gpt2" and pre in _CUTS:
+        vocabulary = _Vocabulary(metadata, where, bos=None, eos=None)
+        return vocabulary.finish(_byte_level(vocabulary, pre), add_bos=pre in _LLAMA3_NAMES)
+    if model == "llama":
+        vocabulary = _Vocabulary(metadata, where, bos=1, eos=2)
+        return vocabulary.finish(_sentence_piece(vocabulary), add_bos=True)
+    warnings.warn(
+        f"{where}: the tokenizer (model {model!r}, pre {pre!r}) is not supported, so the model is "
+        f"loaded without one. Supported: 'llama', and 'gpt2' with pre {', '.join(_CUTS)}.",
+        stacklevel=2,
+    )
+    return None
+
+
+def _byte_level(vocabulary: _Vocabulary, pre: str) -> tokenizers.Tokenizer:
+    """Byte-level BPE, as GPT-2 has it: merges by rank."""
+    pairs = [_pair(merge, vocabulary) for merge in vocabulary.strings("merges")]
+    native = vocabulary.native(
+        models.BPE, merges=pairs, fuse_unk=False, ignore_merges=pre in _LLAMA3_NAMES
+    )
+    cuts = [pre_tokenizers.Split(tokenizers.Regex(cut), "isolated") for cut in _CUTS[pre]]
+    native.pre_tokenizer = pre_tokenizers.Sequence(
+        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    native.decoder = decoders.ByteLevel()
+    return native
+
+
+def _pair(merge: str, vocabulary: _Vocabulary) -> tuple[str, str]:
+    """The two parts of a merge; the first may itself begin with a space."""
+    cut = merge.find(" ", 1)
+    if cut < 0:
+        raise vocabulary.error("merges", repr(merge[:80]), "two tokens with a space between")
+    return merge[:cut], merge[cut + 1 :]
+
+
+def _sentence_piece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece BPE: merges by the score of what they make; bytes for unknown characters."""
+    unknown = vocabulary.id("unknown_token_id", 0)
+    native = vocabulary.native(
+        models.BPE,
+        merges=_merges_by_score(vocabulary),
+        unk_token=None if unknown is None else vocabulary.tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    prefix = vocabulary.flag("add_space_prefix", True)
+    steps: list[Any] = [normalizers.Prepend(_SPACE)] if prefix else []
+    native.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    undo: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
+    native.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *undo]
+    )
+    return native
+
+
+def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, the best-scored tokens first."""
+    scores = vocabulary.numbers("scores")
+    usable = {
+        token: i
+        for i, (token, kind) in enumerate(
+            zip(vocabulary.tokens, vocabulary.kinds.tolist(), strict=True)
+        )
+        if kind in _MERGED
+    }
+    found: list[tuple[float, int, int, str, str]] = []
+    for token, i in usable.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in usable and right in usable:
+                found.append((-float(scores[i]), usable[left], usable[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+class _Vocabulary:
+    """The `tokenizer.ggml.*` part of the metadata, checked."""
+
+    def __init__(
+        self, metadata: Mapping[str, Any], where: str, *, bos: int | None, eos: int | None
+    ):
+        self.metadata, self.where = metadata, where
+        self.tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(self.strings("tokens"))]
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        if len(self.ids) < len(self.tokens):
+            twice = next(t for i, t in enumerate(self.tokens) if self.ids[t] != i)
+            raise self.error("tokens", f"{twice!r} twice", "each token once")
+        self.kinds = np.full(len(self.tokens), TokenType.NORMAL, np.int64)
+        if "tokenizer.ggml.token_type" in metadata:
+            self.kinds = self.numbers("token_type")
+        self.bos, self.eos = self.id("bos_token_id", bos), self.id("eos_token_id", eos)
+
+    def error(self, key: str, got: object, expected: str) -> CheckpointError:
+        """A typed error that names the file and the key."""
+        return CheckpointError(f"{self.where}: tokenizer.ggml.{key}", got=got, expected=expected)
+
+    def strings(self, key: str) -> list[str]:
+        """An array of strings that must be there."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        raise self.error(key, type(value).__name__, "an array of strings")
+
+    def numbers(self, key: str) -> np.ndarray:
+        """An array with one number a token."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(value, np.ndarray) and len(value) == len(self.tokens):
+            return value
+        got = f"{len(value)} numbers" if isinstance(value, np.ndarray) else type(value).__name__
+        raise self.error(key, got, f"{len(self.tokens)} numbers, one a token")
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A setting that is on or off."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}", default)
+        if isinstance(value, bool):
+            return value
+        raise self.error(key, repr(value)[:80], "true or false")
+
+    def id(self, key: str, default: int | None) -> int | None:
+        """The id of a special token, if there is one."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}")
+        if value is None:
+            return default if default is not None and default < len(self.tokens) else None
+        if isinstance(value, int) and 0 <= value < len(self.tokens):
+            return value
+        raise self.error(key, repr(value)[:80], f"an id from 0 to {len(self.tokens) - 1}")
+
+    def native(self, model: Any, **settings: Any) -> tokenizers.Tokenizer:
+        """A tokenizer with this vocabulary and its special tokens."""
+        try:
+            native = tokenizers.Tokenizer(model(vocab=self.ids, **settings))
+        except Exception as error:  # the library raises nothing narrower
+            raise self.error("tokens", error, "a vocabulary that fits its merges") from error
+        for kind, special in (
+            (TokenType.CONTROL, True),
+            (TokenType.UNKNOWN, True),
+            (TokenType.USER_DEFINED, False),
+        ):
+            chosen = [self.tokens[i] for i in np.flatnonzero(self.kinds == kind)]
+            native.add_tokens(
+                [tokenizers.AddedToken(t, special=special, normalized=False) for t in chosen]
+            )
+        return native
+
+    def finish(self, native: tokenizers.Tokenizer, *, add_bos: bool) -> Tokenizer:
+        """The tokenizer as a value; `add_bos` is what holds if the file does not say."""
+        add_bos = self.flag("add_bos_token", add_bos)
+        if add_bos and self.bos is not None:
+            # Not used here, but by whoever reads the saved JSON.
+            token = self.tokens[self.bos]
+            native.post_processor = processors.TemplateProcessing(
+                single=[token, "$A"],
+                pair=[token, "$A", token, "$B"],
+                special_tokens=[(token, self.bos)],
+            )
+        return Tokenizer(native.to_str(), self.bos, self.eos, add_bos and self.bos is not None)
