@@ -1,0 +1,176 @@
+"""Models from disk, from the hub or by name, straight onto the mesh."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.models import families
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.decoder import param_specs
+from hagd_jax.models.families.table import Source, Weight, axis_sizes, select
+from hagd_jax.models.gguf_source import open_gguf
+from hagd_jax.models.hub import locate
+from hagd_jax.models.matching import match
+from hagd_jax.models.model import LanguageModel
+from hagd_jax.models.placing import leaf_dtype, place
+from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
+from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk whose every tensor was checked by name, shape and dtype; nothing is read yet.
+
+    Attributes:
+        config: Its configuration.
+        weights: Where each parameter lies.
+        source: The tensors.
+        tokenizer: Its tokenizer, if it has one.
+    """
+
+    config: DecoderConfig
+    weights: tuple[Weight, ...]
+    source: Source
+    tokenizer: Tokenizer | None = None
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    tokenizer: Tokenizer | None = None,
+    check_finite: bool = True,
+    strict: bool = True,
+) -> LanguageModel:
+    """Load a language model; the host holds no more than what is placed on it, and one slice.
+
+    Args:
+        source: A folder as Hugging Face or `save` writes it, a `.gguf` file, a name of
+            `presets()`, or a hub id `owner/name`.
+        dtype: Of the parameters and of the computation. If None, the parameters keep the dtypes
+            they are stored in, and the most frequent one computes.
+        mesh: Devices to spread the weights over, each reading only its slice; None for one device.
+        tokenizer: Used instead of the one beside the weights.
+        check_finite: Refuse NaN and infinite weights.
+        strict: Refuse configuration options and tensors that nobody here has heard of.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or does not hold just the tensors that
+            the configuration needs, finite, in the right shapes.
+        ConfigError: If the configuration is not supported, or `dtype` is not.
+        MeshError: If the mesh does not divide the model.
+    """
+    wanted = None if dtype is None else float_dtype(dtype)
+    located = locate(source)
+    checkpoint = open_checkpoint(located.path, strict)
+    weights, stored = checkpoint.weights, checkpoint.source
+    layers = checkpoint.config.n_layers
+    dtypes = {w.leaf: wanted or leaf_dtype(w, stored, layers) for w in weights}
+    config = checkpoint.config.replace(dtype=(wanted or _most_frequent(dtypes, checkpoint)).name)
+    specs, sizes = param_specs(config), axis_sizes(config)
+    layout = {
+        leaf: None if mesh is None else sharding(mesh, spec.axes, spec.shape, leaf)
+        for leaf, spec in specs.items()
+    }
+    flat = {
+        w.leaf: place(
+            w, specs[w.leaf].shape, sizes, stored, dtypes[w.leaf], layout[w.leaf], check_finite
+        )
+        for w in weights
+    }
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return LanguageModel(params, config, tokenizer or checkpoint.tokenizer, mesh, located.name)
+
+
+def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
+    """Find and check a model on disk without reading its weights.
+
+    Args:
+        path: A folder or a file.
+        strict: As for `load`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: As `load`.
+        ConfigError: As `load`.
+    """
+    ggufs = sorted(path.glob("*.gguf")) if path.is_dir() else [path] * (path.suffix == ".gguf")
+    if len(ggufs) == 1 and not (path / "config.json").exists():
+        return _gguf(ggufs[0], strict)
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "config.json").exists():
+        # Without weights or with pickles that is the more telling error.
+        open_safetensors(path)
+        raise CheckpointError(str(folder), got="no config.json", expected="one beside the weights")
+    config = families.from_hf(read_json_object(folder / "config.json"), strict)
+    source, family = open_safetensors(path), families.family_of(config)
+    weights = match(
+        source,
+        family.table(param_specs(config)),
+        axis_sizes(config),
+        prefix=family.prefix,
+        ignores=lambda name: family.ignores(name, config),
+        strict=strict,
+    )
+    has_tokenizer = (folder / "tokenizer.json").exists()
+    tokenizer = Tokenizer.from_file(folder) if has_tokenizer else None
+    return Checkpoint(config, weights, source, tokenizer)
+
+
+def _gguf(path: Path, strict: bool) -> Checkpoint:
+    file = open_gguf(path)
+    weights = match(
+        file.source,
+        select(file.table, param_specs(file.config)),
+        axis_sizes(file.config),
+        # Part of the configuration: the rotary frequencies.
+        ignores=lambda name: name == "rope_freqs.weight",
+        strict=strict,
+    )
+    return Checkpoint(file.config, weights, file.source, file.tokenizer())
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype meant, if a decoder can use it.
+
+    Raises:
+        ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.
+    """
+    try:
+        found = np.dtype(jax.numpy.dtype(dtype))
+    except TypeError as error:
+        raise ConfigError("dtype", got=repr(dtype), expected="a floating dtype") from error
+    if found.name not in ("float32", "bfloat16", "float16", "float64"):
+        raise ConfigError("dtype", got=found.name, expected="float32, bfloat16, float16 or float64")
+    if found.name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "dtype",
+            got="float64",
+            expected="float32, or JAX in 64-bit mode",
+            mend='Call jax.config.update("jax_enable_x64", True) first.',
+        )
+    return found
+
+
+def _most_frequent(dtypes: dict[str, np.dtype[Any]], checkpoint: Checkpoint) -> np.dtype[Any]:
+    """The dtype that most weights are stored in."""
+    count: collections.Counter[np.dtype[Any]] = collections.Counter()
+    for leaf, spec in param_specs(checkpoint.config).items():
+        count[dtypes[leaf]] += int(np.prod(spec.shape))
+    return count.most_common(1)[0][0]

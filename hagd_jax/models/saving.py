@@ -1,0 +1,245 @@
+"""Models to disk: a folder that Hugging Face `transformers` reads, and `load` as well."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import shutil
+import struct
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.models import families
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.decoder import param_specs
+from hagd_jax.models.families.table import Sizes, Weight, axis_sizes, shape, write
+from hagd_jax.models.model import LanguageModel
+from hagd_jax.models.safetensors_source import DTYPES
+
+Params = Mapping[str, Any]
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+# What a model folder may hold and still be replaced.
+_OURS = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """One tensor to write: the parameters it is made of, their layer, and what it looks like."""
+
+    name: str
+    parts: tuple[Weight, ...]
+    layer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save(
+    model: LanguageModel,
+    folder: str | Path,
+    *,
+    max_shard_bytes: float = 5e9,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model as Hugging Face does; the host holds one tensor at a time.
+
+    The folder appears at once and whole: a failure leaves what was there before.
+
+    Args:
+        model: Of any family; `custom` models are written in a format of our own.
+        folder: Where to. Its parent is created.
+        max_shard_bytes: Weights beyond this are split into several files.
+        overwrite: Replace a model that is there already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the folder holds something and `overwrite` is off, or holds files that
+            are no model's; or if some weights lie on another machine.
+        ConfigError: If the family cannot express the model's configuration.
+    """
+    folder = Path(folder)
+    given = families.to_hf(model.config)
+    params = flax.traverse_util.flatten_dict(model.params, sep="/")
+    tensors = _tensors(model.config, params)
+    _require_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir()
+        dtype = collections.Counter(t.dtype.name for t in tensors).most_common(1)[0][0]
+        # Transformers 4 reads `torch_dtype`, transformers 5 `dtype`.
+        _write_json(draft / "config.json", given | {"dtype": dtype, "torch_dtype": dtype})
+        if model.tokenizer is not None:
+            model.tokenizer.save(draft)
+        sizes = axis_sizes(model.config)
+        _write_weights(draft, tensors, lambda t: _value(t, params, sizes), max_shard_bytes)
+        _swap(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _tensors(config: DecoderConfig, params: Params) -> list[_Tensor]:
+    """Every tensor of the file, layer by layer; parameters that share one are brought together."""
+    specs, sizes = param_specs(config), axis_sizes(config)
+    for leaf, spec in specs.items():
+        _check(params.get(leaf), leaf, spec.shape)
+    sharing: dict[str, list[Weight]] = collections.defaultdict(list)
+    for weight in families.family_of(config).table(specs):
+        sharing[weight.name].append(weight)
+    whole = [parts for parts in sharing.values() if not parts[0].per_layer]
+    stacked = [parts for parts in sharing.values() if parts[0].per_layer]
+    order = [(parts, 0) for parts in whole]
+    order += [(parts, layer) for layer in range(config.n_layers) for parts in stacked]
+    return [
+        _Tensor(
+            parts[0].tensor(layer),
+            tuple(parts),
+            layer,
+            shape(parts[0].stored, sizes),
+            np.dtype(jax.numpy.result_type(*(params[part.leaf].dtype for part in parts))),
+        )
+        for parts, layer in order
+    ]
+
+
+def _check(leaf: Any, name: str, want: tuple[int, ...]) -> None:
+    """A parameter must be there, in the right shape, of a dtype that can be written, and here."""
+    what = f"parameter {name}"
+    if leaf is None or leaf.shape != want:
+        got = "nothing" if leaf is None else f"shape {leaf.shape}"
+        raise CheckpointError(what, got=got, expected=f"shape {want} by the model's config")
+    if np.dtype(leaf.dtype) not in _CODES:
+        raise CheckpointError(what, got=leaf.dtype, expected=f"one of {', '.join(DTYPES)}")
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise CheckpointError(
+            what,
+            got="parts on other machines",
+            expected="an array that this process can read",
+            mend="Keep it with parallel.save, restore it in a single process, and save there.",
+        )
+
+
+def _value(tensor: _Tensor, params: Params, sizes: Sizes) -> np.ndarray:
+    """One tensor, assembled on the host from the parameters that share it."""
+    out = np.empty(tensor.shape, tensor.dtype)
+    for part in tensor.parts:
+        leaf = params[part.leaf]
+        write(part, sizes, np.asarray(leaf[tensor.layer] if part.per_layer else leaf), out)
+    return out
+
+
+def _write_weights(
+    folder: Path, tensors: list[_Tensor], value: Callable[[_Tensor], np.ndarray], most: float
+) -> None:
+    """One file, or several and their index."""
+    shards = _split(tensors, most)
+    if len(shards) == 1:
+        _write_safetensors(folder / "model.safetensors", shards[0], value)
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_safetensors(folder / name, shard, value)
+        places |= {tensor.name: name for tensor in shard}
+    total = sum(tensor.nbytes for tensor in tensors)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _split(tensors: list[_Tensor], most: float) -> list[list[_Tensor]]:
+    """Fill shards in order; a tensor beyond the limit has a file of its own."""
+    shards: list[list[_Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.nbytes > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.nbytes
+    return shards
+
+
+def _write_safetensors(
+    path: Path, tensors: list[_Tensor], value: Callable[[_Tensor], np.ndarray]
+) -> None:
+    """The format: length of the header (8 bytes), header in JSON, then the tensors one by one.
+
+    The library's own writer wants all tensors in memory at once.
+    """
+    # transformers refuses files that do not say which framework their layout is of.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.nbytes
+        code = _CODES[tensor.dtype]
+        header[tensor.name] = {
+            "dtype": code, "shape": tensor.shape, "data_offsets": [start, end]
+        }  # fmt: skip
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            file.write(np.ascontiguousarray(value(tensor)).view(np.uint8).data)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    """Only an empty place may be written to, or with `overwrite` one that holds a model alone."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(str(folder), got="a file", expected="a folder or nothing")
+    there = sorted(folder.iterdir())
+    if there and not overwrite:
+        raise CheckpointError(
+            str(folder),
+            got=f"{there[0].name} in it",
+            expected="an empty folder or none",
+            mend="Choose another folder, or pass overwrite=True.",
+        )
+    for path in there:
+        if path.is_dir() or not any(path.match(pattern) for pattern in _OURS):
+            raise CheckpointError(
+                str(folder),
+                got=f"{path.name} in it, which is no part of a model",
+                expected="a model folder",
+                mend="overwrite=True would remove it: move it away, or choose another folder.",
+            )
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Put the finished draft in place; the old folder goes only once the new one is there."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    old = draft.with_name(f"{draft.name}.old")
+    folder.rename(old)
+    try:
+        draft.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
