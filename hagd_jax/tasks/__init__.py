@@ -1,0 +1,44 @@
+"""Behaviours: prompts, counterfactuals, answers and splits.
+
+`task("ioi", model)` gives one of the tasks here; a task of your own is `text_task(...)` from
+sentences or `Task(...)` from token ids.
+"""
+
+from hagd_jax.tasks.base import (
+    SPLITS,
+    Prompts,
+    Sizes,
+    Task,
+    Text,
+    answer_logits,
+    batches,
+    check_prompts,
+    correct,
+    logit_difference,
+    make_prompts,
+)
+from hagd_jax.tasks.modular_training import TrainConfig
+from hagd_jax.tasks.modular_training import train as train_modular
+from hagd_jax.tasks.registry import names, task
+from hagd_jax.tasks.text import single_tokens, text_task, word_token
+
+__all__ = [
+    "SPLITS",
+    "Prompts",
+    "Sizes",
+    "Task",
+    "Text",
+    "TrainConfig",
+    "answer_logits",
+    "batches",
+    "check_prompts",
+    "correct",
+    "logit_difference",
+    "make_prompts",
+    "names",
+    "single_tokens",
+    "task",
+    "text_task",
+    "train_modular",
+    "word_token",
+]

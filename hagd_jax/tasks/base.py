@@ -1,0 +1,325 @@
+"""What a behaviour is: prompts, their counterfactuals, and how an answer is scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+
+SPLITS = ("discover", "select", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many prompts each split has.
+
+    Attributes:
+        discover: Prompts that a circuit is found on.
+        select: Prompts that sizes, thresholds and stopping times are chosen on.
+        test: Prompts that are only looked at for the verdict.
+
+    Example:
+        >>> Sizes(discover=128).test
+        64
+    """
+
+    discover: int = 64
+    select: int = 32
+    test: int = 64
+
+    def __post_init__(self):
+        for split in SPLITS:
+            size = getattr(self, split)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise InputError(
+                    f"size of the {split} split",
+                    got=repr(size),
+                    expected="a whole number, 1 or more",
+                )
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of prompts with their counterfactuals; a pytree of int32 arrays with N rows.
+
+    `clean` and `corrupted` agree token by token: position t of a row plays the same part in both.
+    Rows are padded on the right, so a causal model reads the same values with or without padding.
+
+    Attributes:
+        clean: (N, T) token ids.
+        corrupted: (N, T) token ids of the counterfactual, of the same length in each row.
+        position: (N,) where the answer is read: the logits there predict the next token.
+        answer: (N,) the token that follows the clean prompt.
+        distractor: (N,) the wrong token it is compared with.
+        length: (N,) real tokens in the row; the rest is padding.
+    """
+
+    clean: Any
+    corrupted: Any
+    position: Any
+    answer: Any
+    distractor: Any
+    length: Any
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: Any) -> Prompts:
+        """Some of the rows: a slice, a mask or indices."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+
+class Text(NamedTuple):
+    """One prompt as a person reads it, for reports; it never enters a compiled function."""
+
+    clean: str
+    corrupted: str
+    answer: str
+    distractor: str
+    template: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A behaviour, split into prompts to discover on, to select on and to test on.
+
+    Attributes:
+        name: As in `registry.names()`, or your own.
+        description: One sentence for the report.
+        splits: `Prompts` by split name.
+        texts: The same rows as text, by split name.
+        candidates: An answer is correct if its logit is the largest of these tokens'; with None,
+            if it is larger than the distractor's.
+    """
+
+    name: str
+    description: str
+    splits: Mapping[str, Prompts]
+    texts: Mapping[str, tuple[Text, ...]]
+    candidates: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        for split, prompts in self.splits.items():
+            texts = self.texts.get(split, ())
+            if len(texts) != len(prompts):
+                raise InputError(
+                    f"texts of {self.name}/{split}",
+                    got=f"{len(texts)} texts",
+                    expected=f"one for each of the {len(prompts)} prompts",
+                )
+            if self.candidates is not None:
+                stray = sorted(set(np.asarray(prompts.answer).tolist()) - set(self.candidates))
+                if stray:
+                    raise InputError(
+                        f"answers of {self.name}/{split}",
+                        got=f"tokens {stray[:5]}",
+                        expected="members of the task's candidates",
+                    )
+
+
+def make_prompts(
+    clean: Sequence[Sequence[int]],
+    corrupted: Sequence[Sequence[int]],
+    answer: Sequence[int],
+    distractor: Sequence[int],
+    *,
+    vocab_size: int,
+    position: Sequence[int] | None = None,
+    pad_id: int = 0,
+    width: int | None = None,
+) -> Prompts:
+    """Pad rows of token ids into one checked batch.
+
+    Args:
+        clean: Token ids, one sequence a prompt.
+        corrupted: The counterfactuals, each as long as its clean prompt.
+        answer: The next token after each clean prompt.
+        distractor: The wrong token it is compared with.
+        vocab_size: Of the model.
+        position: Where each answer is read; the last token of its prompt if None.
+        pad_id: Fills the rows on the right.
+        width: Length to pad to; the longest prompt if None.
+
+    Returns:
+        The prompts, as NumPy arrays on the host.
+
+    Raises:
+        InputError: If there is no prompt or an empty one; if a prompt and its counterfactual
+            differ in length; if a token lies outside the vocabulary, a position outside its
+            prompt, or an answer equals its distractor.
+
+    Example:
+        >>> make_prompts([[1, 2], [3]], [[1, 4], [5]], [6, 7], [8, 9], vocab_size=10).clean.tolist()
+        [[1, 2], [3, 0]]
+    """
+    _require_aligned(clean, corrupted)
+    lengths = [len(row) for row in clean]
+    width = max(lengths) if width is None else width
+    if max(lengths) > width:
+        raise InputError(
+            "width", got=width, expected=f"at least {max(lengths)}, the longest prompt"
+        )
+
+    def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
+        padded = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+        return np.asarray(padded, np.int64)
+
+    prompts = Prompts(
+        clean=pad(clean),
+        corrupted=pad(corrupted),
+        position=np.asarray([n - 1 for n in lengths] if position is None else position, np.int64),
+        answer=np.asarray(answer, np.int64),
+        distractor=np.asarray(distractor, np.int64),
+        length=np.asarray(lengths, np.int64),
+    )
+    check_prompts(prompts, vocab_size)
+    return jax.tree.map(lambda x: x.astype(np.int32), prompts)
+
+
+def _require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:
+    if len(clean) == 0:
+        raise InputError("prompts", got="none", expected="at least one")
+    if len(clean) != len(corrupted):
+        raise InputError(
+            "corrupted", got=f"{len(corrupted)} prompts", expected=f"one for each of {len(clean)}"
+        )
+    for row, (one, other) in enumerate(zip(clean, corrupted, strict=True)):
+        if len(one) == 0:
+            raise InputError(f"prompt {row}", got="no tokens", expected="at least one")
+        if len(one) != len(other):
+            raise InputError(
+                f"prompt {row}",
+                got=f"{len(one)} clean and {len(other)} corrupted tokens",
+                expected="the same number",
+                mend="Swap words only for words of as many tokens.",
+            )
+
+
+def check_prompts(prompts: Prompts, vocab_size: int) -> None:
+    """Check that prompts fit together and fit a model's vocabulary.
+
+    Args:
+        prompts: The prompts, as concrete arrays.
+        vocab_size: Of the model.
+
+    Raises:
+        InputError: As `make_prompts` says, and for arrays whose shapes do not agree.
+    """
+    p = jax.tree.map(np.asarray, prompts)
+    if p.clean.ndim != 2 or 0 in p.clean.shape or p.corrupted.shape != p.clean.shape:
+        raise InputError(
+            "clean and corrupted",
+            got=f"shapes {p.clean.shape} and {p.corrupted.shape}",
+            expected="one shape (N, T) with at least one prompt and one token",
+        )
+    for field in ("position", "answer", "distractor", "length"):
+        if getattr(p, field).shape != p.clean.shape[:1]:
+            raise InputError(
+                field, got=f"shape {getattr(p, field).shape}", expected=f"{p.clean.shape[:1]}"
+            )
+    for field in ("clean", "corrupted", "answer", "distractor"):
+        _require_range(field, getattr(p, field), 0, vocab_size)
+    _require_range("length", p.length, 1, p.clean.shape[1] + 1)
+    _require_range("position", p.position, 0, p.length)
+    same = np.flatnonzero(p.answer == p.distractor)
+    if same.size:
+        raise InputError(
+            f"prompt {same[0]}",
+            got=f"token {p.answer[same[0]]} as answer and as distractor",
+            expected="two different tokens",
+        )
+
+
+def _require_range(field: str, values: np.ndarray, low: int, high: int | np.ndarray) -> None:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(field, got=f"dtype {values.dtype}", expected="integers")
+    bad = np.argwhere((values < low) | (values >= high))
+    if bad.size:
+        row = int(bad[0][0])
+        top = np.broadcast_to(high, values.shape)[tuple(bad[0])] - 1
+        raise InputError(
+            f"{field} of prompt {row}", got=values[tuple(bad[0])], expected=f"{low} to {top}"
+        )
+
+
+def answer_logits(logits: Any, prompts: Prompts) -> jax.Array:
+    """The logits where each answer is read.
+
+    Args:
+        logits: (N, T, V) from `models.forward`.
+        prompts: N prompts.
+
+    Returns:
+        (N, V).
+    """
+    rows = jnp.asarray(prompts.position)[:, None, None]
+    return jnp.take_along_axis(jnp.asarray(logits), rows, axis=1)[:, 0]
+
+
+def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
+    """How much more the model favours the answer: logit(answer) − logit(distractor).
+
+    Args:
+        logits: (N, T, V) from `models.forward`.
+        prompts: N prompts.
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> prompts = make_prompts([[0, 1]], [[1, 1]], [2], [0], vocab_size=3)
+        >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
+        [3.0]
+    """
+    at = answer_logits(logits, prompts)
+    return _pick(at, prompts.answer) - _pick(at, prompts.distractor)
+
+
+def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
+    """Whether each answer wins; a tie or a NaN is not a win.
+
+    Args:
+        logits: (N, T, V) from `models.forward`.
+        prompts: N prompts.
+        candidates: The tokens an answer must beat, itself left out; None for the distractor alone.
+
+    Returns:
+        (N,) bool.
+    """
+    at = answer_logits(logits, prompts)
+    if candidates is None:
+        rival = _pick(at, prompts.distractor)
+    else:
+        ids = jnp.asarray(candidates, jnp.int32)
+        own = ids == jnp.asarray(prompts.answer)[:, None]
+        rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
+    return _pick(at, prompts.answer) > rival
+
+
+def _pick(at: jax.Array, token: Any) -> jax.Array:
+    return jnp.take_along_axis(at, jnp.asarray(token)[:, None], axis=1)[:, 0]
+
+
+def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
+    """Consecutive batches in order; the last one is shorter if `size` does not divide N.
+
+    Args:
+        prompts: N prompts.
+        size: Rows a batch. A size that divides N compiles a jitted consumer once.
+
+    Returns:
+        An iterator over the batches.
+
+    Raises:
+        InputError: If `size` is not a positive whole number.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise InputError("batch size", got=repr(size), expected="a whole number, 1 or more")
+    return (prompts[start : start + size] for start in range(0, len(prompts), size))

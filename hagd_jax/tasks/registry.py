@@ -1,0 +1,70 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from hagd_jax.errors import InputError
+from hagd_jax.models.model import LanguageModel
+from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.tasks import capitals, ioi, modular
+from hagd_jax.tasks.base import Sizes, Task
+
+
+def _tokenizer(model: LanguageModel, name: str) -> Tokenizer:
+    if model.tokenizer is None:
+        raise InputError(
+            f"task {name}",
+            got=f"model {model.name} without a tokenizer",
+            expected="a model with one",
+            mend="Put tokenizer.json beside its weights, or build a Task of your own.",
+        )
+    return model.tokenizer
+
+
+_TASKS: dict[str, Callable[[LanguageModel, Sizes, int], Task]] = {
+    "capitals": lambda model, sizes, seed: capitals.task(
+        _tokenizer(model, "capitals"), sizes=sizes, seed=seed
+    ),
+    "ioi": lambda model, sizes, seed: ioi.task(_tokenizer(model, "ioi"), sizes=sizes, seed=seed),
+    "modular_addition": lambda model, sizes, seed: modular.task(
+        modular.modulus(model), sizes=sizes, seed=seed
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The tasks there are.
+
+    Example:
+        >>> names()
+        ('capitals', 'ioi', 'modular_addition')
+    """
+    return tuple(_TASKS)
+
+
+def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
+    """A task, in the tokens of a model.
+
+    Args:
+        name: One of `names()`.
+        model: Whose tokenizer (or, for modular addition, vocabulary) the prompts are for.
+        sizes: Prompts in each split; 64, 32 and 64 if None.
+        seed: Of the draw. Templates, words and pairs of a split do not depend on it.
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: If there is no such task, or the model's vocabulary cannot express it.
+    """
+    if name not in _TASKS:
+        close = difflib.get_close_matches(str(name).lower().replace("-", "_"), _TASKS, cutoff=0.4)
+        raise InputError(
+            "task",
+            got=repr(name),
+            expected=f"one of {', '.join(_TASKS)}",
+            mend=f"Did you mean {' or '.join(close)}?" if close else None,
+        )
+    return _TASKS[name](model, sizes or Sizes(), seed)

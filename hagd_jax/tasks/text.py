@@ -1,0 +1,122 @@
+"""From words to aligned token ids, with any tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hagd_jax.errors import HagdError, InputError
+from hagd_jax.tasks.base import Prompts, Task, Text, make_prompts
+
+if TYPE_CHECKING:
+    from hagd_jax.models.tokenizer import Tokenizer
+
+
+def word_token(tokenizer: Tokenizer, word: str) -> int:
+    """The token of a word that follows a space.
+
+    Read off as what a second copy adds: encode("Mary Mary") minus encode("Mary").
+
+    Args:
+        tokenizer: Of the model.
+        word: Without the space.
+
+    Returns:
+        Its id.
+
+    Raises:
+        InputError: If it takes several tokens (they are named), or is not in the vocabulary.
+    """
+    first = tokenizer.encode(word)
+    both = tokenizer.encode(f"{word} {word}")
+    rest = both[len(first) :]
+    # An unknown-word token also counts one, but does not read as the word.
+    if both[: len(first)] == first and len(rest) == 1:
+        if tokenizer.decode(rest).strip() == word:
+            return rest[0]
+        pieces = [tokenizer.token(rest[0])]
+    else:
+        pieces = [tokenizer.token(i) for i in rest]
+    raise InputError(
+        f"answer {word!r}",
+        got=f"{len(pieces)} pieces {pieces}",
+        expected="a word of one token",
+        mend="Choose another word, or a tokenizer that knows this one.",
+    )
+
+
+def single_tokens(tokenizer: Tokenizer, words: Iterable[str]) -> dict[str, int]:
+    """Those of the words that are one token after a space, with their ids.
+
+    Args:
+        tokenizer: Of the model.
+        words: Words to try.
+
+    Returns:
+        Word → id, in the order given, no id twice.
+    """
+    kept: dict[str, int] = {}
+    for word in words:
+        try:
+            token = word_token(tokenizer, word)
+        except HagdError:
+            continue
+        if token not in kept.values():
+            kept[word] = token
+    return kept
+
+
+def text_task(
+    name: str,
+    tokenizer: Tokenizer,
+    texts: Mapping[str, Sequence[Text]],
+    *,
+    description: str,
+    candidates: tuple[int, ...] | None = None,
+) -> Task:
+    """Build a task from prompts written as text; all splits are padded to one width.
+
+    Args:
+        name: Of the task.
+        tokenizer: Of the model.
+        texts: The prompts by split; answers and distractors are single words.
+        description: One sentence for the report.
+        candidates: See `Task`.
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: If an answer is not one token or a counterfactual is not as long as its
+            prompt, and as `make_prompts` says.
+    """
+    clean = {s: [tokenizer.encode(t.clean) for t in rows] for s, rows in texts.items()}
+    width = max((len(ids) for rows in clean.values() for ids in rows), default=0)
+    splits = {
+        split: _prompts(tokenizer, rows, clean[split], width) for split, rows in texts.items()
+    }
+    kept = {split: tuple(rows) for split, rows in texts.items()}
+    return Task(name, description, splits, kept, candidates)
+
+
+def _prompts(
+    tokenizer: Tokenizer, rows: Sequence[Text], clean: list[list[int]], width: int
+) -> Prompts:
+    corrupted = [tokenizer.encode(t.corrupted) for t in rows]
+    for text, one, other in zip(rows, clean, corrupted, strict=True):
+        if len(one) != len(other):
+            raise InputError(
+                f"prompt {text.clean!r}",
+                got=f"{len(one)} tokens, and {len(other)} in its counterfactual {text.corrupted!r}",
+                expected="the same number",
+                mend="Swap words only for words of as many tokens.",
+            )
+    return make_prompts(
+        clean,
+        corrupted,
+        [word_token(tokenizer, t.answer) for t in rows],
+        [word_token(tokenizer, t.distractor) for t in rows],
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.eos_id or 0,
+        width=width,
+    )
