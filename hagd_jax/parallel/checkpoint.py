@@ -34,7 +34,7 @@ def save(path: PathLike, state: Any) -> None:
         state: Pytree of arrays (on any mesh, of any dtype), typed PRNG keys and Python numbers.
 
     Raises:
-        InputError: If a leaf is none of these, or there is none.
+        InputError: If a leaf is none of these or has no elements, or there is none.
         CheckpointError: If `path` is a file.
 
     Example:
@@ -209,6 +209,9 @@ def _stored(name: str, leaf: Any) -> jax.Array | np.ndarray:
         return np.asarray(leaf)
     if not isinstance(leaf, jax.Array | np.ndarray):
         raise InputError(name, got=type(leaf).__name__, expected="an array or a number")
+    if leaf.size == 0:
+        # Orbax's limit: its storage format has no chunks of size zero.
+        raise InputError(name, got=f"shape {leaf.shape}", expected="at least one element")
     if isinstance(leaf, jax.Array):
         if _is_key(leaf):
             leaf = jax.random.key_data(leaf)

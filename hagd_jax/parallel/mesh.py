@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,10 +41,9 @@ def parse_mesh(description: str) -> dict[str, int]:
             raise _malformed(description, f"{part.strip()!r} is not one of these")
         if name in sizes:
             raise _malformed(description, f"{name!r} stands twice")
-        # Only plain ASCII: int() would also read "1_0", "+4" and digits of other scripts.
-        if size != "-1" and not (size.isascii() and size.isdigit() and int(size[:19]) > 0):
+        if not re.fullmatch("-1|[1-9][0-9]{0,8}", size):
             raise _malformed(description, f"{name} needs a positive whole number, or -1")
-        sizes[name] = int(size[:19])
+        sizes[name] = int(size)
     if list(sizes.values()).count(-1) > 1:
         raise _malformed(description, "only one size may be -1")
     return sizes
