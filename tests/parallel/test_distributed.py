@@ -52,7 +52,7 @@ def test_two_processes_share_arrays_and_checkpoints(tmp_path: Path):
     assert back["step"] == 4
 
 
-def test_a_single_process_needs_no_cluster():
+def test_a_start_after_devices_were_used_is_refused():
     jax.devices()
     with pytest.raises(ConfigError, match="Call start\\(\\) first"):
         start("localhost:1234", 1, 0)
