@@ -1,0 +1,30 @@
+"""Find the sparse circuit inside a language model that carries a behaviour, and test it."""
+
+from hagd_jax import (
+    attribution,
+    causal,
+    errors,
+    interventions,
+    models,
+    parallel,
+    pipeline,
+    search,
+    tasks,
+)
+from hagd_jax.pipeline import ExtractConfig, extract
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ExtractConfig",
+    "attribution",
+    "causal",
+    "errors",
+    "extract",
+    "interventions",
+    "models",
+    "parallel",
+    "pipeline",
+    "search",
+    "tasks",
+]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.files import write_atomic
 from hagd_jax.interventions import KINDS, Nodes
 from hagd_jax.models import DecoderConfig
 
@@ -82,14 +81,14 @@ class Circuit:
 
     @classmethod
     def from_mask(
-        cls, mask: Nodes, scores: Nodes, config: DecoderConfig, **provenance: Any
+        cls, mask: Nodes, scores: Nodes, decoder: DecoderConfig, **provenance: Any
     ) -> Circuit:
         """The members of a boolean mask.
 
         Args:
             mask: `Nodes` of bool, (L, H) and (L, M).
             scores: `Nodes` of float, same shapes.
-            config: The model's configuration.
+            decoder: The model's configuration.
             **provenance: The remaining fields.
 
         Returns:
@@ -103,7 +102,7 @@ class Circuit:
             for layer, index in np.argwhere(np.asarray(members)).tolist():
                 nodes.append(Node(kind, layer, index))
                 values.append(float(score[layer, index]))
-        space = config.n_layers, config.n_heads, config.d_mlp
+        space = decoder.n_layers, decoder.n_heads, decoder.d_mlp
         return cls(tuple(nodes), tuple(values), space, **provenance)
 
     def mask(self) -> Nodes:
@@ -117,13 +116,13 @@ class Circuit:
             arrays[node.kind][node.layer, node.index] = True
         return Nodes(jnp.asarray(arrays["head"]), jnp.asarray(arrays["neuron"]))
 
-    def check_model(self, config: DecoderConfig) -> None:
+    def check_model(self, decoder: DecoderConfig) -> None:
         """Refuse a model whose nodes are not the circuit's.
 
         Raises:
             InputError: If the numbers of layers, heads or neurons differ.
         """
-        space = config.n_layers, config.n_heads, config.d_mlp
+        space = decoder.n_layers, decoder.n_heads, decoder.d_mlp
         if space != self.space:
             raise InputError(
                 f"circuit of {self.model!r}",
@@ -131,11 +130,16 @@ class Circuit:
                 expected=f"{self.space}",
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+    def to_json(self) -> str:
+        """What `load` reads: nodes as [kind, layer, index], one field a line."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
-        write_atomic(Path(path), json.dumps(record, indent=1))
+        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        return "{\n" + ",\n".join(fields) + "\n}\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, all of it or nothing."""
+        write_atomic(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -160,21 +164,3 @@ class Circuit:
                 got=f"{type(error).__name__}: {error}",
                 expected=f"a circuit written by this package, format {FORMAT}",
             ) from error
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    Args:
-        path: Where to.
-        text: The whole content, UTF-8.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -32,8 +32,7 @@ class Freeze(Intervention):
 
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Freeze]:
         """The recorded value instead of the computed one."""
-        recorded = self.blocks.get(site, self.outer.get(site))
-        return (value if recorded is None else recorded), self
+        return self.blocks[site] if site in self.blocks else self.outer[site], self
 
 
 def freeze(trace: Mapping[str, Any], sites: Iterable[str] | None = None) -> Freeze:

@@ -98,9 +98,8 @@ class Intervention:
         return frozenset(name[3:] for name in dir(type(self)) if name.startswith("on_"))
 
     def apply(self: Self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
-        """Rewrite the value of one site; sites without a method pass through."""
-        method = getattr(self, f"on_{site}", None)
-        return (value, self) if method is None else method(value, ctx)
+        """Rewrite the value of one of `sites`."""
+        return getattr(self, f"on_{site}")(value, ctx)
 
 
 @struct.dataclass
@@ -123,7 +122,8 @@ class Chain(Intervention):
         """Apply every member's method for this site, in order."""
         members = []
         for member in self.members:
-            value, member = member.apply(site, value, ctx)
+            if site in member.sites:
+                value, member = member.apply(site, value, ctx)
             members.append(member)
         return value, self.replace(members=tuple(members))  # type: ignore[attr-defined]
 

@@ -51,6 +51,9 @@ class Norm(nn.Module):
         if c.norm == "layer":
             wide = wide - wide.mean(-1, keepdims=True)
         scale = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + c.norm_eps)
+        # Without the barrier XLA turns x / √y into x · rsqrt(y), unless √y is captured or
+        # rewritten: reading the scale would then change the logits.
+        scale = jax.lax.optimization_barrier(scale)
         if tap is not None:
             scale = tap(site, scale)
         out = (wide / scale).astype(x.dtype) * weight.astype(x.dtype)

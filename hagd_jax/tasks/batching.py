@@ -13,6 +13,17 @@ from hagd_jax.parallel import sharding
 from hagd_jax.tasks.base import Prompts
 
 
+def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
+    """Rows in each batch: `size`, or all prompts if fewer, rounded up to the mesh's data axis."""
+    data = 1 if mesh is None else mesh.shape.get("data", 1)
+    return -(-min(size, prompts) // data) * data
+
+
+def count_batches(prompts: int, size: int, mesh: jax.sharding.Mesh | None = None) -> int:
+    """How many batches `padded_batches` yields."""
+    return -(-prompts // batch_rows(prompts, size, mesh))
+
+
 def padded_batches(
     prompts: Prompts, size: int, *, mesh: jax.sharding.Mesh | None = None
 ) -> Iterator[tuple[Prompts, jax.Array]]:
@@ -20,8 +31,8 @@ def padded_batches(
 
     Args:
         prompts: N prompts.
-        size: Rows a batch, or N rounded up to the mesh if that is less.
-        mesh: Spread the rows over its `data` axis; rounds `size` up to a multiple of it.
+        size: Rows a batch, see `batch_rows`.
+        mesh: Spread the rows over its `data` axis.
 
     Yields:
         (batch, weight): weight (size,) float32 is 1 for real rows and 0 for copies.
@@ -31,8 +42,7 @@ def padded_batches(
     """
     if size < 1:
         raise ConfigError("batch_size", got=size, expected="1 or more")
-    data = 1 if mesh is None else mesh.shape.get("data", 1)
-    size = -(-min(size, len(prompts)) // data) * data
+    size = batch_rows(len(prompts), size, mesh)
     for start in range(0, len(prompts), size):
         rows = np.arange(start, start + size)
         weight = (rows < len(prompts)).astype(np.float32)

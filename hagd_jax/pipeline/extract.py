@@ -1,0 +1,224 @@
+"""From a model and a behaviour to a circuit that was tested."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from hagd_jax.attribution import GradientConfig, node_scores
+from hagd_jax.causal import (
+    Circuit,
+    JudgeConfig,
+    SizePoint,
+    Verdict,
+    evaluate,
+    size_curve,
+)
+from hagd_jax.errors import ConfigError
+from hagd_jax.interventions import Nodes, count_nodes
+from hagd_jax.models import LanguageModel
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.search import top_nodes
+from hagd_jax.tasks import Sizes, Task
+from hagd_jax.tasks.batching import count_batches
+
+# Sizes at which faithfulness is plotted, as shares of all nodes.
+CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """What decides an extraction.
+
+    Attributes:
+        nodes: Size of the circuit: a number of nodes ("64") or a share of them ("5%").
+        seed: Of the prompts, the controls and the bootstrap.
+        sizes: Prompts in each split.
+        gradient: How nodes are scored.
+        judge: How the circuit is tested.
+    """
+
+    nodes: str = "5%"
+    seed: int = 0
+    sizes: Sizes = Sizes()
+    gradient: GradientConfig = GradientConfig()
+    judge: JudgeConfig = JudgeConfig()
+
+    def size(self, total: int) -> int:
+        """The number of nodes asked for, of `total`.
+
+        Raises:
+            ConfigError: If `nodes` is neither a whole number from 1 to `total` nor a percentage.
+        """
+        text = str(self.nodes).strip()
+        try:
+            share = text.endswith("%")
+            size = round(float(text[:-1]) / 100 * total) if share else int(text)
+        except (ValueError, OverflowError):
+            size = 0
+        if not 1 <= size <= total:
+            raise ConfigError(
+                "nodes", got=repr(self.nodes), expected=f'1 to {total}, or a share such as "5%"'
+            )
+        return size
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an extraction returns.
+
+    Attributes:
+        circuit: The circuit, with its provenance.
+        verdicts: What was measured of it on the test split, one for each ablation.
+        curve: Faithfulness against size, under the first ablation.
+        scores: Every node's score.
+        task: The behaviour, with its prompts.
+    """
+
+    circuit: Circuit
+    verdicts: tuple[Verdict, ...]
+    curve: tuple[SizePoint, ...]
+    scores: Nodes
+    task: Task
+
+
+def extract(
+    model: LanguageModel,
+    task: Task,
+    config: ExtractConfig = ExtractConfig(),
+    *,
+    run: RunFolder | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Find a circuit and test it.
+
+    Nodes are scored on the discover split, the best are kept, and the circuit is judged on the
+    test split by ablating what is outside it, what is inside it, and random circuits like it.
+
+    Args:
+        model: The model, on any mesh.
+        task: The behaviour, for this model.
+        config: Size, scoring, judging.
+        run: Where to log and to keep checkpoints; an interrupted run continues there.
+        progress: Called with (stage, done, total) as work proceeds.
+
+    Returns:
+        The circuit and what was measured of it.
+
+    Raises:
+        ConfigError: If the asked size does not fit the model.
+
+    Example:
+        >>> model = hagd.models.load("smollm2-135m")
+        >>> result = hagd.extract(model, hagd.tasks.task("ioi", model), ExtractConfig(nodes="5%"))
+        >>> result.verdicts[0].faithfulness.ratio_of_means.value
+        0.55
+    """
+    size = config.size(count_nodes(model.config))
+    tell = progress or (lambda stage, done, total: None)
+    scores = score(model, task, config.gradient, run=run, progress=tell)
+    circuit = Circuit.from_mask(
+        top_nodes(scores, size, model.config),
+        scores,
+        model.config,
+        model=model.name,
+        task=task.name,
+        seed=config.seed,
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
+    )
+    verdicts = _judge(model, circuit, task, config, tell)
+    curve = _curve(model, scores, task, config, tell)
+    if run is not None:
+        for verdict in verdicts:
+            run.log("verdict", **verdict.to_json())
+        for point in curve:
+            run.log("curve", **_plain(point))
+        run.write("circuit.json", circuit.to_json())
+    return Result(circuit, verdicts, curve, scores, task)
+
+
+def score(
+    model: LanguageModel,
+    task: Task,
+    config: GradientConfig,
+    *,
+    run: RunFolder | None = None,
+    progress: Progress | None = None,
+    save_every: float = 10.0,
+) -> Nodes:
+    """Mean score of every node on the discover split; see `attribution.node_scores`.
+
+    Args:
+        model: The model.
+        task: The behaviour.
+        config: Steps and batching.
+        run: Where to log and to keep the running sum.
+        progress: Called with ("score", done, total).
+        save_every: Seconds between checkpoints; the last batch is always saved.
+
+    Returns:
+        `Nodes` of float32 on the host.
+    """
+    prompts = task.splits["discover"]
+    batches = count_batches(len(prompts), config.batch_size, model.mesh)
+    start = run.checkpoints.latest(Nodes.full(model.config, 0.0)) if run else None
+    if run is not None:
+        run.rewind("score", start[0] if start else 0)
+    saved = began = time.monotonic()
+    done, total = start or (0, Nodes.full(model.config, 0.0))
+    for done, total in node_scores(model, prompts, config, start=start):
+        jax.block_until_ready(total)
+        if progress is not None:
+            progress("score", done, batches)
+        if run is None:
+            continue
+        now = time.monotonic()
+        run.log("score", step=done, of=batches, seconds=round(now - began, 3))
+        if now - saved >= save_every or done == batches:
+            run.checkpoints.save(done, total)
+            saved = now
+    return jax.tree.map(lambda x: np.asarray(x) / len(prompts), total)
+
+
+def _judge(
+    model: LanguageModel, circuit: Circuit, task: Task, config: ExtractConfig, tell: Progress
+) -> tuple[Verdict, ...]:
+    done = []
+
+    def on_ablation(name: str) -> None:
+        done.append(name)
+        tell("judge", len(done), len(config.judge.ablations))
+
+    judge = dataclasses.replace(config.judge, seed=config.seed)
+    return evaluate(model, circuit, task, judge, on_ablation=on_ablation)
+
+
+def _curve(
+    model: LanguageModel, scores: Nodes, task: Task, config: ExtractConfig, tell: Progress
+) -> tuple[SizePoint, ...]:
+    total = count_nodes(model.config)
+    sizes = sorted({max(1, round(share * total)) for share in CURVE} | {config.size(total)})
+    curve = size_curve(
+        model,
+        task,
+        [top_nodes(scores, size, model.config) for size in sizes],
+        ablation=config.judge.ablations[0],
+        batch_size=config.judge.batch_size,
+        seed=config.seed,
+    )
+    tell("curve", 1, 1)
+    return curve
+
+
+def _plain(point: SizePoint) -> dict[str, Any]:
+    """Named tuples within as dicts."""
+    values = point._asdict()
+    return values | {k: v._asdict() for k, v in values.items() if hasattr(v, "_asdict")}

@@ -1,0 +1,148 @@
+"""A run on disk: its configuration, its log, its checkpoints and its results.
+
+```
+config.json     what was asked for; a folder belongs to one configuration
+metrics.jsonl   one JSON object a line, as the run went
+checkpoints/    node scores so far
+circuit.json    the circuit
+report.html     the page to look at
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.files import write_atomic
+from hagd_jax.parallel import Checkpoints, is_main
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder that belongs to one run; open it with `open_run`.
+
+    In a cluster every process holds one; only the first writes text.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where unfinished work is kept."""
+        return Checkpoints(self.path / "checkpoints")
+
+    def log(self, stage: str, **values: Any) -> None:
+        """Append a line to `metrics.jsonl`."""
+        if is_main():
+            record = {"time": round(time.time(), 3), "stage": stage, **values}
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the run, all of it or nothing."""
+        if is_main():
+            write_atomic(self.path / name, text)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget logged lines that a resumed run will write again.
+
+        Keeps the lines of other, earlier stages, and of this one up to `step`; a line that was
+        cut off by a kill goes too.
+
+        Args:
+            stage: The stage that is resumed.
+            step: Its last step that was saved.
+        """
+        path = self.path / "metrics.jsonl"
+        if not (is_main() and path.exists()):
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            if record["stage"] == stage and record.get("step", 0) > step:
+                break
+            kept.append(line + "\n")
+            if record["stage"] == stage and record.get("step", 0) == step:
+                break
+        write_atomic(path, "".join(kept))
+
+
+def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> RunFolder:
+    """Begin a run, or continue the one that was begun here with the same configuration.
+
+    Args:
+        path: The folder; made if absent.
+        config: What decides the results, as plain JSON values.
+        overwrite: Discard what a run with another configuration left.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the folder holds something else, or a run with another configuration;
+            the message lists the differences.
+    """
+    path = Path(path)
+    file = path / "config.json"
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(str(path), got="a file", expected="a folder")
+    if file.exists():
+        # Through JSON, so that tuples compare equal to what was written.
+        differences = _differences(_read(file), json.loads(json.dumps(config)))
+        if differences and not overwrite:
+            raise CheckpointError(
+                str(path),
+                got="a run with another configuration: " + "; ".join(differences[:10]),
+                mend="Use another --out, or --overwrite to discard that run.",
+            )
+        if differences:
+            _discard(path)
+    elif path.exists() and any(path.iterdir()):
+        raise CheckpointError(
+            str(path),
+            got="a folder with other files",
+            expected="an empty one, a new one, or a run",
+            mend="Use another --out.",
+        )
+    if is_main():
+        write_atomic(file, json.dumps(config, indent=1))
+    return RunFolder(path)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            str(file), got=f"broken JSON ({error})", mend="Remove the folder, or use another --out."
+        ) from error
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        ]
+    return [] if old == new else [f"{prefix[:-1]} was {old!r}, now {new!r}"]
+
+
+def _discard(path: Path) -> None:
+    # Only what a run writes: a mistyped folder loses nothing else.
+    for name in ("config.json", "metrics.jsonl", "circuit.json", "report.html"):
+        (path / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(path / name, ignore_errors=True)

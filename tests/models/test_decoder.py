@@ -1,0 +1,253 @@
+"""The decoder against its own algebra in float64, on one device and on eight."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hagd_jax import models
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.models import BLOCK_SITES, SITES, DecoderConfig, forward, init
+from hagd_jax.models.model import _forward
+from hagd_jax.parallel import make_mesh
+
+LLAMA = DecoderConfig(
+    vocab_size=24, n_layers=3, d_model=16, n_heads=4, n_kv_heads=2, d_mlp=32, norm="rms",
+    positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False,
+    mlp_bias=False,
+)  # fmt: skip
+NEOX = DecoderConfig(
+    vocab_size=24, n_layers=2, d_model=16, n_heads=2, d_mlp=32, positions="rotary", rotary_dim=4,
+    activation="gelu", parallel_residual=True,
+)  # fmt: skip
+BARE = DecoderConfig(
+    vocab_size=7, n_layers=2, d_model=8, n_heads=2, d_mlp=12, norm="none", causal=False,
+    max_positions=5,
+)  # fmt: skip
+TOKENS = np.random.default_rng(0).integers(0, 7, (4, 5))
+EPS = 2e-6
+
+
+def numpy_params(model):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), model.params)
+
+
+def randomised(config, seed=0):
+    """A model whose biases and norm scales are not the ones and zeros they start as."""
+    model = init(config, jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(model.params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return model.replace(params=jax.tree.unflatten(tree, noisy))
+
+
+def test_bidirectional_relu_transformer_without_norm_equals_numpy():
+    model = randomised(BARE)
+    p = numpy_params(model)
+    x = p["embed"]["embedding"][TOKENS] + p["positions"]["embedding"][: TOKENS.shape[1]]
+    b = p["blocks"]
+    for i in range(2):
+        a = b["attn"]
+        q, k, v = (
+            np.einsum("btd,dhk->bthk", x, a[n]["kernel"][i]) + a[n]["bias"][i] for n in "qkv"
+        )
+        scores = np.einsum("bthk,bshk->bhts", q, k) / 2.0
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        heads = np.einsum("bhts,bshk->bthk", weights, v)
+        x = x + np.einsum("bthk,hkd->btd", heads, a["o"]["kernel"][i]) + a["o"]["bias"][i]
+        hidden = np.maximum(x @ b["mlp"]["in"]["kernel"][i] + b["mlp"]["in"]["bias"][i], 0)
+        x = x + hidden @ b["mlp"]["out"]["kernel"][i] + b["mlp"]["out"]["bias"][i]
+    expected = x @ p["unembed"]["kernel"]
+    found = forward(model, TOKENS).logits
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, atol=EPS * 10)
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+def test_sites_add_up(config):
+    """The stream is the sum of what was written to it; writes are activations times weights."""
+    model = randomised(config)
+    out = forward(model, TOKENS, capture=SITES)
+    t = {site: np.asarray(value, np.float64) for site, value in out.trace.items()}
+    p = numpy_params(model)["blocks"]
+    zero = np.zeros(config.d_model)
+    for i in range(config.n_layers):
+        bias = p["attn"]["o"].get("bias", np.tile(zero, (config.n_layers, 1)))[i]
+        write = np.einsum("bthk,hkd->bthd", t["head_out"][i], p["attn"]["o"]["kernel"][i])
+        np.testing.assert_allclose(t["head_write"][i], write, atol=EPS)
+        np.testing.assert_allclose(t["attn_out"][i], write.sum(2) + bias, atol=EPS)
+        mlp_bias = p["mlp"]["out"].get("bias", np.tile(zero, (config.n_layers, 1)))[i]
+        mlp = t["neuron"][i] @ p["mlp"]["out"]["kernel"][i] + mlp_bias
+        np.testing.assert_allclose(t["mlp_out"][i], mlp, atol=EPS)
+        total = t["resid_pre"][i] + t["attn_out"][i] + t["mlp_out"][i]
+        np.testing.assert_allclose(t["resid_post"][i], total, atol=EPS)
+        middle = t["resid_pre"][i] + (0 if config.parallel_residual else t["attn_out"][i])
+        np.testing.assert_allclose(t["resid_mid"][i], middle, atol=EPS)
+        stream = t["resid_mid"][i]
+        centred = stream - (stream.mean(-1, keepdims=True) if config.norm == "layer" else 0)
+        normed = centred / t["norm2_scale"][i] * p["norm2"]["scale"][i]
+        normed += p["norm2"].get("bias", np.zeros((config.n_layers, 1)))[i]
+        np.testing.assert_allclose(t["mlp_in"][i], normed, atol=EPS * 5)
+    np.testing.assert_allclose(t["attn_pattern"].sum(-1), 1, atol=1e-6)
+    assert np.all(np.triu(t["attn_pattern"], 1) == 0)
+    np.testing.assert_array_equal(t["resid_pre"][0], t["embed"])
+    np.testing.assert_array_equal(t["resid_final"], t["resid_post"][-1])
+    np.testing.assert_array_equal(t["logits"], out.logits)
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+def test_capturing_changes_nothing(config):
+    model = randomised(config)
+    plain = forward(model, TOKENS).logits
+    # Sites that every pass computes anyway cost no rounding at all.
+    ordinary = set(SITES) - {"q_in", "k_in", "v_in", "head_write", "resid_mlp"}
+    np.testing.assert_array_equal(forward(model, TOKENS, capture=ordinary).logits, plain)
+    # A copy of the stream for each head is the same sum in another order.
+    np.testing.assert_allclose(forward(model, TOKENS, capture=SITES).logits, plain, atol=1e-5)
+
+
+def test_padding_on_the_right_is_never_seen():
+    model = randomised(LLAMA)
+    padded = np.concatenate([TOKENS, TOKENS[:, ::-1]], axis=1)
+    np.testing.assert_allclose(
+        forward(model, padded).logits[:, :5], forward(model, TOKENS).logits, atol=EPS
+    )
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+@pytest.mark.parametrize("mesh", ["data=4,model=2", "data=2", "data=8"])
+def test_a_mesh_changes_nothing(config, mesh):
+    one = randomised(config)
+    spread = init(config, jax.random.key(0), mesh=make_mesh(mesh))
+    placed = jax.tree.map(
+        lambda x, like: jax.device_put(x, like.sharding), one.params, spread.params
+    )
+    many = spread.replace(params=placed)
+    tokens = np.tile(TOKENS, (2, 1))
+    expected = forward(one, tokens, capture=["neuron", "resid_post"])
+    found = forward(many, tokens, capture=["neuron", "resid_post"])
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+    assert len(found.logits.sharding.device_set) == make_mesh(mesh).size
+    for site, value in expected.trace.items():
+        assert np.abs(value).max() > 0.1
+        np.testing.assert_allclose(found.trace[site], value, atol=1e-5)
+
+
+def test_gradient_equals_finite_differences():
+    model = randomised(NEOX)
+
+    def loss(scale):
+        params = jax.tree.map(lambda x: x * scale, model.params)
+        return jnp.sum(jnp.sin(forward(model.replace(params=params), TOKENS).logits))
+
+    with jax.enable_x64():
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), model.params)
+        model = model.replace(params=wide, config=NEOX.replace(dtype="float64"))
+        slope = jax.grad(loss)(jnp.float64(1.0))
+        step = (loss(jnp.float64(1 + 1e-5)) - loss(jnp.float64(1 - 1e-5))) / 2e-5
+    assert abs(slope) > 1
+    # Logits leave in float32 whatever the compute dtype, hence 1e-3 and not 1e-9.
+    np.testing.assert_allclose(slope, step, rtol=1e-2)
+
+
+def test_remat_gives_the_same_gradient():
+    model = randomised(LLAMA)
+
+    def loss(params, remat):
+        return forward(model.replace(params=params), TOKENS, remat=remat).logits.var()
+
+    plain, again = (jax.grad(loss)(model.params, remat) for remat in (False, True))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_eighty_layers_compile_fast():
+    """A Python loop would take 11 s and 25 s; the scan must stay under 5 s and 10 s."""
+    config = LLAMA.replace(n_layers=80, d_model=64, d_mlp=128)
+    model = models.abstract(config)
+    tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    start = time.monotonic()
+    jax.jit(lambda m, t: forward(m, t).logits).lower(model, tokens).compile()
+    forward_seconds = time.monotonic() - start
+    gradient = jax.grad(lambda p, t: forward(model.replace(params=p), t).logits.sum())
+    jax.jit(gradient).lower(model.params, tokens).compile()
+    gradient_seconds = time.monotonic() - start - forward_seconds
+    assert forward_seconds < 5
+    assert gradient_seconds < 10
+
+
+def test_only_structure_recompiles():
+    model = randomised(BARE.replace(vocab_size=9))
+    forward(model, TOKENS)
+    size = _forward._cache_size()
+    for seed in range(3):
+        other = randomised(BARE.replace(vocab_size=9), seed)
+        forward(other.replace(name=str(seed)), (TOKENS + seed) % 7)
+    assert _forward._cache_size() == size
+    forward(model, TOKENS, capture=["neuron"])
+    assert _forward._cache_size() == size + 1
+
+
+def test_seventy_billion_parameters_in_shape_only():
+    config = LLAMA.replace(
+        vocab_size=32000, n_layers=80, d_model=8192, n_heads=64, n_kv_heads=8, d_mlp=28672,
+        d_head=128, rotary_dim=128, dtype="bfloat16",
+    )  # fmt: skip
+    model = models.abstract(config, mesh=make_mesh("data=4,model=2"))
+    count = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(model.params))
+    assert count == 68_976_648_192  # Llama-2-70B
+    out = jax.eval_shape(
+        lambda m, t: forward(m, t, capture=["neuron"]), model, jax.ShapeDtypeStruct((8, 64), int)
+    )
+    assert out.trace["neuron"].shape == (80, 8, 64, 28672)
+    assert out.logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([[7]], "0 to 6"),
+        ([[-1]], "0 to 6"),
+        (np.zeros((2, 0), int), "at least one token"),
+        ([1, 2], "wrap one prompt"),
+        ([[1], [1, 2]], "unequal length"),
+        ([[0.5]], "integer ids"),
+        (np.zeros((1, 6), int), "max_positions = 5"),
+    ],
+)
+def test_bad_tokens_are_refused_before_tracing(tokens, words):
+    with pytest.raises(InputError, match=words):
+        forward(init(BARE, jax.random.key(0)), tokens)
+
+
+def test_unknown_site_names_the_nearest():
+    with pytest.raises(ConfigError, match="'resid_post'"):
+        forward(init(BARE, jax.random.key(0)), TOKENS, capture=["resid_pots"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_kv_heads": 3}, "n_kv_heads = 3"),
+        ({"d_model": 9}, "multiple of n_heads"),
+        ({"positions": "rotary", "rotary_dim": 3}, "even number"),
+        ({"activation": "swish"}, "activation"),
+        ({"n_layers": 0}, "positive whole number"),
+        ({"tied": True, "unembed_bias": True}, "tied"),
+    ],
+)
+def test_bad_configurations_are_refused(change, words):
+    fields = {"vocab_size": 7, "n_layers": 1, "d_model": 8, "n_heads": 2, "d_mlp": 12}
+    with pytest.raises(ConfigError, match=words):
+        DecoderConfig(**(fields | change))
+
+
+def test_every_block_site_is_reached_in_the_listed_order():
+    model = init(LLAMA, jax.random.key(0))
+    trace = forward(model, TOKENS, capture=SITES).trace
+    assert set(trace) == set(SITES)
+    assert {site for site, value in trace.items() if value.shape[0] == 3} >= set(BLOCK_SITES)
