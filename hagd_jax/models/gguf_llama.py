@@ -29,7 +29,6 @@ _READ = frozenset(
     | {"rope.scale_linear", "rope.scaling.attn_factor", "use_parallel_residual"}
 )
 _FREQUENCIES = "rope_freqs.weight"
-GGUF_BUFFERS = r"rope_freqs\.weight|blk\.\d+\.(attn_rot_embd|rope_freqs)\.weight"
 _MISSING = object()
 
 

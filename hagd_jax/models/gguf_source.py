@@ -20,7 +20,7 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families.table import Index, Weight
 from hagd_jax.models.gguf_header import GgufHeader, read_header
-from hagd_jax.models.gguf_llama import GGUF_BUFFERS, GGUF_TABLE, gguf_config
+from hagd_jax.models.gguf_llama import GGUF_TABLE, gguf_config
 from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
 from hagd_jax.models.tokenizer import Tokenizer
 
@@ -133,14 +133,12 @@ class GgufFile:
         config: The decoder it holds.
         source: Its tensors.
         table: Which tensor holds which parameter, every optional bias included.
-        buffers: Pattern of the names of tensors that are no parameters.
     """
 
     header: GgufHeader
     config: DecoderConfig
     source: GgufSource
     table: tuple[Weight, ...]
-    buffers: str = GGUF_BUFFERS
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer inside the file, or None (with a warning if there is one of another kind).

@@ -211,4 +211,5 @@ class _Vocabulary:
                 pair=[token, "$A", token, "$B"],
                 special_tokens=[(token, self.bos)],
             )
-        return Tokenizer(native.to_str(), self.bos, self.eos, add_bos and self.bos is not None)
+        add_bos = add_bos and self.bos is not None
+        return Tokenizer.from_native(native, bos_id=self.bos, eos_id=self.eos, add_bos=add_bos)

@@ -40,9 +40,11 @@ class Tokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
     add_bos: bool = False
+    # Parsed already, then `json` is taken from it: large vocabularies take seconds to parse.
+    native: dataclasses.InitVar[tokenizers.Tokenizer | None] = None
 
-    def __post_init__(self):
-        backend = _parse(self.json)
+    def __post_init__(self, native: tokenizers.Tokenizer | None):
+        backend = _parse(self.json) if native is None else native
         # A file may ask for training-time truncation or padding; prompts are taken whole.
         backend.no_truncation()
         backend.no_padding()
@@ -56,32 +58,41 @@ class Tokenizer:
             raise CheckpointError("tokenizer add_bos", got=True, expected="a bos_id to add")
 
     @classmethod
-    def from_json(
+    def from_native(
         cls,
-        text: str,
+        native: tokenizers.Tokenizer,
         *,
         bos_id: int | None = None,
         eos_id: int | None = None,
         add_bos: bool | None = None,
     ) -> Tokenizer:
-        """A tokenizer from the text of a `tokenizer.json`.
+        """A tokenizer from an object of the `tokenizers` library.
 
         Args:
-            text: The JSON.
-            bos_id: Beginning token; if None, the one that the file's template puts in front.
+            native: The object; do not change it afterwards.
+            bos_id: Beginning token; if None, the one that its template puts in front.
             eos_id: Ending token, if any.
-            add_bos: Whether to begin with it; if None, as the file's template does.
+            add_bos: Whether to begin with it; if None, as the template does.
 
         Returns:
             The tokenizer.
 
         Raises:
-            CheckpointError: If the JSON is broken.
+            CheckpointError: If an id is not in the vocabulary.
         """
-        template = _template_bos(_parse(text))
+        template = _template_bos(native)
         if add_bos is None:
             add_bos = template is not None
-        return cls(text, template if bos_id is None else bos_id, eos_id, add_bos)
+        return cls("", template if bos_id is None else bos_id, eos_id, add_bos, native)
+
+    @classmethod
+    def from_json(cls, text: str, **ids: Any) -> Tokenizer:
+        """A tokenizer from the text of a `tokenizer.json`; `ids` as for `from_native`.
+
+        Raises:
+            CheckpointError: If the JSON is broken, or an id is not in the vocabulary.
+        """
+        return cls.from_native(_parse(text), **ids)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -99,8 +110,7 @@ class Tokenizer:
         Raises:
             CheckpointError: If a file is missing or broken, or names a token that there is not.
         """
-        path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
+        file = Path(path, "tokenizer.json") if Path(path).is_dir() else Path(path)
         settings = _read_settings(file.parent / "tokenizer_config.json")
         try:
             text = file.read_text("utf-8")
@@ -114,8 +124,8 @@ class Tokenizer:
         try:
             native = _parse(text)
             bos, eos = (_special(native, settings, field) for field in ("bos_token", "eos_token"))
-            return cls.from_json(
-                text, bos_id=bos, eos_id=eos, add_bos=settings.get("add_bos_token")
+            return cls.from_native(
+                native, bos_id=bos, eos_id=eos, add_bos=settings.get("add_bos_token")
             )
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
@@ -147,7 +157,7 @@ class Tokenizer:
             )
         native = tokenizers.Tokenizer(models.WordLevel(ids))
         native.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        return cls(native.to_str())
+        return cls.from_native(native)
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -180,10 +190,9 @@ class Tokenizer:
         try:
             ids = self._native.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises nothing narrower
+            unknown = [word for word in text.split() if self._native.token_to_id(word) is None]
             raise InputError(
-                "text",
-                got=repr(self._unknown(text) or text[:80]),
-                expected=f"words of the vocabulary ({self.vocab_size} tokens)",
+                "text", got=repr((*unknown, text)[0][:80]), expected="words of the vocabulary"
             ) from error
         return [self.bos_id, *ids] if start and self.bos_id is not None else ids
 
@@ -253,10 +262,6 @@ class Tokenizer:
             return number
         raise InputError("token id", got=number, expected=f"0 to {self.vocab_size - 1}")
 
-    def _unknown(self, text: str) -> str | None:
-        """The first word that is no token, for word-level vocabularies."""
-        return next((w for w in text.split() if self._native.token_to_id(w) is None), None)
-
 
 def _parse(text: str) -> tokenizers.Tokenizer:
     try:
@@ -269,7 +274,9 @@ def _parse(text: str) -> tokenizers.Tokenizer:
 
 def _template_bos(native: tokenizers.Tokenizer) -> int | None:
     """The special token that the post-processor puts in front of a text, if any."""
-    processor = json.loads(native.to_str())["post_processor"] or {}
+    # A post-processor pickles as its JSON.
+    state = None if native.post_processor is None else native.post_processor.__getstate__()
+    processor = {} if state is None else json.loads(state)
     for step in processor.get("processors", [processor]):
         if step.get("type") == "TemplateProcessing" and step["single"]:
             first = step["single"][0].get("SpecialToken")
