@@ -1,0 +1,259 @@
+"""One self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import functools
+import hashlib
+import json
+import re
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from bokeh.embed import json_item
+from bokeh.layouts import column
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from hagd_jax.causal import Node
+from hagd_jax.report.curve import controls_plot, size_plots
+from hagd_jax.report.map import (
+    TILES,
+    Table,
+    head_map,
+    neuron_counts,
+    neuron_mass,
+    neuron_tiles,
+    tables,
+)
+from hagd_jax.report.measures import checks, main_measures, more_measures
+from hagd_jax.report.record import (
+    ABLATION_WORDS,
+    Report,
+    claim,
+    findings,
+    standing,
+)
+from hagd_jax.report.words import inert, node_name, number, percent
+
+LISTED_NODES = 200
+LISTED_TEXTS = 12
+LONG_TEXT = 20_000
+STANDINGS = {
+    "holds": ("✓", "Holds"),
+    "partly": ("◐", "Holds in part"),
+    "fails": ("✗", "Does not hold"),
+    "untested": ("?", "Not tested"),
+}
+
+
+class Row(NamedTuple):
+    """A node in the page's table."""
+
+    rank: int
+    name: str
+    kind: str
+    layer: int
+    place: int
+    score: float
+    words: str
+    bar: float
+    member: bool
+
+
+def page(report: Report) -> str:
+    """Render a report as HTML that needs no network and no other file.
+
+    Names, prompts, tokens and configuration are foreign text: they are escaped, made visible
+    where they would hide or reorder text, cut where endless, and the page's content security
+    policy lets no script run but the two written here.
+
+    Args:
+        report: What to show.
+
+    Returns:
+        The page; write it as UTF-8.
+
+    Example:
+        >>> pathlib.Path("report.html").write_text(page(report), encoding="utf-8")
+    """
+    environment = _environment()
+    library = _library()
+    script = environment.get_template("page.js.html").render().strip()
+    figures = _figures(report)
+    return environment.get_template("page.html").render(
+        report=report,
+        claim=claim(report),
+        standing=standing(report),
+        badge=STANDINGS[standing(report)],
+        verdicts=report.verdicts,
+        findings=findings(report),
+        ablation_words=ABLATION_WORDS,
+        main=main_measures(report.verdicts),
+        checks=checks(report.verdicts),
+        more=more_measures(report.verdicts) if report.verdicts else [],
+        prompts=[_prompt(text) for text in report.texts[:LISTED_TEXTS]],
+        nodes=_rows(report),
+        scales=_scales(report),
+        counts=_counts(report),
+        tiled=_tiled(report),
+        config=_config(report),
+        facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
+        plots=figures,
+        figures=_json(figures),
+        library=Markup(library),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"script-src '{_digest(library)}' '{_digest(script)}'; base-uri 'none'; form-action 'none'",
+        share=percent(len(report.circuit) / report.total),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hagd_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Nothing foreign reaches the page as it came, even where a template forgets.
+        finalize=lambda value: value if isinstance(value, Markup) else inert(value, LONG_TEXT),
+    )
+    environment.filters["short"] = lambda value, limit=300: inert(value, limit)
+    return environment
+
+
+@functools.cache
+def _library() -> str:
+    """Bokeh's own JavaScript, the plotting part alone."""
+    raw = Resources(mode="inline", components=["bokeh"], minified=True, log_level="warn").js_raw
+    return "\n".join(raw).strip()
+
+
+def _digest(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _json(value: Any) -> Markup:
+    """JSON that no HTML parser mistakes for markup."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def _tiled(report: Report) -> bool:
+    layers, _, neurons = report.circuit.space
+    return layers * neurons <= TILES
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    """Bokeh documents by the id of the element they go into."""
+    heads, neurons = tables(report)
+    figures: dict[str, Any]
+    if _tiled(report):
+        figures = {"heads": head_map(heads, layers_across=False), "neurons": neuron_tiles(neurons)}
+    else:
+        bars = neuron_counts(neurons), neuron_mass(neurons)
+        figures = {
+            "heads": head_map(heads, layers_across=True),
+            "neurons": column(*bars, sizing_mode="stretch_width", spacing=6),
+        }
+    for name, figure in size_plots(report).items():
+        figures[f"size-{name}"] = figure
+    controls = controls_plot(report)
+    if controls is not None:
+        figures["controls"] = controls
+    return {name: json_item(figure) for name, figure in figures.items()}
+
+
+def _scales(report: Report) -> dict[str, str]:
+    """The largest absolute score of each kind, where the colour scale ends."""
+    ends = {}
+    for table in tables(report):
+        finite = np.abs(table.score[np.isfinite(table.score)])
+        ends[table.kind] = number(float(finite.max()) if finite.size else float("nan"))
+    return ends
+
+
+def _counts(report: Report) -> dict[str, int]:
+    nodes = report.circuit.nodes
+    return {kind: sum(node.kind == kind for node in nodes) for kind in ("head", "neuron")}
+
+
+def _rows(report: Report) -> list[Row]:
+    """Members by rank, then the next best others, as many as are listed."""
+    rows = [row for table in tables(report) for row in _ranked(table)]
+    rows.sort(key=lambda row: (not row[1], row[0]))
+    listed = sorted(rows[:LISTED_NODES])
+    largest = max((abs(row[3]) for row in listed if np.isfinite(row[3])), default=0.0) or 1.0
+    return [
+        Row(
+            rank,
+            node_name(node),
+            node.kind,
+            node.layer,
+            node.index,
+            score,
+            number(score),
+            round(100 * abs(score) / largest, 1) if np.isfinite(score) else 0.0,
+            member,
+        )
+        for rank, member, node, score in listed
+    ]
+
+
+def _ranked(table: Table) -> list[tuple[int, bool, Node, float]]:
+    """The best members and the best others of one kind: no more than could be listed."""
+    rank, member = table.rank.ravel(), table.member.ravel()
+    chosen = []
+    for group in (np.flatnonzero(member), np.flatnonzero(~member)):
+        chosen += group[np.argsort(rank[group])][:LISTED_NODES].tolist()
+    return [
+        (
+            int(rank[i]),
+            bool(member[i]),
+            Node(table.kind, *divmod(i, table.score.shape[1])),
+            float(table.score.ravel()[i]),
+        )
+        for i in chosen
+    ]
+
+
+def _prompt(text: Any) -> dict[str, Any]:
+    clean, corrupted = (inert(side, 600) for side in (text.clean, text.corrupted))
+    return {
+        "clean": _marked(clean, corrupted),
+        "corrupted": _marked(corrupted, clean),
+        "answer": inert(text.answer, 60),
+        "distractor": inert(text.distractor, 60),
+        "template": inert(text.template, 200),
+    }
+
+
+def _marked(text: str, other: str) -> list[tuple[str, bool]]:
+    """The text in pieces, with whether each differs from the other text."""
+    words, others = (re.findall(r"\s+|\S+", side) for side in (text, other))
+    matcher = difflib.SequenceMatcher(None, words, others, autojunk=False)
+    pieces: list[tuple[str, bool]] = []
+    for operation, start, stop, _, _ in matcher.get_opcodes():
+        if stop > start:
+            pieces.append(("".join(words[start:stop]), operation != "equal"))
+    return pieces
+
+
+def _config(report: Report) -> str:
+    circuit = report.circuit
+    record = {
+        "model": circuit.model,
+        "task": circuit.task,
+        "dictionary": circuit.dictionary,
+        "ablation": circuit.ablation,
+        "seed": circuit.seed,
+        "nodes": len(circuit),
+        "space": dict(zip(("layers", "heads", "neurons"), circuit.space, strict=True)),
+        "config": circuit.config,
+    }
+    return json.dumps(record, indent=2, ensure_ascii=False, default=str)

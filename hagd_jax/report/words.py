@@ -1,0 +1,111 @@
+"""Numbers, nodes and foreign text as a person reads them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+from hagd_jax.causal import Estimate, Node
+
+UNDEFINED = "not defined"
+MINUS = "\N{MINUS SIGN}"
+# Marks, controls, surrogates, unassigned, private use, line and paragraph separators: they can
+# reorder or hide the text around them, or drive a terminal.
+_ACTIVE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
+_PLAIN = frozenset(" \n\t")
+
+
+def inert(text: Any, limit: int = 300) -> str:
+    r"""Text from outside, made safe to look at: nothing hidden, nothing active, nothing endless.
+
+    Args:
+        text: Anything; its `str` is taken.
+        limit: Characters kept; the rest is counted.
+
+    Returns:
+        The text, with controls, bidirectional marks and lone surrogates written as escapes.
+        It is not HTML-escaped.
+
+    Example:
+        >>> inert("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+        >>> inert("x" * 1000, limit=3)
+        'xxx… (997 more characters)'
+    """
+    text = str(text)
+    rest = len(text) - limit
+    shown = "".join(map(_visible, text[:limit]))
+    return f"{shown}… ({rest:,} more characters)" if rest > 0 else shown
+
+
+def _visible(char: str) -> str:
+    if char in _PLAIN or unicodedata.category(char) not in _ACTIVE:
+        return char
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, or whole thousands.
+
+    Example:
+        >>> number(0.12345), number(float("nan"))
+        ('0.123', 'not defined')
+    """
+    return _finite(value, f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.3g}")
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share of one as a percentage.
+
+    Example:
+        >>> percent(0.9731), percent(float("nan"))
+        ('97.3%', 'not defined')
+    """
+    return _finite(value, f"{100 * value:.{digits}f}%")
+
+
+def probability(value: float) -> str:
+    """A p-value with three decimals, or an upper bound where those would be zero.
+
+    Example:
+        >>> probability(1 / 11), probability(1e-5)
+        ('0.091', '< 0.001')
+    """
+    return "< 0.001" if 0 <= value < 0.001 else _finite(value, f"{value:.3f}")
+
+
+def interval(estimate: Estimate) -> str:
+    """The 95% interval of a share, in percent.
+
+    Example:
+        >>> interval(Estimate(0.97, 0.951, 0.989))
+        '95.1 to 98.9'
+    """
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "no interval"
+    low, high = (percent(end).removesuffix("%") for end in (estimate.low, estimate.high))
+    return f"{low} to {high}"
+
+
+def node_name(node: Node) -> str:
+    """The short name of a node.
+
+    Example:
+        >>> node_name(Node("head", 3, 1)), node_name(Node("neuron", 0, 17))
+        ('L3.H1', 'L0.N17')
+    """
+    return f"L{node.layer}.{'H' if node.kind == 'head' else 'N'}{node.index}"
+
+
+def _finite(value: float, text: str) -> str:
+    if math.isnan(value):
+        return UNDEFINED
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    # Neither "-0.0%" nor a hyphen for a minus.
+    text = text.lstrip("-") if not any(c in "123456789" for c in text.split("e")[0]) else text
+    return text.replace("-", MINUS, 1) if text.startswith("-") else text
