@@ -33,7 +33,7 @@ TEMPLATES = {
     ),
     "test": (
         "In {country}, the capital city is",
-        "Question: What is the capital of {country}? Answer:",
+        "On a map of {country}, a star marks the capital,",
         "The government of {country} sits in the capital,",
         "She moved to {country} and found work in the capital,",
     ),

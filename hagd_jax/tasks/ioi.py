@@ -53,7 +53,6 @@ SCENES = {
     "select": Scenes(
         templates=(
             "As {A} and {B} came out of the {place}, {S} gave a {object} to",
-            "Before {A} and {B} left the {place}, {S} returned the {object} to",
             "Later that day {A} and {B} went back to the {place}, where {S} offered a {object} to",
             "Last night {A} and {B} sat together at the {place}. Soon {S} handed the {object} to",
         ),
@@ -62,12 +61,12 @@ SCENES = {
     ),
     "test": Scenes(
         templates=(
-            "When {A} and {B} arrived at the {place}, {S} decided to give a {object} to",
             "Since {A} and {B} were both at the {place}, {S} gave the {object} to",
-            "On Monday {A} and {B} came by the {place}. Before leaving, {S} handed a {object} to",
-            "While {A} and {B} were cleaning the {place}, {S} passed a {object} to",
+            "On Monday {A} and {B} came to the {place}, where {S} handed a {object} to",
+            "While {A} and {B} were cleaning the {place}, {S} gave a {object} to",
             "This morning {A} and {B} met outside the {place}, and {S} offered the {object} to",
-            "Not long after {A} and {B} got to the {place}, {S} wanted to give the {object} to",
+            "Last Friday {A} and {B} had lunch at the {place}, and {S} handed the {object} to",
+            "One day {A} and {B} rode to the {place} together. On the way {S} gave a {object} to",
         ),
         places=words("house hotel bank farm gym bakery cafe river"),
         objects=words("phone pen toy card hat box coin lamp"),
