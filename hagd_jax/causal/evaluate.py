@@ -42,7 +42,7 @@ class JudgeConfig:
     """
 
     ablations: tuple[str, ...] = ("counterfactual", "mean")
-    controls: int = 10
+    controls: int = 20
     batch_size: int = 16
     seed: int = 0
 

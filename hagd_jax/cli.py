@@ -1,0 +1,236 @@
+"""The `hagd` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import rich
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+import hagd_jax
+from hagd_jax import models, parallel, pipeline, tasks
+from hagd_jax.errors import ConfigError, HagdError
+from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.report import Report, circuit_table, page, verdict_table
+from hagd_jax.report.progress import Bars, bars
+
+MODULAR = "modular_addition"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How several processes find each other; on TPU pods `--cluster.join` is enough.
+
+    Attributes:
+        join: Start `jax.distributed` before anything else.
+        coordinator: host:port of the first process (CPU and GPU clusters).
+        processes: How many processes there are.
+        process: Which of them this is, from 0.
+    """
+
+    join: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Extract:
+    """Find the circuit that carries a behaviour, and test it by intervention.
+
+    Attributes:
+        task: The behaviour: ioi, capitals or modular-addition.
+        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Modular
+            addition trains a small transformer of its own if none is given.
+        out: Folder of the run; an interrupted run continues there. runs/TASK by default.
+        overwrite: Discard what a run with another configuration left in the folder.
+        modulus: Of modular addition, when the model is trained here.
+        dtype: Of weights and computation: float32 or bfloat16.
+        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        cluster: For runs of several processes.
+        config: Size, scoring and judging.
+    """
+
+    task: str
+    model: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    modulus: int = 53
+    dtype: str = "float32"
+    mesh: str = ""
+    cluster: Cluster = Cluster()
+    config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Say how much memory a forward pass would take on each chip of a TPU slice, without one.
+
+    Attributes:
+        model: A preset, e.g. llama-70b.
+        topology: The slice, e.g. v5e:8x8.
+        mesh: Its mesh, e.g. data=8,model=8.
+        batch: Prompts.
+        length: Tokens in each.
+        capture: Sites to keep.
+    """
+
+    model: str
+    topology: str
+    mesh: str
+    batch: int = 8
+    length: int = 2048
+    capture: tuple[str, ...] = ("resid_post", "head_out", "mlp_out")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the `hagd` command.
+
+    Args:
+        argv: Arguments; those of the process if None.
+    """
+    console = Console(stderr=True)
+    commands = {"extract": Extract, "plan": Plan}
+    command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, description=__doc__)
+    try:
+        {Extract: run_extract, Plan: run_plan}[type(command)](command)
+    except HagdError as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues where it stopped")
+        sys.exit(130)
+
+
+def run_extract(command: Extract) -> Report:
+    """`hagd extract`.
+
+    Args:
+        command: The parsed arguments.
+
+    Returns:
+        The report that was written.
+    """
+    cluster = command.cluster
+    if cluster.join or cluster.coordinator:
+        parallel.start(cluster.coordinator, cluster.processes, cluster.process)
+    name = command.task.replace("-", "_")
+    if name not in tasks.names():
+        raise ConfigError("task", got=repr(command.task), expected=f"one of {tasks.names()}")
+    began = time.monotonic()
+    run = pipeline.open_run(
+        command.out or Path("runs") / name, _decisive(command, name), overwrite=command.overwrite
+    )
+    with bars() as progress:
+        model = _model(command, name, run, progress)
+        config = command.config
+        task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
+        result = pipeline.extract(model, task, config, run=run, progress=progress.update)
+    report = _report(command, model, result, time.monotonic() - began)
+    run.write("report.html", page(report))
+    if parallel.is_main():
+        rich.print(verdict_table(report))
+        rich.print(circuit_table(result.circuit))
+        rich.print(f"Look at it: {run.path / 'report.html'}")
+    return report
+
+
+def run_plan(command: Plan) -> parallel.Plan:
+    """`hagd plan`.
+
+    Args:
+        command: The parsed arguments.
+
+    Returns:
+        The account that was printed.
+    """
+    mesh = parallel.topology_mesh(command.topology, command.mesh)
+    model = models.abstract(models.preset(command.model).replace(dtype="bfloat16"), mesh=mesh)
+    shape = (command.batch, command.length)
+    placed = parallel.sharding(mesh, ("batch", "length"), shape, name="tokens")
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+    plan = parallel.plan(
+        lambda model, tokens: models.forward(model, tokens, capture=command.capture),
+        (model, tokens),
+        topology=command.topology,
+        mesh=mesh,
+    )
+    print(plan)
+    return plan
+
+
+def _decisive(command: Extract, name: str) -> dict:
+    """What decides a run's results, as JSON: where it runs and where it writes do not."""
+    source = {"modulus": command.modulus} if name == MODULAR and command.model is None else {}
+    return {
+        "task": name,
+        "model": command.model,
+        "dtype": command.dtype,
+        **source,
+        "config": dataclasses.asdict(command.config),
+        "version": hagd_jax.__version__,
+    }
+
+
+def _model(
+    command: Extract, name: str, run: pipeline.RunFolder, progress: Bars
+) -> models.LanguageModel:
+    mesh = parallel.make_mesh(command.mesh)
+    trained = run.path / "model"
+    if command.model is not None:
+        return models.load(command.model, dtype=command.dtype, mesh=mesh)
+    if name != MODULAR:
+        raise ConfigError("model", expected=f"a model for {name}", mend="Add --model smollm2-135m.")
+    if not trained.exists():
+
+        def on_step(step: int, total: int, metrics) -> None:
+            progress.update("train", step, total)
+            run.log("train", step=step, **metrics)
+
+        run.rewind("train", 0)
+        model = tasks.train_modular(command.modulus, seed=command.config.seed, on_step=on_step)
+        if parallel.is_main():
+            models.save(model, trained)
+        progress.finish("train")
+    return models.load(trained, dtype=command.dtype, mesh=mesh).replace(
+        name=f"modular-{command.modulus}"
+    )
+
+
+def _report(
+    command: Extract, model: models.LanguageModel, result: pipeline.Result, seconds: float
+) -> Report:
+    facts = {
+        "description": result.task.description,
+        "command": "hagd " + " ".join(sys.argv[1:]),
+        "model": f"{model.name}, {command.dtype}",
+        "task": result.task.name,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "seconds": f"{seconds:.0f}",
+        "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "configuration": json.dumps(dataclasses.asdict(command.config)),
+    }
+    return Report(
+        title=f"{result.task.name} in {model.name}",
+        circuit=result.circuit,
+        verdicts=result.verdicts,
+        scores=result.scores,
+        curve=result.curve,
+        curve_ablation=command.config.judge.ablations[0],
+        texts=result.task.texts["test"],
+        facts=facts,
+    )
+
+
+if __name__ == "__main__":
+    main()

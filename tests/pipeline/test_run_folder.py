@@ -1,0 +1,87 @@
+"""A run folder belongs to one configuration, and loses nothing."""
+
+import json
+
+import pytest
+
+from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.pipeline import ExtractConfig, open_run
+
+CONFIG = {"task": "ioi", "config": {"nodes": "5%", "steps": (0.1, 0.5)}}
+
+
+def lines(run):
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_same_configuration_continues(tmp_path):
+    run = open_run(tmp_path / "run", CONFIG)
+    run.log("score", step=1)
+    run.write("circuit.json", "{}")
+    again = open_run(tmp_path / "run", CONFIG)
+    assert lines(again)[0]["step"] == 1
+    assert (again.path / "circuit.json").read_text() == "{}"
+
+
+def test_another_configuration_is_refused_and_the_differences_listed(tmp_path):
+    open_run(tmp_path, CONFIG).log("score", step=1)
+    other = CONFIG | {"config": {"nodes": "7%", "steps": (0.1, 0.5)}, "seed": 3}
+    with pytest.raises(CheckpointError, match=r"nodes was '5%', now '7%'.*seed was None, now 3"):
+        open_run(tmp_path, other)
+    run = open_run(tmp_path, other, overwrite=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert json.loads((run.path / "config.json").read_text())["seed"] == 3
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match="other files"):
+            open_run(tmp_path, CONFIG, overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_discarding_a_run_spares_what_it_did_not_write(tmp_path):
+    open_run(tmp_path, CONFIG)
+    (tmp_path / "notes.txt").write_text("mine")
+    open_run(tmp_path, CONFIG | {"seed": 1}, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_and_a_broken_configuration_are_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(CheckpointError, match="a folder"):
+        open_run(file, CONFIG)
+    open_run(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "config.json").write_text('{"task": ')
+    with pytest.raises(CheckpointError, match="broken JSON"):
+        open_run(tmp_path / "run", CONFIG)
+
+
+def test_rewinding_forgets_what_was_not_saved_and_what_was_cut_off(tmp_path):
+    run = open_run(tmp_path, CONFIG)
+    run.log("train", step=50)
+    for step in (1, 2, 3):
+        run.log("score", step=step)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "sco')
+    run.rewind("score", 2)
+    assert [(line["stage"], line["step"]) for line in lines(run)] == [
+        ("train", 50),
+        ("score", 1),
+        ("score", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "total", "size"), [("5%", 1000, 50), ("64", 516, 64), ("100%", 7, 7), ("1", 7, 1)]
+)
+def test_sizes_are_numbers_or_shares(nodes, total, size):
+    assert ExtractConfig(nodes=nodes).size(total) == size
+
+
+@pytest.mark.parametrize("nodes", ["0", "8", "101%", "many", "-1", "nan%", "0%"])
+def test_impossible_sizes_are_refused(nodes):
+    with pytest.raises(ConfigError, match="1 to 7"):
+        ExtractConfig(nodes=nodes).size(7)
