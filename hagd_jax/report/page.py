@@ -111,6 +111,7 @@ def page(report: Report) -> str:
     )
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hagd_jax.report"),

@@ -100,7 +100,7 @@ def claim(report: Report) -> str:
 
     Returns:
         E.g. "64 of 516 nodes (12.4%) carry modular in small: with every other node ablated,
-        97% of the behaviour remains (counterfactual), 91% (mean)."
+        what remains of the behaviour is 97% (counterfactual), 91% (mean)."
     """
     size, total = len(report.circuit), report.total
     counted = f"{size:,} of {total:,} nodes ({percent(size / total)})"
@@ -120,11 +120,10 @@ def claim(report: Report) -> str:
     if state == "untested":
         return f"{start}; nothing was measured."
     kept = ", ".join(
-        f"{percent(v.faithfulness.ratio_of_means.value, 0)} "
-        f"{'of the behaviour remains ' if i == 0 else ''}({inert(v.ablation, 30)})"
-        for i, v in enumerate(report.verdicts)
+        f"{percent(v.faithfulness.ratio_of_means.value, 0)} ({inert(v.ablation, 30)})"
+        for v in report.verdicts
     )
-    return f"{start}: with every other node ablated, {kept}."
+    return f"{start}: with every other node ablated, what remains of the behaviour is {kept}."
 
 
 def shortfalls(verdict: Verdict) -> list[str]:

@@ -1,0 +1,308 @@
+import base64
+import dataclasses
+import hashlib
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from bokeh.document import Document
+from bokeh.models import ColumnDataSource
+
+from hagd_jax.causal import Estimate, Faithfulness, SizePoint
+from hagd_jax.interventions import Nodes
+from hagd_jax.report import page
+from hagd_jax.tasks.base import Text
+from tests.report.made_up import NAN, make_report, make_verdict
+
+HOSTILE = (
+    "</script><script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}\u202e\x1b[2J\ud800"
+)
+WORDS = {
+    "model": "whole model",
+    "circuit": "circuit alone",
+    "complement": "model without it",
+    "empty": "no node left",
+}
+URLS = ("src", "href", "action", "formaction", "poster", "data", "srcset", "xlink:href", "ping")
+
+
+class Read(HTMLParser):
+    """What a browser would make of a page: tags, words, scripts, rows of figures."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words, self.scripts, self.styles = [], [], [], []
+        self.measures, self.cell = {}, None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "tr":
+            self.cell = self.measures.setdefault(attrs.get("data-measure"), [])
+        if tag == "td" and "data-value" in attrs:
+            self.cell.append([float(attrs["data-value"]), ""])
+
+    def handle_data(self, data):
+        where = self.cdata_elem
+        if where == "script":
+            self.scripts[-1] += data
+        elif where == "style":
+            self.styles.append(data)
+        else:
+            self.words.append(data)
+            if self.cell:
+                self.cell[-1][1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def read(report):
+    return Read(page(report))
+
+
+def hostile_report():
+    return make_report(
+        title=HOSTILE,
+        circuit=dataclasses.replace(
+            make_report().circuit, model=HOSTILE, task=HOSTILE, config={HOSTILE: [HOSTILE]}
+        ),
+        verdicts=(make_verdict(HOSTILE), make_verdict("mean", split=HOSTILE)),
+        curve_ablation=HOSTILE,
+        texts=(Text(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE),) * 6,
+        facts={HOSTILE: HOSTILE, "command": HOSTILE, "description": HOSTILE},
+    )
+
+
+def figures(read):
+    """The plots as Bokeh's own reader sees them, by the element they go into."""
+    items = json.loads(read.scripts[0], parse_constant=pytest.fail)
+    return {name: Document.from_json(item["doc"]) for name, item in items.items()}
+
+
+def column(document, name):
+    """A column of the plot's largest data source."""
+    sources = document.select({"type": ColumnDataSource})
+    found = [source.data[name] for source in sources if name in source.data]
+    return np.asarray(max(found, key=len), float)
+
+
+def test_hostile_text_changes_no_tag():
+    """The same tags with the same attribute names, whatever the words are."""
+    dull = "x" * len(HOSTILE)
+    plain = make_report(
+        title=dull,
+        circuit=dataclasses.replace(make_report().circuit, model=dull, task=dull),
+        verdicts=(make_verdict(dull), make_verdict("mean", split=dull)),
+        texts=(Text(dull, dull, dull, dull, dull),) * 6,
+        curve_ablation=dull,
+        facts={dull: dull, "command": dull, "description": dull},
+    )
+    attacked, calm = Read(page(hostile_report())), Read(page(plain))
+    shape = [(tag, sorted(attrs)) for tag, attrs in attacked.tags]
+    assert shape == [(tag, sorted(attrs)) for tag, attrs in calm.tags]
+    assert not [a for _, attrs in attacked.tags for a in attrs if a.startswith("on")]
+    assert "<script>alert(1)</script>" in attacked.text
+    assert "{{7*7}}" in attacked.text
+
+
+def test_hostile_text_is_visible_and_writable():
+    html = page(hostile_report())
+    assert html.encode("utf-8")
+    shown = Read(html)
+    outside = "".join(shown.words) + shown.scripts[0]
+    assert not set("\u202e\x1b\ud800") & set(outside)
+    assert "\\u202e\\x1b[2J\\ud800" in shown.text
+    assert "<" not in shown.scripts[0]
+
+
+def test_only_the_two_own_scripts_may_run(read):
+    (policy,) = [a["content"] for t, a in read.tags if t == "meta" and "http-equiv" in a]
+    digests = [
+        "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in read.scripts[1:]
+    ]
+    assert len(read.scripts) == 3
+    assert f"script-src '{digests[0]}' '{digests[1]}';" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_page_is_offline(read):
+    for tag, attrs in read.tags:
+        for name in URLS:
+            assert attrs.get(name, "data:,") == "data:,", (tag, attrs)
+    style = " ".join(read.styles) + " ".join(a.get("style") or "" for _, a in read.tags)
+    assert "url(" not in style
+    assert "@import" not in style
+    # The library alone may name addresses, in its licence and its messages.
+    own = [read.scripts[0], read.scripts[2], style, *(str(a) for _, a in read.tags)]
+    assert not [text for text in own if "http:" in text or "https:" in text]
+
+
+def test_endless_text_is_cut():
+    long = "z" * 100_000
+    plain = make_report()
+    texts = (Text(long, long, long, long, long),) * 6
+    report = make_report(
+        title=long,
+        circuit=dataclasses.replace(plain.circuit, model=long, task=long, config={"a": long}),
+        texts=texts,
+        facts={long: long, "command": long, "description": long},
+    )
+    assert len(page(report)) - len(page(plain)) < 60_000
+
+
+def test_every_figure_is_the_reports(report, read):
+    expected = {
+        "Faithfulness": [v.faithfulness.ratio_of_means.value for v in report.verdicts],
+        "Accuracy kept": [v.preservation.value for v in report.verdicts],
+        "Necessity": [v.necessity.value for v in report.verdicts],
+        "Same top token": [v.exact_match for v in report.verdicts],
+        "Best control": [max(v.controls) for v in report.verdicts],
+        "Mean control": [sum(v.controls) / len(v.controls) for v in report.verdicts],
+        "Mean of ratios": [v.faithfulness.mean_of_ratios for v in report.verdicts],
+        "Median prompt": [v.faithfulness.median for v in report.verdicts],
+        "Lower quartile": [v.faithfulness.lower_quartile for v in report.verdicts],
+        "Upper quartile": [v.faithfulness.upper_quartile for v in report.verdicts],
+        "Worst decile": [v.faithfulness.worst_decile for v in report.verdicts],
+        "Invalid prompts": [v.faithfulness.invalid for v in report.verdicts],
+    }
+    for name, word in WORDS.items():
+        expected[f"Accuracy, {word}"] = [v.accuracy[name].value for v in report.verdicts]
+    for measure, values in expected.items():
+        cells = read.measures[measure]
+        assert [cell[0] for cell in cells] == pytest.approx(values, rel=1e-12), measure
+        for value, (_, text) in zip(values, cells, strict=True):
+            assert f"{100 * value:.1f}%" in text, measure
+    for name, word in WORDS.items():
+        cells = read.measures[f"Logit difference, {word}"]
+        assert [cell[0] for cell in cells] == [v.metric[name] for v in report.verdicts]
+    assert [c[0] for c in read.measures["KL from model"]] == [
+        v.kl["circuit"] for v in report.verdicts
+    ]
+    assert [c[0] for c in read.measures["p-value"]] == [v.p_value for v in report.verdicts]
+    assert [c[0] for c in read.measures["Holds"]] == [1.0, 1.0]
+
+
+def test_intervals_are_shown(report, read):
+    for verdict, (_, text) in zip(report.verdicts, read.measures["Faithfulness"], strict=True):
+        _, low, high = verdict.faithfulness.ratio_of_means
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in text
+
+
+def test_plots_hold_the_reports_numbers(report, read):
+    plots = figures(read)
+    assert sorted(plots) == [
+        "controls", "heads", "neurons", "size-accuracy", "size-faithfulness", "size-kl",
+    ]  # fmt: skip
+    drawn = [point for point in report.curve if point.nodes]
+    curve = plots["size-faithfulness"]
+    assert column(curve, "nodes").tolist() == [point.nodes for point in drawn]
+    assert column(curve, "faithfulness").tolist() == [p.faithfulness.value for p in drawn]
+    assert column(plots["size-kl"], "kl").tolist() == [point.kl for point in drawn]
+    chance = [control for v in report.verdicts for control in v.controls]
+    assert column(plots["controls"], "x").tolist() == chance
+    score = np.asarray(report.scores.heads).ravel()
+    shade = np.sign(score) * np.sqrt(np.abs(score) / np.abs(score).max())
+    assert np.abs(score).max() > 0
+    np.testing.assert_allclose(column(plots["heads"], "shade"), shade)
+    order = np.argsort(-report.scores.flat())
+    ranks = np.argsort(order) + 1
+    assert column(plots["heads"], "rank").tolist() == ranks[: score.size].tolist()
+    assert column(plots["neurons"], "rank").tolist() == ranks[score.size :].tolist()
+
+
+def test_every_plot_has_its_place(read):
+    places = [attrs["id"] for _, attrs in read.tags if attrs.get("class") == "plot"]
+    assert sorted(places) == sorted(json.loads(read.scripts[0]))
+
+
+def test_node_table_lists_members_then_the_best_others(report, read):
+    rows = [attrs["data-member"] for tag, attrs in read.tags if "data-member" in attrs]
+    assert rows == ["1"] * 7 + ["0"] * 79
+
+
+def test_node_table_of_a_scattered_circuit():
+    """Members come first into a full table, however low they rank."""
+    report = make_report(space=(2, 3, 400), size=806)
+    worst = report.circuit.nodes[0]
+    scores = Nodes(np.array(report.scores.heads), np.array(report.scores.neurons))
+    getattr(scores, worst.kind + "s")[worst.layer, worst.index] = -99.0
+    lone = dataclasses.replace(report.circuit, nodes=(worst,), scores=(-99.0,))
+    shown = Read(page(dataclasses.replace(report, circuit=lone, scores=scores)))
+    members = [attrs["data-member"] for _, attrs in shown.tags if "data-member" in attrs]
+    assert members == ["0"] * 199 + ["1"]
+    assert "806" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [((1, 4, 512), 64), ((30, 9, 1536), 2318), ((1, 1, 1), 1), ((2, 3, 40), 0), ((2, 3, 40), 86)],
+)
+def test_any_shape_and_size(space, size):
+    html = page(make_report(space=space, size=size))
+    shown = Read(html)
+    plots = figures(shown)
+    layers, heads, neurons = space
+    assert len(column(plots["heads"], "shade")) == layers * heads
+    if layers * neurons <= 4096:
+        assert len(column(plots["neurons"], "shade")) == layers * neurons
+    else:
+        members = make_report(space=space, size=size).circuit.mask().neurons.sum(1)
+        assert column(plots["neurons"], "members").tolist() == members.tolist()
+    assert len(html) < 2_500_000
+    assert sum("data-member" in attrs for _, attrs in shown.tags) == min(
+        200, layers * (heads + neurons)
+    )
+
+
+def test_summed_scores_of_a_large_model_are_right():
+    report = make_report(space=(12, 2, 512), size=500)
+    plot = figures(Read(page(report)))["neurons"]
+    score, member = np.asarray(report.scores.neurons), np.asarray(report.circuit.mask().neurons)
+    np.testing.assert_allclose(column(plot, "helps"), np.where(score > 0, score, 0).sum(1))
+    np.testing.assert_allclose(column(plot, "hinders"), np.where(score < 0, score, 0).sum(1))
+    kept = np.where(member & (score > 0), score, 0).sum(1)
+    assert kept.sum() > 0
+    np.testing.assert_allclose(column(plot, "member_helps"), kept)
+
+
+def test_what_is_not_defined_says_so():
+    nothing = Estimate(NAN, NAN, NAN)
+    verdict = make_verdict(
+        faithfulness=Faithfulness(nothing, NAN, NAN, NAN, NAN, NAN, 1.0),
+        preservation=nothing,
+        necessity=nothing,
+        controls=(NAN, NAN),
+        p_value=1.0,
+    )
+    scores = Nodes(np.full((2, 3), NAN), np.full((2, 40), NAN))
+    curve = (SizePoint(3, 0.1, nothing, nothing, NAN),)
+    shown = Read(page(make_report(verdicts=(verdict,), scores=scores, curve=curve)))
+    for measure in ("Faithfulness", "Accuracy kept", "Necessity", "Best control", "Median prompt"):
+        ((value, text),) = shown.measures[measure]
+        assert np.isnan(value)
+        assert "not defined" in text
+    assert shown.measures["Holds"][0][0] == 0
+    assert "faithfulness is not defined" in shown.text
+    assert set(figures(shown)) >= {"heads", "neurons", "controls"}
+
+
+def test_a_report_with_nothing_measured():
+    bare = make_report(verdicts=(), curve=(), texts=(), facts={})
+    shown = Read(page(bare))
+    assert sorted(figures(shown)) == ["heads", "neurons"]
+    assert "No experiment was run" in shown.text
+
+
+def test_differences_between_prompt_and_counterfactual_are_marked(report):
+    html = page(report)
+    assert "<mark>1</mark> 2 =" in html
+    assert "<mark>4</mark> 2 =" in html

@@ -1,0 +1,63 @@
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from hagd_jax.report import circuit_table, verdict_table
+from tests.report.made_up import make_report, make_verdict
+
+ALL = ("counterfactual", "mean", "zero", "resample")
+
+
+def printed(table, width=80):
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_fits_a_terminal(count):
+    report = make_report(ablations=ALL[:count])
+    text = printed(verdict_table(report))
+    assert max(map(len, text.splitlines())) <= 80
+    for verdict in report.verdicts:
+        assert verdict.ablation in text
+        assert f"{100 * verdict.faithfulness.ratio_of_means.value:.1f}%" in text
+        assert f"{100 * verdict.necessity.value:.1f}%" in text
+        _, low, high = verdict.preservation
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in text
+    assert "…" not in text
+
+
+def test_ticks_and_crosses():
+    good, bad = make_verdict(), make_verdict("mean", gates={"accuracy": True, "kl": False})
+    lines = printed(verdict_table(make_report(verdicts=(good, bad)))).splitlines()
+    (gate,) = [line.split() for line in lines if "KL gate" in line]
+    assert gate[-4:] == ["✓", "yes", "✗", "no"]
+    (last,) = [line.split() for line in lines if line.strip().startswith("Holds")]
+    assert last == ["Holds", "✓", "yes", "✗", "no"]
+
+
+def test_names_are_no_markup_and_no_control_codes():
+    circuit = dataclasses.replace(make_report().circuit, model="[red]m[/red]\x1b[2J")
+    report = make_report(circuit=circuit, verdicts=(make_verdict("[b]x[/b]"),))
+    text = printed(verdict_table(report))
+    assert "[red]m[/red]\\x1b[2J" in " ".join(text.split())
+    assert "[b]x[/b]" in text
+    assert "\x1b" not in text
+
+
+def test_strongest_nodes():
+    circuit = make_report().circuit
+    text = printed(circuit_table(circuit, n=3))
+    assert "Strongest 3 of 7 nodes" in text
+    best = max(circuit.scores)
+    first = next(line.split() for line in text.splitlines() if line.split()[:1] == ["1"])
+    assert first[-1] == f"{best:.3g}"
+    assert len([line for line in text.splitlines() if ".H" in line or ".N" in line]) == 3
+
+
+def test_empty_circuit():
+    assert "Strongest 0 of 0 nodes" in printed(circuit_table(make_report(size=0).circuit))
+    assert "(0.0%)" not in printed(verdict_table(make_report(size=0)))
