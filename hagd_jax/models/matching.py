@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -65,9 +66,7 @@ def match(
 
 
 def _renamed(weight: Weight, prefix: str) -> Weight:
-    return Weight(
-        weight.leaf, weight.name.removeprefix(prefix), weight.stored, weight.ours, weight.fixed
-    )
+    return dataclasses.replace(weight, name=weight.name.removeprefix(prefix))
 
 
 def _tensors(weights: Sequence[Weight], layers: int) -> Iterator[tuple[Weight, str]]:

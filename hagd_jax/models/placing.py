@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -19,7 +21,9 @@ _STRIP = 128
 def leaf_dtype(weight: Weight, source: Source, layers: int) -> np.dtype[Any]:
     """The dtype that holds all tensors of a parameter as they are stored."""
     names = {weight.tensor(layer) for layer in range(layers)}
-    return np.dtype(jax.numpy.result_type(*{source.dtype(name) for name in names}))
+    # Without 64-bit mode JAX has no float64.
+    dtypes = (jax.dtypes.canonicalize_dtype(source.dtype(name)) for name in names)
+    return np.dtype(functools.reduce(jnp.promote_types, dtypes))
 
 
 def place(

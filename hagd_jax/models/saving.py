@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import CheckpointError
@@ -115,7 +117,7 @@ def _tensors(config: DecoderConfig, params: Params) -> list[_Tensor]:
             tuple(parts),
             layer,
             shape(parts[0].stored, sizes),
-            np.dtype(jax.numpy.result_type(*(params[part.leaf].dtype for part in parts))),
+            np.dtype(functools.reduce(jnp.promote_types, (params[p.leaf].dtype for p in parts))),
         )
         for parts, layer in order
     ]

@@ -69,5 +69,5 @@ def test_an_unknown_name_lists_close_ones():
     with pytest.raises(ConfigError, match=r"'gpt2-larg'; expected one of gpt2-large") as error:
         preset("gpt2-larg")
     assert "gpt2" in str(error.value)
-    with pytest.raises(ConfigError, match="pythia-1.4b"):
+    with pytest.raises(ConfigError, match=r"pythia-1\.4b"):
         preset("Pythia-1.4B ")

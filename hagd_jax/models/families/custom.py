@@ -57,8 +57,10 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` reads."""
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in _NOT_WRITTEN}
+    values = {n: v for n, v in dataclasses.asdict(config).items() if n not in _NOT_WRITTEN}
+    if config.rope_scaling is not None:
+        values["rope_scaling"]["factors"] = list(config.rope_scaling.factors)
+    return values
 
 
 def table(specs: Mapping[str, Any]) -> tuple[Weight, ...]:
@@ -84,5 +86,6 @@ def _scaling(given: dict[str, Any] | None) -> RopeScaling | None:
             got=repr(values.get("kind")),
             expected="linear, dynamic, llama3 or factors",
         )
-    factors = given.get("factors") or ()
-    return RopeScaling(**values, factors=tuple(float(factor) for factor in factors))
+    # Numbered, so that an error names the entry.
+    factors = {f"factors[{i}]": f for i, f in enumerate(option(given, "factors", list, []))}
+    return RopeScaling(**values, factors=tuple(option(factors, key, float) for key in factors))

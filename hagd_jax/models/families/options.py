@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -118,7 +119,7 @@ def option(given: Options, name: str, kind: type, default: Any = REQUIRED) -> An
     Args:
         given: The parsed `config.json`, or a part of it.
         name: The option.
-        kind: `int`, `float` (whole numbers will do), `bool`, `str` or `dict`.
+        kind: `int`, `float` (whole numbers will do), `bool`, `str`, `list` or `dict`.
         default: Used when it is absent or null; without one the option is required.
 
     Returns:
@@ -132,10 +133,12 @@ def option(given: Options, name: str, kind: type, default: Any = REQUIRED) -> An
         if default is REQUIRED:
             raise ConfigError(f"config.json: {name}", got="nothing", expected=f"{kind.__name__}")
         return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float:
+        value = _number(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"config.json: {name}", got=_short(value), expected=f"{kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config.json: {name}", got=value, expected="a finite number")
     return value
 
 
@@ -162,7 +165,9 @@ def same(given: Options, *names: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Whole numbers as floats, unless they are too large to be one; all else as it is."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and abs(value) < 2**1000 else value
 
 
 def _short(value: Any) -> str:
