@@ -110,9 +110,9 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         CheckpointError: As `load`.
         ConfigError: As `load`.
     """
-    ggufs = sorted(path.glob("*.gguf")) if path.is_dir() else [path] * (path.suffix == ".gguf")
-    if len(ggufs) == 1 and not (path / "config.json").exists():
-        return _gguf(ggufs[0], strict)
+    gguf = _find_gguf(path)
+    if gguf is not None:
+        return _gguf(gguf, strict)
     folder = path if path.is_dir() else path.parent
     if not (folder / "config.json").exists():
         # Without weights or with pickles that is the more telling error.
@@ -131,6 +131,21 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_file(folder) if has_tokenizer else None
     return Checkpoint(config, weights, source, tokenizer)
+
+
+def _find_gguf(path: Path) -> Path | None:
+    """The GGUF file meant: the path itself, or the only weights in the folder."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    files = sorted(path.glob("*.gguf"))
+    if not files or any(path.glob("*.safetensors")):
+        return None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise CheckpointError(
+            str(path), got=names, expected="one .gguf file", mend="Pass the file instead."
+        )
+    return files[0]
 
 
 def _gguf(path: Path, strict: bool) -> Checkpoint:

@@ -164,7 +164,10 @@ def _files(folder: Path) -> list[Path]:
         if pickles:
             _refuse_pickle(pickles[0])
         raise CheckpointError(
-            str(folder), got="no weights", expected="model.safetensors or *.safetensors"
+            str(folder),
+            got="no weights",
+            expected="model.safetensors or *.safetensors",
+            mend="Of a hub model that has pickles only, nothing is fetched: convert those first.",
         )
     for match in filter(None, (_SHARD.fullmatch(file.name) for file in files)):
         stem, total = match[1], int(match[3])

@@ -77,7 +77,8 @@ def save(
             are no model's; or if some weights lie on another machine.
         ConfigError: If the family cannot express the model's configuration.
     """
-    folder = Path(folder)
+    # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
+    folder = Path(folder).expanduser().resolve()
     given = families.to_hf(model.config)
     params = flax.traverse_util.flatten_dict(model.params, sep="/")
     tensors = _tensors(model.config, params)

