@@ -119,11 +119,12 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
     # Neighbours in order of length; each length's run closes on itself where it can.
     for run in np.split(order, np.flatnonzero(np.diff(length[order])) + 1):
         partner[run] = np.roll(run, -1)
-    alone = np.flatnonzero(partner == np.arange(len(length)))
+    places = np.flatnonzero(partner[order] == order)
+    alone = order[places]
     if len(alone) > 1:
         partner[alone] = np.roll(alone, -1)
     elif len(alone) == 1:
-        other = int(order[1] if order[0] == alone[0] else order[0])
+        other = order[places[0] - 1 if places[0] else 1]
         partner[alone[0]], partner[other] = partner[other], alone[0]
     return partner
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from hagd_jax.interventions import KINDS, Nodes
 from hagd_jax.models import DecoderConfig
 
 FORMAT = 1
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("model", "task", "dictionary", "ablation"), str),
+    "seed": int,
+    "config": dict,
+}
+# What reading a file that is not ours may raise: numbers too large, nesting too deep.
+_BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -46,7 +54,11 @@ class Circuit:
         dictionary: What the nodes inside MLPs are; `neurons` is the model's own basis.
         ablation: What replaced the complement while the circuit was found.
         seed: Seed of its discovery.
-        config: Everything else that decided it.
+        config: Everything else that decided it; kept as JSON has it, so tuples become lists.
+
+    Raises:
+        InputError: If a node is repeated or outside the space, if a score is missing or not
+            finite, or if the configuration cannot be written as JSON.
     """
 
     nodes: tuple[Node, ...]
@@ -64,6 +76,13 @@ class Circuit:
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
             )
+        if not np.isfinite(np.asarray(self.scores, float)).all():
+            raise InputError("circuit", got="a score that is not finite", expected="numbers")
+        try:
+            # As a file would give it back, so that what is loaded equals what was saved.
+            object.__setattr__(self, "config", json.loads(json.dumps(self.config)))
+        except (TypeError, ValueError) as error:
+            raise InputError("config of the circuit", got=str(error), expected="JSON") from error
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
         layers, heads, neurons = self.space
@@ -149,18 +168,27 @@ class Circuit:
             CheckpointError: If the file is absent, broken, or of another format.
         """
         try:
-            record = json.loads(Path(path).read_text())
-            if record.pop("format") != FORMAT:
-                raise ValueError("another format version")
-            record["nodes"] = tuple(Node(str(k), int(a), int(b)) for k, a, b in record["nodes"])
-            record["scores"] = tuple(float(score) for score in record["scores"])
-            record["space"] = tuple(int(size) for size in record["space"])
-            return cls(**record)
+            return cls(**_fields(json.loads(Path(path).read_text(encoding="utf-8"))))
         except InputError as error:
             raise CheckpointError(str(path), got=str(error)) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _BROKEN as error:
             raise CheckpointError(
                 str(path),
                 got=f"{type(error).__name__}: {error}",
                 expected=f"a circuit written by this package, format {FORMAT}",
             ) from error
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a circuit as JSON holds them; anything unexpected is an ordinary error."""
+    if not isinstance(record, dict) or record.pop("format") != FORMAT:
+        raise ValueError("another format version")
+    for name, kind in _KINDS.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise TypeError(f"{name} is {record[name]!r:.80}")
+    record["nodes"] = tuple(
+        Node(str(k), operator.index(a), operator.index(b)) for k, a, b in record["nodes"]
+    )
+    record["scores"] = tuple(float(score) for score in record["scores"])
+    record["space"] = tuple(operator.index(size) for size in record["space"])
+    return record

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.interventions import Nodes, count_nodes
@@ -66,10 +68,13 @@ def size_curve(
         seed=seed,
     )
     whole, nothing = result.metric[:2]
+    scale = max(np.abs(whole).max(), np.abs(nothing).max())
     points = []
     for row, mask in enumerate(masks, start=2):
         size = int(mask.flat().sum())
-        recovered = ratio_of_means(result.metric[row] - nothing, whole - nothing, seed=seed)
+        recovered = ratio_of_means(
+            result.metric[row] - nothing, whole - nothing, scale=scale, seed=seed
+        )
         share = size / count_nodes(model.config)
         kl = float(result.kl[row].mean())
         points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))

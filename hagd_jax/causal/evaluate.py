@@ -188,7 +188,8 @@ def _verdict(result: Behaviour, ablation: str, split: str, seed: int) -> Verdict
         controls=chance,
         p_value=permutation_p(found.ratio_of_means.value, np.asarray(chance)),
         gates={
-            "accuracy": acc["circuit"].value >= ACCURACY_GATE * acc["model"].value,
+            # A model that is never right has no behaviour to keep.
+            "accuracy": acc["circuit"].value >= ACCURACY_GATE * acc["model"].value > 0,
             "kl": kl["circuit"] <= KL_GATE * kl["empty"],
         },
     )

@@ -5,6 +5,7 @@ m(C) is the metric with everything outside C ablated, M the whole model, ∅ the
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +110,8 @@ def ratio_of_means(
         seed: Of the bootstrap.
 
     Returns:
-        The ratio and its 95% interval; NaN where it is not defined.
+        The ratio and its 95% interval, over the resamples that have a ratio; NaN where it is
+        not defined.
     """
     numerator, denominator = _aligned(numerator, denominator)
     if abs(denominator.mean()) <= DENOMINATOR_FLOOR * scale:
@@ -124,16 +126,23 @@ def ratio_of_means(
             top.mean(axis), bottom, out=np.full_like(bottom, np.nan), where=bottom != 0
         )
 
-    interval = stats.bootstrap(
-        (numerator, denominator),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=1999,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    with warnings.catch_warnings():
+        # A resample without a single right answer has no ratio; the others still have quantiles.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            (numerator, denominator),
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=1999,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Estimate(value, float("nan"), float("nan"))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
@@ -173,13 +182,14 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
         null: (n,) the controls' values.
 
     Returns:
-        The p-value; 1/(1 + n) at best.
+        The p-value; 1/(1 + n) at best. What is not defined never speaks for the circuit: a NaN
+        control does as well as it, and with a NaN of its own the p-value is 1.
 
     Example:
         >>> permutation_p(1.0, np.zeros(9))
         0.1
     """
-    return float((1 + np.sum(np.asarray(null) >= observed)) / (1 + len(null)))
+    return float((1 + np.sum(~(np.asarray(null) < observed))) / (1 + len(null)))
 
 
 def _aligned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,191 @@
+import contextlib
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hagd_jax.causal import Circuit, Node
+from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.files import write_atomic
+from hagd_jax.interventions import Nodes
+from hagd_jax.models import DecoderConfig
+
+SPACE = (2, 3, 5)
+CONFIG = DecoderConfig(vocab_size=9, n_layers=2, d_model=6, n_heads=3, d_mlp=5)
+ALL = [Node("head", a, b) for a in range(2) for b in range(3)]
+ALL += [Node("neuron", a, b) for a in range(2) for b in range(5)]
+finite = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def small(**changes):
+    circuit = Circuit(
+        (Node("head", 0, 2), Node("neuron", 1, 4)), (0.5, -1.25), SPACE, model="m", task="t"
+    )
+    return dataclasses.replace(circuit, **changes)
+
+
+@st.composite
+def circuits(draw):
+    nodes = sorted(draw(st.sets(st.sampled_from(ALL))))
+    return Circuit(
+        tuple(nodes),
+        tuple(draw(st.lists(finite, min_size=len(nodes), max_size=len(nodes)))),
+        SPACE,
+        model=draw(st.text()),
+        task=draw(st.text()),
+        seed=draw(st.integers()),
+        config=draw(st.dictionaries(st.text(), json_values, max_size=3)),
+    )
+
+
+@settings(max_examples=60)
+@given(circuit=circuits())
+def test_round_trip(circuit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("circuit") / "circuit.json"
+    circuit.save(path)
+    assert Circuit.load(path) == circuit
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_tuples_in_the_configuration_come_back_equal(tmp_path):
+    circuit = small(config={"steps": (0.1, 0.9), "nested": {"a": (1, 2)}})
+    circuit.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json") == circuit
+
+
+def test_configuration_that_is_not_json_is_refused():
+    with pytest.raises(InputError, match="config of the circuit"):
+        small(config={"model": object()})
+
+
+def test_mask_and_back():
+    rng = np.random.default_rng(0)
+    mask = Nodes(rng.random((2, 3)) < 0.5, rng.random((2, 5)) < 0.5)
+    scores = Nodes(rng.normal(size=(2, 3)), rng.normal(size=(2, 5)))
+    circuit = Circuit.from_mask(mask, scores, CONFIG, model="m", task="t")
+    assert 0 < len(circuit) == mask.flat().sum() < 16
+    assert (circuit.mask().flat() == mask.flat()).all()
+    assert list(circuit.scores) == scores.flat()[mask.flat()].tolist()
+    assert list(circuit.nodes) == sorted(circuit.nodes)
+    assert [(n.kind, n.layer, n.index) for n in circuit.nodes] == [
+        (kind, layer, index)
+        for kind, table in (("head", mask.heads), ("neuron", mask.neurons))
+        for layer in range(2)
+        for index in range(table.shape[1])
+        if table[layer, index]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scores", "got"),
+    [
+        ((Node("head", 0, 0),), (), "0 scores"),
+        ((Node("head", 0, 0),) * 2, (1.0, 1.0), "a node twice"),
+        ((Node("head", 0, 3),), (1.0,), "'head', 0, 3"),
+        ((Node("neuron", 2, 0),), (1.0,), "'neuron', 2, 0"),
+        ((Node("neuron", 0, -1),), (1.0,), "'neuron', 0, -1"),
+        ((Node("feature", 0, 0),), (1.0,), "'feature', 0, 0"),
+        ((Node("head", 0, 0),), (float("nan"),), "not finite"),
+        ((Node("head", 0, 0),), (float("inf"),), "not finite"),
+    ],
+)
+def test_impossible_circuits_are_refused(nodes, scores, got):
+    with pytest.raises(InputError, match=got):
+        Circuit(nodes, scores, SPACE, model="m", task="t")
+
+
+def test_a_model_of_another_shape_is_refused():
+    small().check_model(CONFIG)
+    with pytest.raises(InputError, match=r"got a model with layers, heads, neurons = \(2, 3, 7\)"):
+        small().check_model(CONFIG.replace(d_mlp=7))
+
+
+def test_every_truncation_is_an_error_with_the_file_in_it(tmp_path):
+    path = tmp_path / "cut.json"
+    whole = small().to_json().rstrip()
+    for end in range(len(whole)):
+        path.write_text(whole[:end])
+        with pytest.raises(CheckpointError, match=r"cut\.json"):
+            Circuit.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"format": None},
+        {"nodes": [["head", 0, 2], ["head", 0, 2]]},
+        {"nodes": [["head", 0, 3], ["neuron", 1, 4]]},
+        {"nodes": [["head", 0.7, 2], ["neuron", 1, 4]]},
+        {"nodes": [["head", 1e400, 2], ["neuron", 1, 4]]},
+        {"nodes": [["head", 0], ["neuron", 1, 4]]},
+        {"nodes": None},
+        {"scores": [1.0]},
+        {"scores": [1.0, "x"]},
+        {"scores": [1.0, 10**400]},
+        {"scores": [1.0, float("nan")]},
+        {"space": [2, 3]},
+        {"space": [2, 3, 5.5]},
+        {"model": 5},
+        {"seed": "0"},
+        {"config": [1]},
+        {"surprise": 1},
+    ],
+)
+def test_broken_fields(tmp_path, change):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(json.loads(small().to_json()) | change))
+    with pytest.raises(CheckpointError, match=r"c\.json"):
+        Circuit.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "5", "{}", "[" * 100_000, '"\\ud800"'])
+def test_what_is_no_circuit(tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"c\.json"):
+        Circuit.load(tmp_path / "c.json")
+
+
+def test_absent_and_binary_files(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name in ("absent", "binary", "."):
+        with pytest.raises(CheckpointError):
+            Circuit.load(tmp_path / name)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_damaged_bytes_never_crash(data, tmp_path_factory):
+    raw = bytearray(small(config={"a": [1, 2.5, None]}).to_json().encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_bytes(raw)
+    with contextlib.suppress(CheckpointError):
+        assert isinstance(Circuit.load(path), Circuit)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "c.json"
+    small().save(path)
+    before = path.read_text()
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+
+    def refuse(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        small(seed=1).save(path)
+    assert path.read_text() == before
+    assert list(path.parent.iterdir()) == [path]

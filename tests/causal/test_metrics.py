@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from hagd_jax.causal import (
+    accuracy,
+    faithfulness,
+    permutation_p,
+    preservation,
+    ratio_of_means,
+)
+from hagd_jax.errors import InputError
+
+
+def draw(n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    full, empty = rng.normal(5, 1, n), rng.normal(0, 1, n)
+    return empty + (full - empty) * rng.normal(0.8, 0.2, n), full, empty
+
+
+def test_both_averages_by_hand():
+    circuit, full, empty = draw()
+    found = faithfulness(circuit, full, empty)
+    top, bottom = circuit - empty, full - empty
+    assert found.ratio_of_means.value == pytest.approx(top.sum() / bottom.sum(), rel=1e-12)
+    each = sorted(top / bottom)
+    assert found.mean_of_ratios == pytest.approx(sum(each) / len(each), rel=1e-12)
+    assert found.median == pytest.approx((each[19] + each[20]) / 2, rel=1e-12)
+    for value, q in [
+        (found.lower_quartile, 25),
+        (found.upper_quartile, 75),
+        (found.worst_decile, 10),
+    ]:
+        assert value == pytest.approx(np.percentile(each, q), rel=1e-12)
+    assert found.invalid == 0
+    assert found.ratio_of_means.value != pytest.approx(found.mean_of_ratios, rel=1e-3)
+
+
+def test_float32_input_is_averaged_in_float64():
+    values = np.full(3000, 0.1, np.float32)
+    found = faithfulness(values, 2 * values, 0 * values).ratio_of_means.value
+    assert found == pytest.approx(0.5, rel=1e-12)
+
+
+def test_prompts_without_a_denominator_are_flagged_not_divided_by():
+    circuit, full, empty = draw()
+    full[:10] = empty[:10] + 1e-5
+    found = faithfulness(circuit, full, empty)
+    kept = slice(10, None)
+    ratios = (circuit - empty)[kept] / (full - empty)[kept]
+    assert found.invalid == 0.25
+    assert found.mean_of_ratios == pytest.approx(ratios.mean(), rel=1e-12)
+    # The ratio of means keeps every prompt: a vanishing denominator does no harm there.
+    assert found.ratio_of_means.value == pytest.approx(
+        (circuit - empty).mean() / (full - empty).mean(), rel=1e-12
+    )
+
+
+def test_a_behaviour_that_is_not_there_has_no_faithfulness():
+    circuit, full, _ = draw()
+    found = faithfulness(circuit, full, full)
+    assert np.isnan([*found.ratio_of_means, found.mean_of_ratios, found.median]).all()
+    assert found.invalid == 1
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_units_do_not_matter(scale):
+    circuit, full, empty = draw()
+    one = faithfulness(circuit, full, empty)
+    other = faithfulness(scale * circuit, scale * full, scale * empty)
+    np.testing.assert_allclose(other.ratio_of_means, one.ratio_of_means, rtol=1e-9)
+    np.testing.assert_allclose(other[1:], one[1:], rtol=1e-9)
+
+
+def test_bootstrap_interval_against_one_of_our_own():
+    circuit, full, empty = draw(60)
+    top, bottom = circuit - empty, full - empty
+    found = ratio_of_means(top, bottom)
+    rows = np.random.default_rng(7).integers(60, size=(20_000, 60))
+    low, high = np.quantile(top[rows].mean(1) / bottom[rows].mean(1), [0.025, 0.975])
+    assert found.low < found.value < found.high
+    np.testing.assert_allclose([found.low, found.high], [low, high], atol=0.15 * (high - low))
+    assert found == ratio_of_means(top, bottom)
+    assert found != ratio_of_means(top, bottom, seed=1)
+
+
+def test_one_prompt_has_a_value_and_no_interval():
+    found = ratio_of_means(np.array([1.0]), np.array([2.0]))
+    assert found.value == 0.5
+    assert np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (1, 1), (63, 64)])
+def test_clopper_pearson_against_beta_quantiles(k, n):
+    found = accuracy(np.arange(n) < k)
+    low = stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0
+    high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+    np.testing.assert_allclose(found, [k / n, low, high], atol=1e-9)
+
+
+def test_preservation():
+    circuit, full = np.array([1, 0, 0, 1], bool), np.array([1, 1, 0, 1], bool)
+    found = preservation(circuit, full)
+    assert found.value == pytest.approx(2 / 3, rel=1e-12)
+    # Some resamples hold no right answer at all; they have no ratio and do not count.
+    assert 0 <= found.low < found.value < found.high == 1
+    assert np.isnan(preservation(circuit, np.zeros(4, bool)).value)
+
+
+@given(st.floats(-2, 2), st.lists(st.floats(-2, 2), min_size=1, max_size=30))
+def test_permutation_p_counts(observed, null):
+    count = len([value for value in null if value >= observed])
+    assert permutation_p(observed, np.array(null)) == (1 + count) / (1 + len(null))
+
+
+def test_what_is_not_defined_never_speaks_for_the_circuit():
+    nan = float("nan")
+    assert permutation_p(nan, np.zeros(9)) == 1
+    assert permutation_p(1.0, np.array([0.0, nan, 0.0])) == 0.5
+
+
+@pytest.mark.parametrize(
+    "arrays", [([], [], []), ([1.0], [1.0, 2.0], [0.0]), ([[1.0]], [[1.0]], [[0.0]])]
+)
+def test_misfits_are_refused(arrays):
+    with pytest.raises(InputError, match="metric values"):
+        faithfulness(*map(np.array, arrays))
