@@ -62,10 +62,10 @@ SCENES = {
     "test": Scenes(
         templates=(
             "Since {A} and {B} were both at the {place}, {S} gave the {object} to",
-            "On Monday {A} and {B} came to the {place}, where {S} handed a {object} to",
-            "While {A} and {B} were cleaning the {place}, {S} gave a {object} to",
+            "While {A} and {B} were cleaning the {place}, {S} offered a {object} to",
             "This morning {A} and {B} met outside the {place}, and {S} offered the {object} to",
-            "Last Friday {A} and {B} had lunch at the {place}, and {S} handed the {object} to",
+            "Once more {A} and {B} returned to the {place}. This time {S} gave a {object} to",
+            "During a break {A} and {B} walked around the {place}, and {S} offered a {object} to",
             "One day {A} and {B} rode to the {place} together. On the way {S} gave a {object} to",
         ),
         places=words("house hotel bank farm gym bakery cafe river"),

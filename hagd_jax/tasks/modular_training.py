@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,12 +104,15 @@ def train(
         decoder_config(p, config), init_key, mesh=mesh, tokenizer=tokenizer, name=f"modular-{p}"
     )
     rows, select = (jnp.asarray(modular.tokens(pairs[s], p)) for s in ("train", "select"))
-    config = dataclasses.replace(config, batch_size=config.batch_size or (256 if p <= 64 else 512))
-    opt_state = _optimizer(config).init(model.params)
+    rates = config.learning_rate, config.weight_decay
+    batch_size = config.batch_size or (256 if p <= 64 else 512)
+    opt_state = _optimizer(*rates).init(model.params)
     reached = 0
     for step in range(0, config.steps, config.check_every):
         keys = jax.random.split(jax.random.fold_in(key, step), config.check_every)
-        model, opt_state, metrics = _chunk(model, opt_state, keys, rows, select, config)
+        model, opt_state, metrics = _chunk(
+            model, opt_state, keys, rows, select, rates, batch_size=batch_size
+        )
         metrics = {name: float(value) for name, value in metrics.items()}
         if on_step is not None:
             on_step(step + config.check_every, config.steps, metrics)
@@ -141,29 +145,32 @@ def decoder_config(p: int, config: TrainConfig) -> DecoderConfig:
     )
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    rate = optax.warmup_constant_schedule(0.0, config.learning_rate, 10)
+def _optimizer(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+    rate = optax.warmup_constant_schedule(0.0, learning_rate, 10)
     # A shorter memory of squared gradients than Adam's .999, as they shrink fast here.
-    return optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay)
+    return optax.adamw(rate, b2=0.98, weight_decay=weight_decay)
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("model", "opt_state"))
+@functools.partial(jax.jit, static_argnames=("batch_size",), donate_argnames=("model", "opt_state"))
 def _chunk(
     model: LanguageModel,
     opt_state: optax.OptState,
     keys: jax.Array,
     rows: jax.Array,
     select: jax.Array,
-    config: TrainConfig,
+    rates: tuple[Any, Any],
+    *,
+    batch_size: int,
 ) -> tuple[LanguageModel, optax.OptState, dict[str, jax.Array]]:
     """As many steps as there are keys, then a look at the select pairs."""
+    optimizer = _optimizer(*rates)
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
         model, opt_state = carry
-        chosen = jax.random.randint(key, (config.batch_size,), 0, len(rows))
+        chosen = jax.random.randint(key, (batch_size,), 0, len(rows))
         batch = constrain(rows[chosen], ("batch", None), model.mesh)
         (loss, accuracy), grads = jax.value_and_grad(_loss, has_aux=True)(model, batch)
-        updates, opt_state = _optimizer(config).update(grads.params, opt_state, model.params)
+        updates, opt_state = optimizer.update(grads.params, opt_state, model.params)
         model = model.replace(params=optax.apply_updates(model.params, updates))
         return (model, opt_state), (loss, accuracy)
 
