@@ -1,0 +1,251 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal.ablation import partners
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.interventions import Nodes
+from hagd_jax.models import forward, init
+from hagd_jax.parallel import make_mesh
+from hagd_jax.tasks.base import logit_difference, make_prompts
+from tests.causal import plain
+from tests.causal.plain import CONFIG
+
+CANDIDATES = tuple(range(6))
+FULL, EMPTY = Nodes.full(CONFIG, True), Nodes.full(CONFIG, False)
+
+
+def some_prompts(count, seed, longest=6):
+    """Prompts of two to `longest` tokens whose answers are read at various places."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, longest + 1, count)
+    draw = [[rng.integers(0, 11, n).tolist() for n in lengths] for _ in range(2)]
+    answers = [rng.permutation(6)[:2] for _ in range(count)]
+    return make_prompts(
+        *draw,
+        [int(a) for a, _ in answers],
+        [int(b) for _, b in answers],
+        vocab_size=11,
+        position=[int(rng.integers(1, n)) for n in lengths],
+    )
+
+
+def some_masks(count=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Nodes(rng.random((2, 2)) < 0.5, rng.random((2, 6)) < 0.5) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose biases and norms are no neutral elements."""
+    made = init(CONFIG, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(made.params)
+    rng = np.random.default_rng(0)
+    noisy = [x + 0.3 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+    return made.replace(params=jax.tree.unflatten(tree, noisy))
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return some_prompts(7, 1)
+
+
+def rows(prompts):
+    """(clean, corrupted, position, answer, distractor) of each prompt, without its padding."""
+    for i, n in enumerate(prompts.length):
+        yield (
+            prompts.clean[i, :n],
+            prompts.corrupted[i, :n],
+            prompts.position[i],
+            prompts.answer[i],
+            prompts.distractor[i],
+        )
+
+
+def stand_ins(params, prompts, reference, ablation):
+    """What each node of each prompt is set to, computed prompt by prompt."""
+    if ablation == "mean":
+        means = reference_means(params, reference, prompts.clean.shape[1])
+    for i, (clean, corrupted, *_) in enumerate(rows(prompts)):
+        n = len(clean)
+        if ablation == "resample":
+            # A partner shorter than this prompt is read with its padding.
+            corrupted = prompts.clean[partners(prompts.length, 3)[i], :n]
+        _, seen = plain.forward(params, clean if ablation == "zero" else corrupted)
+        if ablation == "zero":
+            yield {node: 0 * value for node, value in seen.items()}
+        elif ablation == "mean":
+            yield {node: means[node][:n] for node in seen}
+        else:
+            yield seen
+
+
+def reference_means(params, reference, width):
+    seen = [plain.forward(params, clean)[1] for clean, *_ in rows(reference)]
+    means = {}
+    for node in seen[0]:
+        everything = np.concatenate([one[node][:width] for one in seen])
+        means[node] = np.stack(
+            [
+                np.mean([one[node][t] for one in seen if len(one[node]) > t], axis=0)
+                if any(len(one[node]) > t for one in seen)
+                else everything.mean(0)
+                for t in range(width)
+            ]
+        )
+    return means
+
+
+def one_by_one(params, prompts, masks, reference, ablation, candidates):
+    """`behaviour` again: each ablated node is replaced by hand, in float64."""
+    out = np.zeros((4, len(masks), len(prompts)))
+    others = list(stand_ins(params, prompts, reference, ablation))
+    for i, (clean, _, position, answer, distractor) in enumerate(rows(prompts)):
+        target = plain.log_softmax(plain.forward(params, clean)[0][position])
+        for k, mask in enumerate(masks):
+            keep = {"head": mask.heads, "neuron": mask.neurons}
+            edits = [
+                (*node, value) for node, value in others[i].items() if not keep[node[0]][node[1:]]
+            ]
+            logits = plain.forward(params, clean, edits)[0][position]
+            rivals = [c for c in candidates or (distractor,) if c != answer]
+            found = plain.log_softmax(logits)
+            out[:, k, i] = (
+                logits[answer] - logits[distractor],
+                logits[answer] > max(logits[c] for c in rivals),
+                np.sum(np.exp(target) * (target - found)),
+                found.argmax() == target.argmax(),
+            )
+    return out
+
+
+@pytest.mark.parametrize("candidates", [None, CANDIDATES])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_against_editing_one_node_after_the_other(model, prompts, ablation, candidates):
+    # Shorter than the measured prompts, so that some positions have no reference token.
+    reference, masks = some_prompts(5, 2, longest=4), some_masks()
+    found = behaviour(
+        model,
+        prompts,
+        masks,
+        ablation=ablation,
+        candidates=candidates,
+        reference=reference,
+        batch_size=3,
+        seed=3,
+    )
+    expected = one_by_one(model.params, prompts, masks, reference, ablation, candidates)
+    assert prompts.clean.shape[1] > reference.clean.shape[1]
+    assert np.abs(expected[0]).min() > 1e-3
+    assert expected[2].max() > 0.1
+    for name, want in zip(found._fields, expected, strict=True):
+        np.testing.assert_allclose(getattr(found, name), want, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_the_full_circuit_is_the_model_bit_for_bit(model, prompts, ablation):
+    found = behaviour(model, prompts, [FULL], ablation=ablation, reference=prompts, batch_size=7)
+    direct = jax.jit(lambda m, p: logit_difference(forward(m, p.clean).logits, p))(
+        model.bare(), jax.tree.map(jnp.asarray, prompts)
+    )
+    assert found.metric[0].tolist() == np.asarray(direct).tolist()
+    assert found.kl.tolist() == [[0.0] * 7]
+    assert found.match.all()
+
+
+def test_the_empty_circuit_is_what_replaces_it(model, prompts):
+    """All nodes counterfactual: of the clean prompt, only the token at the end is still read."""
+    corrupted = prompts.corrupted.copy()
+    at = np.arange(len(prompts)), prompts.position
+    corrupted[at] = prompts.clean[at]
+    matched = prompts.replace(corrupted=corrupted)
+    found = behaviour(model, matched, [EMPTY], ablation="counterfactual")
+    direct = np.asarray(logit_difference(forward(model, corrupted).logits, matched))
+    clean = np.asarray(logit_difference(forward(model, prompts.clean).logits, prompts))
+    np.testing.assert_allclose(found.metric[0], direct, atol=1e-5)
+    assert np.abs(direct - clean).max() > 0.1
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_batches_and_their_filling_change_nothing(model, prompts, ablation):
+    runs = [
+        behaviour(
+            model, prompts, some_masks(2), ablation=ablation, reference=prompts, batch_size=size
+        )
+        for size in (1, 4, 7, 64)
+    ]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.metric, runs[0].metric, atol=1e-5)
+        np.testing.assert_allclose(run.kl, runs[0].kl, atol=1e-5)
+        assert (run.correct == runs[0].correct).all()
+        assert run.metric.shape == (2, 7)
+
+
+def test_padding_of_the_prompts_changes_nothing(model, prompts):
+    def widened(p):
+        room = ((0, 0), (0, 2))
+        return p.replace(clean=np.pad(p.clean, room), corrupted=np.pad(p.corrupted, room))
+
+    for ablation in ("mean", "counterfactual"):
+        narrow, wide = (
+            behaviour(model, p, some_masks(2), ablation=ablation, reference=prompts)
+            for p in (prompts, widened(prompts))
+        )
+        np.testing.assert_allclose(wide.metric, narrow.metric, atol=1e-5)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_eight_devices_agree_with_one(prompts, ablation):
+    mesh = make_mesh("data=8")
+    kwargs = {"ablation": ablation, "reference": prompts, "candidates": CANDIDATES}
+    one, eight = (
+        behaviour(init(CONFIG, jax.random.key(0), mesh=m), prompts, some_masks(), **kwargs)
+        for m in (None, mesh)
+    )
+    assert np.abs(one.metric).max() > 0.1
+    np.testing.assert_allclose(eight.metric, one.metric, atol=1e-5)
+    np.testing.assert_allclose(eight.kl, one.kl, atol=1e-5)
+    assert (eight.correct == one.correct).all()
+
+
+def test_bad_requests(model, prompts):
+    with pytest.raises(ConfigError, match="'knockout'; expected one of"):
+        behaviour(model, prompts, [FULL], ablation="knockout")
+    with pytest.raises(InputError, match="masks"):
+        behaviour(model, prompts, [], ablation="zero")
+    with pytest.raises(InputError, match="reference"):
+        behaviour(model, prompts, [FULL], ablation="mean")
+    with pytest.raises(InputError, match="at least two"):
+        behaviour(model, prompts[:1], [FULL], ablation="resample")
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=30), st.integers(0, 5))
+def test_partners(lengths, seed):
+    lengths = np.array(lengths)
+    partner = partners(lengths, seed)
+    everyone = np.arange(len(lengths))
+    assert sorted(partner) == everyone.tolist()
+    assert (partner != everyone).all()
+    # Whoever has somebody of its own length gets one, but for one who helps out a loner.
+    shared = np.array([(lengths == n).sum() > 1 for n in lengths])
+    helped = (lengths[partner] != lengths) & shared
+    loners = (~shared).sum()
+    assert helped.sum() == (1 if loners == 1 else 0)
+
+
+def test_loners_are_paired_in_order_of_length():
+    lengths = np.array([40, 2, 9, 3])
+    assert lengths[partners(lengths, 0)].tolist() == [2, 3, 40, 9]
+    # The only one of its length takes the partner of the next shorter prompt.
+    lengths = np.array([3, 3, 9, 9, 8])
+    assert lengths[partners(lengths, 0)[4]] == 3
+
+
+def test_partners_depend_on_the_seed():
+    lengths = np.full(20, 5)
+    assert (partners(lengths, 0) == partners(lengths, 0)).all()
+    assert (partners(lengths, 0) != partners(lengths, 1)).any()
