@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.models import Tokenizer, abstract, forward
+from hagd_jax.models import LanguageModel, Tokenizer, abstract, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import SPLITS, Sizes, TrainConfig, correct, modular, train_modular
 from hagd_jax.tasks.modular_training import decoder_config
@@ -108,46 +108,55 @@ def test_nothing_to_train_on_is_refused():
         train_modular(2)
 
 
-def test_training_fits_its_pairs_and_is_deterministic():
-    seen = []
+@dataclasses.dataclass
+class Run:
+    """One training: the model, and what was reported."""
+
+    model: LanguageModel
+    steps: list
+    losses: list
+
+
+def run(**changes) -> Run:
+    reports = []
+    mesh = changes.pop("mesh", None)
     model = train_modular(
-        7, config=TINY, on_step=lambda *report: seen.append((*report[:2], dict(report[2])))
+        7,
+        config=dataclasses.replace(TINY, **changes),
+        mesh=mesh,
+        on_step=lambda step, total, metrics: reports.append((step, total, metrics["loss"])),
     )
-    assert [step for step, _, _ in seen] == list(range(10, 151, 10))
-    assert {total for _, total, _ in seen} == {150}
-    assert seen[-1][2]["loss"] < 0.1 < seen[0][2]["loss"]
+    assert len({total for _, total, _ in reports}) == 1
+    return Run(model, [r[0] for r in reports], [r[2] for r in reports])
+
+
+@pytest.fixture(scope="module")
+def short():
+    # Every accuracy reaches the target, so patience ends it.
+    return run(target=0.0, patience=2)
+
+
+def test_training_fits_its_pairs_and_is_deterministic(short):
+    full = run()
+    assert full.steps == list(range(10, 151, 10))
+    assert full.losses[-1] < 0.1 < full.losses[0]
     pairs = modular.shares(7)["train"]
-    guess = forward(model, modular.tokens(pairs, 7)).logits[:, -1, :7].argmax(axis=-1)
+    guess = forward(full.model, modular.tokens(pairs, 7)).logits[:, -1, :7].argmax(axis=-1)
     np.testing.assert_array_equal(guess, pairs.sum(axis=1) % 7)
-    again = train_modular(7, config=TINY)
-    jax.tree.map(np.testing.assert_array_equal, model.params, again.params)
-    other = train_modular(7, seed=1, config=TINY)
-    assert np.abs(other.params["embed"]["embedding"] - model.params["embed"]["embedding"]).max() > 0
+    assert full.losses[:2] == short.losses
 
 
-def test_training_stops_after_patience():
-    seen = []
-    easy = dataclasses.replace(TINY, target=0.0, patience=3)
-    train_modular(7, config=easy, on_step=lambda step, *_: seen.append(step))
-    assert seen == [10, 20, 30]
+def test_training_stops_after_patience(short):
+    assert short.steps == [10, 20]
 
 
-def test_a_mesh_changes_nothing():
-    config = dataclasses.replace(TINY, steps=10)
-    mesh = make_mesh("data=2,model=2", devices=jax.devices()[:4])
-    losses = []
-    alone, spread = (
-        train_modular(7, config=config, mesh=m, on_step=lambda *r: losses.append(r[2]["loss"]))
-        for m in (None, mesh)
-    )
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert len(spread.params["blocks"]["mlp"]["in"]["kernel"].sharding.device_set) == 4
-    assert np.abs(alone.params["embed"]["embedding"]).max() > 0.01
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4),
-        alone.params,
-        spread.params,
-    )
+def test_a_mesh_changes_nothing(short):
+    spread = run(steps=20, mesh=make_mesh("data=2,model=2", devices=jax.devices()[:4]))
+    assert spread.losses == pytest.approx(short.losses, rel=1e-4)
+    one, other = short.model.params, spread.model.params
+    assert len(other["blocks"]["mlp"]["in"]["kernel"].sharding.device_set) == 4
+    assert np.abs(one["embed"]["embedding"]).max() > 0.01
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), one, other)
 
 
 @pytest.mark.slow
