@@ -12,11 +12,11 @@ from hagd_jax.tasks.base import (
     Text,
     answer_logits,
     batches,
-    check_prompts,
     correct,
     logit_difference,
     make_prompts,
 )
+from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.modular_training import TrainConfig
 from hagd_jax.tasks.modular_training import train as train_modular
 from hagd_jax.tasks.registry import names, task

@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
+from hagd_jax.tasks.checks import check_prompts, require_aligned
 
 SPLITS = ("discover", "select", "test")
 
@@ -159,7 +160,7 @@ def make_prompts(
         >>> make_prompts([[1, 2], [3]], [[1, 4], [5]], [6, 7], [8, 9], vocab_size=10).clean.tolist()
         [[1, 2], [3, 0]]
     """
-    _require_aligned(clean, corrupted)
+    require_aligned(clean, corrupted)
     lengths = [len(row) for row in clean]
     width = max(lengths) if width is None else width
     if max(lengths) > width:
@@ -181,72 +182,6 @@ def make_prompts(
     )
     check_prompts(prompts, vocab_size)
     return jax.tree.map(lambda x: x.astype(np.int32), prompts)
-
-
-def _require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:
-    if len(clean) == 0:
-        raise InputError("prompts", got="none", expected="at least one")
-    if len(clean) != len(corrupted):
-        raise InputError(
-            "corrupted", got=f"{len(corrupted)} prompts", expected=f"one for each of {len(clean)}"
-        )
-    for row, (one, other) in enumerate(zip(clean, corrupted, strict=True)):
-        if len(one) == 0:
-            raise InputError(f"prompt {row}", got="no tokens", expected="at least one")
-        if len(one) != len(other):
-            raise InputError(
-                f"prompt {row}",
-                got=f"{len(one)} clean and {len(other)} corrupted tokens",
-                expected="the same number",
-                mend="Swap words only for words of as many tokens.",
-            )
-
-
-def check_prompts(prompts: Prompts, vocab_size: int) -> None:
-    """Check that prompts fit together and fit a model's vocabulary.
-
-    Args:
-        prompts: The prompts, as concrete arrays.
-        vocab_size: Of the model.
-
-    Raises:
-        InputError: As `make_prompts` says, and for arrays whose shapes do not agree.
-    """
-    p = jax.tree.map(np.asarray, prompts)
-    if p.clean.ndim != 2 or 0 in p.clean.shape or p.corrupted.shape != p.clean.shape:
-        raise InputError(
-            "clean and corrupted",
-            got=f"shapes {p.clean.shape} and {p.corrupted.shape}",
-            expected="one shape (N, T) with at least one prompt and one token",
-        )
-    for field in ("position", "answer", "distractor", "length"):
-        if getattr(p, field).shape != p.clean.shape[:1]:
-            raise InputError(
-                field, got=f"shape {getattr(p, field).shape}", expected=f"{p.clean.shape[:1]}"
-            )
-    for field in ("clean", "corrupted", "answer", "distractor"):
-        _require_range(field, getattr(p, field), 0, vocab_size)
-    _require_range("length", p.length, 1, p.clean.shape[1] + 1)
-    _require_range("position", p.position, 0, p.length)
-    same = np.flatnonzero(p.answer == p.distractor)
-    if same.size:
-        raise InputError(
-            f"prompt {same[0]}",
-            got=f"token {p.answer[same[0]]} as answer and as distractor",
-            expected="two different tokens",
-        )
-
-
-def _require_range(field: str, values: np.ndarray, low: int, high: int | np.ndarray) -> None:
-    if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(field, got=f"dtype {values.dtype}", expected="integers")
-    bad = np.argwhere((values < low) | (values >= high))
-    if bad.size:
-        row = int(bad[0][0])
-        top = np.broadcast_to(high, values.shape)[tuple(bad[0])] - 1
-        raise InputError(
-            f"{field} of prompt {row}", got=values[tuple(bad[0])], expected=f"{low} to {top}"
-        )
 
 
 def answer_logits(logits: Any, prompts: Prompts) -> jax.Array:
