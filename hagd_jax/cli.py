@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -192,7 +193,7 @@ def _model(
         raise ConfigError("model", expected=f"a model for {name}", mend="Add --model smollm2-135m.")
     if not trained.exists():
 
-        def on_step(step: int, total: int, metrics) -> None:
+        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
             progress.update("train", step, total)
             run.log("train", step=step, **metrics)
 
@@ -200,6 +201,7 @@ def _model(
         model = tasks.train_modular(command.modulus, seed=command.config.seed, on_step=on_step)
         if parallel.is_main():
             models.save(model, trained)
+        parallel.sync("model saved")
         progress.finish("train")
     return models.load(trained, dtype=command.dtype, mesh=mesh).replace(
         name=f"modular-{command.modulus}"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import NODE_SITES, Nodes, mask_nodes
 from hagd_jax.models import LanguageModel, forward
+from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import padded_batches
 
@@ -118,4 +119,5 @@ def _batch_scores(
         return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(model.config, 1.0)))
 
     # One step at a time: memory of one gradient, whatever the number of steps.
-    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
+    scores = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
+    return replicate(scores, model.mesh)

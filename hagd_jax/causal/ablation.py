@@ -20,6 +20,7 @@ from hagd_jax.interventions import (
     zero_alternative,
 )
 from hagd_jax.models import LanguageModel, forward
+from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, answer_logits, correct, logit_difference
 from hagd_jax.tasks.batching import padded_batches
 
@@ -92,12 +93,15 @@ def behaviour(
     if ablation == "resample":
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
-    parts = []
-    for batch, weight in padded_batches(prompts, batch_size, mesh=model.mesh):
-        real = np.asarray(weight) > 0
-        result = _judge(bare, batch, stacked, fixed, ablation, candidates)
-        parts.append([np.asarray(x)[:, real] for x in result])
-    return Behaviour(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
+    parts = [
+        _judge(bare, batch, stacked, fixed, ablation, candidates)
+        for batch, _ in padded_batches(prompts, batch_size, mesh=model.mesh)
+    ]
+    # The rows that filled up the last batch come last.
+    joined = (
+        np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
+    )
+    return Behaviour(*(rows[:, : len(prompts)] for rows in joined))
 
 
 def partners(length: np.ndarray, seed: int) -> np.ndarray:
@@ -176,4 +180,4 @@ def _judge(
         )
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
-    return jax.lax.map(one, masks)
+    return replicate(jax.lax.map(one, masks), model.mesh)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
-from hagd_jax.parallel.distributed import is_main, start, to_global
+from hagd_jax.parallel.distributed import is_main, start, sync, to_global
 from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
 from hagd_jax.parallel.plan import Plan, plan, topology_mesh
-from hagd_jax.parallel.rules import RULES, Rule, constrain, sharding
+from hagd_jax.parallel.rules import RULES, Rule, constrain, replicate, sharding
 
 __all__ = [
     "RULES",
@@ -19,10 +19,12 @@ __all__ = [
     "make_mesh",
     "parse_mesh",
     "plan",
+    "replicate",
     "restore",
     "save",
     "sharding",
     "start",
+    "sync",
     "to_global",
     "topology_mesh",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from hagd_jax.errors import ConfigError, InputError, MeshError
@@ -67,6 +68,16 @@ def is_main() -> bool:
         True
     """
     return jax.process_index() == 0
+
+
+def sync(name: str) -> None:
+    """Wait until every process has come to the same point; nothing for a single process.
+
+    Args:
+        name: Of the point, for the error if processes meet at different ones.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def to_global(mesh: Mesh | None, batch: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -113,6 +114,19 @@ def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
         return x
     spec = _spec(mesh, axes, x.shape, "activation", strict=False)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Ask the compiler for results whole on every device, so that every process can read them.
+
+    Args:
+        tree: Pytree of arrays, inside or outside `jit`.
+        mesh: The mesh, or None.
+
+    Returns:
+        The same values.
+    """
+    return jax.tree.map(lambda x: constrain(x, (None,) * x.ndim, mesh), tree)
 
 
 def _spec(

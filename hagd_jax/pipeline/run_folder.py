@@ -20,7 +20,7 @@ from typing import Any
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import write_atomic
-from hagd_jax.parallel import Checkpoints, is_main
+from hagd_jax.parallel import Checkpoints, is_main, sync
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,14 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
             the message lists the differences.
     """
     path = Path(path)
+    # The first process alone looks and writes, the others wait: two would see each other's files.
+    if is_main():
+        _claim(path, config, overwrite)
+    sync(f"run {path}")
+    return RunFolder(path)
+
+
+def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
     file = path / "config.json"
     if path.exists() and not path.is_dir():
         raise CheckpointError(str(path), got="a file", expected="a folder")
@@ -116,9 +124,7 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
             expected="an empty one, a new one, or a run",
             mend="Use another --out.",
         )
-    if is_main():
-        write_atomic(file, json.dumps(config, indent=1))
-    return RunFolder(path)
+    write_atomic(file, json.dumps(config, indent=1))
 
 
 def _read(file: Path) -> dict[str, Any]:

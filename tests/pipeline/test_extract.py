@@ -2,66 +2,30 @@
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hagd_jax as hagd
-from hagd_jax.attribution import GradientConfig
-from hagd_jax.causal import Circuit, JudgeConfig
+from hagd_jax.causal import Circuit
 from hagd_jax.interventions import Nodes
-from hagd_jax.models import DecoderConfig, init
 from hagd_jax.parallel import make_mesh
-from hagd_jax.pipeline import ExtractConfig, extract, open_run, score
-from hagd_jax.tasks import Text, make_prompts
-
-# The answer repeats the first token: head 1 of layer 0 looks at it, everything else is noise.
-CONFIG = DecoderConfig(
-    vocab_size=8, n_layers=1, d_model=16, n_heads=2, d_mlp=8, norm="none", max_positions=3,
-    qkv_bias=False, attn_out_bias=False, mlp_bias=False,
-)  # fmt: skip
-EXTRACT = ExtractConfig(
-    nodes="1",
-    gradient=GradientConfig(batch_size=8),
-    judge=JudgeConfig(ablations=("counterfactual", "mean", "resample"), controls=7, batch_size=8),
-)
+from hagd_jax.pipeline import extract, open_run, score
+from tests.pipeline.copier import CONFIG, EXTRACT, make_copier, make_task, on_mesh
 
 
 @pytest.fixture(scope="module")
 def copier():
-    """A transformer whose head 1 copies position 0's token to the logits of the last position."""
-    model = init(CONFIG, jax.random.key(0))
-    p = jax.tree.map(lambda x: np.array(x) * 0.05, model.params)
-    identity = np.eye(16)
-    p["embed"]["embedding"][:] = identity[:8]  # tokens in dimensions 0 to 7
-    p["positions"]["embedding"][:] = 0
-    p["positions"]["embedding"][0, 14] = p["positions"]["embedding"][2, 15] = 1
-    attn = p["blocks"]["attn"]
-    for name in "qkvo":
-        attn[name]["kernel"][:] *= 0.1
-    attn["q"]["kernel"][0, 15, 1, 0] = 30  # the last position asks
-    attn["k"]["kernel"][0, 14, 1, 0] = 1  # for the first one
-    attn["v"]["kernel"][0, :8, 1, :8] = np.eye(8)
-    attn["o"]["kernel"][0, 1, :8, 8:] = np.eye(8)
-    p["unembed"]["kernel"][:] = 0
-    p["unembed"]["kernel"][8:] = 5 * np.eye(8)
-    return model.replace(params=jax.tree.map(jnp.asarray, p), name="copier")
+    return make_copier()
 
 
 @pytest.fixture(scope="module")
 def task():
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split in ("discover", "select", "test"):
-        first = rng.integers(0, 8, 24)
-        other = (first + rng.integers(1, 8, 24)) % 8
-        rest = rng.integers(0, 8, (24, 2))
-        clean, corrupted = np.c_[first, rest], np.c_[other, rest]
-        splits[split] = make_prompts(clean, corrupted, first, other, vocab_size=8)
-    texts = {split: (Text("a", "b", "c", "d", "t"),) * 24 for split in splits}
-    return hagd.tasks.Task("copy", "Repeat the first token.", splits, texts, tuple(range(8)))
+    return make_task()
 
 
 def test_finds_the_planted_head_and_proves_it(copier, task):
@@ -91,10 +55,7 @@ def test_a_wrong_circuit_is_rejected(copier, task):
 def test_one_and_eight_devices_give_the_same_circuit(copier, task):
     config = dataclasses.replace(EXTRACT, nodes="4")
     one = extract(copier, task, config)
-    spread = init(CONFIG, jax.random.key(0), mesh=make_mesh("data=4,model=2"), name="copier")
-    place = lambda x, like: jax.device_put(x, like.sharding)  # noqa: E731
-    many = spread.replace(params=jax.tree.map(place, copier.params, spread.params))
-    other = extract(many, task, config)
+    other = extract(on_mesh(copier, make_mesh("data=4,model=2")), task, config)
     assert other.circuit.nodes == one.circuit.nodes
     np.testing.assert_allclose(other.circuit.scores, one.circuit.scores, atol=1e-5)
     for a, b in zip(one.verdicts, other.verdicts, strict=True):
@@ -103,14 +64,15 @@ def test_one_and_eight_devices_give_the_same_circuit(copier, task):
 
 
 def without_times(run):
-    text = (run.path / "metrics.jsonl").read_text()
-    records = [json.loads(line) for line in text.splitlines()]
+    file = run.path / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [{k: v for k, v in r.items() if k not in ("time", "seconds")} for r in records]
 
 
+@pytest.mark.parametrize("save_every", [0, 1e9], ids=["saved", "not saved"])
 @pytest.mark.parametrize("batches_before_kill", [0, 1, 2])
 def test_a_killed_run_continues_as_if_nothing_had_happened(
-    copier, task, tmp_path, batches_before_kill
+    copier, task, tmp_path, batches_before_kill, save_every
 ):
     class Killed(BaseException):
         pass
@@ -123,7 +85,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     expected = extract(copier, task, EXTRACT, run=whole)
     broken = open_run(tmp_path / "broken", {})
     with pytest.raises(Killed):
-        score(copier, task, EXTRACT.gradient, run=broken, progress=kill, save_every=0)
+        score(copier, task, EXTRACT.gradient, run=broken, progress=kill, save_every=save_every)
     assert [r["step"] for r in without_times(broken)] == list(range(1, batches_before_kill + 1))
     result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
     np.testing.assert_array_equal(result.scores.flat(), expected.scores.flat())
@@ -139,3 +101,25 @@ def test_a_finished_run_is_repeated_without_scoring_again(copier, task, tmp_path
     again = extract(copier, task, EXTRACT, run=run, progress=lambda stage, *_: stages.append(stage))
     assert "score" not in stages
     assert again.circuit == first.circuit
+
+
+def test_two_processes_find_what_one_finds(copier, task, tmp_path):
+    """One program on two processes of two devices each, as on a pod."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-m", "tests.pipeline.worker", coordinator, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    workers = [subprocess.Popen([*command, i], env=environment, **pipes) for i in "01"]
+    try:
+        for worker in workers:
+            out, _ = worker.communicate(timeout=180)
+            assert worker.returncode == 0, out[-3000:]
+    finally:
+        for worker in workers:
+            worker.kill()
+    expected = extract(copier, task, dataclasses.replace(EXTRACT, nodes="4")).circuit
+    found = Circuit.load(tmp_path / "circuit.json")
+    assert found.nodes == expected.nodes
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
