@@ -1,9 +1,10 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from hagd_jax.causal import ABLATIONS, behaviour
 from hagd_jax.causal.ablation import partners
@@ -11,11 +12,13 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
-from hagd_jax.tasks.base import logit_difference, make_prompts
+from hagd_jax.tasks import logit_difference, make_prompts
 from tests.causal import plain
 from tests.causal.plain import CONFIG
 
-CANDIDATES = tuple(range(6))
+# Both ways of being right, with two ablations each.
+CANDIDATES = {"zero": None, "mean": tuple(range(6)), "resample": None}
+CANDIDATES["counterfactual"] = CANDIDATES["mean"]
 FULL, EMPTY = Nodes.full(CONFIG, True), Nodes.full(CONFIG, False)
 
 
@@ -123,23 +126,25 @@ def one_by_one(params, prompts, masks, reference, ablation, candidates):
     return out
 
 
-@pytest.mark.parametrize("candidates", [None, CANDIDATES])
+def measure(model, prompts, masks, ablation, **changes):
+    """`behaviour` with three masks of the same shapes everywhere: compiled once an ablation."""
+    options = {
+        "candidates": CANDIDATES[ablation],
+        # Shorter than the measured prompts, so that some positions have no reference token.
+        "reference": some_prompts(5, 2, longest=4),
+        # Seven prompts: the second batch is filled up.
+        "batch_size": 4,
+        "seed": 3,
+    }
+    return behaviour(model, prompts, masks, ablation=ablation, **options | changes)
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_against_editing_one_node_after_the_other(model, prompts, ablation, candidates):
-    # Shorter than the measured prompts, so that some positions have no reference token.
+def test_against_editing_one_node_after_the_other(model, prompts, ablation):
     reference, masks = some_prompts(5, 2, longest=4), some_masks()
-    found = behaviour(
-        model,
-        prompts,
-        masks,
-        ablation=ablation,
-        candidates=candidates,
-        reference=reference,
-        batch_size=3,
-        seed=3,
-    )
-    expected = one_by_one(model.params, prompts, masks, reference, ablation, candidates)
+    found = measure(model, prompts, masks, ablation)
     assert prompts.clean.shape[1] > reference.clean.shape[1]
+    expected = one_by_one(model.params, prompts, masks, reference, ablation, CANDIDATES[ablation])
     assert np.abs(expected[0]).min() > 1e-3
     assert expected[2].max() > 0.1
     for name, want in zip(found._fields, expected, strict=True):
@@ -148,13 +153,17 @@ def test_against_editing_one_node_after_the_other(model, prompts, ablation, cand
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_the_full_circuit_is_the_model_bit_for_bit(model, prompts, ablation):
-    found = behaviour(model, prompts, [FULL], ablation=ablation, reference=prompts, batch_size=7)
-    direct = jax.jit(lambda m, p: logit_difference(forward(m, p.clean).logits, p))(
-        model.bare(), jax.tree.map(jnp.asarray, prompts)
-    )
-    assert found.metric[0].tolist() == np.asarray(direct).tolist()
-    assert found.kl.tolist() == [[0.0] * 7]
-    assert found.match.all()
+    found = measure(model, prompts, [FULL, *some_masks(2)], ablation)
+    ends = (prompts[:4], prompts[np.array([4, 5, 6, 6])])
+    first, second = (np.asarray(direct(model.bare(), batch)) for batch in ends)
+    assert found.metric[0].tolist() == [*first, *second[:3]]
+    assert found.kl[0].tolist() == [0.0] * 7
+    assert found.match[0].all()
+
+
+@jax.jit
+def direct(model, prompts):
+    return logit_difference(forward(model, prompts.clean).logits, prompts)
 
 
 def test_the_empty_circuit_is_what_replaces_it(model, prompts):
@@ -163,53 +172,41 @@ def test_the_empty_circuit_is_what_replaces_it(model, prompts):
     at = np.arange(len(prompts)), prompts.position
     corrupted[at] = prompts.clean[at]
     matched = prompts.replace(corrupted=corrupted)
-    found = behaviour(model, matched, [EMPTY], ablation="counterfactual")
-    direct = np.asarray(logit_difference(forward(model, corrupted).logits, matched))
+    found = measure(model, matched, [EMPTY, *some_masks(2)], "counterfactual")
+    replaced = np.asarray(logit_difference(forward(model, corrupted).logits, matched))
     clean = np.asarray(logit_difference(forward(model, prompts.clean).logits, prompts))
-    np.testing.assert_allclose(found.metric[0], direct, atol=1e-5)
-    assert np.abs(direct - clean).max() > 0.1
+    np.testing.assert_allclose(found.metric[0], replaced, atol=1e-5)
+    assert np.abs(replaced - clean).max() > 0.1
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
-def test_batches_and_their_filling_change_nothing(model, prompts, ablation):
-    runs = [
-        behaviour(
-            model, prompts, some_masks(2), ablation=ablation, reference=prompts, batch_size=size
-        )
-        for size in (1, 4, 7, 64)
-    ]
-    for run in runs[1:]:
-        np.testing.assert_allclose(run.metric, runs[0].metric, atol=1e-5)
-        np.testing.assert_allclose(run.kl, runs[0].kl, atol=1e-5)
-        assert (run.correct == runs[0].correct).all()
-        assert run.metric.shape == (2, 7)
+def assert_same(found, expected):
+    assert np.abs(expected.metric).max() > 0.1
+    np.testing.assert_allclose(found.metric, expected.metric, atol=1e-5)
+    np.testing.assert_allclose(found.kl, expected.kl, atol=1e-5)
+    assert (found.correct == expected.correct).all()
+    assert found.metric.shape == expected.metric.shape == (3, 7)
+
+
+def test_batches_and_their_filling_change_nothing(model, prompts):
+    whole = measure(model, prompts, some_masks(), "resample", batch_size=64)
+    assert_same(measure(model, prompts, some_masks(), "resample"), whole)
 
 
 def test_padding_of_the_prompts_changes_nothing(model, prompts):
-    def widened(p):
-        room = ((0, 0), (0, 2))
-        return p.replace(clean=np.pad(p.clean, room), corrupted=np.pad(p.corrupted, room))
-
-    for ablation in ("mean", "counterfactual"):
-        narrow, wide = (
-            behaviour(model, p, some_masks(2), ablation=ablation, reference=prompts)
-            for p in (prompts, widened(prompts))
-        )
-        np.testing.assert_allclose(wide.metric, narrow.metric, atol=1e-5)
-
-
-@pytest.mark.parametrize("ablation", ABLATIONS)
-def test_eight_devices_agree_with_one(prompts, ablation):
-    mesh = make_mesh("data=8")
-    kwargs = {"ablation": ablation, "reference": prompts, "candidates": CANDIDATES}
-    one, eight = (
-        behaviour(init(CONFIG, jax.random.key(0), mesh=m), prompts, some_masks(), **kwargs)
-        for m in (None, mesh)
+    room = ((0, 0), (0, 2))
+    wide = prompts.replace(
+        clean=np.pad(prompts.clean, room), corrupted=np.pad(prompts.corrupted, room)
     )
-    assert np.abs(one.metric).max() > 0.1
-    np.testing.assert_allclose(eight.metric, one.metric, atol=1e-5)
-    np.testing.assert_allclose(eight.kl, one.kl, atol=1e-5)
-    assert (eight.correct == one.correct).all()
+    found = measure(model, wide, some_masks(), "mean")
+    assert_same(found, measure(model, prompts, some_masks(), "mean"))
+
+
+def test_eight_devices_agree_with_one(model, prompts):
+    """Neither the seven prompts nor the five references divide the mesh."""
+    mesh = make_mesh("data=8")
+    spread = model.replace(params=jax.device_put(model.params, NamedSharding(mesh, P())), mesh=mesh)
+    found = measure(spread, prompts, some_masks(), "mean")
+    assert_same(found, measure(model, prompts, some_masks(), "mean"))
 
 
 def test_bad_requests(model, prompts):
