@@ -113,18 +113,18 @@ class Attention(nn.Module):
         self.o = Linear(queries, (c.d_model,), out_axes, c.attn_out_bias)
 
     def __call__(self, resid: jax.Array, norm: Norm, tap: Tap) -> jax.Array:
-        q, k, v = self.read(resid, norm, tap)
-        pattern = tap("attn_pattern", self.pattern(tap("q", q), tap("k", k), tap.ctx.index))
-        v = tap("v", v)
-        groups = self.config.n_heads // self.config.n_kv_heads
-        grouped = pattern.reshape(pattern.shape[0], -1, groups, *pattern.shape[2:])
-        mixed = jnp.einsum("bkgts,bskd->btkgd", grouped, v)
-        heads = tap("head_out", mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1]))
+        read = self.read(resid, norm, tap)
+        q, k, v = (tap(site, value) for site, value in zip("qkv", read, strict=True))
+        pattern = tap("attn_pattern", self.pattern(q, k, tap.ctx.index))
+        # Heads before positions, here and in `pattern`: else XLA transposes the patterns, twice.
+        batch, heads, length, _ = pattern.shape
+        grouped = pattern.reshape(batch, self.config.n_kv_heads, -1, length, length)
+        mixed = jnp.einsum("bkgts,bksd->bkgtd", grouped, v.transpose(0, 2, 1, 3))
+        mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
+        out = tap("head_out", mixed)
         if tap.wants("head_write"):
-            return tap(
-                "attn_out", self.o.add_bias(tap("head_write", self.o.per_head(heads)).sum(2))
-            )
-        return tap("attn_out", self.o(heads))
+            return tap("attn_out", self.o.add_bias(tap("head_write", self.o.per_head(out)).sum(2)))
+        return tap("attn_out", self.o(out))
 
     def read(self, resid: jax.Array, norm: Norm, tap: Tap) -> tuple[jax.Array, ...]:
         """Queries, keys and values, from one normed stream or from one copy a head."""
@@ -155,7 +155,8 @@ class Attention(nn.Module):
         if c.scale_attn_by_layer:
             divisor = divisor * (index + 1).astype(q.dtype)
         grouped = q.reshape(*q.shape[:2], c.n_kv_heads, -1, c.d_head) / divisor
-        scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k).astype(jnp.float32)
+        grouped, k = grouped.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3)
+        scores = jnp.einsum("bkgtd,bksd->bkgts", grouped, k).astype(jnp.float32)
         if c.causal:
             mask = jnp.tril(jnp.ones((length, length), bool))
             scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)

@@ -124,11 +124,10 @@ def to_global(mesh: Mesh | None, batch: Any) -> Any:
 
 def _local_parts(mesh: Mesh) -> int:
     """How many different parts of the batch the devices of this process hold."""
-    axis = RULES["batch"].mesh_axis
-    if axis not in mesh.axis_names:
-        return 1
     mine = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
-    return len(set(np.nonzero(mine)[mesh.axis_names.index(axis)].tolist()))
+    places = np.argwhere(mine)
+    axes = [mesh.axis_names.index(a) for a in RULES["batch"].mesh_axes if a in mesh.axis_names]
+    return len({tuple(place) for place in places[:, axes].tolist()})
 
 
 def _initialize_detected() -> None:

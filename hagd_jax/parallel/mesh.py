@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh
 
 from hagd_jax.errors import MeshError
 
-AXES = ("data", "model")
+AXES = ("replica", "data", "model")
 _FORM = f"name=size, comma-separated, names among {', '.join(AXES)}, e.g. data=2,model=4"
 
 
@@ -117,11 +117,12 @@ def _fitting(names: tuple[str, ...], n_devices: int, most: int = 4) -> list[str]
     """A few descriptions with these axes that use every device."""
     if len(names) == 1:
         return [f"{names[0]}={n_devices}"]
-    first, second = names
+    first, *between, last = names
+    whole = "".join(f",{name}=1" for name in between)
     divisors = [size for size in range(1, n_devices + 1) if n_devices % size == 0]
     middle = len(divisors) // 2
     squarest = sorted(divisors, key=lambda size: abs(divisors.index(size) - middle))[:most]
-    return [f"{first}={size},{second}={n_devices // size}" for size in sorted(squarest)]
+    return [f"{first}={size}{whole},{last}={n_devices // size}" for size in sorted(squarest)]
 
 
 def _malformed(description: str, why: str) -> MeshError:

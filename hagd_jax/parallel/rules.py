@@ -1,8 +1,9 @@
-"""One table: which mesh axis each logical array axis is split over.
+"""One table: which mesh axes each logical array axis is split over.
 
-Weights are split over both mesh axes (`embed` over data, the other side over model), so that a
-mesh holds one copy of them; activations are split over batch and over what `model` splits, and
-keep their residual width whole (`act_embed`).
+Weights are split over `data` (their `embed` side) and `model` (the other), so that these two axes
+together hold one copy of them; `replica` repeats that copy. Activations are split over batch, by
+`replica` and `data`, and over what `model` splits; they keep their residual width whole
+(`act_embed`). Small models run fastest on `replica` alone: nothing is gathered.
 
 Shardings are built here, from the mesh in hand, rather than by Flax's `logical_axis_rules`
 context: that context is no part of `jit`'s cache key, so a second mesh would reuse the program of
@@ -12,6 +13,7 @@ the first.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -29,29 +31,28 @@ class Rule:
     """Where one logical axis goes.
 
     Attributes:
-        mesh_axis: The mesh axis it is split over; None keeps it whole.
-        required: Whether a size the mesh axis does not divide is an error; otherwise it is
-            kept whole.
+        mesh_axes: The mesh axes it is split over; none keeps it whole.
+        required: Whether a size that they do not divide is an error; otherwise it is kept whole.
     """
 
-    mesh_axis: str | None = None
+    mesh_axes: tuple[str, ...] = ()
     required: bool = True
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # Split.
-        "batch": Rule("data"),
-        "embed": Rule("data"),
-        "heads": Rule("model"),
-        "mlp": Rule("model"),
+        "batch": Rule(("replica", "data")),
+        "embed": Rule(("data",)),
+        "heads": Rule(("model",)),
+        "mlp": Rule(("model",)),
         # Split where that works: key/value heads are copied when they are fewer than the mesh
         # axis, and vocabularies have awkward sizes (nothing above 1 and below 29 divides
         # GPT-2's 50257 = 29 · 1733).
-        "kv_heads": Rule("model", required=False),
-        "vocab": Rule("model", required=False),
+        "kv_heads": Rule(("model",), required=False),
+        "vocab": Rule(("model",), required=False),
         # A stored stream: L of them are kept at once, so they are split where one need not be.
-        "trace_embed": Rule("model", required=False),
+        "trace_embed": Rule(("model",), required=False),
         # Whole: the residual width of activations, and everything else.
         "act_embed": Rule(),
         "head_dim": Rule(),
@@ -116,6 +117,18 @@ def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
+def batch_parts(mesh: Mesh | None) -> int:
+    """Into how many parts a mesh splits a batch.
+
+    Example:
+        >>> batch_parts(None)
+        1
+    """
+    if mesh is None:
+        return 1
+    return math.prod(mesh.shape.get(axis, 1) for axis in RULES["batch"].mesh_axes)
+
+
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Ask the compiler for results whole on every device, so that every process can read them.
 
@@ -136,20 +149,22 @@ def _spec(
         raise InputError(
             f"axes of {name}", got=tuple(axes), expected=f"one for each dimension of {tuple(shape)}"
         )
-    parts: list[str | None] = []
+    parts: list[str | tuple[str, ...] | None] = []
+    taken: set[str] = set()
     for i, axis in enumerate(axes):
         rule = Rule() if axis is None else _rule(axis)
-        mesh_axis = rule.mesh_axis
-        if mesh_axis is None or mesh_axis not in mesh.shape or mesh_axis in parts:
-            parts.append(None)
-            continue
+        over = tuple(a for a in rule.mesh_axes if a in mesh.shape and a not in taken)
+        count = math.prod(mesh.shape[a] for a in over)
         if shape is None:
-            parts.append(mesh_axis if rule.required else None)
-            continue
-        divides = shape[i] % mesh.shape[mesh_axis] == 0
-        if not divides and rule.required and strict:
-            raise _undivided(name, str(axis), shape[i], mesh_axis, mesh.shape[mesh_axis])
-        parts.append(mesh_axis if divides else None)
+            split = rule.required
+        else:
+            split = shape[i] % count == 0
+            if not split and rule.required and strict:
+                raise _undivided(name, str(axis), shape[i], over, count)
+        over = over if split else ()
+        taken.update(over)
+        # JAX tells ("data",) from "data" when it compares layouts.
+        parts.append(over[0] if len(over) == 1 else over or None)
     return PartitionSpec(*parts)
 
 
@@ -159,11 +174,14 @@ def _rule(axis: str) -> Rule:
     return RULES[axis]
 
 
-def _undivided(name: str, axis: str, size: int, mesh_axis: str, parts: int) -> MeshError:
+def _undivided(
+    name: str, axis: str, size: int, mesh_axes: tuple[str, ...], parts: int
+) -> MeshError:
     fitting = [str(n) for n in range(1, min(size, 4 * parts) + 1) if size % n == 0]
+    over = "*".join(mesh_axes)
     return MeshError(
         f"{name}, axis {axis!r} of size {size}",
-        got=f"a mesh with {mesh_axis}={parts}",
+        got=f"a mesh with {over}={parts}",
         expected=f"a size that divides {size}",
-        mend=f"Use {mesh_axis}={' or '.join(fitting)}.",
+        mend=f"Use {over}={' or '.join(fitting)}.",
     )

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.parallel import sharding
+from hagd_jax.parallel import batch_parts, sharding
 from hagd_jax.tasks.base import Prompts
 
 
 def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
-    """Rows in each batch: `size`, or all prompts if fewer, rounded up to the mesh's data axis."""
-    data = 1 if mesh is None else mesh.shape.get("data", 1)
-    return -(-min(size, prompts) // data) * data
+    """Rows in each batch: `size`, or all prompts if fewer, rounded up to what the mesh splits."""
+    parts = batch_parts(mesh)
+    return -(-min(size, prompts) // parts) * parts
 
 
 def count_batches(prompts: int, size: int, mesh: jax.sharding.Mesh | None = None) -> int:
@@ -32,7 +32,7 @@ def padded_batches(
     Args:
         prompts: N prompts.
         size: Rows a batch, see `batch_rows`.
-        mesh: Spread the rows over its `data` axis.
+        mesh: Spread the rows over it.
 
     Yields:
         (batch, weight): weight (size,) float32 is 1 for real rows and 0 for copies.

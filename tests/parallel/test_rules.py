@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from hagd_jax.errors import ConfigError, InputError, MeshError
-from hagd_jax.parallel import RULES, constrain, make_mesh, sharding
+from hagd_jax.parallel import RULES, batch_parts, constrain, make_mesh, sharding
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,17 @@ def test_a_mesh_holds_one_copy_of_a_weight(mesh: Mesh):
     weight = jax.device_put(np.ones((16, 32), np.float32), sharding(mesh, ("embed", "mlp")))
     held = sum(shard.data.nbytes for shard in weight.addressable_shards)
     assert held == weight.nbytes
+
+
+def test_replicas_repeat_the_weights_and_share_the_batch():
+    mesh = make_mesh("replica=2,data=2,model=2")
+    assert mesh is not None
+    weight = jax.device_put(np.ones((16, 32), np.float32), sharding(mesh, ("embed", "mlp")))
+    assert weight.sharding.spec == P("data", "model")
+    assert sum(shard.data.nbytes for shard in weight.addressable_shards) == 2 * weight.nbytes
+    assert sharding(mesh, ("batch", None), (8, 3)).spec == P(("replica", "data"), None)
+    assert sharding(make_mesh("replica=4"), ("batch", "heads"), (8, 3)).spec == P("replica", None)
+    assert (batch_parts(mesh), batch_parts(make_mesh("model=8")), batch_parts(None)) == (4, 1, 1)
 
 
 def test_axes_absent_from_the_mesh_are_whole():
@@ -75,14 +86,14 @@ def test_every_spec_can_be_placed(dims: list[tuple[str | None, int]]):
         placed = sharding(mesh, axes, shape)
     except MeshError:
         rules = [RULES[axis] for axis in axes if axis]
-        assert any(rule.required and rule.mesh_axis for rule in rules)
+        assert any(rule.required and rule.mesh_axes for rule in rules)
         return
     used = [part for part in placed.spec if part is not None]
     assert len(used) == len(set(used))
     for part, axis, size in zip(placed.spec, axes, shape, strict=True):
         if part is not None:
             assert axis is not None
-            assert part == RULES[axis].mesh_axis
+            assert part in RULES[axis].mesh_axes
             assert size % mesh.shape[part] == 0
     assert np.prod(placed.shard_shape(tuple(shape))) * mesh.size >= np.prod(shape)
 
