@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from hagd_jax.errors import InputError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.intervention import Identity, Intervention, Skeleton, split
-from hagd_jax.models.layers import MLP, Attention, Linear, Norm, param
+from hagd_jax.models.layers import MLP, Attention, Linear, Norm, param, wide_dtype
 from hagd_jax.models.sites import BLOCK_SITES
 from hagd_jax.models.tap import Options, Tap
 
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
             intervention: What rewrites the values on their way.
 
         Returns:
-            Logits (B, T, V) float32, and the captured sites.
+            Logits (B, T, V), float32 at least, and the captured sites.
         """
         c = self.config
         before = Tap(intervention, c, self.options, jnp.int32(-1))
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
         else:
             axes = ("embed", "vocab")
             logits = Linear((c.d_model,), (c.vocab_size,), axes, c.unembed_bias, name="unembed")(x)
-        logits = after("logits", logits.astype(jnp.float32))
+        logits = after("logits", logits.astype(wide_dtype(logits)))
         return logits, before.captured | trace | after.captured
 
     def blocks(

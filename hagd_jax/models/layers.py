@@ -26,6 +26,11 @@ ACTIVATIONS = {
 }
 
 
+def wide_dtype(x: jax.Array) -> Any:
+    """Where sums are taken: float32, or float64 if the values already are."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def param(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> Any:
@@ -44,10 +49,10 @@ class Norm(nn.Module):
     ) -> jax.Array:
         c = self.config
         if c.norm == "none":
-            one = jnp.ones((*x.shape[:-1], 1), jnp.float32)
+            one = jnp.ones((*x.shape[:-1], 1), wide_dtype(x))
             return x if tap is None else (x / tap(site, one)).astype(x.dtype)
         weight = param(self, "scale", (c.d_model,), ("embed",), nn.initializers.ones)
-        wide = x.astype(jnp.float32)
+        wide = x.astype(wide_dtype(x))
         if c.norm == "layer":
             wide = wide - wide.mean(-1, keepdims=True)
         scale = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + c.norm_eps)
@@ -156,7 +161,7 @@ class Attention(nn.Module):
             divisor = divisor * (index + 1).astype(q.dtype)
         grouped = q.reshape(*q.shape[:2], c.n_kv_heads, -1, c.d_head) / divisor
         grouped, k = grouped.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3)
-        scores = jnp.einsum("bkgtd,bksd->bkgts", grouped, k).astype(jnp.float32)
+        scores = jnp.einsum("bkgtd,bksd->bkgts", grouped, k).astype(wide_dtype(q))
         if c.causal:
             mask = jnp.tril(jnp.ones((length, length), bool))
             scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.core.meta
@@ -82,13 +82,19 @@ def init(
         >>> init(config, jax.random.key(0)).params["embed"]["embedding"].shape
         (10, 8)
     """
+    params = _creator(config, mesh)(key)
+    return LanguageModel(params, config, tokenizer, mesh, name)
+
+
+@functools.cache
+def _creator(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Callable[[jax.Array], Any]:
+    """Creates parameters where they belong; compiled once for each configuration and mesh."""
 
     def create(key: jax.Array) -> Any:
         variables = Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32), Identity())
         return flax.core.meta.unbox(variables["params"])
 
-    params = jax.jit(create, out_shardings=_shardings(config, mesh))(key)
-    return LanguageModel(params, config, tokenizer, mesh, name)
+    return jax.jit(create, out_shardings=_shardings(config, mesh))
 
 
 def abstract(

@@ -137,20 +137,20 @@ def test_a_mesh_changes_nothing(config, mesh):
 
 
 def test_gradient_equals_finite_differences():
-    model = randomised(NEOX)
-
-    def loss(scale):
-        params = jax.tree.map(lambda x: x * scale, model.params)
-        return jnp.sum(jnp.sin(forward(model.replace(params=params), TOKENS).logits))
-
+    start = randomised(NEOX)
     with jax.enable_x64():
-        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), model.params)
-        model = model.replace(params=wide, config=NEOX.replace(dtype="float64"))
-        slope = jax.grad(loss)(jnp.float64(1.0))
-        step = (loss(jnp.float64(1 + 1e-5)) - loss(jnp.float64(1 - 1e-5))) / 2e-5
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), start.params)
+        model = start.replace(config=NEOX.replace(dtype="float64"))
+
+        def loss(scale):
+            params = jax.tree.map(lambda x: x * scale, wide)
+            return jnp.sum(jnp.sin(forward(model.replace(params=params), TOKENS).logits))
+
+        slope = float(jax.grad(loss)(jnp.float64(1.0)))
+        ends = [float(loss(jnp.float64(1 + step))) for step in (1e-6, -1e-6)]
     assert abs(slope) > 1
-    # Logits leave in float32 whatever the compute dtype, hence 1e-3 and not 1e-9.
-    np.testing.assert_allclose(slope, step, rtol=1e-2)
+    # Float64: rounding of 1e-16 · 50 over 2e-6.
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-6, rtol=1e-6)
 
 
 def test_remat_gives_the_same_gradient():

@@ -12,8 +12,8 @@ from hagd_jax.tasks import Task, Text, make_prompts
 
 # The answer repeats the first token: head 1 of layer 0 looks at it, everything else is noise.
 CONFIG = DecoderConfig(
-# The answer repeats the first token: head 1 of layer 0 looks at it, all else is noise.
-    qkv_bias=False, attn_out_bias=False, mlp_bias=False,
+    vocab_size=8, n_layers=1, d_model=24, n_heads=2, d_head=8, d_mlp=8, norm="none",
+    max_positions=3, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
 )  # fmt: skip
 EXTRACT = ExtractConfig(
     nodes="1",
