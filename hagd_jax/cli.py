@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -124,9 +123,7 @@ def run_extract(command: Extract) -> Report:
     cluster = command.cluster
     if cluster.join or cluster.coordinator:
         parallel.start(cluster.coordinator, cluster.processes, cluster.process)
-    name = command.task.replace("-", "_")
-    if name not in tasks.names():
-        raise ConfigError("task", got=repr(command.task), expected=f"one of {tasks.names()}")
+    name = tasks.find(command.task)
     began = time.monotonic()
     run = pipeline.open_run(
         command.out or Path("runs") / name, _decisive(command, name), overwrite=command.overwrite
@@ -220,7 +217,6 @@ def _report(
         "seconds": f"{seconds:.0f}",
         "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "configuration": json.dumps(dataclasses.asdict(command.config)),
     }
     return Report(
         title=f"{result.task.name} in {model.name}",

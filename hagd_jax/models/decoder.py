@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from hagd_jax.errors import InputError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.intervention import Identity, Intervention, Skeleton, split
-from hagd_jax.models.layers import MLP, Attention, Linear, Norm, param, wide_dtype
+from hagd_jax.models.layers import MLP, Attention, Linear, Norm, matmul, param, wide_dtype
 from hagd_jax.models.sites import BLOCK_SITES
 from hagd_jax.models.tap import Options, Tap
 
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         x = after("resid_final", x)
         x = after("normed_final", Norm(c, name="norm_f")(x, after, "normf_scale"))
         if c.tied:
-            logits = jnp.einsum("btd,vd->btv", x, table)
+            logits = matmul(x, table.T)
         else:
             axes = ("embed", "vocab")
             logits = Linear((c.d_model,), (c.vocab_size,), axes, c.unembed_bias, name="unembed")(x)

@@ -31,6 +31,11 @@ def wide_dtype(x: jax.Array) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiply into the wide dtype: on CPU, bfloat16 is several times as fast that way."""
+    return jnp.matmul(x, kernel, preferred_element_type=wide_dtype(x))
+
+
 def param(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> Any:
@@ -89,8 +94,8 @@ class Linear(nn.Module):
         # One flat matrix product: the fastest form on every backend.
         flat = x.reshape(*x.shape[: x.ndim - len(self.ins)], -1)
         kernel = self.kernel.astype(x.dtype).reshape(math.prod(self.ins), -1)
-        out = (flat @ kernel).reshape(*flat.shape[:-1], *self.outs)
-        return self.add_bias(out)
+        out = matmul(flat, kernel).astype(x.dtype)
+        return self.add_bias(out.reshape(*flat.shape[:-1], *self.outs))
 
     def per_head(self, x: jax.Array) -> jax.Array:
         """Head h of x meets head h of W: (..., h, D) → (..., h, Dh), or back; no bias."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -132,7 +131,7 @@ def extract(
         model=model.name,
         task=task.name,
         seed=config.seed,
-        config=json.loads(json.dumps(dataclasses.asdict(config))),
+        config=dataclasses.asdict(config),
     )
     verdicts = _judge(model, circuit, task, config, tell)
     curve = _curve(model, scores, task, config, tell)

@@ -19,7 +19,7 @@ from hagd_jax.tasks.base import (
 from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.modular_training import TrainConfig
 from hagd_jax.tasks.modular_training import train as train_modular
-from hagd_jax.tasks.registry import names, task
+from hagd_jax.tasks.registry import find, names, task
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "batches",
     "check_prompts",
     "correct",
+    "find",
     "logit_difference",
     "make_prompts",
     "names",

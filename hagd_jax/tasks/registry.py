@@ -44,6 +44,34 @@ def names() -> tuple[str, ...]:
     return tuple(_TASKS)
 
 
+def find(name: str) -> str:
+    """The task that a name means; hyphens count as underscores.
+
+    Args:
+        name: As a user typed it.
+
+    Returns:
+        One of `names()`.
+
+    Raises:
+        InputError: If there is no such task; the message names the closest ones.
+
+    Example:
+        >>> find("modular-addition")
+        'modular_addition'
+    """
+    plain = str(name).lower().replace("-", "_")
+    if plain in _TASKS:
+        return plain
+    close = difflib.get_close_matches(plain, _TASKS, cutoff=0.4)
+    raise InputError(
+        "task",
+        got=repr(name),
+        expected=f"one of {', '.join(_TASKS)}",
+        mend=f"Did you mean {' or '.join(close)}?" if close else None,
+    )
+
+
 def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
     """A task, in the tokens of a model.
 
@@ -59,12 +87,4 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     Raises:
         InputError: If there is no such task, or the model's vocabulary cannot express it.
     """
-    if name not in _TASKS:
-        close = difflib.get_close_matches(str(name).lower().replace("-", "_"), _TASKS, cutoff=0.4)
-        raise InputError(
-            "task",
-            got=repr(name),
-            expected=f"one of {', '.join(_TASKS)}",
-            mend=f"Did you mean {' or '.join(close)}?" if close else None,
-        )
-    return _TASKS[name](model, sizes or Sizes(), seed)
+    return _TASKS[find(name)](model, sizes or Sizes(), seed)

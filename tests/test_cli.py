@@ -1,0 +1,89 @@
+"""The command a user types, and what it says when the input is wrong."""
+
+import importlib.util
+import json
+import re
+
+import jax
+import pytest
+
+from hagd_jax import models
+from hagd_jax.causal import Circuit
+from hagd_jax.cli import main
+from hagd_jax.models import DecoderConfig, Tokenizer, init
+from hagd_jax.tasks import TrainConfig, train_modular
+from hagd_jax.tasks.modular import vocabulary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A hardly trained model of addition modulo 11, as a folder."""
+    config = TrainConfig(d_model=16, n_heads=2, d_mlp=24, steps=50, target=2.0)
+    model = train_modular(11, config=config)
+    return str(models.save(model, tmp_path_factory.mktemp("cli") / "model"))
+
+
+def arguments(folder, out, *more):
+    small = ["--sizes.discover", "8", "--sizes.test", "8", "--judge.controls", "3"]
+    command = ["extract", "--task", "modular-addition", "--model", folder, "--nodes", "25%"]
+    return [*command, "--out", str(out), *small, *more]
+
+
+def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, capsys):
+    main(arguments(folder, tmp_path / "run"))
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints"}
+    circuit = Circuit.load(tmp_path / "run" / "circuit.json")
+    assert len(circuit) == round(0.25 * 26)
+    assert circuit.task == "modular_addition"
+    stages = [
+        json.loads(line)["stage"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [s for i, s in enumerate(stages) if s not in stages[:i]] == ["score", "verdict", "curve"]
+    out = " ".join(capsys.readouterr().out.split())
+    for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Look at it"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--task", "modular-additoin"], "Did you mean modular_addition?"),
+        (["--task", "ioi"], "single-token|one token|tokenizer"),
+        (["--nodes", "0"], "1 to 26"),
+        (["--mesh", "data=3,model=5"], "8 devices here"),
+        (["--mesh", "model=8"], "axis 'heads' of size 2"),
+        (["--model", "no/such/model/anywhere"], "no/such/model"),
+        (["--dtype", "int8"], "int8"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(folder, tmp_path, capsys, change, words):
+    command = arguments(folder, tmp_path / "run", *change)
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "error:" in error
+    assert "Traceback" not in error
+    assert re.search(words, error), error
+
+
+def test_a_model_of_another_vocabulary_is_refused(tmp_path, capsys):
+    config = DecoderConfig(vocab_size=4, n_layers=1, d_model=8, n_heads=2, d_mlp=8, max_positions=3)
+    tokenizer = Tokenizer.words([*vocabulary(3)[:3], "?"])
+    model = init(config, jax.random.key(0), tokenizer=tokenizer)
+    models.save(model, tmp_path / "model")
+    with pytest.raises(SystemExit):
+        main(arguments(str(tmp_path / "model"), tmp_path / "run"))
+    assert "train_modular" in capsys.readouterr().err
+
+
+def test_plan_without_a_tpu_compiler_says_what_to_install(capsys, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else real(name, *a)
+    )
+    with pytest.raises(SystemExit):
+        main(["plan", "--model", "llama-70b", "--topology", "v5e:8x8", "--mesh", "data=8,model=8"])
+    assert "hagd-jax[tpu]" in capsys.readouterr().err
