@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
-from hagd_jax.parallel.distributed import is_main, start, sync, to_global
+from hagd_jax.parallel.distributed import agree, is_main, start, sync, to_global
 from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
 from hagd_jax.parallel.plan import Plan, plan, topology_mesh
 from hagd_jax.parallel.rules import RULES, Rule, batch_parts, constrain, replicate, sharding
@@ -13,6 +13,7 @@ __all__ = [
     "Checkpoints",
     "Plan",
     "Rule",
+    "agree",
     "batch_parts",
     "constrain",
     "describe",

@@ -52,12 +52,7 @@ def start(
         _initialize_detected()
         return
     _check_cluster(coordinator, num_processes, process_id)
-    # These two settings only concern the CPU backend; JAX has no CPU collectives without one.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    ids = _device_ids(local_devices)
-    if ids is not None:
-        jax.config.update("jax_num_cpu_devices", len(ids))
-    _initialize(coordinator, num_processes, process_id, ids)
+    _initialize(coordinator, num_processes, process_id, _device_ids(local_devices))
 
 
 def is_main() -> bool:
@@ -78,6 +73,27 @@ def sync(name: str) -> None:
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def agree(value: bool) -> bool:
+    """What the first process says, in every process; all of them must call it.
+
+    Decisions that each process takes from its own clock or disk may differ, and processes that
+    then go different ways wait for each other forever.
+
+    Args:
+        value: What this process would say.
+
+    Returns:
+        The first process's value.
+
+    Example:
+        >>> agree(True)
+        True
+    """
+    if jax.process_count() == 1:
+        return bool(value)
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(bool(value))))
 
 
 def to_global(mesh: Mesh | None, batch: Any) -> Any:
@@ -143,9 +159,15 @@ def _initialize(
     coordinator: str | None, n: int | None, process_id: int | None, ids: list[int] | None
 ) -> None:
     try:
+        if coordinator is not None:
+            # These two settings concern the CPU backend, which has no collectives without one.
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        if ids is not None:
+            jax.config.update("jax_num_cpu_devices", len(ids))
         jax.distributed.initialize(coordinator, n, process_id, ids)
     except RuntimeError as error:
-        if "must be called before" not in str(error):
+        # JAX says "must be called before" of the call, "before backends" of the settings.
+        if "before" not in str(error):
             raise
         raise ConfigError(
             "distributed start",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import ConfigError, InputError, MeshError
-from hagd_jax.parallel import is_main, make_mesh, restore, start, to_global
+from hagd_jax.parallel import agree, is_main, make_mesh, restore, start, to_global
 
 
 def test_two_processes_share_arrays_and_checkpoints(tmp_path: Path):
@@ -56,6 +56,8 @@ def test_a_start_after_devices_were_used_is_refused():
     jax.devices()
     with pytest.raises(ConfigError, match="Call start\\(\\) first"):
         start("localhost:1234", 1, 0)
+    with pytest.raises(ConfigError, match="Call start\\(\\) first"):
+        start("localhost:1234", 1, 0, local_devices=4)
     assert is_main()
 
 
@@ -89,6 +91,11 @@ def test_without_arguments_or_a_cluster_nothing_happens():
     code = "from hagd_jax.parallel import start; import jax; start(); print(jax.process_count())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "1", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_one_process_agrees_with_itself(value: bool):
+    assert agree(value) is value
 
 
 def test_a_batch_is_split_over_data():

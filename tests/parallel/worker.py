@@ -15,6 +15,7 @@ import numpy as np
 from hagd_jax.errors import MeshError
 from hagd_jax.parallel import (
     Checkpoints,
+    agree,
     is_main,
     make_mesh,
     restore,
@@ -38,6 +39,8 @@ def main(coordinator: str, process_id: int, folder: str) -> None:
     start(coordinator, 2, process_id)  # A second call does nothing.
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
     assert is_main() == (process_id == 0)
+    assert agree(is_main())  # The first process says yes, the second no.
+    assert not agree(not is_main())
 
     rows = make_mesh("data=4")
     square = make_mesh("data=2,model=2")
