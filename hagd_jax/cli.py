@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -99,10 +100,14 @@ def main(argv: list[str] | None = None) -> None:
         argv: Arguments; those of the process if None.
     """
     console = Console(stderr=True)
+    argv = sys.argv[1:] if argv is None else argv
     commands = {"extract": Extract, "plan": Plan}
     command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, description=__doc__)
     try:
-        {Extract: run_extract, Plan: run_plan}[type(command)](command)
+        if isinstance(command, Extract):
+            run_extract(command, line=shlex.join(["hagd", *argv]))
+        else:
+            run_plan(command)
     except HagdError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
@@ -111,17 +116,18 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run_extract(command: Extract) -> Report:
+def run_extract(command: Extract, line: str = "") -> Report:
     """`hagd extract`.
 
     Args:
         command: The parsed arguments.
+        line: What the user typed, for the report.
 
     Returns:
         The report that was written.
     """
     cluster = command.cluster
-    if cluster.join or cluster.coordinator:
+    if cluster != Cluster():
         parallel.start(cluster.coordinator, cluster.processes, cluster.process)
     name = tasks.find(command.task)
     began = time.monotonic()
@@ -130,15 +136,14 @@ def run_extract(command: Extract) -> Report:
     )
     with bars() as progress:
         model = _model(command, name, run, progress)
-        config = command.config
-        task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
-        result = pipeline.extract(model, task, config, run=run, progress=progress.update)
-    report = _report(command, model, result, time.monotonic() - began)
+        result = pipeline.extract(model, name, command.config, run=run, progress=progress.update)
+    facts = {"command": line, "seconds": f"{time.monotonic() - began:.0f}"}
+    report = _report(command, model, result, facts)
     run.write("report.html", page(report))
     if parallel.is_main():
         rich.print(verdict_table(report))
         rich.print(circuit_table(result.circuit))
-        rich.print(f"Look at it: {run.path / 'report.html'}")
+        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return report
 
 
@@ -188,33 +193,41 @@ def _model(
         return models.load(command.model, dtype=command.dtype, mesh=mesh)
     if name != MODULAR:
         raise ConfigError("model", expected=f"a model for {name}", mend="Add --model smollm2-135m.")
-    if not trained.exists():
-
-        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
-            progress.update("train", step, total)
-            run.log("train", step=step, **metrics)
-
-        run.rewind("train", 0)
-        model = tasks.train_modular(command.modulus, seed=command.config.seed, on_step=on_step)
+    if not parallel.agree(trained.exists()):
+        model = _train(command, run, progress)
         if parallel.is_main():
             models.save(model, trained)
         parallel.sync("model saved")
-        progress.finish("train")
     return models.load(trained, dtype=command.dtype, mesh=mesh).replace(
         name=f"modular-{command.modulus}"
     )
 
 
+def _train(command: Extract, run: pipeline.RunFolder, progress: Bars) -> models.LanguageModel:
+    reached = 0.0
+
+    def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        nonlocal reached
+        reached = metrics["select_accuracy"]
+        progress.update("train", step, total)
+        run.log("train", step=step, **metrics)
+
+    run.rewind("train", 0)
+    model = tasks.train_modular(command.modulus, seed=command.config.seed, on_step=on_step)
+    progress.finish("train")
+    if reached < tasks.TrainConfig().target:
+        progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen pairs")
+    return model
+
+
 def _report(
-    command: Extract, model: models.LanguageModel, result: pipeline.Result, seconds: float
+    command: Extract, model: models.LanguageModel, result: pipeline.Result, facts: dict[str, str]
 ) -> Report:
-    facts = {
+    facts = facts | {
         "description": result.task.description,
-        "command": "hagd " + " ".join(sys.argv[1:]),
         "model": f"{model.name}, {command.dtype}",
         "task": result.task.name,
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "seconds": f"{seconds:.0f}",
         "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }

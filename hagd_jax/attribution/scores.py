@@ -14,7 +14,7 @@ from hagd_jax.interventions import NODE_SITES, Nodes, mask_nodes
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, logit_difference
-from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.tasks.batching import batch_rows, padded_batches
 
 Metric = Callable[[jax.Array, Prompts], jax.Array]
 
@@ -49,7 +49,7 @@ def node_scores(
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
-    """Integrated gradients of a metric with respect to every node's mask, prompt batch by batch.
+    """Integrated gradients of a metric with respect to every node's mask, batch by batch.
 
     score_i = mean over prompts of ∫₀¹ ∂m/∂μ_i dα at masks μ = α, where node i's activation is
     μ_i · own + (1 − μ_i) · counterfactual. With enough steps the scores sum to
@@ -60,22 +60,26 @@ def node_scores(
         prompts: Clean prompts with their counterfactuals.
         config: Steps and batching.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
-        start: (batches done, sum so far) to continue from, as yielded before.
+        start: (prompts done, sum so far) to continue from, as yielded before.
 
     Yields:
-        (batches done, running sum over prompts) after each batch; divide the last one by the
+        (prompts done, running sum over prompts) after each batch; divide the last sum by the
         number of prompts, or use `mean_scores`.
+
+    Raises:
+        InputError: If the prompts do not fit the model.
     """
     bare = model.bare()
     done, total = (0, Nodes.full(model.config, 0.0)) if start is None else start
-    for i, (batch, weight) in enumerate(
-        padded_batches(prompts, config.batch_size, mesh=model.mesh)
-    ):
-        if i < done:
-            continue
-        part = _batch_scores(bare, batch, weight, jnp.float32(config.steps), metric, config.remat)
+    if done >= len(prompts):
+        return
+    steps = jnp.asarray(config.steps, jnp.float32)
+    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
+    for batch, weight in padded_batches(model, prompts[done:], rows):
+        part = _batch_scores(bare, batch, weight, steps, metric, config.remat)
         total = jax.tree.map(jnp.add, total, part)
-        yield i + 1, total
+        done = min(done + rows, len(prompts))
+        yield done, total
 
 
 def mean_scores(

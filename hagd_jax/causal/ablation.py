@@ -16,7 +16,6 @@ from hagd_jax.interventions import (
     NODE_SITES,
     Nodes,
     mask_nodes,
-    mean_alternative,
     zero_alternative,
 )
 from hagd_jax.models import LanguageModel, forward
@@ -74,7 +73,7 @@ def behaviour(
     Raises:
         ConfigError: If the ablation does not exist.
         InputError: If `mean` has no reference, or `resample` a single prompt, or no circuit was
-            given.
+            given, or the prompts do not fit the model.
 
     Example:
         >>> behaviour(model, prompts, [Nodes.full(model.config, True)], ablation="zero").kl.max()
@@ -89,13 +88,13 @@ def behaviour(
     if ablation == "mean":
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
-        fixed = _means(bare, reference.clean, prompt_weight(reference), prompts.clean.shape[1])
+        fixed = node_means(model, reference, prompts.clean.shape[1], batch_size)
     if ablation == "resample":
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
     parts = [
         _judge(bare, batch, stacked, fixed, ablation, candidates)
-        for batch, _ in padded_batches(prompts, batch_size, mesh=model.mesh)
+        for batch, _ in padded_batches(model, prompts, batch_size)
     ]
     # The rows that filled up the last batch come last.
     joined = (
@@ -133,21 +132,50 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
     return partner
 
 
-def prompt_weight(prompts: Prompts) -> jax.Array:
-    """(N, T) 1 for real tokens, 0 for padding."""
-    columns = np.arange(prompts.clean.shape[1])
-    return jnp.asarray(columns < np.asarray(prompts.length)[:, None], jnp.float32)
+def node_means(
+    model: LanguageModel, reference: Prompts, width: int, batch_size: int
+) -> dict[str, jax.Array]:
+    """The mean activation of every node at each position, over as many prompts as there are.
+
+    Args:
+        model: The model.
+        reference: Prompts to average over; their clean side is read.
+        width: Positions wanted: the reference is cut or padded to it.
+        batch_size: Prompts in one call.
+
+    Returns:
+        Site → (L, 1, T, ...) means; where no prompt has a token, the mean over positions.
+    """
+    total, count = None, jnp.zeros(width)
+    for batch, weight in padded_batches(model, reference, batch_size):
+        sums, counts = _position_sums(model.bare(), batch, weight, width)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        count = count + counts
+    assert total is not None
+
+    def mean(sums: jax.Array) -> jax.Array:
+        n = count.reshape(1, 1, -1, *[1] * (sums.ndim - 3))
+        overall = sums.sum(2, keepdims=True) / n.sum()
+        return jnp.where(n > 0, sums / jnp.maximum(n, 1), overall)
+
+    return jax.tree.map(mean, total)
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def _means(
-    model: LanguageModel, tokens: jax.Array, weight: jax.Array, width: int
-) -> dict[str, jax.Array]:
-    # Cut or padded to the measured prompts' width, so that the positions line up.
-    short = min(width, tokens.shape[1])
-    room = ((0, 0), (0, width - short))
-    tokens, weight = jnp.pad(tokens[:, :short], room), jnp.pad(weight[:, :short], room)
-    return mean_alternative(forward(model, tokens, capture=NODE_SITES.values()).trace, weight)
+def _position_sums(
+    model: LanguageModel, batch: Prompts, weight: jax.Array, width: int
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Sums of node activations over real tokens at each position, and how many there were."""
+    short = min(width, batch.clean.shape[1])
+    tokens = jnp.pad(batch.clean[:, :short], ((0, 0), (0, width - short)))
+    real = (jnp.arange(width) < jnp.minimum(batch.length, short)[:, None]) * weight[:, None]
+    trace = forward(model, tokens, capture=NODE_SITES.values()).trace
+
+    def sums(value: jax.Array) -> jax.Array:
+        w = real.reshape(1, *real.shape, *[1] * (value.ndim - 3))
+        return (value * w).sum(1, keepdims=True)
+
+    return {site: sums(trace[site]) for site in NODE_SITES.values()}, real.sum(0)
 
 
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))

@@ -16,6 +16,7 @@ from hagd_jax.causal.metrics import (
     Faithfulness,
     accuracy,
     faithfulness,
+    mean_ratio,
     permutation_p,
     preservation,
     ratio_of_means,
@@ -38,13 +39,11 @@ class JudgeConfig:
         ablations: What its complement is replaced by; one verdict for each.
         controls: Random circuits of the same size, layer by layer and kind by kind.
         batch_size: Prompts in one call.
-        seed: Of the controls and the bootstrap.
     """
 
     ablations: tuple[str, ...] = ("counterfactual", "mean")
     controls: int = 20
     batch_size: int = 16
-    seed: int = 0
 
     def __post_init__(self):
         unknown = [name for name in self.ablations if name not in ABLATIONS]
@@ -88,9 +87,20 @@ class Verdict:
     p_value: float
     gates: dict[str, bool]
 
+    @property
+    def beats_controls(self) -> bool:
+        """Whether the circuit is more faithful than every random one; never if undefined."""
+        value = self.faithfulness.ratio_of_means.value
+        return bool(self.controls) and all(value > control for control in self.controls)
+
+    @property
+    def holds(self) -> bool:
+        """Whether both gates hold and no random circuit does as well."""
+        return all(self.gates.get(gate) for gate in ("accuracy", "kl")) and self.beats_controls
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers under their names."""
-        record = dataclasses.asdict(self)
+        record = dataclasses.asdict(self) | {"holds": self.holds}
         record["faithfulness"] = _named(self.faithfulness)
         for field in ("preservation", "necessity"):
             record[field] = getattr(self, field)._asdict()
@@ -105,6 +115,7 @@ def evaluate(
     config: JudgeConfig = JudgeConfig(),
     *,
     split: str = "test",
+    seed: int = 0,
     on_ablation: Callable[[str], None] | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge a circuit by intervention.
@@ -115,6 +126,7 @@ def evaluate(
         task: The behaviour it should carry.
         config: Ablations, controls, batching.
         split: Which prompts to judge on; not those it was found on.
+        seed: Of the controls and the bootstrap.
         on_ablation: Called with the name of each finished ablation.
 
     Returns:
@@ -126,7 +138,7 @@ def evaluate(
     circuit.check_model(model.config)
     members = jax.tree.map(np.asarray, circuit.mask())
     full, empty = Nodes.full(model.config, True), Nodes.full(model.config, False)
-    controls = random_controls(members, config.controls, config.seed)
+    controls = random_controls(members, config.controls, seed)
     verdicts = []
     for ablation in config.ablations:
         result = behaviour(
@@ -137,9 +149,9 @@ def evaluate(
             candidates=task.candidates,
             reference=task.splits["discover"],
             batch_size=config.batch_size,
-            seed=config.seed,
+            seed=seed,
         )
-        verdicts.append(_verdict(result, ablation, split, config.seed))
+        verdicts.append(_verdict(result, ablation, split, seed))
         if on_ablation is not None:
             on_ablation(ablation)
     return tuple(verdicts)
@@ -167,13 +179,12 @@ def _verdict(result: Behaviour, ablation: str, split: str, seed: int) -> Verdict
     full, empty, circuit, complement = result.metric[:4]
     names = ("model", "empty", "circuit", "complement")
     found = faithfulness(circuit, full, empty, seed=seed)
+    scale = max(np.abs(full).max(), np.abs(empty).max())
     chance = tuple(
-        faithfulness(control, full, empty, seed=seed).ratio_of_means.value
-        for control in result.metric[4:]
+        mean_ratio(control - empty, full - empty, scale) for control in result.metric[4:]
     )
     acc = {name: accuracy(row) for name, row in zip(names, result.correct, strict=False)}
     kl = {name: float(row.mean()) for name, row in zip(names, result.kl, strict=False)}
-    scale = max(np.abs(full).max(), np.abs(empty).max())
     return Verdict(
         ablation=ablation,
         split=split,

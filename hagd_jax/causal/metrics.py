@@ -114,10 +114,8 @@ def ratio_of_means(
         not defined.
     """
     numerator, denominator = _aligned(numerator, denominator)
-    if abs(denominator.mean()) <= DENOMINATOR_FLOOR * scale:
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    value = float(numerator.mean() / denominator.mean())
-    if len(numerator) < 2:
+    value = mean_ratio(numerator, denominator, scale)
+    if np.isnan(value) or len(numerator) < 2:
         return Estimate(value, float("nan"), float("nan"))
 
     def statistic(top: np.ndarray, bottom: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -143,6 +141,18 @@ def ratio_of_means(
         return Estimate(value, float("nan"), float("nan"))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
+
+
+def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.0) -> float:
+    """Mean over mean, without an interval; arguments as in `ratio_of_means`.
+
+    Returns:
+        The ratio; NaN if the mean denominator is below a thousandth of `scale`.
+    """
+    bottom = float(np.mean(denominator))
+    if abs(bottom) <= DENOMINATOR_FLOOR * scale:
+        return float("nan")
+    return float(np.mean(numerator)) / bottom
 
 
 def accuracy(correct: np.ndarray) -> Estimate:

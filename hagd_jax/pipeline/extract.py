@@ -19,13 +19,14 @@ from hagd_jax.causal import (
     evaluate,
     size_curve,
 )
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes, count_nodes
 from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import agree
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Sizes, Task
-from hagd_jax.tasks.batching import count_batches
+from hagd_jax.tasks import task as find_task
 
 # Sizes at which faithfulness is plotted, as shares of all nodes.
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -40,7 +41,7 @@ class ExtractConfig:
     Attributes:
         nodes: Size of the circuit: a number of nodes ("64") or a share of them ("5%").
         seed: Of the prompts, the controls and the bootstrap.
-        sizes: Prompts in each split.
+        sizes: Prompts in each split, when the task is given by name.
         gradient: How nodes are scored.
         judge: How the circuit is tested.
     """
@@ -91,7 +92,7 @@ class Result:
 
 def extract(
     model: LanguageModel,
-    task: Task,
+    task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
     run: RunFolder | None = None,
@@ -104,7 +105,7 @@ def extract(
 
     Args:
         model: The model, on any mesh.
-        task: The behaviour, for this model.
+        task: The behaviour: a name, or a `Task` of this model's tokens.
         config: Size, scoring, judging.
         run: Where to log and to keep checkpoints; an interrupted run continues there.
         progress: Called with (stage, done, total) as work proceeds.
@@ -114,14 +115,20 @@ def extract(
 
     Raises:
         ConfigError: If the asked size does not fit the model.
+        InputError: If the task is unknown, has no discover or test split, or does not fit.
 
     Example:
         >>> model = hagd.models.load("smollm2-135m")
-        >>> result = hagd.extract(model, hagd.tasks.task("ioi", model), ExtractConfig(nodes="5%"))
+        >>> result = hagd.extract(model, "ioi", ExtractConfig(nodes="5%"))
         >>> result.verdicts[0].faithfulness.ratio_of_means.value
-        0.55
+        0.519
     """
     size = config.size(count_nodes(model.config))
+    if isinstance(task, str):
+        task = find_task(task, model, sizes=config.sizes, seed=config.seed)
+    for split in ("discover", "test"):
+        if split not in task.splits:
+            raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     tell = progress or (lambda stage, done, total: None)
     scores = score(model, task, config.gradient, run=run, progress=tell)
     circuit = Circuit.from_mask(
@@ -167,7 +174,6 @@ def score(
         `Nodes` of float32 on the host.
     """
     prompts = task.splits["discover"]
-    batches = count_batches(len(prompts), config.batch_size, model.mesh)
     start = run.checkpoints.latest(Nodes.full(model.config, 0.0)) if run else None
     if run is not None:
         run.rewind("score", start[0] if start else 0)
@@ -176,12 +182,13 @@ def score(
     for done, total in node_scores(model, prompts, config, start=start):
         jax.block_until_ready(total)
         if progress is not None:
-            progress("score", done, batches)
+            progress("score", done, len(prompts))
         if run is None:
             continue
         now = time.monotonic()
-        run.log("score", step=done, of=batches, seconds=round(now - began, 3))
-        if now - saved >= save_every or done == batches:
+        run.log("score", step=done, of=len(prompts), seconds=round(now - began, 3))
+        # All processes save together, so one clock decides.
+        if agree(now - saved >= save_every or done == len(prompts)):
             run.checkpoints.save(done, total)
             saved = now
     return jax.tree.map(lambda x: np.asarray(x) / len(prompts), total)
@@ -196,8 +203,7 @@ def _judge(
         done.append(name)
         tell("judge", len(done), len(config.judge.ablations))
 
-    judge = dataclasses.replace(config.judge, seed=config.seed)
-    return evaluate(model, circuit, task, judge, on_ablation=on_ablation)
+    return evaluate(model, circuit, task, config.judge, seed=config.seed, on_ablation=on_ablation)
 
 
 def _curve(

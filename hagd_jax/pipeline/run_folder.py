@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Any
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import write_atomic
-from hagd_jax.parallel import Checkpoints, is_main, sync
+from hagd_jax.parallel import Checkpoints, agree, is_main
+
+RESULTS = ("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +44,11 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints")
 
     def log(self, stage: str, **values: Any) -> None:
-        """Append a line to `metrics.jsonl`."""
+        """Append a line to `metrics.jsonl`; what is not a finite number becomes null."""
         if is_main():
-            record = {"time": round(time.time(), 3), "stage": stage, **values}
+            record = _finite({"time": round(time.time(), 3), "stage": stage, **values})
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, all of it or nothing."""
@@ -96,9 +99,14 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
     """
     path = Path(path)
     # The first process alone looks and writes, the others wait: two would see each other's files.
+    problem = None
     if is_main():
-        _claim(path, config, overwrite)
-    sync(f"run {path}")
+        try:
+            _claim(path, config, overwrite)
+        except CheckpointError as error:
+            problem = error
+    if not agree(problem is None):
+        raise problem or CheckpointError(str(path), got="refused by the first process")
     return RunFolder(path)
 
 
@@ -109,6 +117,8 @@ def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
     if file.exists():
         # Through JSON, so that tuples compare equal to what was written.
         differences = _differences(_read(file), json.loads(json.dumps(config)))
+        # Nothing was done yet: the first command may simply have been mistyped.
+        overwrite = overwrite or not any((path / name).exists() for name in RESULTS)
         if differences and not overwrite:
             raise CheckpointError(
                 str(path),
@@ -125,6 +135,15 @@ def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
             mend="Use another --out.",
         )
     write_atomic(file, json.dumps(config, indent=1))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -148,7 +167,8 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 def _discard(path: Path) -> None:
     # Only what a run writes: a mistyped folder loses nothing else.
-    for name in ("config.json", "metrics.jsonl", "circuit.json", "report.html"):
-        (path / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "model"):
-        shutil.rmtree(path / name, ignore_errors=True)
+    for name in ("config.json", *RESULTS):
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)

@@ -1,15 +1,13 @@
 """What a reader sees of a run: a page that works offline, and tables for the terminal."""
 
 from hagd_jax.report.page import page
-from hagd_jax.report.record import Report, beats_controls, claim, holds, shortfalls, standing
+from hagd_jax.report.record import Report, claim, shortfalls, standing
 from hagd_jax.report.table import circuit_table, verdict_table
 
 __all__ = [
     "Report",
-    "beats_controls",
     "circuit_table",
     "claim",
-    "holds",
     "page",
     "shortfalls",
     "standing",

@@ -11,7 +11,6 @@ import numpy as np
 
 from hagd_jax.causal import Estimate, Verdict
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
-from hagd_jax.report.record import beats_controls, holds
 from hagd_jax.report.words import interval, number, percent, probability
 
 
@@ -78,8 +77,8 @@ def checks(verdicts: tuple[Verdict, ...]) -> list[Measure]:
     rows = [
         ("Accuracy gate", MEANINGS["accuracy_gate"], lambda v: bool(v.gates.get("accuracy"))),
         ("KL gate", MEANINGS["kl_gate"], lambda v: bool(v.gates.get("kl"))),
-        ("Beats controls", MEANINGS["beats"], beats_controls),
-        ("Holds", MEANINGS["holds"], holds),
+        ("Beats controls", MEANINGS["beats"], lambda v: v.beats_controls),
+        ("Holds", MEANINGS["holds"], lambda v: v.holds),
     ]
     return [Measure(n, m, tuple(_check(test(v)) for v in verdicts)) for n, m, test in rows]
 

@@ -47,6 +47,10 @@ class Bars:
             self._ids[stage] = self._progress.add_task(WORDS.get(stage, stage), total=total)
         self._progress.update(self._ids[stage], completed=done, total=total)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, style="yellow", markup=False)
+
     def finish(self, stage: str) -> None:
         """A stage ended before its last step: fill its bar."""
         if stage in self._ids:

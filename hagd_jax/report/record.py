@@ -15,7 +15,6 @@ from hagd_jax.interventions import Nodes
 from hagd_jax.report.words import inert, number, percent
 from hagd_jax.tasks.base import Text
 
-GATES = ("accuracy", "kl")
 ABLATION_WORDS = {
     "zero": "set to zero",
     "mean": "set to their average over other prompts",
@@ -73,20 +72,9 @@ class Report:
         return next((v for v in self.verdicts if v.ablation == ablation), None)
 
 
-def beats_controls(verdict: Verdict) -> bool:
-    """Whether the circuit is more faithful than every random one; never if undefined."""
-    value = verdict.faithfulness.ratio_of_means.value
-    return bool(verdict.controls) and all(value > control for control in verdict.controls)
-
-
-def holds(verdict: Verdict) -> bool:
-    """Whether both gates hold and no random circuit does as well."""
-    return all(verdict.gates.get(gate) for gate in GATES) and beats_controls(verdict)
-
-
 def standing(report: Report) -> str:
     """`holds` under every ablation, `partly` under some, `fails` under none, or `untested`."""
-    outcomes = [holds(verdict) for verdict in report.verdicts]
+    outcomes = [verdict.holds for verdict in report.verdicts]
     if not outcomes:
         return "untested"
     return "holds" if all(outcomes) else "partly" if any(outcomes) else "fails"
@@ -174,8 +162,8 @@ def findings(report: Report) -> list[tuple[str, bool]]:
     return [
         (
             f"Under {inert(v.ablation, 30)} ablation: "
-            f"{_passed(v) if holds(v) else '; '.join(shortfalls(v))}.",
-            holds(v),
+            f"{_passed(v) if v.holds else '; '.join(shortfalls(v))}.",
+            v.holds,
         )
         for v in verdicts
     ]

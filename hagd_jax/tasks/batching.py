@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import batch_parts, sharding
 from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.checks import check_prompts
 
 
 def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
@@ -19,39 +21,47 @@ def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
     return -(-min(size, prompts) // parts) * parts
 
 
-def count_batches(prompts: int, size: int, mesh: jax.sharding.Mesh | None = None) -> int:
-    """How many batches `padded_batches` yields."""
-    return -(-prompts // batch_rows(prompts, size, mesh))
-
-
 def padded_batches(
-    prompts: Prompts, size: int, *, mesh: jax.sharding.Mesh | None = None
+    model: LanguageModel, prompts: Prompts, size: int
 ) -> Iterator[tuple[Prompts, jax.Array]]:
     """Batches of exactly `size` rows; the last one is filled up with copies that weigh nothing.
 
     Args:
+        model: Who will read them, on its mesh.
         prompts: N prompts.
         size: Rows a batch, see `batch_rows`.
-        mesh: Spread the rows over it.
 
-    Yields:
-        (batch, weight): weight (size,) float32 is 1 for real rows and 0 for copies.
+    Returns:
+        An iterator of (batch, weight): weight (size,) float32 is 1 for real rows, 0 for copies.
 
     Raises:
         ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model: a token outside its vocabulary, or
+            padding that a model reading both ways would see.
     """
     if size < 1:
         raise ConfigError("batch_size", got=size, expected="1 or more")
-    size = batch_rows(len(prompts), size, mesh)
-    for start in range(0, len(prompts), size):
-        rows = np.arange(start, start + size)
-        weight = (rows < len(prompts)).astype(np.float32)
-        batch = jax.tree.map(np.asarray, prompts)[np.minimum(rows, len(prompts) - 1)]
-        yield jax.tree.map(
-            lambda x: (
-                jnp.asarray(x)
-                if mesh is None
-                else jax.device_put(x, sharding(mesh, ("batch",) + (None,) * (x.ndim - 1), x.shape))
-            ),
-            (batch, weight),
+    check_prompts(prompts, model.config.vocab_size)
+    host = jax.tree.map(np.asarray, prompts)
+    if not model.config.causal and (host.length < host.clean.shape[1]).any():
+        raise InputError(
+            "prompts",
+            got=f"lengths from {host.length.min()} to {host.length.max()}",
+            expected="one length, since this model reads both ways and would read the padding",
+            mend="Make a task of prompts of one length.",
         )
+    return _placed(host, batch_rows(len(prompts), size, model.mesh), model.mesh)
+
+
+def _placed(
+    host: Prompts, size: int, mesh: jax.sharding.Mesh | None
+) -> Iterator[tuple[Prompts, jax.Array]]:
+    def place(x: np.ndarray) -> jax.Array:
+        if mesh is None:
+            return jnp.asarray(x)
+        return jax.device_put(x, sharding(mesh, ("batch",) + (None,) * (x.ndim - 1), x.shape))
+
+    for start in range(0, len(host), size):
+        rows = np.arange(start, start + size)
+        weight = (rows < len(host)).astype(np.float32)
+        yield jax.tree.map(place, (host[np.minimum(rows, len(host) - 1)], weight))

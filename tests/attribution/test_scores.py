@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.attribution import GradientConfig, mean_scores, node_scores
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes, mask_nodes
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
@@ -73,9 +73,22 @@ def test_a_continued_sum_is_the_same_sum():
     config = GradientConfig(batch_size=2)
     whole = list(node_scores(model, PROMPTS, config))
     rest = list(node_scores(model, PROMPTS, config, start=whole[0]))
-    assert [done for done, _ in whole] == [1, 2, 3]
-    assert [done for done, _ in rest] == [2, 3]
+    assert [done for done, _ in whole] == [2, 4, 6]
+    assert [done for done, _ in rest] == [4, 6]
     np.testing.assert_array_equal(rest[-1][1].flat(), whole[-1][1].flat())
+    # Sums are counted in prompts: other batches continue them.
+    (_, total), *_ = node_scores(model, PROMPTS, GradientConfig(batch_size=5), start=whole[0])
+    np.testing.assert_allclose(total.flat(), whole[-1][1].flat(), atol=1e-6)
+    assert not list(node_scores(model, PROMPTS, config, start=whole[-1]))
+
+
+def test_prompts_that_do_not_fit_are_refused():
+    small = randomised(LLAMA.replace(vocab_size=23))
+    with pytest.raises(InputError, match="0 to 22"):
+        mean_scores(small, PROMPTS)
+    both_ways = randomised(LLAMA.replace(causal=False))
+    with pytest.raises(InputError, match="reads both ways"):
+        mean_scores(both_ways, PROMPTS)
 
 
 @pytest.mark.parametrize(

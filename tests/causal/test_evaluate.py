@@ -61,7 +61,7 @@ def test_verdict_and_curve_are_made_of_what_was_measured(model, task):
     mask, config = some_mask(), JudgeConfig(("counterfactual",), controls=CONTROLS)
     heard = []
     (verdict,) = evaluate(model, circuit_of(mask), task, config, on_ablation=heard.append)
-    controls = random_controls(mask, CONTROLS, config.seed)
+    controls = random_controls(mask, CONTROLS, seed=0)
     measured = behaviour(
         model, task.splits["test"], [FULL, EMPTY, mask, ~mask, *controls], ablation="counterfactual"
     )

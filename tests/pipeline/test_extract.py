@@ -12,6 +12,7 @@ import pytest
 
 import hagd_jax as hagd
 from hagd_jax.causal import Circuit
+from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_run, score
@@ -78,7 +79,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
         pass
 
     def kill(stage, done, total):
-        if (stage, done) == ("score", batches_before_kill + 1):
+        if (stage, done) == ("score", 8 * (batches_before_kill + 1)):
             raise Killed
 
     whole = open_run(tmp_path / "whole", {})
@@ -86,12 +87,42 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     broken = open_run(tmp_path / "broken", {})
     with pytest.raises(Killed):
         score(copier, task, EXTRACT.gradient, run=broken, progress=kill, save_every=save_every)
-    assert [r["step"] for r in without_times(broken)] == list(range(1, batches_before_kill + 1))
+    assert [r["step"] for r in without_times(broken)] == [
+        8 * (i + 1) for i in range(batches_before_kill)
+    ]
     result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
     np.testing.assert_array_equal(result.scores.flat(), expected.scores.flat())
     assert without_times(broken) == without_times(whole)
     saved = [Circuit.load(run.path / "circuit.json") for run in (whole, broken)]
     assert saved[0] == saved[1] == expected.circuit
+
+
+def test_a_run_continues_on_another_mesh(copier, task, tmp_path):
+    """Half done on one device with batches of 8, finished on eight with batches of 24."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(stage, done, total):
+        if done == 16:
+            raise Killed
+
+    with pytest.raises(Killed):
+        score(
+            copier, task, EXTRACT.gradient, run=open_run(tmp_path, {}), progress=kill, save_every=0
+        )
+    many = on_mesh(copier, make_mesh("data=8"))
+    config = dataclasses.replace(EXTRACT.gradient, batch_size=24)
+    found = score(many, task, config, run=open_run(tmp_path, {}))
+    np.testing.assert_allclose(found.flat(), score(copier, task, config).flat(), atol=1e-6)
+
+
+def test_a_task_by_name_takes_the_sizes_and_wrong_tasks_are_named(copier, task):
+    with pytest.raises(InputError, match="Did you mean ioi"):
+        extract(copier, "oi", EXTRACT)
+    partial = dataclasses.replace(task, splits={"discover": task.splits["discover"]})
+    with pytest.raises(InputError, match="'test'"):
+        extract(copier, partial, EXTRACT)
 
 
 def test_a_finished_run_is_repeated_without_scoring_again(copier, task, tmp_path):

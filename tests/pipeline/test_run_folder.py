@@ -41,8 +41,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_discarding_a_run_spares_what_it_did_not_write(tmp_path):
+def test_a_mistyped_command_does_not_claim_the_folder(tmp_path):
     open_run(tmp_path, CONFIG)
+    run = open_run(tmp_path, CONFIG | {"seed": 1})
+    assert json.loads((run.path / "config.json").read_text())["seed"] == 1
+
+
+def test_what_is_not_a_number_is_logged_as_null(tmp_path):
+    run = open_run(tmp_path, CONFIG)
+    run.log("verdict", value=float("nan"), more={"low": (float("inf"), 1.0)})
+    assert lines(run)[0]["more"] == {"low": [None, 1.0]}
+
+
+def test_discarding_a_run_spares_what_it_did_not_write(tmp_path):
+    open_run(tmp_path, CONFIG).log("score", step=1)
     (tmp_path / "notes.txt").write_text("mine")
     open_run(tmp_path, CONFIG | {"seed": 1}, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -53,7 +65,7 @@ def test_a_file_and_a_broken_configuration_are_named(tmp_path):
     file.write_text("")
     with pytest.raises(CheckpointError, match="a folder"):
         open_run(file, CONFIG)
-    open_run(tmp_path / "run", CONFIG)
+    open_run(tmp_path / "run", CONFIG).log("score", step=1)
     (tmp_path / "run" / "config.json").write_text('{"task": ')
     with pytest.raises(CheckpointError, match="broken JSON"):
         open_run(tmp_path / "run", CONFIG)

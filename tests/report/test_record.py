@@ -6,7 +6,7 @@ import pytest
 from hagd_jax.causal import Estimate
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
-from hagd_jax.report import beats_controls, claim, holds, shortfalls, standing
+from hagd_jax.report import claim, shortfalls, standing
 from hagd_jax.report.record import findings
 from tests.report.made_up import NAN, make_report, make_verdict
 
@@ -35,18 +35,18 @@ def test_standing():
 def test_a_circuit_no_better_than_chance_does_not_hold():
     verdict = make_verdict()
     value = verdict.faithfulness.ratio_of_means.value
-    assert beats_controls(verdict)
-    assert holds(verdict)
+    assert verdict.beats_controls
+    assert verdict.holds
     for controls in [(0.1, value), (value + 0.1,), (NAN, 0.1), ()]:
-        assert not beats_controls(dataclasses.replace(verdict, controls=controls))
+        assert not dataclasses.replace(verdict, controls=controls).beats_controls
         assert shortfalls(dataclasses.replace(verdict, controls=controls))
-    assert not holds(undefined(verdict))
+    assert not undefined(verdict).holds
 
 
 @pytest.mark.parametrize("gates", [{}, {"accuracy": True}, {"accuracy": True, "kl": False}])
 def test_absent_gates_count_as_failed(gates):
     verdict = make_verdict(gates=gates)
-    assert not holds(verdict)
+    assert not verdict.holds
     assert any("KL" in reason for reason in shortfalls(verdict))
 
 
