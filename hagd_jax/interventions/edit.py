@@ -12,8 +12,9 @@ from flax import struct
 from jax.core import Tracer
 
 from hagd_jax.errors import InputError
-from hagd_jax.models import Context, Intervention, shared, static
-from hagd_jax.models.sites import BLOCK_SITES, require_site
+from hagd_jax.interventions.shapes import require_broadcast
+from hagd_jax.models import Context, DecoderConfig, Intervention, shared, static
+from hagd_jax.models.sites import BLOCK_SITES, require_site, site_shape
 
 
 @struct.dataclass
@@ -44,12 +45,27 @@ class Edit(Intervention):
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Edit]:
         """The edited value where layer and position match."""
         new = value + self.value if self.keep else jnp.broadcast_to(self.value, value.shape)
-        here = (self.layer < 0) | (self.layer == ctx.index) | (site not in BLOCK_SITES)
+        here = (self.layer < 0) | (self.layer == ctx.index)
         if self.positions.ndim:
             # Positions are axis 1 of every site but the pattern, where they are the queries.
             axis = 2 if site == "attn_pattern" else 1
             here = here & self.positions.reshape(-1, *[1] * (value.ndim - axis - 1))
         return jnp.where(here, new.astype(value.dtype), value), self
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """The layer exists, positions are the tokens', and the value broadcasts to the site's."""
+        if not isinstance(self.layer, Tracer) and int(self.layer) >= config.n_layers:
+            raise InputError(
+                "layer", got=int(self.layer), expected=f"from 0 to {config.n_layers - 1}"
+            )
+        if np.shape(self.positions) not in ((), tokens_shape[1:]):
+            raise InputError(
+                "positions",
+                got=f"shape {np.shape(self.positions)}",
+                expected=f"{tokens_shape[1:]}, one boolean for each position, or None",
+            )
+        target = site_shape(self.site, config, *tokens_shape)
+        require_broadcast(f"the value for {self.site!r}", np.shape(self.value), target)
 
 
 def add(
@@ -60,7 +76,7 @@ def add(
     Args:
         site: A name of `models.SITES`.
         value: Broadcasts against the site's value, e.g. (D,) for `resid_post`.
-        layer: One layer, or None for every layer.
+        layer: One layer, or None for every layer; None for a site outside the blocks.
         positions: (T,) booleans, or None for every position.
 
     Returns:
@@ -68,7 +84,8 @@ def add(
 
     Raises:
         ConfigError: If the site does not exist.
-        InputError: If the value is not finite, or the layer negative.
+        InputError: If the value is not finite, the layer negative, or one given for a site
+            outside the blocks; `forward` refuses what does not fit its model and tokens.
 
     Example:
         >>> add("resid_post", jnp.zeros(8), layer=2).site
@@ -95,5 +112,9 @@ def _edit(
         )
     if layer is not None and layer < 0:
         raise InputError("layer", got=layer, expected="0 or more, or None for every layer")
+    if layer is not None and site not in BLOCK_SITES:
+        raise InputError(
+            "layer", got=layer, expected=f"None: the site {site!r} lies outside the blocks"
+        )
     where = jnp.asarray(True if positions is None else list(positions), bool)
     return Edit(value, jnp.int32(-1 if layer is None else layer), where, site, keep)

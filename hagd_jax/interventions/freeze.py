@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
-from hagd_jax.models import BLOCK_SITES, Context, Intervention, scanned, shared
-from hagd_jax.models.sites import require_site
+from hagd_jax.models import BLOCK_SITES, Context, DecoderConfig, Intervention, scanned, shared
+from hagd_jax.models.sites import require_site, site_shape
 
 
 @struct.dataclass
@@ -33,6 +34,21 @@ class Freeze(Intervention):
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Freeze]:
         """The recorded value instead of the computed one."""
         return self.blocks[site] if site in self.blocks else self.outer[site], self
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Every recorded value has exactly the shape of its site."""
+        layers = (config.n_layers,)
+        recorded = [(site, (), value) for site, value in self.outer.items()]
+        recorded += [(site, layers, value) for site, value in self.blocks.items()]
+        for site, leading, value in recorded:
+            expected = (*leading, *site_shape(site, config, *tokens_shape))
+            if np.shape(value) != expected:
+                raise InputError(
+                    f"the frozen {site!r}",
+                    got=f"shape {np.shape(value)}",
+                    expected=f"{expected}",
+                    mend="Record it from tokens of the same shape, with the same model.",
+                )
 
 
 def freeze(trace: Mapping[str, Any], sites: Iterable[str] | None = None) -> Freeze:

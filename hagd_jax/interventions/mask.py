@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
 from hagd_jax.interventions.nodes import NODE_SITES, Nodes
-from hagd_jax.models import Context, Intervention, scanned
+from hagd_jax.interventions.shapes import require_broadcast
+from hagd_jax.models import Context, DecoderConfig, Intervention, scanned
+from hagd_jax.models.sites import site_shape
 
 Trace = Mapping[str, jax.Array]
 
@@ -20,7 +23,8 @@ Trace = Mapping[str, jax.Array]
 class MaskNodes(Intervention):
     """Interpolates nodes toward alternatives: v ← m · v + (1 − m) · alt.
 
-    A mask of ones is exact: the value comes back bit for bit.
+    A mask of ones is exact: the value comes back bit for bit, whatever the alternatives, as long
+    as they are finite (0 · ∞ is NaN).
 
     Attributes:
         mask: `Nodes` in [0, 1]: 1 keeps a node, 0 ablates it.
@@ -42,6 +46,24 @@ class MaskNodes(Intervention):
         mask = self.mask.neurons[..., None, :]
         return mask * value + (1 - mask) * self.neuron_alt, self
 
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Masks have one entry a node, and alternatives broadcast to their sites."""
+        for name, mask, alternative in (
+            ("head", self.mask.heads, self.head_alt),
+            ("neuron", self.mask.neurons, self.neuron_alt),
+        ):
+            width = config.n_heads if name == "head" else config.d_mlp
+            shape = np.shape(mask)
+            if shape[1:] not in ((width,), (1, width), (tokens_shape[0], width)):
+                raise InputError(
+                    f"the mask of {name}s",
+                    got=f"shape {shape}",
+                    expected=f"{(config.n_layers, width)}, or with an axis of "
+                    f"{tokens_shape[0]} prompts after the layers",
+                )
+            target = site_shape(NODE_SITES[name], config, *tokens_shape)
+            require_broadcast(f"{name}_alt, in each layer", np.shape(alternative)[1:], target)
+
 
 def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
     """Keep nodes where the mask is 1, replace them by the alternative where it is 0.
@@ -50,6 +72,7 @@ def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
         mask: `Nodes` of bool or float; a prompt axis after the layers is allowed.
         alternative: `head_out` and `neuron` values: a trace of other prompts (counterfactual), or
             the result of `zero_alternative`, `mean_alternative` or `resample_alternative`.
+            Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
 
     Returns:
         The intervention.

@@ -101,6 +101,17 @@ class Intervention:
         """Rewrite the value of one of `sites`."""
         return getattr(self, f"on_{site}")(value, ctx)
 
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Check, before tracing, that this intervention fits a model and its tokens.
+
+        Args:
+            config: The decoder it shall run in.
+            tokens_shape: (B, T).
+
+        Raises:
+            InputError: If an array does not fit; a subclass says so here.
+        """
+
 
 @struct.dataclass
 class Identity(Intervention):
@@ -126,6 +137,11 @@ class Chain(Intervention):
                 value, member = member.apply(site, value, ctx)
             members.append(member)
         return value, self.replace(members=tuple(members))  # type: ignore[attr-defined]
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Ask every member."""
+        for member in self.members:
+            member.validate(config, tokens_shape)
 
 
 def chain(*members: Intervention) -> Chain:
@@ -183,16 +199,17 @@ def split(intervention: Intervention) -> Split:
     return Split(Skeleton(treedef, roles), **pools)
 
 
-def check(intervention: Intervention, n_layers: int) -> None:
+def check(intervention: Intervention, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
     """Check an intervention before tracing.
 
     Args:
         intervention: What was passed to `forward`.
-        n_layers: Layers of the model it shall run in.
+        config: The decoder it shall run in.
+        tokens_shape: (B, T).
 
     Raises:
-        InputError: If it is no intervention, or a scanned array does not have a leading axis of
-            `n_layers`.
+        InputError: If it is no intervention, a scanned array does not have a leading axis of
+            L layers, or its own `validate` refuses.
     """
     if not isinstance(intervention, Intervention):
         raise InputError(
@@ -200,10 +217,11 @@ def check(intervention: Intervention, n_layers: int) -> None:
         )
     for name, role, leaf in _fields(intervention):
         shape = np.shape(leaf)
-        if role == "scanned" and (not shape or shape[0] != n_layers):
+        if role == "scanned" and (not shape or shape[0] != config.n_layers):
             raise InputError(
-                name, got=f"shape {shape}", expected=f"a leading axis of {n_layers} layers"
+                name, got=f"shape {shape}", expected=f"a leading axis of {config.n_layers} layers"
             )
+    intervention.validate(config, tokens_shape)
 
 
 def _fields(intervention: Any) -> Iterator[tuple[str, str, Any]]:

@@ -137,7 +137,9 @@ def forward(
 
     Args:
         model: The model.
-        tokens: (B, T) ids; right-pad shorter prompts (earlier positions never see later ones).
+        tokens: (B, T) ids. Right-pad shorter prompts: in a causal model no position sees the
+            padding after it. In one that is not (`causal=False`) every position would, so there
+            run prompts of one length together.
         intervention: What rewrites values on their way, or None.
         capture: Sites to return, see `models.SITES`.
         remat: Recompute the blocks in a backward pass rather than store them: slower, and the
@@ -159,7 +161,7 @@ def forward(
     """
     tokens = check_tokens(model.config, tokens)
     intervention = Identity() if intervention is None else intervention
-    check(intervention, model.config.n_layers)
+    check(intervention, model.config, (tokens.shape[0], tokens.shape[1]))
     sites = (capture,) if isinstance(capture, str) else tuple(sorted(set(capture)))
     for site in sites:
         require_site(site, "capture")

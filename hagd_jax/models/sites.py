@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 
 from hagd_jax.errors import ConfigError
+from hagd_jax.models.config import DecoderConfig
 
 _STREAM = ("batch", "length", "act_embed")
 _SCALE = ("batch", "length", None)
@@ -52,6 +53,32 @@ SITES: dict[str, tuple[str | None, ...]] = BLOCK_SITES | MODEL_SITES
 # One copy of the stream a head, or one write a head: computed only when somebody asks.
 QKV_INPUT_SITES = frozenset({"q_in", "k_in", "v_in"})
 ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "resid_mlp"}
+
+
+def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tuple[int, ...]:
+    """Shape of a site's value in one layer.
+
+    Args:
+        site: One of `SITES`.
+        config: The decoder.
+        batch: Prompts, B.
+        length: Positions, T.
+
+    Returns:
+        The shape; a trace has a leading L for block sites.
+
+    Example:
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> site_shape("attn_pattern", config, 3, 5)
+        (3, 2, 5, 5)
+    """
+    # The one axis without a name: key positions in a pattern, a single entry in a scale.
+    sizes: dict[str | None, int] = {
+        "batch": batch, "length": length, "act_embed": config.d_model, "heads": config.n_heads,
+        "kv_heads": config.n_kv_heads, "head_dim": config.d_head, "mlp": config.d_mlp,
+        "vocab": config.vocab_size, None: length if site == "attn_pattern" else 1,
+    }  # fmt: skip
+    return tuple(sizes[axis] for axis in SITES[site])
 
 
 def require_site(name: str, what: str = "site") -> None:

@@ -18,7 +18,9 @@ from hagd_jax.interventions import (
     resample_alternative,
     zero_alternative,
 )
-from hagd_jax.models import SITES, forward
+from hagd_jax.models import BLOCK_SITES, SITES, forward
+from hagd_jax.models.intervention import check
+from hagd_jax.models.sites import site_shape
 from tests.models.test_decoder import LLAMA, NEOX, TOKENS, randomised
 
 OTHER = TOKENS[:, ::-1]
@@ -134,11 +136,12 @@ def test_alternatives_equal_numpy():
 def test_edits_touch_their_layer_and_positions_only(site):
     model = randomised(LLAMA)
     where = [False, True, False, True, False]
+    inside = site not in ("logits", "embed")
+    layer = 2 if inside else None
     before = forward(model, TOKENS, capture=[site]).trace[site]
     after = forward(
-        model, TOKENS, add(site, jnp.float32(0.5), layer=2, positions=where), capture=[site]
+        model, TOKENS, add(site, jnp.float32(0.5), layer=layer, positions=where), capture=[site]
     ).trace[site]
-    inside = site not in ("logits", "embed")
     changed = np.asarray(after - before)
     axis = 2 if site == "attn_pattern" else 1
     here = changed[2] if inside else changed
@@ -171,6 +174,7 @@ def test_nodes_flatten_and_count():
         (lambda: add("resid_pots", 1.0), ConfigError, "resid_post"),
         (lambda: add("embed", float("nan")), InputError, "NaN"),
         (lambda: add("embed", 1.0, layer=-1), InputError, "layer"),
+        (lambda: add("embed", 1.0, layer=0), InputError, "got 0.*outside the blocks"),
         (lambda: freeze({"neuron": 1}, ["head_out"]), InputError, "Add it to `capture`"),
         (lambda: freeze({"nuron": 1}), ConfigError, "neuron"),
         (lambda: mask_nodes(Nodes.full(LLAMA, 1.0), {"neuron": 0}), InputError, "head_out"),
@@ -179,3 +183,64 @@ def test_nodes_flatten_and_count():
 def test_bad_input_is_named(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def nodes_of(**changes):
+    """The parts of a fitting `mask_nodes`, some of them changed."""
+    shapes = {
+        "heads": (3, 4), "neurons": (3, 32), "head_out": (3, 1, 1, 4, 4), "neuron": (3, 4, 5, 32),
+    } | changes  # fmt: skip
+    made = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    return mask_nodes(Nodes(made.pop("heads"), made.pop("neurons")), made)
+
+
+FITTING = {
+    "a scalar": add("logits", 1.0),
+    "one prompt's own vector": replace("mlp_out", jnp.zeros((4, 1, 16)), layer=2),
+    "a mask for each prompt": nodes_of(heads=(3, 4, 4), neurons=(3, 1, 32)),
+}
+MISFITS = {
+    "layer: got 3; expected from 0 to 2": add("neuron", 1.0, layer=3),
+    r"positions: got shape \(4,\); expected \(5,\)": add("neuron", 1.0, positions=[True] * 4),
+    r"'neuron': got shape \(31,\).*\(4, 5, 32\)": replace("neuron", jnp.zeros(31)),
+    r"'resid_pre': got shape \(2, 4, 5, 16\)": add("resid_pre", jnp.zeros((2, 4, 5, 16))),
+    r"frozen 'mlp_out': got shape \(3, 4, 4, 16\)": freeze({"mlp_out": jnp.zeros((3, 4, 4, 16))}),
+    r"frozen 'embed': .* expected \(4, 5, 16\)": freeze({"embed": jnp.zeros((1, 5, 16))}),
+    r"mask of heads: got shape \(3, 5\); expected \(3, 4\)": nodes_of(heads=(3, 5)),
+    r"mask of neurons: got shape \(3, 3, 32\).* 4 prompts": nodes_of(neurons=(3, 3, 32)),
+    r"head_alt.*\(1, 1, 3, 4\); .* \(4, 5, 4, 4\)": nodes_of(head_out=(3, 1, 1, 3, 4)),
+    r"neuron_alt.*\(4, 6, 32\)": nodes_of(neuron=(3, 4, 6, 32)),
+}
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_what_fits_is_let_through(name):
+    check(chain(FITTING[name]), LLAMA, TOKENS.shape)
+
+
+@pytest.mark.parametrize("words", MISFITS)
+def test_what_does_not_fit_is_named_before_tracing(words):
+    with pytest.raises(InputError, match=words):
+        forward(randomised(LLAMA), TOKENS, chain(add("embed", 0.0), MISFITS[words]))
+
+
+def test_fit_is_checked_inside_a_transformation():
+    """Layers may be traced, and a batch of vectors counts as one vector each."""
+    model = randomised(LLAMA)
+
+    def logits(layer, vector):
+        edit = add("mlp_out", vector).replace(layer=jnp.int32(layer))
+        return forward(model, TOKENS, edit).logits
+
+    steered = jax.vmap(logits, (0, None))(jnp.array([1, 2]), jnp.ones(16))
+    assert distance(steered[0], steered[1]) > 1e-3
+    with pytest.raises(InputError, match=r"shape \(15,\)"):
+        jax.vmap(logits, (None, 0))(1, jnp.zeros((2, 15)))
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+def test_site_shapes_are_those_of_a_trace(config):
+    found = jax.eval_shape(lambda: forward(randomised(config), TOKENS, capture=SITES).trace)
+    for site, value in found.items():
+        leading = (config.n_layers,) if site in BLOCK_SITES else ()
+        assert value.shape == (*leading, *site_shape(site, config, *TOKENS.shape))
