@@ -176,13 +176,12 @@ def random_controls(members: Nodes, count: int, seed: int) -> list[Nodes]:
 
 
 def _verdict(result: Behaviour, ablation: str, split: str, seed: int) -> Verdict:
-    full, empty, circuit, complement = result.metric[:4]
+    metric = result.metric.astype(np.float64)
+    full, empty, circuit, complement = metric[:4]
     names = ("model", "empty", "circuit", "complement")
     found = faithfulness(circuit, full, empty, seed=seed)
     scale = max(np.abs(full).max(), np.abs(empty).max())
-    chance = tuple(
-        mean_ratio(control - empty, full - empty, scale) for control in result.metric[4:]
-    )
+    chance = tuple(mean_ratio(control - empty, full - empty, scale) for control in metric[4:])
     acc = {name: accuracy(row) for name, row in zip(names, result.correct, strict=False)}
     kl = {name: float(row.mean()) for name, row in zip(names, result.kl, strict=False)}
     return Verdict(
@@ -193,7 +192,7 @@ def _verdict(result: Behaviour, ablation: str, split: str, seed: int) -> Verdict
         preservation=preservation(result.correct[2], result.correct[0], seed=seed),
         necessity=ratio_of_means(full - complement, full - empty, scale=scale, seed=seed),
         accuracy=acc,
-        metric={name: float(row.mean()) for name, row in zip(names, result.metric, strict=False)},
+        metric={name: float(row.mean()) for name, row in zip(names, metric, strict=False)},
         kl=kl,
         exact_match=float(result.match[2].mean()),
         controls=chance,
