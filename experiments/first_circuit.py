@@ -13,9 +13,9 @@ fifth: a ranking by first-order scores does not find small circuits.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
+import numpy as np
 from record import record
 
 import hagd_jax as hagd
@@ -36,7 +36,7 @@ def measure(model: hagd.models.LanguageModel, name: str, sizes: tuple[str, ...],
     for asked in sizes:
         mask = top_nodes(scores, hagd.ExtractConfig(nodes=asked).size(total), model.config)
         circuit = Circuit.from_mask(mask, scores, model.config, model=model.name, task=name)
-        for verdict in evaluate(model, circuit, task, dataclasses.replace(JUDGE, seed=seed)):
+        for verdict in evaluate(model, circuit, task, JUDGE, seed=seed):
             found = verdict.faithfulness.ratio_of_means
             rows.append(
                 {
@@ -53,7 +53,7 @@ def measure(model: hagd.models.LanguageModel, name: str, sizes: tuple[str, ...],
                     "necessity": round(verdict.necessity.value, 3),
                     "kl": round(verdict.kl["circuit"], 3),
                     "kl_empty": round(verdict.kl["empty"], 3),
-                    "best_control": round(max(verdict.controls), 3),
+                    "best_control": round(float(np.nanmax(verdict.controls)), 3),
                     "p": round(verdict.p_value, 3),
                     "gates": all(verdict.gates.values()),
                 }

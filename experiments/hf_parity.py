@@ -1,10 +1,11 @@
 """Does this package compute what Hugging Face `transformers` computes, and read what it writes?
 
-Command:  pip install -e . torch==2.13.0 transformers==4.57.3
-          python experiments/hf_parity.py [FOLDER_OF_CASES ...]
-Runtime:  about a minute on two CPU cores.
-Result:   experiments/results/hf_parity.json, one entry for each release of transformers it ran with
-Expected: every difference below 1e-4 in float32, of logits with a spread of about 1.
+    pip install -e . torch==2.13.0 transformers==4.57.3
+    python experiments/hf_parity.py [FOLDER_OF_CASES ...]
+
+Takes about a minute on two CPU cores. Expected: every difference below 1e-4 in float32, of logits
+with a spread of about 1. Writes results/hf_parity.json, one entry for each release of transformers
+it ran with.
 
 A case is a model folder with `expected.npz` (tokens, logits, hidden_states). The ones of
 `make_goldens.py` under tests/ are always checked; further folders of cases may be named.
@@ -18,20 +19,19 @@ Three differences each, the largest over all entries:
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import tempfile
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from record import RESULTS, conditions, write
 
 from hagd_jax import models
 
-RESULT = Path(__file__).parent / "results" / "hf_parity.json"
 GOLDENS = Path(__file__).parents[1] / "tests" / "models" / "goldens" / "hf"
 TOLERANCE = 1e-4
 
@@ -39,6 +39,7 @@ TOLERANCE = 1e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="more folders of cases")
+    began = time.monotonic()
     groups = {"goldens": GOLDENS} | {folder.name: folder for folder in parser.parse_args().folders}
     print(f"{'case':<34}{'logits':>11}{'hidden':>11}{'saved':>11}")
     cases = {}
@@ -49,7 +50,7 @@ def main() -> None:
             print(f"{name:<34}" + "".join(f"{value:>11.1e}" for value in found.values()))
     worst = max(max(found.values()) for found in cases.values())
     print(f"{len(cases)} cases, largest difference {worst:.1e}, allowed {TOLERANCE:.0e}")
-    _record(cases, worst)
+    keep(cases, worst, time.monotonic() - began)
     if not worst < TOLERANCE:
         raise SystemExit("beyond the tolerance")
 
@@ -91,18 +92,16 @@ def _largest(ours: object, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max())
 
 
-def _record(cases: dict[str, dict[str, float]], worst: float) -> None:
-    """Keep this run beside those with other releases of transformers."""
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
+def keep(cases: dict[str, dict[str, float]], worst: float, seconds: float) -> None:
+    """Write this run beside those with other releases of transformers."""
+    file = RESULTS / "hf_parity.json"
+    runs = json.loads(file.read_text())["runs"] if file.exists() else {}
     runs[f"transformers {transformers.__version__}"] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU cores",
+        **conditions(seconds, ("torch", "transformers")),
         "largest": worst,
         "cases": cases,
     }
-    given = {"command": "python experiments/hf_parity.py", "tolerance": TOLERANCE}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(given | {"runs": runs}, indent=2, sort_keys=True) + "\n")
+    write("hf_parity", {"tolerance": TOLERANCE, "runs": runs})
 
 
 if __name__ == "__main__":

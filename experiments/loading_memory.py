@@ -1,10 +1,11 @@
 """How much host memory does loading take, and does the mesh compute what one device computes?
 
-Command:  python experiments/loading_memory.py
-Runtime:  about a minute and a half on two CPU cores, 3 GB of memory, 1.1 GB of disk.
-Result:   experiments/results/loading_memory.json
-Expected: peak over baseline at most 1.25 times the model's bytes on the mesh; the same weights on
-          the mesh as on one device, bit for bit, and logits within 1e-4 (computed in float32).
+    python experiments/loading_memory.py
+
+Takes about a minute and a half on two CPU cores, 3 GB of memory, 1.1 GB of disk. Expected: peak
+over baseline at most 1.25 times the model's bytes on the mesh; the same weights on the mesh as on
+one device, bit for bit, and logits within 1e-4 (computed in float32). Writes
+results/loading_memory.json.
 
 A Llama-like model of 1.02 GB in bfloat16 is written by `save`, in three shards. Fresh processes
 load it, on 8 host devices (data=2, model=4) and on one, while a thread reads the resident memory,
@@ -15,11 +16,9 @@ is read too. On host devices the placed weights are host memory themselves: 1.0 
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,13 +27,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "loading_memory.json"
+from record import record
+
 LIMIT = 1.25
 TOLERANCE = 1e-4
 MESHES = {"mesh": ("data=2,model=4", 8), "one_device": ("", 1)}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=["write", *MESHES], help="internal: one process of it")
     parser.add_argument("--folder", type=Path)
@@ -49,7 +49,7 @@ def main():
 
 def compare() -> None:
     """Run every part in a process of its own, and compare."""
-    start = time.time()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         run("write", folder, devices=1)
@@ -61,24 +61,21 @@ def compare() -> None:
     difference = max(abs(a - b) for a, b in zip(*logits, strict=True))
     for part in parts.values():
         part["peak_over_model"] = round((part["peak"] - part["baseline"]) / size, 4)
-    record = {
-        "command": "python experiments/loading_memory.py",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "date": datetime.date.today().isoformat(),
-        "seconds": round(time.time() - start, 1),
-        "model_bytes": size,
-        "shards": len(files),
-        "limit": LIMIT,
-        "unit": "bytes resident, mapped files included",
-        **parts,
-        "same_weights": mesh["weights"] == one["weights"],
-        "largest_logit": max(map(abs, logits[1])),
-        "largest_logit_difference": difference,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
-    good = mesh["peak_over_model"] <= LIMIT and record["same_weights"] and difference <= TOLERANCE
+    same = mesh["weights"] == one["weights"]
+    record(
+        "loading_memory",
+        list(parts.values()),
+        seconds=time.monotonic() - began,
+        seed=0,
+        unit="bytes resident, mapped files included",
+        model_bytes=size,
+        shards=len(files),
+        limit=LIMIT,
+        same_weights=same,
+        largest_logit=max(map(abs, logits[1])),
+        largest_logit_difference=difference,
+    )
+    good = mesh["peak_over_model"] <= LIMIT and same and difference <= TOLERANCE
     sys.exit(0 if good else "NOT as expected")
 
 

