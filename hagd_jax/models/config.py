@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import math
+from typing import Any, Literal, get_args
 
 from hagd_jax.errors import ConfigError
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"]
+RopeKind = Literal["linear", "dynamic", "llama3", "factors"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +27,36 @@ class RopeScaling:
         high_freq_factor: `llama3`: wavelengths below original / high are left alone.
         original_max_positions: Context length before stretching (`llama3`, `dynamic`).
         factors: `factors`: one divisor per frequency, rotary_dim / 2 of them.
+
+    Raises:
+        ConfigError: If the kind is unknown, or a number that it needs is missing or impossible.
     """
 
-    kind: Literal["linear", "dynamic", "llama3", "factors"]
+    kind: RopeKind
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 0
     factors: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        kinds = get_args(RopeKind)
+        if self.kind not in kinds:
+            raise ConfigError(
+                "rope_scaling kind", got=repr(self.kind), expected=f"one of {', '.join(kinds)}"
+            )
+        _require_above_zero("rope_scaling factor", self.factor)
+        if self.kind == "factors" and not self.factors:
+            raise ConfigError("rope_scaling factors", got="none", expected="one a frequency")
+        for i, factor in enumerate(self.factors):
+            _require_above_zero(f"rope_scaling factors[{i}]", factor)
+        if self.kind == "llama3":
+            _require_above_zero("rope_scaling original_max_positions", self.original_max_positions)
+            low, high = self.low_freq_factor, self.high_freq_factor
+            if not low < high:
+                raise ConfigError(
+                    "rope_scaling low_freq_factor", got=low, expected=f"less than the high {high}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +140,9 @@ class DecoderConfig:
         if self.positions == "rotary":
             if not self.rotary_dim:
                 object.__setattr__(self, "rotary_dim", self.d_head)
-            if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.d_head:
-                raise ConfigError(
-                    "rotary_dim",
-                    got=self.rotary_dim,
-                    expected=f"an even number from 2 to d_head = {self.d_head}",
-                )
+            _check_rotary(self)
+        if self.norm != "none":
+            _require_above_zero("norm_eps", self.norm_eps)
         if self.tied and self.unembed_bias:
             raise ConfigError("unembed_bias", got=True, expected="False in a tied model")
         for field, allowed in _CHOICES.items():
@@ -141,6 +162,32 @@ _CHOICES: dict[str, frozenset[str]] = {
     "activation": frozenset({"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"}),
     "dtype": frozenset({"float32", "bfloat16", "float16", "float64"}),
 }
+
+
+def _check_rotary(config: DecoderConfig) -> None:
+    """Rotated entries come in pairs, and the stretching fits their number."""
+    dim, scaling = config.rotary_dim, config.rope_scaling
+    if dim % 2 or not 0 < dim <= config.d_head:
+        raise ConfigError(
+            "rotary_dim", got=dim, expected=f"an even number from 2 to d_head = {config.d_head}"
+        )
+    _require_above_zero("rope_theta", config.rope_theta)
+    if scaling is None:
+        return
+    if scaling.kind == "dynamic" and dim == 2:
+        # The new base is the old one times stretch ** (dim / (dim - 2)).
+        raise ConfigError("rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")
+    if scaling.kind == "factors" and len(scaling.factors) != dim // 2:
+        raise ConfigError(
+            "rope_scaling factors",
+            got=f"{len(scaling.factors)} of them",
+            expected=f"{dim // 2}, one for each pair of rotary_dim = {dim}",
+        )
+
+
+def _require_above_zero(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ConfigError(name, got=value, expected="a positive, finite number")
 
 
 def _require_positive(config: DecoderConfig, field: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hagd_jax import models
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.models import BLOCK_SITES, SITES, DecoderConfig, forward, init
+from hagd_jax.models import BLOCK_SITES, SITES, DecoderConfig, RopeScaling, forward, init
 from hagd_jax.models.model import _forward
 from hagd_jax.parallel import make_mesh
 
@@ -238,12 +238,42 @@ def test_unknown_site_names_the_nearest():
         ({"activation": "swish"}, "activation"),
         ({"n_layers": 0}, "positive whole number"),
         ({"tied": True, "unembed_bias": True}, "tied"),
+        ({"norm_eps": 0.0}, "norm_eps: got 0.0; expected a positive"),
+        ({"positions": "rotary", "rope_theta": float("nan")}, "rope_theta: got nan"),
+        (
+            {"positions": "rotary", "rope_scaling": RopeScaling("factors", factors=(1.0,))},
+            "factors: got 1 of them; expected 2",
+        ),
+        (
+            {"positions": "rotary", "rotary_dim": 2, "rope_scaling": RopeScaling("dynamic", 2.0)},
+            "at least 4 with dynamic",
+        ),
     ],
 )
 def test_bad_configurations_are_refused(change, words):
     fields = {"vocab_size": 7, "n_layers": 1, "d_model": 8, "n_heads": 2, "d_mlp": 12}
     with pytest.raises(ConfigError, match=words):
         DecoderConfig(**(fields | change))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "yarn"}, "kind: got 'yarn'"),
+        ({"kind": "linear", "factor": 0.0}, "factor: got 0.0"),
+        ({"kind": "linear", "factor": float("inf")}, "factor: got inf"),
+        ({"kind": "llama3", "factor": 8.0}, "original_max_positions: got 0"),
+        (
+            {"kind": "llama3", "original_max_positions": 8, "low_freq_factor": 4.0},
+            "low_freq_factor: got 4.0; expected less than the high 4.0",
+        ),
+        ({"kind": "factors"}, "factors: got none"),
+        ({"kind": "factors", "factors": (1.0, -2.0)}, r"factors\[1\]: got -2.0"),
+    ],
+)
+def test_impossible_stretchings_are_refused(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        RopeScaling(**fields)
 
 
 def test_every_block_site_is_reached_in_the_listed_order():

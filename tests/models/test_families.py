@@ -108,7 +108,7 @@ SCALINGS = {
 
 
 @pytest.mark.parametrize(("entry", "scaling"), SCALINGS.values(), ids=SCALINGS)
-@pytest.mark.parametrize("base", [NEOX, LLAMA], ids=["gpt_neox", "llama"])
+@pytest.mark.parametrize("base", [NEOX | {"rotary_pct": 0.5}, LLAMA], ids=["gpt_neox", "llama"])
 def test_rope_scaling_reads_alike_in_version_4_and_5(base, entry, scaling):
     v4 = families.from_hf(base | {"rope_theta": 5e5, "rope_scaling": entry})
     old = {"type" if key == "rope_type" else key: value for key, value in entry.items()}
@@ -231,8 +231,8 @@ def any_config(family):
 
     eps = st.sampled_from([1e-5, 1e-6])
     return st.builds(
-        build, small, small, small, st.integers(1, 50), st.integers(1, 9), rope, act, flag, flag,
-        flag, st.integers(1, 50), eps,
+        build, small, small, small, st.integers(2, 50), st.integers(1, 9), rope, act, flag, flag,
+        flag, st.integers(2, 50), eps,
     )  # fmt: skip
 
 
@@ -297,7 +297,8 @@ def test_custom_models_can_be_anything():
         ({"n_layers": None}, "n_layers"),
         ({"n_layers": "1"}, "n_layers"),
         ({"norm": "batch"}, "norm"),
-        ({"rope_scaling": {"kind": "yarn"}}, "yarn"),
+        ({"rope_scaling": {"kind": "yarn"}}, "kind: got 'yarn'; expected one of linear"),
+        ({"rope_scaling": {"factor": 2.0}}, "kind: got nothing"),
         ({"rope_scaling": {"kind": "factors", "factors": [1.0, "x"]}}, r"factors\[1\]: got 'x'"),
         ({"rope_scaling": {"kind": "factors", "factors": 3}}, "factors"),
     ]:

@@ -78,14 +78,8 @@ def _scaling(given: dict[str, Any] | None) -> RopeScaling | None:
     require_known(given, kinds.keys(), "config.json: rope_scaling")
     values = {
         name: option(given, name, _KINDS.get(kinds[name], str))
-        for name in given.keys() & kinds.keys() - {"factors"}
+        for name in (given.keys() & kinds.keys() | {"kind"}) - {"factors"}
     }
-    if values.get("kind") not in ("linear", "dynamic", "llama3", "factors"):
-        raise ConfigError(
-            "config.json: rope_scaling kind",
-            got=repr(values.get("kind")),
-            expected="linear, dynamic, llama3 or factors",
-        )
     # Numbered, so that an error names the entry.
     factors = {f"factors[{i}]": f for i, f in enumerate(option(given, "factors", list, []))}
     return RopeScaling(**values, factors=tuple(option(factors, key, float) for key in factors))
