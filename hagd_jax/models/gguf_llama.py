@@ -14,7 +14,7 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.models.config import DecoderConfig, RopeScaling
-from hagd_jax.models.families.table import Source, Weight, axis_sizes, shape
+from hagd_jax.models.families.table import Source, Weight, axis_sizes, dense, shape
 
 # Settings that say nothing about the mathematics here, or that tensors' shapes say better.
 _IGNORED = frozenset(
@@ -221,26 +221,19 @@ class _Settings:
                 raise self.unsupported(key, repr(self.values[key])[:80], "no such setting")
 
 
-def _dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = "") -> list[Weight]:
-    """A projection and its optional bias; files store (outputs, inputs)."""
-    name = f"blk.{{layer}}.{name}"
-    return [
-        Weight(f"blocks/{leaf}/kernel", f"{name}.weight", stored, ours),
-        Weight(f"blocks/{leaf}/bias", f"{name}.bias", bias, out),
-    ]
-
+_LAYER = "blk.{layer}."
 
 GGUF_TABLE = (
     Weight("embed/embedding", "token_embd.weight", "v e"),
-    Weight("blocks/norm1/scale", "blk.{layer}.attn_norm.weight", "e"),
-    *_dense("attn/q", "attn_q", "(h j t) e", "e h (t j)", "(h j t)", "h (t j)"),
-    *_dense("attn/k", "attn_k", "(k j t) e", "e k (t j)", "(k j t)", "k (t j)"),
-    *_dense("attn/v", "attn_v", "(k d) e", "e k d", "(k d)", "k d"),
-    *_dense("attn/o", "attn_output", "e (h d)", "h d e", "e"),
-    Weight("blocks/norm2/scale", "blk.{layer}.ffn_norm.weight", "e"),
-    *_dense("mlp/gate", "ffn_gate", "m e", "e m", "m"),
-    *_dense("mlp/in", "ffn_up", "m e", "e m", "m"),
-    *_dense("mlp/out", "ffn_down", "e m", "m e", "e"),
+    Weight("blocks/norm1/scale", _LAYER + "attn_norm.weight", "e"),
+    *dense("attn/q", _LAYER + "attn_q", "(h j t) e", "e h (t j)", "(h j t)", "h (t j)"),
+    *dense("attn/k", _LAYER + "attn_k", "(k j t) e", "e k (t j)", "(k j t)", "k (t j)"),
+    *dense("attn/v", _LAYER + "attn_v", "(k d) e", "e k d", "(k d)", "k d"),
+    *dense("attn/o", _LAYER + "attn_output", "e (h d)", "h d e", "e"),
+    Weight("blocks/norm2/scale", _LAYER + "ffn_norm.weight", "e"),
+    *dense("mlp/gate", _LAYER + "ffn_gate", "m e", "e m", "m"),
+    *dense("mlp/in", _LAYER + "ffn_up", "m e", "e m", "m"),
+    *dense("mlp/out", _LAYER + "ffn_down", "e m", "m e", "e"),
     Weight("norm_f/scale", "output_norm.weight", "e"),
     Weight("unembed/kernel", "output.weight", "v e", "e v"),
 )

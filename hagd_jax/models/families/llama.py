@@ -8,7 +8,7 @@ from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families import options, rope
 from hagd_jax.models.families.options import Options, option, same, words
-from hagd_jax.models.families.table import Weight
+from hagd_jax.models.families.table import Weight, dense
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -100,26 +100,19 @@ def _whole_head_rotated(given: Options, inner: Options) -> None:
             )
 
 
-def _dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = "") -> list[Weight]:
-    """A projection and its optional bias; torch stores (outputs, inputs)."""
-    name = f"model.layers.{{layer}}.{name}"
-    return [
-        Weight(f"blocks/{leaf}/kernel", f"{name}.weight", stored, ours),
-        Weight(f"blocks/{leaf}/bias", f"{name}.bias", bias, out),
-    ]
-
+_LAYER = "model.layers.{layer}."
 
 TABLE = (
     Weight("embed/embedding", "model.embed_tokens.weight", "v e"),
-    Weight("blocks/norm1/scale", "model.layers.{layer}.input_layernorm.weight", "e"),
-    *_dense("attn/q", "self_attn.q_proj", "(h d) e", "e h d", "(h d)", "h d"),
-    *_dense("attn/k", "self_attn.k_proj", "(k d) e", "e k d", "(k d)", "k d"),
-    *_dense("attn/v", "self_attn.v_proj", "(k d) e", "e k d", "(k d)", "k d"),
-    *_dense("attn/o", "self_attn.o_proj", "e (h d)", "h d e", "e"),
-    Weight("blocks/norm2/scale", "model.layers.{layer}.post_attention_layernorm.weight", "e"),
-    *_dense("mlp/gate", "mlp.gate_proj", "m e", "e m", "m"),
-    *_dense("mlp/in", "mlp.up_proj", "m e", "e m", "m"),
-    *_dense("mlp/out", "mlp.down_proj", "e m", "m e", "e"),
+    Weight("blocks/norm1/scale", _LAYER + "input_layernorm.weight", "e"),
+    *dense("attn/q", _LAYER + "self_attn.q_proj", "(h d) e", "e h d", "(h d)", "h d"),
+    *dense("attn/k", _LAYER + "self_attn.k_proj", "(k d) e", "e k d", "(k d)", "k d"),
+    *dense("attn/v", _LAYER + "self_attn.v_proj", "(k d) e", "e k d", "(k d)", "k d"),
+    *dense("attn/o", _LAYER + "self_attn.o_proj", "e (h d)", "h d e", "e"),
+    Weight("blocks/norm2/scale", _LAYER + "post_attention_layernorm.weight", "e"),
+    *dense("mlp/gate", _LAYER + "mlp.gate_proj", "m e", "e m", "m"),
+    *dense("mlp/in", _LAYER + "mlp.up_proj", "m e", "e m", "m"),
+    *dense("mlp/out", _LAYER + "mlp.down_proj", "e m", "m e", "e"),
     Weight("norm_f/scale", "model.norm.weight", "e"),
     Weight("unembed/kernel", UNEMBED, "v e", "e v"),
 )

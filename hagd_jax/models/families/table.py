@@ -203,6 +203,26 @@ def pieces(weight: Weight, index: Index) -> Iterator[tuple[Any, str, Index]]:
         yield row, weight.tensor(layer), index[1:]
 
 
+def dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = "") -> list[Weight]:
+    """A projection and its optional bias; files store (outputs, inputs).
+
+    Args:
+        leaf: Path of the projection inside `blocks`.
+        name: Of its tensors, without `.weight` and `.bias`.
+        stored: Pattern of the matrix in the file.
+        ours: Pattern of the kernel.
+        bias: Pattern of the bias in the file.
+        out: Pattern of our bias; `bias` if empty.
+
+    Returns:
+        Two entries.
+    """
+    return [
+        Weight(f"blocks/{leaf}/kernel", f"{name}.weight", stored, ours),
+        Weight(f"blocks/{leaf}/bias", f"{name}.bias", bias, out),
+    ]
+
+
 def select(table: Sequence[Weight], specs: Mapping[str, Any]) -> tuple[Weight, ...]:
     """The entries of a table for the parameters that a configuration has.
 
