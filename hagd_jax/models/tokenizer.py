@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.models.tokenizer_files import parse, read_settings, special_token, template_bos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Tokenizer:
     native: dataclasses.InitVar[tokenizers.Tokenizer | None] = None
 
     def __post_init__(self, native: tokenizers.Tokenizer | None):
-        backend = _parse(self.json) if native is None else native
+        backend = parse(self.json) if native is None else native
         # A file may ask for training-time truncation or padding; prompts are taken whole.
         backend.no_truncation()
         backend.no_padding()
@@ -80,7 +81,7 @@ class Tokenizer:
         Raises:
             CheckpointError: If an id is not in the vocabulary.
         """
-        template = _template_bos(native)
+        template = template_bos(native)
         if add_bos is None:
             add_bos = template is not None
         return cls("", template if bos_id is None else bos_id, eos_id, add_bos, native)
@@ -92,7 +93,7 @@ class Tokenizer:
         Raises:
             CheckpointError: If the JSON is broken, or an id is not in the vocabulary.
         """
-        return cls.from_native(_parse(text), **ids)
+        return cls.from_native(parse(text), **ids)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -111,7 +112,7 @@ class Tokenizer:
             CheckpointError: If a file is missing or broken, or names a token that there is not.
         """
         file = Path(path, "tokenizer.json") if Path(path).is_dir() else Path(path)
-        settings = _read_settings(file.parent / "tokenizer_config.json")
+        settings = read_settings(file.parent / "tokenizer_config.json")
         try:
             text = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -122,8 +123,10 @@ class Tokenizer:
                 mend="Older formats: load with transformers' AutoTokenizer and save_pretrained.",
             ) from error
         try:
-            native = _parse(text)
-            bos, eos = (_special(native, settings, field) for field in ("bos_token", "eos_token"))
+            native = parse(text)
+            bos, eos = (
+                special_token(native, settings, field) for field in ("bos_token", "eos_token")
+            )
             return cls.from_native(
                 native, bos_id=bos, eos_id=eos, add_bos=settings.get("add_bos_token")
             )
@@ -261,53 +264,3 @@ class Tokenizer:
         if 0 <= number < 2**32 and self._native.id_to_token(number) is not None:
             return number
         raise InputError("token id", got=number, expected=f"0 to {self.vocab_size - 1}")
-
-
-def _parse(text: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(
-            "tokenizer JSON", got=error, expected="a tokenizer of the tokenizers library"
-        ) from error
-
-
-def _template_bos(native: tokenizers.Tokenizer) -> int | None:
-    """The special token that the post-processor puts in front of a text, if any."""
-    # A post-processor pickles as its JSON.
-    state = None if native.post_processor is None else native.post_processor.__getstate__()
-    processor = {} if state is None else json.loads(state)
-    for step in processor.get("processors", [processor]):
-        if step.get("type") == "TemplateProcessing" and step["single"]:
-            first = step["single"][0].get("SpecialToken")
-            if first is not None:
-                return step["special_tokens"][first["id"]]["ids"][0]
-    return None
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), got=error, expected="JSON") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(str(path), got=type(settings).__name__, expected="a JSON object")
-    add_bos = settings.get("add_bos_token")
-    if add_bos is not None and not isinstance(add_bos, bool):
-        raise CheckpointError(f"{path}: add_bos_token", got=repr(add_bos), expected="true or false")
-    return settings
-
-
-def _special(native: tokenizers.Tokenizer, settings: dict[str, Any], field: str) -> int | None:
-    """Id of a token that the settings name, as a string or (older files) as an object."""
-    token = settings.get(field)
-    if isinstance(token, dict):
-        token = token.get("content")
-    if token is None:
-        return None
-    id = native.token_to_id(token) if isinstance(token, str) else None
-    if id is None:
-        raise CheckpointError(field, got=repr(token), expected="a token of the vocabulary")
-    return id
