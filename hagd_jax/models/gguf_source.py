@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf.quants
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -28,7 +28,7 @@ from hagd_jax.models.tokenizer import Tokenizer
 _PLAIN: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype("<f4"),
     GGMLQuantizationType.F16: np.dtype("<f2"),
-    GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
+    GGMLQuantizationType.BF16: np.dtype(jnp.bfloat16),
 }
 _CHUNK_BYTES = 2**22
 
@@ -144,16 +144,9 @@ class GgufFile:
         """The tokenizer inside the file, or None (with a warning if there is one of another kind).
 
         Raises:
-            CheckpointError: If it is inconsistent, or has more tokens than the model.
+            CheckpointError: If it is inconsistent.
         """
-        tokenizer = gguf_tokenizer(self.header.metadata, str(self.header.path))
-        if tokenizer is not None and tokenizer.vocab_size > self.config.vocab_size:
-            raise CheckpointError(
-                f"{self.header.path}: tokenizer.ggml.tokens",
-                got=f"{tokenizer.vocab_size} tokens",
-                expected=f"at most {self.config.vocab_size}, the rows of token_embd.weight",
-            )
-        return tokenizer
+        return gguf_tokenizer(self.header.metadata, str(self.header.path))
 
 
 def open_gguf(path: str | Path) -> GgufFile:

@@ -70,13 +70,16 @@ def load(
 
     Raises:
         CheckpointError: If a file is missing or damaged, or does not hold just the tensors that
-            the configuration needs, finite, in the right shapes.
+            the configuration needs, finite, in the right shapes; or if the tokenizer has more
+            tokens than the model.
         ConfigError: If the configuration is not supported, or `dtype` is not.
         MeshError: If the mesh does not divide the model.
     """
     wanted = None if dtype is None else float_dtype(dtype)
     located = locate(source)
     checkpoint = open_checkpoint(located.path, strict)
+    tokenizer = tokenizer or checkpoint.tokenizer
+    _require_fitting(tokenizer, checkpoint.config, located.path)
     weights, stored = checkpoint.weights, checkpoint.source
     layers = checkpoint.config.n_layers
     dtypes = {w.leaf: wanted or leaf_dtype(w, stored, layers) for w in weights}
@@ -93,7 +96,18 @@ def load(
         for w in weights
     }
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return LanguageModel(params, config, tokenizer or checkpoint.tokenizer, mesh, located.name)
+    return LanguageModel(params, config, tokenizer, mesh, located.name)
+
+
+def _require_fitting(tokenizer: Tokenizer | None, config: DecoderConfig, path: Path) -> None:
+    """Every id that the tokenizer gives must be a row of the embedding."""
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"tokenizer for {path}",
+            got=f"{tokenizer.vocab_size} tokens",
+            expected=f"at most the model's vocab_size = {config.vocab_size}",
+            mend="Pass a fitting tokenizer, or add rows to the embedding.",
+        )
 
 
 def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -130,7 +130,7 @@ def test_plain_types_keep_their_dtype(tmp_path: Path):
     )
     assert [reader.dtype(n).name for n in "abc"] == ["float16", "bfloat16", "float32"]
     np.testing.assert_array_equal(whole(reader, "a"), np.array([1.5, 65504], np.float16))
-    assert whole(reader, "b").dtype == ml_dtypes.bfloat16
+    assert whole(reader, "b").dtype == jnp.bfloat16
     np.testing.assert_array_equal(whole(reader, "b").astype(float), [[1.0, -2.0, np.inf]])
     assert reader.names() == {"a", "b", "c"}
     assert "t.gguf" in reader.describe("a")

@@ -262,6 +262,17 @@ def test_the_tokenizer_beside_the_weights_is_used_unless_another_is_given(llama)
     assert load(llama, tokenizer=other).tokenizer == other
 
 
+def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(llama):
+    large = Tokenizer.words([f"w{i}" for i in range(LLAMA.vocab_size + 1)])
+    with pytest.raises(CheckpointError, match=r"got 13 tokens; expected .* vocab_size = 12"):
+        load(llama, tokenizer=large)
+    large.save(llama)
+    with pytest.raises(CheckpointError, match=r"got 13 tokens; expected .* vocab_size = 12"):
+        load(llama)
+    fitting = Tokenizer.words(["a"])
+    assert load(llama, tokenizer=fitting).tokenizer == fitting
+
+
 def test_a_file_and_its_folder_are_the_same_model(llama):
     alone = load(llama / "model.safetensors")
     jax.tree.map(np.testing.assert_array_equal, alone.params, load(str(llama)).params)
