@@ -61,7 +61,9 @@ def save(
 ) -> Path:
     """Write a model as Hugging Face does; the host holds one tensor at a time.
 
-    The folder appears at once and whole: a failure leaves what was there before.
+    A new folder appears at once and whole, and a failure leaves what was there before. Replacing
+    one takes two renames: a process killed between them leaves the old model, whole, under a
+    hidden name beside it.
 
     Args:
         model: Of any family; `custom` models are written in a format of our own.
