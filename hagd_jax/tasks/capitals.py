@@ -79,10 +79,10 @@ def countries(tokenizer: Tokenizer, split: str) -> tuple[tuple[tuple[str, str], 
 
     Returns:
         Groups of two or more (country, capital): the capitals are single tokens, and within a
-        group the countries are of as many tokens.
+        group the countries are of as many tokens in every template.
     """
     kept = single_tokens(tokenizer, (capital for _, capital in CAPITALS))
-    groups: dict[int, list[tuple[str, str]]] = {}
+    groups: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for country, capital in share(CAPITALS, split):
         if capital not in kept:
             continue
@@ -90,7 +90,7 @@ def countries(tokenizer: Tokenizer, split: str) -> tuple[tuple[tuple[str, str], 
             prompts = [tokenizer.encode(t.format(country=country)) for t in TEMPLATES[split]]
         except InputError:  # a word that a closed vocabulary lacks
             continue
-        groups.setdefault(len(prompts[0]), []).append((country, capital))
+        groups.setdefault(tuple(map(len, prompts)), []).append((country, capital))
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 

@@ -33,13 +33,27 @@ def require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence
     for row, (one, other) in enumerate(zip(clean, corrupted, strict=True)):
         if len(one) == 0:
             raise InputError(f"prompt {row}", got="no tokens", expected="at least one")
-        if len(one) != len(other):
-            raise InputError(
-                f"prompt {row}",
-                got=f"{len(one)} clean and {len(other)} corrupted tokens",
-                expected="the same number",
-                mend="Swap words only for words of as many tokens.",
-            )
+        require_same_length(f"prompt {row}", one, other)
+
+
+def require_same_length(what: str, clean: Sequence[int], corrupted: Sequence[int]) -> None:
+    """Refuse a counterfactual of another length.
+
+    Args:
+        what: The prompt, for the message.
+        clean: Its token ids.
+        corrupted: Those of its counterfactual.
+
+    Raises:
+        InputError: If one of them is longer.
+    """
+    if len(clean) != len(corrupted):
+        raise InputError(
+            what,
+            got=f"{len(clean)} clean and {len(corrupted)} corrupted tokens",
+            expected="the same number",
+            mend="Swap words only for words of as many tokens.",
+        )
 
 
 def check_prompts(prompts: Prompts, vocab_size: int) -> None:

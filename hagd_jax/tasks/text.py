@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hagd_jax.errors import HagdError, InputError
 from hagd_jax.tasks.base import Prompts, Task, Text, make_prompts
+from hagd_jax.tasks.checks import require_same_length
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -104,13 +105,9 @@ def _prompts(
 ) -> Prompts:
     corrupted = [tokenizer.encode(t.corrupted) for t in rows]
     for text, one, other in zip(rows, clean, corrupted, strict=True):
-        if len(one) != len(other):
-            raise InputError(
-                f"prompt {text.clean!r}",
-                got=f"{len(one)} tokens, and {len(other)} in its counterfactual {text.corrupted!r}",
-                expected="the same number",
-                mend="Swap words only for words of as many tokens.",
-            )
+        require_same_length(
+            f"prompt {text.clean!r} with counterfactual {text.corrupted!r}", one, other
+        )
     return make_prompts(
         clean,
         corrupted,

@@ -54,7 +54,7 @@ def test_text_task_pads_all_splits_alike(tokenizer):
 
 def test_text_task_refuses_unequal_lengths(tokenizer):
     text = Text("to Mary", "to Mary and John", "Mary", "John", "")
-    with pytest.raises(InputError, match=r"'to Mary'.*in its counterfactual"):
+    with pytest.raises(InputError, match=r"'to Mary' with counterfactual 'to Mary and John': got"):
         text_task("mine", tokenizer, {"test": [text]}, description="")
 
 
