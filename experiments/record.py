@@ -46,13 +46,7 @@ def record(
     """
     seeded = {} if seed is None else {"seed": seed}
     path = write(name, conditions(seconds, packages) | seeded | more | {"rows": list(rows)})
-    table = Table(title=name, title_justify="left")
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    rich.print(table)
+    rich.print(_table(name, rows))
     return path
 
 
@@ -107,6 +101,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+    wide = len(names) > len(rows)
+    if wide:  # more lines than columns, so that a screen is wide enough
+        lines = list(zip(*lines, strict=True))
+    table = Table(title=title, title_justify="left", show_header=not wide)
+    for name in lines[0]:
+        table.add_column(name)
+    for line in lines if wide else lines[1:]:
+        table.add_row(*line)
+    return table
 
 
 def _cell(value: Any) -> str:
