@@ -1,0 +1,48 @@
+"""What README shows runs: its Python, on a small stand-in for SmolLM2."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import hagd_jax as hagd
+from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture
+def model():
+    words = sorted(set(re.findall(r"[A-Za-z]+", README)))
+    config = DecoderConfig(
+        vocab_size=len(words), n_layers=13, d_model=576, n_heads=1, d_head=8, d_mlp=4, norm="rms",
+        positions="rotary",
+    )  # fmt: skip
+    return init(config, jax.random.key(0), tokenizer=Tokenizer.words(words), name="stand-in")
+
+
+def test_the_first_snippet_composes_interventions(model, monkeypatch):
+    monkeypatch.setattr(hagd.models, "load", lambda name: model)
+    calls = {}
+    monkeypatch.setattr(hagd, "extract", lambda *args: calls.setdefault("extract", args))
+    lines = SNIPPETS[0].replace("result.", "# result.")
+    names = {}
+    exec(compile(lines, "README.md", "exec"), names)
+    assert names["out"].trace["neuron"].shape == (13, 1, 5, 4)
+    assert names["out"].logits.shape == (1, 5, model.config.vocab_size)
+    model_, task, config = calls["extract"]
+    assert (model_, task, config.nodes) == (model, "ioi", "10%")
+
+
+def test_the_second_snippet_is_an_intervention(model):
+    names = {}
+    exec(compile(SNIPPETS[1], "README.md", "exec"), names)
+    scale = names["ScaleHeads"]
+    assert issubclass(scale, Intervention)
+    tokens = [model.tokenizer.encode("The capital of France is")]
+    plain = forward(model, tokens, capture=["head_out"])
+    doubled = forward(model, tokens, scale(2 * jax.numpy.ones((13, 1))), capture=["head_out"])
+    ratio = doubled.trace["head_out"][0] / plain.trace["head_out"][0]
+    assert abs(ratio - 2).max() < 1e-5
