@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -18,6 +17,7 @@ import rich
 from rich.table import Table
 
 import hagd_jax
+from hagd_jax.files import finite
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,7 +65,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
     """Write `results/<name>.json`; numbers that are not finite become null."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
     return path
 
 
@@ -93,14 +93,6 @@ def _version(package: str) -> str:
         if package == "hagd-jax":  # run from a checkout that is not installed
             return hagd_jax.__version__
         raise
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:

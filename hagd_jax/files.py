@@ -1,9 +1,11 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and JSON that any reader accepts."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -20,3 +22,23 @@ def write_atomic(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which knows no NaN and no infinity: they become null.
+
+    Args:
+        value: Nested dicts, lists and numbers.
+
+    Returns:
+        The same, with None for what is not finite.
+
+    Example:
+        >>> finite({"a": (1.0, float("nan"))})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

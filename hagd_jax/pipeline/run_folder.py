@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import write_atomic
+from hagd_jax.files import finite, write_atomic
 from hagd_jax.parallel import Checkpoints, agree, is_main
 
 RESULTS = ("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "model")
@@ -46,7 +45,7 @@ class RunFolder:
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to `metrics.jsonl`; what is not a finite number becomes null."""
         if is_main():
-            record = _finite({"time": round(time.time(), 3), "stage": stage, **values})
+            record = finite({"time": round(time.time(), 3), "stage": stage, **values})
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -135,15 +134,6 @@ def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
             mend="Use another --out.",
         )
     write_atomic(file, json.dumps(config, indent=1))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

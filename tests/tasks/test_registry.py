@@ -2,7 +2,7 @@ import pytest
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import abstract
-from hagd_jax.tasks import Sizes, modular, names, task
+from hagd_jax.tasks import Sizes, find, modular, names, task
 from hagd_jax.tasks.modular_training import TrainConfig, decoder_config
 
 
@@ -28,11 +28,18 @@ def test_tasks_by_name(model, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("asked", "close"), [("IOI", "ioi"), ("capitols", "capitals"), ("modular-addition", "modular_")]
+    ("asked", "close"), [("oi", "ioi"), ("capitols", "capitals"), ("modular-adition", "modular_")]
 )
 def test_an_unknown_name_is_refused_with_close_ones(model, asked, close):
     with pytest.raises(InputError, match=f"Did you mean {close}"):
         task(asked, model)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("IOI", "ioi"), ("modular-addition", "modular_addition")]
+)
+def test_case_and_hyphens_do_not_matter(asked, meant):
+    assert find(asked) == meant
 
 
 def test_an_unknown_name_without_close_ones(model):
