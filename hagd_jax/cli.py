@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(stderr=True)
     argv = sys.argv[1:] if argv is None else argv
     commands = {"extract": Extract, "plan": Plan}
-    command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, description=__doc__)
     try:
+        command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, description=__doc__)
         if isinstance(command, Extract):
             run_extract(command, line=shlex.join(["hagd", *argv]))
         else:

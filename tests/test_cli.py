@@ -56,9 +56,12 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
         (["--mesh", "model=8"], "axis 'heads' of size 2"),
         (["--model", "no/such/model/anywhere"], "no/such/model"),
         (["--dtype", "int8"], "int8"),
+        (["--out", "{file}/run"], "a folder that can be written"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(folder, tmp_path, capsys, change, words):
+    (tmp_path / "file").write_text("")
+    change = [word.format(file=tmp_path / "file") for word in change]
     command = arguments(folder, tmp_path / "run", *change)
     with pytest.raises(SystemExit) as stop:
         main(command)
@@ -67,6 +70,15 @@ def test_bad_arguments_end_in_one_sentence(folder, tmp_path, capsys, change, wor
     assert "error:" in error
     assert "Traceback" not in error
     assert re.search(words, error), error
+
+
+@pytest.mark.parametrize("option", ["--seed", "--judge.batch-size", "--gradient.batch-size"])
+def test_bad_numbers_are_refused_before_anything_runs(folder, tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        main(arguments(folder, tmp_path / "run", option, "-1"))
+    captured = capsys.readouterr()
+    assert "or more" in " ".join((captured.out + captured.err).split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_another_vocabulary_is_refused(tmp_path, capsys):

@@ -16,6 +16,8 @@ from hagd_jax.interventions import (
     NODE_SITES,
     Nodes,
     mask_nodes,
+    mean_of_sums,
+    position_sums,
     zero_alternative,
 )
 from hagd_jax.models import LanguageModel, forward
@@ -146,19 +148,11 @@ def node_means(
     Returns:
         Site → (L, 1, T, ...) means; where no prompt has a token, the mean over positions.
     """
-    total, count = None, jnp.zeros(width)
-    for batch, weight in padded_batches(model, reference, batch_size):
-        sums, counts = _position_sums(model.bare(), batch, weight, width)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        count = count + counts
-    assert total is not None
-
-    def mean(sums: jax.Array) -> jax.Array:
-        n = count.reshape(1, 1, -1, *[1] * (sums.ndim - 3))
-        overall = sums.sum(2, keepdims=True) / n.sum()
-        return jnp.where(n > 0, sums / jnp.maximum(n, 1), overall)
-
-    return jax.tree.map(mean, total)
+    parts = (
+        _position_sums(model.bare(), batch, weight, width)
+        for batch, weight in padded_batches(model, reference, batch_size)
+    )
+    return mean_of_sums(*functools.reduce(functools.partial(jax.tree.map, jnp.add), parts))
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -169,13 +163,7 @@ def _position_sums(
     short = min(width, batch.clean.shape[1])
     tokens = jnp.pad(batch.clean[:, :short], ((0, 0), (0, width - short)))
     real = (jnp.arange(width) < jnp.minimum(batch.length, short)[:, None]) * weight[:, None]
-    trace = forward(model, tokens, capture=NODE_SITES.values()).trace
-
-    def sums(value: jax.Array) -> jax.Array:
-        w = real.reshape(1, *real.shape, *[1] * (value.ndim - 3))
-        return (value * w).sum(1, keepdims=True)
-
-    return {site: sums(trace[site]) for site in NODE_SITES.values()}, real.sum(0)
+    return position_sums(forward(model, tokens, capture=NODE_SITES.values()).trace, real)
 
 
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))

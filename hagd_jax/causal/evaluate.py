@@ -51,6 +51,8 @@ class JudgeConfig:
             raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
         if self.controls < 1:
             raise ConfigError("controls", got=self.controls, expected="1 or more")
+        if self.batch_size < 1:
+            raise ConfigError("batch_size", got=self.batch_size, expected="1 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ from hagd_jax.interventions.mask import (
     MaskNodes,
     mask_nodes,
     mean_alternative,
+    mean_of_sums,
+    position_sums,
     resample_alternative,
     zero_alternative,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "freeze",
     "mask_nodes",
     "mean_alternative",
+    "mean_of_sums",
+    "position_sums",
     "replace",
     "resample_alternative",
     "zero_alternative",

@@ -114,14 +114,36 @@ def mean_alternative(trace: Trace, weight: jax.Array) -> dict[str, jax.Array]:
         Site → (L, 1, T, ...) means; at positions where no prompt has a token, the mean over all
         positions.
     """
+    return mean_of_sums(*position_sums(trace, weight))
 
-    def mean(value: jax.Array) -> jax.Array:
+
+def position_sums(trace: Trace, weight: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    """What `mean_alternative` divides; the sums of several batches add up.
+
+    Args:
+        trace: Captured node sites.
+        weight: (B, T) 1 for real tokens, 0 for padding.
+
+    Returns:
+        Site → (L, 1, T, ...) sums over prompts, and (T,) how many tokens went into each.
+    """
+
+    def total(value: jax.Array) -> jax.Array:
         w = weight.reshape(1, *weight.shape, *[1] * (value.ndim - 3))
-        total, count = (value * w).sum(1, keepdims=True), w.sum(1, keepdims=True)
-        overall = total.sum(2, keepdims=True) / count.sum(2, keepdims=True)
-        return jnp.where(count > 0, total / jnp.maximum(count, 1), overall)
+        return (value * w).sum(1, keepdims=True)
 
-    return {site: mean(trace[site]) for site in NODE_SITES.values()}
+    return {site: total(trace[site]) for site in NODE_SITES.values()}, weight.sum(0)
+
+
+def mean_of_sums(sums: Trace, count: jax.Array) -> dict[str, jax.Array]:
+    """Means from (added up) results of `position_sums`; see `mean_alternative`."""
+
+    def mean(total: jax.Array) -> jax.Array:
+        n = count.reshape(1, 1, -1, *[1] * (total.ndim - 3))
+        overall = total.sum(2, keepdims=True) / n.sum()
+        return jnp.where(n > 0, total / jnp.maximum(n, 1), overall)
+
+    return {site: mean(total) for site, total in sums.items()}
 
 
 def resample_alternative(trace: Trace, order: jax.Array) -> dict[str, jax.Array]:

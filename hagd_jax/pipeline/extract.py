@@ -52,6 +52,10 @@ class ExtractConfig:
     gradient: GradientConfig = GradientConfig()
     judge: JudgeConfig = JudgeConfig()
 
+    def __post_init__(self):
+        if self.seed < 0:
+            raise ConfigError("seed", got=self.seed, expected="0 or more")
+
     def size(self, total: int) -> int:
         """The number of nodes asked for, of `total`.
 

@@ -94,7 +94,7 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
 
     Raises:
         CheckpointError: If the folder holds something else, or a run with another configuration;
-            the message lists the differences.
+            the message lists the differences; or if it cannot be written.
     """
     path = Path(path)
     # The first process alone looks and writes, the others wait: two would see each other's files.
@@ -104,6 +104,13 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
             _claim(path, config, overwrite)
         except CheckpointError as error:
             problem = error
+        except OSError as error:
+            problem = CheckpointError(
+                str(path),
+                got=str(error),
+                expected="a folder that can be written",
+                mend="Use another --out.",
+            )
     if not agree(problem is None):
         raise problem or CheckpointError(str(path), got="refused by the first process")
     return RunFolder(path)
