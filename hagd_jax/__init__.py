@@ -10,6 +10,7 @@ from hagd_jax import (
     pipeline,
     search,
     tasks,
+    transcoders,
 )
 from hagd_jax.pipeline import ExtractConfig, extract
 
@@ -27,4 +28,5 @@ __all__ = [
     "pipeline",
     "search",
     "tasks",
+    "transcoders",
 ]

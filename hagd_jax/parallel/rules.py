@@ -46,6 +46,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "embed": Rule(("data",)),
         "heads": Rule(("model",)),
         "mlp": Rule(("model",)),
+        "features": Rule(("model",)),
         # Split where that works: key/value heads are copied when they are fewer than the mesh
         # axis, and vocabularies have awkward sizes (nothing above 1 and below 29 divides
         # GPT-2's 50257 = 29 · 1733).

@@ -1,0 +1,97 @@
+"""What a transcoder is, apart from its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from hagd_jax.errors import ConfigError
+
+Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
+Reads = Literal["mlp_in", "resid_mid"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TranscoderConfig:
+    """Everything that decides the mathematics of a transcoder; hashable, so static under `jit`.
+
+    Features at layer l read x_l and write to the MLP outputs of layers l to l + window.
+
+    Attributes:
+        n_layers: Layers of the model, L.
+        d_model: Width of its residual stream, D.
+        n_features: Features a layer, F.
+        activation: `topk` keeps the k largest positive pre-activations of each token;
+            `batch_topk` the k · N largest of N tokens (a fixed threshold stands in for them after
+            training); `relu` keeps what is positive; `jump_relu` what is above a learned threshold
+            of each feature.
+        k: Active features a token, for `topk` and `batch_topk`; 0 for the others.
+        window: How many later layers a feature writes to besides its own: 0 is a transcoder per
+            layer, n_layers − 1 the full cross-layer transcoder, and so is None.
+        reads: Site of x: `mlp_in`, the normed MLP input, or `resid_mid`, the stream before it.
+        skip: Whether a linear map of x_l is added to the output of layer l.
+        predict: Whether features at l + 1 are also predicted from those at l.
+        dtype: Dtype of the computation; parameters keep their own.
+
+    Raises:
+        ConfigError: If a number is impossible.
+
+    Example:
+        >>> TranscoderConfig(n_layers=4, d_model=8, n_features=32, k=4, window=None).window
+        3
+    """
+
+    n_layers: int
+    d_model: int
+    n_features: int
+    activation: Activation = "topk"
+    k: int = 0
+    window: int | None = 0
+    reads: Reads = "mlp_in"
+    skip: bool = False
+    predict: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.window is None:
+            object.__setattr__(self, "window", self.n_layers - 1)
+        for field in ("n_layers", "d_model", "n_features"):
+            _require_whole(field, getattr(self, field), 1)
+        if self.activation not in get_args(Activation):
+            raise ConfigError(
+                "activation", got=repr(self.activation), expected=f"one of {get_args(Activation)}"
+            )
+        if self.reads not in get_args(Reads):
+            raise ConfigError("reads", got=repr(self.reads), expected=f"one of {get_args(Reads)}")
+        _require_whole("window", self.window, 0)
+        if self.width > self.n_layers:
+            raise ConfigError(
+                "window",
+                got=self.window,
+                expected=f"0 to {self.n_layers - 1} in a model of {self.n_layers} layers",
+            )
+        if self.activation in ("topk", "batch_topk"):
+            _require_whole("k", self.k, 1)
+            if self.k > self.n_features:
+                raise ConfigError(
+                    "k", got=self.k, expected=f"at most n_features = {self.n_features}"
+                )
+        elif self.k:
+            raise ConfigError("k", got=self.k, expected=f"0 with {self.activation}, which has none")
+        if self.predict and self.n_layers < 2:
+            raise ConfigError("predict", got=True, expected="False in a model of one layer")
+
+    @property
+    def width(self) -> int:
+        """How many layers a feature may write to, its own included."""
+        assert self.window is not None
+        return self.window + 1
+
+    def replace(self, **changes: Any) -> TranscoderConfig:
+        """This configuration with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _require_whole(field: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(field, got=repr(value), expected=f"a whole number, {least} or more")

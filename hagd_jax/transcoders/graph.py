@@ -1,0 +1,53 @@
+"""The layer graph: which layers' features write to which layers' MLP outputs."""
+
+from __future__ import annotations
+
+import functools
+
+import jraph
+import numpy as np
+
+from hagd_jax.transcoders.config import TranscoderConfig
+
+
+@functools.cache
+def layer_graph(config: TranscoderConfig) -> jraph.GraphsTuple:
+    """Nodes are layers; an edge l → l' says that features read at l write to the output of l'.
+
+    Edges are sorted by sender, then receiver, so those of one layer lie together, its own first.
+
+    Args:
+        config: The transcoder; its `window` decides: self-edges alone (0), a band, or all l ≤ l'.
+
+    Returns:
+        A graph of host arrays; edge e's decoder is `W_dec[e]`.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=3, d_model=4, n_features=8, k=1, window=1)
+        >>> graph = layer_graph(config)
+        >>> list(zip(graph.senders.tolist(), graph.receivers.tolist()))
+        [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]
+    """
+    layers = np.arange(config.n_layers, dtype=np.int32)
+    distance = layers[None] - layers[:, None]
+    senders, receivers = np.nonzero((distance >= 0) & (distance < config.width))
+    return jraph.GraphsTuple(
+        nodes=layers,
+        edges=(receivers - senders).astype(np.int32),
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        globals=None,
+        n_node=np.array([len(layers)], np.int32),
+        n_edge=np.array([len(senders)], np.int32),
+    )
+
+
+def own_edges(config: TranscoderConfig) -> np.ndarray:
+    """(L,) the edge from each layer to itself.
+
+    Example:
+        >>> own_edges(TranscoderConfig(n_layers=3, d_model=4, n_features=8, k=1, window=1)).tolist()
+        [0, 2, 4]
+    """
+    graph = layer_graph(config)
+    return np.flatnonzero(graph.senders == graph.receivers)

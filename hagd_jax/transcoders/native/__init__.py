@@ -1,0 +1,81 @@
+"""The CPU's own code for products with active rows, compiled when it is first asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxlib
+
+SOURCE = Path(__file__).with_name("rows.cc")
+NAMES = ("topk", "combine", "dot", "spread")
+# Sums may be reassociated, so that they vectorise; NaN and infinity keep their meaning.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w"),
+    *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-ffp-contract=fast"),
+)
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the functions of `rows.cc` can be called through `jax.ffi` in this process.
+
+    The first call compiles them (some seconds) with `$CXX`, `g++` or `clang++` and keeps the
+    library in the user's cache folder. Without a compiler, or with HAGD_NATIVE=0, everything
+    runs through XLA alone, with the same results to rounding.
+
+    Returns:
+        True if they are registered.
+    """
+    if os.environ.get("HAGD_NATIVE", "1") == "0":
+        return False
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return False
+    try:
+        library = ctypes.CDLL(str(_build(compiler)))
+    except (OSError, subprocess.SubprocessError):
+        return False
+    for name in NAMES:
+        handler = jax.ffi.pycapsule(getattr(library, f"hagd_{name}"))
+        jax.ffi.register_ffi_target(f"hagd_{name}", handler, platform="cpu")
+    return True
+
+
+def _build(compiler: str) -> Path:
+    """The shared library for this source, compiler, jaxlib and processor; made if absent."""
+    include = jax.ffi.include_dir()
+    parts = (SOURCE.read_text(), compiler, *FLAGS, jaxlib.__version__, platform.machine(), _cpu())
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    library = _cache() / f"rows-{digest}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            command = [compiler, *FLAGS, f"-I{include}", str(SOURCE), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            # Several processes may build at once: each sees a whole library or none.
+            os.replace(made, library)
+    return library
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hagd_jax"
+
+
+def _cpu() -> str:
+    """What `-march=native` depends on: a cache folder may be shared by different machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next((line for line in text.splitlines() if line.startswith("flags")), "")

@@ -1,0 +1,232 @@
+// Products of a token's few active features with rows of a weight matrix, on CPU.
+//
+// XLA's CPU backend turns a scatter of rows into a loop of single updates and a gather into a
+// copy of every row; these four functions touch each active row once. N tokens, K active
+// features a token, F features, D the width of a row. All numbers are float32, indices int32.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+using F32 = ffi::Buffer<ffi::F32>;
+using S32 = ffi::Buffer<ffi::S32>;
+
+namespace {
+
+// Calls work(begin, end) for all pieces of [0, total), on the calling thread and on the pool's.
+// The caller never waits for a task that has not begun, so a busy pool cannot block it.
+template <typename Work>
+void parallel(ffi::ThreadPool& pool, int64_t total, int64_t piece, Work&& work) {
+  struct State {
+    std::atomic<int64_t> next{0}, left;
+  };
+  const int64_t pieces = (total + piece - 1) / piece;
+  if (pieces == 0) return;
+  auto state = std::make_shared<State>();
+  state->left = pieces;
+  auto run = [state, pieces, piece, total](auto& body) {
+    for (int64_t i; (i = state->next.fetch_add(1)) < pieces;) {
+      body(i * piece, std::min(total, (i + 1) * piece));
+      state->left.fetch_sub(1);
+    }
+  };
+  const int64_t helpers = std::min<int64_t>(pool.num_threads(), pieces) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([run, &work] { run(work); });
+  run(work);
+  while (state->left.load() > 0) std::this_thread::yield();
+}
+
+// y += Σ_j w[j] · rows[j], four rows at a time to spare loads and stores of y.
+inline void accumulate(float* __restrict y, const float* const* rows, const float* w, int64_t n,
+                       int64_t width) {
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    const float *a = rows[j], *b = rows[j + 1], *c = rows[j + 2], *d = rows[j + 3];
+    const float wa = w[j], wb = w[j + 1], wc = w[j + 2], wd = w[j + 3];
+    for (int64_t i = 0; i < width; ++i) y[i] += wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i];
+  }
+  for (; j < n; ++j) {
+    const float* a = rows[j];
+    const float wa = w[j];
+    for (int64_t i = 0; i < width; ++i) y[i] += wa * a[i];
+  }
+}
+
+// The k largest positive entries of a row, in order of index; ties go to the lower index.
+class Selector {
+ public:
+  explicit Selector(int64_t k) : k_(k) { found_.reserve(4 * k + 64); }
+
+  void select(const float* row, int64_t width, float* values, int32_t* indices) {
+    // The last row's threshold is a good guess for this one; a wrong guess only costs time.
+    if (!collect(row, width, guess_)) collect(row, width, 0.0f);
+    if (static_cast<int64_t>(found_.size()) > k_) keep_largest();
+    guess_ = static_cast<int64_t>(found_.size()) == k_ && k_ > 0 ? 0.8f * smallest() : 0.0f;
+    std::sort(found_.begin(), found_.end(),
+              [](const Entry& a, const Entry& b) { return a.second < b.second; });
+    for (int64_t j = 0; j < k_; ++j) {
+      const bool real = j < static_cast<int64_t>(found_.size());
+      values[j] = real ? found_[j].first : 0.0f;
+      indices[j] = real ? found_[j].second : 0;
+    }
+  }
+
+ private:
+  using Entry = std::pair<float, int32_t>;
+
+  bool collect(const float* row, int64_t width, float threshold) {
+    constexpr int64_t kBlock = 32;
+    const float start = threshold;
+    found_.clear();
+    for (int64_t i = 0; i < width; i += kBlock) {
+      const int64_t end = std::min(width, i + kBlock);
+      int any = 0;
+      if (end - i == kBlock) {
+        for (int64_t j = 0; j < kBlock; ++j) any |= row[i + j] > threshold;
+      } else {
+        any = 1;
+      }
+      if (!any) continue;
+      for (int64_t j = i; j < end; ++j)
+        if (row[j] > threshold) found_.emplace_back(row[j], static_cast<int32_t>(j));
+      if (static_cast<int64_t>(found_.size()) >= 4 * k_ + 16) {
+        keep_largest();
+        threshold = std::max(threshold, smallest());
+      }
+    }
+    return start == 0.0f || static_cast<int64_t>(found_.size()) >= k_;
+  }
+
+  void keep_largest() {
+    std::nth_element(found_.begin(), found_.begin() + k_, found_.end(),
+                     [](const Entry& a, const Entry& b) {
+                       return a.first > b.first || (a.first == b.first && a.second < b.second);
+                     });
+    found_.resize(k_);
+  }
+
+  float smallest() const {
+    float low = found_[0].first;
+    for (const Entry& entry : found_) low = std::min(low, entry.first);
+    return low;
+  }
+
+  int64_t k_;
+  float guess_ = 0.0f;
+  std::vector<Entry> found_;
+};
+
+ffi::Error TopK(ffi::ThreadPool pool, F32 pre, ffi::Result<F32> values, ffi::Result<S32> indices) {
+  const int64_t n = pre.dimensions()[0], width = pre.dimensions()[1];
+  const int64_t k = values->dimensions()[1];
+  const float* in = pre.typed_data();
+  float* v = values->typed_data();
+  int32_t* at = indices->typed_data();
+  parallel(pool, n, 64, [=](int64_t begin, int64_t end) {
+    Selector selector(k);
+    for (int64_t i = begin; i < end; ++i)
+      selector.select(in + i * width, width, v + i * k, at + i * k);
+  });
+  return ffi::Error::Success();
+}
+
+// out[n] = Σ_k values[n, k] · weight[indices[n, k]]
+ffi::Error Combine(ffi::ThreadPool pool, F32 values, S32 indices, F32 weight,
+                   ffi::Result<F32> out) {
+  const int64_t n = values.dimensions()[0], k = values.dimensions()[1];
+  const int64_t width = weight.dimensions()[1];
+  const float *v = values.typed_data(), *w = weight.typed_data();
+  const int32_t* at = indices.typed_data();
+  float* y = out->typed_data();
+  parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
+    std::vector<const float*> rows(k);
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < k; ++j) rows[j] = w + at[i * k + j] * width;
+      std::fill_n(y + i * width, width, 0.0f);
+      accumulate(y + i * width, rows.data(), v + i * k, k, width);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// out[n, k] = x[n] · weight[indices[n, k]]
+ffi::Error Dot(ffi::ThreadPool pool, F32 x, S32 indices, F32 weight, ffi::Result<F32> out) {
+  const int64_t n = indices.dimensions()[0], k = indices.dimensions()[1];
+  const int64_t width = weight.dimensions()[1];
+  const float *rows = x.typed_data(), *w = weight.typed_data();
+  const int32_t* at = indices.typed_data();
+  float* y = out->typed_data();
+  parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* a = rows + i * width;
+      for (int64_t j = 0; j < k; ++j) {
+        const float* b = w + at[i * k + j] * width;
+        float sum = 0.0f;
+        for (int64_t d = 0; d < width; ++d) sum += a[d] * b[d];
+        y[i * k + j] = sum;
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// out[f] = Σ_{n, k: indices[n, k] = f} values[n, k] · x[n], and the same sum of values alone.
+ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, ffi::Result<F32> out,
+                  ffi::Result<F32> sums) {
+  const int64_t n = values.dimensions()[0], k = values.dimensions()[1];
+  const int64_t features = out->dimensions()[0], width = out->dimensions()[1];
+  const float *v = values.typed_data(), *rows = x.typed_data();
+  const int32_t* at = indices.typed_data();
+  float *y = out->typed_data(), *total = sums->typed_data();
+  // Pairs in order of feature, then of token: each output row is written once, always in the
+  // same order. Zeros stand for no feature at all.
+  std::vector<int64_t> first(features + 1, 0);
+  for (int64_t i = 0; i < n * k; ++i)
+    if (v[i] != 0.0f) ++first[at[i] + 1];
+  std::partial_sum(first.begin(), first.end(), first.begin());
+  std::vector<const float*> sources(first[features]);
+  std::vector<float> weights(first[features]);
+  {
+    std::vector<int64_t> next(first.begin(), first.end() - 1);
+    for (int64_t i = 0; i < n * k; ++i) {
+      if (v[i] == 0.0f) continue;
+      const int64_t place = next[at[i]]++;
+      sources[place] = rows + (i / k) * width;
+      weights[place] = v[i];
+    }
+  }
+  const float* const* source = sources.data();
+  const float* weight = weights.data();
+  const int64_t* start = first.data();
+  parallel(pool, features, 64, [=](int64_t begin, int64_t end) {
+    for (int64_t f = begin; f < end; ++f) {
+      const int64_t from = start[f], count = start[f + 1] - from;
+      std::fill_n(y + f * width, width, 0.0f);
+      accumulate(y + f * width, source + from, weight + from, count, width);
+      total[f] = std::accumulate(weight + from, weight + from + count, 0.0f);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    hagd_topk, TopK,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Ret<F32>().Ret<S32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    hagd_combine, Combine,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    hagd_dot, Dot,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    hagd_spread, Spread,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>().Ret<F32>());

@@ -1,0 +1,252 @@
+"""A transcoder as a value: its parameters, and features and reconstructions from them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.core.meta
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.parallel import sharding
+from hagd_jax.transcoders import features as feat
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.graph import layer_graph
+
+Params = dict[str, Any]
+
+
+class CrossLayerTranscoder(nn.Module):
+    """Encode at the nodes of a layer graph, decode along its edges, sum at the receivers.
+
+    Parameters, with L layers, F features a layer, width D and E edges of `layer_graph(config)`:
+
+    - `W_enc` (L, F, D), `b_enc` (L, F): pre-activation = W_enc x + b_enc;
+    - `W_dec` (E, F, D), `b_dec` (L, D): an edge's contribution = f W_dec;
+    - `threshold` (L, F), with `jump_relu`: a feature is active above it;
+    - `W_skip` (L, D, D), with `skip`: W_skip x is added;
+    - `W_pred` (L − 1, F, F), `b_pred` (L − 1, F), with `predict`: relu(f_l W_pred + b_pred)
+      predicts f_{l+1}.
+
+    Attributes:
+        config: What the mathematics is.
+    """
+
+    config: TranscoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features and reconstructions.
+
+        Args:
+            x: (L, ..., D) what each layer's features read.
+
+        Returns:
+            Features (L, ..., F), and the reconstructed MLP outputs (L, ..., D).
+        """
+        params = {
+            name: self.param(name, nn.with_logical_partitioning(_INIT[name], axes), shape)
+            for name, (shape, axes) in param_specs(self.config).items()
+        }
+        found = feat.encode(params, x, self.config)
+        return found, feat.decode(params, found, x, self.config)
+
+
+class ParamSpec(NamedTuple):
+    """What one parameter looks like: its shape, and the logical axis of each dimension."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+
+
+def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
+    """Every parameter of a transcoder.
+
+    Args:
+        config: The transcoder.
+
+    Returns:
+        Name → `ParamSpec`.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=3, d_model=4, n_features=8, k=1, window=1)
+        >>> param_specs(config)["W_dec"].shape
+        (5, 8, 4)
+    """
+    layers, width, count = config.n_layers, config.d_model, config.n_features
+    edges = len(layer_graph(config).senders)
+    rows = ("layers", "features", "embed")
+    specs = {
+        "W_enc": ParamSpec((layers, count, width), rows),
+        "b_enc": ParamSpec((layers, count), ("layers", "features")),
+        "W_dec": ParamSpec((edges, count, width), rows),
+        "b_dec": ParamSpec((layers, width), ("layers", None)),
+    }
+    if config.activation == "jump_relu":
+        specs["threshold"] = ParamSpec((layers, count), ("layers", "features"))
+    if config.skip:
+        specs["W_skip"] = ParamSpec((layers, width, width), ("layers", None, "embed"))
+    if config.predict:
+        specs["W_pred"] = ParamSpec((layers - 1, count, count), ("layers", None, "features"))
+        specs["b_pred"] = ParamSpec((layers - 1, count), ("layers", "features"))
+    return specs
+
+
+def _unit_rows(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    rows = jax.random.normal(key, shape, dtype)
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+_INIT: dict[str, Any] = {
+    "W_enc": _unit_rows,
+    "b_enc": nn.initializers.zeros,
+    # Nothing is written at first: the reconstruction starts at the mean, not at noise.
+    "W_dec": nn.initializers.zeros,
+    "b_dec": nn.initializers.zeros,
+    "threshold": nn.initializers.constant(0.03),
+    "W_skip": nn.initializers.zeros,
+    "W_pred": nn.initializers.zeros,
+    "b_pred": nn.initializers.zeros,
+}
+
+
+class Transcoder(struct.PyTreeNode):
+    """A transcoder with its weights; a pytree whose arrays are the parameters.
+
+    Attributes:
+        params: Name → array; `param_specs(config)` lists them.
+        config: What the mathematics is.
+        mesh: The devices the parameters lie on, or None for one device.
+        name: Where it came from, for records.
+    """
+
+    params: Params
+    config: TranscoderConfig = struct.field(pytree_node=False)
+    mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
+    name: str = struct.field(pytree_node=False, default="unnamed")
+
+    def bare(self) -> Transcoder:
+        """Without its name, which would enter a compilation key for nothing."""
+        return self.replace(name="")
+
+
+def init(
+    config: TranscoderConfig, key: jax.Array, *, mesh: jax.sharding.Mesh | None = None
+) -> Transcoder:
+    """A transcoder before training, created in place on the mesh.
+
+    Args:
+        config: The transcoder.
+        key: PRNG key.
+        mesh: Features are split over its `model` axis.
+
+    Returns:
+        Encoder rows of length one, and zeros.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=2, d_model=4, n_features=8, k=2)
+        >>> init(config, jax.random.key(0)).params["W_dec"].shape
+        (2, 8, 4)
+    """
+    return Transcoder(_creator(config, mesh)(key), config, mesh, "untrained")
+
+
+@functools.cache
+def _creator(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
+    x = jnp.zeros((config.n_layers, 1, config.d_model))
+
+    def create(key: jax.Array) -> Params:
+        return flax.core.meta.unbox(CrossLayerTranscoder(config).init(key, x)["params"])
+
+    return jax.jit(create, out_shardings=shardings(config, mesh))
+
+
+def shardings(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
+    """How each parameter lies on a mesh; None without one."""
+    if mesh is None:
+        return None
+    return {
+        name: sharding(mesh, spec.axes, spec.shape, name=name)
+        for name, spec in param_specs(config).items()
+    }
+
+
+def abstract(config: TranscoderConfig, *, mesh: jax.sharding.Mesh | None = None) -> Transcoder:
+    """A transcoder of shapes only, for planning: nothing is allocated.
+
+    Args:
+        config: The transcoder.
+        mesh: Devices its weights would be spread over, or None.
+
+    Returns:
+        A `Transcoder` whose arrays are `jax.ShapeDtypeStruct`s with shardings.
+    """
+    places = shardings(config, mesh) or {}
+    params = {
+        name: jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=places.get(name))
+        for name, spec in param_specs(config).items()
+    }
+    return Transcoder(params, config, mesh, "abstract")
+
+
+@jax.jit
+def encode(transcoder: Transcoder, x: jax.Array) -> jax.Array:
+    """Features of activations.
+
+    Args:
+        transcoder: The transcoder.
+        x: (L, ..., D) values of the site that `config.reads` names, e.g. a trace's.
+
+    Returns:
+        (L, ..., F) feature activations, zero where inactive.
+
+    Raises:
+        InputError: If `x` is not of this transcoder's layers and width.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=2, d_model=4, n_features=8, k=2)
+        >>> encode(init(config, jax.random.key(0)), jnp.ones((2, 3, 4))).shape
+        (2, 3, 8)
+    """
+    check_inputs(transcoder.config, x)
+    return feat.encode(transcoder.params, x, transcoder.config)
+
+
+@jax.jit
+def decode(transcoder: Transcoder, features: jax.Array, x: jax.Array | None = None) -> jax.Array:
+    """MLP outputs reconstructed from features.
+
+    Args:
+        transcoder: The transcoder.
+        features: (L, ..., F) activations.
+        x: (L, ..., D) what the features read; needed with a skip connection only.
+
+    Returns:
+        (L, ..., D) reconstructions.
+
+    Raises:
+        InputError: If there is a skip connection and no `x`.
+    """
+    if transcoder.config.skip and x is None:
+        raise InputError("x", got="none", expected="what the features read: this one has W_skip")
+    return feat.decode(transcoder.params, features, x, transcoder.config)
+
+
+def check_inputs(config: TranscoderConfig, x: Any) -> None:
+    """Refuse activations of another model.
+
+    Raises:
+        InputError: If their layers or width are not the transcoder's.
+    """
+    shape = jnp.shape(x)
+    if len(shape) < 2 or (shape[0], shape[-1]) != (config.n_layers, config.d_model):
+        raise InputError(
+            f"activations at {config.reads!r}",
+            got=f"shape {shape}",
+            expected=f"({config.n_layers} layers, ..., d_model {config.d_model})",
+            mend="Is this a transcoder for another model?",
+        )
