@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from record import record
 
 from hagd_jax import models
-from hagd_jax.interventions import Nodes, add, chain, freeze, mask_nodes, replace
+from hagd_jax.interventions import Nodes, Space, add, chain, freeze, mask_nodes, replace
 
 SHAPE = (2, 32)  # prompts, tokens
 
@@ -31,7 +31,7 @@ def five(config: models.DecoderConfig) -> models.Intervention:
     scales = jnp.ones((layers, *SHAPE, 1))
     return chain(
         freeze({"norm1_scale": scales, "norm2_scale": scales}),
-        mask_nodes(Nodes.full(config, 1.0), nodes),
+        mask_nodes(Nodes.full(Space(layers, config.n_heads, config.d_mlp), 1.0), nodes),
         add("resid_post", jnp.zeros(width), layer=3),
         add("mlp_out", jnp.zeros(width), layer=40),
         replace("attn_out", jnp.zeros(width), layer=79),

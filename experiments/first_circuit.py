@@ -21,7 +21,6 @@ from record import record
 import hagd_jax as hagd
 from hagd_jax.attribution import GradientConfig
 from hagd_jax.causal import Circuit, JudgeConfig, evaluate
-from hagd_jax.interventions import count_nodes
 from hagd_jax.pipeline import score
 from hagd_jax.search import top_nodes
 
@@ -31,11 +30,11 @@ JUDGE = JudgeConfig(ablations=("counterfactual", "mean"), controls=20)
 def measure(model: hagd.models.LanguageModel, name: str, sizes: tuple[str, ...], seed: int) -> list:
     task = hagd.tasks.task(name, model, seed=seed)
     scores = score(model, task, GradientConfig(batch_size=16))
-    total = count_nodes(model.config)
+    total = scores.space.nodes
     rows = []
     for asked in sizes:
-        mask = top_nodes(scores, hagd.ExtractConfig(nodes=asked).size(total), model.config)
-        circuit = Circuit.from_mask(mask, scores, model.config, model=model.name, task=name)
+        mask = top_nodes(scores, hagd.ExtractConfig(nodes=asked).size(total))
+        circuit = Circuit.from_mask(mask, scores, model=model.name, task=name)
         for verdict in evaluate(model, circuit, task, JUDGE, seed=seed):
             found = verdict.faithfulness.ratio_of_means
             rows.append(

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.interventions import NODE_SITES, Nodes, mask_nodes
+from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 Metric = Callable[[jax.Array, Prompts], jax.Array]
 
@@ -46,6 +47,7 @@ def node_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
@@ -59,6 +61,7 @@ def node_scores(
         model: The model.
         prompts: Clean prompts with their counterfactuals.
         config: Steps and batching.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
         start: (prompts done, sum so far) to continue from, as yielded before.
 
@@ -67,16 +70,16 @@ def node_scores(
         number of prompts, or use `mean_scores`.
 
     Raises:
-        InputError: If the prompts do not fit the model.
+        InputError: If the prompts or the dictionary do not fit the model.
     """
-    bare = model.bare()
-    done, total = (0, Nodes.full(model.config, 0.0)) if start is None else start
+    bare, nodes = model.bare(), as_dictionary(model, dictionary).bare()
+    done, total = (0, Nodes.full(nodes.space, 0.0)) if start is None else start
     if done >= len(prompts):
         return
     steps = jnp.asarray(config.steps, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     for batch, weight in padded_batches(model, prompts[done:], rows):
-        part = _batch_scores(bare, batch, weight, steps, metric, config.remat)
+        part = _batch_scores(bare, nodes, batch, weight, steps, metric, config.remat)
         total = jax.tree.map(jnp.add, total, part)
         done = min(done + rows, len(prompts))
         yield done, total
@@ -87,6 +90,7 @@ def mean_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     metric: Metric = logit_difference,
 ) -> Nodes:
     """`node_scores`, run to its end and averaged over prompts.
@@ -95,32 +99,35 @@ def mean_scores(
         model: The model.
         prompts: Clean prompts with their counterfactuals.
         config: Steps and batching.
+        dictionary: As in `node_scores`.
         metric: As in `node_scores`.
 
     Returns:
         Mean score of each node, in units of the metric.
     """
-    *_, (_, total) = node_scores(model, prompts, config, metric=metric)
+    *_, (_, total) = node_scores(model, prompts, config, dictionary=dictionary, metric=metric)
     return jax.tree.map(lambda x: x / len(prompts), total)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
 def _batch_scores(
     model: LanguageModel,
+    dictionary: Dictionary,
     batch: Prompts,
     weight: jax.Array,
     steps: jax.Array,
     metric: Metric,
     remat: bool,
 ) -> Nodes:
-    other = forward(model, batch.corrupted, capture=NODE_SITES.values()).trace
+    trace = forward(model, batch.corrupted, capture=dictionary.capture).trace
+    other = dictionary.values(trace)
 
     def value(mask: Nodes) -> jax.Array:
-        out = forward(model, batch.clean, mask_nodes(mask, other), remat=remat)
+        out = forward(model, batch.clean, dictionary.mask(mask, other), remat=remat)
         return jnp.sum(metric(out.logits, batch) * weight)
 
     def gradient(step: jax.Array) -> Nodes:
-        return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(model.config, 1.0)))
+        return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(dictionary.space, 1.0)))
 
     # One step at a time: memory of one gradient, whatever the number of steps.
     scores = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))

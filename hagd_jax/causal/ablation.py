@@ -12,18 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import (
-    NODE_SITES,
-    Nodes,
-    mask_nodes,
-    mean_of_sums,
-    position_sums,
-    zero_alternative,
-)
+from hagd_jax.interventions import Nodes, mean_of_sums, position_sums, zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, answer_logits, correct, logit_difference
 from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 ABLATIONS = ("zero", "mean", "resample", "counterfactual")
 
@@ -50,6 +44,7 @@ def behaviour(
     masks: Sequence[Nodes],
     *,
     ablation: str,
+    dictionary: Dictionary | Transcoder | None = None,
     candidates: tuple[int, ...] | None = None,
     reference: Prompts | None = None,
     batch_size: int = 16,
@@ -64,6 +59,7 @@ def behaviour(
         ablation: What ablated nodes are set to: `zero`; `mean` over `reference` at each position;
             `resample`, their values on another prompt of as nearly the same length as there is;
             `counterfactual`, their values on the corrupted prompt.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         candidates: Tokens among which the answer must win; the distractor alone if None.
         reference: Prompts whose clean activations `mean` averages; not those measured on.
         batch_size: Prompts in one call.
@@ -75,27 +71,33 @@ def behaviour(
     Raises:
         ConfigError: If the ablation does not exist.
         InputError: If `mean` has no reference, or `resample` a single prompt, or no circuit was
-            given, or the prompts do not fit the model.
+            given, or it has other nodes than the dictionary, or prompts or dictionary do not
+            fit the model.
 
     Example:
-        >>> behaviour(model, prompts, [Nodes.full(model.config, True)], ablation="zero").kl.max()
+        >>> everything = Nodes.full(hagd.transcoders.neurons(model).space, True)
+        >>> behaviour(model, prompts, [everything], ablation="zero").kl.max()
         0.0
     """
     if ablation not in ABLATIONS:
         raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
+    nodes = as_dictionary(model, dictionary).bare()
+    for mask in masks:
+        if mask.space != nodes.space:
+            raise InputError("masks", got=str(mask.space), expected=f"{nodes.space}")
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
     bare, fixed = model.bare(), None
     if ablation == "mean":
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
-        fixed = node_means(model, reference, prompts.clean.shape[1], batch_size)
+        fixed = node_means(model, nodes, reference, prompts.clean.shape[1], batch_size)
     if ablation == "resample":
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
     parts = [
-        _judge(bare, batch, stacked, fixed, ablation, candidates)
+        _judge(bare, nodes, batch, stacked, fixed, ablation, candidates)
         for batch, _ in padded_batches(model, prompts, batch_size)
     ]
     # The rows that filled up the last batch come last.
@@ -135,21 +137,23 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
 
 
 def node_means(
-    model: LanguageModel, reference: Prompts, width: int, batch_size: int
+    model: LanguageModel, dictionary: Dictionary, reference: Prompts, width: int, batch_size: int
 ) -> dict[str, jax.Array]:
     """The mean activation of every node at each position, over as many prompts as there are.
 
     Args:
         model: The model.
+        dictionary: Its nodes.
         reference: Prompts to average over; their clean side is read.
         width: Positions wanted: the reference is cut or padded to it.
         batch_size: Prompts in one call.
 
     Returns:
-        Site → (L, 1, T, ...) means; where no prompt has a token, the mean over positions.
+        Name → (L, 1, T, ...) means, named as the dictionary's values; where no prompt has a
+        token, the mean over positions.
     """
     parts = (
-        _position_sums(model.bare(), batch, weight, width)
+        _position_sums(model.bare(), dictionary.bare(), batch, weight, width)
         for batch, weight in padded_batches(model, reference, batch_size)
     )
     return mean_of_sums(*functools.reduce(functools.partial(jax.tree.map, jnp.add), parts))
@@ -157,36 +161,39 @@ def node_means(
 
 @functools.partial(jax.jit, static_argnames="width")
 def _position_sums(
-    model: LanguageModel, batch: Prompts, weight: jax.Array, width: int
+    model: LanguageModel, dictionary: Dictionary, batch: Prompts, weight: jax.Array, width: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums of node activations over real tokens at each position, and how many there were."""
     short = min(width, batch.clean.shape[1])
     tokens = jnp.pad(batch.clean[:, :short], ((0, 0), (0, width - short)))
     real = (jnp.arange(width) < jnp.minimum(batch.length, short)[:, None]) * weight[:, None]
-    return position_sums(forward(model, tokens, capture=NODE_SITES.values()).trace, real)
+    trace = forward(model, tokens, capture=dictionary.capture).trace
+    return position_sums(dictionary.values(trace), real)
 
 
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))
 def _judge(
     model: LanguageModel,
+    dictionary: Dictionary,
     batch: Prompts,
     masks: Nodes,
     fixed: dict[str, jax.Array] | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
 ) -> Behaviour:
-    clean = forward(model, batch.clean, capture=NODE_SITES.values() if ablation == "zero" else ())
+    clean = forward(model, batch.clean, capture=dictionary.capture if ablation == "zero" else ())
     if ablation == "zero":
-        alternative = zero_alternative(clean.trace)
+        alternative = zero_alternative(dictionary.values(clean.trace))
     elif ablation == "mean":
         assert fixed is not None
         alternative = fixed
     else:
-        alternative = forward(model, batch.corrupted, capture=NODE_SITES.values()).trace
+        trace = forward(model, batch.corrupted, capture=dictionary.capture).trace
+        alternative = dictionary.values(trace)
     target = jax.nn.log_softmax(answer_logits(clean.logits, batch))
 
     def one(mask: Nodes) -> Behaviour:
-        logits = forward(model, batch.clean, mask_nodes(mask, alternative)).logits
+        logits = forward(model, batch.clean, dictionary.mask(mask, alternative)).logits
         found = jax.nn.log_softmax(answer_logits(logits, batch))
         return Behaviour(
             logit_difference(logits, batch),

@@ -13,8 +13,9 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
-from hagd_jax.interventions import KINDS, Nodes
-from hagd_jax.models import DecoderConfig
+from hagd_jax.interventions import Nodes, Space
+from hagd_jax.transcoders import Dictionary
+from hagd_jax.transcoders.dictionary import NEURONS
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
@@ -28,10 +29,10 @@ _BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Recursi
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Node:
-    """One node: an attention head or an MLP neuron.
+    """One node: an attention head, an MLP neuron, or a feature of a transcoder.
 
     Attributes:
-        kind: `head` or `neuron`.
+        kind: `head`, `neuron` or `feature`.
         layer: From 0.
         index: Within its layer, from 0.
     """
@@ -48,10 +49,11 @@ class Circuit:
     Attributes:
         nodes: Members, sorted by kind, layer and index.
         scores: What each member was chosen by, in the same order.
-        space: Layers, heads a layer and neurons a layer of the model.
+        space: Layers, heads a layer, and neurons or features a layer.
         model: The model's name.
         task: The task's name.
-        dictionary: What the nodes inside MLPs are; `neurons` is the model's own basis.
+        dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis, or a
+            transcoder's name and digest, NAME#1a2b3c4d.
         ablation: What replaced the complement while the circuit was found.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
@@ -63,15 +65,16 @@ class Circuit:
 
     nodes: tuple[Node, ...]
     scores: tuple[float, ...]
-    space: tuple[int, int, int]
+    space: Space
     model: str
     task: str
-    dictionary: str = "neurons"
+    dictionary: str = NEURONS
     ablation: str = "counterfactual"
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        object.__setattr__(self, "space", Space(*self.space))
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
@@ -85,68 +88,81 @@ class Circuit:
             raise InputError("config of the circuit", got=str(error), expected="JSON") from error
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
-        layers, heads, neurons = self.space
+        layers, heads, features = self.space
         for node in self.nodes:
-            width = {"head": heads, "neuron": neurons}.get(node.kind, 0)
+            width = {"head": heads, self.kind: features}.get(node.kind, 0)
             if not (0 <= node.layer < layers and 0 <= node.index < width):
                 raise InputError(
                     "circuit",
                     got=dataclasses.astuple(node),
-                    expected=f"one of {layers} layers of {heads} heads and {neurons} neurons",
+                    expected=f"one of {layers} layers of {heads} heads and {features} {self.kind}s",
                 )
 
     def __len__(self) -> int:
         return len(self.nodes)
 
+    @property
+    def kind(self) -> str:
+        """What the nodes are that are no heads."""
+        return kind_of(self.dictionary)
+
     @classmethod
-    def from_mask(
-        cls, mask: Nodes, scores: Nodes, decoder: DecoderConfig, **provenance: Any
-    ) -> Circuit:
+    def from_mask(cls, mask: Nodes, scores: Nodes, **provenance: Any) -> Circuit:
         """The members of a boolean mask.
 
         Args:
-            mask: `Nodes` of bool, (L, H) and (L, M).
+            mask: `Nodes` of bool, (L, H) and (L, F).
             scores: `Nodes` of float, same shapes.
-            decoder: The model's configuration.
-            **provenance: The remaining fields.
+            **provenance: The remaining fields; `dictionary` is a `Dictionary`'s label.
 
         Returns:
             The circuit.
         """
         nodes, values = [], []
-        for kind, members, score in zip(
-            KINDS, (mask.heads, mask.neurons), (scores.heads, scores.neurons), strict=True
+        other = kind_of(provenance.get("dictionary", NEURONS))
+        for kind, members, score in (
+            ("head", mask.heads, scores.heads),
+            (other, mask.features, scores.features),
         ):
             score = np.asarray(score)
             for layer, index in np.argwhere(np.asarray(members)).tolist():
                 nodes.append(Node(kind, layer, index))
                 values.append(float(score[layer, index]))
-        space = decoder.n_layers, decoder.n_heads, decoder.d_mlp
-        return cls(tuple(nodes), tuple(values), space, **provenance)
+        return cls(tuple(nodes), tuple(values), mask.space, **provenance)
 
     def mask(self) -> Nodes:
         """`Nodes` of bool: True for members."""
-        layers, heads, neurons = self.space
+        layers, heads, features = self.space
         arrays = {
             "head": np.zeros((layers, heads), bool),
-            "neuron": np.zeros((layers, neurons), bool),
+            self.kind: np.zeros((layers, features), bool),
         }
         for node in self.nodes:
             arrays[node.kind][node.layer, node.index] = True
-        return Nodes(jnp.asarray(arrays["head"]), jnp.asarray(arrays["neuron"]))
+        return Nodes(jnp.asarray(arrays["head"]), jnp.asarray(arrays[self.kind]))
 
-    def check_model(self, decoder: DecoderConfig) -> None:
-        """Refuse a model whose nodes are not the circuit's.
+    def check_model(self, dictionary: Dictionary) -> None:
+        """Refuse a model, or a dictionary of it, whose nodes are not the circuit's.
+
+        Args:
+            dictionary: Of the model, see `transcoders.as_dictionary`. A transcoder is known by
+                its digest, since folders move.
 
         Raises:
-            InputError: If the numbers of layers, heads or neurons differ.
+            InputError: If the numbers of layers, heads or features differ, or the dictionary.
         """
-        space = decoder.n_layers, decoder.n_heads, decoder.d_mlp
-        if space != self.space:
+        label = dictionary.label
+        if _identity(label) != _identity(self.dictionary):
             raise InputError(
                 f"circuit of {self.model!r}",
-                got=f"a model with layers, heads, neurons = {space}",
-                expected=f"{self.space}",
+                got=f"the dictionary {label!r}",
+                expected=f"{self.dictionary!r}, whose nodes it has",
+            )
+        if dictionary.space != self.space:
+            raise InputError(
+                f"circuit of {self.model!r}",
+                got=f"a model with layers, heads, {self.kind}s = {tuple(dictionary.space)}",
+                expected=f"{tuple(self.space)}",
             )
 
     def to_json(self) -> str:
@@ -177,6 +193,23 @@ class Circuit:
                 got=f"{type(error).__name__}: {error}",
                 expected=f"a circuit written by this package, format {FORMAT}",
             ) from error
+
+
+def kind_of(dictionary: str) -> str:
+    """What the nodes of a dictionary are called.
+
+    Args:
+        dictionary: Its label.
+
+    Example:
+        >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
+        ('neuron', 'feature')
+    """
+    return "neuron" if dictionary == NEURONS else "feature"
+
+
+def _identity(label: str) -> str:
+    return label.rpartition("#")[2]
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
-from hagd_jax.interventions import Nodes, count_nodes
+from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Task
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 
 class SizePoint(NamedTuple):
@@ -37,6 +38,7 @@ def size_curve(
     task: Task,
     masks: Sequence[Nodes],
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,
@@ -48,6 +50,7 @@ def size_curve(
         model: The model.
         task: The behaviour.
         masks: One `Nodes` of bool for each size.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         ablation: What replaces a circuit's complement.
         split: Which prompts.
         batch_size: Prompts in one call.
@@ -56,11 +59,13 @@ def size_curve(
     Returns:
         One point for each mask.
     """
-    full, empty = Nodes.full(model.config, True), Nodes.full(model.config, False)
+    nodes = as_dictionary(model, dictionary)
+    full, empty = Nodes.full(nodes.space, True), Nodes.full(nodes.space, False)
     result = behaviour(
         model,
         task.splits[split],
         [full, empty, *masks],
+        dictionary=nodes,
         ablation=ablation,
         candidates=task.candidates,
         reference=task.splits["discover"],
@@ -75,7 +80,7 @@ def size_curve(
         recovered = ratio_of_means(
             result.metric[row] - nothing, whole - nothing, scale=scale, seed=seed
         )
-        share = size / count_nodes(model.config)
+        share = size / nodes.space.nodes
         kl = float(result.kl[row].mean())
         points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
     return tuple(points)

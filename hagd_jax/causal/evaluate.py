@@ -25,6 +25,7 @@ from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Task
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 # A mean metric alone can be gamed, so a circuit's size is quoted only if these hold too.
 ACCURACY_GATE = 0.85
@@ -116,6 +117,7 @@ def evaluate(
     task: Task,
     config: JudgeConfig = JudgeConfig(),
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     split: str = "test",
     seed: int = 0,
     on_ablation: Callable[[str], None] | None = None,
@@ -127,6 +129,7 @@ def evaluate(
         circuit: The circuit.
         task: The behaviour it should carry.
         config: Ablations, controls, batching.
+        dictionary: The one whose nodes are the circuit's: a transcoder, or neurons by default.
         split: Which prompts to judge on; not those it was found on.
         seed: Of the controls and the bootstrap.
         on_ablation: Called with the name of each finished ablation.
@@ -135,11 +138,12 @@ def evaluate(
         One `Verdict` for each ablation.
 
     Raises:
-        InputError: If the circuit belongs to a model of another shape.
+        InputError: If the circuit belongs to a model of another shape, or another dictionary.
     """
-    circuit.check_model(model.config)
+    nodes = as_dictionary(model, dictionary)
+    circuit.check_model(nodes)
     members = jax.tree.map(np.asarray, circuit.mask())
-    full, empty = Nodes.full(model.config, True), Nodes.full(model.config, False)
+    full, empty = Nodes.full(nodes.space, True), Nodes.full(nodes.space, False)
     controls = random_controls(members, config.controls, seed)
     verdicts = []
     for ablation in config.ablations:
@@ -148,6 +152,7 @@ def evaluate(
             task.splits[split],
             [full, empty, members, ~members, *controls],
             ablation=ablation,
+            dictionary=nodes,
             candidates=task.candidates,
             reference=task.splits["discover"],
             batch_size=config.batch_size,
@@ -160,10 +165,10 @@ def evaluate(
 
 
 def random_controls(members: Nodes, count: int, seed: int) -> list[Nodes]:
-    """Random circuits with as many heads and as many neurons in each layer as a given one.
+    """Random circuits with as many heads and as many features in each layer as a given one.
 
     Args:
-        members: `Nodes` of bool, (L, H) and (L, M).
+        members: `Nodes` of bool, (L, H) and (L, F).
         count: How many circuits.
         seed: Of the draw.
 

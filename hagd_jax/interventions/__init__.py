@@ -3,7 +3,9 @@
 from hagd_jax.interventions.edit import Edit, add, replace
 from hagd_jax.interventions.freeze import Freeze, freeze
 from hagd_jax.interventions.mask import (
-    MaskNodes,
+    MaskHeads,
+    MaskNeurons,
+    mask_heads,
     mask_nodes,
     mean_alternative,
     mean_of_sums,
@@ -11,23 +13,23 @@ from hagd_jax.interventions.mask import (
     resample_alternative,
     zero_alternative,
 )
-from hagd_jax.interventions.nodes import KINDS, NODE_SITES, Nodes, count_nodes
+from hagd_jax.interventions.nodes import Nodes, Space
 from hagd_jax.models import Chain, Identity, Intervention, chain
 
 __all__ = [
-    "KINDS",
-    "NODE_SITES",
     "Chain",
     "Edit",
     "Freeze",
     "Identity",
     "Intervention",
-    "MaskNodes",
+    "MaskHeads",
+    "MaskNeurons",
     "Nodes",
+    "Space",
     "add",
     "chain",
-    "count_nodes",
     "freeze",
+    "mask_heads",
     "mask_nodes",
     "mean_alternative",
     "mean_of_sums",

@@ -11,62 +11,85 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions.nodes import NODE_SITES, Nodes
-from hagd_jax.interventions.shapes import require_broadcast
-from hagd_jax.models import Context, DecoderConfig, Intervention, scanned
+from hagd_jax.interventions.nodes import Nodes
+from hagd_jax.interventions.shapes import require_broadcast, require_mask
+from hagd_jax.models import Chain, Context, DecoderConfig, Intervention, chain, scanned
 from hagd_jax.models.sites import site_shape
 
-Trace = Mapping[str, jax.Array]
+Values = Mapping[str, jax.Array]
 
 
 @struct.dataclass
-class MaskNodes(Intervention):
-    """Interpolates nodes toward alternatives: v ← m · v + (1 − m) · alt.
+class MaskHeads(Intervention):
+    """Interpolates what heads put out: v ← m · v + (1 − m) · alt.
 
     A mask of ones is exact: the value comes back bit for bit, whatever the alternatives, as long
     as they are finite (0 · ∞ is NaN).
 
     Attributes:
-        mask: `Nodes` in [0, 1]: 1 keeps a node, 0 ablates it.
-        head_alt: (L, B, T, H, Dh), or anything that broadcasts to it.
-        neuron_alt: (L, B, T, M), or anything that broadcasts to it.
+        mask: (L, H) or (L, B, H) in [0, 1]: 1 keeps a head, 0 ablates it.
+        alternative: (L, B, T, H, Dh), or anything that broadcasts to it.
     """
 
     mask: Any = scanned()
-    head_alt: Any = scanned()
-    neuron_alt: Any = scanned()
+    alternative: Any = scanned()
 
-    def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNodes]:
-        """Interpolate the heads' outputs before W_O."""
-        mask = self.mask.heads[..., None, :, None]
-        return mask * value + (1 - mask) * self.head_alt, self
-
-    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNodes]:
-        """Interpolate the neurons' activations."""
-        mask = self.mask.neurons[..., None, :]
-        return mask * value + (1 - mask) * self.neuron_alt, self
+    def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskHeads]:
+        """Interpolate before W_O."""
+        mask = self.mask[..., None, :, None]
+        return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Masks have one entry a node, and alternatives broadcast to their sites."""
-        for name, mask, alternative in (
-            ("head", self.mask.heads, self.head_alt),
-            ("neuron", self.mask.neurons, self.neuron_alt),
-        ):
-            width = config.n_heads if name == "head" else config.d_mlp
-            shape = np.shape(mask)
-            if shape[1:] not in ((width,), (1, width), (tokens_shape[0], width)):
-                raise InputError(
-                    f"the mask of {name}s",
-                    got=f"shape {shape}",
-                    expected=f"{(config.n_layers, width)}, or with an axis of "
-                    f"{tokens_shape[0]} prompts after the layers",
-                )
-            target = site_shape(NODE_SITES[name], config, *tokens_shape)
-            require_broadcast(f"{name}_alt, in each layer", np.shape(alternative)[1:], target)
+        """The mask has one entry a head, and the alternative broadcasts to the site."""
+        shape = (config.n_layers, tokens_shape[0], config.n_heads)
+        require_mask("heads", np.shape(self.mask), shape)
+        target = site_shape("head_out", config, *tokens_shape)
+        got = np.shape(self.alternative)[1:]
+        require_broadcast("the alternative of heads, in each layer", got, target)
 
 
-def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
-    """Keep nodes where the mask is 1, replace them by the alternative where it is 0.
+@struct.dataclass
+class MaskNeurons(Intervention):
+    """Interpolates the neurons' activations, as `MaskHeads` does heads.
+
+    Attributes:
+        mask: (L, M) or (L, B, M).
+        alternative: (L, B, T, M), or anything that broadcasts to it.
+    """
+
+    mask: Any = scanned()
+    alternative: Any = scanned()
+
+    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNeurons]:
+        """Interpolate after the activation function."""
+        mask = self.mask[..., None, :]
+        return mask * value + (1 - mask) * self.alternative, self
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """The mask has one entry a neuron, and the alternative broadcasts to the site."""
+        shape = (config.n_layers, tokens_shape[0], config.d_mlp)
+        require_mask("neurons", np.shape(self.mask), shape)
+        target = site_shape("neuron", config, *tokens_shape)
+        got = np.shape(self.alternative)[1:]
+        require_broadcast("the alternative of neurons, in each layer", got, target)
+
+
+def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
+    """Keep heads where the mask is 1, replace them by the alternative where it is 0.
+
+    Args:
+        mask: (L, H) of bool or float; a prompt axis after the layers is allowed.
+        alternative: (L, B, T, H, Dh) `head_out` values, or anything that broadcasts to them.
+            Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
+
+    Returns:
+        The intervention.
+    """
+    return MaskHeads(jnp.asarray(mask, jnp.float32), alternative)
+
+
+def mask_nodes(mask: Nodes, alternative: Values) -> Chain:
+    """Keep heads and neurons where the mask is 1, replace them where it is 0.
 
     Args:
         mask: `Nodes` of bool or float; a prompt axis after the layers is allowed.
@@ -80,7 +103,7 @@ def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
     Raises:
         InputError: If the alternative lacks one of the two sites.
     """
-    missing = [site for site in NODE_SITES.values() if site not in alternative]
+    missing = [site for site in ("head_out", "neuron") if site not in alternative]
     if missing:
         raise InputError(
             "alternative",
@@ -88,54 +111,55 @@ def mask_nodes(mask: Nodes, alternative: Trace) -> MaskNodes:
             expected=f"{missing} as well",
             mend="Capture both `head_out` and `neuron`.",
         )
-    return MaskNodes(mask.astype(jnp.float32), alternative["head_out"], alternative["neuron"])
+    neurons = MaskNeurons(mask.astype(jnp.float32).features, alternative["neuron"])
+    return chain(mask_heads(mask.heads, alternative["head_out"]), neurons)
 
 
-def zero_alternative(trace: Trace) -> dict[str, jax.Array]:
+def zero_alternative(values: Values) -> dict[str, jax.Array]:
     """Zeros in place of every node.
 
     Args:
-        trace: Any trace with the node sites; only its shapes are used.
+        values: Name → (L, B, T, ...) values of nodes; only their shapes are used.
 
     Returns:
-        Site → zeros that broadcast over prompts and positions.
+        Name → zeros that broadcast over prompts and positions.
     """
-    return {site: jnp.zeros_like(trace[site][:, :1, :1]) for site in NODE_SITES.values()}
+    return {name: jnp.zeros_like(value[:, :1, :1]) for name, value in values.items()}
 
 
-def mean_alternative(trace: Trace, weight: jax.Array) -> dict[str, jax.Array]:
+def mean_alternative(values: Values, weight: jax.Array) -> dict[str, jax.Array]:
     """The mean of every node at each position over reference prompts.
 
     Args:
-        trace: Captured node sites of the reference prompts.
+        values: Name → (L, B, T, ...) values of nodes on the reference prompts.
         weight: (B, T) 1 for real tokens, 0 for padding.
 
     Returns:
-        Site → (L, 1, T, ...) means; at positions where no prompt has a token, the mean over all
+        Name → (L, 1, T, ...) means; at positions where no prompt has a token, the mean over all
         positions.
     """
-    return mean_of_sums(*position_sums(trace, weight))
+    return mean_of_sums(*position_sums(values, weight))
 
 
-def position_sums(trace: Trace, weight: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+def position_sums(values: Values, weight: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """What `mean_alternative` divides; the sums of several batches add up.
 
     Args:
-        trace: Captured node sites.
+        values: Name → (L, B, T, ...) values of nodes.
         weight: (B, T) 1 for real tokens, 0 for padding.
 
     Returns:
-        Site → (L, 1, T, ...) sums over prompts, and (T,) how many tokens went into each.
+        Name → (L, 1, T, ...) sums over prompts, and (T,) how many tokens went into each.
     """
 
     def total(value: jax.Array) -> jax.Array:
         w = weight.reshape(1, *weight.shape, *[1] * (value.ndim - 3))
         return (value * w).sum(1, keepdims=True)
 
-    return {site: total(trace[site]) for site in NODE_SITES.values()}, weight.sum(0)
+    return {name: total(value) for name, value in values.items()}, weight.sum(0)
 
 
-def mean_of_sums(sums: Trace, count: jax.Array) -> dict[str, jax.Array]:
+def mean_of_sums(sums: Values, count: jax.Array) -> dict[str, jax.Array]:
     """Means from (added up) results of `position_sums`; see `mean_alternative`."""
 
     def mean(total: jax.Array) -> jax.Array:
@@ -143,17 +167,17 @@ def mean_of_sums(sums: Trace, count: jax.Array) -> dict[str, jax.Array]:
         overall = total.sum(2, keepdims=True) / n.sum()
         return jnp.where(n > 0, total / jnp.maximum(n, 1), overall)
 
-    return {site: mean(total) for site, total in sums.items()}
+    return {name: mean(total) for name, total in sums.items()}
 
 
-def resample_alternative(trace: Trace, order: jax.Array) -> dict[str, jax.Array]:
+def resample_alternative(values: Values, order: jax.Array) -> dict[str, jax.Array]:
     """Every node's value from another prompt of the same batch.
 
     Args:
-        trace: Captured node sites.
+        values: Name → (L, B, T, ...) values of nodes.
         order: (B,) which prompt stands in for each.
 
     Returns:
-        Site → reordered values.
+        Name → reordered values.
     """
-    return {site: trace[site][:, order] for site in NODE_SITES.values()}
+    return {name: value[:, order] for name, value in values.items()}

@@ -1,59 +1,75 @@
-"""The nodes of a component circuit: attention heads and MLP neurons."""
+"""The nodes of a circuit: attention heads, and features of what the MLPs do."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.models import DecoderConfig
 
-KINDS = ("head", "neuron")
-NODE_SITES = {"head": "head_out", "neuron": "neuron"}
+class Space(NamedTuple):
+    """How many nodes there are.
+
+    Attributes:
+        layers: L.
+        heads: Attention heads a layer, H.
+        features: Features a layer, F: neurons, or the features of a transcoder.
+    """
+
+    layers: int
+    heads: int
+    features: int
+
+    @property
+    def nodes(self) -> int:
+        """All of them."""
+        return self.layers * (self.heads + self.features)
 
 
 @struct.dataclass
 class Nodes:
     """One value for each node of a model: a score, a mask, a membership.
 
-    Neurons are an exact dictionary of the MLP: their activations times their output rows sum to
-    its output, with nothing left over.
-
     Attributes:
         heads: (L, H), or (L, B, H) for a value of its own in each prompt.
-        neurons: (L, M), or (L, B, M).
+        features: (L, F), or (L, B, F).
 
     Example:
-        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> Nodes.full(config, 1.0).flat().shape
+        >>> Nodes.full(Space(layers=2, heads=2, features=16), 1.0).flat().shape
         (36,)
     """
 
     heads: Any
-    neurons: Any
+    features: Any
 
     @classmethod
-    def full(cls, config: DecoderConfig, value: float | bool, dtype: Any = None) -> Nodes:
+    def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:
         """The same value for every node."""
         dtype = dtype or (jnp.bool_ if isinstance(value, bool) else jnp.float32)
         return cls(
-            jnp.full((config.n_layers, config.n_heads), value, dtype),
-            jnp.full((config.n_layers, config.d_mlp), value, dtype),
+            jnp.full((space.layers, space.heads), value, dtype),
+            jnp.full((space.layers, space.features), value, dtype),
         )
 
     @classmethod
-    def from_flat(cls, config: DecoderConfig, flat: Any) -> Nodes:
+    def from_flat(cls, space: Space, flat: Any) -> Nodes:
         """Undo `flat`: heads first, each layer by layer."""
-        cut = config.n_layers * config.n_heads
-        shape = config.n_layers, -1
+        cut = space.layers * space.heads
+        shape = space.layers, -1
         return cls(flat[:cut].reshape(shape), flat[cut:].reshape(shape))
 
     def flat(self) -> np.ndarray:
-        """(N,) on the host: all heads layer by layer, then all neurons."""
-        return np.concatenate([np.asarray(self.heads).ravel(), np.asarray(self.neurons).ravel()])
+        """(N,) on the host: all heads layer by layer, then all features."""
+        return np.concatenate([np.asarray(self.heads).ravel(), np.asarray(self.features).ravel()])
+
+    @property
+    def space(self) -> Space:
+        """How many nodes these are values of."""
+        layers, *_, heads = np.shape(self.heads)
+        return Space(layers, heads, np.shape(self.features)[-1])
 
     def __invert__(self) -> Nodes:
         return jax.tree.map(jnp.logical_not, self)
@@ -61,8 +77,3 @@ class Nodes:
     def astype(self, dtype: Any) -> Nodes:
         """The same values in another dtype."""
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)
-
-
-def count_nodes(config: DecoderConfig) -> int:
-    """How many heads and neurons a model has."""
-    return config.n_layers * (config.n_heads + config.d_mlp)

@@ -27,3 +27,26 @@ def require_broadcast(what: str, shape: tuple[int, ...], target: tuple[int, ...]
         fits = False
     if not fits:
         raise InputError(what, got=f"shape {shape}", expected=f"one that broadcasts to {target}")
+
+
+def require_mask(what: str, shape: tuple[int, ...], target: tuple[int, int, int]) -> None:
+    """Check that a mask has one entry a node in each layer, for all prompts or for each.
+
+    Args:
+        what: The nodes, for the message.
+        shape: The mask's shape.
+        target: Layers, prompts, nodes a layer.
+
+    Raises:
+        InputError: If it has not.
+
+    Example:
+        >>> require_mask("heads", (3, 4), (3, 8, 4))
+    """
+    layers, prompts, width = target
+    if shape not in [(layers, width), (layers, 1, width), target]:
+        raise InputError(
+            f"the mask of {what}",
+            got=f"shape {shape}",
+            expected=f"{(layers, width)}, or with an axis of {prompts} prompts after the layers",
+        )

@@ -15,6 +15,7 @@ from hagd_jax.models.intervention import (
     static,
 )
 from hagd_jax.models.loading import load
+from hagd_jax.models.mlp import mlp
 from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens, forward, init
 from hagd_jax.models.presets import preset, presets
 from hagd_jax.models.saving import save
@@ -42,6 +43,7 @@ __all__ = [
     "forward",
     "init",
     "load",
+    "mlp",
     "param_specs",
     "parts",
     "preset",

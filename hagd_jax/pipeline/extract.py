@@ -20,13 +20,14 @@ from hagd_jax.causal import (
     size_curve,
 )
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes, count_nodes
+from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Sizes, Task
 from hagd_jax.tasks import task as find_task
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 # Sizes at which faithfulness is plotted, as shares of all nodes.
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -99,6 +100,7 @@ def extract(
     task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     run: RunFolder | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -111,6 +113,7 @@ def extract(
         model: The model, on any mesh.
         task: The behaviour: a name, or a `Task` of this model's tokens.
         config: Size, scoring, judging.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         run: Where to log and to keep checkpoints; an interrupted run continues there.
         progress: Called with (stage, done, total) as work proceeds.
 
@@ -119,7 +122,8 @@ def extract(
 
     Raises:
         ConfigError: If the asked size does not fit the model.
-        InputError: If the task is unknown, has no discover or test split, or does not fit.
+        InputError: If the task is unknown, has no discover or test split, or does not fit; or
+            if the dictionary is one for another model.
 
     Example:
         >>> model = hagd.models.load("smollm2-135m")
@@ -127,25 +131,26 @@ def extract(
         >>> result.verdicts[0].faithfulness.ratio_of_means.value
         0.519
     """
-    size = config.size(count_nodes(model.config))
+    nodes = as_dictionary(model, dictionary)
+    size = config.size(nodes.space.nodes)
     if isinstance(task, str):
         task = find_task(task, model, sizes=config.sizes, seed=config.seed)
     for split in ("discover", "test"):
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     tell = progress or (lambda stage, done, total: None)
-    scores = score(model, task, config.gradient, run=run, progress=tell)
+    scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
     circuit = Circuit.from_mask(
-        top_nodes(scores, size, model.config),
+        top_nodes(scores, size),
         scores,
-        model.config,
         model=model.name,
         task=task.name,
+        dictionary=nodes.label,
         seed=config.seed,
         config=dataclasses.asdict(config),
     )
-    verdicts = _judge(model, circuit, task, config, tell)
-    curve = _curve(model, scores, task, config, tell)
+    verdicts = _judge(model, nodes, circuit, task, config, tell)
+    curve = _curve(model, nodes, scores, task, config, tell)
     if run is not None:
         for verdict in verdicts:
             run.log("verdict", **verdict.to_json())
@@ -160,6 +165,7 @@ def score(
     task: Task,
     config: GradientConfig,
     *,
+    dictionary: Dictionary | Transcoder | None = None,
     run: RunFolder | None = None,
     progress: Progress | None = None,
     save_every: float = 10.0,
@@ -170,6 +176,7 @@ def score(
         model: The model.
         task: The behaviour.
         config: Steps and batching.
+        dictionary: As in `extract`.
         run: Where to log and to keep the running sum.
         progress: Called with ("score", done, total).
         save_every: Seconds between checkpoints; the last batch is always saved.
@@ -177,13 +184,14 @@ def score(
     Returns:
         `Nodes` of float32 on the host.
     """
-    prompts = task.splits["discover"]
-    start = run.checkpoints.latest(Nodes.full(model.config, 0.0)) if run else None
+    prompts, nodes = task.splits["discover"], as_dictionary(model, dictionary)
+    nothing = Nodes.full(nodes.space, 0.0)
+    start = run.checkpoints.latest(nothing) if run else None
     if run is not None:
         run.rewind("score", start[0] if start else 0)
     saved = began = time.monotonic()
-    done, total = start or (0, Nodes.full(model.config, 0.0))
-    for done, total in node_scores(model, prompts, config, start=start):
+    done, total = start or (0, nothing)
+    for done, total in node_scores(model, prompts, config, dictionary=nodes, start=start):
         jax.block_until_ready(total)
         if progress is not None:
             progress("score", done, len(prompts))
@@ -199,7 +207,12 @@ def score(
 
 
 def _judge(
-    model: LanguageModel, circuit: Circuit, task: Task, config: ExtractConfig, tell: Progress
+    model: LanguageModel,
+    nodes: Dictionary,
+    circuit: Circuit,
+    task: Task,
+    config: ExtractConfig,
+    tell: Progress,
 ) -> tuple[Verdict, ...]:
     done = []
 
@@ -207,18 +220,32 @@ def _judge(
         done.append(name)
         tell("judge", len(done), len(config.judge.ablations))
 
-    return evaluate(model, circuit, task, config.judge, seed=config.seed, on_ablation=on_ablation)
+    return evaluate(
+        model,
+        circuit,
+        task,
+        config.judge,
+        dictionary=nodes,
+        seed=config.seed,
+        on_ablation=on_ablation,
+    )
 
 
 def _curve(
-    model: LanguageModel, scores: Nodes, task: Task, config: ExtractConfig, tell: Progress
+    model: LanguageModel,
+    nodes: Dictionary,
+    scores: Nodes,
+    task: Task,
+    config: ExtractConfig,
+    tell: Progress,
 ) -> tuple[SizePoint, ...]:
-    total = count_nodes(model.config)
+    total = nodes.space.nodes
     sizes = sorted({max(1, round(share * total)) for share in CURVE} | {config.size(total)})
     curve = size_curve(
         model,
         task,
-        [top_nodes(scores, size, model.config) for size in sizes],
+        [top_nodes(scores, size) for size in sizes],
+        dictionary=nodes,
         ablation=config.judge.ablations[0],
         batch_size=config.judge.batch_size,
         seed=config.seed,

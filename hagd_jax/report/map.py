@@ -1,4 +1,4 @@
-"""Where the circuit sits: heads as tiles, neurons as tiles or, in large models, as bars."""
+"""Where the circuit sits: heads as tiles; neurons or features as tiles or, if many, as bars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hagd_jax.report.plot import canvas, hover, paint
 from hagd_jax.report.record import Report
 from hagd_jax.report.words import node_name, number
 
-# Above this many neurons a tile each is neither readable nor light.
+# Above this many neurons or features a tile each is neither readable nor light.
 TILES = 4096
 BLOCK = 64
 TOP_NAMED = 5
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     """Every node of one kind; arrays are (L, W).
 
     Attributes:
-        kind: `head` or `neuron`.
+        kind: `head`, `neuron` or `feature`.
         score: Signed.
         member: Whether the circuit has it.
         rank: 1 for the highest signed score of all nodes.
@@ -36,13 +36,13 @@ class Table(NamedTuple):
 
 
 def tables(report: Report) -> tuple[Table, Table]:
-    """Scores, members and ranks of heads and of neurons.
+    """Scores, members and ranks of heads, and of neurons or features.
 
     Args:
         report: The report.
 
     Returns:
-        The heads' table and the neurons'.
+        The heads' table and the other.
     """
     flat = report.scores.flat().astype(np.float64)
     rank = np.empty(len(flat), np.int64)
@@ -53,7 +53,7 @@ def tables(report: Report) -> tuple[Table, Table]:
     parts = []
     for kind, member, part in (
         ("head", members.heads, slice(None, cut)),
-        ("neuron", members.neurons, slice(cut, None)),
+        (report.circuit.kind, members.features, slice(cut, None)),
     ):
         shape = np.shape(member)
         parts.append(
@@ -90,11 +90,11 @@ def head_map(table: Table, *, layers_across: bool) -> Any:
     return fig
 
 
-def neuron_tiles(table: Table) -> Any:
-    """One tile a neuron, 64 to a row, layer under layer; for small models.
+def feature_tiles(table: Table) -> Any:
+    """One tile a neuron or feature, 64 to a row, layer under layer; for small models.
 
     Args:
-        table: The neurons.
+        table: The neurons or features.
 
     Returns:
         The figure.
@@ -107,9 +107,9 @@ def neuron_tiles(table: Table) -> Any:
     top = layer * (deep + 1)
     rows = layers * (deep + 1) - 1
     fig = canvas(
-        "neurons",
+        f"{table.kind}s",
         height=int(np.clip(16 * rows, 44, 760)) + 60,
-        x_axis_label=f"neuron, {across} to a row",
+        x_axis_label=f"{table.kind}, {across} to a row",
         y_axis_label="layer",
         x_range=(-0.5, across - 0.5),
         y_range=(rows - 0.5, -0.5),
@@ -177,19 +177,19 @@ def shade(score: np.ndarray) -> np.ndarray:
     return np.sign(score) * np.sqrt(np.abs(score) / (largest or 1.0))
 
 
-def neuron_counts(table: Table) -> Any:
-    """How many neurons of each layer are members.
+def feature_counts(table: Table) -> Any:
+    """How many neurons or features of each layer are members.
 
     Args:
-        table: The neurons.
+        table: The neurons or features.
 
     Returns:
         The figure.
     """
     fig = canvas(
-        "neuron counts",
+        f"{table.kind} counts",
         height=140,
-        y_axis_label="member neurons",
+        y_axis_label=f"member {table.kind}s",
         x_range=(-0.5, len(table.score) - 0.5),
     )
     columns = layer_columns(table)
@@ -209,17 +209,17 @@ def neuron_counts(table: Table) -> Any:
     return fig
 
 
-def neuron_mass(table: Table) -> Any:
-    """Summed scores of each layer's neurons: all of them pale, members solid.
+def feature_mass(table: Table) -> Any:
+    """Summed scores of each layer's neurons or features: all of them pale, members solid.
 
     Args:
-        table: The neurons.
+        table: The neurons or features.
 
     Returns:
         The figure.
     """
     fig = canvas(
-        "neuron scores",
+        f"{table.kind} scores",
         height=210,
         x_axis_label="layer",
         y_axis_label="summed score",

@@ -137,8 +137,8 @@ MEANINGS = {
     "all others stay.",
     "kl": "How far the circuit's next-token distribution is from the model's; 0 is identical.",
     "match": "How often the circuit and the model put the same token on top.",
-    "control": "Faithfulness of the best random circuit; each has as many heads and neurons in "
-    "each layer as this one. It is what chance can do.",
+    "control": "Faithfulness of the best random circuit; each has as many nodes of each "
+    "kind in each layer as this one. It is what chance can do.",
     "mean_control": "Mean faithfulness of the random circuits.",
     "p": "Chance that a random circuit is as faithful; it cannot be below 1 / (1 + controls).",
     "accuracy_gate": f"Accuracy is at least {ACCURACY_GATE:.0%} of the model's.",

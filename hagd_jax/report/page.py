@@ -22,10 +22,10 @@ from hagd_jax.report.curve import controls_plot, size_plots
 from hagd_jax.report.map import (
     TILES,
     Table,
+    feature_counts,
+    feature_mass,
+    feature_tiles,
     head_map,
-    neuron_counts,
-    neuron_mass,
-    neuron_tiles,
     tables,
 )
 from hagd_jax.report.measures import checks, main_measures, more_measures
@@ -98,6 +98,7 @@ def page(report: Report) -> str:
         nodes=_rows(report),
         scales=_scales(report),
         counts=_counts(report),
+        kind=report.circuit.kind,
         tiled=_tiled(report),
         config=_config(report),
         facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
@@ -146,21 +147,21 @@ def _json(value: Any) -> Markup:
 
 
 def _tiled(report: Report) -> bool:
-    layers, _, neurons = report.circuit.space
-    return layers * neurons <= TILES
+    space = report.circuit.space
+    return space.layers * space.features <= TILES
 
 
 def _figures(report: Report) -> dict[str, Any]:
     """Bokeh documents by the id of the element they go into."""
-    heads, neurons = tables(report)
+    heads, others = tables(report)
     figures: dict[str, Any]
     if _tiled(report):
-        figures = {"heads": head_map(heads, layers_across=False), "neurons": neuron_tiles(neurons)}
+        figures = {"heads": head_map(heads, layers_across=False), "features": feature_tiles(others)}
     else:
-        bars = neuron_counts(neurons), neuron_mass(neurons)
+        bars = feature_counts(others), feature_mass(others)
         figures = {
             "heads": head_map(heads, layers_across=True),
-            "neurons": column(*bars, sizing_mode="stretch_width", spacing=6),
+            "features": column(*bars, sizing_mode="stretch_width", spacing=6),
         }
     for name, figure in size_plots(report).items():
         figures[f"size-{name}"] = figure
@@ -180,8 +181,9 @@ def _scales(report: Report) -> dict[str, str]:
 
 
 def _counts(report: Report) -> dict[str, int]:
-    nodes = report.circuit.nodes
-    return {kind: sum(node.kind == kind for node in nodes) for kind in ("head", "neuron")}
+    circuit = report.circuit
+    kinds = ("head", circuit.kind)
+    return {kind: sum(node.kind == kind for node in circuit.nodes) for kind in kinds}
 
 
 def _rows(report: Report) -> list[Row]:
@@ -254,7 +256,7 @@ def _config(report: Report) -> str:
         "ablation": circuit.ablation,
         "seed": circuit.seed,
         "nodes": len(circuit),
-        "space": dict(zip(("layers", "heads", "neurons"), circuit.space, strict=True)),
+        "space": dict(zip(("layers", "heads", f"{circuit.kind}s"), circuit.space, strict=True)),
         "config": circuit.config,
     }
     return json.dumps(record, indent=2, ensure_ascii=False, default=str)

@@ -31,7 +31,7 @@ class Report:
         title: Heading.
         circuit: What was found.
         verdicts: What was measured of it, one for each ablation.
-        scores: The score of every node, (L, H) and (L, M) float; positive helps the behaviour.
+        scores: The score of every node, (L, H) and (L, F) float; positive helps the behaviour.
         curve: Faithfulness against size, in any order.
         curve_ablation: What replaced the complement when the curve was measured.
         texts: Prompts the verdicts were measured on.
@@ -52,20 +52,19 @@ class Report:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        layers, heads, neurons = self.circuit.space
-        got = np.shape(self.scores.heads), np.shape(self.scores.neurons)
-        if got != ((layers, heads), (layers, neurons)):
+        layers, heads, features = self.circuit.space
+        got = np.shape(self.scores.heads), np.shape(self.scores.features)
+        if got != ((layers, heads), (layers, features)):
             raise InputError(
                 "scores",
                 got=f"shapes {got[0]} and {got[1]}",
-                expected=f"{(layers, heads)} and {(layers, neurons)}, as the circuit's",
+                expected=f"{(layers, heads)} and {(layers, features)}, as the circuit's",
             )
 
     @property
     def total(self) -> int:
         """How many nodes the model has."""
-        layers, heads, neurons = self.circuit.space
-        return layers * (heads + neurons)
+        return self.circuit.space.nodes
 
     def verdict(self, ablation: str) -> Verdict | None:
         """The verdict under one ablation, if there is one."""

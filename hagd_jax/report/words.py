@@ -9,6 +9,7 @@ from typing import Any
 from hagd_jax.causal import Estimate, Node
 
 UNDEFINED = "not defined"
+LETTERS = {"head": "H", "neuron": "N", "feature": "F"}
 MINUS = "\N{MINUS SIGN}"
 # Marks, controls, surrogates, unassigned, private use, line and paragraph separators: they can
 # reorder or hide the text around them, or drive a terminal.
@@ -95,10 +96,10 @@ def node_name(node: Node) -> str:
     """The short name of a node.
 
     Example:
-        >>> node_name(Node("head", 3, 1)), node_name(Node("neuron", 0, 17))
-        ('L3.H1', 'L0.N17')
+        >>> node_name(Node("head", 3, 1)), node_name(Node("feature", 0, 17))
+        ('L3.H1', 'L0.F17')
     """
-    return f"L{node.layer}.{'H' if node.kind == 'head' else 'N'}{node.index}"
+    return f"L{node.layer}.{LETTERS[node.kind]}{node.index}"
 
 
 def _finite(value: float, text: str) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes, count_nodes
-from hagd_jax.models import DecoderConfig
+from hagd_jax.interventions import Nodes
 
 
-def top_nodes(scores: Nodes, size: int, config: DecoderConfig) -> Nodes:
+def top_nodes(scores: Nodes, size: int) -> Nodes:
     """The `size` nodes whose scores are highest, sign included.
 
     A node with a negative score works against the behaviour; keeping it costs faithfulness, so
     the sign decides and not the magnitude. Ties go to the earlier node.
 
     Args:
-        scores: `Nodes` of float, (L, H) and (L, M).
+        scores: `Nodes` of float, (L, H) and (L, F).
         size: How many to keep.
-        config: The model's configuration.
 
     Returns:
         `Nodes` of bool, True for the kept ones.
@@ -27,12 +25,11 @@ def top_nodes(scores: Nodes, size: int, config: DecoderConfig) -> Nodes:
         InputError: If the size is not between 0 and the number of nodes, or a score is not finite.
 
     Example:
-        >>> config = DecoderConfig(vocab_size=9, n_layers=1, d_model=4, n_heads=2, d_mlp=3)
         >>> scores = Nodes(np.array([[3.0, -5.0]]), np.array([[1.0, 0.0, 2.0]]))
-        >>> top_nodes(scores, 2, config).flat().tolist()
+        >>> top_nodes(scores, 2).flat().tolist()
         [True, False, False, False, True]
     """
-    total = count_nodes(config)
+    total = scores.space.nodes
     if not 0 <= size <= total:
         raise InputError("number of nodes", got=size, expected=f"0 to {total}")
     flat = scores.flat()
@@ -42,4 +39,4 @@ def top_nodes(scores: Nodes, size: int, config: DecoderConfig) -> Nodes:
         )
     kept = np.zeros(total, bool)
     kept[np.argsort(-flat, kind="stable")[:size]] = True
-    return Nodes.from_flat(config, kept)
+    return Nodes.from_flat(scores.space, kept)

@@ -6,14 +6,15 @@ units busy. On CPU, `rows.py` computes the same from active features alone.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.sharded import BATCH, MODEL, last_kept, mapped, shards
 
 Params = dict[str, Any]
 # Width of the rectangle that stands for the derivative of a step (Rajamanoharan et al., 2024,
@@ -21,58 +22,76 @@ Params = dict[str, Any]
 BANDWIDTH = 0.05
 
 
-def encode(params: Params, x: jax.Array, config: TranscoderConfig) -> jax.Array:
+def encode(
+    params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | None = None
+) -> jax.Array:
     """act(W_enc x + b_enc) at every layer: (L, ..., D) → (L, ..., F)."""
-    pre = pre_activations(params, x, config)
-    return activate(pre, config, params.get("threshold"))
+    names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+
+    def layer(inputs: tuple[Params, jax.Array]) -> jax.Array:
+        own, x = inputs
+        return activate(pre_activations(own, x, config), config, own.get("threshold"), mesh)
+
+    found = jax.lax.map(layer, ({name: params[name] for name in names}, flat))
+    return found.reshape(*x.shape[:-1], -1)
 
 
-def pre_activations(params: Params, x: jax.Array, config: TranscoderConfig) -> jax.Array:
-    """W_enc x + b_enc: (L, ..., D) → (L, ..., F) float32."""
-    flat = x.reshape(x.shape[0], -1, x.shape[-1]).astype(config.dtype)
-
-    def layer(inputs: tuple) -> jax.Array:
-        x, weight, bias = inputs
-        pre = jnp.matmul(x, weight.astype(config.dtype).T, preferred_element_type=jnp.float32)
-        return pre + bias
-
-    pre = jax.lax.map(layer, (flat, params["W_enc"], params["b_enc"]))
-    return pre.reshape(*x.shape[:-1], -1)
+def pre_activations(own: Params, x: jax.Array, config: TranscoderConfig) -> jax.Array:
+    """W_enc x + b_enc of one layer, whose parameters these are: (N, D) → (N, F) float32."""
+    weight, x = own["W_enc"].astype(config.dtype), x.astype(config.dtype)
+    return jnp.matmul(x, weight.T, preferred_element_type=jnp.float32) + own["b_enc"]
 
 
 def activate(
-    pre: jax.Array, config: TranscoderConfig, threshold: jax.Array | None = None
+    pre: jax.Array,
+    config: TranscoderConfig,
+    threshold: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
-    """The activation function, over all features of a layer.
+    """The activation function, over all features of one layer.
 
     Args:
-        pre: (L, ..., F) pre-activations.
+        pre: (N, F) pre-activations.
         config: Which function.
-        threshold: (L, F), of `jump_relu`.
+        threshold: (F,), of `jump_relu`.
+        mesh: Devices among which tokens and features are split, or None.
 
     Returns:
-        (L, ..., F) activations.
+        (N, F) activations.
     """
+    positive = jax.nn.relu(pre)
     if config.activation == "relu":
-        return jax.nn.relu(pre)
+        return positive
     if config.activation == "jump_relu":
         assert threshold is not None
-        lift = (1,) * (pre.ndim - 2)
-        return jump_relu(pre, threshold.reshape(pre.shape[0], *lift, pre.shape[-1]))
-    positive = jax.nn.relu(pre)
+        return jump_relu(pre, threshold)
     if config.activation == "topk":
-        # Both outputs are used: the last value alone would compile to a full sort.
-        values, indices = jax.lax.top_k(positive, config.k)
-        smallest, last = values[..., -1:], indices[..., -1:]
-        index = jnp.arange(pre.shape[-1])
-        # Equal values: those with the lower index, exactly k of them.
-        kept = (positive > smallest) | ((positive == smallest) & (index <= last))
-        return jnp.where(jax.lax.stop_gradient(kept), positive, 0)
-    kth = jax.vmap(functools.partial(kth_largest, k=config.k))(
-        positive.reshape(len(pre), -1, pre.shape[-1])
-    )
-    kth = kth.reshape(len(pre), *(1,) * (pre.ndim - 1))
+        return topk(positive, config.k, mesh)
+    kth = kth_largest(positive, config.k)
     return jnp.where(positive >= jnp.maximum(kth, jnp.finfo(jnp.float32).tiny), positive, 0)
+
+
+def topk(positive: jax.Array, k: int, mesh: Mesh | None = None) -> jax.Array:
+    """The k largest of each row and zeros: (N, F) → (N, F). Equal values: the lower index first.
+
+    Each device sorts the features that it owns; only candidates travel between devices.
+    """
+
+    def local(positive: jax.Array) -> jax.Array:
+        width = positive.shape[-1]
+        # Both outputs are used: the last value alone would compile to a full sort.
+        values, indices = jax.lax.top_k(positive, min(k, width))
+        smallest, last = values[:, -1:], indices[:, -1:]
+        index = jnp.arange(width)
+        if shards(mesh) > 1:
+            smallest, last = last_kept(values, indices, k, width)
+            index = index + jax.lax.axis_index("model") * width
+        return (positive > smallest) | ((positive == smallest) & (index <= last))
+
+    whole = (BATCH, MODEL)
+    kept = mapped(local, mesh, (whole,), whole)(jax.lax.stop_gradient(positive))
+    return jnp.where(kept, positive, 0)
 
 
 def kth_largest(values: jax.Array, k: int) -> jax.Array:
@@ -106,8 +125,7 @@ def _jump_relu_bwd(saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]
     pre, threshold = saved
     near = jnp.abs(pre - threshold) < BANDWIDTH / 2
     to_threshold = jnp.where(near, -threshold / BANDWIDTH, 0) * grad
-    summed = tuple(i for i, n in enumerate(threshold.shape) if n == 1)
-    return jnp.where(pre > threshold, grad, 0), to_threshold.sum(summed, keepdims=True)
+    return jnp.where(pre > threshold, grad, 0), to_threshold.sum(0)
 
 
 jump_relu.defvjp(_jump_relu_fwd, _jump_relu_bwd)

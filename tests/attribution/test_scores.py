@@ -7,13 +7,14 @@ import pytest
 
 from hagd_jax.attribution import GradientConfig, mean_scores, node_scores
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes, mask_nodes
+from hagd_jax.interventions import Nodes, Space, mask_nodes
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
 from tests.models.test_decoder import LLAMA, randomised
 
 NODE_SITES = ("head_out", "neuron")
+SPACE = Space(layers=3, heads=4, features=32)
 RNG = np.random.default_rng(1)
 ROWS = [RNG.integers(0, 24, n).tolist() for n in (5, 4, 5, 3, 5, 4)]
 CORRUPTED = [RNG.integers(0, 24, len(row)).tolist() for row in ROWS]
@@ -34,7 +35,7 @@ def test_scores_sum_to_the_whole_effect():
     # Midpoints of 32 equal parts: the error falls with the square of their width.
     steps = tuple((np.arange(32) + 0.5) / 32)
     scores = mean_scores(model, PROMPTS, GradientConfig(steps=steps, batch_size=4))
-    effect = metric_at(model, Nodes.full(LLAMA, 1.0)) - metric_at(model, Nodes.full(LLAMA, 0.0))
+    effect = metric_at(model, Nodes.full(SPACE, 1.0)) - metric_at(model, Nodes.full(SPACE, 0.0))
     assert abs(effect) > 0.1
     np.testing.assert_allclose(scores.flat().sum(), effect, rtol=2e-3)
 
@@ -49,7 +50,7 @@ def test_each_score_is_a_derivative():
         for step in (1e-2, -1e-2):
             moved = flat.copy()
             moved[node] += step
-            ends.append(float(metric_at(model, Nodes.from_flat(LLAMA, jnp.asarray(moved)))))
+            ends.append(float(metric_at(model, Nodes.from_flat(SPACE, jnp.asarray(moved)))))
         # Float32 differences over 2e-2: about 1e-5 of noise in a slope of 0.1 or more.
         np.testing.assert_allclose(scores.flat()[node], (ends[0] - ends[1]) / 2e-2, atol=2e-3)
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from hagd_jax.interventions import Space
 from hagd_jax.models import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=11, n_layers=2, d_model=8, n_heads=2, d_mlp=6, max_positions=8, activation="relu"
 )
+SPACE = Space(layers=2, heads=2, features=6)
 
 
 def forward(params, tokens, edits=()):

@@ -14,12 +14,12 @@ from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
 from tests.causal import plain
-from tests.causal.plain import CONFIG
+from tests.causal.plain import CONFIG, SPACE
 
 # Both ways of being right, with two ablations each.
 CANDIDATES = {"zero": None, "mean": tuple(range(6)), "resample": None}
 CANDIDATES["counterfactual"] = CANDIDATES["mean"]
-FULL, EMPTY = Nodes.full(CONFIG, True), Nodes.full(CONFIG, False)
+FULL, EMPTY = Nodes.full(SPACE, True), Nodes.full(SPACE, False)
 
 
 def some_prompts(count, seed, longest=6):
@@ -110,7 +110,7 @@ def one_by_one(params, prompts, masks, reference, ablation, candidates):
     for i, (clean, _, position, answer, distractor) in enumerate(rows(prompts)):
         target = plain.log_softmax(plain.forward(params, clean)[0][position])
         for k, mask in enumerate(masks):
-            keep = {"head": mask.heads, "neuron": mask.neurons}
+            keep = {"head": mask.heads, "neuron": mask.features}
             edits = [
                 (*node, value) for node, value in others[i].items() if not keep[node[0]][node[1:]]
             ]

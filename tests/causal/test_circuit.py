@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import DecoderConfig
+from hagd_jax.transcoders import Features, Neurons, TranscoderConfig, init
 
 SPACE = (2, 3, 5)
 CONFIG = DecoderConfig(vocab_size=9, n_layers=2, d_model=6, n_heads=3, d_mlp=5)
@@ -71,14 +73,14 @@ def test_mask_and_back():
     rng = np.random.default_rng(0)
     mask = Nodes(rng.random((2, 3)) < 0.5, rng.random((2, 5)) < 0.5)
     scores = Nodes(rng.normal(size=(2, 3)), rng.normal(size=(2, 5)))
-    circuit = Circuit.from_mask(mask, scores, CONFIG, model="m", task="t")
+    circuit = Circuit.from_mask(mask, scores, model="m", task="t")
     assert 0 < len(circuit) == mask.flat().sum() < 16
     assert (circuit.mask().flat() == mask.flat()).all()
     assert list(circuit.scores) == scores.flat()[mask.flat()].tolist()
     assert list(circuit.nodes) == sorted(circuit.nodes)
     assert [(n.kind, n.layer, n.index) for n in circuit.nodes] == [
         (kind, layer, index)
-        for kind, table in (("head", mask.heads), ("neuron", mask.neurons))
+        for kind, table in (("head", mask.heads), ("neuron", mask.features))
         for layer in range(2)
         for index in range(table.shape[1])
         if table[layer, index]
@@ -104,9 +106,39 @@ def test_impossible_circuits_are_refused(nodes, scores, got):
 
 
 def test_a_model_of_another_shape_is_refused():
-    small().check_model(CONFIG)
+    small().check_model(Neurons(CONFIG))
     with pytest.raises(InputError, match=r"got a model with layers, heads, neurons = \(2, 3, 7\)"):
-        small().check_model(CONFIG.replace(d_mlp=7))
+        small().check_model(Neurons(CONFIG.replace(d_mlp=7)))
+
+
+def test_another_dictionary_is_refused():
+    config = TranscoderConfig(n_layers=2, d_model=6, n_features=5, k=2)
+    mine, other = (
+        Features(CONFIG, name, init(config, jax.random.key(key)))
+        for name, key in [("mine", 0), ("mine", 1)]
+    )
+    node = (Node("feature", 1, 4),)
+    circuit = small(nodes=node, scores=(1.0,), dictionary=mine.label)
+    circuit.check_model(mine)
+    # The same weights in another folder are the same dictionary.
+    circuit.check_model(mine.replace(name="elsewhere"))
+    for wrong in (other, Neurons(CONFIG)):
+        with pytest.raises(InputError, match=r"got the dictionary '.*; expected 'mine#"):
+            circuit.check_model(wrong)
+    with pytest.raises(InputError, match="expected 'neurons'"):
+        small().check_model(mine)
+
+
+def test_kinds_of_nodes_follow_the_dictionary(tmp_path):
+    mask = Nodes(np.zeros((2, 3), bool), np.eye(2, 5, dtype=bool))
+    scores = Nodes(np.ones((2, 3)), np.ones((2, 5)))
+    circuit = Circuit.from_mask(mask, scores, model="m", task="t", dictionary="d#12345678")
+    assert circuit.nodes == (Node("feature", 0, 0), Node("feature", 1, 1))
+    circuit.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json") == circuit
+    assert (circuit.mask().flat() == mask.flat()).all()
+    with pytest.raises(InputError, match="5 features"):
+        small(dictionary="d#12345678")
 
 
 def test_every_truncation_is_an_error_with_the_file_in_it(tmp_path):

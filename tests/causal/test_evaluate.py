@@ -20,12 +20,12 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import init
 from hagd_jax.tasks import Task, Text, make_prompts
-from tests.causal.plain import CONFIG
+from tests.causal.plain import CONFIG, SPACE
 
 # By name: the package's attribute `evaluate` is the function.
 MODULE = importlib.import_module("hagd_jax.causal.evaluate")
 CONTROLS = 3
-FULL, EMPTY = Nodes.full(CONFIG, True), Nodes.full(CONFIG, False)
+FULL, EMPTY = Nodes.full(SPACE, True), Nodes.full(SPACE, False)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def model():
 
 
 def circuit_of(mask):
-    scores = Nodes.full(CONFIG, 1.0)
-    return Circuit.from_mask(mask, scores, CONFIG, model="random", task="random")
+    scores = Nodes.full(SPACE, 1.0)
+    return Circuit.from_mask(mask, scores, model="random", task="random")
 
 
 def some_mask(seed=0, share=0.5):
@@ -176,9 +176,9 @@ def test_controls_keep_counts_in_every_layer(seed, share, count):
     controls = random_controls(members, count, seed)
     assert len(controls) == count
     for control in controls:
-        assert control.heads.dtype == control.neurons.dtype == bool
+        assert control.heads.dtype == control.features.dtype == bool
         assert (control.heads.sum(1) == members.heads.sum(1)).all()
-        assert (control.neurons.sum(1) == members.neurons.sum(1)).all()
+        assert (control.features.sum(1) == members.features.sum(1)).all()
 
 
 def test_controls_are_fair_and_repeatable():
@@ -188,7 +188,7 @@ def test_controls_are_fair_and_repeatable():
     assert all((a.flat() == b.flat()).all() for a, b in zip(controls, again, strict=True))
     # Every node of a layer is equally often a member.
     heads = np.mean([control.heads for control in controls], axis=0)
-    neurons = np.mean([control.neurons for control in controls], axis=0)
+    neurons = np.mean([control.features for control in controls], axis=0)
     np.testing.assert_allclose(heads, 0.25, atol=0.03)
     np.testing.assert_allclose(neurons, 0.4, atol=0.03)
     other = random_controls(members, 1, 1)[0]

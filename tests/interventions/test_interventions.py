@@ -8,9 +8,9 @@ import pytest
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import (
     Nodes,
+    Space,
     add,
     chain,
-    count_nodes,
     freeze,
     mask_nodes,
     mean_alternative,
@@ -24,6 +24,7 @@ from hagd_jax.models.sites import site_shape
 from tests.models.test_decoder import LLAMA, NEOX, TOKENS, randomised
 
 OTHER = TOKENS[:, ::-1]
+SPACE = Space(layers=3, heads=4, features=32)
 NODE_SITES = ("head_out", "neuron")
 
 
@@ -74,7 +75,7 @@ def test_masking_everything_below_the_embedding(config):
     model = randomised(config)
     theirs = forward(model, OTHER, capture=["attn_out", "mlp_out", "head_out", "neuron"]).trace
     own = forward(model, TOKENS, capture=["embed"]).trace["embed"]
-    mask = Nodes.full(config, False)
+    mask = Nodes.full(Space(config.n_layers, config.n_heads, config.d_mlp), False)
     found = forward(model, TOKENS, mask_nodes(mask, theirs), capture=["resid_final"])
     expected = own + theirs["attn_out"].sum(0) + theirs["mlp_out"].sum(0)
     assert distance(expected, own) > 0.1
@@ -84,8 +85,8 @@ def test_masking_everything_below_the_embedding(config):
 def test_a_mask_for_one_node_edits_that_node_alone():
     model = randomised(LLAMA)
     trace = forward(model, TOKENS, capture=NODE_SITES).trace
-    mask = Nodes.full(LLAMA, 1.0)
-    heads, neurons = np.array(mask.heads), np.array(mask.neurons)
+    mask = Nodes.full(SPACE, 1.0)
+    heads, neurons = np.array(mask.heads), np.array(mask.features)
     heads[1, 2], neurons[2, 5] = 0, 0.25
     other = jax.tree.map(lambda x: x[:, ::-1], dict(trace))
     masked = mask_nodes(Nodes(jnp.asarray(heads), jnp.asarray(neurons)), other)
@@ -161,11 +162,12 @@ def test_an_edit_without_a_layer_reaches_all():
 def test_nodes_flatten_and_count():
     scores = Nodes(np.arange(12.0).reshape(3, 4), np.arange(96.0).reshape(3, 32))
     flat = scores.flat()
-    assert len(flat) == count_nodes(LLAMA) == 108
-    back = Nodes.from_flat(LLAMA, flat)
+    assert len(flat) == SPACE.nodes == 108
+    assert scores.space == SPACE
+    back = Nodes.from_flat(SPACE, flat)
     np.testing.assert_array_equal(back.heads, scores.heads)
-    np.testing.assert_array_equal(back.neurons, scores.neurons)
-    assert bool((~Nodes.full(LLAMA, True)).flat().any()) is False
+    np.testing.assert_array_equal(back.features, scores.features)
+    assert bool((~Nodes.full(SPACE, True)).flat().any()) is False
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_nodes_flatten_and_count():
         (lambda: add("embed", 1.0, layer=0), InputError, "got 0.*outside the blocks"),
         (lambda: freeze({"neuron": 1}, ["head_out"]), InputError, "Add it to `capture`"),
         (lambda: freeze({"nuron": 1}), ConfigError, "neuron"),
-        (lambda: mask_nodes(Nodes.full(LLAMA, 1.0), {"neuron": 0}), InputError, "head_out"),
+        (lambda: mask_nodes(Nodes.full(SPACE, 1.0), {"neuron": 0}), InputError, "head_out"),
     ],
 )
 def test_bad_input_is_named(make, error, words):
@@ -208,8 +210,8 @@ MISFITS = {
     r"frozen 'embed': .* expected \(4, 5, 16\)": freeze({"embed": jnp.zeros((1, 5, 16))}),
     r"mask of heads: got shape \(3, 5\); expected \(3, 4\)": nodes_of(heads=(3, 5)),
     r"mask of neurons: got shape \(3, 3, 32\).* 4 prompts": nodes_of(neurons=(3, 3, 32)),
-    r"head_alt.*\(1, 1, 3, 4\); .* \(4, 5, 4, 4\)": nodes_of(head_out=(3, 1, 1, 3, 4)),
-    r"neuron_alt.*\(4, 6, 32\)": nodes_of(neuron=(3, 4, 6, 32)),
+    r"alternative of heads.*\(1, 1, 3, 4\); .* \(4, 5, 4, 4\)": nodes_of(head_out=(3, 1, 1, 3, 4)),
+    r"alternative of neurons.*\(4, 6, 32\)": nodes_of(neuron=(3, 4, 6, 32)),
 }
 
 

@@ -10,7 +10,7 @@ from flax import struct
 
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import add, freeze, mask_nodes, replace
-from hagd_jax.interventions.nodes import Nodes
+from hagd_jax.interventions.nodes import Nodes, Space
 from hagd_jax.models import (
     SITES,
     Identity,
@@ -73,7 +73,8 @@ def test_what_changes_nothing_is_exact(config):
     plain = forward(model, TOKENS, capture=SITES)
     ordinary = forward(model, TOKENS).logits
     trace = forward(model, TOKENS, capture=["head_out", "neuron", "attn_pattern", "mlp_out"]).trace
-    ones = Nodes.full(config, 1.0)
+    space = Space(config.n_layers, config.n_heads, config.d_mlp)
+    ones = Nodes.full(space, 1.0)
     other = jax.tree.map(lambda x: x + 3.0, dict(trace))
     exact = {
         "identity": Identity(),
@@ -87,7 +88,7 @@ def test_what_changes_nothing_is_exact(config):
         np.testing.assert_array_equal(found, ordinary, err_msg=name)
     assert np.abs(plain.logits).max() > 0.1
     assert np.any(
-        forward(model, TOKENS, mask_nodes(Nodes.full(config, 0.0), other)).logits != ordinary
+        forward(model, TOKENS, mask_nodes(Nodes.full(space, 0.0), other)).logits != ordinary
     )
 
 

@@ -112,6 +112,22 @@ def _byte_level(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 (built 
     return cache[0]
 
 
+def test_many_texts_are_encoded_as_each_alone(native: tokenizers.Tokenizer):
+    tokenizer = Tokenizer.from_native(with_template(native))
+    assert tokenizer.add_bos
+    texts = ["the cat", "", "</s> and\n", "é the other " * 50]
+    found = tokenizer.encode_batch(texts)
+    assert found == [tokenizer.encode(text, bos=False) for text in texts]
+    assert [len(ids) > 0 for ids in found] == [True, False, True, True]
+    assert tokenizer.encode_batch([]) == []
+
+
+@pytest.mark.parametrize("text", ["1 + 2", "\ud800", 3, None])
+def test_bad_text_among_many(text: Any):
+    with pytest.raises(InputError, match="text: got"):
+        WORDS.encode_batch(["1 + 0", text])
+
+
 def test_token_reads_as_in_a_text(native: tokenizers.Tokenizer):
     tokenizer = Tokenizer(native.to_str())
     (the,) = tokenizer.encode(" the")

@@ -16,7 +16,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_run, score
-from tests.pipeline.copier import CONFIG, EXTRACT, make_copier, make_task, on_mesh
+from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_finds_the_planted_head_and_proves_it(copier, task):
 
 def test_a_wrong_circuit_is_rejected(copier, task):
     worst = Nodes(np.array([[1.0, 0.0]]), np.zeros((1, 8)))
-    mask = hagd.search.top_nodes(worst, 1, CONFIG)
-    circuit = Circuit.from_mask(mask, worst, CONFIG, model="copier", task="copy")
+    mask = hagd.search.top_nodes(worst, 1)
+    circuit = Circuit.from_mask(mask, worst, model="copier", task="copy")
     for verdict in hagd.causal.evaluate(copier, circuit, task, EXTRACT.judge):
         assert verdict.faithfulness.ratio_of_means.value < 0.1
         assert not verdict.gates["accuracy"]

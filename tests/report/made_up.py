@@ -45,28 +45,32 @@ def make_verdict(ablation="counterfactual", seed=0, **changes):
     return dataclasses.replace(verdict, **changes)
 
 
-def make_report(space=(2, 3, 40), size=7, ablations=("counterfactual", "mean"), **changes):
+def make_report(
+    space=(2, 3, 40), size=7, ablations=("counterfactual", "mean"), dictionary="neurons", **changes
+):
     """A report on random scores whose circuit holds the best `size` nodes."""
-    layers, heads, neurons = space
+    layers, heads, features = space
+    kind = "neuron" if dictionary == "neurons" else "feature"
     rng = np.random.default_rng(1)
-    scores = Nodes(rng.normal(size=(layers, heads)), rng.normal(size=(layers, neurons)))
+    scores = Nodes(rng.normal(size=(layers, heads)), rng.normal(size=(layers, features)))
     ranked = np.argsort(-scores.flat())[:size]
     nodes = sorted(
         Node("head", *divmod(int(i), heads))
         if i < layers * heads
-        else Node("neuron", *divmod(int(i) - layers * heads, neurons))
+        else Node(kind, *divmod(int(i) - layers * heads, features))
         for i in ranked
     )
-    table = {"head": scores.heads, "neuron": scores.neurons}
+    table = {"head": scores.heads, kind: scores.features}
     circuit = Circuit(
         tuple(nodes),
         tuple(float(table[n.kind][n.layer, n.index]) for n in nodes),
         space,
         model="small",
         task="sums",
+        dictionary=dictionary,
         config={"steps": 5},
     )
-    total = layers * (heads + neurons)
+    total = layers * (heads + features)
     curve = tuple(
         SizePoint(
             n, n / total, Estimate(f, f - 0.1, f + 0.1), Estimate(f, f - 0.1, 1.0), 3 * (1 - f)

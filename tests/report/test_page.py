@@ -200,7 +200,7 @@ def test_intervals_are_shown(report, read):
 def test_plots_hold_the_reports_numbers(report, read):
     plots = figures(read)
     assert sorted(plots) == [
-        "controls", "heads", "neurons", "size-accuracy", "size-faithfulness", "size-kl",
+        "controls", "features", "heads", "size-accuracy", "size-faithfulness", "size-kl",
     ]  # fmt: skip
     drawn = [point for point in report.curve if point.nodes]
     curve = plots["size-faithfulness"]
@@ -216,7 +216,7 @@ def test_plots_hold_the_reports_numbers(report, read):
     order = np.argsort(-report.scores.flat())
     ranks = np.argsort(order) + 1
     assert column(plots["heads"], "rank").tolist() == ranks[: score.size].tolist()
-    assert column(plots["neurons"], "rank").tolist() == ranks[score.size :].tolist()
+    assert column(plots["features"], "rank").tolist() == ranks[score.size :].tolist()
 
 
 def test_every_plot_has_its_place(read):
@@ -233,8 +233,8 @@ def test_node_table_of_a_scattered_circuit():
     """Members come first into a full table, however low they rank."""
     report = make_report(space=(2, 3, 400), size=806)
     worst = report.circuit.nodes[0]
-    scores = Nodes(np.array(report.scores.heads), np.array(report.scores.neurons))
-    getattr(scores, worst.kind + "s")[worst.layer, worst.index] = -99.0
+    scores = Nodes(np.array(report.scores.heads), np.array(report.scores.features))
+    {"head": scores.heads, "neuron": scores.features}[worst.kind][worst.layer, worst.index] = -99.0
     lone = dataclasses.replace(report.circuit, nodes=(worst,), scores=(-99.0,))
     shown = Read(page(dataclasses.replace(report, circuit=lone, scores=scores)))
     members = [attrs["data-member"] for _, attrs in shown.tags if "data-member" in attrs]
@@ -253,10 +253,10 @@ def test_any_shape_and_size(space, size):
     layers, heads, neurons = space
     assert len(column(plots["heads"], "shade")) == layers * heads
     if layers * neurons <= 4096:
-        assert len(column(plots["neurons"], "shade")) == layers * neurons
+        assert len(column(plots["features"], "shade")) == layers * neurons
     else:
-        members = make_report(space=space, size=size).circuit.mask().neurons.sum(1)
-        assert column(plots["neurons"], "members").tolist() == members.tolist()
+        members = make_report(space=space, size=size).circuit.mask().features.sum(1)
+        assert column(plots["features"], "members").tolist() == members.tolist()
     assert len(html) < 2_500_000
     assert sum("data-member" in attrs for _, attrs in shown.tags) == min(
         200, layers * (heads + neurons)
@@ -265,8 +265,8 @@ def test_any_shape_and_size(space, size):
 
 def test_summed_scores_of_a_large_model_are_right():
     report = make_report(space=(12, 2, 512), size=500)
-    plot = figures(Read(page(report)))["neurons"]
-    score, member = np.asarray(report.scores.neurons), np.asarray(report.circuit.mask().neurons)
+    plot = figures(Read(page(report)))["features"]
+    score, member = np.asarray(report.scores.features), np.asarray(report.circuit.mask().features)
     np.testing.assert_allclose(column(plot, "helps"), np.where(score > 0, score, 0).sum(1))
     np.testing.assert_allclose(column(plot, "hinders"), np.where(score < 0, score, 0).sum(1))
     kept = np.where(member & (score > 0), score, 0).sum(1)
@@ -292,13 +292,13 @@ def test_what_is_not_defined_says_so():
         assert "not defined" in text
     assert shown.measures["Holds"][0][0] == 0
     assert "faithfulness is not defined" in shown.text
-    assert set(figures(shown)) >= {"heads", "neurons", "controls"}
+    assert set(figures(shown)) >= {"heads", "features", "controls"}
 
 
 def test_a_report_with_nothing_measured():
     bare = make_report(verdicts=(), curve=(), texts=(), facts={})
     shown = Read(page(bare))
-    assert sorted(figures(shown)) == ["heads", "neurons"]
+    assert sorted(figures(shown)) == ["features", "heads"]
     assert "No experiment was run" in shown.text
 
 

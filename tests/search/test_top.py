@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes, count_nodes
-from hagd_jax.models import DecoderConfig
+from hagd_jax.interventions import Nodes, Space
 from hagd_jax.search import top_nodes
 
-CONFIG = DecoderConfig(vocab_size=5, n_layers=2, d_model=4, n_heads=2, d_mlp=3)
-TOTAL = count_nodes(CONFIG)
+SPACE = Space(layers=2, heads=2, features=3)
+TOTAL = SPACE.nodes
 
 
 @given(
@@ -19,7 +18,7 @@ TOTAL = count_nodes(CONFIG)
     st.integers(0, TOTAL),
 )
 def test_keeps_exactly_the_highest(values, size):
-    kept = top_nodes(Nodes.from_flat(CONFIG, np.array(values)), size, CONFIG).flat()
+    kept = top_nodes(Nodes.from_flat(SPACE, np.array(values)), size).flat()
     assert kept.sum() == size
     assert sorted(np.array(values)[kept]) == sorted(values)[TOTAL - size :]
 
@@ -27,16 +26,16 @@ def test_keeps_exactly_the_highest(values, size):
 def test_the_sign_decides_and_not_the_magnitude():
     scores = np.zeros(TOTAL)
     scores[3], scores[7] = -9, 1
-    assert np.flatnonzero(top_nodes(Nodes.from_flat(CONFIG, scores), 1, CONFIG).flat()) == [7]
+    assert np.flatnonzero(top_nodes(Nodes.from_flat(SPACE, scores), 1).flat()) == [7]
 
 
 @pytest.mark.parametrize("size", [-1, TOTAL + 1])
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(InputError, match=f"0 to {TOTAL}"):
-        top_nodes(Nodes.from_flat(CONFIG, np.zeros(TOTAL)), size, CONFIG)
+        top_nodes(Nodes.from_flat(SPACE, np.zeros(TOTAL)), size)
 
 
 def test_scores_that_are_not_numbers_are_refused():
-    scores = Nodes.from_flat(CONFIG, np.array([np.nan, np.inf] + [0.0] * (TOTAL - 2)))
+    scores = Nodes.from_flat(SPACE, np.array([np.nan, np.inf] + [0.0] * (TOTAL - 2)))
     with pytest.raises(InputError, match="2 that are not finite"):
-        top_nodes(scores, 1, CONFIG)
+        top_nodes(scores, 1)

@@ -79,3 +79,23 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line for line in text.splitlines() if line.startswith("flags")), "")
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """Let this process keep the memory it frees, so that the next step need not ask for it again.
+
+    XLA on CPU allocates a step's temporaries anew each time. glibc hands such large blocks back
+    to the kernel at once, and clearing fresh pages then costs more than a transcoder's backward
+    pass (0.46 s against 0.15 s for SmolLM2). Does nothing with another C library.
+
+    Returns:
+        Whether it was set.
+    """
+    arena_max, mmap_max, trim_threshold = -8, -4, -1
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1))
+    return all([mallopt(option, value) for option, value in settings])

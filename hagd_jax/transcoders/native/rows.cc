@@ -43,6 +43,9 @@ void parallel(ffi::ThreadPool& pool, int64_t total, int64_t piece, Work&& work) 
   while (state->left.load() > 0) std::this_thread::yield();
 }
 
+// An index from outside would read or write foreign memory: it counts as no feature.
+inline bool within(int32_t index, int64_t features) { return index >= 0 && index < features; }
+
 // y += Σ_j w[j] · rows[j], four rows at a time to spare loads and stores of y.
 inline void accumulate(float* __restrict y, const float* const* rows, const float* w, int64_t n,
                        int64_t width) {
@@ -141,16 +144,22 @@ ffi::Error TopK(ffi::ThreadPool pool, F32 pre, ffi::Result<F32> values, ffi::Res
 ffi::Error Combine(ffi::ThreadPool pool, F32 values, S32 indices, F32 weight,
                    ffi::Result<F32> out) {
   const int64_t n = values.dimensions()[0], k = values.dimensions()[1];
-  const int64_t width = weight.dimensions()[1];
+  const int64_t features = weight.dimensions()[0], width = weight.dimensions()[1];
   const float *v = values.typed_data(), *w = weight.typed_data();
   const int32_t* at = indices.typed_data();
   float* y = out->typed_data();
   parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
     std::vector<const float*> rows(k);
+    std::vector<float> weights(k);
     for (int64_t i = begin; i < end; ++i) {
-      for (int64_t j = 0; j < k; ++j) rows[j] = w + at[i * k + j] * width;
+      int64_t count = 0;
+      for (int64_t j = i * k; j < (i + 1) * k; ++j) {
+        if (v[j] == 0.0f || !within(at[j], features)) continue;
+        rows[count] = w + at[j] * width;
+        weights[count++] = v[j];
+      }
       std::fill_n(y + i * width, width, 0.0f);
-      accumulate(y + i * width, rows.data(), v + i * k, k, width);
+      accumulate(y + i * width, rows.data(), weights.data(), count, width);
     }
   });
   return ffi::Error::Success();
@@ -159,18 +168,20 @@ ffi::Error Combine(ffi::ThreadPool pool, F32 values, S32 indices, F32 weight,
 // out[n, k] = x[n] · weight[indices[n, k]]
 ffi::Error Dot(ffi::ThreadPool pool, F32 x, S32 indices, F32 weight, ffi::Result<F32> out) {
   const int64_t n = indices.dimensions()[0], k = indices.dimensions()[1];
-  const int64_t width = weight.dimensions()[1];
+  const int64_t features = weight.dimensions()[0], width = weight.dimensions()[1];
   const float *rows = x.typed_data(), *w = weight.typed_data();
   const int32_t* at = indices.typed_data();
   float* y = out->typed_data();
   parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* a = rows + i * width;
-      for (int64_t j = 0; j < k; ++j) {
-        const float* b = w + at[i * k + j] * width;
+      for (int64_t j = i * k; j < (i + 1) * k; ++j) {
+        y[j] = 0.0f;
+        if (!within(at[j], features)) continue;
+        const float* b = w + at[j] * width;
         float sum = 0.0f;
         for (int64_t d = 0; d < width; ++d) sum += a[d] * b[d];
-        y[i * k + j] = sum;
+        y[j] = sum;
       }
     }
   });
@@ -189,14 +200,14 @@ ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, ffi::Res
   // same order. Zeros stand for no feature at all.
   std::vector<int64_t> first(features + 1, 0);
   for (int64_t i = 0; i < n * k; ++i)
-    if (v[i] != 0.0f) ++first[at[i] + 1];
+    if (v[i] != 0.0f && within(at[i], features)) ++first[at[i] + 1];
   std::partial_sum(first.begin(), first.end(), first.begin());
   std::vector<const float*> sources(first[features]);
   std::vector<float> weights(first[features]);
   {
     std::vector<int64_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < n * k; ++i) {
-      if (v[i] == 0.0f) continue;
+      if (v[i] == 0.0f || !within(at[i], features)) continue;
       const int64_t place = next[at[i]]++;
       sources[place] = rows + (i / k) * width;
       weights[place] = v[i];

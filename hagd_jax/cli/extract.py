@@ -1,47 +1,28 @@
-"""The `hagd` command."""
+"""`hagd extract`."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import rich
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 import hagd_jax
-from hagd_jax import models, parallel, pipeline, tasks
-from hagd_jax.errors import ConfigError, HagdError
+from hagd_jax import models, parallel, pipeline, tasks, transcoders
+from hagd_jax.cli.cluster import Cluster
+from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.report import Report, circuit_table, page, verdict_table
 from hagd_jax.report.progress import Bars, bars
+from hagd_jax.transcoders.dictionary import NEURONS
 
 MODULAR = "modular_addition"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """How several processes find each other; on TPU pods `--cluster.join` is enough.
-
-    Attributes:
-        join: Start `jax.distributed` before anything else.
-        coordinator: host:port of the first process (CPU and GPU clusters).
-        processes: How many processes there are.
-        process: Which of them this is, from 0.
-    """
-
-    join: bool = False
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +33,7 @@ class Extract:
         task: The behaviour: ioi, capitals or modular-addition.
         model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Modular
             addition trains a small transformer of its own if none is given.
+        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
         out: Folder of the run; an interrupted run continues there. runs/TASK by default.
         overwrite: Discard what a run with another configuration left in the folder.
         modulus: Of modular addition, when the model is trained here.
@@ -63,6 +45,7 @@ class Extract:
 
     task: str
     model: str | None = None
+    features: str = NEURONS
     out: Path | None = None
     overwrite: bool = False
     modulus: int = 53
@@ -70,50 +53,6 @@ class Extract:
     mesh: str = ""
     cluster: Cluster = Cluster()
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Say how much memory a forward pass would take on each chip of a TPU slice, without one.
-
-    Attributes:
-        model: A preset, e.g. llama-70b.
-        topology: The slice, e.g. v5e:8x8.
-        mesh: Its mesh, e.g. data=8,model=8.
-        batch: Prompts.
-        length: Tokens in each.
-        capture: Sites to keep.
-    """
-
-    model: str
-    topology: str
-    mesh: str
-    batch: int = 8
-    length: int = 2048
-    capture: tuple[str, ...] = ("resid_post", "head_out", "mlp_out")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the `hagd` command.
-
-    Args:
-        argv: Arguments; those of the process if None.
-    """
-    console = Console(stderr=True)
-    argv = sys.argv[1:] if argv is None else argv
-    commands = {"extract": Extract, "plan": Plan}
-    try:
-        command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, description=__doc__)
-        if isinstance(command, Extract):
-            run_extract(command, line=shlex.join(["hagd", *argv]))
-        else:
-            run_plan(command)
-    except HagdError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues where it stopped")
-        sys.exit(130)
 
 
 def run_extract(command: Extract, line: str = "") -> Report:
@@ -126,9 +65,7 @@ def run_extract(command: Extract, line: str = "") -> Report:
     Returns:
         The report that was written.
     """
-    cluster = command.cluster
-    if cluster != Cluster():
-        parallel.start(cluster.coordinator, cluster.processes, cluster.process)
+    command.cluster.start()
     name = tasks.find(command.task)
     began = time.monotonic()
     run = pipeline.open_run(
@@ -136,9 +73,12 @@ def run_extract(command: Extract, line: str = "") -> Report:
     )
     with bars() as progress:
         model = _model(command, name, run, progress)
-        result = pipeline.extract(model, name, command.config, run=run, progress=progress.update)
+        nodes = _dictionary(command, model)
+        result = pipeline.extract(
+            model, name, command.config, dictionary=nodes, run=run, progress=progress.update
+        )
     facts = {"command": line, "seconds": f"{time.monotonic() - began:.0f}"}
-    report = _report(command, model, result, facts)
+    report = _report(command, model, nodes, result, facts)
     run.write("report.html", page(report))
     if parallel.is_main():
         rich.print(verdict_table(report))
@@ -147,36 +87,13 @@ def run_extract(command: Extract, line: str = "") -> Report:
     return report
 
 
-def run_plan(command: Plan) -> parallel.Plan:
-    """`hagd plan`.
-
-    Args:
-        command: The parsed arguments.
-
-    Returns:
-        The account that was printed.
-    """
-    mesh = parallel.topology_mesh(command.topology, command.mesh)
-    model = models.abstract(models.preset(command.model).replace(dtype="bfloat16"), mesh=mesh)
-    shape = (command.batch, command.length)
-    placed = parallel.sharding(mesh, ("batch", "length"), shape, name="tokens")
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
-    plan = parallel.plan(
-        lambda model, tokens: models.forward(model, tokens, capture=command.capture),
-        (model, tokens),
-        topology=command.topology,
-        mesh=mesh,
-    )
-    print(plan)
-    return plan
-
-
 def _decisive(command: Extract, name: str) -> dict:
     """What decides a run's results, as JSON: where it runs and where it writes do not."""
     source = {"modulus": command.modulus} if name == MODULAR and command.model is None else {}
     return {
         "task": name,
         "model": command.model,
+        "features": command.features,
         "dtype": command.dtype,
         **source,
         "config": dataclasses.asdict(command.config),
@@ -220,13 +137,26 @@ def _train(command: Extract, run: pipeline.RunFolder, progress: Bars) -> models.
     return model
 
 
+def _dictionary(command: Extract, model: models.LanguageModel) -> transcoders.Dictionary:
+    """The nodes that `--features` names, for the model of this run."""
+    if command.features == NEURONS:
+        return transcoders.neurons(model)
+    found = transcoders.load(command.features, mesh=model.mesh, model=model, dtype=command.dtype)
+    return transcoders.as_dictionary(model, found)
+
+
 def _report(
-    command: Extract, model: models.LanguageModel, result: pipeline.Result, facts: dict[str, str]
+    command: Extract,
+    model: models.LanguageModel,
+    nodes: transcoders.Dictionary,
+    result: pipeline.Result,
+    facts: dict[str, str],
 ) -> Report:
     facts = facts | {
         "description": result.task.description,
         "model": f"{model.name}, {command.dtype}",
         "task": result.task.name,
+        "dictionary": f"{result.circuit.dictionary}, {nodes.about}",
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -241,7 +171,3 @@ def _report(
         texts=result.task.texts["test"],
         facts=facts,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,45 @@
+"""The `hagd` command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from hagd_jax.cli.extract import Extract, run_extract
+from hagd_jax.cli.plan import Plan, run_plan
+from hagd_jax.errors import HagdError
+
+# Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
+COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
+    "extract": (Extract, run_extract),
+    "plan": (Plan, run_plan),
+}
+
+__all__ = ["COMMANDS", "Extract", "Plan", "main", "run_extract", "run_plan"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the `hagd` command.
+
+    Args:
+        argv: Arguments; those of the process if None.
+    """
+    console = Console(stderr=True)
+    argv = sys.argv[1:] if argv is None else argv
+    kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(kinds, args=argv, description=__doc__)
+        run = next(run for kind, run in COMMANDS.values() if type(command) is kind)
+        run(command, shlex.join(["hagd", *argv]))
+    except HagdError as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues where it stopped")
+        sys.exit(130)

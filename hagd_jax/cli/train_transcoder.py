@@ -1,0 +1,196 @@
+"""`hagd train-transcoder`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import rich
+import tyro
+from rich.markup import escape
+
+import hagd_jax
+from hagd_jax import models, parallel, pipeline, transcoders
+from hagd_jax.cli.cluster import Cluster
+from hagd_jax.errors import ConfigError
+from hagd_jax.report.progress import Bars, bars
+from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
+from hagd_jax.transcoders import Corpus, CorpusConfig, Evaluation, TrainConfig, Transcoder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTranscoder:
+    """Train sparse features that stand in for a model's MLPs, and measure them.
+
+    Attributes:
+        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
+        corpus: What to train on: text files ("books/*.txt"), hf:OWNER/NAME, task:NAME, or self
+            for text that the model writes.
+        out: Folder of the run; an interrupted run continues there.
+        overwrite: Discard what a run with another configuration left in the folder.
+        evaluate: Held-out sequences to measure on.
+        contexts: Top activating contexts to keep of each feature; 0 for none.
+        save_every: Seconds between checkpoints.
+        dtype: Of the model's weights and computation: float32 or bfloat16.
+        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        cluster: For runs of several processes.
+        text: How the corpus is cut and shared out.
+        config: What the transcoder looks like and how it is trained.
+    """
+
+    model: str
+    corpus: str
+    out: Path = Path("runs/transcoder")
+    overwrite: bool = False
+    evaluate: int = 128
+    contexts: int = 10
+    save_every: float = 60.0
+    dtype: str = "float32"
+    mesh: str = ""
+    cluster: Cluster = Cluster()
+    text: CorpusConfig = CorpusConfig()
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+
+    def __post_init__(self):
+        for field, least in (("evaluate", 1), ("contexts", 0)):
+            if getattr(self, field) < least:
+                raise ConfigError(field, got=getattr(self, field), expected=f"{least} or more")
+
+
+def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder:
+    """`hagd train-transcoder`.
+
+    Args:
+        command: The parsed arguments.
+        line: What the user typed, for the report.
+
+    Returns:
+        The transcoder, which was also saved in the run's folder.
+    """
+    command.cluster.start()
+    began = time.monotonic()
+    run = pipeline.open_run(command.out, _decisive(command), overwrite=command.overwrite)
+    with bars() as progress:
+        mesh = parallel.make_mesh(command.mesh)
+        model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+        corpus = transcoders.open_corpus(
+            command.corpus, model, command.text, progress=progress.update
+        )
+        transcoder = trained(
+            model, corpus, command.config, run, progress, save_every=command.save_every
+        )
+        found = measure(model, transcoder, corpus, run, progress, command.evaluate)
+        contexts = _contexts(command, model, transcoder, corpus, run, progress)
+    facts = {
+        "command": line,
+        "model": f"{model.name}, {command.dtype}",
+        "corpus": f"{corpus.name} ({corpus.fingerprint})",
+        "seconds": f"{time.monotonic() - began:.0f}",
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
+    run.write("report.html", transcoder_page(report))
+    if parallel.is_main():
+        rich.print(found.table())
+        rich.print(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
+        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
+    return transcoder
+
+
+def trained(
+    model: models.LanguageModel,
+    corpus: Corpus,
+    config: TrainConfig,
+    run: pipeline.RunFolder,
+    progress: Bars,
+    *,
+    save_every: float = 60.0,
+) -> Transcoder:
+    """The transcoder of a run: trained now, or read back if it was.
+
+    Args:
+        model: The model.
+        corpus: What to train on.
+        config: How.
+        run: Where it is kept, as `transcoder/`.
+        progress: The bars.
+        save_every: Seconds between checkpoints.
+
+    Returns:
+        The transcoder as its folder gives it back.
+    """
+    folder = run.path / "transcoder"
+    if not parallel.agree(folder.exists()):
+        transcoder = transcoders.train(
+            model, corpus, config, run=run, progress=progress.update, save_every=save_every
+        )
+        progress.finish("transcoder")
+        transcoders.save(transcoder, folder, model_name=model.name)
+        parallel.sync("transcoder saved")
+    return transcoders.load(folder, mesh=model.mesh, model=model)
+
+
+def measure(
+    model: models.LanguageModel,
+    transcoder: Transcoder,
+    corpus: Corpus,
+    run: pipeline.RunFolder,
+    progress: Bars,
+    sequences: int,
+) -> Evaluation:
+    """Evaluate on held-out text, and keep the result as `evaluation.json`.
+
+    Args:
+        model: The model.
+        transcoder: For it.
+        corpus: Its held-out part is read.
+        run: Where the result is kept.
+        progress: The bars.
+        sequences: How many, if there are as many.
+
+    Returns:
+        What was measured.
+    """
+    batches = corpus.held_out_batches(sequences)
+    found = transcoders.evaluate(
+        transcoder, model, batches, progress=lambda n: progress.update("evaluate", n, len(batches))
+    )
+    run.write("evaluation.json", json.dumps(found.to_json(), indent=1) + "\n")
+    return found
+
+
+def _contexts(
+    command: TrainTranscoder,
+    model: models.LanguageModel,
+    transcoder: Transcoder,
+    corpus: Corpus,
+    run: pipeline.RunFolder,
+    progress: Bars,
+) -> transcoders.Contexts | None:
+    if not command.contexts:
+        return None
+    batches = corpus.held_out_batches(command.evaluate)
+    found = transcoders.top_contexts(
+        transcoder, model, batches, per_feature=command.contexts, effects=10,
+        progress=lambda n: progress.update("contexts", n, len(batches)),
+    )  # fmt: skip
+    transcoders.save_contexts(found, run.path / "contexts")
+    return found
+
+
+def _decisive(command: TrainTranscoder) -> dict:
+    """What decides a run's results, as JSON: where it runs and where it writes do not."""
+    return {
+        "model": command.model,
+        "corpus": command.corpus,
+        "dtype": command.dtype,
+        "text": dataclasses.asdict(command.text),
+        "config": dataclasses.asdict(command.config),
+        "version": hagd_jax.__version__,
+    }

@@ -1,0 +1,84 @@
+"""Every layer's MLP by itself, applied to inputs of one's own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.intervention import Identity
+from hagd_jax.models.layers import MLP, Norm
+from hagd_jax.models.model import LanguageModel
+from hagd_jax.models.tap import Options, Tap
+
+MLPInput = Literal["mlp_in", "resid_mid"]
+
+
+def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array:
+    """What each layer's MLP writes when it is given these inputs.
+
+    y_l = MLP_l(x_l), or MLP_l(norm_l(x_l)) where the inputs are the stream before the norm. The
+    rest of the model takes no part, so derivatives are those of the MLPs alone.
+
+    Args:
+        model: The model.
+        x: (L, ..., D) values of the site that `site` names, e.g. a trace's; any number of axes
+            between. They are computed with in their own dtype.
+        site: Which site `x` stands for.
+
+    Returns:
+        (L, ..., D), in the dtype of `x`: a trace's `mlp_in` gives its `mlp_out`.
+
+    Raises:
+        InputError: If `x` is not of this model's layers and width, or not of floating point.
+        ConfigError: If `site` names another site.
+
+    Example:
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=10, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> x = jnp.ones((2, 5, 8))
+        >>> _, change = jax.jvp(lambda x: mlp(model, x), (x,), (x,))
+        >>> change.shape
+        (2, 5, 8)
+    """
+    c = model.config
+    if site not in get_args(MLPInput):
+        raise ConfigError("site", got=repr(site), expected=f"one of {get_args(MLPInput)}")
+    shape = jnp.shape(x)
+    if len(shape) < 2 or (shape[0], shape[-1]) != (c.n_layers, c.d_model):
+        raise InputError(
+            f"inputs at {site!r}",
+            got=f"shape {shape}",
+            expected=f"({c.n_layers} layers, ..., d_model {c.d_model})",
+        )
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise InputError(
+            f"inputs at {site!r}", got=f"dtype {jnp.result_type(x)}", expected="floating point"
+        )
+    blocks = model.params["blocks"]
+    params = {name: blocks[name] for name in ("mlp", "norm2") if name in blocks}
+    return _mlp(params, jnp.asarray(x), c, Options(mesh=model.mesh), site)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "options", "site"))
+def _mlp(
+    params: dict[str, Any], x: jax.Array, config: DecoderConfig, options: Options, site: MLPInput
+) -> jax.Array:
+    """Layer after layer, as the model itself does: the neurons of one at a time."""
+
+    def layer(inputs: tuple[dict[str, Any], jax.Array]) -> jax.Array:
+        params, x = inputs
+        if site == "resid_mid":
+            norm: Any = Norm(config).apply({"params": params.get("norm2", {})}, x, None, "")
+            x = norm
+        tap = Tap(Identity(), config, options, jnp.int32(0))
+        return MLP(config).apply({"params": params["mlp"]}, x, tap)  # type: ignore[return-value]
+
+    # Sites have a batch and a length: each row here is a prompt of one token.
+    rows = x.reshape(x.shape[0], -1, 1, x.shape[-1])
+    return jax.lax.map(layer, (params, rows)).reshape(x.shape)

@@ -1,0 +1,84 @@
+"""What every page shares: a template engine that trusts nothing, one library, one policy."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from typing import Any
+
+import jinja2
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from hagd_jax.report.words import inert
+
+LONG_TEXT = 20_000
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Templates in which nothing foreign reaches the page as it came, even where one forgets.
+
+    Example:
+        >>> environment().from_string("{{ x }}").render(x="<b>")
+        '&lt;b&gt;'
+    """
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("hagd_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else inert(value, LONG_TEXT),
+    )
+    made.filters["short"] = lambda value, limit=300: inert(value, limit)
+    return made
+
+
+def render(template: str, script: str, **values: Any) -> str:
+    """Render a page that runs two scripts, Bokeh's and its own, and loads nothing.
+
+    Args:
+        template: Name of the page's template; it places `library`, `script` and `policy`.
+        script: Name of the template of its own script.
+        **values: What the page shows.
+
+    Returns:
+        The page; write it as UTF-8.
+    """
+    own = environment().get_template(script).render().strip()
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"script-src '{_digest(library())}' '{_digest(own)}'; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        environment()
+        .get_template(template)
+        .render(library=Markup(library()), script=Markup(own), policy=policy, **values)
+    )
+
+
+@functools.cache
+def library() -> str:
+    """Bokeh's own JavaScript, the plotting part alone."""
+    raw = Resources(mode="inline", components=["bokeh"], minified=True, log_level="warn").js_raw
+    return "\n".join(raw).strip()
+
+
+def data(value: Any) -> Markup:
+    r"""JSON that no HTML parser mistakes for markup.
+
+    Example:
+        >>> data({"a": "</script>"})
+        Markup('{"a":"\\u003c/script\\u003e"}')
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def _digest(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

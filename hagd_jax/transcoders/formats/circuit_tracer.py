@@ -1,0 +1,176 @@
+"""What circuit-tracer's two kinds of folders share: `config.yaml`, and our additions to them.
+
+circuit-tracer reads `model_kind`, `model_name`, `scan` and the two hooks, and takes ReLU or
+JumpReLU by whether there are thresholds. We also write, and read, `activation` with `k`, `window`
+and `predict`; it passes over those, so that it runs TopK as ReLU. A skip connection across layers,
+which it would leave out without a word, is written under a `model_kind` that it refuses. The
+prediction head has a file of its own, which it does not look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.transcoders.config import Activation, TranscoderConfig
+from hagd_jax.transcoders.formats import hooks
+from hagd_jax.transcoders.formats.finding import gather, open_files
+from hagd_jax.transcoders.formats.stored import View
+from hagd_jax.transcoders.formats.writing import Tensor, whole
+
+CONFIG = "config.yaml"
+PER_LAYER = "transcoder_set"
+CROSS_LAYER = "cross_layer_transcoder"
+# Its cross-layer loader would leave the skip connection out.
+CROSS_LAYER_SKIP = "cross_layer_skip_transcoder"
+PREDICTION = "prediction.safetensors"
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "relu": "relu", "jump_relu": "jump_relu", "jumprelu": "jump_relu", "topk": "topk",
+    "batch_topk": "batch_topk", "batchtopk": "batch_topk",
+}  # fmt: skip
+_HOOKS = {
+    "mlp_in": ("mlp.hook_in", "mlp.hook_out"),
+    "resid_mid": ("hook_resid_mid", "hook_mlp_out"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What `config.yaml` says.
+
+    Attributes:
+        folder: Where it lies.
+        kind: Its `model_kind`.
+        values: All of it.
+        reading: What features read.
+    """
+
+    folder: Path
+    kind: str
+    values: dict[str, Any]
+    reading: hooks.Reading
+
+    def fields(self, thresholds: bool) -> dict[str, Any]:
+        """Fields of the `TranscoderConfig` that do not follow from the shapes of the tensors.
+
+        Args:
+            thresholds: Whether the folder has thresholds.
+
+        Raises:
+            ConfigError: If the activation function is unknown.
+        """
+        name = self.values.get("activation") or ("jump_relu" if thresholds else "relu")
+        activation = _ACTIVATIONS.get(str(name).lower())
+        if activation is None:
+            raise ConfigError(
+                f"{self.folder / CONFIG}: activation",
+                got=repr(name),
+                expected=f"one of {', '.join(_ACTIVATIONS)}",
+            )
+        return {
+            "activation": activation,
+            "k": self.values.get("k") or 0,
+            "reads": self.reading.site,
+            "predict": bool(self.values.get("predict")),
+        }
+
+
+def read_config(folder: Path) -> Given:
+    """Read `config.yaml`.
+
+    Args:
+        folder: That holds it.
+
+    Returns:
+        What it says.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+        ConfigError: If the kind or a hook is not supported.
+    """
+    path = folder / CONFIG
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(str(path), got=reason, expected="a YAML file") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(str(path), got=type(values).__name__, expected="a YAML mapping")
+    kind = values.get("model_kind")
+    if kind not in (PER_LAYER, CROSS_LAYER, CROSS_LAYER_SKIP):
+        raise ConfigError(
+            f"{path}: model_kind",
+            got=repr(kind),
+            expected=f"{PER_LAYER}, {CROSS_LAYER} or {CROSS_LAYER_SKIP}",
+        )
+    written = values.get("feature_output_hook")
+    hooks.require_output(written, values.get("model_name"), f"{path}: feature_output_hook")
+    read = hooks.reading(values.get("feature_input_hook"), f"{path}: feature_input_hook")
+    return Given(folder, str(kind), values, read)
+
+
+def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:
+    """The content of `config.yaml`.
+
+    There is no list of files: circuit-tracer looks up the names in one, unless they are addresses
+    on a hub, from the folder it was started in.
+
+    Args:
+        config: The transcoder.
+        name: Of the transcoder.
+        model_name: Of the model it is for.
+
+    Returns:
+        YAML.
+    """
+    kind = PER_LAYER if not config.window else CROSS_LAYER_SKIP if config.skip else CROSS_LAYER
+    read, written = _HOOKS[config.reads]
+    values: dict[str, Any] = {
+        "model_kind": kind,
+        "model_name": model_name,
+        "scan": name,
+        "feature_input_hook": read,
+        "feature_output_hook": written,
+        "activation": config.activation,
+    }
+    if config.k:
+        values["k"] = config.k
+    if config.window:
+        values["window"] = config.window
+    if config.predict:
+        values["predict"] = True
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def prediction_views(folder: Path, layers: int) -> dict[str, View]:
+    """Where the prediction head lies.
+
+    Args:
+        folder: Of the transcoder.
+        layers: Of the transcoder.
+
+    Returns:
+        Name → view, of `W_pred` and `b_pred`.
+
+    Raises:
+        CheckpointError: If a tensor is missing.
+    """
+    (source,) = open_files([folder / PREDICTION])
+    names = {leaf: f"{leaf}_{{layer}}" for leaf in ("W_pred", "b_pred")}
+    return gather([source] * (layers - 1), names)
+
+
+def prediction_tensors(params: dict[str, Any]) -> list[Tensor]:
+    """The tensors of the prediction head's file; none if there is no head."""
+    if "W_pred" not in params:
+        return []
+    return [
+        whole(f"{leaf}_{layer}", params[leaf], layer)
+        for layer in range(params["W_pred"].shape[0])
+        for leaf in ("W_pred", "b_pred")
+    ]

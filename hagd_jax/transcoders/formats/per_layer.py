@@ -1,0 +1,111 @@
+"""circuit-tracer's folders of a transcoder a layer: `layer_{i}.safetensors` and `config.yaml`.
+
+A file holds W_enc (F, D), W_dec (F, D), b_enc (F), b_dec (D) and optionally
+`activation_function.threshold` (F, or one number) and W_skip (D, D), applied as x W_skipᵀ: the
+layout that our parameters have as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.formats.circuit_tracer import CONFIG, Given, prediction_views
+from hagd_jax.transcoders.formats.finding import (
+    first_shape,
+    gather,
+    layers_of,
+    numbered,
+    open_files,
+    refuse_others,
+)
+from hagd_jax.transcoders.formats.hub import fetch
+from hagd_jax.transcoders.formats.stored import Stored, Views
+from hagd_jax.transcoders.formats.writing import Tensor, whole
+
+# Parameter → tensor.
+_NEEDED = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+_OPTIONAL = {"threshold": "activation_function.threshold", "W_skip": "W_skip"}
+
+
+def open_folder(given: Given) -> Stored:
+    """Find and check the tensors of a folder.
+
+    Args:
+        given: Its `config.yaml`.
+
+    Returns:
+        The transcoder on disk.
+
+    Raises:
+        CheckpointError: If a layer or tensor is missing, has another shape, or is not known.
+        ConfigError: If the configuration is not supported.
+    """
+    sources = open_files(_files(given))
+    features, width = first_shape(sources[0], "W_enc", 2)
+    extra = {leaf: name for leaf, name in _OPTIONAL.items() if name in sources[0].entries}
+    views = gather(sources, _NEEDED | extra, features)
+    refuse_others(sources, views.values())
+    config = TranscoderConfig(
+        n_layers=len(sources),
+        d_model=width,
+        n_features=features,
+        skip="W_skip" in extra,
+        **given.fields("threshold" in extra),
+    )
+    if config.activation != "jump_relu" and "threshold" in extra:
+        raise CheckpointError(
+            f"{given.folder / CONFIG}: activation",
+            got=config.activation,
+            expected=f"jump_relu, since there is an {_OPTIONAL['threshold']}",
+        )
+    if config.activation == "jump_relu":
+        views |= gather(sources, {"threshold": _OPTIONAL["threshold"]}, features)
+    if config.predict:
+        views |= prediction_views(given.folder, config.n_layers)
+    return Stored(config, Views(views), unweighted=given.reading.unweighted)
+
+
+def _files(given: Given) -> list[Path]:
+    """The files in the order of layers: those that the configuration lists, or all there are."""
+    listed = given.values.get("transcoders")
+    if listed is None:
+        found = numbered(given.folder, r"layer_(\d+)\.safetensors")
+        if not found:
+            raise CheckpointError(
+                str(given.folder), got="no layer_0.safetensors", expected="one file a layer"
+            )
+        layers_of(found, str(given.folder))
+        return list(found.values())
+    what = f"{given.folder / CONFIG}: transcoders"
+    if not isinstance(listed, list) or not listed:
+        raise CheckpointError(what, got=repr(listed), expected="a list of files")
+    return [_file(given.folder, str(entry), what) for entry in listed]
+
+
+def _file(folder: Path, entry: str, what: str) -> Path:
+    if entry.startswith("hf://"):
+        return fetch(entry)
+    path = PurePosixPath(entry)
+    if path.is_absolute() or ".." in path.parts:
+        raise CheckpointError(what, got=repr(entry), expected="a file in the folder, or hf://...")
+    return folder / path
+
+
+def files(params: dict[str, Any], config: TranscoderConfig) -> Iterator[tuple[str, list[Tensor]]]:
+    """What to write.
+
+    Args:
+        params: Of the transcoder.
+        config: Of the transcoder.
+
+    Yields:
+        A file's name and its tensors.
+    """
+    names = _NEEDED | {leaf: name for leaf, name in _OPTIONAL.items() if leaf in params}
+    for layer in range(config.n_layers):
+        tensors = [whole(name, params[leaf], layer) for leaf, name in names.items()]
+        yield f"layer_{layer}.safetensors", tensors

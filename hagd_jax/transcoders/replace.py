@@ -1,0 +1,295 @@
+"""Transcoders inside a forward pass: their reconstructions in place of MLPs, features moved.
+
+Both interventions compute features in the pass they act in, from what this pass shows the MLPs,
+so that a change in one layer reaches the features of the layers above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.interventions.shapes import require_broadcast, require_mask
+from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared, static
+from hagd_jax.parallel import constrain
+from hagd_jax.transcoders import features as feat
+from hagd_jax.transcoders import transcoder as tc
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.graph import own_edges
+from hagd_jax.transcoders.transcoder import Transcoder
+
+_ENCODER = ("W_enc", "b_enc", "threshold")
+_WRITE = ("batch", "length", "act_embed")
+Self = TypeVar("Self", bound="FeatureWriter")
+
+
+@struct.dataclass
+class FeatureWriter(Intervention):
+    """What the two interventions share: features of a layer, and writes along its edges.
+
+    Writes to later layers wait in a register that moves down by one with every layer; its shape
+    is that of the tokens, so it is made where the pass begins.
+
+    Attributes:
+        encoder: `W_enc`, `b_enc` and, with `jump_relu`, `threshold`.
+        decoder: (E, F, D); the edges of layer l begin at `own[l]`.
+        own: (L,) int32 edge from each layer to itself.
+        reach: (L,) int32 how many edges a layer has: the last ones have fewer than the others.
+        waiting: (window, B, T, D) what earlier layers wrote to this one and the next ones.
+        config: What the mathematics is.
+        mesh: The devices, or None.
+    """
+
+    encoder: Any = scanned(default_factory=dict)
+    decoder: Any = shared(default=None)
+    own: Any = scanned(default=None)
+    reach: Any = scanned(default=None)
+    waiting: Any = carried(default=None)
+    config: TranscoderConfig = static(default=None)
+    mesh: Any = static(default=None)
+
+    def on_embed(self: Self, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
+        """Leave the stream as it is, and start with nothing written."""
+        if self.config.width == 1:
+            return value, self
+        nothing = jnp.zeros((self.config.width - 1, *value.shape), jnp.float32)
+        return value, self.replace(waiting=constrain(nothing, (None, *_WRITE), self.mesh))  # type: ignore[attr-defined]
+
+    def features(self, ctx: Context) -> jax.Array:
+        """(B, T, F) features of this layer, from what this pass computed so far."""
+        stack = jax.tree.map(lambda x: x[None], self.encoder)
+        found = feat.encode(stack, ctx.seen[self.config.reads][None], self.config)[0]
+        return constrain(found, ("batch", "length", "features"), self.mesh)
+
+    def write(self: Self, amounts: jax.Array) -> tuple[jax.Array, Self]:
+        """Decode amounts of this layer's features along its edges.
+
+        Args:
+            amounts: (B, T, F).
+
+        Returns:
+            (B, T, D) everything written to this layer, by it and by those below; and the
+            intervention with the rest in its register.
+        """
+        flat = amounts.reshape(-1, amounts.shape[-1]).astype(self.config.dtype)
+        wide = jnp.float32
+        nothing = jnp.zeros((len(flat), self.config.d_model), wide)
+
+        # A gradient shall keep neither copies of the decoder nor products: both are made again.
+        @jax.checkpoint
+        def edge(step: jax.Array) -> jax.Array:
+            index = jnp.minimum(self.own + step, len(self.decoder) - 1)
+            weight = jax.lax.dynamic_index_in_dim(self.decoder, index, keepdims=False)
+
+            def product() -> jax.Array:
+                return jnp.matmul(flat, weight.astype(flat.dtype), preferred_element_type=wide)
+
+            # Beyond the last layer there is nothing to write to, and the next edge is another's.
+            return jax.lax.cond(step < self.reach, product, lambda: nothing)
+
+        written = jax.lax.map(edge, jnp.arange(self.config.width))
+        written = written.reshape(-1, *amounts.shape[:-1], self.config.d_model)
+        written = constrain(written, (None, *_WRITE), self.mesh)
+        if self.waiting is None:
+            return written[0], self
+        arrived = jnp.concatenate([self.waiting, jnp.zeros_like(written[:1])]) + written
+        return arrived[0], self.replace(waiting=arrived[1:])  # type: ignore[attr-defined]
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """The transcoder is one for this model."""
+        require_fit(self.config, config)
+
+
+@struct.dataclass
+class ReplaceMLPs(FeatureWriter):
+    """Puts reconstructions in place of MLP outputs; build it with `replace_mlps`.
+
+    Attributes:
+        b_dec: (L, D).
+        W_skip: (L, D, D), or None.
+        error: (L, B, T, D), or anything that broadcasts to it, added to the reconstructions.
+    """
+
+    b_dec: Any = scanned(default=None)
+    W_skip: Any = scanned(default=None)
+    error: Any = scanned(default=None)
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, ReplaceMLPs]:
+        """The reconstruction, and the error if there is one; the MLP's own output is not used."""
+        written, after = self.write(self.features(ctx))
+        return self.complete(written, ctx), after
+
+    def complete(self, written: jax.Array, ctx: Context) -> jax.Array:
+        """Add to what the features wrote what does not depend on them."""
+        out = written + self.b_dec
+        if self.W_skip is not None:
+            stack = {"W_skip": self.W_skip[None]}
+            out = out + feat.skip(stack, ctx.seen[self.config.reads][None])[0]
+        return out if self.error is None else out + self.error
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """The transcoder is one for this model, and the error has the tokens' shape."""
+        super().validate(config, tokens_shape)
+        if self.error is not None:
+            target = (*tokens_shape, config.d_model)
+            require_broadcast("the error, in each layer", np.shape(self.error)[1:], target)
+
+
+def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
+    """Let a transcoder stand in for every MLP.
+
+    mlp_out_l' ← Σ_{l→l'} f_l W_dec + b_dec (+ W_skip x_l') (+ error_l').
+
+    Args:
+        transcoder: For the model it shall run in.
+        error: (L, B, T, D) from `errors`, of the same tokens; without it the reconstruction
+            stands alone. With it and nothing else changed, the model's outputs come back up to
+            rounding.
+
+    Returns:
+        The intervention.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=2, d_model=8, n_features=32, k=4)
+        >>> stand_in = replace_mlps(tc.init(config, jax.random.key(0)))
+        >>> sorted(stand_in.sites)
+        ['embed', 'mlp_out']
+    """
+    params = transcoder.params
+    return ReplaceMLPs(
+        **_writer(transcoder),
+        b_dec=params["b_dec"],
+        W_skip=params.get("W_skip"),
+        error=None if error is None else jnp.asarray(error),
+    )
+
+
+def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
+    """What a transcoder leaves unexplained: true MLP outputs minus their reconstructions.
+
+    Args:
+        transcoder: For the traced model.
+        trace: Of a pass that captured `mlp_out` and the site that the transcoder reads.
+
+    Returns:
+        (L, B, T, D) float32.
+
+    Raises:
+        InputError: If the trace lacks a site, or is another model's.
+    """
+    x, out = site_of(trace, transcoder.config.reads), site_of(trace, "mlp_out")
+    found = tc.decode(transcoder.bare(), tc.encode(transcoder.bare(), x), x)
+    return out.astype(jnp.float32) - found
+
+
+@struct.dataclass
+class MaskFeatures(ReplaceMLPs):
+    """Moves features toward alternatives: f ← m · f + (1 − m) · alt.
+
+    With `keep_error` only the difference is written, mlp_out += Σ (1 − m)(alt − f) W_dec over
+    incoming edges: what the transcoder does not explain stays in, whatever it is, and masks of
+    ones leave the pass as it was, bit for bit, as long as the alternatives are finite.
+
+    Attributes:
+        mask: (L, F) or (L, B, F) in [0, 1].
+        alternative: (L, B, T, F), or anything that broadcasts to it.
+        keep_error: Whether the MLP's own output stays, or the reconstruction takes its place.
+    """
+
+    mask: Any = scanned(default=None)
+    alternative: Any = scanned(default=None)
+    keep_error: bool = static(default=True)
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskFeatures]:
+        """The output from masked features."""
+        found, mask = self.features(ctx), self.mask[..., None, :]
+        if self.keep_error:
+            written, after = self.write((1 - mask) * (self.alternative - found))
+            return value + written, after
+        written, after = self.write(mask * found + (1 - mask) * self.alternative)
+        return self.complete(written, ctx), after
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Masks have one entry a feature, and alternatives broadcast to the features."""
+        super().validate(config, tokens_shape)
+        width = self.config.n_features
+        shape = (config.n_layers, tokens_shape[0], width)
+        require_mask("features", np.shape(self.mask), shape)
+        target = (*tokens_shape, width)
+        got = np.shape(self.alternative)[1:]
+        require_broadcast("the alternative of features, in each layer", got, target)
+
+
+def mask_features(
+    transcoder: Transcoder, mask: Any, alternative: Any, *, keep_error: bool = True
+) -> MaskFeatures:
+    """Keep features where the mask is 1, replace them by the alternative where it is 0.
+
+    Args:
+        transcoder: For the model it shall run in.
+        mask: (L, F) of bool or float; a prompt axis after the layers is allowed.
+        alternative: (L, B, T, F) activations, or anything that broadcasts to them. Finite: a NaN
+            or an infinity reaches the model even where the mask is 1.
+        keep_error: Whether the part of the MLP outputs that the transcoder does not explain
+            stays. Without it a mask of ones is `replace_mlps`, not the model.
+
+    Returns:
+        The intervention.
+    """
+    params = transcoder.params
+    return MaskFeatures(
+        **_writer(transcoder),
+        b_dec=params["b_dec"],
+        W_skip=params.get("W_skip"),
+        mask=jnp.asarray(mask, jnp.float32),
+        alternative=jnp.asarray(alternative),
+        keep_error=keep_error,
+    )
+
+
+def site_of(trace: Mapping[str, jax.Array], site: str) -> jax.Array:
+    """A captured site.
+
+    Raises:
+        InputError: If it was not captured.
+    """
+    if site not in trace:
+        raise InputError(
+            "trace", got=sorted(trace), expected=repr(site), mend="Add it to `capture`."
+        )
+    return trace[site]
+
+
+def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
+    """Refuse a transcoder made for another model.
+
+    Raises:
+        InputError: If layers or widths differ.
+    """
+    theirs, ours = (config.n_layers, config.d_model), (decoder.n_layers, decoder.d_model)
+    if theirs != ours:
+        raise InputError(
+            "transcoder",
+            got=f"one for {theirs[0]} layers of d_model {theirs[1]}",
+            expected=f"one for {ours[0]} layers of d_model {ours[1]}, as the model has",
+        )
+
+
+def _writer(transcoder: Transcoder) -> dict[str, Any]:
+    """The fields of `FeatureWriter` that a transcoder decides."""
+    config, params = transcoder.config, transcoder.params
+    layers = np.arange(config.n_layers)
+    return {
+        "encoder": {name: params[name] for name in _ENCODER if name in params},
+        "decoder": params["W_dec"],
+        "own": jnp.asarray(own_edges(config), jnp.int32),
+        "reach": jnp.asarray(np.minimum(config.width, config.n_layers - layers), jnp.int32),
+        "config": config,
+        "mesh": transcoder.mesh,
+    }

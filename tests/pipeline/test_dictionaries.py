@@ -1,0 +1,183 @@
+"""Circuits over features: those of the neuron basis as a transcoder are the neurons' circuits."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hagd_jax.attribution import GradientConfig, mean_scores
+from hagd_jax.causal import ABLATIONS, Circuit, JudgeConfig, behaviour, evaluate
+from hagd_jax.causal.ablation import partners
+from hagd_jax.errors import InputError
+from hagd_jax.interventions import Nodes, add, chain
+from hagd_jax.models import forward, init
+from hagd_jax.parallel import make_mesh
+from hagd_jax.pipeline import ExtractConfig, extract, open_run
+from hagd_jax.tasks import Task, Text, logit_difference, make_prompts
+from hagd_jax.transcoders import Transcoder, TranscoderConfig, as_dictionary, param_specs
+from tests.causal.plain import CONFIG
+from tests.pipeline.copier import on_mesh
+from tests.transcoders.basis import neuron_basis
+
+EXTRACT = ExtractConfig(
+    nodes="6",
+    gradient=GradientConfig(batch_size=8),
+    judge=JudgeConfig(ablations=ABLATIONS, controls=3, batch_size=8),
+)
+WINDOW = TranscoderConfig(n_layers=2, d_model=8, n_features=10, k=3, window=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = init(CONFIG, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(made.params)
+    rng = np.random.default_rng(0)
+    noisy = [x + 0.3 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+    return made.replace(params=jax.tree.unflatten(tree, noisy), name="random")
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(1)
+
+    def prompts(count):
+        clean, corrupted = rng.integers(0, 11, (2, count, 5))
+        answer = rng.integers(0, 11, count)
+        return make_prompts(clean, corrupted, answer, (answer + 1) % 11, vocab_size=11)
+
+    splits = {"discover": prompts(10), "test": prompts(8)}
+    texts = {name: (Text("", "", "", "", ""),) * len(p) for name, p in splits.items()}
+    return Task("random", "Nothing.", splits, texts)
+
+
+@pytest.fixture(scope="module")
+def window():
+    rng = np.random.default_rng(2)
+    params = {
+        name: jnp.asarray(rng.normal(0, 0.5, spec.shape), jnp.float32)
+        for name, spec in param_specs(WINDOW).items()
+    }
+    return Transcoder(params, WINDOW, None, "window")
+
+
+def test_the_neuron_basis_as_a_transcoder_gives_the_neurons_circuit(model, task):
+    """Scores, circuit, verdicts under every ablation, random controls, and the sweep of sizes."""
+    own = extract(model, task, EXTRACT)
+    again = extract(model, task, EXTRACT, dictionary=neuron_basis(model))
+    assert np.abs(own.scores.flat()).max() > 0.05
+    np.testing.assert_allclose(again.scores.flat(), own.scores.flat(), atol=1e-5)
+    assert {node.kind for node in own.circuit.nodes} == {"head", "neuron"}
+    assert [(n.layer, n.index) for n in again.circuit.nodes] == [
+        (n.layer, n.index) for n in own.circuit.nodes
+    ]
+    assert {node.kind for node in again.circuit.nodes} == {"head", "feature"}
+    assert own.circuit.dictionary == "neurons"
+    assert again.circuit.dictionary.startswith("the neurons again#")
+    for a, b in zip(own.verdicts, again.verdicts, strict=True):
+        assert b.metric == pytest.approx(a.metric, abs=1e-4)
+        assert b.kl == pytest.approx(a.kl, abs=1e-4)
+        assert b.controls == pytest.approx(a.controls, abs=1e-3)
+        assert (b.gates, b.exact_match) == (a.gates, a.exact_match)
+    for a, b in zip(own.curve, again.curve, strict=True):
+        assert (a.nodes, a.share) == (b.nodes, b.share)
+        assert b.faithfulness.value == pytest.approx(a.faithfulness.value, abs=1e-3)
+
+
+def test_scores_of_cross_layer_features_sum_to_their_whole_effect(model, task, window):
+    """Completeness: Σ scores = m(all kept) − m(all counterfactual), with the error left in."""
+    # A feature that TopK drops falls to zero at once; ReLU lets the metric move continuously.
+    smooth = window.replace(config=WINDOW.replace(activation="relu", k=0))
+    prompts, nodes = task.splits["discover"], as_dictionary(model, smooth)
+    steps = tuple((np.arange(128) + 0.5) / 128)
+    config = GradientConfig(steps=steps, batch_size=10)
+    scores = mean_scores(model, prompts, config, dictionary=smooth)
+    other = nodes.values(forward(model, prompts.corrupted, capture=nodes.capture).trace)
+
+    def metric(value):
+        mask = Nodes.full(nodes.space, value)
+        logits = forward(model, prompts.clean, nodes.mask(mask, other)).logits
+        return float(logit_difference(logits, prompts).mean())
+
+    effect = metric(1.0) - metric(0.0)
+    assert abs(effect) > 0.05
+    assert np.abs(scores.features).max() > 0.01
+    np.testing.assert_allclose(scores.flat().sum(), effect, rtol=0.02)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_ablated_features_take_the_asked_values(model, task, window, ablation):
+    """One feature of layer 0, against adding by hand what moving it writes to both layers."""
+    prompts, reference = task.splits["test"], task.splits["discover"]
+    nodes = as_dictionary(model, window)
+
+    def values(tokens):
+        return np.asarray(
+            nodes.values(forward(model, tokens, capture=nodes.capture).trace)["feature"][0]
+        )
+
+    own, means = values(prompts.clean), values(reference.clean)
+    feature = int(own.mean((0, 1)).argmax())
+    mask = Nodes.full(nodes.space, True)
+    mask = mask.replace(features=mask.features.at[0, feature].set(False))
+    found = behaviour(
+        model, prompts, [mask], ablation=ablation, dictionary=window, reference=reference, seed=3
+    )
+    if ablation == "zero":
+        wanted = np.zeros((8, 5))
+    elif ablation == "mean":
+        wanted = np.broadcast_to(means[:, :, feature].mean(0), (8, 5))
+    elif ablation == "counterfactual":
+        wanted = values(prompts.corrupted)[:, :, feature]
+    else:
+        wanted = values(prompts.clean[partners(prompts.length, 3)])[:, :, feature]
+    moved = (wanted - own[:, :, feature])[..., None]
+    assert np.abs(moved).max() > 0.1
+    rows = np.asarray(window.params["W_dec"])[:, feature]
+    writes = [add("mlp_out", jnp.asarray(moved * rows[e]), layer=e) for e in (0, 1)]
+    logits = forward(model, prompts.clean, chain(*writes)).logits
+    expected = np.asarray(logit_difference(logits, prompts))
+    plain = np.asarray(logit_difference(forward(model, prompts.clean).logits, prompts))
+    assert np.abs(expected - plain).max() > 0.01
+    np.testing.assert_allclose(found.metric[0], expected, atol=2e-5)
+
+
+def test_one_and_eight_devices_give_the_same_circuit_of_features(model, task, window):
+    config = dataclasses.replace(
+        EXTRACT, judge=JudgeConfig(ablations=("mean",), controls=2, batch_size=8)
+    )
+    one = extract(model, task, config, dictionary=window)
+    many = extract(on_mesh(model, make_mesh("data=4,model=2")), task, config, dictionary=window)
+    assert many.circuit.nodes == one.circuit.nodes
+    assert many.circuit.dictionary == one.circuit.dictionary
+    np.testing.assert_allclose(many.scores.flat(), one.scores.flat(), atol=1e-5)
+    assert np.abs(one.scores.features).max() > 0.01
+    assert many.verdicts[0].metric == pytest.approx(one.verdicts[0].metric, abs=1e-4)
+
+
+def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
+    model, task, window, tmp_path
+):
+    run = open_run(tmp_path, {})
+    config = dataclasses.replace(EXTRACT, judge=JudgeConfig(("zero",), controls=2, batch_size=8))
+    result = extract(model, task, config, dictionary=window, run=run)
+    record = json.loads((tmp_path / "circuit.json").read_text())
+    assert record["space"] == [2, 2, 10]
+    assert {kind for kind, *_ in record["nodes"]} <= {"head", "feature"}
+    circuit = Circuit.load(tmp_path / "circuit.json")
+    assert circuit == result.circuit
+    (verdict,) = evaluate(model, circuit, task, config.judge, dictionary=window)
+    assert verdict == result.verdicts[0]
+    for other in (None, neuron_basis(model)):
+        with pytest.raises(InputError, match="expected 'window#"):
+            evaluate(model, circuit, task, config.judge, dictionary=other)
+    with pytest.raises(InputError, match=r"features=6.*features=10"):
+        behaviour(
+            model,
+            task.splits["test"],
+            [Nodes.full(as_dictionary(model).space, True)],
+            ablation="zero",
+            dictionary=window,
+        )
