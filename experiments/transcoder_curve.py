@@ -5,7 +5,7 @@
     python experiments/english.py runs/english
     python experiments/transcoder_curve.py runs/english --out runs/curve
 
-Takes HOURS hours on two otherwise idle CPU cores, and MEMORY GB of memory; killed at any moment,
+Takes 3 hours on two otherwise idle CPU cores, and 13 GB of memory; killed at any moment,
 the same command goes on where it was. Expected: FVU falls at every doubling of the tokens, for both
 kinds of transcoder. Writes results/transcoder_curve.json.
 

@@ -7,7 +7,7 @@
     peer/bin/pip install torch==2.13.0 eai-sparsify==1.3.3 transformers==4.57.3
     python experiments/transcoder_speed.py runs/english --peer-python peer/bin/python
 
-Takes MINUTES minutes on two otherwise idle CPU cores, and 18 GB of memory. Expected: ours at least
+Takes 35 minutes on two otherwise idle CPU cores, and 18 GB of memory. Expected: ours at least
 as many tokens a second as the fastest of the peer's variants, at no higher FVU than the best.
 Writes results/transcoder_speed.json.
 
@@ -228,8 +228,8 @@ def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float
             elapsed = contestant.block()
             if turn:  # the first turn warms up
                 seconds[name].append(elapsed)
-        last = {name: f"{each[-1]:.1f} s" for name, each in seconds.items() if each}
-        print(f"round {turn + 1} of {rounds}", *last.items(), flush=True)
+        last = [f"{name} {each[-1]:.1f} s" for name, each in seconds.items() if each]
+        print(f"round {turn + 1} of {rounds}:", ", ".join(last) or "warm", flush=True)
     return seconds
 
 

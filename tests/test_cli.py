@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from hagd_jax import models
+from hagd_jax import models, transcoders
 from hagd_jax.causal import Circuit
 from hagd_jax.cli import main
 from hagd_jax.models import DecoderConfig, Tokenizer, init
@@ -46,6 +46,47 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
         assert word in out
 
 
+def made_transcoder(folder, layers=1):
+    """A transcoder's folder: features that write, though nobody trained them."""
+    config = transcoders.TranscoderConfig(n_layers=layers, d_model=16, n_features=30, k=6)
+    made = transcoders.init(config, jax.random.key(3))
+    w_dec = 0.3 * jax.random.normal(jax.random.key(4), made.params["W_dec"].shape)
+    made = made.replace(params=made.params | {"W_dec": w_dec})
+    return str(transcoders.save(made, folder))
+
+
+def test_extract_over_the_features_of_a_transcoder(folder, tmp_path, capsys):
+    features = made_transcoder(tmp_path / "mine")
+    run = tmp_path / "run"
+    main(arguments(folder, run, "--features", features))
+    circuit = Circuit.load(run / "circuit.json")
+    assert circuit.space == (1, 2, 30)
+    assert len(circuit) == 8
+    assert {node.kind for node in circuit.nodes} <= {"head", "feature"}
+    assert any(node.kind == "feature" for node in circuit.nodes)
+    assert json.loads((run / "config.json").read_text())["features"] == features
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"L0\.F\d+ feature", out)
+    report = (run / "report.html").read_text()
+    assert circuit.dictionary in report
+    assert "30 topk features a layer with 6 active, to their own" in report
+    assert "MLP neurons" not in report
+    # The folder belongs to these features.
+    with pytest.raises(SystemExit):
+        main(arguments(folder, run))
+    assert "features was" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
+    features = made_transcoder(tmp_path / "two layers", layers=2)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folder, tmp_path / "run", "--features", features))
+    assert stop.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "error:" in error
+    assert re.search("2 layers.* 1 layer", error), error
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -56,6 +97,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
         (["--mesh", "model=8"], "axis 'heads' of size 2"),
         (["--model", "no/such/model/anywhere"], "no/such/model"),
         (["--dtype", "int8"], "int8"),
+        (["--features", "./no/such/features"], "no such folder"),
         (["--out", "{file}/run"], "a folder that can be written"),
     ],
 )

@@ -13,15 +13,26 @@ from rich.markup import escape
 
 from hagd_jax.cli.extract import Extract, run_extract
 from hagd_jax.cli.plan import Plan, run_plan
+from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.errors import HagdError
 
 # Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
 COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
     "extract": (Extract, run_extract),
     "plan": (Plan, run_plan),
+    "train-transcoder": (TrainTranscoder, run_train_transcoder),
 }
 
-__all__ = ["COMMANDS", "Extract", "Plan", "main", "run_extract", "run_plan"]
+__all__ = [
+    "COMMANDS",
+    "Extract",
+    "Plan",
+    "TrainTranscoder",
+    "main",
+    "run_extract",
+    "run_plan",
+    "run_train_transcoder",
+]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,13 +16,20 @@ from rich.markup import escape
 import hagd_jax
 from hagd_jax import models, parallel, pipeline, tasks, transcoders
 from hagd_jax.cli.cluster import Cluster
+from hagd_jax.cli.train_transcoder import measure, trained
 from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.report import Report, circuit_table, page, verdict_table
 from hagd_jax.report.progress import Bars, bars
+from hagd_jax.tasks import modular
 from hagd_jax.transcoders.dictionary import NEURONS
 
 MODULAR = "modular_addition"
+TRANSCODER = "transcoder"
+# Twice as many features as the stream is wide; measured in experiments/modular_transcoder.py.
+MODULAR_FEATURES = transcoders.TrainConfig(
+    features="2x", k=32, tokens=1500 * 512 * 3, batch_size=512, learning_rate=2e-2, decay=0.8
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,10 @@ class Extract:
         task: The behaviour: ioi, capitals or modular-addition.
         model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Modular
             addition trains a small transformer of its own if none is given.
-        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
+        features: What the nodes inside MLPs are: neurons; a transcoder, as a folder or hub id; or
+            "transcoder" to train one first.
+        corpus: What it is trained on, see `hagd train-transcoder`; for modular addition, the pairs
+            that the model was trained on.
         out: Folder of the run; an interrupted run continues there. runs/TASK by default.
         overwrite: Discard what a run with another configuration left in the folder.
         modulus: Of modular addition, when the model is trained here.
@@ -46,6 +56,7 @@ class Extract:
     task: str
     model: str | None = None
     features: str = NEURONS
+    corpus: str | None = None
     out: Path | None = None
     overwrite: bool = False
     modulus: int = 53
@@ -73,7 +84,7 @@ def run_extract(command: Extract, line: str = "") -> Report:
     )
     with bars() as progress:
         model = _model(command, name, run, progress)
-        nodes = _dictionary(command, model)
+        nodes = _dictionary(command, name, model, run, progress)
         result = pipeline.extract(
             model, name, command.config, dictionary=nodes, run=run, progress=progress.update
         )
@@ -94,6 +105,7 @@ def _decisive(command: Extract, name: str) -> dict:
         "task": name,
         "model": command.model,
         "features": command.features,
+        "corpus": command.corpus,
         "dtype": command.dtype,
         **source,
         "config": dataclasses.asdict(command.config),
@@ -137,12 +149,52 @@ def _train(command: Extract, run: pipeline.RunFolder, progress: Bars) -> models.
     return model
 
 
-def _dictionary(command: Extract, model: models.LanguageModel) -> transcoders.Dictionary:
+def _dictionary(
+    command: Extract,
+    name: str,
+    model: models.LanguageModel,
+    run: pipeline.RunFolder,
+    progress: Bars,
+) -> transcoders.Dictionary:
     """The nodes that `--features` names, for the model of this run."""
     if command.features == NEURONS:
         return transcoders.neurons(model)
+    if command.features == TRANSCODER:
+        return transcoders.as_dictionary(model, _features(command, name, model, run, progress))
     found = transcoders.load(command.features, mesh=model.mesh, model=model, dtype=command.dtype)
     return transcoders.as_dictionary(model, found)
+
+
+def _features(
+    command: Extract,
+    name: str,
+    model: models.LanguageModel,
+    run: pipeline.RunFolder,
+    progress: Bars,
+) -> transcoders.Transcoder:
+    """A transcoder trained for this run, in a folder of its own within it."""
+    if command.corpus is not None:
+        corpus = transcoders.open_corpus(command.corpus, model, progress=progress.update)
+    elif name == MODULAR:
+        p = modular.modulus(model)
+        pairs = modular.tokens(modular.shares(p)["train"], p)
+        corpus = transcoders.corpus_of_tokens("pairs the model was trained on", pairs, model)
+    else:
+        raise ConfigError(
+            "corpus",
+            expected="text to train a transcoder on",
+            mend='Add --corpus "books/*.txt", or train one with `hagd train-transcoder` first.',
+        )
+    config = MODULAR_FEATURES if name == MODULAR else transcoders.TrainConfig()
+    config = dataclasses.replace(config, seed=command.config.seed)
+    own = pipeline.open_run(run.path / "features", dataclasses.asdict(config))
+    transcoder = trained(model, corpus, config, own, progress)
+    found = measure(model, transcoder, corpus, own, progress, 128)
+    progress.say(
+        f"features explain {1 - found.mean_fvu:.1%} of what MLPs write on held-out text, "
+        f"{sum(found.l0) / len(found.l0):.0f} at a time"
+    )
+    return transcoder
 
 
 def _report(

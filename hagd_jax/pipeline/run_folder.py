@@ -3,10 +3,13 @@
 ```
 config.json     what was asked for; a folder belongs to one configuration
 metrics.jsonl   one JSON object a line, as the run went
-checkpoints/    node scores so far
+checkpoints/    what was computed so far; positions/ where in the data that was
 circuit.json    the circuit
 report.html     the page to look at
 ```
+
+A run that trains a transcoder keeps it in `transcoder/`, what was measured of it in
+`evaluation.json`, and where its features fire most in `contexts/`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.files import finite, write_atomic
 from hagd_jax.parallel import Checkpoints, agree, is_main
 
-RESULTS = ("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "model")
+RESULTS = (
+    *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "model", "features"),
+    *("transcoder", "evaluation.json", "contexts", "positions"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

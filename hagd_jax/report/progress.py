@@ -18,6 +18,9 @@ from rich.progress import (
 
 WORDS = {
     "train": "Training the model",
+    "transcoder": "Training features",
+    "evaluate": "Measuring features",
+    "contexts": "Reading contexts",
     "score": "Scoring nodes",
     "judge": "Testing the circuit",
     "curve": "Sweeping sizes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,13 @@ def transcoder_page(
 def claim(report: TranscoderReport) -> str:
     """What the transcoder does, in one sentence."""
     evaluation, config = report.evaluation, report.config
-    active = sum(evaluation.l0) / len(evaluation.l0)
-    return (
-        f"With {number(active)} of {config.n_features:,} features active a token, it explains "
-        f"{percent(1 - evaluation.mean_fvu)} of what the MLPs of {inert(report.model, 80)} write."
-    )
+    active, model = sum(evaluation.l0) / len(evaluation.l0), inert(report.model, 80)
+    explained = 1 - evaluation.mean_fvu
+    if math.isnan(explained):
+        what = f"it stands in for the MLPs of {model}"
+    else:
+        what = f"it explains {percent(explained)} of what the MLPs of {model} write"
+    return f"With {number(active)} of {config.n_features:,} features active a token, {what}."
 
 
 def stats(report: TranscoderReport) -> list[tuple[str, str, str]]:

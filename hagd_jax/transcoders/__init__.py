@@ -23,6 +23,7 @@ from hagd_jax.transcoders.dictionary import (
 from hagd_jax.transcoders.effects import logit_effects
 from hagd_jax.transcoders.evaluate import evaluate
 from hagd_jax.transcoders.evaluation import Evaluation
+from hagd_jax.transcoders.faithfulness import JacobianMatch, jacobian_match
 from hagd_jax.transcoders.formats import check_model, load, save
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.losses import LossConfig
@@ -33,6 +34,7 @@ from hagd_jax.transcoders.replace import (
     mask_features,
     replace_mlps,
 )
+from hagd_jax.transcoders.skipping import SkipShare, skip_share
 from hagd_jax.transcoders.trainer import TrainingError, train, watch_at
 from hagd_jax.transcoders.training import TrainConfig
 from hagd_jax.transcoders.transcoder import (
@@ -56,11 +58,13 @@ __all__ = [
     "Dictionary",
     "Evaluation",
     "Features",
+    "JacobianMatch",
     "LossConfig",
     "MaskFeatures",
     "Neurons",
     "ParamSpec",
     "ReplaceMLPs",
+    "SkipShare",
     "TrainConfig",
     "TrainingError",
     "Transcoder",
@@ -75,6 +79,7 @@ __all__ = [
     "errors",
     "evaluate",
     "init",
+    "jacobian_match",
     "layer_graph",
     "load",
     "load_contexts",
@@ -86,6 +91,7 @@ __all__ = [
     "replace_mlps",
     "save",
     "save_contexts",
+    "skip_share",
     "top_contexts",
     "train",
     "watch_at",

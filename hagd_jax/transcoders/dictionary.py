@@ -23,7 +23,7 @@ from hagd_jax.interventions import Nodes, Space, chain, mask_heads, mask_nodes
 from hagd_jax.models import DecoderConfig, Intervention, LanguageModel
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders import features as feat
-from hagd_jax.transcoders.replace import mask_features, require_fit, site_of
+from hagd_jax.transcoders.replace import dividing, mask_features, require_fit, site_of
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 
 NEURONS = "neurons"
@@ -167,10 +167,11 @@ class Features(Dictionary):
 
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Heads as they are, and features encoded from what the MLPs read."""
-        config = self.trained.config
+        params, config, mesh = self.trained.params, self.trained.config, self.trained.mesh
         read = site_of(trace, config.reads)
-        found = feat.encode(self.trained.params, read, config)
-        found = constrain(found, ("layers", "batch", "length", "features"), self.trained.mesh)
+        tokens = read.shape[1] * read.shape[2]
+        found = feat.encode(params, read, config, dividing(mesh, tokens))
+        found = constrain(found, ("layers", "batch", "length", "features"), mesh)
         return {"head_out": site_of(trace, "head_out"), "feature": found}
 
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:

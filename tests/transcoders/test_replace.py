@@ -220,11 +220,13 @@ def test_gradients_equal_differences(case):
     assert np.abs(np.asarray(slopes[0])).max() > 0.5
 
 
-@pytest.mark.parametrize("case", ["layers", "full", "skip"])
-def test_a_mesh_changes_nothing(case):
+@pytest.mark.parametrize(("case", "prompts"), [("layers", 3), ("full", 4), ("skip", 4)])
+def test_a_mesh_changes_nothing(case, prompts):
+    """Three prompts of five tokens do not divide the mesh; four do."""
     one, dictionary = randomised(DEEP), made(CASES[case])
-    alternative = jnp.asarray(np.random.default_rng(1).random((4, 4, 5, 24)), jnp.float32)
-    mask = jnp.asarray(np.random.default_rng(2).random((4, 24)), jnp.float32)
+    rng, tokens = np.random.default_rng(1), TOKENS[:prompts]
+    alternative = jnp.asarray(rng.random((4, prompts, 5, 24)), jnp.float32)
+    mask = jnp.asarray(rng.random((4, 24)), jnp.float32)
     mesh = make_mesh("data=4,model=2")
     spread = init(DEEP, jax.random.key(0), mesh=mesh)
     place = lambda x, like: jax.device_put(x, like.sharding)  # noqa: E731
@@ -235,9 +237,9 @@ def test_a_mesh_changes_nothing(case):
         mesh=mesh,
     )
     for make in (replace_mlps, lambda d: mask_features(d, mask, alternative)):
-        expected = forward(one, TOKENS, make(dictionary)).logits
+        expected = forward(one, tokens, make(dictionary)).logits
         assert np.abs(np.asarray(expected)).max() > 0.1
-        np.testing.assert_allclose(forward(many, TOKENS, make(wide)).logits, expected, atol=1e-5)
+        np.testing.assert_allclose(forward(many, tokens, make(wide)).logits, expected, atol=1e-5)
 
 
 def test_what_does_not_fit_is_named_before_tracing():

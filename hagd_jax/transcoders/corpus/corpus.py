@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from hagd_jax.transcoders.corpus import batches as batching
 from hagd_jax.transcoders.corpus.batches import Batches
 from hagd_jax.transcoders.corpus.config import CorpusConfig
 from hagd_jax.transcoders.corpus.holdout import held_out_mask
-from hagd_jax.transcoders.corpus.layout import Layout, require_length
+from hagd_jax.transcoders.corpus.layout import Batch, Layout, require_length
 from hagd_jax.transcoders.corpus.rows import Rows, Table
 
 if TYPE_CHECKING:
@@ -100,6 +101,38 @@ class Corpus:
             dataset = batching.in_order(rows, batch_size, mine)
         identity = {"corpus": self.fingerprint, "part": part, "batch_size": batch_size}
         return Batches(dataset, identity | {"seed": seed})
+
+    def held_out_batches(self, sequences: int, batch_size: int = 8) -> list[Batch]:
+        """The first held-out sequences, to measure on.
+
+        Args:
+            sequences: How many; all of them if there are fewer.
+            batch_size: Rows of a batch; the last one may have fewer.
+
+        Returns:
+            The batches; the same for every process.
+
+        Raises:
+            InputError: If nothing is held out.
+
+        Example:
+            >>> corpus = open_corpus("self", model, CorpusConfig(length=16, samples=64))
+            >>> corpus.held_out_batches(1)[0].tokens.shape
+            (1, 16)
+        """
+        if not isinstance(self.held_out, Rows):
+            stream = self.batches(batch_size, part="held_out")
+            return list(itertools.islice(stream, -(-sequences // batch_size)))
+        count = min(sequences, len(self.held_out))
+        if not count:
+            raise InputError(
+                f"corpus {self.name}",
+                got="no held-out sequences",
+                expected="some to measure on",
+                mend="Raise held_out.",
+            )
+        starts = range(0, count, batch_size)
+        return [self.held_out[at : min(at + batch_size, count)] for at in starts]
 
 
 def corpus_of_tokens(

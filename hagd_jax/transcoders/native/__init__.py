@@ -98,4 +98,5 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1))
-    return all([mallopt(option, value) for option, value in settings])
+    taken = [mallopt(option, value) for option, value in settings]
+    return all(taken)
