@@ -2,106 +2,134 @@
 
     python experiments/two_hop.py
 
-Trains transcoders of 24 hand-built Boolean models whose chains A → B → C are known
+Trains transcoders of 20 hand-built Boolean models whose chains A → B → C are known
 (`hagd_jax/tasks/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all), each
-with and without the paper's prediction head and the Jacobian loss, at several sparsities. The
-models of one size train side by side as one program. Writes results/two_hop.json; takes about
-half an hour on two cores.
+with and without the paper's prediction head and the Jacobian loss, under four pressures towards
+sparsity; then other weights of the Jacobian loss. Writes results/two_hop.json and prints a row as
+soon as it is known. Takes about an hour of CPU time, which is what `seconds` counts.
 
-Measured on inputs left out of training: FVU over all layers; L0, summed over layers; Jacobian
-match over random and active directions (0 is equal, 1 no better than nothing), mean over layers;
-skip share (`transcoders/skipping.py`), the part of it across layers, and the response to flipping
-B, mean over chains. `adjacent` and `apart` are skip shares of chains whose MLPs lie one and
-several layers apart. Numbers are means over models; `..._se` their standard errors.
+All numbers are means over models, on inputs left out of training:
+
+- fvu: over all layers; l0: active features of all layers together;
+- jacobian_random, jacobian_active: E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², mean over layers: 0 is
+  equal, 1 no better than nothing;
+- skip_share: how much of A → C's attribution bypasses B (`transcoders/skipping.py`); across: the
+  part of it that goes over cross-layer edges; adjacent and apart: skip share of chains whose two
+  MLPs are neighbours, or further apart;
+- response: how much of the model's change of C shows when B is flipped between the layers.
+
+Expected: without the Jacobian loss everything skips, cross-layer most, and more the sparser it
+is; the prediction head does not help. With it, transcoders per layer keep B at no cost in FVU;
+cross-layer ones keep skipping across, and more the sparser they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import os
 import time
 from typing import Any
-
-# Rows of active features gain nothing at this size, and one program trains many models at once.
-os.environ["HAGD_NATIVE"] = "0"
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rich
 from record import record
+from rich.progress import track
 
-from hagd_jax.models import forward
+from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
-from hagd_jax.transcoders import features as feat
-from hagd_jax.transcoders import init
+from hagd_jax.transcoders import Transcoder, decode, encode, init
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.faithfulness import jacobian_match
 from hagd_jax.transcoders.losses import LossConfig
 from hagd_jax.transcoders.skipping import skip_share
-from hagd_jax.transcoders.training import TrainConfig, finish, init_state, moments, step
+from hagd_jax.transcoders.training import TrainConfig, TrainState, finish, init_state, moments, step
 
 SIZES = (
     TwoHopConfig(chains=4, n_layers=3, d_model=24),
     TwoHopConfig(chains=6, n_layers=4, d_model=32),
-    TwoHopConfig(chains=8, n_layers=5, d_model=48),
 )
-MODELS = 8  # of each size
-STEPS, BATCH, LENGTH = 1500, 16, 8
-# At most two chains are present, so two features a layer say everything; one is too few.
-SPARSITY = {
+STEPS, BATCH, LENGTH = 2500, 16, 8
+# At most two chains are present: two features a layer can say everything, one cannot.
+PRESSURES: dict[str, dict[str, Any]] = {
     "k=2": {"activation": "topk", "k": 2},
     "k=1": {"activation": "topk", "k": 1},
-    "l1=.02": {"activation": "relu", "sparsity": 0.02},
     "l1=.1": {"activation": "relu", "sparsity": 0.1},
+    "l1=.3": {"activation": "relu", "sparsity": 0.3},
 }
-PARTS = {"none": {}, "predict": {"predict": 0.3}, "jacobian": {"jacobian": 0.3}}
-PARTS |= {"both": PARTS["predict"] | PARTS["jacobian"]}
+WINDOWS = {"0": 0, "1": 1, "all": -1}
+HEAD, JACOBIAN = 0.3, 0.3
+CELLS = [
+    (pressure, window, head, jacobian)
+    for pressure in PRESSURES
+    for window in WINDOWS
+    for head in (0.0, HEAD)
+    for jacobian in (0.0, JACOBIAN)
+] + [
+    (pressure, window, 0.0, jacobian)
+    for pressure in ("k=2", "l1=.1")
+    for window in ("0", "all")
+    for jacobian in (0.03, 0.1, 1.0)
+]
 
 
-def train_config(sparsity: str, window: int, **loss: float) -> TrainConfig:
-    """One cell of the table."""
-    look = dict(SPARSITY[sparsity])
-    loss |= {"sparsity": look.pop("sparsity")} if "sparsity" in look else {}
+def train_config(pressure: str, window: str, head: float, jacobian: float) -> TrainConfig:
+    """How the transcoders of one row are trained."""
+    look = dict(PRESSURES[pressure])
+    sparsity = look.pop("sparsity", 0.0)
     return TrainConfig(
         features="2x",
-        window=window,
+        window=WINDOWS[window],
         tokens=STEPS * BATCH * LENGTH,
         batch_size=BATCH,
-        learning_rate=3e-3,
-        loss=LossConfig(dead_after=5_000, **loss),
+        learning_rate=0.01,
+        loss=LossConfig(sparsity=sparsity, predict=head, jacobian=jacobian, dead_after=5_000),
         **look,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "train"))
-def fit(
-    chains: TwoHop, seen: jax.Array, key: jax.Array, config: TranscoderConfig, train: TrainConfig
-) -> Any:
+def fit(chains: TwoHop, seen: jax.Array, seed: int, train: TrainConfig) -> Transcoder:
     """A transcoder of one model, trained on the inputs that are seen."""
-    model, weight = chains.model.bare(), jnp.ones((BATCH, LENGTH))
+    model = chains.model.bare()
+    config = train.transcoder(model.config)
     stats = moments(model, seen[:, None], jnp.ones((len(seen), 1)), config=config).normalisation()
-    for_params, for_steps, for_data = jax.random.split(key, 3)
+    for_params, for_steps, for_data = jax.random.split(jax.random.key(seed), 3)
     state = init_state(config, train, stats, steps=STEPS)
+    # Seeds of its own, where `train.seed` would make each model a program of its own.
     state = state.replace(params=init(config, for_params).params, key=for_steps)
+    made = finish(_steps(state, model, seen, for_data, config, train), config)
+    # The head has done its work.
+    params = {name: value for name, value in made.params.items() if not name.endswith("_pred")}
+    return made.replace(params=params, config=made.config.replace(predict=False)).bare()
 
-    def update(state: Any, key: jax.Array) -> tuple[Any, None]:
+
+@functools.partial(jax.jit, static_argnames=("config", "train"), donate_argnames=("state",))
+def _steps(
+    state: TrainState,
+    model: LanguageModel,
+    seen: jax.Array,
+    key: jax.Array,
+    config: TranscoderConfig,
+    train: TrainConfig,
+) -> TrainState:
+    def update(state: TrainState, key: jax.Array) -> tuple[TrainState, None]:
         tokens = jax.random.choice(key, seen, (BATCH, LENGTH))
+        weight = jnp.ones((BATCH, LENGTH))
         return step(state, model, tokens, weight, config=config, train=train, steps=STEPS)[0], None
 
-    state, _ = jax.lax.scan(update, state, jax.random.split(for_data, STEPS))
-    return finish(state, config)
+    return jax.lax.scan(update, state, jax.random.split(key, STEPS))[0]
 
 
 @jax.jit
-def measure(transcoder: Any, chains: TwoHop, unseen: jax.Array, key: jax.Array) -> dict[str, Any]:
-    """What the table shows, of one model."""
-    config = transcoder.config
-    trace = forward(chains.model.bare(), unseen[:, None], capture=(config.reads, "mlp_out")).trace
-    x, y = (trace[site][:, :, 0] for site in (config.reads, "mlp_out"))
-    active = feat.encode(transcoder.params, x, config)
-    error = y - feat.decode(transcoder.params, active, x, config)
-    match = jacobian_match(transcoder, chains.model, x, key)
+def measure(transcoder: Transcoder, chains: TwoHop, unseen: jax.Array) -> dict[str, jax.Array]:
+    """What a row shows, of one model."""
+    reads = transcoder.config.reads
+    trace = forward(chains.model, unseen[:, None], capture=(reads, "mlp_out")).trace
+    x, y = (trace[site][:, :, 0] for site in (reads, "mlp_out"))
+    active = encode(transcoder, x)
+    error = y - decode(transcoder, active, x)
+    match = jacobian_match(transcoder, chains.model, x, jax.random.key(0))
     skip = skip_share(transcoder, chains, unseen)
     far = chains.later - chains.earlier > 1
     return {
@@ -111,53 +139,55 @@ def measure(transcoder: Any, chains: TwoHop, unseen: jax.Array, key: jax.Array) 
         "jacobian_active": match.active.mean(),
         "skip_share": jnp.nanmean(skip.share),
         "across": jnp.nanmean(skip.across),
-        "response": skip.response.mean(),
         "adjacent": jnp.nanmean(jnp.where(far, jnp.nan, skip.share)),
         "apart": jnp.nanmean(jnp.where(far, skip.share, jnp.nan)),
+        "response": skip.response.mean(),
     }
 
 
-def data(size: TwoHopConfig, models: int) -> tuple[TwoHop, np.ndarray, np.ndarray]:
-    """Stacked models, and the inputs to train and to measure on."""
-    chains = [two_hop(seed, size) for seed in range(models)]
-    order = np.random.default_rng(0).permutation(size.vocab_size)
-    kept = size.vocab_size * 4 // 5
-    return jax.tree.map(lambda *x: jnp.stack(x), *chains), order[:kept], order[kept:]
+def neuron_basis(model: LanguageModel) -> Transcoder:
+    """The neurons as features: the mechanism itself."""
+    c, mlp = model.config, model.params["blocks"]["mlp"]
+    config = TranscoderConfig(
+        n_layers=c.n_layers, d_model=c.d_model, n_features=c.d_mlp, activation="relu"
+    )
+    params = {"W_enc": mlp["in"]["kernel"].swapaxes(1, 2), "b_enc": mlp["in"]["bias"]}
+    params |= {"W_dec": mlp["out"]["kernel"], "b_dec": mlp["out"]["bias"]}
+    return Transcoder(params, config).bare()
 
 
-def cell(train: TrainConfig, sets: list) -> dict[str, np.ndarray]:
-    """Each quantity of all models."""
-    found = []
-    for chains, seen, unseen in sets:
-        config = train.transcoder(chains.model.config)
-        keys = jax.random.split(jax.random.key(0), len(chains.earlier))
-        made = jax.vmap(lambda c, k: fit(c, seen, k, config, train))(chains, keys)  # noqa: B023
-        found.append(jax.vmap(lambda t, c, k: measure(t, c, unseen, k))(made, chains, keys))  # noqa: B023
-    return {name: np.concatenate([np.asarray(f[name]) for f in found]) for name in found[0]}
+def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Means over models, and the standard errors of the three that decide."""
+    row = {}
+    for name in found[0]:
+        values = np.array([float(f[name]) for f in found])
+        row[name] = round(float(np.nanmean(values)), 4)
+        if name in ("fvu", "skip_share", "response"):
+            row[f"{name}_se"] = round(float(np.nanstd(values, ddof=1) / len(values) ** 0.5), 4)
+    return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=MODELS, help="models of each size")
-    parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many sizes")
+    parser = argparse.ArgumentParser(description="Two-hop models: who keeps the middle feature?")
+    parser.add_argument("--models", type=int, default=10, help="models of each of two sizes")
     arguments = parser.parse_args()
-    began = time.monotonic()
-    sets = [data(size, arguments.models) for size in SIZES[: arguments.sizes]]
-    rows = []
-    for sparsity in SPARSITY:
-        for window in (0, 1, -1):
-            for part, loss in PARTS.items():
-                found = cell(train_config(sparsity, window, **loss), sets)
-                row = {"sparsity": sparsity, "window": "all" if window < 0 else window}
-                row |= {"with": part}
-                for name, values in found.items():
-                    error = np.nanstd(values, ddof=1) / np.sqrt(len(values))
-                    row |= {name: round(float(np.nanmean(values)), 4)}
-                    row |= {f"{name}_se": round(float(error), 4)}
-                rows.append(row)
-                shown = {k: v for k, v in row.items() if not k.endswith("_se")}
-                print(round(time.monotonic() - began), shown, flush=True)
-    record("two_hop", rows, seconds=time.monotonic() - began, seed=0)
+    models = []
+    for seed in range(arguments.models):
+        for size in SIZES:
+            chains = two_hop(seed, size)
+            order = np.random.default_rng(seed).permutation(size.vocab_size)
+            kept = size.vocab_size * 4 // 5
+            plain = chains.replace(model=chains.model.bare())
+            models.append((plain, jnp.asarray(order[:kept]), jnp.asarray(order[kept:]), seed))
+    found = [measure(neuron_basis(c.model), c, unseen) for c, _, unseen, _ in models]
+    rows: list[dict[str, Any]] = [{"pressure": "neurons"} | summarise(found)]
+    for pressure, window, head, jacobian in track(CELLS):
+        train = train_config(pressure, window, head, jacobian)
+        found = [measure(fit(c, seen, s, train), c, unseen) for c, seen, unseen, s in models]
+        row = {"pressure": pressure, "window": window, "head": head, "jacobian": jacobian}
+        rows.append(row | summarise(found))
+        rich.print(rows[-1])
+    record("two_hop", rows, seconds=time.process_time(), seed=0, models=len(models), steps=STEPS)
 
 
 if __name__ == "__main__":

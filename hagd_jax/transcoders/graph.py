@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jraph
 import numpy as np
@@ -31,15 +32,16 @@ def layer_graph(config: TranscoderConfig) -> jraph.GraphsTuple:
     layers = np.arange(config.n_layers, dtype=np.int32)
     distance = layers[None] - layers[:, None]
     senders, receivers = np.nonzero((distance >= 0) & (distance < config.width))
-    return jraph.GraphsTuple(
-        nodes=layers,
-        edges=(receivers - senders).astype(np.int32),
-        senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
-        globals=None,
-        n_node=np.array([len(layers)], np.int32),
-        n_edge=np.array([len(senders)], np.int32),
-    )
+    arrays: Any = {
+        "nodes": layers,
+        "edges": (receivers - senders).astype(np.int32),
+        "senders": senders.astype(np.int32),
+        "receivers": receivers.astype(np.int32),
+        "n_node": np.array([len(layers)], np.int32),
+        "n_edge": np.array([len(senders)], np.int32),
+    }
+    # jraph's types ask for device arrays; on the host they are constants of a compiled program.
+    return jraph.GraphsTuple(**arrays, globals=None)
 
 
 def own_edges(config: TranscoderConfig) -> np.ndarray:

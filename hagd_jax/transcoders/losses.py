@@ -132,7 +132,7 @@ def terms(
         tangent = found["tangent"] + feat.skip(params, directions[0])
         missed = mean(jnp.sum((tangent - truth) ** 2, -1))
         parts["jacobian"] = jnp.mean(missed / jnp.maximum(mean(jnp.sum(truth**2, -1)), 1e-12))
-    total = sum(getattr(loss, name, 1.0) * part for name, part in parts.items())
+    total = jnp.asarray(sum(getattr(loss, name, 1.0) * part for name, part in parts.items()))
     active = jax.lax.stop_gradient(found["active"])
     smallest = jnp.where(active > 0, active, jnp.inf).min((1, 2))
     return Terms(total, fvu, mean(found["l0"]), found["fired"](weight), smallest, parts)
@@ -227,7 +227,7 @@ def _dense_features(
 
 def _weighted_l1(params: Params, dense: jax.Array, config: TranscoderConfig) -> jax.Array:
     """(L, N) Σ_f f · ‖all that f writes‖: rescaling a feature does not lower it."""
-    graph = layer_graph(config)
+    senders = jnp.asarray(layer_graph(config).senders)
     squares = jnp.sum(params["W_dec"] ** 2, -1)
-    norm = jnp.sqrt(jax.ops.segment_sum(squares, graph.senders, config.n_layers) + 1e-12)
+    norm = jnp.sqrt(jax.ops.segment_sum(squares, senders, config.n_layers) + 1e-12)
     return jnp.einsum("lnf,lf->ln", dense, norm) / jnp.sqrt(config.d_model)

@@ -61,7 +61,8 @@ def encode(params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | 
     Returns:
         (L, N, K) active features; gradients reach x and the active rows of the parameters.
     """
-    values, indices, _ = _encode(params["W_enc"], params["b_enc"], x, None, config.k, mesh)
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, None, config.k, mesh)
+    values, indices, _ = found
     return Active(values, indices)
 
 
@@ -80,7 +81,8 @@ def encode_with_dead(
     Returns:
         The active features, and the dead ones.
     """
-    values, indices, others = _encode(params["W_enc"], params["b_enc"], x, dead, config.k, mesh)
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, dead, config.k, mesh)
+    values, indices, others = found
     return Active(values, indices), Active(*others)
 
 

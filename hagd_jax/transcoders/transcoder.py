@@ -9,6 +9,7 @@ import flax.core.meta
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
@@ -78,7 +79,7 @@ def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
         (5, 8, 4)
     """
     layers, width, count = config.n_layers, config.d_model, config.n_features
-    edges = len(layer_graph(config).senders)
+    edges = len(np.asarray(layer_graph(config).senders))
     rows = ("layers", "features", "embed")
     specs = {
         "W_enc": ParamSpec((layers, count, width), rows),

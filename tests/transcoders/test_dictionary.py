@@ -1,17 +1,16 @@
 """Dictionaries: the neuron basis, and a transcoder's features."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes, Space, mask_nodes
-from hagd_jax.models import forward, init
+from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import as_dictionary, digest, encode, neurons, transcoder
-from tests.models.test_decoder import TOKENS, randomised
-from tests.transcoders.basis import neuron_basis
+from tests.models.test_decoder import TOKENS
+from tests.transcoders.basis import neuron_basis, noisy, on_mesh
 from tests.transcoders.test_replace import BASE, CASES, DEEP, made
 
 RELU = DEEP.replace(activation="relu", gated_mlp=False, mlp_bias=True)
@@ -22,7 +21,7 @@ def trace_of(model, nodes, tokens=TOKENS):
 
 
 def test_neurons_are_the_default_and_what_they_always_were():
-    model = randomised(DEEP)
+    model = noisy(DEEP)
     nodes = neurons(model)
     assert nodes == as_dictionary(model) == as_dictionary(model, nodes)
     assert (nodes.space, nodes.label) == (Space(4, 4, 32), "neurons")
@@ -36,7 +35,7 @@ def test_neurons_are_the_default_and_what_they_always_were():
 
 @pytest.mark.parametrize("case", ["window", "jump"])
 def test_features_are_encoded_from_what_the_mlps_read(case):
-    model, trained = randomised(DEEP), made(CASES[case])
+    model, trained = noisy(DEEP), made(CASES[case])
     nodes = as_dictionary(model, trained)
     assert nodes.space == Space(4, 4, 24)
     values = trace_of(model, nodes)
@@ -50,7 +49,7 @@ def test_features_are_encoded_from_what_the_mlps_read(case):
 
 
 def test_a_transcoder_that_is_the_neuron_basis_masks_as_neurons_do():
-    model = randomised(RELU)
+    model = noisy(RELU)
     both = neurons(model), as_dictionary(model, neuron_basis(model))
     rng = np.random.default_rng(0)
     mask = Nodes(jnp.asarray(rng.random((4, 4))), jnp.asarray(rng.random((4, 4, 32))))
@@ -64,11 +63,9 @@ def test_a_transcoder_that_is_the_neuron_basis_masks_as_neurons_do():
 
 
 def test_a_transcoder_is_laid_out_on_the_models_mesh():
-    one, trained = randomised(DEEP), made(CASES["full"])
+    one, trained = noisy(DEEP), made(CASES["full"])
     mesh = make_mesh("data=4,model=2")
-    spread = init(DEEP, jax.random.key(0), mesh=mesh)
-    place = lambda x, like: jax.device_put(x, like.sharding)  # noqa: E731
-    many = spread.replace(params=jax.tree.map(place, one.params, spread.params))
+    many = on_mesh(one, mesh)
     nodes = as_dictionary(many, trained)
     assert nodes.transcoder.mesh == mesh
     layout = transcoder.shardings(trained.config, mesh)
@@ -105,11 +102,11 @@ def test_digests_tell_transcoders_apart():
 
 
 def test_what_is_no_dictionary_of_the_model_is_refused():
-    model = randomised(DEEP)
+    model = noisy(DEEP)
     with pytest.raises(InputError, match="d_model 16, as the model has"):
         as_dictionary(model, made(BASE.replace(d_model=12)))
     with pytest.raises(InputError, match="another configuration"):
-        as_dictionary(model, neurons(randomised(RELU)))
+        as_dictionary(model, neurons(noisy(RELU)))
     with pytest.raises(InputError, match="got str; expected a Transcoder"):
         as_dictionary(model, "neurons")
     with pytest.raises(InputError, match="got \\['neuron'\\]; expected 'head_out'"):
@@ -117,7 +114,7 @@ def test_what_is_no_dictionary_of_the_model_is_refused():
 
 
 def test_descriptions():
-    model = randomised(DEEP)
+    model = noisy(DEEP)
     assert neurons(model).about == "32 a layer"
     window = as_dictionary(model, made(CASES["window"])).about
     assert window == "24 topk features a layer with 5 active, to their own and 2 above"

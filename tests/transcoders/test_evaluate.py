@@ -16,8 +16,8 @@ from hagd_jax.models import forward, init, mlp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.evaluate import Sums, evaluate
 from hagd_jax.transcoders.evaluation import EDGES, Evaluation, histogram
-from hagd_jax.transcoders.transcoder import Transcoder, shardings
-from tests.models.test_decoder import LLAMA, randomised
+from hagd_jax.transcoders.transcoder import Transcoder, param_specs, shardings
+from tests.models.test_decoder import randomised
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
 from tests.transcoders.text import Batch, plain_features, split, text
 
@@ -165,16 +165,18 @@ def test_meshes_change_nothing(model):
 
 def test_a_perfect_transcoder(model):
     """The MLPs' own outputs as reconstruction: a map that is linear already."""
-    linear = LLAMA.replace(n_layers=2, activation="linear", gated_mlp=False)
-    lm = randomised(linear)
-    kernel = {n: np.asarray(lm.params["blocks"]["mlp"][n]["kernel"]) for n in ("in", "out")}
-    config = CASES["layers"].replace(n_layers=2, activation="relu", k=0, n_features=4, skip=True)
-    zero = {n: jnp.zeros_like(x) for n, x in made(config).params.items()}
+    params = jax.tree.map(lambda x: x, model.params)
+    del params["blocks"]["mlp"]["gate"]
+    lm = model.replace(params=params, config=DEEP.replace(activation="linear", gated_mlp=False))
+    kernel = {n: np.asarray(params["blocks"]["mlp"][n]["kernel"]) for n in ("in", "out")}
+    config = CASES["layers"].replace(activation="relu", k=0, n_features=4, skip=True)
+    zero = {n: jnp.zeros(spec.shape) for n, spec in param_specs(config).items()}
+    # W_skip maps x to W_skip x.
     zero["W_skip"] = jnp.asarray(np.einsum("ldm,lme->led", kernel["in"], kernel["out"]))
-    found = evaluate(Transcoder(zero, config), lm, [TEXT])
+    found = evaluate(Transcoder(zero, config), lm, HALVES)
     assert max(found.fvu) < 1e-10
-    assert found.dead == (1.0, 1.0)
-    assert found.l0 == (0.0, 0.0)
+    assert found.dead == (1.0,) * 4
+    assert found.l0 == (0.0,) * 4
     assert found.loss_replaced == pytest.approx(found.loss, rel=1e-6)
     assert found.loss_ablated != pytest.approx(found.loss, rel=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
-from hagd_jax.models import forward, init
+from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import (
     Transcoder,
@@ -23,7 +23,8 @@ from hagd_jax.transcoders import (
     transcoder,
 )
 from hagd_jax.transcoders.graph import layer_graph
-from tests.models.test_decoder import LLAMA, NEOX, TOKENS, randomised
+from tests.models.test_decoder import LLAMA, NEOX, TOKENS
+from tests.transcoders.basis import noisy, on_mesh
 
 DEEP = LLAMA.replace(n_layers=4)
 BASE = TranscoderConfig(n_layers=4, d_model=16, n_features=24, k=5, activation="topk")
@@ -89,7 +90,7 @@ def mlp_outputs(model, intervention, config):
     ("decoder", "case"), [*((DEEP, case) for case in ALL), (NEOX.replace(n_layers=4), "jump")]
 )
 def test_replacement_is_the_reconstruction_of_what_this_pass_reads(decoder, case):
-    model, dictionary = randomised(decoder), made(CASES[case])
+    model, dictionary = noisy(decoder), made(CASES[case])
     logits, x, out = mlp_outputs(model, replace_mlps(dictionary), CASES[case])
     plain, seen = Plain(dictionary), []
     for layer in range(4):
@@ -106,7 +107,7 @@ def test_replacement_is_the_reconstruction_of_what_this_pass_reads(decoder, case
 
 @pytest.mark.parametrize("case", ALL)
 def test_with_its_errors_the_model_comes_back(case):
-    model, dictionary = randomised(DEEP), made(CASES[case])
+    model, dictionary = noisy(DEEP), made(CASES[case])
     clean = forward(model, TOKENS, capture=sites(CASES[case]))
     error = errors(dictionary, clean.trace)
     assert np.abs(np.asarray(error)).max() > 0.5
@@ -124,7 +125,7 @@ def test_with_its_errors_the_model_comes_back(case):
 
 @pytest.mark.parametrize("case", ALL)
 def test_masks_of_ones_are_exact(case):
-    model, dictionary = randomised(DEEP), made(CASES[case])
+    model, dictionary = noisy(DEEP), made(CASES[case])
     alternative = jax.random.normal(jax.random.key(0), (4, 4, 5, 24))
     ones = jnp.ones((4, 24))
     plain = forward(model, TOKENS).logits
@@ -139,7 +140,7 @@ def test_masks_of_ones_are_exact(case):
 @pytest.mark.parametrize("case", ALL)
 def test_masked_features_move_what_they_write(case, keep_error):
     """Each prompt has its own mask; the true MLP runs on what this pass reads."""
-    model, dictionary, rng = randomised(DEEP), made(CASES[case]), np.random.default_rng(0)
+    model, dictionary, rng = noisy(DEEP), made(CASES[case]), np.random.default_rng(0)
     mask, alternative = rng.random((4, 4, 24)), rng.random((4, 4, 5, 24))
     edit = mask_features(dictionary, mask, alternative, keep_error=keep_error)
     capture = {CASES[case].reads, "mlp_in", "mlp_out", "neuron"}
@@ -162,7 +163,7 @@ def test_masked_features_move_what_they_write(case, keep_error):
 
 
 def test_one_masked_feature_reaches_the_layers_of_its_edges_alone():
-    model, dictionary = randomised(DEEP), made(CASES["window"])
+    model, dictionary = noisy(DEEP), made(CASES["window"])
     clean = forward(model, TOKENS, capture=["mlp_in", "neuron"]).trace
     mask = np.ones((4, 24))
     own = np.asarray(encode(dictionary, clean["mlp_in"]))
@@ -187,7 +188,7 @@ def test_one_masked_feature_reaches_the_layers_of_its_edges_alone():
 @pytest.mark.parametrize("case", ["layers", "full", "skip"])
 def test_gradients_equal_differences(case):
     """Of masks, and of the transcoder's weights through the whole model."""
-    model, dictionary = randomised(DEEP), made(CASES[case])
+    model, dictionary = noisy(DEEP), made(CASES[case])
     alternative = jnp.asarray(np.random.default_rng(1).random((4, 4, 5, 24)), jnp.float32)
     goal = jax.random.normal(jax.random.key(7), (4, 24))
 
@@ -223,14 +224,12 @@ def test_gradients_equal_differences(case):
 @pytest.mark.parametrize(("case", "prompts"), [("layers", 3), ("full", 4), ("skip", 4)])
 def test_a_mesh_changes_nothing(case, prompts):
     """Three prompts of five tokens do not divide the mesh; four do."""
-    one, dictionary = randomised(DEEP), made(CASES[case])
+    one, dictionary = noisy(DEEP), made(CASES[case])
     rng, tokens = np.random.default_rng(1), TOKENS[:prompts]
     alternative = jnp.asarray(rng.random((4, prompts, 5, 24)), jnp.float32)
     mask = jnp.asarray(rng.random((4, 24)), jnp.float32)
     mesh = make_mesh("data=4,model=2")
-    spread = init(DEEP, jax.random.key(0), mesh=mesh)
-    place = lambda x, like: jax.device_put(x, like.sharding)  # noqa: E731
-    many = spread.replace(params=jax.tree.map(place, one.params, spread.params))
+    many = on_mesh(one, mesh)
     wide = dataclasses.replace(
         dictionary,
         params=jax.device_put(dictionary.params, transcoder.shardings(dictionary.config, mesh)),
@@ -243,7 +242,7 @@ def test_a_mesh_changes_nothing(case, prompts):
 
 
 def test_what_does_not_fit_is_named_before_tracing():
-    model, dictionary = randomised(DEEP), made(BASE)
+    model, dictionary = noisy(DEEP), made(BASE)
     other = made(BASE.replace(d_model=12))
     with pytest.raises(InputError, match=r"4 layers of d_model 12.*4 layers of d_model 16"):
         forward(model, TOKENS, replace_mlps(other))
@@ -261,7 +260,7 @@ def test_what_does_not_fit_is_named_before_tracing():
 def test_new_weights_do_not_compile_again():
     from hagd_jax.models.model import _forward
 
-    model = randomised(DEEP)
+    model = noisy(DEEP)
     forward(model, TOKENS, replace_mlps(made(CASES["window"])))
     before = _forward._cache_size()
     forward(model, TOKENS, replace_mlps(made(CASES["window"], seed=9)))
@@ -270,7 +269,7 @@ def test_new_weights_do_not_compile_again():
 
 def test_decoding_in_a_pass_is_decoding_outside():
     """The reconstruction of the first layers, which read what they always read."""
-    model, dictionary = randomised(DEEP), made(CASES["window"])
+    model, dictionary = noisy(DEEP), made(CASES["window"])
     x = forward(model, TOKENS, capture=["mlp_in"]).trace["mlp_in"]
     whole = decode(dictionary, encode(dictionary, x), x)
     inside = forward(model, TOKENS, replace_mlps(dictionary), capture=["mlp_out"]).trace["mlp_out"]

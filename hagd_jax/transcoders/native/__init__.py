@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -13,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 
 SOURCE = Path(__file__).with_name("rows.cc")
 NAMES = ("topk", "combine", "dot", "spread")
@@ -53,7 +53,14 @@ def available() -> bool:
 def _build(compiler: str) -> Path:
     """The shared library for this source, compiler, jaxlib and processor; made if absent."""
     include = jax.ffi.include_dir()
-    parts = (SOURCE.read_text(), compiler, *FLAGS, jaxlib.__version__, platform.machine(), _cpu())
+    parts = (
+        SOURCE.read_text(),
+        compiler,
+        *FLAGS,
+        importlib.metadata.version("jaxlib"),
+        platform.machine(),
+        _cpu(),
+    )
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = _cache() / f"rows-{digest}.so"
     if not library.exists():
