@@ -8,7 +8,7 @@ Replaces what stands between the markers `<!-- results -->` and `<!-- /results -
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -141,7 +141,78 @@ def timings() -> list[Row]:
     ]
 
 
-OPTIONAL = {"devices": devices, "timings": timings}
+def transcoder_parity() -> list[Row]:
+    result = load("transcoder_parity")
+    worst = max(max(row["features"], row["errors"]) for row in result["rows"])
+    what = "Features and error vectors of public transcoders, against circuit-tracer's"
+    measured = f"at most {worst:.1e} apart in {len(result['rows'])} cases"
+    return [(what, measured, "≤ 1e-5", "transcoder_parity.py")]
+
+
+def modular_transcoder() -> list[Row]:
+    rows = load("modular_transcoder")["rows"]
+
+    def worst(name: str, pick: Callable = max) -> float:
+        return pick(row[name] for row in rows)
+
+    script = "modular_transcoder.py"
+    what = f"Modular addition, MLP replaced by 256 features, 32 active; worst of {len(rows)} models"
+    fvu = f"FVU {worst('fvu'):.4f} ({worst('fvu_at_answer'):.4f} at the answer alone)"
+    return [
+        (what, fvu, "≤ 0.005", script),
+        ("the same: accuracy on held-out pairs", f"{worst('accuracy_replaced', min):.1%}",
+         "≥ 99.5%", script),
+        ("the same: seconds of training", f"{worst('train_seconds'):.0f} s", "≤ 30 s", script),
+    ]  # fmt: skip
+
+
+def transcoder_speed() -> list[Row]:
+    result = load("transcoder_speed")
+    ours = result["rows"][0]
+    return [
+        (
+            f"SmolLM2, 30 transcoders at once: tokens/s over `{row['trainer']}`'s, same cores",
+            f"{row['ours_faster_by']:.2f} ({row['least']:.2f} to {row['most']:.2f}); FVU "
+            f"{ours['fvu']:.3f}, theirs {row['fvu']:.3f}",
+            "≥ 1, aim 1.5; FVU no higher",
+            "transcoder_speed.py",
+        )
+        for row in result["rows"][1:]
+    ]
+
+
+def transcoder_kills() -> list[Row]:
+    result = load("transcoder_kills")
+    measured = f"{result['identical']} of {result['kills']} end with the same bytes"
+    return [("Transcoder training killed at random", measured, "all", "transcoder_kills.py")]
+
+
+def plan_transcoder() -> list[Row]:
+    result = load("plan_transcoder")
+    return [
+        (
+            f"Llama-2-70B, transcoder of {result['parameters'] / 1e9:.0f} billion parameters "
+            f"(window 4, 8x): one training step, {row['topology']}",
+            f"{row['total'] / GIB:.1f} GiB a chip" + ("" if row["fits"] else ": does not fit"),
+            f"< {row['memory'] / GIB:.2f} GiB",
+            "plan_transcoder.py",
+        )
+        for row in result["rows"]
+    ]
+
+
+OPTIONAL = {
+    make.__name__: make
+    for make in (
+        devices,
+        transcoder_parity,
+        modular_transcoder,
+        transcoder_speed,
+        transcoder_kills,
+        plan_transcoder,
+        timings,
+    )
+}
 
 
 def circuits() -> str:

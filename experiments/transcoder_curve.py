@@ -50,11 +50,11 @@ EVERY = 64  # steps of the trunk between checkpoints
 
 
 def main() -> None:
+    native.keep_memory()  # before anything touches a device
     args = _arguments()
     began = time.monotonic()
     jax.config.update("jax_num_cpu_devices", 2)
     model = smollm2(parallel.make_mesh(args.mesh) if args.mesh else None)
-    native.keep_memory()
     config = transcoders.CorpusConfig(length=args.length)
     corpus = transcoders.open_corpus(args.text, model, config)
     held_out = take(corpus, args.batch, args.held_out, part="held_out")

@@ -62,6 +62,7 @@ AGREE = 1e-3  # relative: float32 sums in two orders, and a k-th feature that ma
 
 
 def main() -> None:
+    native.keep_memory()  # before anything touches a device
     args = _arguments()
     began = time.monotonic()
     jax.config.update("jax_num_cpu_devices", THREADS)
@@ -153,7 +154,6 @@ class Ours:
     """This package's training step, a block of batches at a time."""
 
     def __init__(self, model: Any, train: Any, batches: list, block: int):
-        native.keep_memory()  # as `transcoders.train` does
         self.model, self.train, self.block_size = model, train, block
         self.steps, self.batches = len(batches), iter(batches)
         self.state = begin(model, train, batches, self.steps)

@@ -15,6 +15,7 @@ from hagd_jax.cli.extract import Extract, run_extract
 from hagd_jax.cli.plan import Plan, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.errors import HagdError
+from hagd_jax.transcoders import native
 
 # Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
 COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     console = Console(stderr=True)
     argv = sys.argv[1:] if argv is None else argv
+    native.keep_memory()  # before anything computes; the process ends with the command
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     try:
         command = tyro.extras.subcommand_cli_from_dict(kinds, args=argv, description=__doc__)

@@ -96,6 +96,9 @@ def keep_memory() -> bool:
     to the kernel at once, and clearing fresh pages then costs more than a transcoder's backward
     pass (0.46 s against 0.15 s for SmolLM2). Does nothing with another C library.
 
+    Call it before JAX touches a device: a thread that has allocated something goes on as it did.
+    The `hagd` command does; a script that trains on CPU should, too.
+
     Returns:
         Whether it was set.
     """
