@@ -140,12 +140,12 @@ def layer_plots(evaluation: Evaluation) -> dict[str, Any]:
     """
     plots = {
         "layer-fvu": _bars("variance unexplained", evaluation.fvu, percent, 210),
-        "layer-l0": _bars("active features a token", evaluation.l0, number, 180),
+        "layer-l0": _bars("active features", evaluation.l0, number, 180),
         "layer-dead": _bars("dead features", evaluation.dead, percent, 180),
     }
     if evaluation.layer_recovered is not None:
         shares = evaluation.layer_recovered
-        plots["layer-loss"] = _bars("loss recovered, alone", shares, percent, 180)
+        plots["layer-loss"] = _bars("loss recovered", shares, percent, 180)
     for name, fig in plots.items():
         if name != "layer-l0":
             fig.yaxis.formatter = NumeralTickFormatter(format="0.[0]%")

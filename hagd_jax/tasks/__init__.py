@@ -21,6 +21,7 @@ from hagd_jax.tasks.modular_training import TrainConfig
 from hagd_jax.tasks.modular_training import train as train_modular
 from hagd_jax.tasks.registry import find, names, task
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
+from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
 
 __all__ = [
     "SPLITS",
@@ -29,6 +30,8 @@ __all__ = [
     "Task",
     "Text",
     "TrainConfig",
+    "TwoHop",
+    "TwoHopConfig",
     "answer_logits",
     "batches",
     "check_prompts",
@@ -41,5 +44,6 @@ __all__ = [
     "task",
     "text_task",
     "train_modular",
+    "two_hop",
     "word_token",
 ]

@@ -80,9 +80,10 @@ def topk(positive: jax.Array, k: int, mesh: Mesh | None = None) -> jax.Array:
 
     def local(positive: jax.Array) -> jax.Array:
         width = positive.shape[-1]
-        # Both outputs are used: the last value alone would compile to a full sort.
+        # All of both is read: if the last column alone were, XLA on CPU would sort every row.
         values, indices = jax.lax.top_k(positive, min(k, width))
-        smallest, last = values[:, -1:], indices[:, -1:]
+        smallest = values.min(-1, keepdims=True)
+        last = jnp.where(values == smallest, indices, -1).max(-1, keepdims=True)
         index = jnp.arange(width)
         if shards(mesh) > 1:
             smallest, last = last_kept(values, indices, k, width)

@@ -105,7 +105,7 @@ def test_replacement_is_the_reconstruction_of_what_this_pass_reads(decoder, case
     assert np.abs(np.asarray(clean.trace[CASES[case].reads][3]) - x[3]).max() > 0.1
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", ["layers", "window", "skip"])
 def test_with_its_errors_the_model_comes_back(case):
     model, dictionary = noisy(DEEP), made(CASES[case])
     clean = forward(model, TOKENS, capture=sites(CASES[case]))
@@ -123,7 +123,7 @@ def test_with_its_errors_the_model_comes_back(case):
     assert np.abs(np.asarray(moved.logits - clean.logits)).max() > 0.1
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", ["layers", "full", "jump"])
 def test_masks_of_ones_are_exact(case):
     model, dictionary = noisy(DEEP), made(CASES[case])
     alternative = jax.random.normal(jax.random.key(0), (4, 4, 5, 24))
@@ -136,8 +136,9 @@ def test_masks_of_ones_are_exact(case):
     np.testing.assert_allclose(forward(model, TOKENS, alone).logits, replaced, atol=1e-5)
 
 
-@pytest.mark.parametrize("keep_error", [True, False], ids=["with error", "without"])
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize(
+    ("case", "keep_error"), [*((case, True) for case in ALL), ("full", False), ("skip", False)]
+)
 def test_masked_features_move_what_they_write(case, keep_error):
     """Each prompt has its own mask; the true MLP runs on what this pass reads."""
     model, dictionary, rng = noisy(DEEP), made(CASES[case]), np.random.default_rng(0)
@@ -185,7 +186,7 @@ def test_one_masked_feature_reaches_the_layers_of_its_edges_alone():
     assert np.abs(extra[3]).max() > 0.05
 
 
-@pytest.mark.parametrize("case", ["layers", "full", "skip"])
+@pytest.mark.parametrize("case", ["full", "skip"])
 def test_gradients_equal_differences(case):
     """Of masks, and of the transcoder's weights through the whole model."""
     model, dictionary = noisy(DEEP), made(CASES[case])
@@ -221,7 +222,7 @@ def test_gradients_equal_differences(case):
     assert np.abs(np.asarray(slopes[0])).max() > 0.5
 
 
-@pytest.mark.parametrize(("case", "prompts"), [("layers", 3), ("full", 4), ("skip", 4)])
+@pytest.mark.parametrize(("case", "prompts"), [("layers", 3), ("full", 4)])
 def test_a_mesh_changes_nothing(case, prompts):
     """Three prompts of five tokens do not divide the mesh; four do."""
     one, dictionary = noisy(DEEP), made(CASES[case])
