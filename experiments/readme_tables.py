@@ -193,7 +193,8 @@ def plan_transcoder() -> list[Row]:
         (
             f"Llama-2-70B, transcoder of {result['parameters'] / 1e9:.0f} billion parameters "
             f"(window 4, 8x): one training step, {row['topology']}",
-            f"{row['total'] / GIB:.1f} GiB a chip" + ("" if row["fits"] else ": does not fit"),
+            f"{row['total'] / GIB:.1f} GiB a chip"
+            + ("" if row["fits"] else " of arguments; temporaries do not fit beside them"),
             f"< {row['memory'] / GIB:.2f} GiB",
             "plan_transcoder.py",
         )

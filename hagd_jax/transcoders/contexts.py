@@ -87,7 +87,7 @@ def top_contexts(
             text and model do not belong together.
 
     Example:
-        >>> found = top_contexts(transcoder, model, corpus.batches("held_out"))
+        >>> found = top_contexts(transcoder, model, corpus.held_out_batches(128))
         >>> found.feature(12, 345).contexts[0].activations.max()
         7.25
     """

@@ -100,7 +100,7 @@ def evaluate(
             no text.
 
     Example:
-        >>> evaluate(transcoder, model, corpus.batches("held_out")).loss_recovered
+        >>> evaluate(transcoder, model, corpus.held_out_batches(128)).loss_recovered
         0.93
     """
     bare, plain = model.bare(), transcoder.bare()

@@ -133,7 +133,7 @@ def terms(
         missed = mean(jnp.sum((tangent - truth) ** 2, -1))
         parts["jacobian"] = jnp.mean(missed / jnp.maximum(mean(jnp.sum(truth**2, -1)), 1e-12))
     total = jnp.asarray(sum(getattr(loss, name, 1.0) * part for name, part in parts.items()))
-    active = jax.lax.stop_gradient(found["active"])
+    active = jax.lax.stop_gradient(found["active"]).astype(jnp.float32)
     smallest = jnp.where(active > 0, active, jnp.inf).min((1, 2))
     return Terms(total, fvu, mean(found["l0"]), found["fired"](weight), smallest, parts)
 

@@ -114,10 +114,10 @@ def test_random_directions_estimate_the_frobenius_norms():
         )
     )
     expected = ((tangent - truth) ** 2).sum((0, 2, 3)) / (truth**2).sum((0, 2, 3))
-    found = jacobian_match(transcoder, model, x, KEY, directions=500)
+    found = jacobian_match(transcoder, model, x, KEY, directions=200)
     assert np.all(expected > 0.1)
-    # 20 tokens × 500 directions of 16 entries.
-    np.testing.assert_allclose(found.random, expected, rtol=0.03)
+    # 20 tokens × 200 directions of 16 entries.
+    np.testing.assert_allclose(found.random, expected, rtol=0.05)
 
 
 def test_active_directions_are_differences_of_tokens():

@@ -48,7 +48,7 @@ def corpus(model):
         {"activation": "relu", "loss": LossConfig(sparsity=1e-3)},
         {"activation": "jump_relu", "loss": LossConfig(sparsity=1e-3)},
         {"loss": LossConfig(predict=0.01, jacobian=0.1)},
-        {"accumulate": 2, "loss": LossConfig(jacobian=0.1)},
+        {"accumulate": 2, "dtype": "bfloat16", "loss": LossConfig(jacobian=0.1)},
         {"through": 0.5},
     ],
     ids=str,
