@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from record import record
 
 from hagd_jax import models, parallel
-from hagd_jax.transcoders import TrainConfig, abstract, training
+from hagd_jax.transcoders import TrainConfig, abstract, optimizer, training
 from hagd_jax.transcoders.normalise import Normalisation
 
 MODEL = "llama-2-70b"
@@ -71,7 +71,7 @@ def plan_step(config: models.DecoderConfig, topology: str, description: str) -> 
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
     weight = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
     transcoder, steps = TRAIN.transcoder(config), TRAIN.steps(LENGTH)
-    state = abstract_state(transcoder, steps, mesh)
+    state = abstract_state(transcoder, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return parallel.plan(
         lambda state, model, tokens, weight: training.step(
@@ -85,7 +85,7 @@ def plan_step(config: models.DecoderConfig, topology: str, description: str) -> 
     )
 
 
-def abstract_state(config: object, steps: int, mesh: jax.sharding.Mesh) -> training.TrainState:
+def abstract_state(config: object, mesh: jax.sharding.Mesh) -> training.TrainState:
     """A `TrainState` of shapes, its moments laid out as their parameters are."""
     params = abstract(config, mesh=mesh).params
 
@@ -93,7 +93,7 @@ def abstract_state(config: object, steps: int, mesh: jax.sharding.Mesh) -> train
         stats = Normalisation.identity(config)
         count = (config.n_layers, config.n_features)
         return training.TrainState(
-            params, training.optimizer(TRAIN, steps).init(params), stats, jnp.int32(0),
+            params, optimizer.init(params), stats, jnp.int32(0),
             jax.random.key(0), jnp.zeros(count, jnp.int32), jnp.zeros(config.n_layers),
         )  # fmt: skip
 

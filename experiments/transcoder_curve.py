@@ -151,7 +151,7 @@ class Curve:
         train = self.train(self.longest)
         steps = train.steps(self.length)
         first = take(self.corpus, train.batch_size, train.estimate)
-        state = begin(self.model, train, first, steps)
+        state = begin(self.model, train, first)
         saved = self.run.checkpoints.latest(state)
         state = saved[1] if saved else state
         if int(state.step) > to:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from sparsify import TrainConfig, Trainer, TranscoderConfig
+from sparsify import SparseCoder, TrainConfig, Trainer, TranscoderConfig
 
 Answer = dict[str, Any]
 
@@ -51,6 +51,7 @@ def run(
     optimizer: str,
     rate: float | None,
     parts: int,
+    narrow: bool,
     exclude: list[int],
     threads: int,
 ) -> None:
@@ -66,10 +67,13 @@ def run(
         rate: Its learning rate; with Adam, it rises over a twentieth of the steps. None leaves
             both at their defaults, which for Adam is to rise over 1000 steps.
         parts: Into which it cuts the activations of a step (`micro_acc_steps`).
+        narrow: Whether transcoders run under autocast to bfloat16, as they do on GPUs.
         exclude: Tokens that do not count.
         threads: Of torch.
     """
     torch.set_num_threads(threads)
+    if narrow:
+        SparseCoder.forward = torch.autocast("cpu", dtype=torch.bfloat16)(SparseCoder.forward)
     # As the command `sparsify` loads it: this loss needs no logits, so there is no head.
     model = transformers.AutoModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
     train, held_out = (torch.from_numpy(np.load(folder / f)).long() for f in FILES)

@@ -31,13 +31,13 @@ def take(
     return list(itertools.islice(corpus.batches(batch_size, part=part), start, start + count))
 
 
-def begin(model: Any, train: Any, batches: list, steps: int) -> training.TrainState:
+def begin(model: Any, train: Any, batches: list) -> training.TrainState:
     """The state before the first step, its normalisation estimated from the first batches."""
     config = train.transcoder(model.config)
     some = [parallel.to_global(model.mesh, tuple(b)) for b in batches[: train.estimate]]
     sums = [training.moments(model.bare(), *batch, config=config) for batch in some]
     stats = jax.tree.map(lambda *parts: sum(parts), *sums).normalisation()
-    return training.init_state(config, train, stats, steps=steps, mesh=model.mesh)
+    return training.init_state(config, train, stats, mesh=model.mesh)
 
 
 def advance(state: Any, model: Any, train: Any, batches: Iterable, steps: int) -> Any:

@@ -11,14 +11,17 @@ Takes 35 minutes on two otherwise idle CPU cores, and 18 GB of memory. Expected:
 as many tokens a second as the fastest of the peer's variants, at no higher FVU than the best.
 Writes results/transcoder_speed.json.
 
-All train one TopK transcoder for each of the 30 layers, at once, in float32, on two threads, from
-the same model (written by `models.save`, read by `transformers`) and the same batches of tokens.
-The peer runs as released, with its own trainer, loop and initialisation, in a process of its own;
-see `transcoder_peer.py`. Its variants are named OPTIMIZER[@RATE][/PARTS][+memory]: `signum` is its
-default optimizer (schedule-free), `adam` another; without a RATE its default learning rate is used,
-which is meant for long trainings; a step's activations may be cut into PARTS (`micro_acc_steps`);
-and with `+memory`, environment variables tell the C library to keep the memory that is freed, which
-our trainer asks for itself and which makes the peer faster, too. Nobody looks at BOS or at the
+All train one TopK transcoder for each of the 30 layers, at once, on two threads, from the same
+model (written by `models.save`, read by `transformers`) and the same batches of tokens. The model
+computes in float32, and so do the transcoders; ours also once more with its encoder's product in
+bfloat16 (`TrainConfig.dtype`). The peer runs as released, with its own trainer, loop and
+initialisation, in a process of its own; see `transcoder_peer.py`. Its variants are named
+OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]: `signum` is its default optimizer (schedule-free),
+`adam` another; without a RATE its default learning rate is used, which is meant for long trainings;
+a step's activations may be cut into PARTS (`micro_acc_steps`); with `+memory`, environment
+variables tell the C library to keep the memory that is freed, which our trainer asks for itself and
+which makes the peer faster, too; with `+bfloat16` its transcoders compute under the autocast that
+it uses on GPUs, which its released code does not do on CPU. Nobody looks at BOS or at the
 separators of documents.
 
 The contestants take turns, a block of steps each, while the others wait; what the machine does
@@ -34,6 +37,7 @@ itself, with its own code; the two must agree.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -56,7 +60,8 @@ from hagd_jax import models, parallel, transcoders
 from hagd_jax.transcoders import native, training
 from hagd_jax.transcoders.evaluate import evaluate
 
-PEERS = ("signum", "signum+memory", "adam+memory")
+DTYPES = ("float32", "bfloat16")
+PEERS = ("signum+memory", "signum@0.003+memory", "adam@0.001+memory")
 THREADS = 2
 AGREE = 1e-3  # relative: float32 sums in two orders, and a k-th feature that may swap with the next
 
@@ -83,7 +88,10 @@ def main() -> None:
         folder = Path(scratch)
         exclude = _write_tokens(folder, model, batches, held_out)
         models.save(smollm2(), folder / "model")
-        contestants: dict[str, Any] = {"hagd_jax": Ours(model, train, batches, args.block)}
+        contestants: dict[str, Any] = {}
+        for dtype in DTYPES:
+            ours = dataclasses.replace(train, dtype=dtype)
+            contestants[f"hagd_jax {dtype}"] = Ours(model, ours, batches, args.block)
         settings = {"exclude": exclude} | {n: getattr(args, n) for n in SHARED}
         for name in args.peers:
             contestants[f"sparsify {name}"] = Peer(args.peer_python, folder, name, settings)
@@ -99,7 +107,7 @@ def main() -> None:
         model=MODEL,
         peer=contestants["sparsify " + args.peers[0]].versions,
         trained_on=f"{len(batches) * batches[0].tokens.size} tokens of {corpus.name}",
-        held_out_tokens=measured["hagd_jax"].tokens,
+        held_out_tokens=next(iter(measured.values())).tokens,
         threads=THREADS,
         mesh=args.mesh or "one device",
         batch=list(batches[0].tokens.shape),
@@ -112,7 +120,7 @@ def main() -> None:
     _judge(rows)
 
 
-VARIANT = re.compile(r"(adam|muon|signum)(?:@([\d.e-]+))?(?:/(\d+))?(\+memory)?")
+VARIANT = re.compile(r"(adam|muon|signum)(?:@([\d.e-]+))?(?:/(\d+))?(\+memory)?(\+bfloat16)?")
 # What `native.keep_memory` asks of the C library, for a process that does not ask.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -156,7 +164,7 @@ class Ours:
     def __init__(self, model: Any, train: Any, batches: list, block: int):
         self.model, self.train, self.block_size = model, train, block
         self.steps, self.batches = len(batches), iter(batches)
-        self.state = begin(model, train, batches, self.steps)
+        self.state = begin(model, train, batches)
 
     def block(self) -> float:
         """Seconds of the next block."""
@@ -178,10 +186,10 @@ class Peer:
         self.name, self.folder, self.settings = name, folder, settings
         match = VARIANT.fullmatch(name)
         if not match:
-            raise SystemExit(f"--peers: {name} is not OPTIMIZER[@RATE][/PARTS][+memory]")
-        optimizer, rate, parts, memory = match.groups()
+            raise SystemExit(f"--peers: {name} is not OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]")
+        optimizer, rate, parts, memory, narrow = match.groups()
         told = {"optimizer": optimizer, "parts": int(parts or 1), "threads": THREADS}
-        told |= {"rate": float(rate) if rate else None}
+        told |= {"rate": float(rate) if rate else None, "narrow": bool(narrow)}
         script = Path(__file__).with_name("transcoder_peer.py")
         self.process = subprocess.Popen(
             [python, str(script), str(folder), json.dumps(settings | told)],
@@ -243,29 +251,35 @@ def measure(contestant: Any, model: models.LanguageModel, held_out: list) -> Any
 
 
 def _row(name: str, seconds: dict, tokens: int, measured: Any) -> dict[str, Any]:
-    ratios = [b / a for a, b in zip(seconds["hagd_jax"], seconds[name], strict=True)]
-    return {
+    row = {
         "trainer": name,
         "tokens_per_second": round(tokens / statistics.median(seconds[name]), 1),
-        "ours_faster_by": round(statistics.median(ratios), 3),
-        "least": round(min(ratios), 3),
-        "most": round(max(ratios), 3),
         "fvu": round(measured.mean_fvu, 5),
         "loss_recovered": round(measured.loss_recovered, 4),
         "active_features": round(statistics.mean(measured.l0), 2),
         "dead": round(statistics.mean(measured.dead), 4),
     }
+    for dtype in DTYPES:
+        ours = seconds[f"hagd_jax {dtype}"]
+        ratios = [b / a for a, b in zip(ours, seconds[name], strict=True)]
+        row[f"{dtype}_faster_by"] = round(statistics.median(ratios), 3)
+        row[f"{dtype}_least_and_most"] = [round(min(ratios), 3), round(max(ratios), 3)]
+    return row
 
 
 def _judge(rows: list[dict[str, Any]]) -> None:
-    ours, *theirs = rows
-    fastest = min(theirs, key=lambda row: row["ours_faster_by"])
+    theirs = rows[len(DTYPES) :]
     best = min(theirs, key=lambda row: row["fvu"])
-    print(
-        f"{fastest['ours_faster_by']} times as fast as the fastest ({fastest['trainer']}); "
-        f"FVU {ours['fvu']}, the best of theirs {best['fvu']} ({best['trainer']})"
-    )
-    if fastest["ours_faster_by"] < 1 or ours["fvu"] > best["fvu"]:
+    behind = False
+    for dtype, ours in zip(DTYPES, rows, strict=False):
+        fastest = min(theirs, key=lambda row: row[f"{dtype}_faster_by"])
+        ratio = fastest[f"{dtype}_faster_by"]
+        print(
+            f"{ours['trainer']}: {ratio} times as fast as the fastest ({fastest['trainer']}); "
+            f"FVU {ours['fvu']}, the best of theirs {best['fvu']} ({best['trainer']})"
+        )
+        behind |= ratio < 1 or ours["fvu"] > best["fvu"]
+    if behind:
         raise SystemExit("behind the peer")
 
 

@@ -113,7 +113,7 @@ def _train(
     """All steps as one program, the same for all models of one size."""
     stats = moments(model, seen[:, None], jnp.ones((len(seen), 1)), config=config).normalisation()
     for_steps, for_data = jax.random.split(key)
-    state = init_state(config, train, stats, steps=STEPS)
+    state = init_state(config, train, stats)
     # Seeds of its own: `train.seed` would make a program of its own.
     state = state.replace(params=params, key=for_steps)
 

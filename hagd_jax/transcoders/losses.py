@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -71,7 +70,7 @@ def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return (
         config.activation == "topk"
-        and config.dtype == "float32"
+        and config.dtype in ("float32", "bfloat16")
         and not config.predict
         and getattr(device, "platform", "") == "cpu"
         and native.available()
@@ -83,7 +82,7 @@ def terms(
     x: jax.Array,
     y: jax.Array,
     weight: jax.Array,
-    dead: jax.Array,
+    dead: jax.Array | None,
     directions: tuple[jax.Array, jax.Array] | None,
     *,
     config: TranscoderConfig,
@@ -97,7 +96,7 @@ def terms(
         x: (L, N, D) what features read.
         y: (L, N, D) MLP outputs.
         weight: (N,) 1 for tokens that count, 0 for BOS and padding.
-        dead: (L, F) bool.
+        dead: (L, F) bool, or None if no feature is.
         directions: v and J_MLP v, (L, N, D) each, with a Jacobian term.
         config: The transcoder.
         loss: Weights of the terms.
@@ -106,8 +105,9 @@ def terms(
     Returns:
         The terms; `loss` is differentiable in `params`, `x` and `y`.
     """
+    dead = dead if loss.dead else None
     make = _by_rows if by_rows(config, mesh) else _densely
-    found = make(params, x, dead, directions, config, loss, mesh)
+    found = make(params, x, dead, directions, config, mesh)
     tokens = jnp.maximum(weight.sum(), 1)
 
     def mean(per_token: jax.Array) -> jax.Array:
@@ -117,7 +117,9 @@ def terms(
     error = y - found["output"] - feat.skip(params, x)
     fvu = mean(jnp.mean(error**2, -1))
     parts = {"reconstruction": fvu.mean()}
-    if "others" in found:
+    if loss.dead:
+        parts["dead"] = jnp.zeros(())
+    if dead is not None:
         left = jax.lax.stop_gradient(error) - found["others"]
         gone = mean(jnp.mean(left**2, -1)) * dead.any(-1)
         parts["dead"] = gone.mean()
@@ -139,10 +141,10 @@ def terms(
 
 
 def _by_rows(
-    params: Params, x: Any, dead: Any, directions: Any, config: Any, loss: LossConfig, mesh: Any
+    params: Params, x: Any, dead: Any, directions: Any, config: Any, mesh: Any
 ) -> dict[str, Any]:
     count = config.n_features
-    if loss.dead:
+    if dead is not None:
         active, others = rows.encode_with_dead(params, x, dead, config, mesh)
         # Side by side, so that a decoder's gradient is written once for both.
         both = jax.tree.map(lambda a, b: _interleave(a, b), active, others)
@@ -171,20 +173,16 @@ def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _row_tangent(params: Params, active: rows.Active, v: Any, config: Any, mesh: Any) -> jax.Array:
     """J v along the own-layer path: active rows of W_enc, then of the own edge's W_dec."""
-
-    def layer(inputs: tuple) -> jax.Array:
-        values, indices, v, w_enc, w_dec = inputs
-        moved = rows.dot(v, indices, w_enc, mesh) * (values > 0)
-        return rows.combine(moved, indices, w_dec, mesh)
-
-    own = params["W_dec"][own_edges(config)]
-    return jax.lax.map(layer, (active.values, active.indices, v, params["W_enc"], own))
+    own = rows.own_layers(len(v))
+    moved: Any = rows.dot(v, active.indices, params["W_enc"], own, mesh)
+    moved = jnp.where(active.values > 0, moved, 0)
+    return rows.combine(moved, active.indices, params["W_dec"][own_edges(config)], own, mesh)
 
 
 def _densely(
-    params: Params, x: Any, dead: Any, directions: Any, config: Any, loss: LossConfig, mesh: Any
+    params: Params, x: Any, dead: Any, directions: Any, config: Any, mesh: Any
 ) -> dict[str, Any]:
-    dense, others = _dense_features(params, x, dead, config, loss, mesh)
+    dense, others = _dense_features(params, x, dead, config, mesh)
     found = {"output": feat.decode(params, dense, None, config), "dense": dense}
     if others is not None:
         centred = params | {"b_dec": jnp.zeros_like(params["b_dec"])}
@@ -202,7 +200,7 @@ def _densely(
 
 
 def _dense_features(
-    params: Params, x: Any, dead: Any, config: TranscoderConfig, loss: LossConfig, mesh: Any
+    params: Params, x: Any, dead: Any, config: TranscoderConfig, mesh: Any
 ) -> tuple[jax.Array, jax.Array | None]:
     """(L, N, F) features, and those of dead ones as if the others did not exist."""
     names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
@@ -213,13 +211,10 @@ def _dense_features(
         own, x, dead = inputs
         pre = feat.pre_activations(own, x, config)
         found = feat.activate(pre, config, own.get("threshold"), mesh).astype(config.dtype)
-        if not loss.dead:
+        if dead is None:
             return found, None
         others = jax.nn.relu(jnp.where(dead, pre, 0))
-        if config.k:
-            # Nothing is dead most of the time: spare the sort.
-            strongest = functools.partial(feat.topk, k=config.k, mesh=mesh)
-            others = jax.lax.cond(dead.any(), strongest, lambda others: others, others)
+        others = feat.topk(others, config.k, mesh) if config.k else others
         return found, others.astype(config.dtype)
 
     return jax.lax.map(layer, ({name: params[name] for name in names}, x, dead))

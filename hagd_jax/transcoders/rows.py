@@ -1,9 +1,9 @@
 """Feature activations as short lists: which features of a token are active, and how strongly.
 
 With k of F features active, a decoder product, its gradients and the encoder's gradient touch
-k rows of a weight matrix a token instead of F. On CPU the functions of `native/rows.cc` do this
-in about a twentieth of the time of the dense products (`features.py`); where they are not
-available, gathers and segment sums say the same in XLA.
+k rows of a weight matrix a token instead of F. The functions of `native/rows.cc` do this on CPU,
+for the edges of all layers at once, in about a twentieth of the time of the dense products, which
+say the same elsewhere (`features.py`).
 
 With a mesh, tokens are split over its batch axes and features over `model`: each device keeps the
 active features that it owns, so a token's list has one part a device.
@@ -12,11 +12,11 @@ active features that it owns, so a token's list has one part a device.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
@@ -61,7 +61,7 @@ def encode(params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | 
     Returns:
         (L, N, K) active features; gradients reach x and the active rows of the parameters.
     """
-    found: Any = _encode(params["W_enc"], params["b_enc"], x, None, config.k, mesh)
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, None, config, mesh)
     values, indices, _ = found
     return Active(values, indices)
 
@@ -81,49 +81,50 @@ def encode_with_dead(
     Returns:
         The active features, and the dead ones.
     """
-    found: Any = _encode(params["W_enc"], params["b_enc"], x, dead, config.k, mesh)
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, dead, config, mesh)
     values, indices, others = found
     return Active(values, indices), Active(*others)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _encode(
-    weight: jax.Array, bias: jax.Array, x: jax.Array, dead: jax.Array | None, k: int, mesh: Any
+    weight: jax.Array,
+    bias: jax.Array,
+    x: jax.Array,
+    dead: jax.Array | None,
+    config: TranscoderConfig,
+    mesh: Any,
 ) -> tuple:
+    # XLA on CPU multiplies bfloat16 twice as fast as float32, but only by a matrix that lies so.
+    lies = (0, 1) if config.dtype == "float32" else (1, 0)
+    weight = weight.transpose(0, *(1 + axis for axis in lies)).astype(config.dtype)
+
     def layer(_: None, inputs: tuple) -> tuple:
         weight, bias, x, dead = inputs
+        x, weight = x.astype(config.dtype), weight.transpose(lies)
         pre = jnp.matmul(x, weight.T, preferred_element_type=jnp.float32) + bias
-        found = topk(pre, k, mesh)
+        found = topk(pre, config.k, mesh)
         if dead is None:
             return None, (*found, None)
-        none = jnp.zeros_like(found[0]), found[1]
-        others = jax.lax.cond(
-            dead.any(), lambda: topk(jnp.where(dead, pre, 0), k, mesh), lambda: none
-        )
-        return None, (*found, others)
+        return None, (*found, topk(jnp.where(dead, pre, 0), config.k, mesh))
 
     return jax.lax.scan(layer, None, (weight, bias, x, dead))[1]
 
 
-def _encode_fwd(weight: Any, bias: Any, x: Any, dead: Any, k: int, mesh: Any) -> tuple:
-    found = _encode(weight, bias, x, dead, k, mesh)
+def _encode_fwd(weight: Any, bias: Any, x: Any, dead: Any, config: Any, mesh: Any) -> tuple:
+    found = _encode(weight, bias, x, dead, config, mesh)
     return found, (weight, x, found)
 
 
-def _encode_bwd(k: int, mesh: Any, saved: tuple, grads: tuple) -> tuple:
+def _encode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grads: tuple) -> tuple:
     weight, x, (values, indices, others) = saved
     to_values = jnp.where(values > 0, grads[0], 0)
     if others is not None:
         to_others = jnp.where(others[0] > 0, grads[2][0], 0)
         to_values, indices = _merge(to_values, to_others), _merge(indices, others[1])
-
-    def layer(_: None, inputs: tuple) -> tuple:
-        weight, x, to_values, indices = inputs
-        to_weight, to_bias = _spread(to_values, indices, x, weight.shape[0], mesh)
-        return None, (to_weight, to_bias, _combine(to_values, indices, weight, mesh))
-
-    # Explicit scans here and in `_decode`: differentiating a scan would store the weights again.
-    _, (to_weight, to_bias, to_x) = jax.lax.scan(layer, None, (weight, x, to_values, indices))
+    own = own_layers(len(x))
+    to_weight, to_bias = _spread(to_values, indices, x, own, weight.shape[1], mesh)
+    to_x = _combine(to_values, indices, weight, own, mesh)
     return to_weight, to_bias, to_x.astype(x.dtype), None
 
 
@@ -149,82 +150,86 @@ def decode(
     Returns:
         (L, N, D) reconstructions, without the skip.
     """
-    written = _decode(params["W_dec"], active.values, active.indices, config, mesh)
+    written = combine(active.values, active.indices, params["W_dec"], edges(config), mesh)
     return written + params["b_dec"][:, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _decode(
-    weight: jax.Array, values: jax.Array, indices: jax.Array, config: TranscoderConfig, mesh: Any
+class Edges(NamedTuple):
+    """Edges of the layer graph: (E,) int32 each, the layer an edge leaves and the one it enters."""
+
+    senders: Any
+    receivers: Any
+
+
+def edges(config: TranscoderConfig) -> Edges:
+    """The edges that `W_dec` has rows for."""
+    graph = layer_graph(config)
+    return Edges(graph.senders, graph.receivers)
+
+
+def own_layers(n_layers: int) -> Edges:
+    """An edge from each layer to itself."""
+    layers = np.arange(n_layers, dtype=np.int32)
+    return Edges(layers, layers)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def combine(
+    values: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any
 ) -> jax.Array:
-    graph = layer_graph(config)
+    """Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
 
-    def edge(written: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
-        weight, sender, receiver = inputs
-        part = _combine(values[sender], indices[sender], weight, mesh)
-        return written.at[receiver].add(part), None
+    Args:
+        values: (L, N, K).
+        indices: (L, N, K) int32.
+        weight: (E, F, D).
+        edges: E of them.
+        mesh: Devices, or None.
 
-    start = jnp.zeros((*values.shape[:2], weight.shape[-1]), jnp.float32)
-    return jax.lax.scan(edge, start, (weight, graph.senders, graph.receivers))[0]
-
-
-def _decode_fwd(weight: Any, values: Any, indices: Any, config: Any, mesh: Any) -> tuple:
-    return _decode(weight, values, indices, config, mesh), (weight, values, indices)
-
-
-def _decode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
-    weight, values, indices = saved
-    graph = layer_graph(config)
-
-    def edge(to_values: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
-        weight, sender, receiver = inputs
-        part = _dot(grad[receiver], indices[sender], weight, mesh)
-        to_weight, _ = _spread(
-            values[sender], indices[sender], grad[receiver], weight.shape[0], mesh
-        )
-        return to_values.at[sender].add(part), to_weight
-
-    edges = weight, graph.senders, graph.receivers
-    to_values, to_weight = jax.lax.scan(edge, jnp.zeros_like(values), edges)
-    return to_weight, to_values, None
+    Returns:
+        (L, N, D).
+    """
+    return _combine(values, indices, weight, edges, mesh)
 
 
-_decode.defvjp(_decode_fwd, _decode_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def combine(values: jax.Array, indices: jax.Array, weight: jax.Array, mesh: Any) -> jax.Array:
-    """Σ_k values[n, k] · weight[indices[n, k]]: (N, K), (N, K), (F, D) → (N, D)."""
-    return _combine(values, indices, weight, mesh)
-
-
-def _combine_fwd(values: Any, indices: Any, weight: Any, mesh: Any) -> tuple:
-    return _combine(values, indices, weight, mesh), (values, indices, weight)
+def _combine_fwd(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+    return _combine(values, indices, weight, edges, mesh), (values, indices, weight, edges)
 
 
 def _combine_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
-    values, indices, weight = saved
-    to_weight, _ = _spread(values, indices, grad, weight.shape[0], mesh)
-    return _dot(grad, indices, weight, mesh), None, to_weight
+    values, indices, weight, edges = saved
+    to_weight, _ = _spread(values, indices, grad, edges, weight.shape[1], mesh)
+    return _dot(grad, indices, weight, edges, mesh), None, to_weight, None
 
 
 combine.defvjp(_combine_fwd, _combine_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def dot(x: jax.Array, indices: jax.Array, weight: jax.Array, mesh: Any) -> jax.Array:
-    """x[n] · weight[indices[n, k]]: (N, D), (N, K), (F, D) → (N, K)."""
-    return _dot(x, indices, weight, mesh)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def dot(x: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any) -> jax.Array:
+    """Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
+
+    Args:
+        x: (L, N, D).
+        indices: (L, N, K) int32.
+        weight: (E, F, D).
+        edges: E of them.
+        mesh: Devices, or None.
+
+    Returns:
+        (L, N, K).
+    """
+    return _dot(x, indices, weight, edges, mesh)
 
 
-def _dot_fwd(x: Any, indices: Any, weight: Any, mesh: Any) -> tuple:
-    return _dot(x, indices, weight, mesh), (x, indices, weight)
+def _dot_fwd(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+    return _dot(x, indices, weight, edges, mesh), (x, indices, weight, edges)
 
 
 def _dot_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
-    x, indices, weight = saved
-    to_weight, _ = _spread(grad, indices, x, weight.shape[0], mesh)
-    return _combine(grad, indices, weight, mesh), None, to_weight
+    x, indices, weight, edges = saved
+    to_weight, _ = _spread(grad, indices, x, edges, weight.shape[1], mesh)
+    return _combine(grad, indices, weight, edges, mesh), None, to_weight, None
 
 
 dot.defvjp(_dot_fwd, _dot_bwd)
@@ -239,7 +244,9 @@ def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Arra
 
     def local(pre: jax.Array) -> tuple[jax.Array, jax.Array]:
         kept = min(k, pre.shape[-1])
-        values, indices = _native("topk", _topk_call(kept), _topk_xla(kept), pre)
+        shape = (len(pre), kept)
+        shapes = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.int32)
+        values, indices = _native("topk", shapes, pre)
         if shards(mesh) == 1:
             return values, indices
         smallest, last = last_kept(values, indices, k, pre.shape[-1])
@@ -253,87 +260,62 @@ def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Arra
 
 def count(active: Active, n_features: int, mesh: Mesh | None) -> jax.Array:
     """(L, F) how many tokens each feature is active on."""
-
-    def layer(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        values, indices = inputs
-        ones = (values > 0).astype(jnp.float32)
-        return _spread(ones, indices, jnp.zeros((len(values), 1)), n_features, mesh)[1]
-
-    return jax.lax.map(layer, (active.values, active.indices))
+    ones = (active.values > 0).astype(jnp.float32)
+    nothing = jnp.zeros((*ones.shape[:2], 1))
+    return _spread(ones, active.indices, nothing, own_layers(len(ones)), n_features, mesh)[1]
 
 
-def _combine(values: Any, indices: Any, weight: Any, mesh: Mesh | None) -> jax.Array:
-    def local(values: jax.Array, indices: jax.Array, weight: jax.Array) -> jax.Array:
-        shape = jax.ShapeDtypeStruct((len(values), weight.shape[1]), jnp.float32)
-        args = values, _owned(indices, weight, mesh), weight
-        part = _native("combine", shape, lambda v, i, w: jnp.einsum("nk,nkd->nd", v, w[i]), *args)
-        return total(part, mesh, ("model",))
-
-    lists = (BATCH, MODEL)
-    specs = (lists, lists, (MODEL, None))
-    return mapped(local, mesh, specs, (BATCH, None))(values, indices, weight)
+# How the arguments are split over devices: (L, N, K) lists, (L, N, D) rows, (E, F, D) weights.
+LISTS, ROWS, WEIGHTS = (None, BATCH, MODEL), (None, BATCH, None), (None, MODEL, None)
+EDGES = ((None,), (None,))
 
 
-def _dot(x: Any, indices: Any, weight: Any, mesh: Mesh | None) -> jax.Array:
-    def local(x: jax.Array, indices: jax.Array, weight: jax.Array) -> jax.Array:
+def _combine(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+    def local(values: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((*values.shape[:2], weight.shape[-1]), jnp.float32)
+        owned = _owned(indices, weight.shape[1], mesh)
+        return total(_native("combine", shape, values, owned, weight, *edges), mesh, ("model",))
+
+    specs = (LISTS, LISTS, WEIGHTS, *EDGES)
+    return mapped(local, mesh, specs, ROWS)(values, indices, weight, *edges)
+
+
+def _dot(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+    def local(x: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct(indices.shape, jnp.float32)
-        args = x.astype(jnp.float32), _owned(indices, weight, mesh), weight
-        return _native("dot", shape, lambda x, i, w: jnp.einsum("nd,nkd->nk", x, w[i]), *args)
+        owned = _owned(indices, weight.shape[1], mesh)
+        return _native("dot", shape, x.astype(jnp.float32), owned, weight, *edges)
 
-    lists = (BATCH, MODEL)
-    specs = ((BATCH, None), lists, (MODEL, None))
-    return mapped(local, mesh, specs, lists)(x, indices, weight)
+    specs = (ROWS, LISTS, WEIGHTS, *EDGES)
+    return mapped(local, mesh, specs, LISTS)(x, indices, weight, *edges)
 
 
 def _spread(
-    values: Any, indices: Any, x: Any, n_features: int, mesh: Mesh | None
+    values: Any, indices: Any, x: Any, edges: Edges, n_features: int, mesh: Mesh | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Σ of values · x[n], and of values alone, into the features they belong to."""
-    owned = n_features // shards(mesh)
+    """The features' sums of values · x, (E, F, D), and of values alone, (L, F)."""
+    here = n_features // shards(mesh)
 
-    def local(values: jax.Array, indices: jax.Array, x: jax.Array) -> tuple:
+    def local(values: jax.Array, indices: jax.Array, x: jax.Array, *edges: Any) -> tuple:
         shapes = (
-            jax.ShapeDtypeStruct((owned, x.shape[1]), jnp.float32),
-            jax.ShapeDtypeStruct((owned,), jnp.float32),
+            jax.ShapeDtypeStruct((len(edges[0]), here, x.shape[-1]), jnp.float32),
+            jax.ShapeDtypeStruct((len(values), here), jnp.float32),
         )
-
-        def plain(values: jax.Array, indices: jax.Array, x: jax.Array) -> tuple:
-            outer = (values[..., None] * x[:, None]).reshape(-1, x.shape[1])
-            add = functools.partial(jax.ops.segment_sum, num_segments=owned)
-            return add(outer, indices.ravel()), add(values.ravel(), indices.ravel())
-
-        indices = _owned(indices, jnp.empty((owned, 0)), mesh)
-        parts = _native("spread", shapes, plain, values, indices, x.astype(jnp.float32))
+        owned = _owned(indices, here, mesh)
+        parts = _native("spread", shapes, values, owned, x.astype(jnp.float32), *edges)
         return tuple(total(part, mesh, RULES["batch"].mesh_axes) for part in parts)
 
-    lists = (BATCH, MODEL)
-    specs = (lists, lists, (BATCH, None))
-    return mapped(local, mesh, specs, ((MODEL, None), (MODEL,)))(values, indices, x)
+    outputs = (WEIGHTS, (None, MODEL))
+    specs = (LISTS, LISTS, ROWS, *EDGES)
+    return mapped(local, mesh, specs, outputs)(values, indices, x, *edges)
 
 
-def _topk_call(k: int) -> Callable[[jax.Array], tuple]:
-    return lambda pre: (
-        jax.ShapeDtypeStruct((pre.shape[0], k), jnp.float32),
-        jax.ShapeDtypeStruct((pre.shape[0], k), jnp.int32),
-    )
+def _native(name: str, shapes: Any, *args: Any) -> Any:
+    """A function of `native/rows.cc`."""
+    assert native.available()  # it registers them
+    return jax.ffi.ffi_call(f"hagd_{name}", shapes)(*args)
 
 
-def _topk_xla(k: int) -> Callable[[jax.Array], tuple]:
-    return lambda pre: tuple(jax.lax.top_k(jax.nn.relu(pre), k))
-
-
-def _native(name: str, shapes: Any, plain: Callable, *args: jax.Array) -> Any:
-    """The CPU's own code where it is compiled for CPU and available, XLA's elsewhere."""
-    if not native.available():
-        return plain(*args)
-    shapes = shapes(*args) if callable(shapes) else shapes
-    return jax.lax.platform_dependent(
-        *args, cpu=jax.ffi.ffi_call(f"hagd_{name}", shapes), default=plain
-    )
-
-
-def _owned(indices: jax.Array, weight: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Indices within this device's features."""
-    if shards(mesh) == 1:
-        return indices
-    return indices - jax.lax.axis_index("model") * weight.shape[0]
+def _owned(indices: jax.Array, width: int, mesh: Mesh | None) -> jax.Array:
+    """Indices within this device's features, of which there are `width`."""
+    return indices if shards(mesh) == 1 else indices - jax.lax.axis_index("model") * width

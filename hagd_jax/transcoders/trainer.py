@@ -169,9 +169,7 @@ def _step(plan: Plan, state: TrainState, batch: Batch, done: int) -> tuple[Train
 def _begin(plan: Plan, batches: Batches, run: Run | None) -> tuple[int, TrainState]:
     """Where a run was interrupted, or its first state."""
     mesh = plan.model.mesh
-    blank = init_state(
-        plan.config, plan.train, Normalisation.identity(plan.config), steps=plan.steps, mesh=mesh
-    )
+    blank = init_state(plan.config, plan.train, Normalisation.identity(plan.config), mesh=mesh)
     saved = run.checkpoints.latest(blank) if run else None
     if run is not None:
         run.rewind("transcoder", saved[0] if saved else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,118 +10,18 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from hagd_jax.errors import ConfigError
-from hagd_jax.models import DecoderConfig, LanguageModel, forward, mlp
+from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.parallel import constrain
-from hagd_jax.transcoders.config import Activation, Reads, TranscoderConfig
-from hagd_jax.transcoders.losses import LossConfig, Terms, terms
+from hagd_jax.transcoders import optimizer
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.losses import Terms, terms
 from hagd_jax.transcoders.normalise import Moments, Normalisation, fold
 from hagd_jax.transcoders.replace import replace_mlps
+from hagd_jax.transcoders.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Params, Transcoder, init
 
 # How slowly the fixed threshold follows the batches' own, for `batch_topk`.
 THRESHOLD_MEMORY = 0.99
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What a transcoder looks like and how it is trained.
-
-    Attributes:
-        features: Features a layer: a number ("4608") or a multiple of d_model ("8x").
-        k: Active features a token, for `topk` and `batch_topk`.
-        activation: See `TranscoderConfig`.
-        window: How many later layers a feature writes to; −1 for all of them.
-        reads: Site of the features' input.
-        skip: Whether a linear map of the input is added.
-        tokens: How many to train on.
-        batch_size: Sequences a step.
-        accumulate: Parts a step is computed in, one after the other, to save memory.
-        learning_rate: Adam's, at its height.
-        warmup: Share of the steps over which it rises.
-        decay: Share of the steps, at the end, over which it falls to nothing.
-        clip: Largest norm of the gradient.
-        estimate: Batches from which means and scales are estimated before training.
-        through: Share of the steps, at the end, that train through the model: the KL divergence
-            of its predictions with all MLPs replaced is added to the loss.
-        dtype: Of the products; parameters and their moments are float32.
-        seed: Of the initial weights, the order of the data and random directions.
-        loss: Weights of the terms beside the reconstruction error.
-
-    Raises:
-        ConfigError: If a number is impossible.
-    """
-
-    features: str = "8x"
-    k: int = 32
-    activation: Activation = "topk"
-    window: int = 0
-    reads: Reads = "mlp_in"
-    skip: bool = False
-    tokens: int = 1_000_000
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 3e-3
-    warmup: float = 0.05
-    decay: float = 0.2
-    clip: float = 1.0
-    estimate: int = 8
-    through: float = 0.0
-    dtype: str = "float32"
-    seed: int = 0
-    loss: LossConfig = LossConfig()
-
-    def __post_init__(self):
-        for field in ("tokens", "batch_size", "accumulate", "estimate"):
-            if not getattr(self, field) >= 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        for field in ("learning_rate", "clip"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(field, got=getattr(self, field), expected="more than 0")
-        for field in ("warmup", "decay", "through"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(field, got=getattr(self, field), expected="a share, 0 to 1")
-        if self.warmup + self.decay > 1:
-            raise ConfigError("warmup + decay", got=self.warmup + self.decay, expected="at most 1")
-        if self.seed < 0:
-            raise ConfigError("seed", got=self.seed, expected="0 or more")
-        if self.batch_size % self.accumulate:
-            raise ConfigError(
-                "accumulate", got=self.accumulate, expected=f"a divisor of {self.batch_size}"
-            )
-
-    def transcoder(self, model: DecoderConfig) -> TranscoderConfig:
-        """The transcoder asked for, of a model.
-
-        Raises:
-            ConfigError: If it does not fit the model, or `features` is not of its form.
-        """
-        text = str(self.features).strip().lower()
-        try:
-            times = text.endswith("x")
-            count = round(float(text[:-1]) * model.d_model) if times else int(text)
-        except (ValueError, OverflowError):
-            count = 0
-        if count < 1:
-            raise ConfigError(
-                "features", got=repr(self.features), expected='a number, or a multiple like "8x"'
-            )
-        return TranscoderConfig(
-            n_layers=model.n_layers,
-            d_model=model.d_model,
-            n_features=count,
-            activation=self.activation,
-            k=self.k if self.activation in ("topk", "batch_topk") else 0,
-            window=None if self.window == -1 else self.window,
-            reads=self.reads,
-            skip=self.skip,
-            predict=self.loss.predict > 0,
-            dtype=self.dtype,
-        )
-
-    def steps(self, length: int) -> int:
-        """Steps of sequences of `length` tokens."""
-        return max(1, self.tokens // (self.batch_size * length))
 
 
 class TrainState(struct.PyTreeNode):
@@ -164,45 +63,19 @@ class Metrics:
     dead: jax.Array
 
 
-def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, then Adam with a rate that rises, stays, and falls to nothing.
-
-    Args:
-        config: Rates.
-        steps: Of the whole training.
-
-    Returns:
-        The transformation.
-    """
-    warmup, decay = (max(1, round(share * steps)) for share in (config.warmup, config.decay))
-    rate = optax.join_schedules(
-        [
-            optax.linear_schedule(
-                config.learning_rate / warmup, config.learning_rate, max(1, warmup - 1)
-            ),
-            optax.constant_schedule(config.learning_rate),
-            optax.linear_schedule(config.learning_rate, 0.0, decay),
-        ],
-        [warmup, max(warmup, steps - decay)],
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
-
-
 def init_state(
     config: TranscoderConfig,
     train: TrainConfig,
     stats: Normalisation,
     *,
-    steps: int,
     mesh: jax.sharding.Mesh | None = None,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
         config: The transcoder.
-        train: Seed and rates.
+        train: Seed.
         stats: From `moments` of some batches.
-        steps: Of the whole training.
         mesh: Devices to spread it over, or None.
 
     Returns:
@@ -212,7 +85,7 @@ def init_state(
     params = init(config, init_key, mesh=mesh).params
     shape = (config.n_layers, config.n_features)
     unfired = constrain(jnp.zeros(shape, jnp.int32), ("layers", "features"), mesh)
-    opt_state = jax.jit(optimizer(train, steps).init)(params)
+    opt_state = jax.jit(optimizer.init)(params)
     threshold = jnp.zeros(config.n_layers)
     return TrainState(params, opt_state, stats, jnp.int32(0), key, unfired, threshold)
 
@@ -293,12 +166,10 @@ def step(
         grads, found = gradient(tokens, weight, key)
     else:
         grads, found = _accumulated(gradient, tokens, weight, key, train.accumulate)
-    updates, opt_state = optimizer(train, steps).update(grads, state.opt_state, state.params)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(found.loss)
-    updated = optax.apply_updates(state.params, updates), opt_state
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+    params, opt_state = optimizer.update(
+        state.params, state.opt_state, grads, finite, train=train, steps=steps
     )
     seen = weight.sum().astype(jnp.int32)
     state = state.replace(
@@ -329,17 +200,24 @@ def _gradient(
     if train.loss.jacobian:
         directions = _directions(state.stats, model, x, key, config)
 
-    def loss(params: Params) -> tuple[jax.Array, Terms]:
-        found = terms(
-            params, x, y, weight.reshape(-1), dead, directions,
-            config=config, loss=train.loss, mesh=model.mesh,
-        )  # fmt: skip
-        if through:
-            kl = _divergence(params, state.stats, model, tokens, weight, config)
-            found = found.replace(loss=found.loss + kl, parts=found.parts | {"kl": kl})
-        return found.loss, found
+    def gradient(dead: jax.Array | None) -> tuple[Params, Terms]:
+        def loss(params: Params) -> tuple[jax.Array, Terms]:
+            found = terms(
+                params, x, y, weight.reshape(-1), dead, directions,
+                config=config, loss=train.loss, mesh=model.mesh,
+            )  # fmt: skip
+            return found.loss, found
 
-    grads, found = jax.grad(loss, has_aux=True)(state.params)
+        return jax.grad(loss, has_aux=True)(state.params)
+
+    # Most of the time nothing is dead, and its term costs as much as the reconstruction's.
+    grads, found = jax.lax.cond(dead.any(), lambda: gradient(dead), lambda: gradient(None))
+    if through:
+        kl, more = jax.value_and_grad(_divergence)(
+            state.params, state.stats, model, tokens, weight, config
+        )
+        grads = jax.tree.map(jnp.add, grads, more)
+        found = found.replace(loss=found.loss + kl, parts=found.parts | {"kl": kl})
     return grads, found
 
 

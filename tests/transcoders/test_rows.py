@@ -1,4 +1,4 @@
-"""Lists of active features against dense arrays, NumPy and the other backend."""
+"""Lists of active features against dense arrays and NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,8 @@ from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import TranscoderConfig, features, init, losses, native, rows
 from hagd_jax.transcoders.losses import LossConfig
 
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 MESHES = [None, "model=8", "replica=2,data=2,model=2"]
-
-
-@pytest.fixture(params=["native", "xla"])
-def backend(request, monkeypatch):
-    """Both implementations; the compiled one only where there is a compiler."""
-    if request.param == "xla":
-        monkeypatch.setattr(native, "available", lambda: False)
-    elif not native.available():
-        pytest.skip("no C++ compiler")
-    return request.param
 
 
 def example(window=1, n=16, k=4, seed=0):
@@ -37,7 +28,7 @@ def example(window=1, n=16, k=4, seed=0):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("window", [0, 2])
-def test_features_and_reconstructions_are_the_dense_ones(backend, mesh, window):
+def test_features_and_reconstructions_are_the_dense_ones(mesh, window):
     config, params, x = example(window)
     mesh = make_mesh(mesh)
     active = jax.jit(lambda p, x: rows.encode(p, x, config, mesh))(params, x)
@@ -53,7 +44,7 @@ def test_features_and_reconstructions_are_the_dense_ones(backend, mesh, window):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("loss", [LossConfig(dead=0), LossConfig(dead=0.5, jacobian=1.0)])
-def test_loss_and_gradients_are_the_dense_ones(backend, mesh, loss, monkeypatch):
+def test_loss_and_gradients_are_the_dense_ones(mesh, loss, monkeypatch):
     config, params, x = example()
     mesh = make_mesh(mesh)
     y = jax.random.normal(jax.random.key(7), x.shape)
@@ -80,39 +71,45 @@ def test_loss_and_gradients_are_the_dense_ones(backend, mesh, loss, monkeypatch)
 
 
 @pytest.mark.parametrize("mesh", [None, "data=2,model=4"])
-def test_products_against_numpy(backend, mesh):
-    """The three products that are each other's derivatives, in float64."""
-    mesh = make_mesh(mesh)
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_products_against_numpy(mesh, window):
+    """The three products that are each other's derivatives, in float64, over all edges."""
+    config = TranscoderConfig(n_layers=3, d_model=6, n_features=32, k=3, window=window)
+    mesh, edges = make_mesh(mesh), rows.edges(config)
     rng = np.random.default_rng(0)
-    weight, x = rng.normal(size=(32, 6)), rng.normal(size=(8, 6))
+    weight, x = rng.normal(size=(len(edges.senders), 32, 6)), rng.normal(size=(3, 8, 6))
     shards = 1 if mesh is None else 4
     # Each device's part of a list holds features of that device.
-    part = (
-        rng.integers(0, 32 // shards, (8, shards, 3)) + (32 // shards) * np.arange(shards)[:, None]
-    )
-    indices = part.reshape(8, -1)
+    part = rng.integers(0, 32 // shards, (3, 8, shards, 3))
+    indices = (part + (32 // shards) * np.arange(shards)[:, None]).reshape(3, 8, -1)
     values = rng.normal(size=indices.shape)
+    index, args = jnp.asarray(indices, jnp.int32), []
     args = [jnp.asarray(a, jnp.float32) for a in (values, weight, x)]
-    got = rows.combine(args[0], jnp.asarray(indices, jnp.int32), args[1], mesh)
-    np.testing.assert_allclose(got, np.einsum("nk,nkd->nd", values, weight[indices]), atol=1e-5)
-    got = rows.dot(args[2], jnp.asarray(indices, jnp.int32), args[1], mesh)
-    np.testing.assert_allclose(got, np.einsum("nd,nkd->nk", x, weight[indices]), atol=1e-5)
+    combined, dotted = np.zeros_like(x), np.zeros_like(values)
+    for e, (s, r) in enumerate(zip(*edges, strict=True)):
+        combined[r] += np.einsum("nk,nkd->nd", values[s], weight[e][indices[s]])
+        dotted[s] += np.einsum("nd,nkd->nk", x[r], weight[e][indices[s]])
+    got = rows.combine(args[0], index, args[1], edges, mesh)
+    np.testing.assert_allclose(got, combined, atol=1e-5)
+    got = rows.dot(args[2], index, args[1], edges, mesh)
+    np.testing.assert_allclose(got, dotted, atol=1e-5)
 
     def value(values, x, weight):
-        index = jnp.asarray(indices, jnp.int32)
-        combined = rows.combine(values, index, weight, mesh)
-        return jnp.sum(jnp.sin(combined)) + jnp.sum(jnp.cos(rows.dot(x, index, weight, mesh)))
+        combined = rows.combine(values, index, weight, edges, mesh)
+        return jnp.sum(jnp.sin(combined)) + jnp.sum(
+            jnp.cos(rows.dot(x, index, weight, edges, mesh))
+        )
 
-    grads = jax.grad(value, argnums=(0, 1, 2))(args[0], args[2], args[1])
-    outer, inner = np.cos(np.einsum("nk,nkd->nd", values, weight[indices])), 0 * values
-    inner = -np.sin(np.einsum("nd,nkd->nk", x, weight[indices]))
-    to_weight = np.zeros_like(weight)
-    np.add.at(
-        to_weight, indices, values[..., None] * outer[:, None] + inner[..., None] * x[:, None]
-    )
-    np.testing.assert_allclose(grads[0], np.einsum("nd,nkd->nk", outer, weight[indices]), atol=1e-4)
-    np.testing.assert_allclose(grads[1], np.einsum("nk,nkd->nd", inner, weight[indices]), atol=1e-4)
-    np.testing.assert_allclose(grads[2], to_weight, atol=1e-4)
+    got = jax.grad(value, argnums=(0, 1, 2))(args[0], args[2], args[1])
+    outer, inner = np.cos(combined), -np.sin(dotted)
+    want = np.zeros_like(values), np.zeros_like(x), np.zeros_like(weight)
+    for e, (s, r) in enumerate(zip(*edges, strict=True)):
+        want[0][s] += np.einsum("nd,nkd->nk", outer[r], weight[e][indices[s]])
+        want[1][r] += np.einsum("nk,nkd->nd", inner[s], weight[e][indices[s]])
+        both = values[s][..., None] * outer[r][:, None] + inner[s][..., None] * x[r][:, None]
+        np.add.at(want[2][e], indices[s], both)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -136,8 +133,6 @@ def test_topk_finds_the_largest_positive_whatever_the_ties(pre, data):
 
 
 def test_native_topk_of_many_rows_is_that_of_xla():
-    if not native.available():
-        pytest.skip("no C++ compiler")
     # Rows of very different scales: the last row's threshold is a bad guess for the next.
     scale = 10.0 ** jax.random.uniform(jax.random.key(1), (300, 1), minval=-6, maxval=6)
     pre = jax.random.normal(jax.random.key(0), (300, 1000)) * scale

@@ -1,6 +1,7 @@
 """Training: normalisation, the step, accumulation, devices, the guard, every activation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,15 @@ import pytest
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
-from hagd_jax.transcoders import TrainConfig, TrainingError, decode, encode, train, training
+from hagd_jax.transcoders import (
+    TrainConfig,
+    TrainingError,
+    decode,
+    encode,
+    optimizer,
+    train,
+    training,
+)
 from hagd_jax.transcoders.losses import LossConfig
 from hagd_jax.transcoders.normalise import Normalisation
 from tests.transcoders.small import CONFIG, TRAIN, make_corpus, make_model
@@ -75,11 +84,11 @@ def test_the_step_is_adam_on_the_gradient_of_the_loss(model, corpus):
     scale = np.sqrt((spread**2 * flat[:, None]).sum((1, 2)) / flat.sum() / 16)
     np.testing.assert_allclose(stats.out_mean, mean, atol=1e-5)
     np.testing.assert_allclose(stats.out_scale, scale, rtol=1e-5)
-    state = training.init_state(config, TRAIN, stats, steps=50)
+    state = training.init_state(config, TRAIN, stats)
     target = np.asarray(stats.outputs(y), np.float64)
     # Decoders are zero: the reconstruction is b_dec = 0, and its gradient −2 times the mean.
     grad = -2 * (target * flat[:, None]).sum(1) / flat.sum() / 16 / 2
-    rate = training.optimizer(TRAIN, 50)
+    rate = reference(TRAIN, 50)
     before = jax.tree.map(np.asarray, state.params)
     after, metrics = training.step(
         state, model.bare(), tokens, weight, config=config, train=TRAIN, steps=50
@@ -103,7 +112,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(model, corpus):
     results = []
     for parts in (1, 4):
         how = dataclasses.replace(TRAIN, accumulate=parts)
-        state = training.init_state(config, how, Normalisation.identity(config), steps=50)
+        state = training.init_state(config, how, Normalisation.identity(config))
         results.append(training.step(state, model.bare(), tokens, weight, config=config,
                                      train=how, steps=50)[1])  # fmt: skip
     np.testing.assert_allclose(results[0].norm, results[1].norm, rtol=1e-5)
@@ -129,7 +138,7 @@ def test_devices_do_not_matter(activation):
 def test_nan_names_the_layer_and_keeps_the_state(corpus):
     model = make_model()
     config = TRAIN.transcoder(CONFIG)
-    state = training.init_state(config, TRAIN, Normalisation.identity(config), steps=50)
+    state = training.init_state(config, TRAIN, Normalisation.identity(config))
     before = jax.tree.map(np.array, state.params)
     broken = jax.tree.map(lambda x: x, model.params)
     broken["blocks"]["mlp"]["out"]["kernel"] = (
@@ -179,9 +188,39 @@ def test_a_mesh_that_does_not_divide_is_refused():
         train(model, make_corpus(model), dataclasses.replace(TRAIN, batch_size=12))
 
 
+def reference(config, steps):
+    """The optimizer as optax composes it."""
+    rate = optimizer.schedule(config, steps)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
+def test_updates_are_those_of_optax():
+    """Clipped or not, through warmup and decay; a step that is not finite is left out."""
+    config = TrainConfig(learning_rate=0.1, clip=1.0)
+    params = {"a": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(4)}
+    tx = reference(config, 12)
+    wanted, theirs = params, tx.init(params)
+    got, ours = params, optimizer.init(params)
+    move = jax.jit(functools.partial(optimizer.update, train=config, steps=12))
+    for i in range(12):
+        keys = jax.random.split(jax.random.key(i))
+        grads = {"a": 3.0 ** (i - 6) * jax.random.normal(keys[0], (2, 3)), "b": jnp.full(4, 0.01)}
+        bad = {"a": grads["a"].at[0, 0].set(jnp.nan), "b": grads["b"]}
+        if i in (0, 5):
+            before = got, ours
+            got, ours = move(got, ours, bad, jnp.bool_(False))
+            jax.tree.map(np.testing.assert_array_equal, (got, ours), before)
+        got, ours = move(got, ours, grads, jnp.bool_(True))
+        updates, theirs = tx.update(grads, theirs, wanted)
+        wanted = optax.apply_updates(wanted, updates)
+        # The same arithmetic in another order.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, wanted)
+    assert float(jnp.abs(got["a"] - params["a"]).mean()) > 0.1
+
+
 def test_schedule_rises_stays_and_falls():
     config = TrainConfig(learning_rate=1.0, warmup=0.1, decay=0.2, clip=1e9)
-    rate = training.optimizer(config, 100)
+    rate = reference(config, 100)
     params = {"w": jnp.ones(())}
     state, moved = rate.init(params), []
     for _ in range(100):

@@ -1,7 +1,8 @@
 // Products of a token's few active features with rows of a weight matrix, on CPU.
 //
 // XLA's CPU backend turns a scatter of rows into a loop of single updates and a gather into a
-// copy of every row; these four functions touch each active row once. N tokens, K active
+// copy of every row; these functions touch each active row once, and write the results of all
+// layers where they stay, while a loop in XLA copies each layer's out of it. N tokens, K active
 // features a token, F features, D the width of a row. All numbers are float32, indices int32.
 #include <algorithm>
 #include <atomic>
@@ -140,88 +141,136 @@ ffi::Error TopK(ffi::ThreadPool pool, F32 pre, ffi::Result<F32> values, ffi::Res
   return ffi::Error::Success();
 }
 
-// out[n] = Σ_k values[n, k] · weight[indices[n, k]]
-ffi::Error Combine(ffi::ThreadPool pool, F32 values, S32 indices, F32 weight,
-                   ffi::Result<F32> out) {
-  const int64_t n = values.dimensions()[0], k = values.dimensions()[1];
-  const int64_t features = weight.dimensions()[0], width = weight.dimensions()[1];
+// The edges of the layer graph: edge e reads the active features of layer senders[e], through
+// weight[e], and belongs to the output of layer receivers[e]. L layers, E edges.
+struct Edges {
+  Edges(const S32& senders, const S32& receivers)
+      : count(senders.dimensions()[0]),
+        sender(senders.typed_data()),
+        receiver(receivers.typed_data()) {}
+
+  const int64_t count;
+  const int32_t *sender, *receiver;
+};
+
+// out[l, n] = Σ over edges e into l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]]
+ffi::Error Combine(ffi::ThreadPool pool, F32 values, S32 indices, F32 weight, S32 senders,
+                   S32 receivers, ffi::Result<F32> out) {
+  const int64_t layers = values.dimensions()[0], n = values.dimensions()[1];
+  const int64_t k = values.dimensions()[2];
+  const int64_t features = weight.dimensions()[1], width = weight.dimensions()[2];
   const float *v = values.typed_data(), *w = weight.typed_data();
   const int32_t* at = indices.typed_data();
+  const Edges edges(senders, receivers);
   float* y = out->typed_data();
-  parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
+  parallel(pool, layers * n, 32, [=](int64_t begin, int64_t end) {
     std::vector<const float*> rows(k);
     std::vector<float> weights(k);
     for (int64_t i = begin; i < end; ++i) {
-      int64_t count = 0;
-      for (int64_t j = i * k; j < (i + 1) * k; ++j) {
-        if (v[j] == 0.0f || !within(at[j], features)) continue;
-        rows[count] = w + at[j] * width;
-        weights[count++] = v[j];
+      const int64_t layer = i / n, token = i % n;
+      float* sum = y + i * width;
+      std::fill_n(sum, width, 0.0f);
+      for (int64_t e = 0; e < edges.count; ++e) {
+        if (edges.receiver[e] != layer) continue;
+        const int64_t from = (edges.sender[e] * n + token) * k;
+        int64_t count = 0;
+        for (int64_t j = from; j < from + k; ++j) {
+          if (v[j] == 0.0f || !within(at[j], features)) continue;
+          rows[count] = w + (e * features + at[j]) * width;
+          weights[count++] = v[j];
+        }
+        accumulate(sum, rows.data(), weights.data(), count, width);
       }
-      std::fill_n(y + i * width, width, 0.0f);
-      accumulate(y + i * width, rows.data(), weights.data(), count, width);
     }
   });
   return ffi::Error::Success();
 }
 
-// out[n, k] = x[n] · weight[indices[n, k]]
-ffi::Error Dot(ffi::ThreadPool pool, F32 x, S32 indices, F32 weight, ffi::Result<F32> out) {
-  const int64_t n = indices.dimensions()[0], k = indices.dimensions()[1];
-  const int64_t features = weight.dimensions()[0], width = weight.dimensions()[1];
+// out[l, n, k] = Σ over edges e from l of x[r, n] · weight[e, indices[l, n, k]]
+ffi::Error Dot(ffi::ThreadPool pool, F32 x, S32 indices, F32 weight, S32 senders, S32 receivers,
+               ffi::Result<F32> out) {
+  const int64_t layers = indices.dimensions()[0], n = indices.dimensions()[1];
+  const int64_t k = indices.dimensions()[2];
+  const int64_t features = weight.dimensions()[1], width = weight.dimensions()[2];
   const float *rows = x.typed_data(), *w = weight.typed_data();
   const int32_t* at = indices.typed_data();
+  const Edges edges(senders, receivers);
   float* y = out->typed_data();
-  parallel(pool, n, 32, [=](int64_t begin, int64_t end) {
+  parallel(pool, layers * n, 32, [=](int64_t begin, int64_t end) {
+    std::fill(y + begin * k, y + end * k, 0.0f);
     for (int64_t i = begin; i < end; ++i) {
-      const float* a = rows + i * width;
-      for (int64_t j = i * k; j < (i + 1) * k; ++j) {
-        y[j] = 0.0f;
-        if (!within(at[j], features)) continue;
-        const float* b = w + at[j] * width;
-        float sum = 0.0f;
-        for (int64_t d = 0; d < width; ++d) sum += a[d] * b[d];
-        y[j] = sum;
+      const int64_t layer = i / n, token = i % n;
+      for (int64_t e = 0; e < edges.count; ++e) {
+        if (edges.sender[e] != layer) continue;
+        const float* a = rows + (edges.receiver[e] * n + token) * width;
+        for (int64_t j = i * k; j < (i + 1) * k; ++j) {
+          if (!within(at[j], features)) continue;
+          const float* b = w + (e * features + at[j]) * width;
+          float sum = 0.0f;
+          for (int64_t d = 0; d < width; ++d) sum += a[d] * b[d];
+          y[j] += sum;
+        }
       }
     }
   });
   return ffi::Error::Success();
 }
 
-// out[f] = Σ_{n, k: indices[n, k] = f} values[n, k] · x[n], and the same sum of values alone.
-ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, ffi::Result<F32> out,
-                  ffi::Result<F32> sums) {
-  const int64_t n = values.dimensions()[0], k = values.dimensions()[1];
-  const int64_t features = out->dimensions()[0], width = out->dimensions()[1];
-  const float *v = values.typed_data(), *rows = x.typed_data();
-  const int32_t* at = indices.typed_data();
-  float *y = out->typed_data(), *total = sums->typed_data();
-  // Pairs in order of feature, then of token: each output row is written once, always in the
-  // same order. Zeros stand for no feature at all.
-  std::vector<int64_t> first(features + 1, 0);
-  for (int64_t i = 0; i < n * k; ++i)
-    if (v[i] != 0.0f && within(at[i], features)) ++first[at[i] + 1];
-  std::partial_sum(first.begin(), first.end(), first.begin());
-  std::vector<const float*> sources(first[features]);
-  std::vector<float> weights(first[features]);
-  {
+// The active pairs of one layer's tokens and features, in order of feature, then of token. Sums
+// over them are always made in the same order. Zeros stand for no feature at all.
+struct Sorted {
+  Sorted(const float* v, const int32_t* at, int64_t n, int64_t k, int64_t features)
+      : first(features + 1, 0) {
+    for (int64_t i = 0; i < n * k; ++i)
+      if (v[i] != 0.0f && within(at[i], features)) ++first[at[i] + 1];
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    tokens.resize(first[features]);
+    weights.resize(first[features]);
     std::vector<int64_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < n * k; ++i) {
       if (v[i] == 0.0f || !within(at[i], features)) continue;
       const int64_t place = next[at[i]]++;
-      sources[place] = rows + (i / k) * width;
+      tokens[place] = i / k;
       weights[place] = v[i];
     }
   }
-  const float* const* source = sources.data();
-  const float* weight = weights.data();
-  const int64_t* start = first.data();
-  parallel(pool, features, 64, [=](int64_t begin, int64_t end) {
-    for (int64_t f = begin; f < end; ++f) {
-      const int64_t from = start[f], count = start[f + 1] - from;
-      std::fill_n(y + f * width, width, 0.0f);
-      accumulate(y + f * width, source + from, weight + from, count, width);
-      total[f] = std::accumulate(weight + from, weight + from + count, 0.0f);
+
+  std::vector<int64_t> first, tokens;
+  std::vector<float> weights;
+};
+
+// out[e, f] = Σ_{n, k: indices[s, n, k] = f} values[s, n, k] · x[r, n], for edge e from s to r,
+// and sums[l, f] the same sum of values alone.
+ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, S32 senders, S32 receivers,
+                  ffi::Result<F32> out, ffi::Result<F32> sums) {
+  const int64_t layers = values.dimensions()[0], n = values.dimensions()[1];
+  const int64_t k = values.dimensions()[2];
+  const int64_t features = out->dimensions()[1], width = out->dimensions()[2];
+  const float *v = values.typed_data(), *rows = x.typed_data();
+  const int32_t* at = indices.typed_data();
+  const Edges edges(senders, receivers);
+  float *y = out->typed_data(), *total = sums->typed_data();
+  std::vector<std::unique_ptr<const Sorted>> sorted(layers);
+  auto* lists = sorted.data();
+  parallel(pool, layers, 1, [=](int64_t begin, int64_t end) {
+    for (int64_t l = begin; l < end; ++l) {
+      lists[l] = std::make_unique<const Sorted>(v + l * n * k, at + l * n * k, n, k, features);
+      const auto& [first, _, weights] = *lists[l];
+      for (int64_t f = 0; f < features; ++f)
+        total[l * features + f] = std::accumulate(weights.data() + first[f],
+                                                  weights.data() + first[f + 1], 0.0f);
+    }
+  });
+  parallel(pool, edges.count * features, 64, [=](int64_t begin, int64_t end) {
+    std::vector<const float*> sources;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t e = i / features, f = i % features;
+      const auto& [first, tokens, weights] = *lists[edges.sender[e]];
+      const float* base = rows + edges.receiver[e] * n * width;
+      sources.clear();
+      for (int64_t j = first[f]; j < first[f + 1]; ++j) sources.push_back(base + tokens[j] * width);
+      std::fill_n(y + i * width, width, 0.0f);
+      accumulate(y + i * width, sources.data(), weights.data() + first[f], sources.size(), width);
     }
   });
   return ffi::Error::Success();
@@ -232,12 +281,31 @@ ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, ffi::Res
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     hagd_topk, TopK,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Ret<F32>().Ret<S32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    hagd_combine, Combine,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    hagd_dot, Dot,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    hagd_spread, Spread,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<S32>().Arg<F32>().Ret<F32>().Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_combine, Combine,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_dot, Dot,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_spread, Spread,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Ret<F32>()
+                                  .Ret<F32>());
