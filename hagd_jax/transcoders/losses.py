@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -214,7 +215,10 @@ def _dense_features(
         if dead is None:
             return found, None
         others = jax.nn.relu(jnp.where(dead, pre, 0))
-        others = feat.topk(others, config.k, mesh) if config.k else others
+        if config.k:
+            # Nothing is dead most of the time: spare the sort.
+            strongest = functools.partial(feat.topk, k=config.k, mesh=mesh)
+            others = jax.lax.cond(dead.any(), strongest, lambda others: others, others)
         return found, others.astype(config.dtype)
 
     return jax.lax.map(layer, ({name: params[name] for name in names}, x, dead))

@@ -14,7 +14,7 @@ from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders import optimizer
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.losses import Terms, terms
+from hagd_jax.transcoders.losses import Terms, by_rows, terms
 from hagd_jax.transcoders.normalise import Moments, Normalisation, fold
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.train_config import TrainConfig
@@ -210,8 +210,12 @@ def _gradient(
 
         return jax.grad(loss, has_aux=True)(state.params)
 
-    # Most of the time nothing is dead, and its term costs as much as the reconstruction's.
-    grads, found = jax.lax.cond(dead.any(), lambda: gradient(dead), lambda: gradient(None))
+    if by_rows(config, model.mesh):
+        # While nothing is dead, its term would cost as much as the reconstruction's. Elsewhere
+        # memory counts more, and a conditional takes the size of the gradients twice.
+        grads, found = jax.lax.cond(dead.any(), lambda: gradient(dead), lambda: gradient(None))
+    else:
+        grads, found = gradient(dead)
     if through:
         kl, more = jax.value_and_grad(_divergence)(
             state.params, state.stats, model, tokens, weight, config
