@@ -20,6 +20,12 @@ CIRCUITS = (
     "cell is counterfactual / mean ablation; over three trained models, mean (least to most):"
 )
 
+CHAINS = (
+    "Boolean models whose chains A → B → C are known (`two_hop.py`, 20 models): the share of A's "
+    "effect on C that a transcoder attributes past B, 0 being the truth, and how far its Jacobian "
+    "is from the MLPs' (0 equal, 1 no better than nothing), on inputs left out of training:"
+)
+
 
 def load(name: str) -> dict:
     return json.loads(file(name).read_text())
@@ -167,18 +173,60 @@ def modular_transcoder() -> list[Row]:
 
 
 def transcoder_speed() -> list[Row]:
-    result = load("transcoder_speed")
-    ours = result["rows"][0]
+    rows = load("transcoder_speed")["rows"]
+    ours = [row for row in rows if row["trainer"].startswith("hagd_jax")]
+    wide, narrow = (row["fvu"] for row in ours)
     return [
         (
             f"SmolLM2, 30 transcoders at once: tokens/s over `{row['trainer']}`'s, same cores",
-            f"{row['ours_faster_by']:.2f} ({row['least']:.2f} to {row['most']:.2f}); FVU "
-            f"{ours['fvu']:.3f}, theirs {row['fvu']:.3f}",
+            f"{row['float32_faster_by']:.2f} in float32, {row['bfloat16_faster_by']:.2f} in "
+            f"bfloat16; FVU {wide:.3f} and {narrow:.3f}, theirs {row['fvu']:.3f}",
             "≥ 1, aim 1.5; FVU no higher",
             "transcoder_speed.py",
         )
-        for row in result["rows"][1:]
+        for row in rows
+        if row not in ours
     ]
+
+
+def transcoder_account() -> list[Row]:
+    rows = load("transcoder_account")["rows"]
+
+    def ms(machine: str, part: str) -> float:
+        return next(r["ms"] for r in rows if (r["machine"], r["part"]) == (machine, part))
+
+    def parts(machine: str) -> str:
+        """The largest parts of a step."""
+        found = [r for r in rows if r["machine"] == machine and r["part"].startswith("step: ")]
+        found.sort(key=lambda r: -r["ms"])
+        return ", ".join(f"{r['part'].removeprefix('step: ')} {r['ms']:.0f}" for r in found[:8])
+
+    gib = {r["machine"]: r["gib"] for r in rows if "gib" in r}
+    step, limit = ms("CPU", "step"), ms("CPU", "limit")
+    chips = ", ".join(f"{size:.2f} on {machine}" for machine, size in gib.items())
+    script = "transcoder_account.py"
+    return [
+        ("SmolLM2, 30 transcoders, 1,024 tokens: a step over its arithmetic limit",
+         f"{step / limit:.2f} ({step:.0f} ms; {parts('CPU')})", "≤ 2", script),
+        ("the same, 8,192 tokens, compiled for one TPU v5e chip, by its data sheet",
+         f"{ms('v5e:1x1', 'step'):.0f} ms ({parts('v5e:1x1')}); arithmetic limit "
+         f"{ms('v5e:1x1', 'limit'):.0f} ms", "", script),
+        ("the same: memory of a chip, GiB", chips, "falls", script),
+    ]  # fmt: skip
+
+
+def transcoder_curve() -> list[Row]:
+    result = load("transcoder_curve")
+    out: list[Row] = []
+    for kind in dict.fromkeys(row["kind"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        points = ", ".join(
+            f"{row['fvu']:.3f} / {row['loss_recovered']:.3f} at {row['tokens'] / 1000:.0f}k"
+            for row in rows
+        )
+        what = f"SmolLM2 transcoders, {kind}: FVU / loss recovered after tokens"
+        out.append((what, points, "FVU .15 to .20 (paper)", "transcoder_curve.py"))
+    return out
 
 
 def transcoder_kills() -> list[Row]:
@@ -209,6 +257,8 @@ OPTIONAL = {
         transcoder_parity,
         modular_transcoder,
         transcoder_speed,
+        transcoder_account,
+        transcoder_curve,
         transcoder_kills,
         plan_transcoder,
         timings,
@@ -237,6 +287,28 @@ def circuits() -> str:
     )  # fmt: skip
 
 
+def chains() -> str:
+    """Two-hop models: what keeps the middle feature."""
+    rows = [row for row in load("two_hop")["rows"] if row["pressure"] in ("k=2", "l1=.1")]
+    shown = [row for row in rows if row["jacobian"] in (0.0, 0.3)]
+    return table(
+        ("features", "window", "prediction head", "Jacobian loss", "FVU", "Jacobian mismatch",
+         "skip share"),
+        [
+            (
+                "TopK" if row["pressure"] == "k=2" else "ReLU",
+                row["window"],
+                "yes" if row["head"] else "no",
+                "yes" if row["jacobian"] else "no",
+                f"{row['fvu']:.4f}",
+                f"{row['jacobian_random']:.3f}",
+                f"{row['skip_share']:.3f} ± {row['skip_share_se']:.3f}",
+            )
+            for row in shown
+        ],
+    )  # fmt: skip
+
+
 def _spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
@@ -248,7 +320,7 @@ def main() -> None:
     text = readme.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    body = f"{claims()}\n{CIRCUITS}\n\n{circuits()}"
+    body = f"{claims()}\n{CHAINS}\n\n{chains()}\n{CIRCUITS}\n\n{circuits()}"
     readme.write_text(before + START + body + END + after)
 
 

@@ -72,6 +72,7 @@ def activate(
     return jnp.where(positive >= jnp.maximum(kth, jnp.finfo(jnp.float32).tiny), positive, 0)
 
 
+@jax.named_scope("topk")
 def topk(positive: jax.Array, k: int, mesh: Mesh | None = None) -> jax.Array:
     """The k largest of each row and zeros: (N, F) → (N, F). Equal values: the lower index first.
 
@@ -132,6 +133,7 @@ def _jump_relu_bwd(saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]
 jump_relu.defvjp(_jump_relu_fwd, _jump_relu_bwd)
 
 
+@jax.named_scope("decode")
 def decode(
     params: Params, features: jax.Array, x: jax.Array | None, config: TranscoderConfig
 ) -> jax.Array:

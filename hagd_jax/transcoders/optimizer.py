@@ -48,6 +48,7 @@ def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
     )
 
 
+@jax.named_scope("update")
 def update(
     params: Params,
     state: optax.ScaleByAdamState,

@@ -87,6 +87,7 @@ def encode_with_dead(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@jax.named_scope("encode")
 def _encode(
     weight: jax.Array,
     bias: jax.Array,
@@ -116,6 +117,7 @@ def _encode_fwd(weight: Any, bias: Any, x: Any, dead: Any, config: Any, mesh: An
     return found, (weight, x, found)
 
 
+@jax.named_scope("encode")
 def _encode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grads: tuple) -> tuple:
     weight, x, (values, indices, others) = saved
     to_values = jnp.where(values > 0, grads[0], 0)
@@ -174,6 +176,7 @@ def own_layers(n_layers: int) -> Edges:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@jax.named_scope("decode")
 def combine(
     values: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any
 ) -> jax.Array:
@@ -196,6 +199,7 @@ def _combine_fwd(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Any
     return _combine(values, indices, weight, edges, mesh), (values, indices, weight, edges)
 
 
+@jax.named_scope("decode")
 def _combine_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
     values, indices, weight, edges = saved
     to_weight, _ = _spread(values, indices, grad, edges, weight.shape[1], mesh)
@@ -235,6 +239,7 @@ def _dot_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
 dot.defvjp(_dot_fwd, _dot_bwd)
 
 
+@jax.named_scope("topk")
 def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
     """The k largest positive entries of each row: (N, F) → values and indices (N, K).
 

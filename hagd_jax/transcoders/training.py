@@ -14,7 +14,7 @@ from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders import optimizer
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.losses import Terms, by_rows, terms
+from hagd_jax.transcoders.losses import Terms, by_rows, some, terms
 from hagd_jax.transcoders.normalise import Moments, Normalisation, fold
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.train_config import TrainConfig
@@ -198,12 +198,13 @@ def _gradient(
     x, y = jax.lax.stop_gradient((state.stats.inputs(x), state.stats.outputs(y)))
     directions = None
     if train.loss.jacobian:
-        directions = _directions(state.stats, model, x, key, config)
+        here = some(x, length=tokens.shape[1], every=train.loss.jacobian_every)
+        directions = _directions(state.stats, model, here, key, config)
 
     def gradient(dead: jax.Array | None) -> tuple[Params, Terms]:
         def loss(params: Params) -> tuple[jax.Array, Terms]:
             found = terms(
-                params, x, y, weight.reshape(-1), dead, directions,
+                params, x, y, weight, dead, directions,
                 config=config, loss=train.loss, mesh=model.mesh,
             )  # fmt: skip
             return found.loss, found

@@ -43,14 +43,22 @@ def test_features_and_reconstructions_are_the_dense_ones(mesh, window):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("loss", [LossConfig(dead=0), LossConfig(dead=0.5, jacobian=1.0)])
-def test_loss_and_gradients_are_the_dense_ones(mesh, loss, monkeypatch):
+@pytest.mark.parametrize(
+    ("loss", "length"),
+    [
+        (LossConfig(dead=0, jacobian=0), 1),
+        (LossConfig(dead=0.5, jacobian=1.0), 1),
+        (LossConfig(dead=0.5, jacobian=1.0, jacobian_every=4), 8),
+    ],
+)
+def test_loss_and_gradients_are_the_dense_ones(mesh, loss, length, monkeypatch):
     config, params, x = example()
     mesh = make_mesh(mesh)
     y = jax.random.normal(jax.random.key(7), x.shape)
-    weight = jnp.ones(16).at[3].set(0)
+    weight = jnp.ones(16).at[3].set(0).reshape(-1, length)
     dead = jnp.zeros((3, 64), bool).at[:, ::5].set(True)
-    v = jax.random.normal(jax.random.key(8), (2, *x.shape))
+    v = losses.some(x, length=length, every=loss.jacobian_every)
+    v = jax.random.normal(jax.random.key(8), (2, *v.shape))
     directions = (v[0], v[1]) if loss.jacobian else None
 
     def value(params, x):
@@ -145,6 +153,6 @@ def test_native_topk_of_many_rows_is_that_of_xla():
 def test_nan_does_not_hide():
     config, params, x = example()
     x = x.at[1, 3, 0].set(jnp.nan)
-    weight, dead = jnp.ones(16), jnp.zeros((3, 64), bool)
+    weight, dead = jnp.ones((16, 1)), jnp.zeros((3, 64), bool)
     found = losses.terms(params, x, x, weight, dead, None, config=config, loss=LossConfig())
     assert np.isfinite(found.fvu).tolist() == [True, False, True]
