@@ -198,5 +198,10 @@ def stats(report: TranscoderReport) -> list[tuple[str, str, str]]:
         ),
         ("L0", number(sum(e.l0) / layers), "active features a token and layer"),
         ("Dead", percent(sum(e.dead) / layers), "features that never fired on the held-out text"),
+        (
+            "Jacobian mismatch",
+            percent(sum(e.jacobian) / layers),
+            "how far its derivatives are from the MLPs': 0% equal, 100% no better than none",
+        ),
         ("Held-out tokens", f"{e.tokens:,.0f}", "on which all of this was measured"),
     ]

@@ -129,19 +129,20 @@ def _share_range(values: list[float]) -> Any:
 
 
 def layer_plots(evaluation: Evaluation) -> dict[str, Any]:
-    """Bars of each layer: variance unexplained, active features, dead features, loss.
+    """Bars of each layer: variance unexplained, active and dead features, derivatives, loss.
 
     Args:
         evaluation: What was measured.
 
     Returns:
-        Name → figure: `layer-fvu`, `layer-l0`, `layer-dead`, and `layer-loss` if layers were
-        replaced one at a time.
+        Name → figure: `layer-fvu`, `layer-l0`, `layer-dead`, `layer-jacobian`, and `layer-loss`
+        if layers were replaced one at a time.
     """
     plots = {
         "layer-fvu": _bars("variance unexplained", evaluation.fvu, percent, 210),
         "layer-l0": _bars("active features", evaluation.l0, number, 180),
         "layer-dead": _bars("dead features", evaluation.dead, percent, 180),
+        "layer-jacobian": _bars("Jacobian mismatch", evaluation.jacobian, percent, 180),
     }
     if evaluation.layer_recovered is not None:
         shares = evaluation.layer_recovered

@@ -18,6 +18,7 @@ from hagd_jax.models import (
     Intervention,
     LanguageModel,
     forward,
+    mlp,
     parts,
     scanned,
     shared,
@@ -25,11 +26,13 @@ from hagd_jax.models import (
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.evaluation import Evaluation, summarise
+from hagd_jax.transcoders.faithfulness import own_tangent
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.held_out import TextBatch, encode_layer, placed
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.transcoder import Transcoder
 
+_EVERY = 8  # derivatives are taken at one token in so many
 _STREAMS = ("layers", "batch", "length", "trace_embed")
 
 
@@ -46,6 +49,7 @@ class Sums(struct.PyTreeNode):
         loss: (3,) summed cross-entropy of the model, of the model with all MLPs replaced, and of
             the model with all MLP outputs set to zero.
         layer_loss: (L, 2) the last two, one layer at a time; or None.
+        tangent: (L, 2) Σ w ‖(J_transcoder − J_MLP) v‖² and Σ w ‖J_MLP v‖².
     """
 
     weight: Any
@@ -56,6 +60,7 @@ class Sums(struct.PyTreeNode):
     predicted: Any
     loss: Any
     layer_loss: Any
+    tangent: Any
 
     def __add__(self, other: Sums) -> Sums:
         """Sums over both; the spreads meet at their common mean (Chan et al., 1979)."""
@@ -82,6 +87,7 @@ def evaluate(
       token, CE_t with every MLP replaced by the reconstruction that this disturbed pass itself
       computes, CE₀ with every MLP output zero. Where tokens weigh nothing (BOS, padding), all
       three passes keep the MLPs' own outputs.
+    - Jacobian mismatch: as `jacobian_match` along a random direction a layer, at one token in 8.
 
     Args:
         transcoder: For this model.
@@ -129,6 +135,7 @@ def _batch(
     total = weight.sum()
     mean = jnp.einsum("lbtd,bt->ld", y, weight) / jnp.maximum(total, 1e-30)
     loss, layer_loss = _losses(transcoder, model, tokens, weight, each_layer)
+    here = slice(min(_EVERY, tokens.shape[1]) - 1, None, _EVERY)
     sums = Sums(
         weight=total,
         mean=mean,
@@ -138,8 +145,21 @@ def _batch(
         predicted=weight[:, 1:].sum(),
         loss=jnp.concatenate([next_token_loss(out.logits, tokens, weight)[None], loss]),
         layer_loss=layer_loss,
+        tangent=_tangent(transcoder, model, x[:, :, here], weight[:, here]),
     )
     return replicate(sums, model.mesh)
+
+
+def _tangent(
+    transcoder: Transcoder, model: LanguageModel, x: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """(L, 2) squared errors and sizes of J v, v being the same for all tokens of a layer."""
+    config, x = transcoder.config, x.reshape(x.shape[0], -1, x.shape[-1])
+    v = jax.random.normal(jax.random.key(0), (x.shape[0], 1, x.shape[-1]))
+    v = jnp.broadcast_to(v, x.shape)
+    _, truth = jax.jvp(functools.partial(mlp, model, site=config.reads), (x,), (v,))
+    missed = own_tangent(transcoder.params, x, v, config) - truth
+    return jnp.stack([jnp.sum(d**2, -1) @ weight.reshape(-1) for d in (missed, truth)], -1)
 
 
 def reconstruct(

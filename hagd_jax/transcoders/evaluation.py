@@ -34,6 +34,8 @@ class Evaluation:
         loss_replaced: With every MLP replaced by the transcoder.
         loss_ablated: With every MLP output set to zero.
         layer_loss: (L) of (replaced, ablated), with one layer at a time; or None.
+        jacobian: (L) how far the transcoder's derivative is from the MLP's, E‖(J_tc − J_mlp) v‖² /
+            E‖J_mlp v‖² along random v: 0 is equal, 1 no better than none; see `jacobian_match`.
         fired: (L, F) float64, on how many tokens each feature fired. It is not part of the JSON,
             nor compared: `Contexts` keeps it.
     """
@@ -46,6 +48,7 @@ class Evaluation:
     loss: float
     loss_replaced: float
     loss_ablated: float
+    jacobian: Row
     layer_loss: tuple[tuple[float, float], ...] | None = None
     fired: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -92,6 +95,7 @@ class Evaluation:
             "FVU": [f"{fvu:.3f}" for fvu in self.fvu],
             "L0": [f"{l0:.1f}" for l0 in self.l0],
             "dead": [f"{dead:.1%}" for dead in self.dead],
+            "Jacobian": [f"{apart:.3f}" for apart in self.jacobian],
         }
         if self.layer_recovered is not None:
             columns["recovered alone"] = [f"{share:.1%}" for share in self.layer_recovered]
@@ -125,6 +129,7 @@ class Evaluation:
                 loss=_number(record["loss"]),
                 loss_replaced=_number(record["loss_replaced"]),
                 loss_ablated=_number(record["loss_ablated"]),
+                jacobian=_numbers(record["jacobian"]),
                 layer_loss=layers and tuple((_number(a), _number(b)) for a, b in layers),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -133,7 +138,9 @@ class Evaluation:
                 got=f"{type(error).__name__}: {error}",
                 expected="a record written by Evaluation.to_json",
             ) from error
-        sizes = {len(row) for row in (found.fvu, found.l0, found.dead, found.histogram)}
+        sizes = {
+            len(row) for row in (found.fvu, found.l0, found.dead, found.histogram, found.jacobian)
+        }
         if len(sizes) > 1 or {len(row) for row in found.histogram} != {len(EDGES) - 1}:
             raise InputError(
                 "evaluation", got=f"rows of {sorted(sizes)} layers", expected="one length"
@@ -157,6 +164,7 @@ def summarise(sums: Any) -> Evaluation:
         # Of one constant output nothing is left to explain, whatever rounding says.
         varies = sums.spread > 1e-12 * total * np.sum(sums.mean**2, -1)
         fvu = np.where(varies, sums.missed / sums.spread, np.nan)
+        jacobian = sums.tangent[:, 0] / sums.tangent[:, 1]
     layers = None if sums.layer_loss is None else sums.layer_loss / predicted
     return Evaluation(
         tokens=total,
@@ -167,6 +175,7 @@ def summarise(sums: Any) -> Evaluation:
         loss=float(sums.loss[0]) / predicted,
         loss_replaced=float(sums.loss[1]) / predicted,
         loss_ablated=float(sums.loss[2]) / predicted,
+        jacobian=tuple(np.where(np.isfinite(jacobian), jacobian, np.nan).tolist()),
         layer_loss=None if layers is None else tuple((a, b) for a, b in layers.tolist()),
         fired=fired,
     )

@@ -87,6 +87,7 @@ def made_evaluation(**changes):
         loss=2.0,
         loss_replaced=2.5,
         loss_ablated=7.0,
+        jacobian=(0.1, 0.2, 0.4),
         layer_loss=((2.1, 3.0), (2.2, 4.0), (2.05, 2.5)),
     )
     return dataclasses.replace(found, **changes)

@@ -16,7 +16,7 @@ from hagd_jax.models import forward, init, mlp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.evaluate import Sums, evaluate
 from hagd_jax.transcoders.evaluation import EDGES, Evaluation, histogram
-from hagd_jax.transcoders.transcoder import Transcoder, param_specs, shardings
+from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
 from tests.models.test_decoder import randomised
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
 from tests.transcoders.text import Batch, plain_features, split, text
@@ -24,7 +24,7 @@ from tests.transcoders.text import Batch, plain_features, split, text
 TEXT = text()
 HALVES = split(TEXT, [3, 3])
 EXACT = ("tokens", "l0", "dead", "histogram")
-CLOSE = ("fvu", "loss", "loss_replaced", "loss_ablated", "layer_loss")
+CLOSE = ("fvu", "jacobian", "loss", "loss_replaced", "loss_ablated", "layer_loss")
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +175,36 @@ def test_a_perfect_transcoder(model):
     zero["W_skip"] = jnp.asarray(np.einsum("ldm,lme->led", kernel["in"], kernel["out"]))
     found = evaluate(Transcoder(zero, config), lm, HALVES)
     assert max(found.fvu) < 1e-10
+    assert max(found.jacobian) < 1e-10
     assert found.dead == (1.0,) * 4
     assert found.l0 == (0.0,) * 4
     assert found.loss_replaced == pytest.approx(found.loss, rel=1e-6)
     assert found.loss_ablated != pytest.approx(found.loss, rel=1e-3)
+
+
+def test_the_jacobian_is_that_of_differences(model):
+    """By central differences along the direction that `evaluate` takes."""
+    transcoder = made(CASES["layers"])
+    params = transcoder.params
+    x = forward(model, TEXT.tokens, capture=["mlp_in"]).trace["mlp_in"]
+    places = slice(min(8, x.shape[2]) - 1, None, 8)
+    x, weight = x[:, :, places], TEXT.weight[:, places]
+    active = encode(transcoder, x) != 0
+    v = 1e-3 * jax.random.normal(jax.random.key(0), (len(x), 1, x.shape[-1]))[:, None]
+
+    def features(x):  # those that are active at x stay so
+        found = jnp.einsum("lbtd,lfd->lbtf", x, params["W_enc"]) * active
+        return jnp.einsum("lbtf,lfd->lbtd", found, params["W_dec"])
+
+    truth, got = (
+        np.asarray(f(x + v), np.float64) - np.asarray(f(x - v), np.float64)
+        for f in (lambda x: mlp(model, x), features)
+    )
+    missed, size = (np.einsum("lbtd,bt->l", d**2, weight) for d in (got - truth, truth))
+    found = evaluate(transcoder, model, [TEXT]).jacobian
+    # Differences of float32 numbers over steps of 1e-3.
+    np.testing.assert_allclose(found, missed / size, rtol=2e-3)
+    assert min(found) > 0.1
 
 
 def test_means_far_from_zero_lose_nothing():
@@ -189,7 +215,7 @@ def test_means_far_from_zero_lose_nothing():
     def sums(y, w):
         mean = np.einsum("lnd,n->ld", y, w) / max(w.sum(), 1e-30)
         spread = np.einsum("lnd,n->l", (y - mean[:, None]) ** 2, w)
-        return Sums(w.sum(), mean, spread, 0.0, 0.0, 0.0, 0.0, None)
+        return Sums(w.sum(), mean, spread, 0.0, 0.0, 0.0, 0.0, None, 0.0)
 
     parts = [sums(y[:, a:b], w[a:b]) for a, b in ((0, 1), (1, 7), (7, 7), (7, 30))]
     merged = parts[0] + parts[1] + parts[2] + parts[3]
@@ -264,5 +290,5 @@ def test_the_table_names_every_layer(simple):
     for layer in range(4):
         (row,) = [line for line in lines if line[:1] == [str(layer)]]
         assert row[1:3] == [f"{simple.fvu[layer]:.3f}", f"{simple.l0[layer]:.1f}"]
-        assert len(row) == 5
+        assert len(row) == 6
     assert max(map(len, console.export_text().splitlines()), default=0) <= 80
