@@ -2,7 +2,7 @@
 
     python experiments/modular_transcoder.py           # about a minute and a half on two idle cores
 
-For three trained models (p = 53, one layer): 256 features, 32 active, trained on the pairs that the
+For three trained models (p = 53, one layer): 256 features, 48 active, trained on the pairs that the
 model was trained on and measured on all the others. Expected: FVU ≤ 0.005 and accuracy ≥ 99.5% with
 the MLP replaced, in ≤ 30 s of training. Writes results/modular_transcoder.json.
 """

@@ -162,7 +162,7 @@ def modular_transcoder() -> list[Row]:
         return pick(row[name] for row in rows)
 
     script = "modular_transcoder.py"
-    what = f"Modular addition, MLP replaced by 256 features, 32 active; worst of {len(rows)} models"
+    what = f"Modular addition, MLP replaced by 256 features, 48 active; worst of {len(rows)} models"
     fvu = f"FVU {worst('fvu'):.4f} ({worst('fvu_at_answer'):.4f} at the answer alone)"
     return [
         (what, fvu, "≤ 0.005", script),
@@ -299,7 +299,7 @@ def chains() -> str:
                 "TopK" if row["pressure"] == "k=2" else "ReLU",
                 row["window"],
                 "yes" if row["head"] else "no",
-                "yes" if row["jacobian"] else "no",
+                ("no" if not row["jacobian"] else "all tokens" if row["every"] == 1 else "1 in 8"),
                 f"{row['fvu']:.4f}",
                 f"{row['jacobian_random']:.3f}",
                 f"{row['skip_share']:.3f} ± {row['skip_share_se']:.3f}",

@@ -28,7 +28,7 @@ MODULAR = "modular_addition"
 TRANSCODER = "transcoder"
 # Twice as many features as the stream is wide; measured in experiments/modular_transcoder.py.
 MODULAR_FEATURES = transcoders.TrainConfig(
-    features="2x", k=32, tokens=1500 * 512 * 3, batch_size=512, learning_rate=2e-2, decay=0.8
+    features="2x", k=48, tokens=1500 * 512 * 3, batch_size=512, learning_rate=2e-2, decay=0.8
 )
 
 

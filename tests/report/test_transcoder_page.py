@@ -248,7 +248,8 @@ def test_plots_hold_the_evaluations_numbers(read):
     plots = figures(read)
     e = made_evaluation()
     assert sorted(plots) == [
-        "density", "layer-dead", "layer-fvu", "layer-l0", "layer-loss", "learnt-fvu", "learnt-loss",
+        "density", "layer-dead", "layer-fvu", "layer-jacobian", "layer-l0", "layer-loss",
+        "learnt-fvu", "learnt-loss",
     ]  # fmt: skip
     assert column(plots["layer-fvu"], "value").tolist() == list(e.fvu)
     assert column(plots["layer-l0"], "value").tolist() == list(e.l0)
