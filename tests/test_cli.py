@@ -77,6 +77,26 @@ def test_extract_over_the_features_of_a_transcoder(folder, tmp_path, capsys):
     assert "features was" in " ".join(capsys.readouterr().err.split())
 
 
+def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
+    text = ["--corpus", "task:modular-addition", "--text.length", "3", "--text.held-out", "0.2"]
+    size = ["--features", "2x", "--k", "4", "--tokens", "2400", "--contexts", "2"]
+    command = ["train-transcoder", "--model", folder, "--out", str(tmp_path / "run"), *text, *size]
+    main(command)
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert 0 < found["mean_fvu"] < 1
+    assert found["l0"] == [4.0]
+    out = capsys.readouterr().out
+    assert f"FVU {found['mean_fvu']:.3f}" in out
+    assert "Jacobian mismatch" in (tmp_path / "run" / "report.html").read_text()
+    learned = tmp_path / "run" / "transcoder"
+    main(arguments(folder, tmp_path / "circuit", "--features", str(learned)))
+    assert Circuit.load(tmp_path / "circuit" / "circuit.json").space == (1, 2, 32)
+    # The run is finished: asked again, it is read back.
+    before = {file: file.stat().st_mtime_ns for file in learned.iterdir()}
+    main(command)
+    assert before == {file: file.stat().st_mtime_ns for file in learned.iterdir()}
+
+
 def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
     features = made_transcoder(tmp_path / "two layers", layers=2)
     with pytest.raises(SystemExit) as stop:

@@ -35,7 +35,8 @@ class TrainTranscoder:
         evaluate: Held-out sequences to measure on.
         contexts: Top activating contexts to keep of each feature; 0 for none.
         save_every: Seconds between checkpoints.
-        dtype: Of the model's weights and computation: float32 or bfloat16.
+        model_dtype: Of the model's weights and computation: float32 or bfloat16; `dtype` is that of
+            the transcoder's products.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
         cluster: For runs of several processes.
         text: How the corpus is cut and shared out.
@@ -49,7 +50,7 @@ class TrainTranscoder:
     evaluate: int = 128
     contexts: int = 10
     save_every: float = 60.0
-    dtype: str = "float32"
+    model_dtype: str = "float32"
     mesh: str = ""
     cluster: Cluster = Cluster()
     text: CorpusConfig = CorpusConfig()
@@ -76,7 +77,7 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
     run = pipeline.open_run(command.out, _decisive(command), overwrite=command.overwrite)
     with bars() as progress:
         mesh = parallel.make_mesh(command.mesh)
-        model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+        model = models.load(command.model, dtype=command.model_dtype, mesh=mesh)
         corpus = transcoders.open_corpus(
             command.corpus, model, command.text, progress=progress.update
         )
@@ -87,7 +88,7 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
         contexts = _contexts(command, model, transcoder, corpus, run, progress)
     facts = {
         "command": line,
-        "model": f"{model.name}, {command.dtype}",
+        "model": f"{model.name}, {command.model_dtype}",
         "corpus": f"{corpus.name} ({corpus.fingerprint})",
         "seconds": f"{time.monotonic() - began:.0f}",
         "date": time.strftime("%Y-%m-%d %H:%M"),
@@ -189,7 +190,7 @@ def _decisive(command: TrainTranscoder) -> dict:
     return {
         "model": command.model,
         "corpus": command.corpus,
-        "dtype": command.dtype,
+        "model_dtype": command.model_dtype,
         "text": dataclasses.asdict(command.text),
         "config": dataclasses.asdict(command.config),
         "version": hagd_jax.__version__,
