@@ -4,7 +4,7 @@
     python experiments/plan_transcoder.py
 
 A cross-layer transcoder of all 80 layers, window 4, 8 x 8192 = 65,536 features a layer, 128 of them
-active: 258 billion parameters. The whole step is compiled as `train` runs it: the model's forward
+active: 252 billion parameters. The whole step is compiled as `train` runs it: the model's forward
 in bfloat16, activations of all layers, gradients, clipping, Adam in float32; the state is donated.
 Features are split over `model`, tokens and the other side of the weights over `data`.
 

@@ -5,7 +5,7 @@
     python experiments/english.py runs/english
     python experiments/transcoder_curve.py runs/english --out runs/curve
 
-Takes an hour and a half on two otherwise idle CPU cores, and 10 GB of memory; killed at any moment,
+Takes some two hours on two otherwise idle CPU cores, and 10 GB of memory; killed at any moment,
 the same command goes on where it was. Expected: FVU falls at every doubling of the tokens, for all
 kinds of transcoder. Writes results/transcoder_curve.json.
 

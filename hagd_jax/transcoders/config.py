@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from hagd_jax.errors import ConfigError
+from hagd_jax.models.loading import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
@@ -63,6 +64,7 @@ class TranscoderConfig:
             )
         if self.reads not in get_args(Reads):
             raise ConfigError("reads", got=repr(self.reads), expected=f"one of {get_args(Reads)}")
+        float_dtype(self.dtype)  # or refused
         _require_whole("window", self.window, 0)
         if self.width > self.n_layers:
             raise ConfigError(

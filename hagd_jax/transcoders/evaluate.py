@@ -29,6 +29,7 @@ from hagd_jax.transcoders.evaluation import Evaluation, summarise
 from hagd_jax.transcoders.faithfulness import own_tangent
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.held_out import TextBatch, encode_layer, placed
+from hagd_jax.transcoders.losses import some
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.transcoder import Transcoder
 
@@ -135,7 +136,7 @@ def _batch(
     total = weight.sum()
     mean = jnp.einsum("lbtd,bt->ld", y, weight) / jnp.maximum(total, 1e-30)
     loss, layer_loss = _losses(transcoder, model, tokens, weight, each_layer)
-    here = slice(min(_EVERY, tokens.shape[1]) - 1, None, _EVERY)
+    here = functools.partial(some, length=tokens.shape[1], every=_EVERY)
     sums = Sums(
         weight=total,
         mean=mean,
@@ -145,7 +146,12 @@ def _batch(
         predicted=weight[:, 1:].sum(),
         loss=jnp.concatenate([next_token_loss(out.logits, tokens, weight)[None], loss]),
         layer_loss=layer_loss,
-        tangent=_tangent(transcoder, model, x[:, :, here], weight[:, here]),
+        tangent=_tangent(
+            transcoder,
+            model,
+            here(x.reshape(len(x), -1, x.shape[-1])),
+            here(weight.reshape(1, -1))[0],
+        ),
     )
     return replicate(sums, model.mesh)
 
@@ -154,12 +160,12 @@ def _tangent(
     transcoder: Transcoder, model: LanguageModel, x: jax.Array, weight: jax.Array
 ) -> jax.Array:
     """(L, 2) squared errors and sizes of J v, v being the same for all tokens of a layer."""
-    config, x = transcoder.config, x.reshape(x.shape[0], -1, x.shape[-1])
+    config = transcoder.config
     v = jax.random.normal(jax.random.key(0), (x.shape[0], 1, x.shape[-1]))
     v = jnp.broadcast_to(v, x.shape)
     _, truth = jax.jvp(functools.partial(mlp, model, site=config.reads), (x,), (v,))
     missed = own_tangent(transcoder.params, x, v, config) - truth
-    return jnp.stack([jnp.sum(d**2, -1) @ weight.reshape(-1) for d in (missed, truth)], -1)
+    return jnp.stack([jnp.sum(d**2, -1) @ weight for d in (missed, truth)], -1)
 
 
 def reconstruct(

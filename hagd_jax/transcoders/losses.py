@@ -30,7 +30,7 @@ class LossConfig:
         dead_after: Tokens without firing after which a feature counts as dead.
         jacobian: Weight of ‖(J_transcoder − J_MLP) v‖² / ‖J_MLP v‖² for random directions v: it
             keeps features from computing by another route than the MLP does.
-        jacobian_every: It looks at one token in so many, which costs less and teaches as much.
+        jacobian_every: It looks at one token in so many: fewer cost less, and repair less.
     """
 
     sparsity: float = 0.0

@@ -91,7 +91,7 @@ def test_products_against_numpy(mesh, window):
     part = rng.integers(0, 32 // shards, (3, 8, shards, 3))
     indices = (part + (32 // shards) * np.arange(shards)[:, None]).reshape(3, 8, -1)
     values = rng.normal(size=indices.shape)
-    index, args = jnp.asarray(indices, jnp.int32), []
+    index = jnp.asarray(indices, jnp.int32)
     args = [jnp.asarray(a, jnp.float32) for a in (values, weight, x)]
     combined, dotted = np.zeros_like(x), np.zeros_like(values)
     for e, (s, r) in enumerate(zip(*edges, strict=True)):

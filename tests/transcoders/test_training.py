@@ -170,6 +170,8 @@ def test_one_program_for_all_steps(model, corpus):
         ({"features": "many"}, "multiple like"),
         ({"features": "-3"}, "multiple like"),
         ({"batch_size": 0}, "1 or more"),
+        ({"dtype": "float99"}, "a floating dtype"),
+        ({"dtype": "int8"}, "float32, bfloat16"),
         ({"batch_size": 10_000}, "sequences there are"),
         ({"learning_rate": float("nan")}, "more than 0"),
         ({"warmup": 0.9, "decay": 0.9}, "at most 1"),
@@ -181,6 +183,12 @@ def test_one_program_for_all_steps(model, corpus):
 def test_impossible_settings_are_refused_before_anything_runs(model, corpus, changes, words):
     with pytest.raises(ConfigError, match=words):
         train(model, corpus, dataclasses.replace(TRAIN, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"jacobian_every": 0}, {"jacobian": -1}, {"dead": np.nan}])
+def test_impossible_losses_are_refused(changes):
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))}.* or more"):
+        LossConfig(**changes)
 
 
 def test_a_mesh_that_does_not_divide_is_refused():

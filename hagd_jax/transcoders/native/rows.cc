@@ -276,36 +276,23 @@ ffi::Error Spread(ffi::ThreadPool pool, F32 values, S32 indices, F32 x, S32 send
   return ffi::Error::Success();
 }
 
+// What the products have in common: three arrays, the edges, and a result.
+auto Product() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<F32>()
+      .Arg<S32>()
+      .Arg<F32>()
+      .Arg<S32>()
+      .Arg<S32>()
+      .Ret<F32>();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     hagd_topk, TopK,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Ret<F32>().Ret<S32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_combine, Combine,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<S32>()
-                                  .Ret<F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_dot, Dot,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<S32>()
-                                  .Ret<F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_spread, Spread,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<S32>()
-                                  .Ret<F32>()
-                                  .Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_combine, Combine, Product());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_dot, Dot, Product());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(hagd_spread, Spread, Product().Ret<F32>());
