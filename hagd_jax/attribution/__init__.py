@@ -1,5 +1,27 @@
-"""How much each node drives a behaviour."""
+"""Attribution: which feature drives which, and how much each node drives a behaviour."""
 
-from hagd_jax.attribution.scores import GradientConfig, mean_scores, node_scores
+from hagd_jax.attribution.attribute import attribute
+from hagd_jax.attribution.config import AttributionConfig
+from hagd_jax.attribution.graph import AttributionGraph, GraphInfo, NodeTable
+from hagd_jax.attribution.influence import Pruned, Scores, influence, prune, scores, subgraph
+from hagd_jax.attribution.integrated_gradients import GradientConfig, mean_scores, node_scores
+from hagd_jax.attribution.targets import LogitTarget, logit_difference
 
-__all__ = ["GradientConfig", "mean_scores", "node_scores"]
+__all__ = [
+    "AttributionConfig",
+    "AttributionGraph",
+    "GradientConfig",
+    "GraphInfo",
+    "LogitTarget",
+    "NodeTable",
+    "Pruned",
+    "Scores",
+    "attribute",
+    "influence",
+    "logit_difference",
+    "mean_scores",
+    "node_scores",
+    "prune",
+    "scores",
+    "subgraph",
+]

@@ -1,0 +1,349 @@
+"""The attribution graph of one prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from hagd_jax.attribution.config import AttributionConfig
+from hagd_jax.attribution.frozen import Frozen, frozen, run_sites
+from hagd_jax.attribution.graph import (
+    EMBEDDING,
+    ERROR,
+    FEATURE,
+    LOGIT,
+    AttributionGraph,
+    GraphInfo,
+    NodeTable,
+)
+from hagd_jax.attribution.rows import Targets, rows
+from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
+from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
+from hagd_jax.attribution.targets import (
+    LogitTarget,
+    choose_logits,
+    feature_targets,
+    logit_targets,
+)
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.transcoders import Dictionary, Features, Transcoder, as_dictionary
+
+# Positions are cut to one of so many lengths: each is a program of its own.
+_LENGTHS = 4
+
+
+class _Prompt(NamedTuple):
+    """A prompt on the devices, padded on the right."""
+
+    model: LanguageModel
+    dictionary: Dictionary
+    found: Sources
+    held: Frozen
+    mlp_in: jax.Array
+    probabilities: np.ndarray
+    length: int  # without padding
+
+
+def attribute(
+    model: LanguageModel,
+    dictionary: Dictionary | Transcoder | None,
+    prompt: Any,
+    config: AttributionConfig = AttributionConfig(),
+    *,
+    targets: Iterable[str | int | LogitTarget] | str | int | LogitTarget | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AttributionGraph:
+    """Which features, errors and tokens drive a prompt's next token, and which drive those.
+
+    Attention patterns, norm denominators and MLP outputs are held at what they are; the rest is
+    linear, and A[t, s] is the gradient of t's input along what s writes. Rows are computed for
+    the logits first, then for the features of most influence on them, again and again until
+    there are `max_feature_nodes`.
+
+    Args:
+        model: The model, on any mesh: targets are split over `data`, features over `model`.
+        dictionary: A transcoder for this model; None for its own neurons.
+        prompt: Text, or token ids (T,).
+        config: What the graph holds.
+        targets: Output tokens, ids or directions (`logit_difference`); None for likely tokens.
+        progress: Called with features done and to do.
+
+    Returns:
+        The graph.
+
+    Raises:
+        InputError: If the prompt, a target or the dictionary does not fit the model, no feature
+            is active, activations are not finite, or the run needs more memory than allowed.
+
+    Example:
+        >>> graph = attribute(model, transcoder, "The capital of France is", targets=" Paris")
+        >>> scores(graph).replacement
+        0.71
+    """
+    nodes = as_dictionary(model, dictionary)
+    tokens = prompt_tokens(model, prompt)
+    ready = _run(model, nodes, tokens, config)
+    chosen = choose_logits(model, ready.probabilities, config, targets)
+    activation = np.asarray(ready.found.activation)
+    active = int(np.count_nonzero(activation))
+    if not active:
+        raise InputError(
+            "features",
+            got="none active in this prompt",
+            expected="some",
+            mend=f"Positions {config.skip_positions} are skipped: is the prompt longer?",
+        )
+    most = min(config.max_feature_nodes, active)
+    columns = Columns(*activation.shape)
+    stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
+    selected = _greedy(ready, chosen, activation, stored, config, most, progress)
+    return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
+
+
+def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
+    """The ids of a prompt.
+
+    Args:
+        model: The model.
+        prompt: Text, or ids (T,).
+
+    Returns:
+        (T,) int32.
+
+    Raises:
+        InputError: If it is text and the model has no tokenizer, is empty or too long, or an id
+            is not in the vocabulary.
+    """
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise InputError(
+                "prompt", got="text", expected="token ids: this model has no tokenizer"
+            )
+        prompt = model.tokenizer.encode(prompt)
+    tokens = np.asarray(prompt)
+    c = model.config
+    if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(
+            "prompt",
+            got=f"shape {tokens.shape} of {tokens.dtype}",
+            expected="one row of token ids, at least one",
+        )
+    if len(tokens) > c.max_positions:
+        raise InputError(
+            "prompt", got=f"{len(tokens)} tokens", expected=f"at most {c.max_positions}"
+        )
+    outside = tokens[(tokens < 0) | (tokens >= c.vocab_size)]
+    if outside.size:
+        raise InputError("prompt", got=f"id {outside[0]}", expected=f"ids below {c.vocab_size}")
+    return tokens.astype(np.int32)
+
+
+def _run(
+    model: LanguageModel, nodes: Dictionary, tokens: np.ndarray, config: AttributionConfig
+) -> _Prompt:
+    """Run the prompt once, and hold what shall be held."""
+    bare, length = model.bare(), len(tokens)
+    padded = _padded_length(model, nodes, length)
+    row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
+    out = forward(bare, row, capture=run_sites(source_sites(nodes)))
+    place = np.arange(padded)
+    counts = jnp.asarray((place < length) & ~np.isin(place, config.skip_positions))
+    found = sources(bare, nodes, row, out.trace, counts)
+    probabilities = np.asarray(jax.nn.softmax(out.logits[0, length - 1]))
+    if not np.isfinite(probabilities).all():
+        raise InputError("logits", got="NaN or infinity", expected="finite numbers")
+    mlp_in = out.trace["mlp_in"][:, 0]
+    return _Prompt(bare, nodes.bare(), found, frozen(out.trace), mlp_in, probabilities, length)
+
+
+def _padded_length(model: LanguageModel, nodes: Dictionary, length: int) -> int:
+    """A length that other prompts share, where what is added cannot be seen."""
+    batch_wise = isinstance(nodes, Features) and nodes.trained.config.activation == "batch_topk"
+    longer = round_up(length)
+    dynamic = model.config.rope_scaling is not None and model.config.rope_scaling.kind == "dynamic"
+    if not model.config.causal or batch_wise or dynamic or longer > model.config.max_positions:
+        return length
+    return longer
+
+
+def _greedy(
+    ready: _Prompt,
+    chosen: list[LogitTarget],
+    activation: np.ndarray,
+    stored: StoredRows,
+    config: AttributionConfig,
+    most: int,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Rows of the logits, then of the most influential features; (S,) slots of those, rising."""
+    layers = len(activation)
+    weights = np.array([target.weight for target in chosen])
+    for start in range(0, len(chosen), config.batch_size):
+        part = chosen[start : start + config.batch_size]
+        made = logit_targets(ready.model, ready.held, part, ready.length - 1, config.batch_size)
+        found = _rows(ready, made, ready.length)
+        stored.add(found, np.full(len(part), -1), np.full(len(part), layers))
+    index = None if ready.found.index is None else np.asarray(ready.found.index).ravel()
+    flat = activation.ravel()
+    if most == np.count_nonzero(flat):
+        everything = np.flatnonzero(flat)
+        _feature_rows(ready, everything, index, stored, config)
+        if progress is not None:
+            progress(most, most)
+        return everything
+    waiting = flat != 0
+    done = 0
+    while done < most:
+        influence = stored.influence(weights)[: len(flat)]
+        count = min(config.update_every, most - done)
+        best = _first(np.where(waiting, influence, -1), count)
+        _feature_rows(ready, best, index, stored, config)
+        waiting[best] = False
+        done += count
+        if progress is not None:
+            progress(done, most)
+    return np.flatnonzero((flat != 0) & ~waiting)
+
+
+def _first(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the largest values; of equal ones the first."""
+    smallest = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > smallest)
+    level = np.flatnonzero(values == smallest)[: count - len(above)]
+    return np.concatenate([above, level])
+
+
+def _feature_rows(
+    ready: _Prompt,
+    slots: np.ndarray,
+    index: np.ndarray | None,
+    stored: StoredRows,
+    config: AttributionConfig,
+) -> None:
+    """Rows of features, those that need as many positions together, from the top layer down."""
+    c, size = stored.columns, config.batch_size
+    layer, rest = np.divmod(slots, c.positions * c.slots)
+    position, slot = np.divmod(rest, c.slots)
+    feature = slot if index is None else index[slots]
+    need = np.ceil((position + 1) / c.positions * _LENGTHS).astype(int)
+    for part in range(1, _LENGTHS + 1):
+        group = np.flatnonzero(need == part)
+        group = group[np.argsort(-layer[group], kind="stable")]
+        length = -(-c.positions * part // _LENGTHS)
+        for start in range(0, len(group), size):
+            chosen = group[start : start + size]
+            filled = [
+                np.pad(x[chosen], (0, size - len(chosen)), constant_values=empty)
+                for x, empty in ((layer, -1), (position, 0), (feature, 0))
+            ]
+            made = feature_targets(
+                ready.model, ready.dictionary, ready.held, ready.mlp_in,
+                *(jnp.asarray(x, jnp.int32) for x in filled),
+            )  # fmt: skip
+            stored.add(_rows(ready, made, length), slots[chosen], layer[chosen])
+
+
+def _rows(ready: _Prompt, made: Targets, length: int) -> Any:
+    """Rows of a batch at its first positions."""
+    total = ready.found.activation.shape[1]
+    # The same few lengths for logits and features.
+    part = -(-length * _LENGTHS // total)
+    length = min(-(-total * part // _LENGTHS), total)
+    skip, reads = None, "mlp_in"
+    if isinstance(ready.dictionary, Features):
+        trained = ready.dictionary.trained
+        skip, reads = trained.params.get("W_skip"), trained.config.reads
+    return rows(
+        ready.model, ready.found, ready.held, made, length=length, skip=skip, reads=reads
+    )
+
+
+def _graph(
+    model: LanguageModel,
+    nodes: Dictionary,
+    tokens: np.ndarray,
+    ready: _Prompt,
+    chosen: list[LogitTarget],
+    stored: StoredRows,
+    selected: np.ndarray,
+    active: int,
+    config: AttributionConfig,
+) -> AttributionGraph:
+    """Nodes and edges in their order, and what was computed in the order it was computed."""
+    c, length = stored.columns, len(tokens)
+    errors = (c.features + np.arange(c.layers)[:, None] * c.positions + np.arange(length)).ravel()
+    columns = np.concatenate([selected, errors, c.embeddings + np.arange(length)])
+    edges = stored.edges(columns)
+    # Row r is that of node number[r]: features by their place among the selected, logits last.
+    slot = stored.slot[: stored.count]
+    logits = np.cumsum(slot < 0) - 1 + len(columns)
+    number = np.where(slot < 0, logits, np.searchsorted(selected, slot))
+    table = _table(ready, chosen, tokens, selected, c)
+    folded, remainder = (np.zeros((len(table.kind), *x.shape[1:]), np.float32)
+                         for x in (edges.folded, edges.remainder))  # fmt: skip
+    folded[number], remainder[number] = edges.folded, edges.remainder
+    receivers = number[edges.rows]
+    order = np.lexsort((edges.columns, receivers))
+    graph: Any = {
+        "nodes": table._replace(folded=folded, remainder=remainder),
+        "edges": edges.weights[order],
+        "senders": edges.columns[order].astype(np.int32),
+        "receivers": receivers[order].astype(np.int32),
+        "n_node": np.array([len(table.kind)], np.int32),
+        "n_edge": np.array([len(order)], np.int32),
+    }
+    words = () if model.tokenizer is None else tuple(model.tokenizer.token(int(i)) for i in tokens)
+    info = GraphInfo(
+        model=model.name,
+        dictionary=nodes.name,
+        tokens=tuple(map(int, tokens)),
+        words=words,
+        targets=tuple(target.label for target in chosen),
+        layers=c.layers,
+        features=nodes.space.features,
+        active=active,
+        settings=dataclasses.asdict(config),
+    )
+    return AttributionGraph(jraph.GraphsTuple(**graph, globals=None), info)
+
+
+def _table(
+    ready: _Prompt,
+    chosen: list[LogitTarget],
+    tokens: np.ndarray,
+    selected: np.ndarray,
+    c: Columns,
+) -> NodeTable:
+    """The nodes, without their sums."""
+    length, count = len(tokens), len(selected)
+    layer, rest = np.divmod(selected, c.positions * c.slots)
+    position, slot = np.divmod(rest, c.slots)
+    index = slot
+    if ready.found.index is not None:
+        index = np.asarray(ready.found.index).ravel()[selected]
+    sizes = (count, c.layers * length, length, len(chosen))
+    single = [t.tokens[0] if len(t.tokens) == 1 else -1 for t in chosen]
+    total = sum(sizes)
+    activation, weight = np.zeros(total, np.float32), np.zeros(total, np.float32)
+    activation[:count] = np.asarray(ready.found.activation).ravel()[selected]
+    weight[total - len(chosen) :] = [target.weight for target in chosen]
+    errors, last = np.divmod(np.arange(sizes[1]), length), np.full(len(chosen), length - 1)
+    places = np.concatenate([position, errors[1], np.arange(length), last])
+    layers = [layer, errors[0], np.full(length, -1), np.full(len(chosen), c.layers)]
+    return NodeTable(
+        kind=np.repeat([FEATURE, ERROR, EMBEDDING, LOGIT], sizes).astype(np.int8),
+        layer=np.concatenate(layers).astype(np.int32),
+        position=places.astype(np.int32),
+        index=np.concatenate([index, np.full(sizes[1], -1), tokens, single]).astype(np.int32),
+        activation=activation,
+        weight=weight,
+        folded=np.zeros((total, 2), np.float32),
+        remainder=np.zeros(total, np.float32),
+    )

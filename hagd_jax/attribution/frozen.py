@@ -1,0 +1,125 @@
+"""One prompt's pass, held: what is left of the model is a linear map, and this is its transpose.
+
+Attention patterns, norm denominators and MLP outputs stay what they were. A gradient then comes
+down a block by two matrix products and one mixing of positions. Gradients of many targets travel
+together, positions first: (T, B, D) for B targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hagd_jax.models import DecoderConfig, LanguageModel
+from hagd_jax.parallel import constrain
+
+# Capture these of a pass, and the sites that a dictionary needs.
+FROZEN_SITES = ("attn_pattern", "norm1_scale", "norm2_scale", "normf_scale")
+# Of gradients: targets are split as a batch is.
+GRADIENT = ("length", "batch", "act_embed")
+
+
+class Frozen(struct.PyTreeNode):
+    """What is held of one prompt's pass.
+
+    Attributes:
+        pattern: (L, H, T, T) attention of each position to earlier ones.
+        gain1: (L, T) 1 / what the norm before attention divided by.
+        gain2: (L, T) the same before the MLP.
+        gain_final: (T,) the same before the unembedding.
+    """
+
+    pattern: jax.Array
+    gain1: jax.Array
+    gain2: jax.Array
+    gain_final: jax.Array
+
+
+def frozen(trace: dict[str, jax.Array]) -> Frozen:
+    """Hold a pass.
+
+    Args:
+        trace: Of one prompt, with `FROZEN_SITES` captured.
+
+    Returns:
+        The `Frozen`, float32.
+    """
+
+    def gain(site: str) -> jax.Array:
+        return 1 / trace[site][..., 0, :, 0].astype(jnp.float32)
+
+    pattern = trace["attn_pattern"][:, 0].astype(jnp.float32)
+    return Frozen(pattern, gain("norm1_scale"), gain("norm2_scale"), gain("normf_scale"))
+
+
+def norm_back(gradient: jax.Array, weight: Any, gain: jax.Array, config: DecoderConfig) -> Any:
+    """From a norm's output to its input, its denominator held.
+
+    Args:
+        gradient: (..., D).
+        weight: (D,) of the norm; None where it has none.
+        gain: (...) 1 / denominator.
+        config: Which norm.
+
+    Returns:
+        (..., D).
+    """
+    back = gradient * gain[..., None]
+    back = back if weight is None else back * weight
+    return back - back.mean(-1, keepdims=True) if config.norm == "layer" else back
+
+
+def weight_of(params: dict[str, Any], norm: str) -> Any:
+    """The scale of a norm in float32, or None."""
+    return params[norm]["scale"].astype(jnp.float32) if norm in params else None
+
+
+def attention_back(
+    gradient: jax.Array, block: dict[str, Any], pattern: jax.Array, gain: jax.Array, model: Any
+) -> jax.Array:
+    """From what a layer's attention writes to what its values read, patterns held.
+
+    Args:
+        gradient: (T, B, D) at the output of attention.
+        block: Parameters of this layer.
+        pattern: (H, T, T).
+        gain: (T,) of the norm before attention.
+        model: The `LanguageModel` (its configuration and mesh).
+
+    Returns:
+        (T, B, D) at the stream before the layer.
+    """
+    c: DecoderConfig = model.config
+    length, targets, _ = gradient.shape
+    out = block["attn"]["o"]["kernel"].astype(jnp.float32).reshape(-1, c.d_model)
+    into = block["attn"]["v"]["kernel"].astype(jnp.float32).reshape(c.d_model, -1)
+    heads = (gradient @ out.T).reshape(length, targets, c.n_heads, c.d_head)
+    heads = constrain(heads, ("length", "batch", "heads", "head_dim"), model.mesh)
+    # Key/value groups first: their query heads and positions are summed over in one product.
+    heads = heads.reshape(length, targets, c.n_kv_heads, -1, c.d_head).transpose(2, 3, 0, 1, 4)
+    heads = heads.reshape(c.n_kv_heads, -1, targets * c.d_head)
+    rows = pattern.reshape(c.n_kv_heads, -1, length)
+    values = jnp.einsum("kts,ktx->ksx", rows, heads)
+    values = values.reshape(c.n_kv_heads, length, targets, c.d_head).transpose(1, 2, 0, 3)
+    back = values.reshape(length, targets, -1) @ into.T
+    back = norm_back(back, weight_of(block, "norm1"), gain[:, None], c)
+    return constrain(back, GRADIENT, model.mesh)
+
+
+def layer_of(tree: Any, layer: jax.Array) -> Any:
+    """One layer of a stack of arrays."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), tree)
+
+
+def run_sites(reads: tuple[str, ...]) -> tuple[str, ...]:
+    """All the sites that attribution needs of a pass."""
+    return tuple(sorted({*FROZEN_SITES, *reads}))
+
+
+def unembedding(model: LanguageModel) -> jax.Array:
+    """(D, V) whatever the model calls it."""
+    params = model.params
+    return params["embed"]["embedding"].T if model.config.tied else params["unembed"]["kernel"]

@@ -1,0 +1,233 @@
+"""Rows as they stream in, kept whole or as their strongest entries, and the influence in them.
+
+Columns are the sources of the padded prompt: feature slots, then errors, then embeddings. In both
+forms a row's sums are those of all its entries.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import numpy as np
+
+from hagd_jax.attribution.rows import Rows
+
+
+class Columns(NamedTuple):
+    """How many sources there are in a prompt of T (padded) positions.
+
+    Attributes:
+        layers: L.
+        positions: T.
+        slots: K.
+    """
+
+    layers: int
+    positions: int
+    slots: int
+
+    @property
+    def features(self) -> int:
+        """Feature slots, (L, T, K)."""
+        return self.layers * self.positions * self.slots
+
+    @property
+    def embeddings(self) -> int:
+        """Where the embeddings begin; errors (L, T) lie before them."""
+        return self.features + self.layers * self.positions
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embeddings + self.positions
+
+
+class Edges(NamedTuple):
+    """Edges of the finished graph.
+
+    Attributes:
+        rows: (E,) which row each belongs to.
+        columns: (E,) which of the chosen columns.
+        weights: (E,) float32.
+        folded: (R, 2) mass Σ|A| of a row from errors and from embeddings that are no edges.
+        remainder: (R,) Σ A of a row over everything that is no edge.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    weights: np.ndarray
+    folded: np.ndarray
+    remainder: np.ndarray
+
+
+class StoredRows(abc.ABC):
+    """R rows over the columns; made by `stored_rows`.
+
+    Attributes:
+        columns: What they are over.
+        layer: (R,) layer of each row's target; L for logits.
+        count: Rows so far.
+    """
+
+    def __init__(self, size: int, columns: Columns):
+        self.columns, self.count = columns, 0
+        self.layer = np.full(size, -1, np.int32)
+        self.slot = np.full(size, -1, np.int64)
+        self.total = np.zeros(size, np.float64)
+        self.mass = np.zeros(size, np.float64)
+
+    def add(self, part: Rows, slot: np.ndarray, layer: np.ndarray) -> None:
+        """Append rows.
+
+        Args:
+            part: The first `len(slot)` of its B rows.
+            slot: (n,) the column of each target among features; −1 for a logit.
+            layer: (n,) its layer.
+        """
+        new = slice(self.count, self.count + len(slot))
+        self.slot[new], self.layer[new] = slot, layer
+        arrays = [np.asarray(x)[: len(slot)] for x in (part.features, part.errors, part.embeddings)]
+        self.total[new] = sum(x.reshape(len(x), -1).sum(-1, dtype=np.float64) for x in arrays)
+        self.mass[new] = sum(np.abs(x).reshape(len(x), -1).sum(-1, dtype=np.float64) for x in arrays)
+        self._keep(new, arrays)
+        self.count = new.stop
+
+    def influence(self, weights: np.ndarray) -> np.ndarray:
+        """Influence of every column, given the rows so far: I = wM + wM² + …, M = |A| row-normed.
+
+        Rows of one layer read from lower ones only, so one pass from the top is the whole sum.
+
+        Args:
+            weights: (logits,) of the rows that are logits, which come first.
+
+        Returns:
+            (columns,) float64.
+        """
+        found = np.zeros(self.columns.total)
+        for layer in np.unique(self.layer[: self.count])[::-1]:
+            chosen = np.flatnonzero(self.layer[: self.count] == layer)
+            own = self.slot[chosen]
+            flow = np.where(own < 0, weights[np.minimum(chosen, len(weights) - 1)], found[own])
+            self._flow(found, chosen, flow / np.maximum(self.mass[chosen], 1e-8))
+        return found
+
+    @abc.abstractmethod
+    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None: ...
+
+    @abc.abstractmethod
+    def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
+        """found += flow @ |A[chosen]|."""
+
+    @abc.abstractmethod
+    def edges(self, columns: np.ndarray) -> Edges:
+        """The edges from some columns, rising; the rest goes into the sums."""
+
+
+class WholeRows(StoredRows):
+    """Every entry of every row."""
+
+    def __init__(self, size: int, columns: Columns):
+        super().__init__(size, columns)
+        # Pages that are never written are never in memory.
+        self.matrix = np.zeros((size, columns.total), np.float32)
+
+    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None:
+        features, errors, embeddings = arrays
+        c, seen = self.columns, embeddings.shape[1]
+        block = self.matrix[new]
+        into = block[:, : c.features].reshape(len(block), c.layers, c.positions, c.slots)
+        into[:, :, :seen] = features
+        into = block[:, c.features : c.embeddings].reshape(len(block), c.layers, c.positions)
+        into[:, :, :seen] = errors
+        block[:, c.embeddings : c.embeddings + seen] = embeddings
+
+    def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
+        for start in range(0, len(chosen), 256):
+            part = slice(start, start + 256)
+            found += flow[part].astype(np.float32) @ np.abs(self.matrix[chosen[part]])
+
+    def edges(self, columns: np.ndarray) -> Edges:
+        """What is not among the columns is dropped, so that nothing is folded."""
+        chosen = self.matrix[: self.count, columns]
+        rows, places = np.nonzero(chosen)
+        kept = chosen.sum(-1, dtype=np.float64)
+        nothing = np.zeros((self.count, 2))
+        remainder = self.total[: self.count] - kept
+        return Edges(rows, places, chosen[rows, places], nothing, remainder)
+
+
+class StrongestRows(StoredRows):
+    """The strongest entries of every row, and the mass of the others."""
+
+    def __init__(self, size: int, columns: Columns, most: int):
+        super().__init__(size, columns)
+        most = min(most, columns.total)
+        self.index = np.zeros((size, most), np.int64)
+        self.value = np.zeros((size, most), np.float32)
+        self.folded = np.zeros((size, 2), np.float64)
+
+    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None:
+        features, errors, embeddings = arrays
+        c, seen, most = self.columns, embeddings.shape[1], self.index.shape[1]
+        starts = np.arange(c.layers)[:, None] * c.positions + np.arange(seen)
+        # Columns of the entries that a row of the first `seen` positions has.
+        where = np.concatenate(
+            [
+                (starts[..., None] * c.slots + np.arange(c.slots)).ravel(),
+                c.features + starts.ravel(),
+                c.embeddings + np.arange(seen),
+            ]
+        )
+        kinds = np.searchsorted([c.features, c.embeddings], where, side="right")
+        for row, parts in zip(range(new.start, new.stop), zip(*arrays, strict=True), strict=True):
+            values = np.concatenate([part.ravel() for part in parts])
+            best = _strongest(np.abs(values), most)
+            self.index[row, : len(best)] = where[best]
+            self.value[row, : len(best)] = values[best]
+            mass = np.bincount(kinds, np.abs(values), 3) - np.bincount(
+                kinds[best], np.abs(values[best]), 3
+            )
+            self.folded[row] = np.maximum(mass[1:], 0)
+
+    def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
+        weights = flow[:, None] * np.abs(self.value[chosen])
+        found += np.bincount(self.index[chosen].ravel(), weights.ravel(), len(found))
+
+    def edges(self, columns: np.ndarray) -> Edges:
+        """What was not kept, or is not among the columns, goes into the sums."""
+        place = np.full(self.columns.total, -1, np.int64)
+        place[columns] = np.arange(len(columns))
+        found = place[self.index[: self.count]]
+        value = self.value[: self.count]
+        rows, entries = np.nonzero((found >= 0) & (value != 0))
+        weights = value[rows, entries]
+        kept = np.bincount(rows, weights, self.count)
+        remainder = self.total[: self.count] - kept
+        folded = self.folded[: self.count]
+        return Edges(rows, found[rows, entries], weights, folded, remainder)
+
+
+def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> StoredRows:
+    """An empty store.
+
+    Args:
+        size: Rows that will come.
+        columns: What they are over.
+        edges_per_node: Entries of a row to keep; None for all.
+
+    Returns:
+        The store.
+    """
+    if edges_per_node is None:
+        return WholeRows(size, columns)
+    return StrongestRows(size, columns, edges_per_node)
+
+
+def _strongest(size: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the largest values, fewer if there are fewer above zero."""
+    if len(size) > most:
+        best = np.argpartition(size, len(size) - most)[len(size) - most :]
+    else:
+        best = np.arange(len(size))
+    return best[size[best] > 0]
