@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jraph
 import numpy as np
 
 from hagd_jax.attribution.config import AttributionConfig
-from hagd_jax.attribution.frozen import Frozen, frozen, run_sites
+from hagd_jax.attribution.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.attribution.graph import (
     EMBEDDING,
     ERROR,
@@ -22,7 +23,7 @@ from hagd_jax.attribution.graph import (
     GraphInfo,
     NodeTable,
 )
-from hagd_jax.attribution.rows import Targets, rows
+from hagd_jax.attribution.rows import Rows, Targets, block_size, rows
 from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
 from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
 from hagd_jax.attribution.targets import (
@@ -33,10 +34,8 @@ from hagd_jax.attribution.targets import (
 )
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, forward
+from hagd_jax.parallel import replicate
 from hagd_jax.transcoders import Dictionary, Features, Transcoder, as_dictionary
-
-# Positions are cut to one of so many lengths: each is a program of its own.
-_LENGTHS = 4
 
 
 class _Prompt(NamedTuple):
@@ -91,7 +90,7 @@ def attribute(
     tokens = prompt_tokens(model, prompt)
     ready = _run(model, nodes, tokens, config)
     chosen = choose_logits(model, ready.probabilities, config, targets)
-    activation = np.asarray(ready.found.activation)
+    activation = np.asarray(replicate(ready.found.activation, model.mesh))
     active = int(np.count_nonzero(activation))
     if not active:
         raise InputError(
@@ -149,18 +148,27 @@ def _run(
     model: LanguageModel, nodes: Dictionary, tokens: np.ndarray, config: AttributionConfig
 ) -> _Prompt:
     """Run the prompt once, and hold what shall be held."""
-    bare, length = model.bare(), len(tokens)
+    bare, own, length = model.bare(), nodes.bare(), len(tokens)
     padded = _padded_length(model, nodes, length)
     row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
-    out = forward(bare, row, capture=run_sites(source_sites(nodes)))
     place = np.arange(padded)
     counts = jnp.asarray((place < length) & ~np.isin(place, config.skip_positions))
-    found = sources(bare, nodes, row, out.trace, counts)
-    probabilities = np.asarray(jax.nn.softmax(out.logits[0, length - 1]))
-    if not np.isfinite(probabilities).all():
+    trace, held, probabilities = _pass(bare, row, length - 1, run_sites(source_sites(nodes)))
+    found = sources(bare, own, row, trace, counts)
+    chances = np.asarray(probabilities)
+    if not np.isfinite(chances).all():
         raise InputError("logits", got="NaN or infinity", expected="finite numbers")
-    mlp_in = out.trace["mlp_in"][:, 0]
-    return _Prompt(bare, nodes.bare(), found, frozen(out.trace), mlp_in, probabilities, length)
+    return _Prompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length)
+
+
+@functools.partial(jax.jit, static_argnames="sites")
+def _pass(
+    model: LanguageModel, tokens: jax.Array, last: Any, sites: tuple[str, ...]
+) -> tuple[dict[str, jax.Array], Frozen, jax.Array]:
+    """The trace without what is frozen, what is frozen, and chances of the next token."""
+    out = forward(model, tokens, capture=sites)
+    trace = {site: value for site, value in out.trace.items() if site not in FROZEN_SITES}
+    return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)
 
 
 def _padded_length(model: LanguageModel, nodes: Dictionary, length: int) -> int:
@@ -188,7 +196,7 @@ def _greedy(
     for start in range(0, len(chosen), config.batch_size):
         part = chosen[start : start + config.batch_size]
         made = logit_targets(ready.model, ready.held, part, ready.length - 1, config.batch_size)
-        found = _rows(ready, made, ready.length)
+        found = _rows(ready, made)
         stored.add(found, np.full(len(part), -1), np.full(len(part), layers))
     index = None if ready.found.index is None else np.asarray(ready.found.index).ravel()
     flat = activation.ravel()
@@ -227,42 +235,33 @@ def _feature_rows(
     stored: StoredRows,
     config: AttributionConfig,
 ) -> None:
-    """Rows of features, those that need as many positions together, from the top layer down."""
+    """Rows of features: together those that need as many positions, from the top layer down."""
     c, size = stored.columns, config.batch_size
     layer, rest = np.divmod(slots, c.positions * c.slots)
     position, slot = np.divmod(rest, c.slots)
     feature = slot if index is None else index[slots]
-    need = np.ceil((position + 1) / c.positions * _LENGTHS).astype(int)
-    for part in range(1, _LENGTHS + 1):
-        group = np.flatnonzero(need == part)
-        group = group[np.argsort(-layer[group], kind="stable")]
-        length = -(-c.positions * part // _LENGTHS)
-        for start in range(0, len(group), size):
-            chosen = group[start : start + size]
-            filled = [
-                np.pad(x[chosen], (0, size - len(chosen)), constant_values=empty)
-                for x, empty in ((layer, -1), (position, 0), (feature, 0))
-            ]
-            made = feature_targets(
-                ready.model, ready.dictionary, ready.held, ready.mlp_in,
-                *(jnp.asarray(x, jnp.int32) for x in filled),
-            )  # fmt: skip
-            stored.add(_rows(ready, made, length), slots[chosen], layer[chosen])
+    # In blocks of positions, so that rows of few positions do not wait for longer ones.
+    blocks = position // block_size(c.positions)
+    order = np.lexsort((-layer, blocks))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        filled = [
+            np.pad(x[chosen], (0, size - len(chosen)), constant_values=empty)
+            for x, empty in ((layer, -1), (position, 0), (feature, 0))
+        ]
+        made = feature_targets(
+            ready.model, ready.dictionary, ready.held, ready.mlp_in,
+            *(jnp.asarray(x, jnp.int32) for x in filled),
+        )  # fmt: skip
+        stored.add(_rows(ready, made), slots[chosen], layer[chosen])
 
 
-def _rows(ready: _Prompt, made: Targets, length: int) -> Any:
-    """Rows of a batch at its first positions."""
-    total = ready.found.activation.shape[1]
-    # The same few lengths for logits and features.
-    part = -(-length * _LENGTHS // total)
-    length = min(-(-total * part // _LENGTHS), total)
+def _rows(ready: _Prompt, made: Targets) -> Rows:
     skip, reads = None, "mlp_in"
     if isinstance(ready.dictionary, Features):
         trained = ready.dictionary.trained
         skip, reads = trained.params.get("W_skip"), trained.config.reads
-    return rows(
-        ready.model, ready.found, ready.held, made, length=length, skip=skip, reads=reads
-    )
+    return rows(ready.model, ready.found, ready.held, made, skip, reads=reads)
 
 
 def _graph(

@@ -77,34 +77,45 @@ def weight_of(params: dict[str, Any], norm: str) -> Any:
     return params[norm]["scale"].astype(jnp.float32) if norm in params else None
 
 
-def attention_back(
-    gradient: jax.Array, block: dict[str, Any], pattern: jax.Array, gain: jax.Array, model: Any
-) -> jax.Array:
-    """From what a layer's attention writes to what its values read, patterns held.
+def out_back(gradient: jax.Array, block: dict[str, Any], model: LanguageModel) -> jax.Array:
+    """From what attention writes to what its heads mixed, before patterns are applied.
 
     Args:
         gradient: (T, B, D) at the output of attention.
         block: Parameters of this layer.
-        pattern: (H, T, T).
-        gain: (T,) of the norm before attention.
-        model: The `LanguageModel` (its configuration and mesh).
+        model: The model.
 
     Returns:
-        (T, B, D) at the stream before the layer.
+        (K, G · T, B · Dh): key/value heads first, so that the query heads that share one and the
+        positions are summed over in one product.
     """
-    c: DecoderConfig = model.config
+    c = model.config
     length, targets, _ = gradient.shape
     out = block["attn"]["o"]["kernel"].astype(jnp.float32).reshape(-1, c.d_model)
-    into = block["attn"]["v"]["kernel"].astype(jnp.float32).reshape(c.d_model, -1)
     heads = (gradient @ out.T).reshape(length, targets, c.n_heads, c.d_head)
     heads = constrain(heads, ("length", "batch", "heads", "head_dim"), model.mesh)
-    # Key/value groups first: their query heads and positions are summed over in one product.
     heads = heads.reshape(length, targets, c.n_kv_heads, -1, c.d_head).transpose(2, 3, 0, 1, 4)
-    heads = heads.reshape(c.n_kv_heads, -1, targets * c.d_head)
-    rows = pattern.reshape(c.n_kv_heads, -1, length)
-    values = jnp.einsum("kts,ktx->ksx", rows, heads)
-    values = values.reshape(c.n_kv_heads, length, targets, c.d_head).transpose(1, 2, 0, 3)
-    back = values.reshape(length, targets, -1) @ into.T
+    return heads.reshape(c.n_kv_heads, -1, targets * c.d_head)
+
+
+def value_back(
+    values: jax.Array, block: dict[str, Any], gain: jax.Array, model: LanguageModel
+) -> jax.Array:
+    """From values to the stream before the layer.
+
+    Args:
+        values: (K, T, B · Dh) gradients at the values.
+        block: Parameters of this layer.
+        gain: (T,) of the norm before attention.
+        model: The model.
+
+    Returns:
+        (T, B, D).
+    """
+    c = model.config
+    into = block["attn"]["v"]["kernel"].astype(jnp.float32).reshape(c.d_model, -1)
+    values = values.reshape(*values.shape[:2], -1, c.d_head).transpose(1, 2, 0, 3)
+    back = values.reshape(*values.shape[:2], -1) @ into.T
     back = norm_back(back, weight_of(block, "norm1"), gain[:, None], c)
     return constrain(back, GRADIENT, model.mesh)
 

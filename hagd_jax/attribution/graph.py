@@ -114,7 +114,8 @@ class AttributionGraph(struct.PyTreeNode):
         kind, position = int(table.kind[node]), int(table.position[node])
         if kind == LOGIT:
             return f"logit {self.info.targets[node - len(table.kind) + len(self.info.targets)]!r}"
-        word = repr(self.info.words[position]) if self.info.words else f"#{self.info.tokens[position]}"
+        info = self.info
+        word = repr(info.words[position]) if info.words else f"#{info.tokens[position]}"
         if kind == EMBEDDING:
             return f"embedding {word} @{position}"
         what = "error" if kind == ERROR else f"#{int(table.index[node])}"

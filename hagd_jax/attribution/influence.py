@@ -52,7 +52,7 @@ class Pruned(NamedTuple):
 
 
 def influence(graph: AttributionGraph) -> np.ndarray:
-    """Influence of every node on the targets: I = wM + wM² + wM³ + …
+    """Influence of every node on the targets: I = wM + wM² + wM³ + ….
 
     The graph has no cycles, so the sum ends. Capped edges count where they go, as long as they
     come from errors and embeddings: what is folded of features is left out, as are features that

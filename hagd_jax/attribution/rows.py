@@ -10,7 +10,7 @@ to their last, since nothing after a target can act on it.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,17 @@ from flax import struct
 from hagd_jax.attribution.frozen import (
     GRADIENT,
     Frozen,
-    attention_back,
     layer_of,
     norm_back,
+    out_back,
+    value_back,
     weight_of,
 )
 from hagd_jax.attribution.sources import Sources
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain, replicate
+
+_PARTS = ("length", "batch", "features")
 
 
 class Targets(struct.PyTreeNode):
@@ -45,109 +48,197 @@ class Targets(struct.PyTreeNode):
 
 
 class Rows(struct.PyTreeNode):
-    """What B targets owe to each source, at the first P positions.
+    """What B targets owe to each source.
 
     Attributes:
-        features: (B, L, P, K) from the features in the slots.
-        errors: (B, L, P) from what features do not explain.
-        embeddings: (B, P) from token embeddings.
+        values: (B, C) from features in the slots (L, T, K), then errors (L, T), then embeddings
+            (T).
+        total: (B,) their sum.
+        mass: (B, 3) Σ|A| from features, from errors, from embeddings.
     """
 
-    features: jax.Array
-    errors: jax.Array
-    embeddings: jax.Array
+    values: jax.Array
+    total: jax.Array
+    mass: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("length", "reads"))
+@functools.partial(jax.jit, static_argnames=("reads",))
 def rows(
     model: LanguageModel,
     found: Sources,
     held: Frozen,
     targets: Targets,
-    *,
-    length: int,
     skip: jax.Array | None = None,
+    *,
     reads: str = "mlp_in",
 ) -> Rows:
     """Rows of a batch of targets.
+
+    Positions are worked on in blocks, as many as the last target needs: that number is data, so
+    prompts of one padded length share a program, and earlier targets cost less.
 
     Args:
         model: Bare.
         found: What writes.
         held: What is frozen.
-        targets: B of them, none at a position beyond `length`.
-        length: P ≤ T positions are looked at.
+        targets: B of them.
         skip: (L, D, D) a linear map from what features read to the MLP's output, or None.
         reads: The site that it reads.
 
     Returns:
         The `Rows`.
     """
-    c, blocks = model.config, model.params["blocks"]
-    count, targets_n = len(found.activation), len(targets.layer)
-    slots = found.activation.shape[-1]
-    receiving = _edges_into(found)
-    dense = found.index is None
-
-    def contract(layer: jax.Array, gradient: jax.Array, total: jax.Array) -> jax.Array:
-        """Add what features write to one layer's MLP output, whichever layers they are of."""
-
-        def edge(i: jax.Array, total: jax.Array) -> jax.Array:
-            number = jnp.asarray(receiving.edges)[layer, i]
-            sender = jnp.asarray(found.senders)[number]
-            own = layer_of(found.decoders, number).astype(jnp.float32)
-            if dense:
-                part = jnp.einsum("tbd,kd->tbk", gradient, own)
-            else:
-                part = jnp.einsum("tbd,tkd->tbk", gradient, own[:length])
-            part = constrain(part, ("length", "batch", "features"), model.mesh)
-            if found.window == 0:
-                return jax.lax.dynamic_update_index_in_dim(total, part, sender, 0)
-            return total.at[sender].add(part)
-
-        return jax.lax.fori_loop(0, jnp.asarray(receiving.count)[layer], edge, total)
-
-    def down(step: jax.Array, carry: tuple) -> tuple:
-        gradient, features, errors = carry
-        layer = count - 1 - step
-        features = contract(layer, gradient, features)
-        wrote = jnp.einsum("tbd,td->tb", gradient, layer_of(found.error, layer)[:length])
-        errors = jax.lax.dynamic_update_index_in_dim(errors, wrote, layer, 0)
-        block = layer_of(blocks, layer)
-        pattern, gain1, gain2 = layer_of((held.pattern, held.gain1, held.gain2), layer)
-        pattern, gain1, gain2 = pattern[:, :length, :length], gain1[:length], gain2[:length]
-        read = _inject(jnp.zeros_like(gradient), targets, layer)
-        if skip is not None:
-            back = gradient @ layer_of(skip, layer)
-            if reads == "mlp_in":
-                back = norm_back(back, weight_of(block, "norm2"), gain2[:, None], c)
-            read = read + back
-        before = gradient + read
-        into = gradient if c.parallel_residual else before
-        return before + attention_back(into, block, pattern, gain1, model), features, errors
-
-    top = jnp.max(targets.layer)
-    start = _inject(jnp.zeros((length, targets_n, c.d_model)), targets, jnp.int32(count))
-    start = constrain(start, GRADIENT, model.mesh)
-    features = jnp.zeros((count, length, targets_n, slots))
-    features = constrain(features, ("layers", "length", "batch", "features"), model.mesh)
-    errors = jnp.zeros((count, length, targets_n))
-    first = jnp.maximum(count - 1 - top, 0)
-    carry = jax.lax.fori_loop(first, count, down, (start, features, errors))
+    c, layers = model.config, len(found.activation)
+    length, count = found.activation.shape[1], len(targets.layer)
+    size = block_size(length)
+    shape = length // size, size, count
+    real = targets.layer >= 0
+    used = jnp.max(jnp.where(real, targets.position, 0)) // size + 1
+    gradient = _inject(jnp.zeros((length, count, c.d_model)), targets, jnp.int32(layers))
+    gradient = constrain(gradient, GRADIENT, model.mesh).reshape(*shape, -1)
+    features = jnp.zeros((layers, *shape, found.activation.shape[-1]))
+    features = constrain(features, ("layers", None, *_PARTS), model.mesh)
+    errors = jnp.zeros((layers, *shape))
+    down = _Down(model, found, held, targets, skip, reads, size, used)
+    # Above the highest target there is nothing to carry.
+    first = jnp.maximum(layers - 1 - jnp.max(targets.layer), 0)
+    carry = jax.lax.fori_loop(first, layers, down.layer, (gradient, features, errors))
     gradient, features, errors = carry
-    features = features * found.activation[:, :length, None]
+    gradient, errors = (gradient.reshape(length, count, -1), errors.reshape(layers, length, count))
+    features = features.reshape(layers, length, count, -1) * found.activation[:, :, None]
+    words = jnp.einsum("tbd,td->bt", gradient, found.embedding)
+    parts = features.transpose(2, 0, 1, 3), errors.transpose(2, 0, 1), words
+    flat = [part.reshape(count, -1) for part in parts]
     out = Rows(
-        features.transpose(2, 0, 1, 3),
-        errors.transpose(2, 0, 1),
-        jnp.einsum("tbd,td->bt", gradient, found.embedding[:length]),
+        values=jnp.concatenate(flat, 1),
+        total=jnp.stack([part.sum(1) for part in flat], 1).sum(1),
+        mass=jnp.stack([jnp.abs(part).sum(1) for part in flat], 1),
     )
     return replicate(out, model.mesh)
 
 
+def block_size(length: int) -> int:
+    """Positions in a block: at least 8, at most 16 blocks, all of one size.
+
+    Example:
+        >>> [block_size(length) for length in (8, 32, 48, 2048, 13)]
+        [8, 8, 8, 128, 13]
+    """
+    sizes = range(max(8, -(-length // 16)), length + 1)
+    return next((size for size in sizes if length % size == 0), length)
+
+
+class _Down(NamedTuple):
+    """How gradients come down one layer.
+
+    They and what they meet are in blocks of positions, (blocks, size, B, ...).
+    """
+
+    model: LanguageModel
+    found: Sources
+    held: Frozen
+    targets: Targets
+    skip: jax.Array | None
+    reads: str
+    size: int
+    used: jax.Array  # blocks that matter
+
+    def layer(self, step: jax.Array, carry: tuple) -> tuple:
+        """From the stream after a layer to the stream before it."""
+        gradient, features, errors = carry
+        c = self.model.config
+        layer = c.n_layers - 1 - step
+        params = layer_of(self.model.params["blocks"], layer)
+        blocks, size, count, _ = gradient.shape
+        values = jnp.zeros((blocks, c.n_kv_heads, size, count * c.d_head))
+
+        def upper(i: jax.Array, carry: tuple) -> tuple:
+            gradient, features, errors, values = carry
+            here = layer_of(gradient, i)
+            features = self.contract(layer, i, here, features)
+            error = jax.lax.dynamic_slice_in_dim(layer_of(self.found.error, layer), i * size, size)
+            errors = errors.at[layer, i].set(jnp.einsum("tbd,td->tb", here, error))
+            before = here + self.read(layer, i, here, params)
+            into = here if c.parallel_residual else before
+            values = self.mix(layer, i, out_back(into, params, self.model), values)
+            gradient = jax.lax.dynamic_update_index_in_dim(gradient, before, i, 0)
+            return gradient, features, errors, values
+
+        gradient, features, errors, values = jax.lax.fori_loop(
+            0, self.used, upper, (gradient, features, errors, values)
+        )
+
+        def lower(i: jax.Array, gradient: jax.Array) -> jax.Array:
+            gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain1, layer), i * size, size)
+            back = value_back(layer_of(values, i), params, gain, self.model)
+            return gradient.at[i].add(back)
+
+        return jax.lax.fori_loop(0, self.used, lower, gradient), features, errors
+
+    def contract(
+        self, layer: jax.Array, i: jax.Array, gradient: jax.Array, total: jax.Array
+    ) -> jax.Array:
+        """Add what features write to one layer's MLP output, whichever layers they are of."""
+        found, into = self.found, _edges_into(self.found)
+
+        def edge(n: jax.Array, total: jax.Array) -> jax.Array:
+            number = jnp.asarray(into.edges)[layer, n]
+            sender = jnp.asarray(found.senders)[number]
+            if found.index is None:
+                rows = layer_of(found.decoders, number).astype(jnp.float32)
+                part = jnp.einsum("tbd,kd->tbk", gradient, rows)
+            else:
+                start = (number, i * self.size, 0, 0)
+                shape = (1, self.size, *found.decoders.shape[2:])
+                rows = jax.lax.dynamic_slice(found.decoders, start, shape)[0].astype(jnp.float32)
+                part = jnp.einsum("tbd,tkd->tbk", gradient, rows)
+            return total.at[sender, i].add(constrain(part, _PARTS, self.model.mesh))
+
+        return jax.lax.fori_loop(0, jnp.asarray(into.count)[layer], edge, total)
+
+    def read(self, layer: jax.Array, i: jax.Array, gradient: jax.Array, params: Any) -> jax.Array:
+        """What enters where the MLP reads: the targets of this layer, and the skip connection."""
+        start = i * self.size
+        local = self.targets.replace(position=self.targets.position - start)
+        read = _inject(jnp.zeros_like(gradient), local, layer)
+        if self.skip is None:
+            return read
+        back = gradient @ layer_of(self.skip, layer)
+        if self.reads == "mlp_in":
+            gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain2, layer), start, self.size)
+            weight = weight_of(params, "norm2")
+            back = norm_back(back, weight, gain[:, None], self.model.config)
+        return read + back
+
+    def mix(self, layer: jax.Array, i: jax.Array, heads: jax.Array, values: jax.Array) -> jax.Array:
+        """Carry a block of positions to the earlier ones that it attends to.
+
+        Args:
+            layer: Which.
+            i: The block that attends.
+            heads: (K, G · size, B · Dh) gradients there, by key/value head.
+            values: (blocks, K, size, B · Dh) sums so far at the blocks that are attended to.
+
+        Returns:
+            The sums.
+        """
+        c, size = self.model.config, self.size
+
+        def to(j: jax.Array, values: jax.Array) -> jax.Array:
+            start, shape = (layer, 0, i * size, j * size), (1, c.n_heads, size, size)
+            pattern = jax.lax.dynamic_slice(self.held.pattern, start, shape)
+            pattern = pattern.reshape(c.n_kv_heads, -1, size)
+            return values.at[j].add(jnp.einsum("kts,ktx->ksx", pattern, heads))
+
+        return jax.lax.fori_loop(0, i + 1 if c.causal else self.used, to, values)
+
+
 def _inject(gradient: jax.Array, targets: Targets, layer: jax.Array) -> jax.Array:
-    """Add the vectors of the targets that read at a layer."""
-    here = jnp.where((targets.layer == layer)[:, None], targets.vector, 0)
-    return gradient.at[targets.position, jnp.arange(len(here))].add(here)
+    """Add the vectors of the targets that read at a layer, at positions that are here."""
+    here = (targets.layer == layer) & (targets.position >= 0)
+    vector = jnp.where(here[:, None], targets.vector, 0)
+    places = targets.position, jnp.arange(len(vector))
+    return gradient.at[places].add(vector, mode="drop")
 
 
 class _Into(struct.PyTreeNode):

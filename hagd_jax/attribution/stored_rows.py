@@ -74,8 +74,8 @@ class StoredRows(abc.ABC):
         self.columns, self.count = columns, 0
         self.layer = np.full(size, -1, np.int32)
         self.slot = np.full(size, -1, np.int64)
-        self.total = np.zeros(size, np.float64)
-        self.mass = np.zeros(size, np.float64)
+        self.total = np.zeros(size)
+        self.mass = np.zeros((size, 3))
 
     def add(self, part: Rows, slot: np.ndarray, layer: np.ndarray) -> None:
         """Append rows.
@@ -85,12 +85,11 @@ class StoredRows(abc.ABC):
             slot: (n,) the column of each target among features; −1 for a logit.
             layer: (n,) its layer.
         """
-        new = slice(self.count, self.count + len(slot))
+        n = len(slot)
+        new = slice(self.count, self.count + n)
         self.slot[new], self.layer[new] = slot, layer
-        arrays = [np.asarray(x)[: len(slot)] for x in (part.features, part.errors, part.embeddings)]
-        self.total[new] = sum(x.reshape(len(x), -1).sum(-1, dtype=np.float64) for x in arrays)
-        self.mass[new] = sum(np.abs(x).reshape(len(x), -1).sum(-1, dtype=np.float64) for x in arrays)
-        self._keep(new, arrays)
+        self.total[new], self.mass[new] = np.asarray(part.total)[:n], np.asarray(part.mass)[:n]
+        self._keep(new, np.asarray(part.values)[:n])
         self.count = new.stop
 
     def influence(self, weights: np.ndarray) -> np.ndarray:
@@ -109,15 +108,16 @@ class StoredRows(abc.ABC):
             chosen = np.flatnonzero(self.layer[: self.count] == layer)
             own = self.slot[chosen]
             flow = np.where(own < 0, weights[np.minimum(chosen, len(weights) - 1)], found[own])
-            self._flow(found, chosen, flow / np.maximum(self.mass[chosen], 1e-8))
+            self._flow(found, chosen, flow / np.maximum(self.mass[chosen].sum(1), 1e-8))
         return found
 
     @abc.abstractmethod
-    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None: ...
+    def _keep(self, new: slice, values: np.ndarray) -> None:
+        """Keep what is to be kept of (n, C) values."""
 
     @abc.abstractmethod
     def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
-        """found += flow @ |A[chosen]|."""
+        """Add flow @ |A[chosen]| to what was found."""
 
     @abc.abstractmethod
     def edges(self, columns: np.ndarray) -> Edges:
@@ -132,15 +132,8 @@ class WholeRows(StoredRows):
         # Pages that are never written are never in memory.
         self.matrix = np.zeros((size, columns.total), np.float32)
 
-    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None:
-        features, errors, embeddings = arrays
-        c, seen = self.columns, embeddings.shape[1]
-        block = self.matrix[new]
-        into = block[:, : c.features].reshape(len(block), c.layers, c.positions, c.slots)
-        into[:, :, :seen] = features
-        into = block[:, c.features : c.embeddings].reshape(len(block), c.layers, c.positions)
-        into[:, :, :seen] = errors
-        block[:, c.embeddings : c.embeddings + seen] = embeddings
+    def _keep(self, new: slice, values: np.ndarray) -> None:
+        self.matrix[new] = values
 
     def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
         for start in range(0, len(chosen), 256):
@@ -167,28 +160,16 @@ class StrongestRows(StoredRows):
         self.value = np.zeros((size, most), np.float32)
         self.folded = np.zeros((size, 2), np.float64)
 
-    def _keep(self, new: slice, arrays: list[np.ndarray]) -> None:
-        features, errors, embeddings = arrays
-        c, seen, most = self.columns, embeddings.shape[1], self.index.shape[1]
-        starts = np.arange(c.layers)[:, None] * c.positions + np.arange(seen)
-        # Columns of the entries that a row of the first `seen` positions has.
-        where = np.concatenate(
-            [
-                (starts[..., None] * c.slots + np.arange(c.slots)).ravel(),
-                c.features + starts.ravel(),
-                c.embeddings + np.arange(seen),
-            ]
-        )
-        kinds = np.searchsorted([c.features, c.embeddings], where, side="right")
-        for row, parts in zip(range(new.start, new.stop), zip(*arrays, strict=True), strict=True):
-            values = np.concatenate([part.ravel() for part in parts])
-            best = _strongest(np.abs(values), most)
-            self.index[row, : len(best)] = where[best]
-            self.value[row, : len(best)] = values[best]
-            mass = np.bincount(kinds, np.abs(values), 3) - np.bincount(
-                kinds[best], np.abs(values[best]), 3
-            )
-            self.folded[row] = np.maximum(mass[1:], 0)
+    def _keep(self, new: slice, values: np.ndarray) -> None:
+        c, most = self.columns, self.index.shape[1]
+        for row, own in enumerate(values, start=new.start):
+            size = np.abs(own)
+            best = _strongest(size, most)
+            self.index[row, : len(best)] = best
+            self.value[row, : len(best)] = own[best]
+            kinds = np.searchsorted([c.features, c.embeddings], best, side="right")
+            kept = np.bincount(kinds, size[best], 3)
+            self.folded[row] = np.maximum(self.mass[row] - kept, 0)[1:]
 
     def _flow(self, found: np.ndarray, chosen: np.ndarray, flow: np.ndarray) -> None:
         weights = flow[:, None] * np.abs(self.value[chosen])
@@ -226,6 +207,13 @@ def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> Stor
 
 def _strongest(size: np.ndarray, most: int) -> np.ndarray:
     """Indices of the largest values, fewer if there are fewer above zero."""
+    if len(size) > 16 * most:
+        # Most are too small by far: a sample says where to cut, and twice too many are left.
+        sample = np.sort(size[:: max(1, len(size) // 4096)])
+        cut = sample[max(0, len(sample) - 1 - 2 * most * len(sample) // len(size))]
+        near = np.flatnonzero(size > cut)
+        if len(near) >= most:
+            return near[_strongest(size[near], most)]
     if len(size) > most:
         best = np.argpartition(size, len(size) - most)[len(size) - most :]
     else:

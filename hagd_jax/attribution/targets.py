@@ -59,7 +59,7 @@ def logit_difference(
     others = [wrong] if isinstance(wrong, str | int) else list(wrong)
     ids = [token_id(model, token) for token in (right, *others)]
     names = [_name(model, i) for i in ids]
-    label = f"{names[0]} − {' / '.join(names[1:])}"
+    label = f"{names[0]} - {' / '.join(names[1:])}"
     return LogitTarget(label, tuple(ids), (1.0, *[-1 / len(others)] * len(others)))
 
 
@@ -245,5 +245,3 @@ def _neuron_vectors(
 
 def _name(model: LanguageModel, token: int) -> str:
     return f"#{token}" if model.tokenizer is None else model.tokenizer.token(token)
-
-
