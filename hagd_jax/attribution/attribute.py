@@ -33,6 +33,7 @@ from hagd_jax.attribution.targets import (
     logit_targets,
 )
 from hagd_jax.errors import InputError
+from hagd_jax.files import finite
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders import Dictionary, Features, Transcoder, as_dictionary
@@ -308,7 +309,7 @@ def _graph(
         layers=c.layers,
         features=nodes.space.features,
         active=active,
-        settings=dataclasses.asdict(config),
+        settings=finite(dataclasses.asdict(config)),
     )
     return AttributionGraph(jraph.GraphsTuple(**graph, globals=None), info)
 

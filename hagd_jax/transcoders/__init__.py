@@ -20,6 +20,7 @@ from hagd_jax.transcoders.dictionary import (
     digest,
     neurons,
 )
+from hagd_jax.transcoders.edits import FeatureEdit, intervene
 from hagd_jax.transcoders.effects import logit_effects
 from hagd_jax.transcoders.evaluate import evaluate
 from hagd_jax.transcoders.evaluation import Evaluation
@@ -57,6 +58,7 @@ __all__ = [
     "CrossLayerTranscoder",
     "Dictionary",
     "Evaluation",
+    "FeatureEdit",
     "Features",
     "JacobianMatch",
     "LossConfig",
@@ -79,6 +81,7 @@ __all__ = [
     "errors",
     "evaluate",
     "init",
+    "intervene",
     "jacobian_match",
     "layer_graph",
     "load",

@@ -166,7 +166,7 @@ def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
     """
     params = transcoder.params
     return ReplaceMLPs(
-        **_writer(transcoder),
+        **writer_fields(transcoder),
         b_dec=params["b_dec"],
         W_skip=params.get("W_skip"),
         error=None if error is None else jnp.asarray(error),
@@ -247,7 +247,7 @@ def mask_features(
     """
     params = transcoder.params
     return MaskFeatures(
-        **_writer(transcoder),
+        **writer_fields(transcoder),
         b_dec=params["b_dec"],
         W_skip=params.get("W_skip"),
         mask=jnp.asarray(mask, jnp.float32),
@@ -289,7 +289,7 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
         )
 
 
-def _writer(transcoder: Transcoder) -> dict[str, Any]:
+def writer_fields(transcoder: Transcoder) -> dict[str, Any]:
     """The fields of `FeatureWriter` that a transcoder decides."""
     config, params = transcoder.config, transcoder.params
     layers = np.arange(config.n_layers)
