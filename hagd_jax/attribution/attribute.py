@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from hagd_jax.attribution.config import AttributionConfig
@@ -22,7 +21,9 @@ from hagd_jax.attribution.graph import (
     AttributionGraph,
     GraphInfo,
     NodeTable,
+    make_graph,
 )
+from hagd_jax.attribution.memory import memory_of, on_host, require_memory
 from hagd_jax.attribution.rows import Rows, Targets, block_size, rows
 from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
 from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
@@ -59,6 +60,7 @@ def attribute(
     *,
     targets: Iterable[str | int | LogitTarget] | str | int | LogitTarget | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> AttributionGraph:
     """Which features, errors and tokens drive a prompt's next token, and which drive those.
 
@@ -74,6 +76,7 @@ def attribute(
         config: What the graph holds.
         targets: Output tokens, ids or directions (`logit_difference`); None for likely tokens.
         progress: Called with features done and to do.
+        tell: Called with a line about the memory that the run will take, before it is taken.
 
     Returns:
         The graph.
@@ -102,9 +105,26 @@ def attribute(
         )
     most = min(config.max_feature_nodes, active)
     columns = Columns(*activation.shape)
+    _check_memory(ready, columns, active, config, tell)
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
     return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
+
+
+def _check_memory(
+    ready: _Prompt,
+    columns: Columns,
+    active: int,
+    config: AttributionConfig,
+    tell: Callable[[str], None] | None,
+) -> None:
+    """Say what a run will take, and refuse one that does not fit."""
+    stacked = ready.found.index is not None
+    edges = len(ready.found.senders)
+    need = memory_of(ready.model.config, columns, edges, config, features=active, stacked=stacked)
+    if tell is not None:
+        tell(f"memory beside the model: about {need}")
+    require_memory(need, config, columns, on_host=on_host(ready.model.mesh))
 
 
 def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
@@ -291,14 +311,6 @@ def _graph(
     folded[number], remainder[number] = edges.folded, edges.remainder
     receivers = number[edges.rows]
     order = np.lexsort((edges.columns, receivers))
-    graph: Any = {
-        "nodes": table._replace(folded=folded, remainder=remainder),
-        "edges": edges.weights[order],
-        "senders": edges.columns[order].astype(np.int32),
-        "receivers": receivers[order].astype(np.int32),
-        "n_node": np.array([len(table.kind)], np.int32),
-        "n_edge": np.array([len(order)], np.int32),
-    }
     words = () if model.tokenizer is None else tuple(model.tokenizer.token(int(i)) for i in tokens)
     info = GraphInfo(
         model=model.name,
@@ -311,7 +323,8 @@ def _graph(
         active=active,
         settings=finite(dataclasses.asdict(config)),
     )
-    return AttributionGraph(jraph.GraphsTuple(**graph, globals=None), info)
+    table = table._replace(folded=folded, remainder=remainder)
+    return make_graph(table, edges.columns[order], receivers[order], edges.weights[order], info)
 
 
 def _table(

@@ -86,6 +86,21 @@ class AttributionGraph(struct.PyTreeNode):
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
+    @property
+    def senders(self) -> np.ndarray:
+        """(E,) the source of each edge."""
+        return np.asarray(self.graph.senders)
+
+    @property
+    def receivers(self) -> np.ndarray:
+        """(E,) the target of each edge."""
+        return np.asarray(self.graph.receivers)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) A[receiver, sender] of each edge."""
+        return np.asarray(self.graph.edges)
+
     def of_kind(self, kind: int) -> np.ndarray:
         """Numbers of the nodes of a kind, such as `FEATURE`."""
         return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
@@ -98,7 +113,7 @@ class AttributionGraph(struct.PyTreeNode):
         """
         count = len(self.nodes.kind)
         dense = np.zeros((count, count), np.float32)
-        dense[np.asarray(self.graph.receivers), np.asarray(self.graph.senders)] = self.graph.edges
+        dense[self.receivers, self.senders] = self.weights
         return dense
 
     def label(self, node: int) -> str:
@@ -122,9 +137,35 @@ class AttributionGraph(struct.PyTreeNode):
         return f"L{int(table.layer[node])} {what} @{position} {word}"
 
     def __str__(self) -> str:
-        chosen, edges = len(self.of_kind(FEATURE)), len(self.graph.edges)  # type: ignore[arg-type]
+        chosen, edges = len(self.of_kind(FEATURE)), len(self.weights)
         return (
             f"attribution graph of {len(self.info.tokens)} tokens: {chosen:,} of "
             f"{self.info.active:,} active features, {edges:,} edges, "
             f"targets {', '.join(map(repr, self.info.targets))}"
         )
+
+
+def make_graph(
+    table: NodeTable, senders: Any, receivers: Any, weights: Any, info: GraphInfo
+) -> AttributionGraph:
+    """A graph from its parts.
+
+    Args:
+        table: N nodes.
+        senders: (E,) sources of edges.
+        receivers: (E,) their targets.
+        weights: (E,).
+        info: Where it comes from.
+
+    Returns:
+        The graph, in NumPy arrays.
+    """
+    arrays: Any = {
+        "nodes": table,
+        "edges": np.asarray(weights, np.float32),
+        "senders": np.asarray(senders, np.int32),
+        "receivers": np.asarray(receivers, np.int32),
+        "n_node": np.array([len(table.kind)], np.int32),
+        "n_edge": np.array([len(weights)], np.int32),
+    }
+    return AttributionGraph(jraph.GraphsTuple(**arrays, globals=None), info)

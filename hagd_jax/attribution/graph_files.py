@@ -8,12 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jraph
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hagd_jax.attribution.graph import KINDS, AttributionGraph, GraphInfo, NodeTable
+from hagd_jax.attribution.graph import KINDS, AttributionGraph, GraphInfo, NodeTable, make_graph
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import finite
 
@@ -86,16 +85,12 @@ def load_graph(path: str | Path) -> AttributionGraph:
             got=f"{type(error).__name__}: {error}",
             expected="a graph written by save_graph",
         ) from error
-    graph: Any = {name: arrays[name] for name in _EDGES} | {
-        "nodes": NodeTable(**{name: arrays[name] for name in _NODES}),
-        "n_node": np.array([len(arrays["kind"])], np.int32),
-        "n_edge": np.array([len(arrays["edges"])], np.int32),
-    }
-    return AttributionGraph(jraph.GraphsTuple(**graph, globals=None), info)
+    table = NodeTable(**{name: arrays[name] for name in _NODES})
+    return make_graph(table, arrays["senders"], arrays["receivers"], arrays["edges"], info)
 
 
 def _info(record: dict[str, Any]) -> GraphInfo:
-    lists = {name: tuple(record[name]) for name in ("tokens", "words", "targets")}
+    lists: Any = {name: tuple(record[name]) for name in ("tokens", "words", "targets")}
     return GraphInfo(**(record | lists))
 
 

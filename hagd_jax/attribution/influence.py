@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jraph
 import numpy as np
 import scipy.sparse as sparse
 
@@ -19,6 +18,7 @@ from hagd_jax.attribution.graph import (
     LOGIT,
     AttributionGraph,
     NodeTable,
+    make_graph,
 )
 from hagd_jax.errors import ConfigError
 
@@ -122,15 +122,15 @@ def prune(
     for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if not 0 < value <= 1:
             raise ConfigError(name, got=value, expected="above 0, at most 1")
-    table, inner = graph.nodes, graph.graph
+    table = graph.nodes
     weight = np.asarray(table.weight, np.float64)
     found = influence(graph)
     kind = np.asarray(table.kind)
     fixed = (kind == EMBEDDING) | (kind == LOGIT)
     nodes = fixed | (found >= _threshold(found, node_threshold))
-    senders, receivers = np.asarray(inner.senders), np.asarray(inner.receivers)
+    senders, receivers = graph.senders, graph.receivers
     among = nodes[senders] & nodes[receivers]
-    size = np.abs(np.asarray(inner.edges, np.float64)) * among
+    size = np.abs(graph.weights.astype(np.float64)) * among
     matrix = _matrix(size, receivers, senders, len(kind), np.bincount(receivers, size, len(kind)))
     reach = _influence(matrix, weight) + weight
     mass = np.bincount(receivers, size, len(kind))
@@ -155,11 +155,11 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
     Returns:
         The smaller graph; its nodes are numbered anew, in the same order.
     """
-    table, inner = graph.nodes, graph.graph
+    table = graph.nodes
     count = len(table.kind)
-    senders, receivers = np.asarray(inner.senders), np.asarray(inner.receivers)
+    senders, receivers = graph.senders, graph.receivers
     chosen = kept.edges & kept.nodes[senders] & kept.nodes[receivers]
-    gone, weights = ~chosen, np.asarray(inner.edges, np.float64)
+    gone, weights = ~chosen, graph.weights.astype(np.float64)
     remainder = np.bincount(receivers[gone], weights[gone], count)
     folded = np.zeros((count, 2))
     for column, kind in enumerate((ERROR, EMBEDDING)):
@@ -170,33 +170,30 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
         remainder=table.remainder + remainder.astype(np.float32),
     )
     place = np.cumsum(kept.nodes) - 1
-    smaller = jraph.GraphsTuple(
-        nodes=NodeTable(*(np.asarray(column)[kept.nodes] for column in whole)),
-        edges=np.asarray(inner.edges)[chosen],
-        senders=place[senders[chosen]].astype(np.int32),
-        receivers=place[receivers[chosen]].astype(np.int32),
-        n_node=np.array([kept.nodes.sum()], np.int32),
-        n_edge=np.array([chosen.sum()], np.int32),
-        globals=None,
+    return make_graph(
+        NodeTable(*(np.asarray(column)[kept.nodes] for column in whole)),
+        place[senders[chosen]],
+        place[receivers[chosen]],
+        graph.weights[chosen],
+        graph.info,
     )
-    return graph.replace(graph=smaller)
 
 
 def _normalised(graph: AttributionGraph) -> sparse.csr_matrix:
     """M[t, s] = |A[t, s]| / (Σ_s |A[t, s]| + what is folded)."""
-    inner, table = graph.graph, graph.nodes
+    table = graph.nodes
     count = len(table.kind)
-    size = np.abs(np.asarray(inner.edges, np.float64))
-    receivers = np.asarray(inner.receivers)
+    size = np.abs(graph.weights.astype(np.float64))
+    receivers = graph.receivers
     mass = np.bincount(receivers, size, count) + np.asarray(table.folded, np.float64).sum(1)
-    return _matrix(size, receivers, np.asarray(inner.senders), count, mass)
+    return _matrix(size, receivers, graph.senders, count, mass)
 
 
 def _folded_shares(graph: AttributionGraph) -> np.ndarray:
     """(N, 2) what of each node's input is folded, from errors and from embeddings."""
-    inner, folded = graph.graph, np.asarray(graph.nodes.folded, np.float64)
-    size = np.abs(np.asarray(inner.edges, np.float64))
-    mass = np.bincount(np.asarray(inner.receivers), size, len(folded)) + folded.sum(1)
+    folded = np.asarray(graph.nodes.folded, np.float64)
+    size = np.abs(graph.weights.astype(np.float64))
+    mass = np.bincount(graph.receivers, size, len(folded)) + folded.sum(1)
     return folded / np.maximum(mass, 1e-10)[:, None]
 
 

@@ -54,11 +54,11 @@ def neuronpedia_json(
     """
     threshold = 0.8
     kept = prune(graph, node_threshold=threshold) if kept is None else kept
-    info, inner = graph.info, graph.graph
+    info = graph.info
     numbers = np.flatnonzero(kept.nodes)
     names = {int(node): node_id(graph, int(node)) for node in numbers}
     edges = np.flatnonzero(kept.edges)
-    senders, receivers = np.asarray(inner.senders), np.asarray(inner.receivers)
+    senders, receivers = graph.senders, graph.receivers
     words = list(info.words) or [f"#{token}" for token in info.tokens]
     prompt = "".join(words)
     return {
@@ -81,7 +81,7 @@ def neuronpedia_json(
             {
                 "source": names[int(senders[edge])],
                 "target": names[int(receivers[edge])],
-                "weight": float(inner.edges[edge]),  # type: ignore[index]
+                "weight": float(graph.weights[edge]),
             }
             for edge in edges
         ],

@@ -100,7 +100,7 @@ def choose_logits(
     model: LanguageModel,
     probabilities: np.ndarray,
     config: AttributionConfig,
-    asked: Iterable[str | int | LogitTarget] | None,
+    asked: Iterable[str | int | LogitTarget] | str | int | LogitTarget | None,
 ) -> list[LogitTarget]:
     """The targets of a prompt: those asked for, or its most likely next tokens.
 

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from hagd_jax.cli.attribute import Attribute, run_attribute
 from hagd_jax.cli.extract import Extract, run_extract
 from hagd_jax.cli.plan import Plan, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
@@ -19,6 +20,7 @@ from hagd_jax.transcoders import native
 
 # Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
 COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
+    "attribute": (Attribute, run_attribute),
     "extract": (Extract, run_extract),
     "plan": (Plan, run_plan),
     "train-transcoder": (TrainTranscoder, run_train_transcoder),
@@ -26,10 +28,12 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
 
 __all__ = [
     "COMMANDS",
+    "Attribute",
     "Extract",
     "Plan",
     "TrainTranscoder",
     "main",
+    "run_attribute",
     "run_extract",
     "run_plan",
     "run_train_transcoder",

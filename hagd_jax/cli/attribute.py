@@ -1,0 +1,159 @@
+"""`hagd attribute`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import rich
+import tyro
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+import hagd_jax
+from hagd_jax import attribution, models, parallel, transcoders
+from hagd_jax.attribution import AttributionConfig, AttributionGraph
+from hagd_jax.attribution.graph import FEATURE
+from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.files import write_atomic
+from hagd_jax.report.graph_data import word_of
+from hagd_jax.report.graph_page import graph_page
+from hagd_jax.report.progress import bars
+from hagd_jax.transcoders.dictionary import NEURONS
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """Trace which features drive a prompt's next token, and what drives those.
+
+    Attributes:
+        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
+        prompt: The text; its next token is explained.
+        target: Tokens to explain, blank included (" Paris"); the likely ones if none.
+        versus: Wrong answers: what favours the one target over their mean is explained.
+        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
+        contexts: Folder with the features' top contexts; that of the transcoder's run by default.
+        out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
+        dtype: Of weights and computation: float32 or bfloat16.
+        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        config: What the graph holds.
+    """
+
+    model: str
+    prompt: str
+    target: tuple[str, ...] = ()
+    versus: tuple[str, ...] = ()
+    features: str = NEURONS
+    contexts: Path | None = None
+    out: Path = Path("runs/attribute")
+    dtype: str = "float32"
+    mesh: str = ""
+    config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
+
+
+def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
+    """`hagd attribute`.
+
+    Args:
+        command: The parsed arguments.
+        line: What the user typed, for the report.
+
+    Returns:
+        The graph, which was also saved.
+    """
+    began = time.monotonic()
+    mesh = parallel.make_mesh(command.mesh)
+    model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+    nodes = None
+    if command.features != NEURONS:
+        nodes = transcoders.load(command.features, mesh=mesh, model=model)
+    with bars() as progress:
+        graph = attribution.attribute(
+            model,
+            nodes,
+            command.prompt,
+            command.config,
+            targets=_targets(command, model),
+            progress=lambda done, total: progress.update("features", done, total),
+            tell=progress.say,
+        )
+    facts = {
+        "command": line,
+        "model": f"{model.name}, {command.dtype}",
+        "dictionary": graph.info.dictionary,
+        "seconds": f"{time.monotonic() - began:.0f}",
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    contexts = _contexts(command)
+    page = graph_page(graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts)
+    if parallel.is_main():
+        attribution.save_graph(graph, command.out / "graph.safetensors")
+        attribution.to_neuronpedia(graph, command.out / "graph.json")
+        write_atomic(command.out / "report.html", page)
+        rich.print(graph_table(graph))
+        rich.print(f"Look at it: {escape(str(command.out / 'report.html'))}")
+    return graph
+
+
+def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
+    """What matters most in a graph, for `rich.print`; fits 80 columns.
+
+    Args:
+        graph: The graph.
+        rows: Features to show.
+
+    Returns:
+        The table.
+    """
+    found, worth = attribution.scores(graph), attribution.influence(graph)
+    nodes = graph.nodes
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=escape(f"{len(graph.of_kind(FEATURE)):,} of {graph.info.active:,} active features"),
+        caption=f"replacement {found.replacement:.3f}, completeness {found.completeness:.3f}; "
+        f"targets {escape(', '.join(repr(word_of(t)) for t in graph.info.targets))}",
+        title_style="bold", title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    for name in ("feature", "token", "activation", "influence"):
+        table.add_column(name, justify="right" if name[0] in "ai" else "left")
+    features = graph.of_kind(FEATURE)
+    for node in features[np.argsort(-worth[features], kind="stable")][:rows]:
+        position = int(nodes.position[node])
+        word = graph.info.words[position] if graph.info.words else str(position)
+        table.add_row(
+            f"L{nodes.layer[node]}.F{nodes.index[node]}",
+            escape(repr(word_of(word))),
+            f"{nodes.activation[node]:.3f}",
+            f"{worth[node]:.4f}",
+        )
+    return table
+
+
+def _targets(command: Attribute, model: models.LanguageModel) -> list | None:
+    if not command.versus:
+        return list(command.target) or None
+    if len(command.target) != 1:
+        raise InputError(
+            "target", got=f"{len(command.target)} beside --versus", expected="exactly one"
+        )
+    return [attribution.logit_difference(model, command.target[0], command.versus)]
+
+
+def _contexts(command: Attribute) -> transcoders.Contexts | None:
+    """Those asked for, or those that lie beside the transcoder."""
+    if command.contexts is not None:
+        return transcoders.load_contexts(command.contexts)
+    beside = Path(command.features).parent / "contexts"
+    if command.features == NEURONS or not beside.is_dir():
+        return None
+    try:
+        return transcoders.load_contexts(beside)
+    except CheckpointError:
+        return None
