@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,7 +49,8 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
             f"{path}", got=str(error), expected="a folder that can be written to"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def load_graph(path: str | Path) -> AttributionGraph:

@@ -91,10 +91,11 @@ def scores(graph: AttributionGraph) -> Scores:
     embeddings = found[graph.of_kind(EMBEDDING)].sum() + into_embeddings
     erring = np.asarray(matrix[:, graph.of_kind(ERROR)].sum(1)).ravel()
     clean = 1 - erring - folded[:, 0]
-    total = embeddings + errors
+    total, ends = embeddings + errors, into_errors + into_embeddings
     return Scores(
         replacement=float(embeddings / total) if total else 0.0,
-        completeness=float(clean @ reach / reach.sum()),
+        # What is folded would have ended at nodes without input, of which nothing is an error.
+        completeness=float((clean @ reach + ends) / (reach.sum() + ends)),
     )
 
 
