@@ -13,7 +13,16 @@ from flax import struct
 
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import chain, freeze
-from hagd_jax.models import Context, Intervention, LanguageModel, Output, forward, shared
+from hagd_jax.models import (
+    Context,
+    Intervention,
+    LanguageModel,
+    Output,
+    forward,
+    scanned,
+    shared,
+    static,
+)
 from hagd_jax.transcoders.dictionary import Dictionary, Features, as_dictionary
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
@@ -105,22 +114,32 @@ class EditNeurons(Intervention):
 
 @struct.dataclass
 class WriteAt(Intervention):
-    """Adds vectors to MLP outputs.
+    """Adds vectors to MLP outputs, and lets a skip connection carry what changes.
 
     Attributes:
         layer: (n,) which output each is added to.
         position: (n,) where.
         vector: (n, D).
+        W_skip: (L, D, D), or None.
+        before: (L, B, T, D) what the skip connection read before anything changed, or None.
+        reads: The site that it reads.
     """
 
     layer: Any = shared()
     position: Any = shared()
     vector: Any = shared()
+    W_skip: Any = scanned(default=None)
+    before: Any = scanned(default=None)
+    reads: str = static(default="mlp_in")
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, WriteAt]:
         """The output and what is added to it."""
         here = jnp.where((self.layer == ctx.index)[:, None], self.vector, 0)
-        return value.at[:, self.position].add(here.astype(value.dtype)), self
+        value = value.at[:, self.position].add(here.astype(value.dtype))
+        if self.W_skip is not None:
+            moved = ctx.seen[self.reads] - self.before
+            value = value + (moved @ self.W_skip.T).astype(value.dtype)
+        return value, self
 
 
 def intervene(
@@ -135,7 +154,8 @@ def intervene(
     """Run prompts with features edited, and see what follows.
 
     - `direct`: attention, norms and MLP outputs are held: the change spreads as attribution says
-      it does, Δpre = ((new − a) / a) A, and reaches other features but not what they write.
+      it does, Δpre = ((new − a) / a) A, and reaches other features but not what they write; a skip
+      connection, which is linear, carries it on.
     - `freeze_attention`: attention patterns are held, the rest responds.
     - `free`: everything responds.
 
@@ -183,8 +203,12 @@ def _written(
 ) -> WriteAt:
     """What edits add to each MLP output, from activations of the undisturbed pass."""
     place = edits.layer, slice(None), edits.position, edits.feature
+    extra: dict[str, Any] = {}
     if isinstance(nodes, Features):
-        values = nodes.values(trace | {"head_out": trace[nodes.trained.config.reads]})["feature"]
+        reads, skip = nodes.trained.config.reads, nodes.trained.params.get("W_skip")
+        if skip is not None:
+            extra = {"W_skip": skip, "before": trace[reads], "reads": reads}
+        values = nodes.values(trace | {"head_out": trace[reads]})["feature"]
         graph: Any = layer_graph(nodes.trained.config)
         decoders, senders, receivers = nodes.trained.params["W_dec"], graph.senders, graph.receivers
     else:
@@ -202,6 +226,7 @@ def _written(
         jnp.asarray(np.asarray(receivers)[edge]),
         edits.position[which],
         rows * change[which][:, None],
+        **extra,
     )
 
 
