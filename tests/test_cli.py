@@ -8,6 +8,8 @@ import jax
 import pytest
 
 from hagd_jax import models, transcoders
+from hagd_jax.attribution import load_graph
+from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.causal import Circuit
 from hagd_jax.cli import main
 from hagd_jax.models import DecoderConfig, Tokenizer, init
@@ -95,6 +97,52 @@ def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in learned.iterdir()}
     main(command)
     assert before == {file: file.stat().st_mtime_ns for file in learned.iterdir()}
+
+
+def attribute(folder, out, *more):
+    command = ["attribute", "--model", folder, "--prompt", "3 8 =", "--out", str(out)]
+    return [*command, "--max-feature-nodes", "20", *more]
+
+
+@pytest.mark.parametrize("over", ["neurons", "transcoder"])
+def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
+    more = []
+    if over == "transcoder":
+        more = ["--features", made_transcoder(tmp_path / "mine"), "--target", "4", "--versus", "5"]
+    main(attribute(folder, tmp_path / "run", *more))
+    graph = load_graph(tmp_path / "run" / "graph.safetensors")
+    assert 5 < len(graph.of_kind(FEATURE)) <= 20
+    assert graph.info.words == ("3", "8", "=")
+    assert graph.info.targets == ("4 - 5",) or over == "neurons"
+    record = json.loads((tmp_path / "run" / "graph.json").read_text())
+    assert record["metadata"]["prompt_tokens"] == ["3", "8", "="]
+    assert "leads to" in (tmp_path / "run" / "report.html").read_text().lower()
+    captured = capsys.readouterr()
+    assert "replacement" in captured.out
+    assert "Look at it" in captured.out
+    assert "memory beside the model" in " ".join((captured.out + captured.err).split())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--target", "nothing"], "vocabulary|one token|no token"),
+        (["--prompt", "3 8 = 1 2 3"], "at most 3"),
+        (["--versus", "5"], "exactly one"),
+        (["--memory-gb", "0.000001"], "edges_per_node|batch_size|Shorten"),
+        (["--max-feature-nodes", "0"], "1 or more"),
+        (["--features", "./no/such/features"], "no such folder"),
+    ],
+)
+def test_what_cannot_be_attributed_is_said_in_one_sentence(folder, tmp_path, capsys, change, words):
+    with pytest.raises(SystemExit) as stop:
+        main(attribute(folder, tmp_path / "run", *change))
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    error = " ".join((captured.out + captured.err).split())
+    assert "Traceback" not in error
+    assert re.search(words, error), error
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
