@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.attribution.config import AttributionConfig
-from hagd_jax.attribution.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.attribution.graph import (
     EMBEDDING,
     ERROR,
@@ -24,32 +20,15 @@ from hagd_jax.attribution.graph import (
     make_graph,
 )
 from hagd_jax.attribution.memory import memory_of, on_host, require_memory
-from hagd_jax.attribution.rows import Rows, Targets, block_size, rows
-from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
+from hagd_jax.attribution.prompt import HeldPrompt, hold_prompt, prompt_tokens
+from hagd_jax.attribution.rows import block_size
 from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
-from hagd_jax.attribution.targets import (
-    LogitTarget,
-    choose_logits,
-    feature_targets,
-    logit_targets,
-)
+from hagd_jax.attribution.targets import LogitTarget, choose_logits, logit_targets
 from hagd_jax.errors import InputError
 from hagd_jax.files import finite
-from hagd_jax.models import LanguageModel, forward
+from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
-from hagd_jax.transcoders import Dictionary, Features, Transcoder, as_dictionary
-
-
-class _Prompt(NamedTuple):
-    """A prompt on the devices, padded on the right."""
-
-    model: LanguageModel
-    dictionary: Dictionary
-    found: Sources
-    held: Frozen
-    mlp_in: jax.Array
-    probabilities: np.ndarray
-    length: int  # without padding
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 
 def attribute(
@@ -92,7 +71,7 @@ def attribute(
     """
     nodes = as_dictionary(model, dictionary)
     tokens = prompt_tokens(model, prompt)
-    ready = _run(model, nodes, tokens, config)
+    ready = hold_prompt(model, nodes, tokens, config.skip_positions)
     chosen = choose_logits(model, ready.probabilities, config, targets)
     activation = np.asarray(replicate(ready.found.activation, model.mesh))
     active = int(np.count_nonzero(activation))
@@ -112,7 +91,7 @@ def attribute(
 
 
 def _check_memory(
-    ready: _Prompt,
+    ready: HeldPrompt,
     columns: Columns,
     active: int,
     config: AttributionConfig,
@@ -127,83 +106,8 @@ def _check_memory(
     require_memory(need, config, columns, on_host=on_host(ready.model.mesh))
 
 
-def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
-    """The ids of a prompt.
-
-    Args:
-        model: The model.
-        prompt: Text, or ids (T,).
-
-    Returns:
-        (T,) int32.
-
-    Raises:
-        InputError: If it is text and the model has no tokenizer, is empty or too long, or an id
-            is not in the vocabulary.
-    """
-    if isinstance(prompt, str):
-        if model.tokenizer is None:
-            raise InputError(
-                "prompt", got="text", expected="token ids: this model has no tokenizer"
-            )
-        prompt = model.tokenizer.encode(prompt)
-    tokens = np.asarray(prompt)
-    c = model.config
-    if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise InputError(
-            "prompt",
-            got=f"shape {tokens.shape} of {tokens.dtype}",
-            expected="one row of token ids, at least one",
-        )
-    if len(tokens) > c.max_positions:
-        raise InputError(
-            "prompt", got=f"{len(tokens)} tokens", expected=f"at most {c.max_positions}"
-        )
-    outside = tokens[(tokens < 0) | (tokens >= c.vocab_size)]
-    if outside.size:
-        raise InputError("prompt", got=f"id {outside[0]}", expected=f"ids below {c.vocab_size}")
-    return tokens.astype(np.int32)
-
-
-def _run(
-    model: LanguageModel, nodes: Dictionary, tokens: np.ndarray, config: AttributionConfig
-) -> _Prompt:
-    """Run the prompt once, and hold what shall be held."""
-    bare, own, length = model.bare(), nodes.bare(), len(tokens)
-    padded = _padded_length(model, nodes, length)
-    row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
-    place = np.arange(padded)
-    counts = jnp.asarray((place < length) & ~np.isin(place, config.skip_positions))
-    trace, held, probabilities = _pass(bare, row, length - 1, run_sites(source_sites(nodes)))
-    found = sources(bare, own, row, trace, counts)
-    chances = np.asarray(probabilities)
-    if not np.isfinite(chances).all():
-        raise InputError("logits", got="NaN or infinity", expected="finite numbers")
-    return _Prompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length)
-
-
-@functools.partial(jax.jit, static_argnames="sites")
-def _pass(
-    model: LanguageModel, tokens: jax.Array, last: Any, sites: tuple[str, ...]
-) -> tuple[dict[str, jax.Array], Frozen, jax.Array]:
-    """The trace without what is frozen, what is frozen, and chances of the next token."""
-    out = forward(model, tokens, capture=sites)
-    trace = {site: value for site, value in out.trace.items() if site not in FROZEN_SITES}
-    return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)
-
-
-def _padded_length(model: LanguageModel, nodes: Dictionary, length: int) -> int:
-    """A length that other prompts share, where what is added cannot be seen."""
-    batch_wise = isinstance(nodes, Features) and nodes.trained.config.activation == "batch_topk"
-    longer = round_up(length)
-    dynamic = model.config.rope_scaling is not None and model.config.rope_scaling.kind == "dynamic"
-    if not model.config.causal or batch_wise or dynamic or longer > model.config.max_positions:
-        return length
-    return longer
-
-
 def _greedy(
-    ready: _Prompt,
+    ready: HeldPrompt,
     chosen: list[LogitTarget],
     activation: np.ndarray,
     stored: StoredRows,
@@ -217,8 +121,7 @@ def _greedy(
     for start in range(0, len(chosen), config.batch_size):
         part = chosen[start : start + config.batch_size]
         made = logit_targets(ready.model, ready.held, part, ready.length - 1, config.batch_size)
-        found = _rows(ready, made)
-        stored.add(found, np.full(len(part), -1), np.full(len(part), layers))
+        stored.add(ready.rows(made), np.full(len(part), -1), np.full(len(part), layers))
     index = None if ready.found.index is None else np.asarray(ready.found.index).ravel()
     flat = activation.ravel()
     if most == np.count_nonzero(flat):
@@ -250,7 +153,7 @@ def _first(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _feature_rows(
-    ready: _Prompt,
+    ready: HeldPrompt,
     slots: np.ndarray,
     index: np.ndarray | None,
     stored: StoredRows,
@@ -270,26 +173,15 @@ def _feature_rows(
             np.pad(x[chosen], (0, size - len(chosen)), constant_values=empty)
             for x, empty in ((layer, -1), (position, 0), (feature, 0))
         ]
-        made = feature_targets(
-            ready.model, ready.dictionary, ready.held, ready.mlp_in,
-            *(jnp.asarray(x, jnp.int32) for x in filled),
-        )  # fmt: skip
-        stored.add(_rows(ready, made), slots[chosen], layer[chosen])
-
-
-def _rows(ready: _Prompt, made: Targets) -> Rows:
-    skip, reads = None, "mlp_in"
-    if isinstance(ready.dictionary, Features):
-        trained = ready.dictionary.trained
-        skip, reads = trained.params.get("W_skip"), trained.config.reads
-    return rows(ready.model, ready.found, ready.held, made, skip, reads=reads)
+        made = ready.features(*filled)
+        stored.add(ready.rows(made), slots[chosen], layer[chosen])
 
 
 def _graph(
     model: LanguageModel,
     nodes: Dictionary,
     tokens: np.ndarray,
-    ready: _Prompt,
+    ready: HeldPrompt,
     chosen: list[LogitTarget],
     stored: StoredRows,
     selected: np.ndarray,
@@ -328,7 +220,7 @@ def _graph(
 
 
 def _table(
-    ready: _Prompt,
+    ready: HeldPrompt,
     chosen: list[LogitTarget],
     tokens: np.ndarray,
     selected: np.ndarray,

@@ -38,13 +38,24 @@ class Targets(struct.PyTreeNode):
 
     Attributes:
         vector: (B, D) gradient at the stream that the target reads.
-        layer: (B,) which layer's MLP reads there; L for the final stream, −1 for no target.
-        position: (B,) where.
+        stage: (B,) where on the way up it reads: at `before_layer(l)` or `at_mlp(l)`; −1 for no
+            target.
+        position: (B,) of the token.
     """
 
     vector: jax.Array
-    layer: jax.Array
+    stage: jax.Array
     position: jax.Array
+
+
+def before_layer(layer: Any) -> Any:
+    """The stage of the stream that a layer receives; of L, the final stream."""
+    return 2 * layer
+
+
+def at_mlp(layer: Any) -> Any:
+    """The stage of the stream that a layer's MLP reads."""
+    return 2 * layer + 1
 
 
 class Rows(struct.PyTreeNode):
@@ -89,19 +100,19 @@ def rows(
         The `Rows`.
     """
     c, layers = model.config, len(found.activation)
-    length, count = found.activation.shape[1], len(targets.layer)
+    length, count = found.activation.shape[1], len(targets.stage)
     size = block_size(length)
     shape = length // size, size, count
-    real = targets.layer >= 0
-    used = jnp.max(jnp.where(real, targets.position, 0)) // size + 1
-    gradient = _inject(jnp.zeros((length, count, c.d_model)), targets, jnp.int32(layers))
+    used = jnp.max(jnp.where(targets.stage >= 0, targets.position, 0)) // size + 1
+    used = used if c.causal else shape[0]
+    gradient = _inject(jnp.zeros((length, count, c.d_model)), targets, before_layer(layers))
     gradient = constrain(gradient, GRADIENT, model.mesh).reshape(*shape, -1)
     features = jnp.zeros((layers, *shape, found.activation.shape[-1]))
     features = constrain(features, ("layers", None, *_PARTS), model.mesh)
     errors = jnp.zeros((layers, *shape))
     down = _Down(model, found, held, targets, skip, reads, size, used)
     # Above the highest target there is nothing to carry.
-    first = jnp.maximum(layers - 1 - jnp.max(targets.layer), 0)
+    first = jnp.clip(layers - 1 - jnp.max(targets.stage) // 2, 0, layers)
     carry = jax.lax.fori_loop(first, layers, down.layer, (gradient, features, errors))
     gradient, features, errors = carry
     gradient, errors = (gradient.reshape(length, count, -1), errors.reshape(layers, length, count))
@@ -171,7 +182,9 @@ class _Down(NamedTuple):
         def lower(i: jax.Array, gradient: jax.Array) -> jax.Array:
             gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain1, layer), i * size, size)
             back = value_back(layer_of(values, i), params, gain, self.model)
-            return gradient.at[i].add(back)
+            # What reads the stream between two layers enters between them; nothing but queries
+            # and keys does.
+            return gradient.at[i].add(self.enter(back, before_layer(layer), i))
 
         return jax.lax.fori_loop(0, self.used, lower, gradient), features, errors
 
@@ -198,17 +211,21 @@ class _Down(NamedTuple):
 
     def read(self, layer: jax.Array, i: jax.Array, gradient: jax.Array, params: Any) -> jax.Array:
         """What enters where the MLP reads: the targets of this layer, and the skip connection."""
-        start = i * self.size
-        local = self.targets.replace(position=self.targets.position - start)
-        read = _inject(jnp.zeros_like(gradient), local, layer)
+        read = self.enter(jnp.zeros_like(gradient), at_mlp(layer), i)
         if self.skip is None:
             return read
         back = gradient @ layer_of(self.skip, layer)
         if self.reads == "mlp_in":
+            start = i * self.size
             gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain2, layer), start, self.size)
             weight = weight_of(params, "norm2")
             back = norm_back(back, weight, gain[:, None], self.model.config)
         return read + back
+
+    def enter(self, gradient: jax.Array, stage: Any, i: jax.Array) -> jax.Array:
+        """Add the targets of a stage to a block of positions."""
+        local = self.targets.replace(position=self.targets.position - i * self.size)
+        return _inject(gradient, local, stage)
 
     def mix(self, layer: jax.Array, i: jax.Array, heads: jax.Array, values: jax.Array) -> jax.Array:
         """Carry a block of positions to the earlier ones that it attends to.
@@ -233,9 +250,9 @@ class _Down(NamedTuple):
         return jax.lax.fori_loop(0, i + 1 if c.causal else self.used, to, values)
 
 
-def _inject(gradient: jax.Array, targets: Targets, layer: jax.Array) -> jax.Array:
-    """Add the vectors of the targets that read at a layer, at positions that are here."""
-    here = (targets.layer == layer) & (targets.position >= 0)
+def _inject(gradient: jax.Array, targets: Targets, stage: Any) -> jax.Array:
+    """Add the vectors of the targets that read at a stage, at positions that are here."""
+    here = (targets.stage == stage) & (targets.position >= 0)
     vector = jnp.where(here[:, None], targets.vector, 0)
     places = targets.position, jnp.arange(len(vector))
     return gradient.at[places].add(vector, mode="drop")

@@ -12,7 +12,7 @@ import numpy as np
 
 from hagd_jax.attribution.config import AttributionConfig
 from hagd_jax.attribution.frozen import Frozen, norm_back, unembedding, weight_of
-from hagd_jax.attribution.rows import Targets
+from hagd_jax.attribution.rows import Targets, at_mlp, before_layer
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.layers import ACTIVATIONS
@@ -162,8 +162,9 @@ def logit_targets(
         tokens[row, : len(target.tokens)] = target.tokens
         coefficients[row, : len(target.tokens)] = target.coefficients
     vector = _logit_vectors(model, held, tokens, coefficients, position)
-    layer = np.where(np.arange(size) < len(targets), model.config.n_layers, -1)
-    return Targets(vector, jnp.asarray(layer, jnp.int32), jnp.full(size, position, jnp.int32))
+    top = before_layer(model.config.n_layers)
+    stage = jnp.asarray(np.where(np.arange(size) < len(targets), top, -1), jnp.int32)
+    return Targets(vector, stage, jnp.full(size, position, jnp.int32))
 
 
 @jax.jit
@@ -218,7 +219,7 @@ def feature_targets(
         weight = weight_of(blocks, "norm2")
         weight = None if weight is None else weight[here]
         vector = norm_back(vector, weight, held.gain2[here, position], model.config)
-    return Targets(vector, layer, position)
+    return Targets(vector, jnp.where(layer < 0, -1, at_mlp(layer)), position)
 
 
 def _neuron_vectors(
