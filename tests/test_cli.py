@@ -113,7 +113,7 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     graph = load_graph(tmp_path / "run" / "graph.safetensors")
     assert 5 < len(graph.of_kind(FEATURE)) <= 20
     assert graph.info.words == ("3", "8", "=")
-    assert graph.info.targets == ("4 - 5",) or over == "neurons"
+    assert graph.info.targets[0].label == "4 - 5" or over == "neurons"
     record = json.loads((tmp_path / "run" / "graph.json").read_text())
     assert record["metadata"]["prompt_tokens"] == ["3", "8", "="]
     assert "leads to" in (tmp_path / "run" / "report.html").read_text().lower()

@@ -2,12 +2,14 @@
 
 from hagd_jax.attribution.attribute import attribute
 from hagd_jax.attribution.config import AttributionConfig
-from hagd_jax.attribution.graph import AttributionGraph, GraphInfo, NodeTable
+from hagd_jax.attribution.graph import AttributionGraph, GraphInfo, LogitTarget, NodeTable
 from hagd_jax.attribution.graph_files import load_graph, save_graph
+from hagd_jax.attribution.heads import edge_heads
 from hagd_jax.attribution.influence import Pruned, Scores, influence, prune, scores, subgraph
 from hagd_jax.attribution.integrated_gradients import GradientConfig, mean_scores, node_scores
 from hagd_jax.attribution.neuronpedia import neuronpedia_json, to_neuronpedia
-from hagd_jax.attribution.targets import LogitTarget, logit_difference
+from hagd_jax.attribution.query_key import QueryKey, query_key
+from hagd_jax.attribution.targets import logit_difference
 
 __all__ = [
     "AttributionConfig",
@@ -17,8 +19,10 @@ __all__ = [
     "LogitTarget",
     "NodeTable",
     "Pruned",
+    "QueryKey",
     "Scores",
     "attribute",
+    "edge_heads",
     "influence",
     "load_graph",
     "logit_difference",
@@ -26,6 +30,7 @@ __all__ = [
     "neuronpedia_json",
     "node_scores",
     "prune",
+    "query_key",
     "save_graph",
     "scores",
     "subgraph",

@@ -16,6 +16,7 @@ from hagd_jax.attribution.graph import (
     LOGIT,
     AttributionGraph,
     GraphInfo,
+    LogitTarget,
     NodeTable,
     make_graph,
 )
@@ -23,7 +24,7 @@ from hagd_jax.attribution.memory import memory_of, on_host, require_memory
 from hagd_jax.attribution.prompt import HeldPrompt, hold_prompt, prompt_tokens
 from hagd_jax.attribution.rows import block_size
 from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
-from hagd_jax.attribution.targets import LogitTarget, choose_logits, logit_targets
+from hagd_jax.attribution.targets import choose_logits, logit_targets
 from hagd_jax.errors import InputError
 from hagd_jax.files import finite
 from hagd_jax.models import LanguageModel
@@ -209,7 +210,7 @@ def _graph(
         dictionary=nodes.name,
         tokens=tuple(map(int, tokens)),
         words=words,
-        targets=tuple(target.label for target in chosen),
+        targets=tuple(chosen),
         layers=c.layers,
         features=nodes.space.features,
         active=active,

@@ -40,6 +40,23 @@ class NodeTable(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class LogitTarget:
+    """A weighted sum of output logits at the last position, each taken from their mean.
+
+    Attributes:
+        label: What it is called.
+        tokens: Ids.
+        coefficients: One a token.
+        weight: How much it counts for influence: of a token, its probability.
+    """
+
+    label: str
+    tokens: tuple[int, ...]
+    coefficients: tuple[float, ...] = (1.0,)
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class GraphInfo:
     """Where a graph came from.
 
@@ -48,7 +65,7 @@ class GraphInfo:
         dictionary: Name of the dictionary.
         tokens: Ids of the prompt.
         words: Their texts, if the model has a tokenizer.
-        targets: Labels of the logit nodes.
+        targets: What the logit nodes are.
         layers: L.
         features: F, in the dictionary, a layer.
         active: Active features in the prompt; those that are no nodes were not chosen.
@@ -59,7 +76,7 @@ class GraphInfo:
     dictionary: str
     tokens: tuple[int, ...]
     words: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[LogitTarget, ...]
     layers: int
     features: int
     active: int
@@ -116,6 +133,17 @@ class AttributionGraph(struct.PyTreeNode):
         dense[self.receivers, self.senders] = self.weights
         return dense
 
+    def target(self, node: int) -> LogitTarget:
+        """What a logit node is.
+
+        Args:
+            node: Its number.
+
+        Returns:
+            The target.
+        """
+        return self.info.targets[node - len(self.nodes.kind) + len(self.info.targets)]
+
     def label(self, node: int) -> str:
         """What a node is, in a few characters.
 
@@ -128,7 +156,7 @@ class AttributionGraph(struct.PyTreeNode):
         table = self.nodes
         kind, position = int(table.kind[node]), int(table.position[node])
         if kind == LOGIT:
-            return f"logit {self.info.targets[node - len(table.kind) + len(self.info.targets)]!r}"
+            return f"logit {self.target(node).label!r}"
         info = self.info
         word = repr(info.words[position]) if info.words else f"#{info.tokens[position]}"
         if kind == EMBEDDING:
@@ -141,7 +169,7 @@ class AttributionGraph(struct.PyTreeNode):
         return (
             f"attribution graph of {len(self.info.tokens)} tokens: {chosen:,} of "
             f"{self.info.active:,} active features, {edges:,} edges, "
-            f"targets {', '.join(map(repr, self.info.targets))}"
+            f"targets {', '.join(repr(target.label) for target in self.info.targets)}"
         )
 
 

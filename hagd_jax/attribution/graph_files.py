@@ -13,7 +13,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hagd_jax.attribution.graph import KINDS, AttributionGraph, GraphInfo, NodeTable, make_graph
+from hagd_jax.attribution.graph import (
+    KINDS,
+    AttributionGraph,
+    GraphInfo,
+    LogitTarget,
+    NodeTable,
+    make_graph,
+)
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import finite
 
@@ -92,8 +99,12 @@ def load_graph(path: str | Path) -> AttributionGraph:
 
 
 def _info(record: dict[str, Any]) -> GraphInfo:
-    lists: Any = {name: tuple(record[name]) for name in ("tokens", "words", "targets")}
-    return GraphInfo(**(record | lists))
+    lists: Any = {name: tuple(record[name]) for name in ("tokens", "words")}
+    targets = [
+        LogitTarget(**(target | {name: tuple(target[name]) for name in ("tokens", "coefficients")}))
+        for target in record["targets"]
+    ]
+    return GraphInfo(**(record | lists | {"targets": tuple(targets)}))
 
 
 def _check(arrays: dict[str, np.ndarray], info: GraphInfo) -> None:

@@ -127,7 +127,7 @@ def _node(
     place = node - (len(table.kind) - len(info.targets))
     chance = float(table.weight[node])
     if kind == LOGIT:
-        label = f'Output "{info.targets[place]}" (p={chance:.3f})'
+        label = f'Output "{info.targets[place].label}" (p={chance:.3f})'
     short, _, _ = name.rpartition("_")
     script_id = {EMBEDDING: f"E_{index}-{position}", LOGIT: f"L_{index}-{position}"}
     return {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.attribution.frozen import FROZEN_SITES, Frozen, frozen, run_sites
+from hagd_jax.attribution.graph import AttributionGraph
 from hagd_jax.attribution.rows import Rows, Targets, rows
 from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
 from hagd_jax.attribution.targets import feature_targets
@@ -143,3 +144,30 @@ def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
     if outside.size:
         raise InputError("prompt", got=f"id {outside[0]}", expected=f"ids below {c.vocab_size}")
     return tokens.astype(np.int32)
+
+
+def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionGraph) -> HeldPrompt:
+    """Run the prompt of a graph once more.
+
+    Args:
+        model: The one that it was made with.
+        dictionary: The same.
+        graph: The graph.
+
+    Returns:
+        The `HeldPrompt`.
+
+    Raises:
+        InputError: If the graph is another model's or dictionary's.
+    """
+    ours = model.config.n_layers, dictionary.space.features
+    theirs = graph.info.layers, graph.info.features
+    if ours != theirs:
+        raise InputError(
+            "graph",
+            got=f"one of {theirs[0]} layers of {theirs[1]} features",
+            expected=f"{ours[0]} layers of {ours[1]}",
+            mend="Give the model and the dictionary that it was made with.",
+        )
+    skipped = tuple(graph.info.settings.get("skip_positions", (0,)))
+    return hold_prompt(model, dictionary, prompt_tokens(model, graph.info.tokens), skipped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,28 +11,12 @@ import numpy as np
 
 from hagd_jax.attribution.config import AttributionConfig
 from hagd_jax.attribution.frozen import Frozen, norm_back, unembedding, weight_of
+from hagd_jax.attribution.graph import LogitTarget
 from hagd_jax.attribution.rows import Targets, at_mlp, before_layer
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.transcoders import Dictionary, Features
-
-
-@dataclasses.dataclass(frozen=True)
-class LogitTarget:
-    """A weighted sum of output logits at the last position, each taken from their mean.
-
-    Attributes:
-        label: What it is called.
-        tokens: Ids.
-        coefficients: One a token.
-        weight: How much it counts for influence: of a token, its probability.
-    """
-
-    label: str
-    tokens: tuple[int, ...]
-    coefficients: tuple[float, ...] = (1.0,)
-    weight: float = 1.0
 
 
 def logit_difference(

@@ -118,7 +118,7 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
         box=box.SIMPLE_HEAD,
         title=escape(f"{len(graph.of_kind(FEATURE)):,} of {graph.info.active:,} active features"),
         caption=f"replacement {found.replacement:.3f}, completeness {found.completeness:.3f}; "
-        f"targets {escape(', '.join(repr(word_of(t)) for t in graph.info.targets))}",
+        f"targets {escape(', '.join(repr(word_of(t.label)) for t in graph.info.targets))}",
         title_style="bold", title_justify="left", caption_justify="left",
     )  # fmt: skip
     for name in ("feature", "token", "activation", "influence"):

@@ -139,8 +139,7 @@ def _name(graph: AttributionGraph, node: int) -> str:
     if kind == ERROR:
         return f"L{int(table.layer[node])} error"
     if kind == LOGIT:
-        label = graph.info.targets[node - len(table.kind) + len(graph.info.targets)]
-        return f"output {word_of(label)}"
+        return f"output {word_of(graph.target(node).label)}"
     return f"token {_words(graph)[int(table.position[node])]}"
 
 

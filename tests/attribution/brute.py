@@ -36,8 +36,14 @@ class Written(Intervention):
         return self.out + through, self
 
 
-def effects(model, transcoder, graph):
+def effects(model, transcoder, graph, also=()):
     """A[t, s] of every target and source that are nodes of a graph, and the rows' totals.
+
+    Args:
+        model: The model.
+        transcoder: Of the graph, or None for neurons.
+        graph: The graph.
+        also: Further interventions, linear ones.
 
     Returns:
         (N, N) differences, and (N,) by how much a target moves when all sources go at once.
@@ -65,7 +71,7 @@ def effects(model, transcoder, graph):
         out = jnp.asarray(everything[:, None] - part.swapaxes(0, 1))
         reads = "mlp_in" if transcoder is None else transcoder.config.reads
         hand = Written(jnp.asarray(word), out, skip, reads)
-        ran = forward(model, jnp.repeat(tokens, n, 0), chain(held, hand), capture=(reads,))
+        ran = forward(model, jnp.repeat(tokens, n, 0), chain(held, hand, *also), capture=(reads,))
         found.append(np.asarray(inputs(model, transcoder, graph, trace, ran, reads)))
     found = np.concatenate(found, 0)
     targets = np.flatnonzero((table.kind == FEATURE) | (table.kind == LOGIT))

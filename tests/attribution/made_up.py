@@ -8,6 +8,7 @@ from hagd_jax.attribution.graph import (
     FEATURE,
     LOGIT,
     GraphInfo,
+    LogitTarget,
     NodeTable,
     make_graph,
 )
@@ -53,7 +54,7 @@ def made_up(
         dictionary="random",
         tokens=tuple(map(int, tokens)),
         words=tuple(words or [f" w{token}" for token in tokens]),
-        targets=tuple(f"t{i}" for i in range(logits)),
+        targets=tuple(LogitTarget(f"t{i}", (int(other[-logits + i]),)) for i in range(logits)),
         layers=layers,
         features=7,
         active=features,

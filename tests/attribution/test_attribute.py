@@ -158,7 +158,7 @@ def test_a_direction_is_the_difference_of_its_tokens():
     pair = attribute(model, transcoder, PROMPT, config, targets=[4, 9])
     both = logit_difference(model, 4, 9)
     graph = attribute(model, transcoder, PROMPT, config, targets=both)
-    assert graph.info.targets == ("#4 - #9",)
+    assert graph.info.targets[0].label == "#4 - #9"
     rows = pair.to_dense()[-2:, :-2]
     assert np.abs(rows).max() > 0.1
     np.testing.assert_allclose(graph.to_dense()[-1, :-1], rows[0] - rows[1], atol=1e-5)

@@ -1,12 +1,13 @@
 """The explorer: what it embeds, and that foreign text stays text."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import neuronpedia_json, prune
+from hagd_jax.attribution import LogitTarget, neuronpedia_json, prune
 from hagd_jax.attribution.graph import EMBEDDING, LOGIT
 from hagd_jax.report.graph_data import graph_data
 from hagd_jax.report.graph_page import graph_page
@@ -18,8 +19,8 @@ LONG = "z" * 100_000
 
 def hostile(text):
     graph = made_up(3, density=0.6, words=[text] * 4)
-    info = graph.info.__class__(
-        **{**graph.info.__dict__, "targets": (text,) * 3, "model": text, "settings": {text: text}}
+    info = dataclasses.replace(
+        graph.info, targets=(LogitTarget(text, (1,)),) * 3, model=text, settings={text: text}
     )
     return graph.replace(info=info)
 
