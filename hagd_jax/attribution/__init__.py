@@ -1,6 +1,7 @@
 """Attribution: which feature drives which, and how much each node drives a behaviour."""
 
 from hagd_jax.attribution.attribute import attribute
+from hagd_jax.attribution.component_graph import ComponentGraph, component_graph
 from hagd_jax.attribution.config import AttributionConfig
 from hagd_jax.attribution.graph import AttributionGraph, GraphInfo, LogitTarget, NodeTable
 from hagd_jax.attribution.graph_files import load_graph, save_graph
@@ -14,6 +15,7 @@ from hagd_jax.attribution.targets import logit_difference
 __all__ = [
     "AttributionConfig",
     "AttributionGraph",
+    "ComponentGraph",
     "GradientConfig",
     "GraphInfo",
     "LogitTarget",
@@ -22,6 +24,7 @@ __all__ = [
     "QueryKey",
     "Scores",
     "attribute",
+    "component_graph",
     "edge_heads",
     "influence",
     "load_graph",
