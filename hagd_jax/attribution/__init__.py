@@ -11,6 +11,7 @@ from hagd_jax.attribution.integrated_gradients import GradientConfig, mean_score
 from hagd_jax.attribution.neuronpedia import neuronpedia_json, to_neuronpedia
 from hagd_jax.attribution.query_key import QueryKey, query_key
 from hagd_jax.attribution.targets import logit_difference
+from hagd_jax.attribution.task_graph import TaskGraph, task_graph
 
 __all__ = [
     "AttributionConfig",
@@ -23,6 +24,7 @@ __all__ = [
     "Pruned",
     "QueryKey",
     "Scores",
+    "TaskGraph",
     "attribute",
     "component_graph",
     "edge_heads",
@@ -37,5 +39,6 @@ __all__ = [
     "save_graph",
     "scores",
     "subgraph",
+    "task_graph",
     "to_neuronpedia",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hagd_jax.attribution import AttributionGraph, Pruned, prune
-from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, LOGIT
+from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, LOGIT, strongest_into
 from hagd_jax.report.words import inert
 
 # Nodes of one layer and position stand in rows of so many.
@@ -84,11 +84,7 @@ def _edges(graph: AttributionGraph, place: np.ndarray, most: int) -> dict[str, l
     weights = graph.weights.astype(np.float64)
     mass = np.bincount(receivers, np.abs(weights), len(place))
     among = np.flatnonzero((place[senders] >= 0) & (place[receivers] >= 0) & (weights != 0))
-    order = among[np.lexsort((-np.abs(weights[among]), receivers[among]))]
-    # How many of the same receiver come before each.
-    starts = np.flatnonzero(np.r_[True, np.diff(receivers[order]) != 0]) if len(order) else order
-    before = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    order = order[before < most]
+    order = among[strongest_into(receivers[among], np.abs(weights[among]), most)]
     share = np.abs(weights[order]) / mass[receivers[order]]
     return {
         "from": place[senders[order]].tolist(),
