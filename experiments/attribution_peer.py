@@ -36,13 +36,15 @@ def main() -> None:
     prompt = torch.from_numpy(np.load(folder / "prompt.npy").astype(np.int64))
     say(ready=True, before=peak(), versions={p: version(p) for p in ("circuit-tracer", "torch")})
     for line in sys.stdin:
+        batch, features = int(line.split()[1]), settings["features"]
         began = time.perf_counter()
+        # All features are chosen in one go, as its defaults do with so many.
         graph = attribute(
-            prompt, model, max_feature_nodes=settings["features"], batch_size=settings["batch"],
-            update_interval=settings["interval"], verbose=False,
+            prompt, model, max_feature_nodes=features, batch_size=batch,
+            update_interval=-(-features // batch), verbose=False,
         )  # fmt: skip
         seconds = time.perf_counter() - began
-        if line.strip() == "deliver":
+        if line.startswith("deliver"):
             np.savez(
                 folder / "peer.npz",
                 adjacency=graph.adjacency_matrix.numpy(),

@@ -14,9 +14,9 @@ Both attribute the same random Llama-like model (12 layers, d 256, 8 heads, MLP 
 8192) with the same random transcoders of 4096 features a layer, about 32 of them active: TopK, one
 a layer, and ReLU, cross-layer. The prompt has 32 tokens, and 2048 features become nodes, chosen by
 their influence on the output, all in one go, as is circuit-tracer's default. Each runs in a process
-of its own, on two threads, and they take turns; the first call of each, which compiles and first
-touches memory, is told apart. Peak memory is that of the whole process, libraries included, and
-beside it what it had before the first call.
+of its own, on two threads, and they take turns; circuit-tracer has two processes, for two batch
+sizes. The first call of each, which compiles and first touches memory, is told apart. Peak memory
+is that of the whole process, libraries included, and beside it what it had before the first call.
 
 The limit is what the arithmetic alone would take: products of gradients with the output and value
 weights of every layer below a target at every position up to its own, mixing by attention, and
@@ -68,7 +68,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--features", type=int, default=2048, help="that become nodes")
     parser.add_argument("--rounds", type=int, default=5, help="calls of each, after the first")
     parser.add_argument("--batch", type=int, default=64, help="our targets in a call")
-    parser.add_argument("--peer-batch", type=int, default=512, help="theirs; its default")
+    parser.add_argument(
+        "--peer-batches", type=int, nargs="+", default=[512, 128],
+        help="theirs: its default, and what is faster here",
+    )  # fmt: skip
     parser.add_argument("--contestant", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -81,27 +84,37 @@ def compare(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         settings = {
             "kind": kind, "layers": 12, "width": 256, "heads": 8, "mlp": 1024, "vocab": 8192,
             "positions": 4096, "eps": 1e-5, "theta": 10000.0, "k": ACTIVE, "threads": THREADS,
-            "features": args.features, "batch": args.peer_batch,
-            "interval": -(-args.features // args.peer_batch),
+            "features": args.features,
         }  # fmt: skip
         script = Path(__file__).with_name("attribution_peer.py")
         more = ["--tokens", str(args.tokens), "--features", str(args.features)]
         more += ["--batch", str(args.batch), "--contestant", f"{kind}:{folder}"]
         ours = Process([sys.executable, __file__, *more])
-        theirs = Process([str(args.peer_python), str(script), str(folder), json.dumps(settings)])
-        runs = [(c.ask("go"), peer.ask("go")) for c, peer in [(ours, theirs)] * args.rounds]
-        runs.append((ours.ask("deliver"), theirs.ask("deliver")))
-        rows = [_row(kind, "hagd_jax", ours, [a for a, _ in runs])]
-        rows.append(_row(kind, "circuit-tracer", theirs, [b for _, b in runs]))
-        ratios = [b["seconds"] / a["seconds"] for a, b in runs[1:]]
-        speed = ours.about["flops"]
+        command = [str(args.peer_python), str(script), str(folder), json.dumps(settings)]
+        # A process for each of its batch sizes: memory that one has had is its own.
+        peers = {batch: Process(command) for batch in args.peer_batches}
+        contestants = {"hagd_jax": (ours, 0)}
+        contestants |= {f"circuit-tracer, {n} at once": (p, n) for n, p in peers.items()}
+        runs: dict[str, list] = {name: [] for name in contestants}
+        for word in ["go"] * args.rounds + ["deliver"]:
+            for name, (contestant, batch) in contestants.items():
+                runs[name].append(contestant.ask(f"{word} {batch}"))
+        rows = [_row(kind, name, contestants[name][0], runs[name]) for name in contestants]
+        mine = runs["hagd_jax"]
+        for row, theirs in zip(rows[1:], list(runs.values())[1:], strict=True):
+            ratios = [
+                b["seconds"] / a["seconds"] for a, b in zip(mine[1:], theirs[1:], strict=True)
+            ]
+            row |= {
+                "ours_faster": round(statistics.median(ratios), 2),
+                "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
+                "first_faster": round(theirs[0]["seconds"] / mine[0]["seconds"], 2),
+                "our_peak_share": round(mine[-1]["peak"] / theirs[-1]["peak"], 3),
+            }
+        flop, speed = arithmetic(folder, args), ours.about["flops"]
         rows[0] |= {
-            "faster": round(statistics.median(ratios), 2),
-            "faster_range": f"{min(ratios):.1f} to {max(ratios):.1f}",
-            "first_call_faster": round(runs[0][1]["seconds"] / runs[0][0]["seconds"], 2),
-            "memory_share": round(runs[-1][0]["peak"] / runs[-1][1]["peak"], 3),
-            "gflop": round(arithmetic(folder, args) / 1e9, 1),
-            "limit_seconds": round(arithmetic(folder, args) / speed, 3),
+            "gflop": round(flop / 1e9, 1),
+            "limit_seconds": round(flop / speed, 3),
             "peak_gflops": round(speed / 1e9),
         } | difference(folder)
     return rows
@@ -181,7 +194,7 @@ def _contestant(what: str, args: argparse.Namespace) -> None:
         start = time.perf_counter()
         graph = attribute(model, made, prompt, config)
         seconds = time.perf_counter() - start
-        if line.strip() == "deliver":
+        if line.startswith("deliver"):
             save(graph, Path(folder))
         _say(seconds=seconds, peak=_peak())
 

@@ -80,7 +80,9 @@ def hold_prompt(
     row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
     place = np.arange(padded)
     counts = jnp.asarray((place < length) & ~np.isin(place, skip_positions))
-    trace, held, probabilities = _pass(bare, row, length - 1, run_sites(source_sites(dictionary)))
+    trace, held, probabilities = run_pass(
+        bare, row, length - 1, run_sites(source_sites(dictionary))
+    )
     found = sources(bare, own, row, trace, counts)
     chances = np.asarray(probabilities)
     if not np.isfinite(chances).all():
@@ -89,10 +91,20 @@ def hold_prompt(
 
 
 @functools.partial(jax.jit, static_argnames="sites")
-def _pass(
+def run_pass(
     model: LanguageModel, tokens: jax.Array, last: Any, sites: tuple[str, ...]
 ) -> tuple[dict[str, jax.Array], Frozen, jax.Array]:
-    """The trace without what is frozen, what is frozen, and chances of the next token."""
+    """Run a prompt.
+
+    Args:
+        model: Bare.
+        tokens: (1, T).
+        last: The position that predicts.
+        sites: To capture, with `FROZEN_SITES` among them.
+
+    Returns:
+        The trace without what is frozen, what is frozen, and (V,) chances of the next token.
+    """
     out = forward(model, tokens, capture=sites)
     trace = {site: value for site, value in out.trace.items() if site not in FROZEN_SITES}
     return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)

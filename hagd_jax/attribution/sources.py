@@ -88,7 +88,7 @@ def sources(
             mend="Compute in float32, or check the weights.",
         )
     slots = slots_for(int(most), dictionary.space.features)
-    return _gathered(bare, own, tokens, trace, counts, slots)
+    return gathered(bare, own, tokens, trace, counts, slots)
 
 
 def source_sites(dictionary: Dictionary) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def _most_active(
 
 
 @functools.partial(jax.jit, static_argnames="slots")
-def _gathered(
+def gathered(
     model: LanguageModel,
     dictionary: Dictionary,
     tokens: jax.Array,
@@ -151,6 +151,7 @@ def _gathered(
     counts: jax.Array,
     slots: int,
 ) -> Sources:
+    """What writes, in so many slots a position; other arguments as in `sources`."""
     features = dictionary.space.features
 
     def layer(found: jax.Array) -> tuple[jax.Array, jax.Array | None]:
