@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import readme_attribution
+
 HERE = Path(__file__).parent
 START, END = "<!-- results -->\n", "<!-- /results -->"
 GIB = 2**30
@@ -45,6 +47,8 @@ def claims() -> str:
     """What was asked of the ground floor, and what was measured."""
     rows = [parity(), tokens(), *language(), memory(), compile_time(), speed(), *plans()]
     rows += [row for name, make in OPTIONAL.items() if file(name).exists() for row in make()]
+    made = [(name, make) for name, make in readme_attribution.ROWS.items() if file(name).exists()]
+    rows += [row for name, make in made for row in make(load(name))]
     return table(("what", "measured", "target", "script"), rows)
 
 
