@@ -1,5 +1,6 @@
 """What README shows runs: its Python, on a small stand-in for SmolLM2."""
 
+import json
 import re
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def test_the_second_snippet_is_an_intervention(model):
     doubled = forward(model, tokens, scale(2 * jax.numpy.ones((13, 1))), capture=["head_out"])
     ratio = doubled.trace["head_out"][0] / plain.trace["head_out"][0]
     assert abs(ratio - 2).max() < 1e-5
+
+
+def test_the_attribution_snippet_writes_a_graph(model, tmp_path, monkeypatch):
+    (snippet,) = [code for code in SNIPPETS if "attribution.attribute" in code]
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model, "transcoder": None}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["graph"].info.words == ("The", "capital", "of", "France", "is")
+    assert json.loads((tmp_path / "paris.json").read_text())["nodes"]

@@ -18,7 +18,7 @@ from flax import struct
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import constrain
+from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders import Dictionary, Features, Neurons
 from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.graph import layer_graph
@@ -79,7 +79,11 @@ def sources(
         InputError: If activations are not finite.
     """
     bare, own = model.bare(), dictionary.bare()
-    most, finite = jax.device_get(_most_active(own, trace, counts))
+    most = _bound(dictionary)
+    if most is None:
+        most = int(_most_active(own, trace, counts))
+    slots = slots_for(most, dictionary.space.features)
+    found, finite = gathered(bare, own, tokens, trace, counts, slots)
     if not finite:
         raise InputError(
             "activations",
@@ -87,8 +91,15 @@ def sources(
             expected="finite numbers",
             mend="Compute in float32, or check the weights.",
         )
-    slots = slots_for(int(most), dictionary.space.features)
-    return gathered(bare, own, tokens, trace, counts, slots)
+    return found
+
+
+def _bound(dictionary: Dictionary) -> int | None:
+    """How many features can be active at a position; None where any number can."""
+    if isinstance(dictionary, Features):
+        config = dictionary.trained.config
+        return config.k if config.activation == "topk" else None
+    return dictionary.space.features
 
 
 def source_sites(dictionary: Dictionary) -> tuple[str, ...]:
@@ -132,14 +143,9 @@ def round_up(count: int) -> int:
 @jax.jit
 def _most_active(
     dictionary: Dictionary, trace: dict[str, jax.Array], counts: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """How many features are active at the position that has most, and whether all is finite."""
-
-    def layer(found: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.sum(found != 0, -1).max(), jnp.isfinite(found).all()
-
-    most, finite = _by_layer(dictionary, trace, counts, layer)
-    return most.max(), finite.all() & jnp.isfinite(trace["mlp_out"]).all()
+) -> jax.Array:
+    """How many features are active at the position that has most."""
+    return _by_layer(dictionary, trace, counts, lambda found: jnp.sum(found != 0, -1).max()).max()
 
 
 @functools.partial(jax.jit, static_argnames="slots")
@@ -150,24 +156,26 @@ def gathered(
     trace: dict[str, jax.Array],
     counts: jax.Array,
     slots: int,
-) -> Sources:
-    """What writes, in so many slots a position; other arguments as in `sources`."""
+) -> tuple[Sources, jax.Array]:
+    """What writes, in so many slots a position, and whether it is finite; else as `sources`."""
     features = dictionary.space.features
 
-    def layer(found: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def layer(found: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        finite = jnp.isfinite(found).all()
         if slots == features:
-            return found, None
+            return found, None, finite
         size, index = jax.lax.top_k(jnp.abs(found), slots)
         # Empty slots last, the others in rising order.
         index = jnp.sort(jnp.where(size > 0, index, features), -1)
         used = jnp.minimum(index, features - 1)
         values = jnp.where(index < features, jnp.take_along_axis(found, used, -1), 0)
-        return values, used.astype(jnp.int32)
+        return values, used.astype(jnp.int32), finite
 
-    activation, index = _by_layer(dictionary, trace, counts, layer)
+    activation, index, finite = _by_layer(dictionary, trace, counts, layer)
     senders, receivers, decoders = _decoders(model, dictionary)
     if index is not None:
         decoders = jax.vmap(lambda rows, chosen: rows[chosen])(decoders, index[senders])
+    finite = replicate(finite.all() & jnp.isfinite(trace["mlp_out"]).all(), model.mesh)
     table = model.params["embed"]["embedding"].astype(jnp.float32)
     made = Sources(
         activation=constrain(activation, ("layers", "length", "features"), model.mesh),
@@ -179,9 +187,9 @@ def gathered(
         receivers=tuple(receivers.tolist()),
     )
     if isinstance(dictionary, Neurons):
-        return made  # nothing is left over
+        return made, finite  # nothing is left over
     error = trace["mlp_out"][:, 0].astype(jnp.float32) - _reconstructed(made, dictionary, trace)
-    return made.replace(error=jnp.where(counts[:, None], error, 0))
+    return made.replace(error=jnp.where(counts[:, None], error, 0)), finite
 
 
 def _by_layer(dictionary: Dictionary, trace: dict[str, jax.Array], counts: Any, then: Any) -> Any:
