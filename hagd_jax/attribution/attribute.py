@@ -193,17 +193,14 @@ def _graph(
     c, length = stored.columns, len(tokens)
     errors = (c.features + np.arange(c.layers)[:, None] * c.positions + np.arange(length)).ravel()
     columns = np.concatenate([selected, errors, c.embeddings + np.arange(length)])
-    edges = stored.edges(columns)
     # Row r is that of node number[r]: features by their place among the selected, logits last.
     slot = stored.slot[: stored.count]
     logits = np.cumsum(slot < 0) - 1 + len(columns)
     number = np.where(slot < 0, logits, np.searchsorted(selected, slot))
+    order = np.argsort(number)
+    edges, number = stored.edges(columns, order), number[order]
     table = _table(ready, chosen, tokens, selected, c)
-    folded, remainder = (np.zeros((len(table.kind), *x.shape[1:]), np.float32)
-                         for x in (edges.folded, edges.remainder))  # fmt: skip
-    folded[number], remainder[number] = edges.folded, edges.remainder
-    receivers = number[edges.rows]
-    order = np.lexsort((edges.columns, receivers))
+    table.folded[number], table.remainder[number] = edges.folded, edges.remainder
     words = () if model.tokenizer is None else tuple(model.tokenizer.token(int(i)) for i in tokens)
     info = GraphInfo(
         model=model.name,
@@ -216,8 +213,7 @@ def _graph(
         active=active,
         settings=finite(dataclasses.asdict(config)),
     )
-    table = table._replace(folded=folded, remainder=remainder)
-    return make_graph(table, edges.columns[order], receivers[order], edges.weights[order], info)
+    return make_graph(table, edges.columns, number[edges.rows], edges.weights, info)
 
 
 def _table(

@@ -104,7 +104,7 @@ def rows(
     size = block_size(length)
     shape = length // size, size, count
     used = jnp.max(jnp.where(targets.stage >= 0, targets.position, 0)) // size + 1
-    used = used if c.causal else shape[0]
+    used = used if c.causal else jnp.int32(shape[0])
     gradient = _inject(jnp.zeros((length, count, c.d_model)), targets, before_layer(layers))
     gradient = constrain(gradient, GRADIENT, model.mesh).reshape(*shape, -1)
     features = jnp.zeros((layers, *shape, found.activation.shape[-1]))

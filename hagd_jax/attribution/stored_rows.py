@@ -120,8 +120,16 @@ class StoredRows(abc.ABC):
         """Add flow @ |A[chosen]| to what was found."""
 
     @abc.abstractmethod
-    def edges(self, columns: np.ndarray) -> Edges:
-        """The edges from some columns, rising; the rest goes into the sums."""
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
+        """The edges from some columns, rising; the rest goes into the sums.
+
+        Args:
+            columns: Those that are nodes.
+            order: (R,) the rows as they shall come.
+
+        Returns:
+            Edges by row, then by column.
+        """
 
 
 class WholeRows(StoredRows):
@@ -140,14 +148,12 @@ class WholeRows(StoredRows):
             part = slice(start, start + 256)
             found += flow[part].astype(np.float32) @ np.abs(self.matrix[chosen[part]])
 
-    def edges(self, columns: np.ndarray) -> Edges:
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
         """What is not among the columns is dropped, so that nothing is folded."""
-        chosen = self.matrix[: self.count, columns]
+        chosen = self.matrix[np.ix_(order, columns)]
         rows, places = np.nonzero(chosen)
-        kept = chosen.sum(-1, dtype=np.float64)
-        nothing = np.zeros((self.count, 2))
-        remainder = self.total[: self.count] - kept
-        return Edges(rows, places, chosen[rows, places], nothing, remainder)
+        remainder = self.total[order] - chosen.sum(1, dtype=np.float64)
+        return Edges(rows, places, chosen[rows, places], np.zeros((len(order), 2)), remainder)
 
 
 class StrongestRows(StoredRows):
@@ -175,18 +181,17 @@ class StrongestRows(StoredRows):
         weights = flow[:, None] * np.abs(self.value[chosen])
         found += np.bincount(self.index[chosen].ravel(), weights.ravel(), len(found))
 
-    def edges(self, columns: np.ndarray) -> Edges:
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
         """What was not kept, or is not among the columns, goes into the sums."""
-        place = np.full(self.columns.total, -1, np.int64)
+        place = np.full(self.columns.total, len(columns), np.int64)
         place[columns] = np.arange(len(columns))
-        found = place[self.index[: self.count]]
-        value = self.value[: self.count]
-        rows, entries = np.nonzero((found >= 0) & (value != 0))
+        found, value = place[self.index[order]], self.value[order]
+        inside = np.argsort(found, 1)
+        found, value = (np.take_along_axis(x, inside, 1) for x in (found, value))
+        rows, entries = np.nonzero((found < len(columns)) & (value != 0))
         weights = value[rows, entries]
-        kept = np.bincount(rows, weights, self.count)
-        remainder = self.total[: self.count] - kept
-        folded = self.folded[: self.count]
-        return Edges(rows, found[rows, entries], weights, folded, remainder)
+        remainder = self.total[order] - np.bincount(rows, weights, len(order))
+        return Edges(rows, found[rows, entries], weights, self.folded[order], remainder)
 
 
 def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> StoredRows:
@@ -207,15 +212,13 @@ def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> Stor
 
 def _strongest(size: np.ndarray, most: int) -> np.ndarray:
     """Indices of the largest values, fewer if there are fewer above zero."""
-    if len(size) > 16 * most:
+    some = np.flatnonzero(size)
+    if len(some) > 4 * most:
         # Most are too small by far: a sample says where to cut, and twice too many are left.
-        sample = np.sort(size[:: max(1, len(size) // 4096)])
-        cut = sample[max(0, len(sample) - 1 - 2 * most * len(sample) // len(size))]
-        near = np.flatnonzero(size > cut)
-        if len(near) >= most:
-            return near[_strongest(size[near], most)]
-    if len(size) > most:
-        best = np.argpartition(size, len(size) - most)[len(size) - most :]
-    else:
-        best = np.arange(len(size))
-    return best[size[best] > 0]
+        sample = np.sort(size[some[:: max(1, len(some) // 4096)]])
+        cut = sample[max(0, len(sample) - 1 - 2 * most * len(sample) // len(some))]
+        near = some[size[some] > cut]
+        some = near if len(near) >= most else some
+    if len(some) <= most:
+        return some
+    return some[np.argpartition(size[some], len(some) - most)[len(some) - most :]]

@@ -177,7 +177,7 @@ class _Sums:
         order = np.lexsort((columns[:, 3], columns[:, 2], columns[:, 1], columns[:, 0]))
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        kind, layer, position, index = columns[order].T
+        kind, layer, position, index = columns[order].T.astype(np.int32)
         sums = np.zeros((len(order), 3))
         sums[place[self.nodes.keys]] = self.nodes.sums
         frequency, activation, reach = (sums / self.count).T.astype(np.float32)
@@ -188,15 +188,14 @@ class _Sums:
         mean = TaskEdges(*(x[keep].astype(np.float32) for x in (total, size, spread**0.5, often)))
         arrays: Any = {
             "nodes": TaskNodes(
-                kind.astype(np.int8), *(x.astype(np.int32) for x in (layer, position, index)),
-                frequency, activation, reach,
+                kind.astype(np.int8), layer, position, index, frequency, activation, reach
             ),
             "edges": mean,
             "senders": senders[keep].astype(np.int32),
             "receivers": receivers[keep].astype(np.int32),
             "n_node": np.array([len(kind)], np.int32),
             "n_edge": np.array([len(keep)], np.int32),
-        }  # fmt: skip
+        }
         assert self.about is not None
         return TaskGraph(jraph.GraphsTuple(**arrays, globals=None), self.count, self.about[0])
 
