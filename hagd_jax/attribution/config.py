@@ -23,7 +23,8 @@ class AttributionConfig:
         skip_positions: Positions without features and errors; there the MLPs' own outputs are
             constants. By default the first, where models put BOS and park their attention.
         edges_per_node: Keep this many of the strongest edges into a node, and fold the rest into
-            sums that leave totals and scores exact; None keeps every edge.
+            sums: totals stay exact, and scores count errors and embeddings among them, but weak
+            edges from features are left out. None keeps every edge.
         memory_gb: Refuse a run that needs more; None allows what the machine has free.
 
     Raises:

@@ -52,8 +52,9 @@ def neuronpedia_json(
     Returns:
         JSON values.
     """
-    threshold = 0.8
-    kept = prune(graph, node_threshold=threshold) if kept is None else kept
+    # Of what somebody else pruned, nobody told the threshold.
+    said = {"node_threshold": 0.8} if kept is None else {}
+    kept = prune(graph, **said) if kept is None else kept
     info = graph.info
     numbers = np.flatnonzero(kept.nodes)
     names = {int(node): node_id(graph, int(node)) for node in numbers}
@@ -68,8 +69,8 @@ def neuronpedia_json(
             "transcoder_list": [],
             "prompt_tokens": words,
             "prompt": prompt,
-            "node_threshold": threshold,
             "schema_version": 1,
+            **said,
             "info": {"generator": {"name": "hagd_jax"}},
             "generation_settings": info.settings,
         },

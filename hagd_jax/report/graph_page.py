@@ -136,10 +136,9 @@ def picture(graph: AttributionGraph, shown: Mapping[str, Any]) -> Any:
         y_axis_label="layer",
         output_backend="canvas",
     )
-    pan, zoom = PanTool(), WheelZoomTool(maintain_focus=False, zoom_on_axis=True)
-    tap = TapTool()
+    pan, zoom, tap = PanTool(), WheelZoomTool(), TapTool()
     fig.add_tools(pan, zoom, tap)
-    fig.toolbar.active_drag, fig.toolbar.active_scroll, fig.toolbar.active_tap = pan, None, tap
+    fig.toolbar.active_drag, fig.toolbar.active_scroll, fig.toolbar.active_tap = pan, zoom, tap
     middles = [(a + b) / 2 for a, b in itertools.pairwise(columns)]
     fig.xaxis.ticker = FixedTicker(ticks=middles)
     fig.xaxis.major_label_overrides = dict(zip(middles, shown["words"], strict=True))
