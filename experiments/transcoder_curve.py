@@ -69,30 +69,38 @@ def main() -> None:
     corpus = transcoders.open_corpus(args.text, model, config)
     held_out = take(corpus, args.batch, args.held_out, part="held_out")
     rows, fits = [], {}
+
+    def write() -> None:
+        """After every point: a run that is stopped has told what it knows."""
+        record(
+            "transcoder_curve",
+            [{name: row[name] for name in row if name != "fvu_of_layers"} for row in rows],
+            seconds=time.monotonic() - began,
+            seed=0,
+            model=MODEL,
+            corpus=f"{corpus.name}, {corpus.fingerprint}",
+            batch=[args.batch, args.length],
+            held_out_tokens=sum(float(batch.weight.sum()) for batch in held_out),
+            features=args.features,
+            k=args.k,
+            fvu_of_layers=[row["fvu_of_layers"] for row in rows],
+            fits=fits,
+        )
+
     for kind in args.kinds:
         # Without the loss there is a cost to see, not a law to fit.
         most = SHORT if kind == PLAIN else max(args.budgets)
         budgets = sorted(budget for budget in args.budgets if budget <= most)
         curve = Curve(model, corpus, held_out, kind, args, max(budgets))
-        points = [curve.point(budget) for budget in budgets]
-        tokens, fvu = (np.array([p[name] for p in points]) for name in ("tokens", "fvu"))
+        points = []
+        for budget in budgets:
+            points.append(curve.point(budget))
+            rows.append(points[-1])
+            write()
         if kind != PLAIN:
+            tokens, fvu = (np.array([p[name] for p in points]) for name in ("tokens", "fvu"))
             fits[kind] = describe(tokens, fvu, PAPER)
-        rows += points
-    record(
-        "transcoder_curve",
-        [{name: row[name] for name in row if name != "fvu_of_layers"} for row in rows],
-        seconds=time.monotonic() - began,
-        seed=0,
-        model=MODEL,
-        corpus=f"{corpus.name}, {corpus.fingerprint}",
-        batch=[args.batch, args.length],
-        held_out_tokens=sum(float(batch.weight.sum()) for batch in held_out),
-        features=args.features,
-        k=args.k,
-        fvu_of_layers=[row["fvu_of_layers"] for row in rows],
-        fits=fits,
-    )
+            write()
     print(json.dumps(fits, indent=1))
 
 
@@ -149,6 +157,7 @@ class Curve:
         state = self._advance(state, steps, train, steps)
         learned = training.finish(state, train.transcoder(self.model.config), mesh=self.model.mesh)
         del state
+        native.return_memory()
         found = evaluate(learned, self.model, self.held_out)
         print(f"{self.kind}, {budget} tokens: FVU {found.mean_fvu:.4f}, "
               f"loss recovered {found.loss_recovered:.4f}", flush=True)  # fmt: skip
@@ -170,11 +179,14 @@ class Curve:
         state = begin(self.model, train, first)
         saved = self.run.checkpoints.latest(state)
         state = saved[1] if saved else state
+        del saved  # would keep the state, which the first step gives away, alive
+        native.return_memory()
         if int(state.step) > to:
             raise SystemExit(f"{self.run.path} is past {to} steps already: use another --out")
         while (done := int(state.step)) < to:
             state = self._advance(state, min(to, done + EVERY), train, steps)
             self.run.checkpoints.save(int(state.step), state)
+            native.return_memory()
         return state
 
     def _advance(self, state: Any, to: int, train: Any, steps: int) -> training.TrainState:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from hagd_jax.errors import CheckpointError
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -14,14 +21,54 @@ def write_atomic(path: Path, text: str) -> None:
     Args:
         path: Where to.
         text: The whole content, UTF-8.
+
+    Raises:
+        CheckpointError: If it cannot be written; then nothing of it is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file or folder into a `CheckpointError`.
+
+    Args:
+        path: What is written inside the block.
+
+    Raises:
+        CheckpointError: If it cannot be written.
+    """
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            str(path),
+            got=str(error),
+            expected="a place that can be written, on a disk that is not full",
+            mend="Use another --out, or make room.",
+        ) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure that results will find a place, before they are computed; leaves no trace.
+
+    Args:
+        folder: Where they will be written; it need not exist.
+
+    Raises:
+        CheckpointError: If they cannot be.
+    """
+    with writing_to(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 def finite(value: Any) -> Any:

@@ -166,7 +166,7 @@ def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
         (["--model", "no/such/model/anywhere"], "no/such/model"),
         (["--dtype", "int8"], "int8"),
         (["--features", "./no/such/features"], "no such folder"),
-        (["--out", "{file}/run"], "a folder that can be written"),
+        (["--out", "{file}/run"], "a place that can be written"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(folder, tmp_path, capsys, change, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +21,7 @@ from hagd_jax.attribution.graph import (
     NodeTable,
     make_graph,
 )
-from hagd_jax.attribution.memory import memory_of, on_host, require_memory
+from hagd_jax.attribution.memory import Memory, memory_of, on_host, require_memory
 from hagd_jax.attribution.prompt import HeldPrompt, hold_prompt, prompt_tokens
 from hagd_jax.attribution.rows import block_size
 from hagd_jax.attribution.stored_rows import Columns, StoredRows, stored_rows
@@ -29,7 +30,8 @@ from hagd_jax.errors import InputError
 from hagd_jax.files import finite
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Dictionary, Features, Transcoder, as_dictionary
+from hagd_jax.transcoders.graph import layer_graph
 
 
 def attribute(
@@ -72,7 +74,8 @@ def attribute(
     """
     nodes = as_dictionary(model, dictionary)
     tokens = prompt_tokens(model, prompt)
-    ready = hold_prompt(model, nodes, tokens, config.skip_positions)
+    check = functools.partial(_check_memory, model, nodes, config, tell)
+    ready = hold_prompt(model, nodes, tokens, config.skip_positions, check)
     chosen = choose_logits(model, ready.probabilities, config, targets)
     activation = np.asarray(replicate(ready.found.activation, model.mesh))
     active = int(np.count_nonzero(activation))
@@ -85,26 +88,33 @@ def attribute(
         )
     most = min(config.max_feature_nodes, active)
     columns = Columns(*activation.shape)
-    _check_memory(ready, columns, active, config, tell)
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
     return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
 
 
 def _check_memory(
-    ready: HeldPrompt,
-    columns: Columns,
-    active: int,
+    model: LanguageModel,
+    nodes: Dictionary,
     config: AttributionConfig,
     tell: Callable[[str], None] | None,
+    columns: Columns,
+    active: int | None,
 ) -> None:
-    """Say what a run will take, and refuse one that does not fit."""
-    stacked = ready.found.index is not None
-    edges = len(ready.found.senders)
-    need = memory_of(ready.model.config, columns, edges, config, features=active, stacked=stacked)
+    """Say what a run will take, at least if that is all one knows; refuse one that won't fit."""
+    edges = model.config.n_layers
+    if isinstance(nodes, Features):
+        edges = int(layer_graph(nodes.trained.config).n_edge.sum())
+    stacked = columns.slots < nodes.space.features
+
+    def estimate(other: AttributionConfig) -> Memory:
+        features = 1 if active is None else active
+        return memory_of(model.config, columns, edges, other, features=features, stacked=stacked)
+
     if tell is not None:
-        tell(f"memory beside the model: about {need}")
-    require_memory(need, config, columns, on_host=on_host(ready.model.mesh))
+        sure = "at least" if active is None else "about"
+        tell(f"memory beside the model: {sure} {estimate(config)}")
+    require_memory(estimate, config, on_host=on_host(model.mesh))
 
 
 def _greedy(

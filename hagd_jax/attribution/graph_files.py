@@ -22,7 +22,7 @@ from hagd_jax.attribution.graph import (
     make_graph,
 )
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite
+from hagd_jax.files import finite, writing_to
 
 _FORMAT = "hagd attribution graph 1"
 _EDGES = {"senders": np.int32, "receivers": np.int32, "edges": np.float32}
@@ -48,13 +48,10 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
     info = json.dumps(finite(dataclasses.asdict(graph.info)))
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, part, {"format": _FORMAT, "info": info})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}", got=str(error), expected="a folder that can be written to"
-        ) from error
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, part, {"format": _FORMAT, "info": info})
+            os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -107,9 +109,8 @@ def memory_of(
 
 
 def require_memory(
-    need: Memory,
+    estimate: Callable[[AttributionConfig], Memory],
     config: AttributionConfig,
-    columns: Columns,
     *,
     on_host: bool,
     available: int | None = None,
@@ -117,9 +118,8 @@ def require_memory(
     """Refuse a run that does not fit.
 
     Args:
-        need: Of the run.
-        config: Of the graph.
-        columns: Of the prompt.
+        estimate: What a run with some configuration needs.
+        config: That of this run.
         on_host: Whether the devices' memory is the host's, as on CPU.
         available: Bytes; what the configuration allows, else what is free, by default.
 
@@ -129,15 +129,55 @@ def require_memory(
     if available is None:
         limit = config.memory_gb
         available = int(limit * _GB) if limit is not None else free_memory()
-    needed = need.host + (need.device if on_host else 0)
-    if available is None or needed <= available:
+
+    def fits(other: AttributionConfig) -> bool:
+        need = estimate(other)
+        return available is None or need.host + on_host * need.device <= available
+
+    if fits(config):
         return
+    better = next((other for other in _smaller(config) if fits(other)), None)
     raise InputError(
         "memory",
-        got=f"a graph of about {need}",
-        expected=f"at most {decimal(available)}",
-        mend=_mend(need, config, columns, available - (need.device if on_host else 0), on_host),
+        got=f"a graph of about {estimate(config)}",
+        expected=f"at most {decimal(available or 0)}",
+        mend="Shorten the prompt, or spread the model over more devices."
+        if better is None
+        else f"Set {_difference(config, better)}.",
     )
+
+
+def _smaller(config: AttributionConfig) -> Iterator[AttributionConfig]:
+    """Configurations of less memory, those first that a user would miss least.
+
+    Slower batches first, then fewer edges, then fewer nodes; tiny batches only where nothing
+    else helps.
+    """
+    batches = _halves(config.batch_size, 1)
+    usual = [size for size in batches if size >= min(8, config.batch_size)]
+    most = config.edges_per_node
+    edges = [most] + [kept for kept in _halves(8192, 64) if most is None or kept < most]
+    for sizes in (usual, batches[len(usual) :]):
+        for nodes in _halves(config.max_feature_nodes, 64):
+            for kept, size in itertools.product(edges, sizes):
+                yield dataclasses.replace(
+                    config, max_feature_nodes=nodes, edges_per_node=kept, batch_size=size
+                )
+
+
+def _halves(size: int, least: int) -> list[int]:
+    """A size, its half, and so on, down to the least."""
+    halves = [size]
+    while halves[-1] // 2 >= least:
+        halves.append(halves[-1] // 2)
+    return halves
+
+
+def _difference(config: AttributionConfig, other: AttributionConfig) -> str:
+    """The settings that differ, as they would be typed."""
+    names = [field.name for field in dataclasses.fields(config)]
+    changed = [name for name in names if getattr(config, name) != getattr(other, name)]
+    return ", ".join(f"{name}={getattr(other, name)}" for name in changed)
 
 
 def free_memory() -> int | None:
@@ -154,19 +194,3 @@ def on_host(mesh: jax.sharding.Mesh | None) -> bool:
     """Whether arrays on the devices lie in the host's memory."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return getattr(device, "platform", "cpu") == "cpu"
-
-
-def _mend(need: Memory, config: AttributionConfig, columns: Columns, left: int, host: bool) -> str:
-    """The smallest change that fits."""
-    count = config.max_feature_nodes + config.max_logits
-    if need.host >= need.batch and left > 0:
-        fits = left // (2 * _ENTRY * count)
-        if fits >= 16:
-            return f"Set edges_per_node={min(fits, columns.total)}."
-        return f"Set edges_per_node=64 and max_feature_nodes={max(1, left // (2 * _ENTRY * 64))}."
-    if host and config.batch_size > 1:
-        spare = left + need.batch - min(need.host, _ENTRY * count * 256)
-        fits = spare * config.batch_size // max(need.batch, 1)
-        if fits >= 1:
-            return f"Set batch_size={min(fits, config.batch_size - 1)}, edges_per_node=256."
-    return "Shorten the prompt, or spread the model over more devices."

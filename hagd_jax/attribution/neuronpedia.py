@@ -32,6 +32,9 @@ def to_neuronpedia(
         slug: Short name of the graph; made from the prompt if empty.
         scan: What Neuronpedia calls the model; its name here if empty.
         labels: (layer, feature) → what the feature stands for.
+
+    Raises:
+        CheckpointError: If it cannot be written; then nothing of it is left.
     """
     record = neuronpedia_json(graph, kept=kept, slug=slug, scan=scan, labels=labels)
     write_atomic(Path(path), json.dumps(record, indent=1, allow_nan=False))

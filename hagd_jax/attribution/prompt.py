@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,15 @@ import numpy as np
 from hagd_jax.attribution.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.attribution.graph import AttributionGraph
 from hagd_jax.attribution.rows import Rows, Targets, rows
-from hagd_jax.attribution.sources import Sources, round_up, source_sites, sources
+from hagd_jax.attribution.sources import (
+    Sources,
+    active_bound,
+    round_up,
+    slots_for,
+    source_sites,
+    sources,
+)
+from hagd_jax.attribution.stored_rows import Columns
 from hagd_jax.attribution.targets import feature_targets
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, forward
@@ -60,6 +69,7 @@ def hold_prompt(
     dictionary: Dictionary,
     tokens: np.ndarray,
     skip_positions: tuple[int, ...] = (0,),
+    check: Callable[[Columns, int | None], None] | None = None,
 ) -> HeldPrompt:
     """Run a prompt once, and hold what shall be held.
 
@@ -68,6 +78,8 @@ def hold_prompt(
         dictionary: For it.
         tokens: (T,) from `prompt_tokens`.
         skip_positions: Positions without features and errors.
+        check: Told what there will be, and how many features are active, before memory is taken
+            for it. None if only the pass can tell; then again when it has, with more slots.
 
     Returns:
         The `HeldPrompt`.
@@ -80,10 +92,18 @@ def hold_prompt(
     row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
     place = np.arange(padded)
     counts = jnp.asarray((place < length) & ~np.isin(place, skip_positions))
+    layers, features = model.config.n_layers, dictionary.space.features
+    known = active_bound(dictionary)
+
+    def tell(slots: int, active: int | None) -> None:
+        if check is not None:
+            check(Columns(layers, padded, slots), active)
+
+    tell(slots_for(known or 1, features), None if known is None else layers * length * known)
     trace, held, probabilities = run_pass(
         bare, row, length - 1, run_sites(source_sites(dictionary))
     )
-    found = sources(bare, own, row, trace, counts)
+    found = sources(bare, own, row, trace, counts, tell)
     chances = np.asarray(probabilities)
     if not np.isfinite(chances).all():
         raise InputError("logits", got="NaN or infinity", expected="finite numbers")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,6 +63,7 @@ def sources(
     tokens: jax.Array,
     trace: dict[str, jax.Array],
     counts: jax.Array,
+    check: Callable[[int, int], None] | None = None,
 ) -> Sources:
     """Find what writes in a prompt.
 
@@ -71,6 +73,8 @@ def sources(
         tokens: (1, T).
         trace: Of the prompt, with `source_sites(dictionary)` captured.
         counts: (T,) bool: positions whose features and errors are nodes.
+        check: Told the slots of a position and the active features, before rows are copied,
+            if that was not known before the pass (`active_bound`).
 
     Returns:
         The `Sources`.
@@ -79,9 +83,11 @@ def sources(
         InputError: If activations are not finite.
     """
     bare, own = model.bare(), dictionary.bare()
-    most = _bound(dictionary)
+    most = active_bound(dictionary)
     if most is None:
-        most = int(_most_active(own, trace, counts))
+        most, active = map(int, _count_active(own, trace, counts))
+        if check is not None:
+            check(slots_for(most, dictionary.space.features), active)
     slots = slots_for(most, dictionary.space.features)
     found, finite = gathered(bare, own, tokens, trace, counts, slots)
     if not finite:
@@ -94,8 +100,8 @@ def sources(
     return found
 
 
-def _bound(dictionary: Dictionary) -> int | None:
-    """How many features can be active at a position; None where any number can."""
+def active_bound(dictionary: Dictionary) -> int | None:
+    """How many features can be active at a position; None where only a pass can tell."""
     if isinstance(dictionary, Features):
         config = dictionary.trained.config
         return config.k if config.activation == "topk" else None
@@ -141,11 +147,12 @@ def round_up(count: int) -> int:
 
 
 @jax.jit
-def _most_active(
+def _count_active(
     dictionary: Dictionary, trace: dict[str, jax.Array], counts: jax.Array
-) -> jax.Array:
-    """How many features are active at the position that has most."""
-    return _by_layer(dictionary, trace, counts, lambda found: jnp.sum(found != 0, -1).max()).max()
+) -> tuple[jax.Array, jax.Array]:
+    """How many features are active at the position that has most, and everywhere."""
+    each = _by_layer(dictionary, trace, counts, lambda found: jnp.sum(found != 0, -1))
+    return each.max(), each.sum()
 
 
 @functools.partial(jax.jit, static_argnames="slots")

@@ -114,14 +114,24 @@ def choose_logits(
             target = LogitTarget(_name(model, i), (i,), weight=float(probabilities[i]))
         for i in target.tokens:
             token_id(model, i)
-        if len(target.tokens) != len(target.coefficients):
-            raise InputError(
-                f"target {target.label!r}",
-                got=f"{len(target.coefficients)} coefficients",
-                expected=f"one for each of {len(target.tokens)} tokens",
-            )
+        _check(target)
         found.append(target)
     return found
+
+
+def _check(target: LogitTarget) -> None:
+    """Refuse a direction that means nothing."""
+    name, count = f"target {target.label!r}", len(target.tokens)
+    if len(target.coefficients) != count or not count:
+        raise InputError(
+            name,
+            got=f"{len(target.coefficients)} coefficients for {count} tokens",
+            expected="one for each of one or more tokens",
+        )
+    if not np.isfinite(target.coefficients).all() or not any(target.coefficients):
+        raise InputError(name, got=target.coefficients, expected="finite numbers, not all 0")
+    if not 0 < target.weight < np.inf:
+        raise InputError(name, got=f"weight {target.weight}", expected="a finite one above 0")
 
 
 def logit_targets(

@@ -20,7 +20,7 @@ from hagd_jax import attribution, models, parallel, transcoders
 from hagd_jax.attribution import AttributionConfig, AttributionGraph
 from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.files import write_atomic
+from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.graph_data import word_of
 from hagd_jax.report.graph_page import graph_page
 from hagd_jax.report.progress import bars
@@ -67,6 +67,7 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         The graph, which was also saved.
     """
     began = time.monotonic()
+    require_writable(command.out)
     mesh = parallel.make_mesh(command.mesh)
     model = models.load(command.model, dtype=command.dtype, mesh=mesh)
     nodes = None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite, write_atomic
+from hagd_jax.files import finite, write_atomic, writing_to
 from hagd_jax.parallel import Checkpoints, agree, is_main
 
 RESULTS = (
@@ -107,16 +107,10 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
     problem = None
     if is_main():
         try:
-            _claim(path, config, overwrite)
+            with writing_to(path):
+                _claim(path, config, overwrite)
         except CheckpointError as error:
             problem = error
-        except OSError as error:
-            problem = CheckpointError(
-                str(path),
-                got=str(error),
-                expected="a folder that can be written",
-                mend="Use another --out.",
-            )
     if not agree(problem is None):
         raise problem or CheckpointError(str(path), got="refused by the first process")
     return RunFolder(path)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import write_atomic
+from hagd_jax.files import write_atomic, writing_to
 from hagd_jax.parallel import is_main
 from hagd_jax.transcoders.context import Contexts, LayerContexts, LogitEffects
 
@@ -41,7 +41,7 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
     if not is_main():
         return
     folder = Path(folder)
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "contexts.json").unlink(missing_ok=True)
         _write(folder / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
@@ -50,10 +50,6 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
         record = {name: getattr(contexts, name) for name in (*_NAMES, "window")}
         record = {"format": FORMAT, **record, "layers": sorted(contexts.layers)}
         write_atomic(folder / "contexts.json", json.dumps(record, indent=1) + "\n")
-    except OSError as error:
-        raise CheckpointError(
-            str(folder), got=str(error), expected="a folder that can be written"
-        ) from error
 
 
 def load_contexts(folder: str | Path) -> Contexts:

@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import AttributionConfig, attribute, logit_difference
-from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, LOGIT
+from hagd_jax.attribution import (
+    AttributionConfig,
+    attribute,
+    logit_difference,
+    prompt,
+    scores,
+    sources,
+)
+from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, LOGIT, LogitTarget
 from hagd_jax.attribution.sources import round_up
 from hagd_jax.errors import InputError
 from hagd_jax.models import DecoderConfig, forward
@@ -26,7 +33,7 @@ BASE = TranscoderConfig(n_layers=3, d_model=16, n_features=24, k=3)
 RELU = BASE.replace(activation="relu", k=0)
 CASES = {
     "per layer": (LLAMA, BASE),
-    "centred norm": (GPT2, BASE),
+    "centred norm, both ways": (GPT2.replace(causal=False), BASE),
     "parallel": (NEOX, RELU.replace(n_layers=2)),
     "cross-layer": (LLAMA.replace(n_layers=4), RELU.replace(n_layers=4, window=3)),
     "window": (LLAMA.replace(n_layers=4), BASE.replace(n_layers=4, window=1, reads="resid_mid")),
@@ -174,6 +181,10 @@ BAD = {
     "target below": ({"targets": [-1]}, "from 0 to 23"),
     "target text": ({"targets": " Paris"}, "no tokenizer"),
     "no target": ({"targets": []}, "one or more"),
+    "infinite direction": ({"targets": LogitTarget("x", (1,), (np.nan,))}, "finite numbers"),
+    "no direction": ({"targets": LogitTarget("x", (1,), (0.0,))}, "not all 0"),
+    "empty direction": ({"targets": LogitTarget("x", (), ())}, "one or more tokens"),
+    "worthless direction": ({"targets": LogitTarget("x", (1,), weight=-1.0)}, "above 0"),
     "nothing active": ({"prompt": [5]}, "none active"),
 }
 
@@ -194,3 +205,27 @@ def test_another_models_transcoder_and_infinities_are_refused():
     broken = dict(transcoder.params, b_enc=transcoder.params["b_enc"].at[1, 2].set(jnp.inf))
     with pytest.raises(InputError, match="NaN or infinity"):
         attribute(model, transcoder.replace(params=broken), PROMPT)
+
+
+@pytest.mark.parametrize("name", ["per layer", "parallel", "neurons"])
+def test_what_cannot_fit_is_refused_before_it_takes_memory(name, monkeypatch):
+    model, transcoder = case(name)
+    said = []
+    # Neither the copied decoders nor, where the features of a position are bounded, the pass.
+    monkeypatch.setattr(sources, "gathered", lambda *_: pytest.fail("too late"))
+    if name != "parallel":
+        monkeypatch.setattr(prompt, "run_pass", lambda *_: pytest.fail("too late"))
+    enough = AttributionConfig(memory_gb=1e-5)
+    with pytest.raises(InputError, match="memory: got a graph of about"):
+        attribute(model, transcoder, PROMPT, enough, tell=said.append)
+    assert said
+    assert "memory beside the model" in said[-1]
+
+
+def test_half_precision_agrees_with_full_as_far_as_it_can():
+    model, transcoder = case("per layer")
+    cast = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
+    half = model.replace(params=cast(model.params), config=model.config.replace(dtype="bfloat16"))
+    graph, full = (attribute(m, transcoder, PROMPT) for m in (half, model))
+    assert np.isfinite(graph.to_dense()).all()
+    assert abs(scores(graph).replacement - scores(full).replacement) < 0.05

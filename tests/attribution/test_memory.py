@@ -61,7 +61,7 @@ def test_advice_is_enough_or_says_that_nothing_is(length, slots, nodes, batch, g
 def refusal(columns, config):
     """Why a run does not fit, or nothing."""
     try:
-        require_memory(need(columns, config), config, columns, on_host=True)
+        require_memory(lambda other: need(columns, other), config, on_host=True)
     except InputError as error:
         return str(error)
     return ""
@@ -73,9 +73,9 @@ def test_without_a_limit_it_is_what_the_machine_has():
     huge = AttributionConfig(max_feature_nodes=10**6)
     columns = Columns(80, 65536, 64)
     with pytest.raises(InputError, match="GB"):
-        require_memory(need(columns, huge), huge, columns, on_host=True, available=10**10)
+        require_memory(lambda c: need(columns, c), huge, on_host=True, available=10**10)
     small = AttributionConfig(max_feature_nodes=10)
-    require_memory(need(Columns(2, 8, 8), small), small, Columns(2, 8, 8), on_host=True)
+    require_memory(lambda c: need(Columns(2, 8, 8), c), small, on_host=True)
 
 
 def test_the_whole_is_the_sum_of_what_is_listed():

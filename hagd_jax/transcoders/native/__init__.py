@@ -110,3 +110,15 @@ def keep_memory() -> bool:
     settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1))
     taken = [mallopt(option, value) for option, value in settings]
     return all(taken)
+
+
+def return_memory() -> bool:
+    """Hand back what `keep_memory` kept: between stages of a run that need blocks of other sizes.
+
+    Returns:
+        Whether anything was handed back; not with another C library.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
