@@ -31,6 +31,9 @@ class LossConfig:
         jacobian: Weight of ‖(J_transcoder − J_MLP) v‖² / ‖J_MLP v‖² for random directions v: it
             keeps features from computing by another route than the MLP does.
         jacobian_every: It looks at one token in so many: fewer cost less, and repair less.
+        most: A token counts at most as much as so many typical ones. Without, the few tokens on
+            which a model parks its attention, whose MLP outputs are hundreds of times as large,
+            are nearly all that some layers learn.
     """
 
     sparsity: float = 0.0
@@ -39,10 +42,12 @@ class LossConfig:
     dead_after: int = 200_000
     jacobian: float = 0.3
     jacobian_every: int = 8
+    most: float = 10.0
 
     def __post_init__(self):
-        if self.jacobian_every < 1:
-            raise ConfigError("jacobian_every", got=self.jacobian_every, expected="1 or more")
+        for field in ("jacobian_every", "most"):
+            if not getattr(self, field) >= 1:
+                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) >= 0:
                 raise ConfigError(field.name, got=getattr(self, field.name), expected="0 or more")
@@ -53,7 +58,8 @@ class Terms(struct.PyTreeNode):
 
     Attributes:
         loss: () what is made small.
-        fvu: (L,) squared error over the variance that was estimated before training.
+        fvu: (L,) squared error over the variance that was estimated before training, both of
+            outputs no larger than `most` allows.
         l0: (L,) active features a token.
         fired: (L, F) tokens on which each feature is active.
         smallest: (L,) the smallest activation that is not zero.
@@ -97,6 +103,8 @@ def terms(
 ) -> Terms:
     """Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
 
+    The error of a token is divided by ‖y‖² / (most · D), where that is above 1.
+
     Args:
         params: The transcoder's.
         x: (L, N, D) what features read.
@@ -117,19 +125,20 @@ def terms(
     found = make(params, x, dead, looked, directions, config, mesh)
     weight = weight.reshape(-1)
     tokens = jnp.maximum(weight.sum(), 1)
+    share = 1 / jnp.maximum(jnp.mean(y**2, -1) / loss.most, 1)
 
     def mean(per_token: jax.Array) -> jax.Array:
         """(L, N) → (L,), over tokens that count."""
         return per_token @ weight / tokens
 
     error = y - found["output"] - feat.skip(params, x)
-    fvu = mean(jnp.mean(error**2, -1))
+    fvu = mean(share * jnp.mean(error**2, -1))
     parts = {"reconstruction": fvu.mean()}
     if loss.dead:
         parts["dead"] = jnp.zeros(())
     if dead is not None:
         left = jax.lax.stop_gradient(error) - found["others"]
-        gone = mean(jnp.mean(left**2, -1)) * dead.any(-1)
+        gone = mean(share * jnp.mean(left**2, -1)) * dead.any(-1)
         parts["dead"] = gone.mean()
     if loss.sparsity:
         parts["sparsity"] = mean(_weighted_l1(params, found["dense"], config)).mean()
@@ -140,8 +149,8 @@ def terms(
     if directions is not None:
         truth = directions[1]
         tangent = found["tangent"] + feat.skip(params, directions[0])
-        counts = looked(weight[None])[0]
-        missed, size = (jnp.sum(v**2, -1) @ counts for v in (tangent - truth, truth))
+        counts = looked(share * weight)
+        missed, size = (jnp.sum(counts * jnp.sum(v**2, -1), -1) for v in (tangent - truth, truth))
         parts["jacobian"] = jnp.mean(missed / jnp.maximum(size, 1e-12))
     total = jnp.asarray(sum(getattr(loss, name, 1.0) * part for name, part in parts.items()))
     active = jax.lax.stop_gradient(found["active"]).astype(jnp.float32)

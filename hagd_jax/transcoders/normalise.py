@@ -10,10 +10,18 @@ from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.transcoder import Params
 
+LONG = 10.0
+# So often is the expectation taken again; the second time already, outliers hardly count.
+_ROUNDS = 3
+
 
 @struct.dataclass
 class Normalisation:
     """x̂ = (x − mean) / scale, with one scale a layer: x̂ has an expected square of D.
+
+    In that expectation no square counts more than `LONG` times as much as the expectation itself.
+    The few tokens on which a model parks its attention can be hundreds of times as long as all
+    others, which would otherwise be next to nothing in the units that such a token sets.
 
     Attributes:
         in_mean: (L, D) of what features read.
@@ -81,9 +89,15 @@ class Moments:
 
 
 def _sums(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(L, D) sum and (L,) squares of (L, N, D), with too long vectors shortened."""
     x = x.astype(jnp.float32)
-    total = jnp.einsum("lnd,n->ld", x, weight)
-    return total, jnp.einsum("lnd,lnd,n->l", x, x, weight)
+    size = jnp.sum(x**2, -1)
+    tokens = jnp.maximum(weight.sum(), 1)
+    capped = size
+    for _ in range(_ROUNDS):
+        capped = jnp.minimum(size, LONG * (capped @ weight / tokens)[:, None])
+    shorter = jnp.sqrt(jnp.where(size > 0, capped / jnp.maximum(size, 1e-30), 1))
+    return jnp.einsum("lnd,ln->ld", x, shorter * weight), capped @ weight
 
 
 def fold(params: Params, stats: Normalisation, config: TranscoderConfig) -> Params:

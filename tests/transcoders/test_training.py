@@ -17,12 +17,13 @@ from hagd_jax.transcoders import (
     TrainingError,
     decode,
     encode,
+    init,
     optimizer,
     train,
     training,
 )
-from hagd_jax.transcoders.losses import LossConfig
-from hagd_jax.transcoders.normalise import Normalisation
+from hagd_jax.transcoders.losses import LossConfig, terms
+from hagd_jax.transcoders.normalise import Moments, Normalisation
 from tests.transcoders.small import CONFIG, TRAIN, make_corpus, make_model
 
 
@@ -103,6 +104,32 @@ def test_the_step_is_adam_on_the_gradient_of_the_loss(model, corpus):
     sure = np.abs(grad) > 1e-6  # Adam divides by the gradient's size: rounding decides elsewhere
     np.testing.assert_allclose(moved[sure], expected["b"][sure], rtol=1e-2)
     assert int(after.step) == 1
+
+
+def test_a_token_that_is_hundreds_of_times_as_long_counts_like_ten():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 1, 400, 16))
+    typical = Moments.of(jnp.asarray(x), jnp.asarray(y), jnp.ones(400)).normalisation()
+    y[0, 7] *= 300
+    stats = Moments.of(jnp.asarray(x), jnp.asarray(y), jnp.ones(400)).normalisation()
+    # One token in 400 adds ten times the expectation, divided by 400; in float64, to the end.
+    size = (y[0] ** 2).sum(-1)
+    expected = size.mean()
+    for _ in range(3):
+        expected = np.minimum(size, 10 * expected).mean()
+    assert expected < 1.1 * np.delete(size, 7).mean()
+    np.testing.assert_allclose(stats.out_scale, np.sqrt(expected / 16), rtol=2e-3)
+    np.testing.assert_allclose(stats.out_scale, typical.out_scale, rtol=0.05)
+    np.testing.assert_allclose(stats.in_scale, typical.in_scale, rtol=1e-6)
+    # An untrained transcoder writes nothing: what is left is what it should have written.
+    config = TRAIN.transcoder(CONFIG).replace(n_layers=1)
+    params = init(config, jax.random.key(0)).params
+    error = (y[0] ** 2).mean(-1)
+    for most in (10.0, 1e9):
+        loss = LossConfig(jacobian=0, most=most)
+        inputs = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+        found = terms(params, *inputs, jnp.ones((4, 100)), None, None, config=config, loss=loss)
+        np.testing.assert_allclose(found.fvu, [np.minimum(error, most).mean()], rtol=1e-5)
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(model, corpus):
