@@ -37,7 +37,7 @@ class Extract:
     """Find the circuit that carries a behaviour, and test it by intervention.
 
     Attributes:
-        task: The behaviour: ioi, capitals or modular-addition.
+        task: The behaviour, such as ioi, capitals, agreement or modular-addition.
         model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Modular
             addition trains a small transformer of its own if none is given.
         features: What the nodes inside MLPs are: neurons; a transcoder, as a folder or hub id; or

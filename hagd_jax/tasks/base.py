@@ -57,8 +57,8 @@ class Prompts:
         clean: (N, T) token ids.
         corrupted: (N, T) token ids of the counterfactual, of the same length in each row.
         position: (N,) where the answer is read: the logits there predict the next token.
-        answer: (N,) the token that follows the clean prompt.
-        distractor: (N,) the wrong token it is compared with.
+        answer: (N,) the token that follows the clean prompt; or (N, A) all that may, −1 for none.
+        distractor: (N,) the wrong token it is compared with; or (N, B) all of them.
         length: (N,) real tokens in the row; the rest is padding.
     """
 
@@ -78,7 +78,10 @@ class Prompts:
 
 
 class Text(NamedTuple):
-    """One prompt as a person reads it, for reports; it never enters a compiled function."""
+    """One prompt as a person reads it, for reports; it never enters a compiled function.
+
+    Where several words are right, or wrong, `|` stands between them.
+    """
 
     clean: str
     corrupted: str
@@ -116,7 +119,7 @@ class Task:
                     expected=f"one for each of the {len(prompts)} prompts",
                 )
             if self.candidates is not None:
-                stray = sorted(set(np.asarray(prompts.answer).tolist()) - set(self.candidates))
+                stray = sorted(_tokens(prompts.answer) - set(self.candidates))
                 if stray:
                     raise InputError(
                         f"answers of {self.name}/{split}",
@@ -128,8 +131,8 @@ class Task:
 def make_prompts(
     clean: Sequence[Sequence[int]],
     corrupted: Sequence[Sequence[int]],
-    answer: Sequence[int],
-    distractor: Sequence[int],
+    answer: Sequence[int] | Sequence[Sequence[int]],
+    distractor: Sequence[int] | Sequence[Sequence[int]],
     *,
     vocab_size: int,
     position: Sequence[int] | None = None,
@@ -141,8 +144,8 @@ def make_prompts(
     Args:
         clean: Token ids, one sequence a prompt.
         corrupted: The counterfactuals, each as long as its clean prompt.
-        answer: The next token after each clean prompt.
-        distractor: The wrong token it is compared with.
+        answer: The next token after each clean prompt, or a list of all that are right.
+        distractor: The wrong token it is compared with, or a list.
         vocab_size: Of the model.
         position: Where each answer is read; the last token of its prompt if None.
         pad_id: Fills the rows on the right.
@@ -176,8 +179,8 @@ def make_prompts(
         clean=pad(clean),
         corrupted=pad(corrupted),
         position=np.asarray([n - 1 for n in lengths] if position is None else position, np.int64),
-        answer=np.asarray(answer, np.int64),
-        distractor=np.asarray(distractor, np.int64),
+        answer=_alternatives(answer),
+        distractor=_alternatives(distractor),
         length=np.asarray(lengths, np.int64),
     )
     check_prompts(prompts, vocab_size)
@@ -201,6 +204,9 @@ def answer_logits(logits: Any, prompts: Prompts) -> jax.Array:
 def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
     """How much more the model favours the answer: logit(answer) − logit(distractor).
 
+    Where several tokens are right or wrong it is the log-odds of being right,
+    log Σ exp(logits of answers) − log Σ exp(logits of distractors).
+
     Args:
         logits: (N, T, V) from `models.forward`.
         prompts: N prompts.
@@ -214,7 +220,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
         [3.0]
     """
     at = answer_logits(logits, prompts)
-    return _pick(at, prompts.answer) - _pick(at, prompts.distractor)
+    return _sum(at, prompts.answer) - _sum(at, prompts.distractor)
 
 
 def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
@@ -223,23 +229,49 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
     Args:
         logits: (N, T, V) from `models.forward`.
         prompts: N prompts.
-        candidates: The tokens an answer must beat, itself left out; None for the distractor alone.
+        candidates: The tokens that the best answer must beat, answers left out; None for the
+            distractors alone, all together.
 
     Returns:
         (N,) bool.
     """
     at = answer_logits(logits, prompts)
     if candidates is None:
-        rival = _pick(at, prompts.distractor)
-    else:
-        ids = jnp.asarray(candidates, jnp.int32)
-        own = ids == jnp.asarray(prompts.answer)[:, None]
-        rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
-    return _pick(at, prompts.answer) > rival
+        return _sum(at, prompts.answer) > _sum(at, prompts.distractor)
+    ids = jnp.asarray(candidates, jnp.int32)
+    answers = _columns(prompts.answer)
+    own = (ids == answers[:, :, None]).any(1)
+    rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
+    best = jnp.where(answers >= 0, jnp.take_along_axis(at, answers, 1), -jnp.inf).max(axis=-1)
+    return best > rival
 
 
-def _pick(at: jax.Array, token: Any) -> jax.Array:
-    return jnp.take_along_axis(at, jnp.asarray(token)[:, None], axis=1)[:, 0]
+def _sum(at: jax.Array, tokens: Any) -> jax.Array:
+    """(N,) log Σ exp of the logits of the tokens of each row; of one token, its logit."""
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim == 1:
+        return jnp.take_along_axis(at, tokens[:, None], axis=1)[:, 0]
+    found = jnp.take_along_axis(at, tokens, axis=1)
+    return jax.nn.logsumexp(found, axis=1, where=tokens >= 0)
+
+
+def _columns(tokens: Any) -> jax.Array:
+    """(N, A), also of a single column."""
+    tokens = jnp.asarray(tokens)
+    return tokens[:, None] if tokens.ndim == 1 else tokens
+
+
+def _alternatives(rows: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+    """(N,) tokens, or (N, A) where rows are lists; those are filled with −1."""
+    lists = [row for row in rows if isinstance(row, Sequence)]
+    if len(lists) < len(rows):
+        return np.asarray(rows, np.int64)
+    width = max(map(len, lists), default=1)
+    return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
+
+
+def _tokens(ids: Any) -> set[int]:
+    return {token for token in np.ravel(np.asarray(ids)).tolist() if token >= 0}
 
 
 def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:

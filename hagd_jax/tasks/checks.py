@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hagd_jax.tasks.base import Prompts
 
 
+_WORDS = ("answer", "distractor")
+
+
 def require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:
     """Refuse no prompts, empty ones, and counterfactuals of another length.
 
@@ -74,21 +77,36 @@ def check_prompts(prompts: Prompts, vocab_size: int) -> None:
             expected="one shape (N, T) with at least one prompt and one token",
         )
     for field in ("position", "answer", "distractor", "length"):
-        if getattr(p, field).shape != p.clean.shape[:1]:
+        sets = field in ("answer", "distractor") and getattr(p, field).ndim == 2
+        if getattr(p, field).shape[: 1 if sets else None] != p.clean.shape[:1]:
             raise InputError(
                 field, got=f"shape {getattr(p, field).shape}", expected=f"{p.clean.shape[:1]}"
             )
-    for field in ("clean", "corrupted", "answer", "distractor"):
+    for field in ("clean", "corrupted"):
         _require_range(field, getattr(p, field), 0, vocab_size)
+    answer, distractor = (_alternatives(f, getattr(p, f), vocab_size) for f in _WORDS)
     _require_range("length", p.length, 1, p.clean.shape[1] + 1)
     _require_range("position", p.position, 0, p.length)
-    same = np.flatnonzero(p.answer == p.distractor)
-    if same.size:
+    same = (answer[:, :, None] == distractor[:, None]) & (answer[:, :, None] >= 0)
+    if same.any():
+        row, place, _ = np.argwhere(same)[0]
         raise InputError(
-            f"prompt {same[0]}",
-            got=f"token {p.answer[same[0]]} as answer and as distractor",
+            f"prompt {row}",
+            got=f"token {answer[row, place]} as answer and as distractor",
             expected="two different tokens",
         )
+
+
+def _alternatives(field: str, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Tokens as (N, A), after a look at them: one or more a row, −1 only where there is none."""
+    if tokens.ndim == 1:
+        _require_range(field, tokens, 0, vocab_size)
+        return tokens[:, None]
+    _require_range(field, tokens, -1, vocab_size)
+    empty = np.flatnonzero((tokens < 0).all(axis=1))
+    if empty.size:
+        raise InputError(f"{field} of prompt {empty[0]}", got="none", expected="at least one token")
+    return tokens
 
 
 def _require_range(field: str, values: np.ndarray, low: int, high: int | np.ndarray) -> None:

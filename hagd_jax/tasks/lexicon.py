@@ -39,7 +39,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """(country, capital) of each entry."""
+    """The two sides of each entry."""
     first, second = zip(*(pair.split(":") for pair in text.split(",")), strict=True)
     return tuple(zip(map(str.strip, first), map(str.strip, second), strict=True))
 
@@ -98,5 +98,108 @@ CAPITALS = _pairs(
     Ethiopia: Addis Ababa, Colombia: Bogotá, Venezuela: Caracas, Ecuador: Quito,
     Uruguay: Montevideo, Argentina: Buenos Aires, Brazil: Brasília, Nicaragua: Managua,
     Fiji: Suva, the Bahamas: Nassau
+    """
+)
+
+# Where one language is spoken by nearly everybody.
+LANGUAGES = _pairs(
+    """
+    France: French, Germany: German, Italy: Italian, Japan: Japanese, Spain: Spanish,
+    China: Chinese, England: English, Russia: Russian, Mexico: Spanish, Greece: Greek,
+    Portugal: Portuguese, Poland: Polish, Sweden: Swedish, Brazil: Portuguese, Egypt: Arabic,
+    Denmark: Danish, Norway: Norwegian, Austria: German, Australia: English, Finland: Finnish,
+    Turkey: Turkish, Hungary: Hungarian, the Netherlands: Dutch, South Korea: Korean,
+    Argentina: Spanish, Ukraine: Ukrainian, Romania: Romanian, Iraq: Arabic, Thailand: Thai,
+    Vietnam: Vietnamese, Iran: Persian, Cuba: Spanish, Saudi Arabia: Arabic, Israel: Hebrew,
+    the Czech Republic: Czech, Bulgaria: Bulgarian, Colombia: Spanish, Serbia: Serbian,
+    Croatia: Croatian, Indonesia: Indonesian, Iceland: Icelandic, Bangladesh: Bengali,
+    Lithuania: Lithuanian, Chile: Spanish, Estonia: Estonian, Latvia: Latvian, Slovakia: Slovak,
+    Syria: Arabic, Slovenia: Slovenian, Albania: Albanian, Armenia: Armenian, Georgia: Georgian,
+    Venezuela: Spanish, Nepal: Nepali, Mongolia: Mongolian, Jordan: Arabic, Peru: Spanish,
+    North Korea: Korean, Cambodia: Khmer, Jamaica: English
+    """
+)
+
+# The three continents whose names are one word.
+CONTINENTS = _pairs(
+    """
+    France: Europe, China: Asia, Egypt: Africa, Germany: Europe, India: Asia, Kenya: Africa,
+    Nigeria: Africa, Italy: Europe, Japan: Asia, Ghana: Africa, Spain: Europe, Vietnam: Asia,
+    Thailand: Asia, Ethiopia: Africa, Poland: Europe, South Korea: Asia, Morocco: Africa,
+    Greece: Europe, Sweden: Europe, Pakistan: Asia, Uganda: Africa, Norway: Europe, Nepal: Asia,
+    Tanzania: Africa, Algeria: Africa, Portugal: Europe, Bangladesh: Asia, Zimbabwe: Africa,
+    Austria: Europe, Iran: Asia, Cambodia: Asia, Somalia: Africa, Hungary: Europe, Iraq: Asia,
+    Zambia: Africa, Belgium: Europe, Finland: Europe, Afghanistan: Asia, Rwanda: Africa,
+    Denmark: Europe, Mongolia: Asia, Angola: Africa, Tunisia: Africa, Ireland: Europe,
+    Malaysia: Asia, Sudan: Africa, Romania: Europe, Laos: Asia, Sri Lanka: Asia, Senegal: Africa,
+    Switzerland: Europe, Libya: Africa, Bulgaria: Europe, Syria: Asia
+    """
+)
+
+# Irregular ones alone: there the past is not what a suffix makes of the verb.
+PAST_TENSES = _pairs(
+    """
+    go: went, see: saw, take: took, give: gave, find: found, know: knew, think: thought,
+    speak: spoke, write: wrote, drive: drove, eat: ate, drink: drank, sing: sang, swim: swam,
+    run: ran, begin: began, fall: fell, fly: flew, grow: grew, hold: held, keep: kept, leave: left,
+    lose: lost, make: made, meet: met, pay: paid, ride: rode, say: said, sell: sold, send: sent,
+    sit: sat, sleep: slept, stand: stood, teach: taught, tell: told, throw: threw, wear: wore,
+    win: won, bring: brought, buy: bought, build: built, catch: caught, choose: chose,
+    draw: drew, feel: felt, fight: fought, forget: forgot, hear: heard, lead: led, shake: shook,
+    spend: spent, steal: stole, break: broke, come: came, wake: woke, rise: rose, blow: blew,
+    shoot: shot, hide: hid, freeze: froze
+    """
+)
+
+# Singular and plural, of things and people that can stand beside each other.
+NOUNS = _pairs(
+    """
+    car: cars, tree: trees, book: books, table: tables, door: doors, house: houses, boat: boats,
+    chair: chairs, lamp: lamps, box: boxes, window: windows, bottle: bottles, doctor: doctors,
+    teacher: teachers, farmer: farmers, boy: boys, girl: girls, student: students, king: kings,
+    queen: queens, dog: dogs, cat: cats, horse: horses, bird: birds, key: keys, picture: pictures,
+    flower: flowers, letter: letters, truck: trucks, tower: towers, bridge: bridges,
+    garden: gardens, river: rivers, road: roads, shop: shops, school: schools, lawyer: lawyers,
+    nurse: nurses, soldier: soldiers, driver: drivers, singer: singers, writer: writers,
+    painting: paintings, stone: stones, ship: ships, bus: buses, train: trains, plane: planes,
+    cup: cups, plate: plates, clock: clocks, mirror: mirrors, statue: statues, machine: machines,
+    guest: guests, actor: actors, artist: artists, neighbor: neighbors, cow: cows,
+    chief: chiefs
+    """
+)
+
+# First names that are hardly ever the other gender's.
+FEMALE = words(
+    """
+    Mary Anna Linda Emma Susan Sarah Elizabeth Laura Jessica Maria Nancy Lisa Karen Helen Barbara
+    Patricia Jennifer Margaret Emily Amanda Rebecca Rachel Ruth Julia Alice Lucy Jane Sophie Olivia
+    Hannah Catherine Diana Kate Rose Martha Michelle Stephanie Melissa Angela Nicole Christina
+    Julie Heather Deborah Dorothy Amy Betty Sandra Claire Ellen Grace Charlotte Eleanor Louise
+    Caroline Victoria Natalie Megan Samantha Katherine
+    """
+)
+MALE = words(
+    """
+    John James Robert Michael William David Richard Joseph Thomas Daniel Matthew Paul Andrew
+    Kevin Brian George Edward Jason Ryan Jacob Gary Nicholas Eric Stephen Larry Benjamin Samuel
+    Gregory Patrick Jack Dennis Peter Henry Arthur Walter Harold Carl Adam Nathan Douglas Roger
+    Albert Joe Vincent Ralph Simon Luke Oliver Philip Eugene Frank Mark Steven Kenneth Joshua
+    Anthony Donald Timothy Jeffrey Scott
+    """
+)
+
+# Events that can be said to last.
+EVENTS = words(
+    """
+    war trip project reign siege voyage strike contract conflict campaign journey famine
+    rebellion construction expedition study dispute experiment treaty plague marriage career
+    tour revolt
+    """
+)
+
+NUMBERS = words(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen twenty
     """
 )

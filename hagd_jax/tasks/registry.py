@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 
 from hagd_jax.errors import InputError
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tokenizer import Tokenizer
-from hagd_jax.tasks import capitals, ioi, modular
+from hagd_jax.tasks import (
+    agreement,
+    greater_than,
+    ioi,
+    modular,
+    pronouns,
+    relations,
+    word_arithmetic,
+)
 from hagd_jax.tasks.base import Sizes, Task
+from hagd_jax.tasks.relations import RELATIONS
 
 
 def _tokenizer(model: LanguageModel, name: str) -> Tokenizer:
@@ -23,11 +33,20 @@ def _tokenizer(model: LanguageModel, name: str) -> Tokenizer:
     return model.tokenizer
 
 
-_TASKS: dict[str, Callable[[LanguageModel, Sizes, int], Task]] = {
-    "capitals": lambda model, sizes, seed: capitals.task(
-        _tokenizer(model, "capitals"), sizes=sizes, seed=seed
-    ),
-    "ioi": lambda model, sizes, seed: ioi.task(_tokenizer(model, "ioi"), sizes=sizes, seed=seed),
+Maker = Callable[[LanguageModel, Sizes, int], Task]
+
+
+def _language(name: str, make: Callable[..., Task]) -> Maker:
+    return lambda model, sizes, seed: make(_tokenizer(model, name), sizes=sizes, seed=seed)
+
+
+_TASKS: dict[str, Maker] = {
+    "agreement": _language("agreement", agreement.task),
+    **{name: _language(name, functools.partial(relations.task, name)) for name in RELATIONS},
+    "greater_than": _language("greater_than", greater_than.task),
+    "ioi": _language("ioi", ioi.task),
+    "pronouns": _language("pronouns", pronouns.task),
+    "word_arithmetic": _language("word_arithmetic", word_arithmetic.task),
     "modular_addition": lambda model, sizes, seed: modular.task(
         modular.modulus(model), sizes=sizes, seed=seed
     ),
@@ -38,8 +57,8 @@ def names() -> tuple[str, ...]:
     """The tasks there are.
 
     Example:
-        >>> names()
-        ('capitals', 'ioi', 'modular_addition')
+        >>> names()[:3]
+        ('agreement', 'capitals', 'languages')
     """
     return tuple(_TASKS)
 

@@ -5,18 +5,26 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from hagd_jax.models import Tokenizer
-from hagd_jax.tasks import capitals, ioi
-from hagd_jax.tasks.lexicon import CAPITALS, NAMES
+from hagd_jax.tasks import agreement, greater_than, ioi, lexicon, pronouns, word_arithmetic
+from hagd_jax.tasks.lexicon import NAMES
+from hagd_jax.tasks.relations import RELATIONS
 
 # Left out of the training text, so that they fall apart into pieces.
 RARE = {"Vanessa", "Sylvia", "Paris", "Warsaw"}
 
 
 def corpus() -> list[str]:
-    words = [*NAMES, *(word for pair in CAPITALS for word in pair)]
+    pairs = [pair for relation in RELATIONS.values() for pair in relation.pairs]
+    words = [*NAMES, *(word for pair in (*pairs, *lexicon.NOUNS) for word in pair)]
+    words += [*lexicon.MALE, *lexicon.FEMALE, *lexicon.NUMBERS, *lexicon.EVENTS, "she", "he"]
+    words += [*agreement.SINGULAR.split("|"), *agreement.PLURAL.split("|")]
     texts = [f"x {word}" for word in words if word not in RARE]
-    texts += [t for scenes in ioi.SCENES.values() for t in scenes.templates]
-    texts += [t for templates in capitals.TEMPLATES.values() for t in templates]
+    by_split = [scenes.templates for scenes in ioi.SCENES.values()]
+    by_split += [t for relation in RELATIONS.values() for t in relation.templates.values()]
+    for module in (agreement, greater_than, pronouns):
+        by_split += module.TEMPLATES.values()
+    texts += [template for templates in by_split for template in templates]
+    texts += [t for templates in word_arithmetic.TEMPLATES.values() for t, _ in templates]
     return texts
 
 

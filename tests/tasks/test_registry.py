@@ -43,7 +43,7 @@ def test_case_and_hyphens_do_not_matter(asked, meant):
 
 
 def test_an_unknown_name_without_close_ones(model):
-    with pytest.raises(InputError, match="expected one of capitals, ioi, modular_addition"):
+    with pytest.raises(InputError, match="expected one of agreement, capitals"):
         task("zzzzzz", model)
 
 

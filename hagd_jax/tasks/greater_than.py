@@ -1,0 +1,170 @@
+"""Greater-than: "The war lasted from the year 1732 to the year 17" → a year above 32.
+
+Hanna et al., 2023 (arXiv:2305.00586). The counterfactual starts in the year 01, after which every
+year is right; so does ours. A tokenizer with two-digit tokens is asked for the whole number, as
+there. One that splits digits is asked for the first digit: larger ones are right, smaller ones
+wrong, the same one is neither, since the next digit decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hagd_jax.errors import InputError
+from hagd_jax.tasks.base import SPLITS, Prompts, Sizes, Task, Text, make_prompts
+from hagd_jax.tasks.lexicon import EVENTS, share
+from hagd_jax.tasks.text import require_enough
+
+if TYPE_CHECKING:
+    from hagd_jax.models.tokenizer import Tokenizer
+
+TEMPLATES = {
+    "discover": (
+        "The {event} lasted from the year {start} to the year {century}",
+        "A long {event} began in {start} and ended in {century}",
+        "Between the years {start} and {century}",
+    ),
+    "select": ("That {event} went on from {start} until {century}",),
+    "test": (
+        "Their {event} started in the year {start} and was over in the year {century}",
+        "We read about the {event} from {start} to {century}",
+    ),
+}
+CENTURIES = {"discover": (11, 13, 15, 17), "select": (12,), "test": (14, 16)}
+
+
+class Span(NamedTuple):
+    """One prompt's words.
+
+    Attributes:
+        template: Of the sentence.
+        event: What lasts.
+        century: Its first two digits.
+        year: The last two of its beginning.
+    """
+
+    template: str
+    event: str
+    century: int
+    year: int
+
+    def text(self, year: int | None = None) -> str:
+        """The prompt, of this beginning or another."""
+        start = f"{self.century}{self.year if year is None else year:02d}"
+        return self.template.format(event=self.event, start=start, century=self.century)
+
+
+def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
+    """Prompts for greater-than.
+
+    Templates, events and centuries of the three splits are disjoint.
+
+    Args:
+        tokenizer: Of the model.
+        sizes: Prompts in each split.
+        seed: Of the draw; the words of a split stay the same.
+
+    Returns:
+        The task; an answer is correct if later years are likelier together than earlier ones.
+
+    Raises:
+        InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
+            not as many different prompts as asked for.
+    """
+    sizes = sizes or Sizes()
+    spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
+    width = max(len(tokenizer.encode(span.text())) for part in spans.values() for span in part)
+    return Task(
+        "greater_than",
+        "Continue a period with a year after its beginning.",
+        {split: _prompts(tokenizer, part, width) for split, part in spans.items()},
+        {split: tuple(map(_text, part)) for split, part in spans.items()},
+    )
+
+
+def following(tokenizer: Tokenizer, prompt: str) -> tuple[int, dict[int, int]]:
+    """Which tokens go on with the year that a prompt breaks off in.
+
+    Args:
+        tokenizer: Of the model.
+        prompt: Ends with the first two digits of a year.
+
+    Returns:
+        How many digits such a token has, and number → token.
+
+    Raises:
+        InputError: If the tokenizer joins them in another way.
+    """
+    before = tokenizer.encode(prompt)
+    for digits in (2, 1):
+        found = {}
+        for number in range(10**digits):
+            ids = tokenizer.encode(f"{prompt}{number:0{digits}d}")
+            if ids[:-1] == before:
+                found[number] = ids[-1]
+        if len(found) == len(set(found.values())) == 10**digits:
+            return digits, found
+    raise InputError(
+        "task greater_than",
+        got=f"a tokenizer that reads {prompt!r} and the next digits as one",
+        expected="tokens of two digits or of one",
+        mend="This task is not for this model.",
+    )
+
+
+def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
+    later, earlier = zip(*(_sides(tokenizer, span) for span in spans), strict=True)
+    return make_prompts(
+        [tokenizer.encode(span.text()) for span in spans],
+        [tokenizer.encode(span.text(1)) for span in spans],
+        later,
+        earlier,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.eos_id or 0,
+        width=width,
+    )
+
+
+def _text(span: Span) -> Text:
+    return Text(
+        span.text(), span.text(1), f"after {span.year}", f"before {span.year}", span.template
+    )
+
+
+def _spans(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Span]:
+    """Different prompts, templates in turn."""
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    queues = []
+    for template in TEMPLATES[split]:
+        all_spans = [
+            Span(template, event, century, year)
+            for event in share(EVENTS, split)
+            for century in CENTURIES[split]
+            for year in range(20, 80)
+        ]
+        spans = [all_spans[i] for i in rng.permutation(len(all_spans))]
+        queues.append(s for s in spans if _aligned(tokenizer, s))
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*queues))
+    # Templates without the event repeat themselves.
+    distinct = {span.text(): span for span in itertools.islice(rounds, 4 * size) if span}
+    spans = list(distinct.values())[:size]
+    require_enough("greater_than", split, size, len(spans))
+    return spans
+
+
+def _aligned(tokenizer: Tokenizer, span: Span) -> bool:
+    return len(tokenizer.encode(span.text())) == len(tokenizer.encode(span.text(1)))
+
+
+def _sides(tokenizer: Tokenizer, span: Span) -> tuple[list[int], list[int]]:
+    """Tokens of later years and of earlier ones."""
+    digits, tokens = following(tokenizer, span.text())
+    # By tens where a token is one digit; the years of the same ten are neither.
+    limit = span.year if digits == 2 else span.year // 10
+    later = [token for number, token in tokens.items() if number > limit]
+    own = 1 if digits == 2 else 0  # the year itself is not greater
+    earlier = [token for number, token in tokens.items() if number < limit + own]
+    return later, earlier

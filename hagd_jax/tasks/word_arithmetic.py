@@ -1,0 +1,116 @@
+"""Arithmetic in words: "two plus three equals" → " five".
+
+The counterfactual changes one of the two numbers; its result is the distractor.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.lexicon import NUMBERS, share
+from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
+
+if TYPE_CHECKING:
+    from hagd_jax.models.tokenizer import Tokenizer
+
+MOST = 12  # of the numbers in a prompt
+TEMPLATES = {
+    "discover": (
+        ("we know that {a} plus {b} equals", 1),
+        ("the sum of {a} and {b} is", 1),
+        ("in class we learn that {a} minus {b} equals", -1),
+        ("if you take {b} from {a}, what is left is", -1),
+    ),
+    "select": (
+        ("everybody can see that {a} plus {b} is", 1),
+        ("the difference of {a} and {b} is", -1),
+    ),
+    "test": (
+        ("if you add {a} and {b}, the result is", 1),
+        ("a child knows that {a} plus {b} makes", 1),
+        ("the teacher said that {a} minus {b} is", -1),
+    ),
+}
+
+
+class Sum(NamedTuple):
+    """One calculation."""
+
+    a: int
+    b: int
+    sign: int
+
+    @property
+    def result(self) -> int:
+        """What is to be said."""
+        return self.a + self.sign * self.b
+
+
+def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
+    """Prompts for sums and differences of number words.
+
+    Templates and pairs of numbers of the three splits are disjoint, a pair and its mirror image
+    being one.
+
+    Args:
+        tokenizer: Of the model; results that are not one of its tokens are left out.
+        sizes: Prompts in each split.
+        seed: Of the draw; templates and pairs of a split stay the same.
+
+    Returns:
+        The task; an answer is correct if it beats every other number word.
+
+    Raises:
+        InputError: If there are not as many different prompts as asked for.
+    """
+    sizes = sizes or Sizes()
+    return text_task(
+        "word_arithmetic",
+        tokenizer,
+        {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS},
+        description="Add or subtract two small numbers written as words.",
+        candidates=tuple(sorted(single_tokens(tokenizer, NUMBERS).values())),
+    )
+
+
+def pairs(split: str) -> tuple[tuple[int, int], ...]:
+    """The pairs of numbers of a split, both ways round.
+
+    Args:
+        split: `discover`, `select` or `test`.
+
+    Returns:
+        (a, b) pairs from 1 to 12.
+    """
+    unordered = np.array(list(itertools.combinations_with_replacement(range(1, MOST + 1), 2)))
+    mixed = unordered[np.random.default_rng(MOST).permutation(len(unordered))].tolist()
+    own = [tuple(pair) for pair in share(mixed, split)]
+    return tuple(sorted({*own, *((b, a) for a, b in own)}))
+
+
+def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
+    known = single_tokens(tokenizer, NUMBERS)
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    queues = []
+    for template, sign in TEMPLATES[split]:
+        own = [Sum(*pair, sign) for pair in pairs(split)]
+        own = [s for s in own if 0 <= s.result < len(NUMBERS) and NUMBERS[s.result] in known]
+        queue = []
+        for i in rng.permutation(len(own)):
+            others = [s for s in own if (s.a == own[i].a) != (s.b == own[i].b)]
+            others = [s for s in others if s.result != own[i].result]
+            if others:
+                queue.append(_text(template, own[i], others[rng.integers(len(others))]))
+        queues.append(queue)
+    texts = take_turns(queues, 1, size)
+    require_enough("word_arithmetic", split, size, len(texts))
+    return texts
+
+
+def _text(template: str, one: Sum, other: Sum) -> Text:
+    clean, corrupted = (template.format(a=NUMBERS[s.a], b=NUMBERS[s.b]) for s in (one, other))
+    return Text(clean, corrupted, NUMBERS[one.result], NUMBERS[other.result], template)
