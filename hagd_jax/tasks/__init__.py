@@ -4,6 +4,8 @@
 sentences or `Task(...)` from token ids.
 """
 
+from hagd_jax.tasks.algorithm import Algorithm
+from hagd_jax.tasks.algorithms import ALGORITHMS, dyck, induction, parity, sorting
 from hagd_jax.tasks.base import (
     SPLITS,
     Prompts,
@@ -17,14 +19,15 @@ from hagd_jax.tasks.base import (
     make_prompts,
 )
 from hagd_jax.tasks.checks import check_prompts
-from hagd_jax.tasks.modular_training import TrainConfig
-from hagd_jax.tasks.modular_training import train as train_modular
 from hagd_jax.tasks.registry import find, names, task
+from hagd_jax.tasks.small_training import TrainConfig, train_modular, train_small
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
 
 __all__ = [
+    "ALGORITHMS",
     "SPLITS",
+    "Algorithm",
     "Prompts",
     "Sizes",
     "Task",
@@ -36,14 +39,19 @@ __all__ = [
     "batches",
     "check_prompts",
     "correct",
+    "dyck",
     "find",
+    "induction",
     "logit_difference",
     "make_prompts",
     "names",
+    "parity",
     "single_tokens",
+    "sorting",
     "task",
     "text_task",
     "train_modular",
+    "train_small",
     "two_hop",
     "word_token",
 ]

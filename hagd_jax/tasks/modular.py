@@ -1,4 +1,4 @@
-"""Modular addition: "a b =" → (a + b) mod p, in a vocabulary of p numbers and "=".
+"""Arithmetic modulo p: "a b =" → (a + b) mod p, or a · b, in a vocabulary of p numbers and a sign.
 
 The p² pairs are shared out once for each p, whatever the seeds: a part is for training models,
 the rest for the three splits of the task. (a, b) and (b, a) always go together, since a model
@@ -8,11 +8,14 @@ its mirror image, is a discovery prompt.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hagd_jax.errors import InputError
+from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text, make_prompts
 
 if TYPE_CHECKING:
@@ -34,11 +37,60 @@ def require_modulus(p: int) -> None:
         raise InputError("p", got=repr(p), expected="a whole number, 2 or more")
 
 
-def vocabulary(p: int) -> tuple[str, ...]:
-    """The words of addition modulo p: "0" to "p − 1", then "=".
+# What they are called, how they are spoken of, and the word before the result.
+OPERATIONS = {
+    "add": ("modular_addition", "Add two numbers modulo {}.", "="),
+    "multiply": ("modular_multiplication", "Multiply two numbers modulo {}.", "*="),
+}
+
+
+def result(pairs: np.ndarray, p: int, operation: str = "add") -> np.ndarray:
+    """(n,) results of (n, 2) pairs modulo p."""
+    return (pairs.sum(axis=1) if operation == "add" else pairs.prod(axis=1)) % p
+
+
+def algorithm(p: int, operation: str = "add") -> Algorithm:
+    """What models of modular arithmetic are trained on; arguments as in `task`.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        InputError: If p is no modulus, or the operation does not exist.
+    """
+    words = vocabulary(p, operation)
+    name, description, _ = OPERATIONS[operation]
+
+    def sequences(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        answers = np.full((len(pairs), 3), -1)
+        answers[:, 2] = result(pairs, p, operation)
+        return tokens(pairs, p), answers
+
+    def changed(rng: np.random.Generator, pairs: np.ndarray) -> np.ndarray:
+        place = rng.integers(2, size=(len(pairs), 1)) == np.arange(2)
+        return (pairs + place * rng.integers(1, p, size=(len(pairs), 1))) % p
+
+    return Algorithm(
+        name=name,
+        description=description.format(p),
+        words=words,
+        width=3,
+        candidates=tuple(range(p)),
+        inputs=lambda rng, count: rng.integers(p, size=(count, 2)),
+        sequences=sequences,
+        changed=changed,
+        model_name=f"modular-{p}" if operation == "add" else f"modular-{operation}-{p}",
+        asked=2,
+        shares=shares(p),
+    )
+
+
+def vocabulary(p: int, operation: str = "add") -> tuple[str, ...]:
+    """The words of arithmetic modulo p: "0" to "p − 1", then "=", or "*=" for products.
 
     Args:
         p: The modulus.
+        operation: `add` or `multiply`.
 
     Returns:
         p + 1 words; a word's place is its token.
@@ -48,7 +100,9 @@ def vocabulary(p: int) -> tuple[str, ...]:
         ('0', '1', '2', '=')
     """
     require_modulus(p)
-    return (*map(str, range(p)), "=")
+    if operation not in OPERATIONS:
+        raise InputError("operation", got=repr(operation), expected=f"one of {list(OPERATIONS)}")
+    return (*map(str, range(p)), OPERATIONS[operation][2])
 
 
 def shares(p: int) -> dict[str, np.ndarray]:
@@ -94,14 +148,15 @@ def tokens(pairs: np.ndarray, p: int) -> np.ndarray:
     return np.concatenate([pairs, equals], axis=1).astype(np.int32)
 
 
-def task(p: int, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for addition modulo p, from pairs that `train` never trains on.
+def task(p: int, operation: str = "add", *, sizes: Sizes | None = None, seed: int = 0) -> Task:
+    """Prompts for arithmetic modulo p, from pairs that models are never trained on.
 
-    The counterfactual is another pair of the same split with another sum; a p so small that a
-    split has only one sum draws it from all pairs.
+    The counterfactual is another pair of the same split with another result; a p so small that a
+    split has only one result draws it from all pairs.
 
     Args:
         p: The modulus.
+        operation: `add` or `multiply`.
         sizes: Prompts in each split; fewer where a small p has fewer pairs.
         seed: Of the draw; which pairs belong to a split depends on p alone.
 
@@ -114,47 +169,60 @@ def task(p: int, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
     require_modulus(p)
     sizes = sizes or Sizes()
     pairs = shares(p)
-    rows = {s: _rows(p, pairs[s], getattr(sizes, s), [seed, i]) for i, s in enumerate(SPLITS)}
+    found = functools.partial(result, p=p, operation=operation)
+    rows = {
+        s: _rows(p, pairs[s], getattr(sizes, s), [seed, i], found) for i, s in enumerate(SPLITS)
+    }
+    words = vocabulary(p, operation)
+    name, description, _ = OPERATIONS[operation]
     return Task(
-        name="modular_addition",
-        description=f"Add two numbers modulo {p}.",
+        name=name,
+        description=description.format(p),
         splits={
             split: make_prompts(
                 tokens(clean, p).tolist(),
                 tokens(other, p).tolist(),
-                clean.sum(axis=1) % p,
-                other.sum(axis=1) % p,
+                found(clean),
+                found(other),
                 vocab_size=p + 1,
             )
             for split, (clean, other) in rows.items()
         },
-        texts={split: _texts(p, clean, other) for split, (clean, other) in rows.items()},
+        texts={split: _texts(words, *both, *map(found, both)) for split, both in rows.items()},
         candidates=tuple(range(p)),
     )
 
 
-def _rows(p: int, pairs: np.ndarray, size: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    p: int,
+    pairs: np.ndarray,
+    size: int,
+    seed: list[int],
+    found: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     clean = rng.permutation(pairs)[:size]
-    sums = clean.sum(axis=1) % p
-    one_sum = len(np.unique(pairs.sum(axis=1) % p)) < 2
-    pool = np.argwhere(np.ones((p, p), bool)) if one_sum else pairs
-    other = pool.sum(axis=1) % p
-    return clean, pool[[rng.choice(np.flatnonzero(other != total)) for total in sums]]
+    one_result = len(np.unique(found(pairs))) < 2
+    pool = np.argwhere(np.ones((p, p), bool)) if one_result else pairs
+    other = found(pool)
+    return clean, pool[[rng.choice(np.flatnonzero(other != one)) for one in found(clean)]]
 
 
-def _texts(p: int, clean: np.ndarray, corrupted: np.ndarray) -> tuple[Text, ...]:
+def _texts(words: tuple[str, ...], *columns: np.ndarray) -> tuple[Text, ...]:
+    """Of pairs, other pairs, and the results of both."""
+    say = lambda pair: f"{words[pair[0]]} {words[pair[1]]} {words[-1]}"  # noqa: E731
     return tuple(
-        Text(f"{a} {b} =", f"{c} {d} =", str((a + b) % p), str((c + d) % p), "{a} {b} =")
-        for (a, b), (c, d) in zip(clean.tolist(), corrupted.tolist(), strict=True)
+        Text(say(a), say(b), words[x], words[y], f"{{a}} {{b}} {words[-1]}")
+        for a, b, x, y in zip(*columns, strict=True)
     )
 
 
-def modulus(model: LanguageModel) -> int:
-    """The p of a model whose vocabulary is p numbers and "=".
+def modulus(model: LanguageModel, operation: str = "add") -> int:
+    """The p of a model whose vocabulary is p numbers and the sign of an operation.
 
     Args:
         model: Of this task; without a tokenizer its vocabulary is taken to be in this order.
+        operation: `add` or `multiply`.
 
     Returns:
         p.
@@ -163,18 +231,18 @@ def modulus(model: LanguageModel) -> int:
         InputError: If its vocabulary is another one.
     """
     p = model.config.vocab_size - 1
-    if p < 2 or not (model.tokenizer is None or _adds(model.tokenizer, p)):
+    if p < 2 or not (model.tokenizer is None or _computes(model.tokenizer, p, operation)):
         raise InputError(
             f"model {model.name}",
             got=f"a vocabulary of {p + 1}",
-            expected='the words "0" to "p - 1", then "="',
-            mend="Modular addition needs a model of its own: hagd_jax.tasks.train_modular(p).",
+            expected=f'the words "0" to "p - 1", then "{OPERATIONS[operation][2]}"',
+            mend="Modular arithmetic needs a model of its own: hagd_jax.tasks.train_modular(p).",
         )
     return p
 
 
-def _adds(tokenizer: Tokenizer, p: int) -> bool:
+def _computes(tokenizer: Tokenizer, p: int, operation: str) -> bool:
     ids = (0, p - 1, p)
     return tokenizer.vocab_size == p + 1 and [tokenizer.token(i).strip() for i in ids] == [
-        vocabulary(p)[i] for i in ids
+        vocabulary(p, operation)[i] for i in ids
     ]

@@ -18,7 +18,9 @@ from hagd_jax.tasks import (
     relations,
     word_arithmetic,
 )
+from hagd_jax.tasks.algorithms import ALGORITHMS, algorithm_of
 from hagd_jax.tasks.base import Sizes, Task
+from hagd_jax.tasks.modular import OPERATIONS
 from hagd_jax.tasks.relations import RELATIONS
 
 
@@ -40,6 +42,17 @@ def _language(name: str, make: Callable[..., Task]) -> Maker:
     return lambda model, sizes, seed: make(_tokenizer(model, name), sizes=sizes, seed=seed)
 
 
+def _modular(operation: str) -> Maker:
+    def make(model: LanguageModel, sizes: Sizes, seed: int) -> Task:
+        return modular.task(modular.modulus(model, operation), operation, sizes=sizes, seed=seed)
+
+    return make
+
+
+def _algorithm(name: str) -> Maker:
+    return lambda model, sizes, seed: algorithm_of(name, model).task(sizes=sizes, seed=seed)
+
+
 _TASKS: dict[str, Maker] = {
     "agreement": _language("agreement", agreement.task),
     **{name: _language(name, functools.partial(relations.task, name)) for name in RELATIONS},
@@ -47,9 +60,8 @@ _TASKS: dict[str, Maker] = {
     "ioi": _language("ioi", ioi.task),
     "pronouns": _language("pronouns", pronouns.task),
     "word_arithmetic": _language("word_arithmetic", word_arithmetic.task),
-    "modular_addition": lambda model, sizes, seed: modular.task(
-        modular.modulus(model), sizes=sizes, seed=seed
-    ),
+    **{name: _modular(operation) for operation, (name, *_) in OPERATIONS.items()},
+    **{name: _algorithm(name) for name in ALGORITHMS},
 }
 
 

@@ -11,7 +11,7 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel, Tokenizer, abstract, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import SPLITS, Sizes, TrainConfig, correct, modular, train_modular
-from hagd_jax.tasks.modular_training import decoder_config
+from hagd_jax.tasks.small_training import decoder_config
 
 TINY = TrainConfig(d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=150, check_every=10)
 
@@ -87,7 +87,7 @@ def test_what_is_no_modulus_is_refused(p):
 
 
 def test_a_model_of_another_vocabulary_is_refused():
-    model = abstract(decoder_config(7, TINY))
+    model = abstract(decoder_config(modular.algorithm(7), TINY))
     assert modular.modulus(model) == 7
     assert modular.modulus(model.replace(tokenizer=Tokenizer.words(modular.vocabulary(7)))) == 7
     for wrong in (Tokenizer.words(list("abcdefgh")), Tokenizer.words(modular.vocabulary(5))):
@@ -104,7 +104,7 @@ def test_a_bad_training_configuration_is_refused(change):
 
 
 def test_nothing_to_train_on_is_refused():
-    with pytest.raises(InputError, match="3 or more to train"):
+    with pytest.raises(InputError, match="training examples of modular_addition: got none"):
         train_modular(2)
 
 

@@ -3,12 +3,12 @@ import pytest
 from hagd_jax.errors import InputError
 from hagd_jax.models import abstract
 from hagd_jax.tasks import Sizes, find, modular, names, task
-from hagd_jax.tasks.modular_training import TrainConfig, decoder_config
+from hagd_jax.tasks.small_training import TrainConfig, decoder_config
 
 
 @pytest.fixture(scope="module")
 def model():
-    return abstract(decoder_config(7, TrainConfig(d_model=8, n_heads=1, d_mlp=8)))
+    return abstract(decoder_config(modular.algorithm(7), TrainConfig(d_model=8, n_heads=1, d_mlp=8)))
 
 
 def test_tasks_by_name(model, tokenizer):

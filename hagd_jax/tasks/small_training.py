@@ -1,0 +1,259 @@
+"""Train small transformers to compute algorithms, in seconds to a minute on a laptop.
+
+ReLU, learned positions, and for addition one layer without norms; AdamW whose strong weight decay
+makes it generalise rather than remember ("grokking", Power et al., 2022, arXiv:2201.02177; Nanda
+et al., 2023, arXiv:2301.05217, found what such models compute). A large step and batches of a part
+of the examples make it generalise within a few hundred steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, forward, init
+from hagd_jax.parallel import constrain
+from hagd_jax.tasks import modular
+from hagd_jax.tasks.algorithm import TRAIN, Algorithm
+
+# Examples of a part that are made at most; the second are those that training stops by.
+_MOST = {TRAIN: 30_000, "select": 2_000}
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How the model looks and how it is trained.
+
+    Attributes:
+        n_layers: Blocks; 0 for as many as the algorithm needs.
+        d_model: Width of the residual stream.
+        n_heads: Attention heads.
+        d_mlp: MLP neurons a layer.
+        steps: Most steps of AdamW.
+        batch_size: Examples a step, drawn with replacement; 0 for 256, or 512 if there are more
+            than 3,200 to train on.
+        learning_rate: After a warm-up of ten steps.
+        weight_decay: Of every parameter, times the learning rate.
+        target: Accuracy on the select split at which training may stop.
+        patience: Checks in a row that must reach the target.
+        check_every: Steps from one check to the next; they run as one compiled scan.
+    """
+
+    n_layers: int = 0
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 512
+    steps: int = 3000
+    batch_size: int = 0
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.5
+    target: float = 0.995
+    patience: int = 2
+    check_every: int = 50
+
+    def __post_init__(self):
+        for field in ("steps", "learning_rate", "patience", "check_every"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(field, got=getattr(self, field), expected="more than 0")
+        for field in ("batch_size", "weight_decay"):
+            if not getattr(self, field) >= 0:
+                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
+
+
+def train_small(
+    algorithm: Algorithm,
+    *,
+    seed: int = 0,
+    config: TrainConfig | None = None,
+    on_step: OnStep | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> LanguageModel:
+    """A transformer trained to compute an algorithm.
+
+    It sees examples of the `train` part and stops by those of the select split; discover and
+    test examples are never looked at. Same seed, configuration and machine, same model.
+
+    Args:
+        algorithm: What to learn, such as `parity(10)`.
+        seed: Of the initial weights and the batches.
+        config: Model and training; the defaults reach the target for the algorithms here.
+        on_step: Called after each check as on_step(step, most steps, metrics) with `loss` and
+            `train_accuracy` (means since the last check) and `select_accuracy`.
+        mesh: Weights by the rules of `parallel.RULES`, batches split over its `data` axis.
+
+    Returns:
+        The model, with a tokenizer of the algorithm's words. It is returned even if the target
+        was not reached after `steps`: the last metrics say so.
+
+    Raises:
+        InputError: If there are no examples to train on.
+
+    Example:
+        >>> model = train_small(parity(10))
+        >>> task("parity", model).name
+        'parity'
+    """
+    config = config or TrainConfig()
+    rows, select = (_table(algorithm, part, most) for part, most in _MOST.items())
+    if not len(rows[0]):
+        raise InputError(
+            f"training examples of {algorithm.name}",
+            got="none",
+            expected="some: the splits need every input",
+            mend="Use a larger one.",
+        )
+    init_key, key = jax.random.split(jax.random.key(seed))
+    model = init(
+        decoder_config(algorithm, config),
+        init_key,
+        mesh=mesh,
+        tokenizer=Tokenizer.words(algorithm.words),
+        name=algorithm.model_name,
+    )
+    rates = config.learning_rate, config.weight_decay
+    batch_size = config.batch_size or (256 if len(rows[0]) <= 3200 else 512)
+    first = int((rows[1] >= 0).any(0).argmax())
+    opt_state = _optimizer(*rates).init(model.params)
+    reached = 0
+    for step in range(0, config.steps, config.check_every):
+        keys = jax.random.split(jax.random.fold_in(key, step), config.check_every)
+        model, opt_state, metrics = _chunk(
+            model, opt_state, keys, rows, select, rates,
+            batch_size=batch_size, first=first, candidates=algorithm.candidates,
+        )  # fmt: skip
+        metrics = {name: float(value) for name, value in metrics.items()}
+        if on_step is not None:
+            on_step(step + config.check_every, config.steps, metrics)
+        reached = reached + 1 if metrics["select_accuracy"] >= config.target else 0
+        if reached == config.patience:
+            break
+    return model
+
+
+def train_modular(
+    p: int,
+    operation: str = "add",
+    *,
+    seed: int = 0,
+    config: TrainConfig | None = None,
+    on_step: OnStep | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> LanguageModel:
+    """A transformer trained to add or multiply modulo p; see `train_small`.
+
+    Args:
+        p: The modulus.
+        operation: `add` or `multiply`.
+        seed: As there; so are the rest.
+        config: The defaults reach the target for p = 53 and 113.
+        on_step: Called after each check.
+        mesh: Devices.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If p is not a whole number, 3 or more.
+    """
+    algorithm = modular.algorithm(p, operation)
+    return train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
+
+
+def decoder_config(algorithm: Algorithm, config: TrainConfig) -> DecoderConfig:
+    """The transformer that `train_small` trains.
+
+    Args:
+        algorithm: What it computes.
+        config: Its size.
+
+    Returns:
+        Its configuration.
+    """
+    return DecoderConfig(
+        vocab_size=len(algorithm.words),
+        n_layers=config.n_layers or algorithm.n_layers,
+        d_model=config.d_model,
+        n_heads=config.n_heads,
+        d_mlp=config.d_mlp,
+        max_positions=algorithm.width,
+        norm=algorithm.norm,
+        positions="learned",
+        activation="relu",
+    )
+
+
+def _table(algorithm: Algorithm, part: str, most: int) -> tuple[jax.Array, jax.Array]:
+    """Tokens and answers of a part's examples, the same ones whatever the seed."""
+    inputs = algorithm.examples(part, most, np.random.default_rng(most))
+    tokens, answers = algorithm.sequences(inputs)
+    return jnp.asarray(tokens, jnp.int32), jnp.asarray(answers, jnp.int32)
+
+
+def _optimizer(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+    rate = optax.warmup_constant_schedule(0.0, learning_rate, 10)
+    # A shorter memory of squared gradients than Adam's .999, as they shrink fast here.
+    return optax.adamw(rate, b2=0.98, weight_decay=weight_decay)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("batch_size", "first", "candidates"),
+    donate_argnames=("model", "opt_state"),
+)
+def _chunk(
+    model: LanguageModel,
+    opt_state: optax.OptState,
+    keys: jax.Array,
+    rows: tuple[jax.Array, jax.Array],
+    select: tuple[jax.Array, jax.Array],
+    rates: tuple[Any, Any],
+    *,
+    batch_size: int,
+    first: int,
+    candidates: tuple[int, ...],
+) -> tuple[LanguageModel, optax.OptState, dict[str, jax.Array]]:
+    """As many steps as there are keys, then a look at the select examples."""
+    optimizer = _optimizer(*rates)
+    measure = functools.partial(_loss, first=first, candidates=candidates)
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+        model, opt_state = carry
+        chosen = jax.random.randint(key, (batch_size,), 0, len(rows[0]))
+        tokens, answers = (constrain(table[chosen], ("batch", None), model.mesh) for table in rows)
+        (loss, accuracy), grads = jax.value_and_grad(measure, has_aux=True)(model, tokens, answers)
+        updates, opt_state = optimizer.update(grads.params, opt_state, model.params)
+        model = model.replace(params=optax.apply_updates(model.params, updates))
+        return (model, opt_state), (loss, accuracy)
+
+    (model, opt_state), (loss, accuracy) = jax.lax.scan(step, (model, opt_state), keys)
+    metrics = {"loss": loss.mean(), "train_accuracy": accuracy.mean()}
+    return model, opt_state, metrics | {"select_accuracy": measure(model, *select)[1]}
+
+
+def _loss(
+    model: LanguageModel,
+    tokens: jax.Array,
+    answers: jax.Array,
+    *,
+    first: int,
+    candidates: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array]:
+    """Mean cross-entropy where there is an answer, and accuracy among the candidates."""
+    answers = answers[:, first:]
+    counts = answers >= 0
+    logits = forward(model, tokens).logits[:, first:]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(answers, 0))
+    ids = jnp.asarray(candidates)
+    right = ids[jnp.argmax(logits[..., ids], axis=-1)] == answers
+    total = counts.sum()
+    return jnp.where(counts, loss, 0).sum() / total, (right & counts).sum() / total
