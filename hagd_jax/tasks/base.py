@@ -14,6 +14,8 @@ from flax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.checks import check_prompts, require_aligned
 
+# One token a prompt, or all that will do.
+Alternatives = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 SPLITS = ("discover", "select", "test")
 
 
@@ -131,8 +133,8 @@ class Task:
 def make_prompts(
     clean: Sequence[Sequence[int]],
     corrupted: Sequence[Sequence[int]],
-    answer: Sequence[int] | Sequence[Sequence[int]],
-    distractor: Sequence[int] | Sequence[Sequence[int]],
+    answer: Alternatives,
+    distractor: Alternatives,
     *,
     vocab_size: int,
     position: Sequence[int] | None = None,
@@ -261,7 +263,7 @@ def _columns(tokens: Any) -> jax.Array:
     return tokens[:, None] if tokens.ndim == 1 else tokens
 
 
-def _alternatives(rows: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+def _alternatives(rows: Alternatives) -> np.ndarray:
     """(N,) tokens, or (N, A) where rows are lists; those are filled with −1."""
     lists = [row for row in rows if isinstance(row, Sequence)]
     if len(lists) < len(rows):
