@@ -8,7 +8,9 @@ from hagd_jax.tasks.small_training import TrainConfig, decoder_config
 
 @pytest.fixture(scope="module")
 def model():
-    return abstract(decoder_config(modular.algorithm(7), TrainConfig(d_model=8, n_heads=1, d_mlp=8)))
+    return abstract(
+        decoder_config(modular.algorithm(7), TrainConfig(d_model=8, n_heads=1, d_mlp=8))
+    )
 
 
 def test_tasks_by_name(model, tokenizer):

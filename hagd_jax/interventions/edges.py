@@ -1,0 +1,189 @@
+"""Cut single edges between components: one reader sees another value of one writer.
+
+Writers are the embedding, every head (after W_O) and every MLP; readers are the query, key and
+value inputs of every head, the input of every MLP, and the logits. A reader's stream is the sum of
+what wrote before it, so an edge can be cut by adding, to the reader's own copy of the stream, what
+the writer would have written elsewhere minus what it wrote here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
+
+Values = Mapping[str, jax.Array]
+WRITES = ("embed", "head_write", "mlp_out")
+
+
+@struct.dataclass
+class Edges:
+    """One value for each edge, by the reader's input: a mask, a score.
+
+    The W = 1 + L · H + L writers are the embedding, the heads layer by layer, the MLPs. Query heads
+    that share a key/value head share its inputs. Entries of writers that come after a reader mean
+    nothing.
+
+    Attributes:
+        q: (L, H, W).
+        k: (L, K, W).
+        v: (L, K, W).
+        mlp: (L, W).
+        final: (W,) what the logits read.
+
+    Example:
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> int(Edges.existing(config).count())  # readers q, k, v of two heads and an MLP see 1, 3
+        40
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    mlp: Any
+    final: Any
+
+    @classmethod
+    def existing(cls, config: DecoderConfig) -> Edges:
+        """True where a writer comes before a reader."""
+        c = config
+        head = np.repeat(np.arange(c.n_layers), c.n_heads)
+        # Twice the layer: heads write in the middle of their block, MLPs at its end.
+        wrote = np.concatenate([[-1], 2 * head + 1, 2 * np.arange(c.n_layers) + 2])
+        starts = 2 * np.arange(c.n_layers)[:, None]
+        into = wrote <= starts
+        per = lambda n: np.repeat(into[:, None], n, 1)  # noqa: E731
+        mlp = into if c.parallel_residual else wrote <= starts + 1
+        keys = per(c.n_kv_heads)
+        return cls(per(c.n_heads), keys, keys.copy(), mlp, np.ones(len(wrote), bool))
+
+    def count(self) -> Any:
+        """How many are true."""
+        return sum(jax.tree.leaves(jax.tree.map(lambda x: x.sum(), self)))
+
+
+@struct.dataclass
+class MaskEdges(Intervention):
+    """Interpolates what readers read: r ← r + Σ_w (1 − m_w) (alt_w − w).
+
+    A mask of ones is exact, as long as alternatives are finite.
+
+    Attributes:
+        q, k, v, mlp, final: 1 − m, as in `Edges`.
+        alt_embed: (B, T, D), or what broadcasts to it.
+        alt_heads: (L, B, T, H, D).
+        alt_mlps: (L, B, T, D).
+        moved: (W, B, T, D) alt − own of the writers so far.
+    """
+
+    q: Any = scanned()
+    k: Any = scanned()
+    v: Any = scanned()
+    mlp: Any = scanned()
+    final: Any = shared()
+    alt_embed: Any = shared()
+    alt_heads: Any = scanned()
+    alt_mlps: Any = scanned()
+    moved: Any = carried()
+
+    def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """The first writer; the stream itself stays."""
+        return value, self._wrote(0, (self.alt_embed - value)[None])
+
+    def on_q_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """What queries read."""
+        return value + self._read(self.q), self
+
+    def on_k_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """What keys read."""
+        return value + self._read(self.k), self
+
+    def on_v_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """What values read."""
+        return value + self._read(self.v), self
+
+    def on_head_write(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """The heads of a layer."""
+        heads = value.shape[2]
+        difference = jnp.moveaxis(self.alt_heads - value, 2, 0)
+        return value, self._wrote(1 + ctx.index * heads, difference)
+
+    def on_resid_mlp(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """What the MLP reads."""
+        return value + jnp.einsum("w,wbtd->btd", self.mlp, self.moved), self
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """The MLP of a layer."""
+        c = ctx.config
+        place = 1 + c.n_layers * c.n_heads + ctx.index
+        return value, self._wrote(place, (self.alt_mlps - value)[None])
+
+    def on_resid_final(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+        """What the logits read."""
+        return value + jnp.einsum("w,wbtd->btd", self.final, self.moved), self
+
+    def _read(self, cut: jax.Array) -> jax.Array:
+        return jnp.einsum("hw,wbtd->bthd", cut, self.moved)
+
+    def _wrote(self, place: Any, difference: jax.Array) -> MaskEdges:
+        difference = jnp.broadcast_to(difference, (len(difference), *self.moved.shape[1:]))
+        start = (place, 0, 0, 0)
+        moved = jax.lax.dynamic_update_slice(self.moved, difference.astype(jnp.float32), start)
+        return self.replace(moved=moved)  # type: ignore[attr-defined]
+
+    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
+        """Masks have an entry for each pair, and the buffer fits the tokens."""
+        own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
+        expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
+        if own != expected:
+            raise InputError("mask of edges", got=f"shapes {own}", expected=f"{expected}")
+        if np.shape(self.moved)[1:3] != tokens_shape:
+            raise InputError(
+                "mask of edges", got=f"made for tokens {self.moved.shape[1:3]}",
+                expected=f"{tokens_shape}",
+            )  # fmt: skip
+
+
+def mask_edges(
+    config: DecoderConfig, mask: Edges, alternative: Values, tokens_shape: tuple[int, int]
+) -> MaskEdges:
+    """Keep edges where the mask is 1; where it is 0 the reader sees the alternative.
+
+    Args:
+        config: The decoder's.
+        mask: `Edges` of bool or float.
+        alternative: Values of `WRITES`, from a trace of other prompts or `zero_alternative`; what
+            broadcasts to them will do.
+        tokens_shape: (B, T).
+
+    Returns:
+        The intervention.
+
+    Raises:
+        InputError: If the alternative lacks a site.
+
+    Example:
+        >>> other = forward(model, corrupted, capture=WRITES).trace
+        >>> forward(model, tokens, mask_edges(model.config, mask, other, tokens.shape)).logits
+    """
+    missing = [site for site in WRITES if site not in alternative]
+    if missing:
+        raise InputError("alternative", got=sorted(alternative), expected=f"{missing} as well")
+    cut = jax.tree.map(
+        lambda m, there: jnp.where(there, 1 - jnp.asarray(m, jnp.float32), 0),
+        mask,
+        Edges.existing(config),
+    )
+    writers = len(cut.final)
+    return MaskEdges(
+        cut.q, cut.k, cut.v, cut.mlp, cut.final,
+        *(alternative[site] for site in WRITES),
+        moved=jnp.zeros((writers, *tokens_shape, config.d_model)),
+    )  # fmt: skip
