@@ -2,6 +2,7 @@
 
 from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
+from hagd_jax.causal.components import Components, components
 from hagd_jax.causal.curve import SizePoint, size_curve
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
 from hagd_jax.causal.metrics import (
@@ -18,6 +19,7 @@ __all__ = [
     "ABLATIONS",
     "Behaviour",
     "Circuit",
+    "Components",
     "Estimate",
     "Faithfulness",
     "JudgeConfig",
@@ -26,6 +28,7 @@ __all__ = [
     "Verdict",
     "accuracy",
     "behaviour",
+    "components",
     "evaluate",
     "faithfulness",
     "permutation_p",

@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.causal.components import Components
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes, mean_of_sums, position_sums, zero_alternative
+from hagd_jax.interventions import Edges, Nodes, mean_of_sums, position_sums, zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts, answer_logits, correct, logit_difference
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
+Parts = Dictionary | Components
 ABLATIONS = ("zero", "mean", "resample", "counterfactual")
 
 
@@ -41,10 +43,10 @@ class Behaviour(NamedTuple):
 def behaviour(
     model: LanguageModel,
     prompts: Prompts,
-    masks: Sequence[Nodes],
+    masks: Sequence[Nodes] | Sequence[Edges],
     *,
     ablation: str,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Parts | Transcoder | None = None,
     candidates: tuple[int, ...] | None = None,
     reference: Prompts | None = None,
     batch_size: int = 16,
@@ -55,11 +57,12 @@ def behaviour(
     Args:
         model: The model.
         prompts: Where to measure.
-        masks: One `Nodes` of bool for each circuit.
+        masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
         ablation: What ablated nodes are set to: `zero`; `mean` over `reference` at each position;
             `resample`, their values on another prompt of as nearly the same length as there is;
             `counterfactual`, their values on the corrupted prompt.
-        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
+            model's `components`, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
         reference: Prompts whose clean activations `mean` averages; not those measured on.
         batch_size: Prompts in one call.
@@ -83,10 +86,9 @@ def behaviour(
         raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
-    nodes = as_dictionary(model, dictionary).bare()
+    nodes = parts_of(model, dictionary)
     for mask in masks:
-        if mask.space != nodes.space:
-            raise InputError("masks", got=str(mask.space), expected=f"{nodes.space}")
+        _require_fit(mask, nodes)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
     bare, fixed = model.bare(), None
     if ablation == "mean":
@@ -105,6 +107,26 @@ def behaviour(
         np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
     )
     return Behaviour(*(rows[:, : len(prompts)] for rows in joined))
+
+
+def parts_of(model: LanguageModel, source: Parts | Transcoder | None) -> Parts:
+    """What circuits of a model consist of: nodes of a dictionary, or edges between components."""
+    if isinstance(source, Components):
+        return source
+    return as_dictionary(model, source).bare()
+
+
+def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:
+    if isinstance(mask, Edges) != isinstance(parts, Components):
+        raise InputError(
+            "masks", got=type(mask).__name__, expected="`Nodes`, or `Edges` with components(model)"
+        )
+    own, theirs = (
+        x.space if isinstance(x, Nodes | Dictionary) else [np.shape(leaf) for leaf in leaves]
+        for x, leaves in ((mask, jax.tree.leaves(mask)), (parts, jax.tree.leaves(parts.space)))
+    )
+    if own != theirs:
+        raise InputError("masks", got=str(own), expected=str(theirs))
 
 
 def partners(length: np.ndarray, seed: int) -> np.ndarray:
@@ -137,7 +159,7 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
 
 
 def node_means(
-    model: LanguageModel, dictionary: Dictionary, reference: Prompts, width: int, batch_size: int
+    model: LanguageModel, dictionary: Parts, reference: Prompts, width: int, batch_size: int
 ) -> dict[str, jax.Array]:
     """The mean activation of every node at each position, over as many prompts as there are.
 
@@ -161,7 +183,7 @@ def node_means(
 
 @functools.partial(jax.jit, static_argnames="width")
 def _position_sums(
-    model: LanguageModel, dictionary: Dictionary, batch: Prompts, weight: jax.Array, width: int
+    model: LanguageModel, dictionary: Parts, batch: Prompts, weight: jax.Array, width: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums of node activations over real tokens at each position, and how many there were."""
     short = min(width, batch.clean.shape[1])
@@ -174,9 +196,9 @@ def _position_sums(
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))
 def _judge(
     model: LanguageModel,
-    dictionary: Dictionary,
+    dictionary: Parts,
     batch: Prompts,
-    masks: Nodes,
+    masks: Nodes | Edges,
     fixed: dict[str, jax.Array] | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
@@ -192,7 +214,7 @@ def _judge(
         alternative = dictionary.values(trace)
     target = jax.nn.log_softmax(answer_logits(clean.logits, batch))
 
-    def one(mask: Nodes) -> Behaviour:
+    def one(mask: Any) -> Behaviour:
         logits = forward(model, batch.clean, dictionary.mask(mask, alternative)).logits
         found = jax.nn.log_softmax(answer_logits(logits, batch))
         return Behaviour(

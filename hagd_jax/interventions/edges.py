@@ -17,7 +17,9 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
+from hagd_jax.interventions.shapes import require_broadcast
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
+from hagd_jax.models.sites import site_shape
 
 Values = Mapping[str, jax.Array]
 WRITES = ("embed", "head_write", "mlp_out")
@@ -68,6 +70,23 @@ class Edges:
         """How many are true."""
         return sum(jax.tree.leaves(jax.tree.map(lambda x: x.sum(), self)))
 
+    def without(self, edge: int) -> Edges:
+        """The same with one entry false, counted as in `flat`."""
+        flat = self.flat()
+        flat[edge] = False
+        return self.like(flat)
+
+    def flat(self) -> np.ndarray:
+        """(E,) all entries on the host, those of writers that come later among them."""
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(self)])
+
+    def like(self, flat: np.ndarray) -> Edges:
+        """Undo `flat`."""
+        leaves, structure = jax.tree.flatten(self)
+        ends = np.cumsum([np.size(x) for x in leaves])[:-1]
+        parts = zip(np.split(np.asarray(flat), ends), leaves, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(x.shape) for part, x in parts])
+
 
 @struct.dataclass
 class MaskEdges(Intervention):
@@ -80,7 +99,7 @@ class MaskEdges(Intervention):
         alt_embed: (B, T, D), or what broadcasts to it.
         alt_heads: (L, B, T, H, D).
         alt_mlps: (L, B, T, D).
-        moved: (W, B, T, D) alt − own of the writers so far.
+        moved: (W, B, T, D) alt − own of the writers so far; made when the embedding is written.
     """
 
     q: Any = scanned()
@@ -91,11 +110,13 @@ class MaskEdges(Intervention):
     alt_embed: Any = shared()
     alt_heads: Any = scanned()
     alt_mlps: Any = scanned()
-    moved: Any = carried()
+    moved: Any = carried(default=None)
 
     def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """The first writer; the stream itself stays."""
-        return value, self._wrote(0, (self.alt_embed - value)[None])
+        nobody = jnp.zeros((len(self.final), *value.shape), jnp.float32)
+        begun = self.replace(moved=nobody)  # type: ignore[attr-defined]
+        return value, begun._wrote(0, (self.alt_embed - value)[None])
 
     def on_q_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """What queries read."""
@@ -139,21 +160,18 @@ class MaskEdges(Intervention):
         return self.replace(moved=moved)  # type: ignore[attr-defined]
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Masks have an entry for each pair, and the buffer fits the tokens."""
+        """Masks have an entry for each pair, and alternatives broadcast to their sites."""
         own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
         expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
         if own != expected:
             raise InputError("mask of edges", got=f"shapes {own}", expected=f"{expected}")
-        if np.shape(self.moved)[1:3] != tokens_shape:
-            raise InputError(
-                "mask of edges", got=f"made for tokens {self.moved.shape[1:3]}",
-                expected=f"{tokens_shape}",
-            )  # fmt: skip
+        shapes = np.shape(self.alt_embed), np.shape(self.alt_heads)[1:], np.shape(self.alt_mlps)[1:]
+        for site, got in zip(WRITES, shapes, strict=True):
+            target = site_shape(site, config, *tokens_shape)
+            require_broadcast(f"the alternative of {site}", got, target)
 
 
-def mask_edges(
-    config: DecoderConfig, mask: Edges, alternative: Values, tokens_shape: tuple[int, int]
-) -> MaskEdges:
+def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskEdges:
     """Keep edges where the mask is 1; where it is 0 the reader sees the alternative.
 
     Args:
@@ -161,7 +179,6 @@ def mask_edges(
         mask: `Edges` of bool or float.
         alternative: Values of `WRITES`, from a trace of other prompts or `zero_alternative`; what
             broadcasts to them will do.
-        tokens_shape: (B, T).
 
     Returns:
         The intervention.
@@ -171,7 +188,7 @@ def mask_edges(
 
     Example:
         >>> other = forward(model, corrupted, capture=WRITES).trace
-        >>> forward(model, tokens, mask_edges(model.config, mask, other, tokens.shape)).logits
+        >>> forward(model, tokens, mask_edges(model.config, mask, other)).logits
     """
     missing = [site for site in WRITES if site not in alternative]
     if missing:
@@ -181,9 +198,5 @@ def mask_edges(
         mask,
         Edges.existing(config),
     )
-    writers = len(cut.final)
-    return MaskEdges(
-        cut.q, cut.k, cut.v, cut.mlp, cut.final,
-        *(alternative[site] for site in WRITES),
-        moved=jnp.zeros((writers, *tokens_shape, config.d_model)),
-    )  # fmt: skip
+    sites = (alternative[site] for site in WRITES)
+    return MaskEdges(cut.q, cut.k, cut.v, cut.mlp, cut.final, *sites)

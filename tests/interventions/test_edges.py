@@ -67,7 +67,7 @@ def test_readers_see_what_the_mask_says(seed):
     tokens, corrupted = np.random.default_rng(seed).integers(12, size=(2, 1, 5))
     other = forward(model, corrupted, capture=WRITES).trace
     mask = random_mask(PLAIN, seed)
-    found = forward(model, tokens, mask_edges(PLAIN, mask, other, tokens.shape)).logits
+    found = forward(model, tokens, mask_edges(PLAIN, mask, other)).logits
     expected = loop(model, tokens[0], mask, other)
     clean = forward(model, tokens).logits
     assert np.abs(found - clean).max() > 0.05
@@ -83,7 +83,7 @@ def test_all_edges_kept_is_the_model_and_none_the_other_prompt(config):
     clean, dirty = (forward(model, t).logits for t in (tokens, corrupted))
     for value, expected, tolerance in ((True, clean, 0), (False, dirty, 1e-4)):
         mask = jax.tree.map(lambda x, v=value: np.full(x.shape, v), Edges.existing(config))
-        found = forward(model, tokens, mask_edges(config, mask, other, tokens.shape)).logits
+        found = forward(model, tokens, mask_edges(config, mask, other)).logits
         np.testing.assert_allclose(found, expected, atol=tolerance or 1e-5)
     assert np.abs(clean - dirty).max() > 0.1
 
@@ -95,9 +95,9 @@ def test_what_writes_later_is_no_edge():
     layers, heads, groups = LLAMA.n_layers, LLAMA.n_heads, LLAMA.n_kv_heads
     none = {"embed": 0, "head_write": (layers, 1, 1, 1, 1), "mlp_out": (layers, 1, 1, 1)}
     zeros = {site: jnp.zeros(shape or ()) for site, shape in none.items()}
-    found = forward(model, tokens, mask_edges(LLAMA, there, zeros, (1, 6)))
+    found = forward(model, tokens, mask_edges(LLAMA, there, zeros))
     np.testing.assert_array_equal(found.logits, forward(model, tokens, mask_edges(
-        LLAMA, jax.tree.map(np.ones_like, there), zeros, (1, 6))).logits)  # fmt: skip
+        LLAMA, jax.tree.map(np.ones_like, there), zeros)).logits)  # fmt: skip
     writers = lambda layer: 1 + layer * (heads + 1)  # noqa: E731
     into = sum(
         (heads + 2 * groups) * writers(layer) + writers(layer) + heads for layer in range(layers)
@@ -109,13 +109,14 @@ def test_a_mask_of_another_model_is_refused():
     model = noisy(LLAMA)
     tokens = jnp.zeros((1, 4), int)
     other = forward(model, tokens, capture=WRITES).trace
+    longer = forward(model, jnp.zeros((1, 5), int), capture=WRITES).trace
     wider = LLAMA.replace(n_heads=2 * LLAMA.n_heads)
     for wrong in (
-        mask_edges(NEOX, Edges.existing(NEOX), other, (1, 4)),
-        mask_edges(wider, Edges.existing(wider), other, (1, 4)),
-        mask_edges(LLAMA, Edges.existing(LLAMA), other, (1, 5)),
+        mask_edges(NEOX, Edges.existing(NEOX), other),
+        mask_edges(wider, Edges.existing(wider), other),
+        mask_edges(LLAMA, Edges.existing(LLAMA), longer),
     ):
-        with pytest.raises(InputError, match="mask of edges|leading axis of 3"):
+        with pytest.raises(InputError, match=r"mask of edges|leading axis of 3|alternative of"):
             forward(model, tokens, wrong)
     with pytest.raises(InputError, match="mlp_out"):
-        mask_edges(LLAMA, Edges.existing(LLAMA), {"embed": other["embed"], "head_write": 0}, (1, 4))
+        mask_edges(LLAMA, Edges.existing(LLAMA), {"embed": other["embed"], "head_write": 0})

@@ -1,0 +1,21 @@
+"""Models whose circuits are known."""
+
+from hagd_jax.causal.ground_truth.compiled import (
+    Compiled,
+    Program,
+    compile_program,
+    compiled_prompts,
+)
+from hagd_jax.causal.ground_truth.necessary import Edge, named_edges, necessary_edges
+from hagd_jax.causal.ground_truth.programs import PROGRAMS
+
+__all__ = [
+    "PROGRAMS",
+    "Compiled",
+    "Edge",
+    "Program",
+    "compile_program",
+    "compiled_prompts",
+    "named_edges",
+    "necessary_edges",
+]

@@ -1,0 +1,81 @@
+"""Compiled programs: they compute what they say, and need as many edges as others have counted."""
+
+import builtins
+import importlib
+
+import numpy as np
+import pytest
+
+from hagd_jax.causal.ground_truth import (
+    PROGRAMS,
+    Program,
+    compile_program,
+    compiled_prompts,
+    named_edges,
+    necessary_edges,
+)
+from hagd_jax.errors import InputError, MissingDependencyError
+from hagd_jax.models import forward
+
+# One of each kind; the others are compiled in experiments/ground_truth_edges.py.
+SOME = ["reverse", "hist", "xproportion", "pair_balance", "shift", "place"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {name: compile_program(PROGRAMS[name]) for name in SOME}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_model_says_what_the_program_says(made, name):
+    compiled = made[name]
+    prompts = compiled_prompts(compiled)
+    logits = np.asarray(forward(compiled.model, prompts.clean).logits)
+    at = logits[np.arange(len(prompts)), prompts.position]
+    np.testing.assert_array_equal(at.argmax(-1), prompts.answer)
+    assert len(set(prompts.answer.tolist())) > 1
+    assert set(prompts.answer.tolist()) | set(prompts.distractor.tolist()) <= set(compiled.values)
+    assert len(compiled.labels) == compiled.model.config.d_model
+
+
+def test_outputs_are_what_python_makes_of_the_inputs(made):
+    rules = {"reverse": lambda row: row[::-1], "hist": lambda row: list(map(row.count, row))}
+    for name, rule in rules.items():
+        prompts, model = compiled_prompts(made[name]), made[name].model
+        word = [model.tokenizer.token(i).strip() for i in range(model.config.vocab_size)]
+        for i in range(0, len(prompts), 7):
+            row = [word[token] for token in prompts.clean[i, 1:]]
+            assert word[prompts.answer[i]] == str(rule(row)[prompts.position[i] - 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation", "count"),
+    [("reverse", "zero", 10), ("reverse", "resample", 2), ("xproportion", "zero", 5),
+     ("xproportion", "resample", 3)],
+)  # fmt: skip
+def test_as_many_edges_are_needed_as_were_published(made, name, ablation, count):
+    """AutoCircuit's counts for these programs (Miller et al., 2024, arXiv:2407.08734)."""
+    compiled = made[name]
+    prompts = [compiled_prompts(compiled, length) for length in (2, 4)]
+    found = necessary_edges(compiled.model, prompts, ablation, seeds=2)
+    assert found.count() == count
+    edges = named_edges(compiled.model.config, found)
+    last = {"reverse": "head 3.0", "xproportion": "head 1.0"}[name]
+    assert ("embed", "head 3.0", "v") in edges or name == "xproportion"
+    assert edges[-1] == (last, "logits", "logits")
+
+
+def test_too_many_inputs_and_a_missing_compiler_are_said(monkeypatch):
+    many = Program("many", lambda rasp, lib: rasp.tokens, tuple("abcdefghij"), 6)
+    with pytest.raises(InputError, match="1000000 inputs"):
+        compile_program(many)
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("tracr"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingDependencyError, match=r"hagd-jax\[tracr\]"):
+        importlib.import_module("hagd_jax.causal.ground_truth").compile_program(PROGRAMS["hist"])
