@@ -76,12 +76,25 @@ def language() -> list[Row]:
     result = load("task_accuracy")
     tops = [words[0] for words in result["top_tokens"].values()]
     found = ", ".join(f"“{word}” {probability:.2f}" for word, probability in tops)
-    ioi = next(row for row in result["rows"] if row["task"] == "ioi")
+    tests = [row for row in result["rows"] if row["split"] == "test"]
+    ioi = next(row for row in tests if row["task"] == "ioi")
     script = "task_accuracy.py"
     return [
         ("SmolLM2 from GGUF: top tokens on two known prompts", found, "Paris, Mary", script),
         (f"IOI accuracy, {ioi['prompts']} prompts", f"{ioi['accuracy']:.1%}", "≥ 99%", script),
-    ]
+        ("SmolLM2's accuracy on the other tasks of language",
+         _shares(row for row in tests if row["model"] == ioi["model"] and row is not ioi),
+         "≥ 80%, else unfit", script),
+        ("Small models' accuracy on inputs never trained on",
+         _shares((row for row in tests if row["model"] != ioi["model"]), "model"),
+         "≥ 99%", script),
+    ]  # fmt: skip
+
+
+def _shares(rows: Iterable[dict], name: str = "task") -> str:
+    """Accuracies by name."""
+    parts = (f"{row[name]} {row['accuracy']:.1%}" for row in rows)
+    return ", ".join(part.replace("_", " ") for part in parts)
 
 
 def memory() -> Row:

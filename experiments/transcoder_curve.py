@@ -5,7 +5,7 @@
     python experiments/english.py runs/english
     python experiments/transcoder_curve.py runs/english --out runs/curve
 
-Takes some two hours on two otherwise idle CPU cores, and 10 GB of memory; killed at any moment,
+Takes some two hours on two otherwise idle CPU cores, and 13 GB of memory; killed at any moment,
 the same command goes on where it was. Expected: FVU falls at every doubling of the tokens, for all
 kinds of transcoder. Writes results/transcoder_curve.json.
 
@@ -116,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--features", default="8x", help="of a layer")
     parser.add_argument("--k", type=int, default=32, help="active features of a token")
     parser.add_argument("--held-out", type=int, default=16, help="batches to measure on")
+    parser.add_argument("--keep", action="store_true", help="save the last transcoder of a kind")
     parser.add_argument("--mesh", default="", help='such as "replica=2"; default one device')
     return parser.parse_args()
 
@@ -125,7 +126,7 @@ class Curve:
 
     def __init__(self, model: Any, corpus: Any, held_out: list, kind: str, args: Any, longest: int):
         self.model, self.corpus, self.held_out, self.kind = model, corpus, held_out, kind
-        self.length, self.longest = args.length, longest
+        self.length, self.longest, self.keep = args.length, longest, args.keep
         window, loss = KINDS[kind]
         self.base = training.TrainConfig(
             features=args.features, k=args.k, window=window, loss=loss, batch_size=args.batch,
@@ -158,6 +159,8 @@ class Curve:
         learned = training.finish(state, train.transcoder(self.model.config), mesh=self.model.mesh)
         del state
         native.return_memory()
+        if self.keep and budget == self.longest:
+            transcoders.save(learned, self.run.path / "transcoder")
         found = evaluate(learned, self.model, self.held_out)
         print(f"{self.kind}, {budget} tokens: FVU {found.mean_fvu:.4f}, "
               f"loss recovered {found.loss_recovered:.4f}", flush=True)  # fmt: skip

@@ -21,15 +21,15 @@ from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.report import Report, circuit_table, page, verdict_table
 from hagd_jax.report.progress import Bars, bars
-from hagd_jax.tasks import modular
 from hagd_jax.transcoders.dictionary import NEURONS
 
-MODULAR = "modular_addition"
 TRANSCODER = "transcoder"
-# Twice as many features as the stream is wide; measured in experiments/modular_transcoder.py.
-MODULAR_FEATURES = transcoders.TrainConfig(
-    features="2x", k=48, tokens=1500 * 512 * 3, batch_size=512, learning_rate=2e-2, decay=0.8
+# Twice as many features as the stream is wide, for 1,500 steps; measured on modular addition in
+# experiments/modular_transcoder.py.
+SMALL_FEATURES = transcoders.TrainConfig(
+    features="2x", k=48, batch_size=512, learning_rate=2e-2, decay=0.8
 )
+_STEPS = 1500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Extract:
 
     Attributes:
         task: The behaviour, such as ioi, capitals, agreement or modular-addition.
-        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Modular
-            addition trains a small transformer of its own if none is given.
+        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Algorithms, such
+            as modular addition, train a small transformer of their own if none is given.
         features: What the nodes inside MLPs are: neurons; a transcoder, as a folder or hub id; or
             "transcoder" to train one first.
-        corpus: What it is trained on, see `hagd train-transcoder`; for modular addition, the pairs
+        corpus: What it is trained on, see `hagd train-transcoder`; for algorithms, the examples
             that the model was trained on.
         out: Folder of the run; an interrupted run continues there. runs/TASK by default.
         overwrite: Discard what a run with another configuration left in the folder.
-        modulus: Of modular addition, when the model is trained here.
+        modulus: Of modular arithmetic, when the model is trained here.
         dtype: Of weights and computation: float32 or bfloat16.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
         cluster: For runs of several processes.
@@ -100,7 +100,8 @@ def run_extract(command: Extract, line: str = "") -> Report:
 
 def _decisive(command: Extract, name: str) -> dict:
     """What decides a run's results, as JSON: where it runs and where it writes do not."""
-    source = {"modulus": command.modulus} if name == MODULAR and command.model is None else {}
+    own = command.model is None and name.startswith("modular")
+    source = {"modulus": command.modulus} if own else {}
     return {
         "task": name,
         "model": command.model,
@@ -120,19 +121,21 @@ def _model(
     trained = run.path / "model"
     if command.model is not None:
         return models.load(command.model, dtype=command.dtype, mesh=mesh)
-    if name != MODULAR:
+    algorithm = tasks.small_algorithm(name, p=command.modulus)
+    if algorithm is None:
         raise ConfigError("model", expected=f"a model for {name}", mend="Add --model smollm2-135m.")
     if not parallel.agree(trained.exists()):
-        model = _train(command, run, progress)
+        model = _train(algorithm, command.config.seed, run, progress)
         if parallel.is_main():
             models.save(model, trained)
         parallel.sync("model saved")
-    return models.load(trained, dtype=command.dtype, mesh=mesh).replace(
-        name=f"modular-{command.modulus}"
-    )
+    model = models.load(trained, dtype=command.dtype, mesh=mesh)
+    return model.replace(name=algorithm.model_name)
 
 
-def _train(command: Extract, run: pipeline.RunFolder, progress: Bars) -> models.LanguageModel:
+def _train(
+    algorithm: tasks.Algorithm, seed: int, run: pipeline.RunFolder, progress: Bars
+) -> models.LanguageModel:
     reached = 0.0
 
     def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -142,10 +145,10 @@ def _train(command: Extract, run: pipeline.RunFolder, progress: Bars) -> models.
         run.log("train", step=step, **metrics)
 
     run.rewind("train", 0)
-    model = tasks.train_modular(command.modulus, seed=command.config.seed, on_step=on_step)
+    model = tasks.train_small(algorithm, seed=seed, on_step=on_step)
     progress.finish("train")
     if reached < tasks.TrainConfig().target:
-        progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen pairs")
+        progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen inputs")
     return model
 
 
@@ -173,19 +176,21 @@ def _features(
     progress: Bars,
 ) -> transcoders.Transcoder:
     """A transcoder trained for this run, in a folder of its own within it."""
+    config, algorithm = transcoders.TrainConfig(), tasks.algorithm_of(name, model)
+    if algorithm is not None:
+        tokens = _STEPS * SMALL_FEATURES.batch_size * algorithm.width
+        config = dataclasses.replace(SMALL_FEATURES, tokens=tokens)
     if command.corpus is not None:
         corpus = transcoders.open_corpus(command.corpus, model, progress=progress.update)
-    elif name == MODULAR:
-        p = modular.modulus(model)
-        pairs = modular.tokens(modular.shares(p)["train"], p)
-        corpus = transcoders.corpus_of_tokens("pairs the model was trained on", pairs, model)
+    elif algorithm is not None:
+        seen, _ = algorithm.table("train", tasks.MOST_EXAMPLES)
+        corpus = transcoders.corpus_of_tokens("what the model was trained on", seen, model)
     else:
         raise ConfigError(
             "corpus",
             expected="text to train a transcoder on",
             mend='Add --corpus "books/*.txt", or train one with `hagd train-transcoder` first.',
         )
-    config = MODULAR_FEATURES if name == MODULAR else transcoders.TrainConfig()
     config = dataclasses.replace(config, seed=command.config.seed)
     own = pipeline.open_run(run.path / "features", dataclasses.asdict(config))
     transcoder = trained(model, corpus, config, own, progress)

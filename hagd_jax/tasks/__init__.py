@@ -19,13 +19,19 @@ from hagd_jax.tasks.base import (
     make_prompts,
 )
 from hagd_jax.tasks.checks import check_prompts
-from hagd_jax.tasks.registry import find, names, task
-from hagd_jax.tasks.small_training import TrainConfig, train_modular, train_small
+from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
+from hagd_jax.tasks.small_training import (
+    MOST_EXAMPLES,
+    TrainConfig,
+    train_modular,
+    train_small,
+)
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
 
 __all__ = [
     "ALGORITHMS",
+    "MOST_EXAMPLES",
     "SPLITS",
     "Algorithm",
     "Prompts",
@@ -35,6 +41,7 @@ __all__ = [
     "TrainConfig",
     "TwoHop",
     "TwoHopConfig",
+    "algorithm_of",
     "answer_logits",
     "batches",
     "check_prompts",
@@ -47,6 +54,7 @@ __all__ = [
     "names",
     "parity",
     "single_tokens",
+    "small_algorithm",
     "sorting",
     "task",
     "text_task",

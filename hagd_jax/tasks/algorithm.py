@@ -98,7 +98,8 @@ class Algorithm:
             (count, n); fewer if there are not as many.
         """
         if self.shares is not None:
-            return rng.permutation(self.shares[part])[:count]
+            rows = self.shares[part]
+            return rows if len(rows) <= count else rng.permutation(rows)[:count]
         kept = np.zeros((0, self.inputs(rng, 1).shape[1]), int)
         for _ in range(_TRIES):
             drawn = self.inputs(rng, 4 * count)
@@ -108,6 +109,18 @@ class Algorithm:
             if len(kept) >= count:
                 break
         return kept[:count]
+
+    def table(self, part: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences of a part, the same ones whatever the seed.
+
+        Args:
+            part: `train` or a split.
+            most: So many at most.
+
+        Returns:
+            Tokens (N, T) and answers (N, T), as of `sequences`.
+        """
+        return self.sequences(self.examples(part, most, np.random.default_rng(most)))
 
     def task(self, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
         """Prompts from inputs that models are not trained on.

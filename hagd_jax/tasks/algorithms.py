@@ -238,8 +238,8 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
 }  # fmt: skip
 
 
-def algorithm_of(name: str, model: LanguageModel) -> Algorithm:
-    """The algorithm of a small model, by its vocabulary and positions.
+def recognise(name: str, model: LanguageModel) -> Algorithm:
+    """Which algorithm of a name a small model computes, by its vocabulary and positions.
 
     Args:
         name: One of `ALGORITHMS`.

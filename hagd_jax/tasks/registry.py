@@ -18,7 +18,8 @@ from hagd_jax.tasks import (
     relations,
     word_arithmetic,
 )
-from hagd_jax.tasks.algorithms import ALGORITHMS, algorithm_of
+from hagd_jax.tasks.algorithm import Algorithm
+from hagd_jax.tasks.algorithms import ALGORITHMS, recognise
 from hagd_jax.tasks.base import Sizes, Task
 from hagd_jax.tasks.modular import OPERATIONS
 from hagd_jax.tasks.relations import RELATIONS
@@ -50,7 +51,7 @@ def _modular(operation: str) -> Maker:
 
 
 def _algorithm(name: str) -> Maker:
-    return lambda model, sizes, seed: algorithm_of(name, model).task(sizes=sizes, seed=seed)
+    return lambda model, sizes, seed: recognise(name, model).task(sizes=sizes, seed=seed)
 
 
 _TASKS: dict[str, Maker] = {
@@ -63,6 +64,41 @@ _TASKS: dict[str, Maker] = {
     **{name: _modular(operation) for operation, (name, *_) in OPERATIONS.items()},
     **{name: _algorithm(name) for name in ALGORITHMS},
 }
+
+
+def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
+    """What a small model learns for a task, of the usual size.
+
+    Args:
+        name: One of `names()`.
+        p: The modulus, of modular arithmetic.
+
+    Returns:
+        The algorithm; None if the task is for models of language.
+    """
+    for operation, (own, *_) in OPERATIONS.items():
+        if name == own:
+            return modular.algorithm(p, operation)
+    return ALGORITHMS[name]() if name in ALGORITHMS else None
+
+
+def algorithm_of(name: str, model: LanguageModel) -> Algorithm | None:
+    """What a small model computes, if a task is for small models.
+
+    Args:
+        name: One of `names()`.
+        model: From `train_small`.
+
+    Returns:
+        The algorithm; None if the task is for models of language.
+
+    Raises:
+        InputError: If the model computes something else.
+    """
+    for operation, (own, *_) in OPERATIONS.items():
+        if name == own:
+            return modular.algorithm(modular.modulus(model, operation), operation)
+    return recognise(name, model) if name in ALGORITHMS else None
 
 
 def names() -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from hagd_jax.errors import ConfigError, InputError
@@ -25,7 +24,8 @@ from hagd_jax.tasks import modular
 from hagd_jax.tasks.algorithm import TRAIN, Algorithm
 
 # Examples of a part that are made at most; the second are those that training stops by.
-_MOST = {TRAIN: 30_000, "select": 2_000}
+MOST_EXAMPLES = 30_000
+_MOST = {TRAIN: MOST_EXAMPLES, "select": 2_000}
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 
@@ -104,7 +104,8 @@ def train_small(
         'parity'
     """
     config = config or TrainConfig()
-    rows, select = (_table(algorithm, part, most) for part, most in _MOST.items())
+    tables = (algorithm.table(part, most) for part, most in _MOST.items())
+    rows, select = (tuple(jnp.asarray(x, jnp.int32) for x in table) for table in tables)
     if not len(rows[0]):
         raise InputError(
             f"training examples of {algorithm.name}",
@@ -190,13 +191,6 @@ def decoder_config(algorithm: Algorithm, config: TrainConfig) -> DecoderConfig:
         positions="learned",
         activation="relu",
     )
-
-
-def _table(algorithm: Algorithm, part: str, most: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens and answers of a part's examples, the same ones whatever the seed."""
-    inputs = algorithm.examples(part, most, np.random.default_rng(most))
-    tokens, answers = algorithm.sequences(inputs)
-    return jnp.asarray(tokens, jnp.int32), jnp.asarray(answers, jnp.int32)
 
 
 def _optimizer(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
