@@ -1,0 +1,109 @@
+"""Transformers written by hand: named directions, heads that look for a token, neurons."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, param_specs
+
+BOS = "<s>"
+# A score so far above others' that a softmax leaves them 1e-13.
+_SURE = 30.0
+
+
+@dataclasses.dataclass
+class Board:
+    """Weights of a transformer without norms, filled in by its methods.
+
+    Tokens are their own directions; further ones are named. Every token also carries `one`.
+
+    Attributes:
+        words: The vocabulary, BOS first.
+        names: Of the other directions.
+        layers: Blocks.
+        heads: A layer.
+        neurons: A layer.
+        length: Most tokens of a prompt.
+    """
+
+    words: Sequence[str]
+    names: Sequence[str]
+    layers: int
+    heads: int
+    neurons: int
+    length: int
+
+    def __post_init__(self):
+        self.place = {name: i for i, name in enumerate([*self.words, *self.names, "one"])}
+        self.config = DecoderConfig(
+            vocab_size=len(self.words),
+            n_layers=self.layers,
+            d_model=len(self.place),
+            n_heads=self.heads,
+            d_head=2,
+            d_mlp=self.neurons,
+            max_positions=self.length,
+            norm="none",
+            positions="none",
+            activation="relu",
+        )
+        self.params = {path: np.zeros(s.shape) for path, s in param_specs(self.config).items()}
+        table = self.params["embed/embedding"]
+        table[:, : len(self.words)] = np.eye(len(self.words))
+        table[:, self.place["one"]] = 1
+
+    def look(self, layer: int, head: int, token: str, moves: Mapping[str, float]) -> None:
+        """A head that looks for a token: where it is there, it writes; else it rests on BOS.
+
+        Args:
+            layer: Of the head.
+            head: Its number.
+            token: What it looks for; several of them share its attention.
+            moves: Direction → what it writes.
+        """
+        q, k, v, o = (self.params[f"blocks/attn/{name}/kernel"][layer] for name in "qkvo")
+        scale = _SURE * np.sqrt(self.config.d_head)
+        q[self.place["one"], head, 0] = 1
+        k[self.place[token], head, 0] = 2 * scale
+        k[self.place[BOS], head, 0] = scale
+        v[self.place[token], head, 0] = 1
+        for name, weight in moves.items():
+            o[head, 0, self.place[name]] = weight
+
+    def count(self, layer: int, head: int, token: str, moves: Mapping[str, float]) -> None:
+        """A head that looks at all tokens alike, and writes the share of one of them."""
+        v, o = (self.params[f"blocks/attn/{name}/kernel"][layer] for name in "vo")
+        v[self.place[token], head, 0] = 1
+        for name, weight in moves.items():
+            o[head, 0, self.place[name]] = weight
+
+    def neuron(
+        self,
+        layer: int,
+        index: int,
+        reads: Mapping[str, float],
+        bias: float,
+        writes: Mapping[str, float],
+    ) -> None:
+        """ReLU(reads · stream + bias), written along some directions."""
+        for name, weight in reads.items():
+            self.params["blocks/mlp/in/kernel"][layer, self.place[name], index] = weight
+        self.params["blocks/mlp/in/bias"][layer, index] = bias
+        for name, weight in writes.items():
+            self.params["blocks/mlp/out/kernel"][layer, index, self.place[name]] = weight
+
+    def say(self, token: str, reads: Mapping[str, float]) -> None:
+        """The logit of a token."""
+        for name, weight in reads.items():
+            self.params["unembed/kernel"][self.place[name], self.words.index(token)] = weight
+
+    def model(self, name: str) -> LanguageModel:
+        """What was written."""
+        flat = {path: jnp.asarray(value, jnp.float32) for path, value in self.params.items()}
+        params = flax.traverse_util.unflatten_dict(flat, sep="/")
+        return LanguageModel(params, self.config, tokenizer=Tokenizer.words(self.words), name=name)
