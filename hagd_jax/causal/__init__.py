@@ -2,6 +2,7 @@
 
 from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
+from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.components import Components, components
 from hagd_jax.causal.curve import SizePoint, size_curve
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
@@ -14,17 +15,21 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
+from hagd_jax.causal.validate import ValidateConfig, ValidationReport, validate
 
 __all__ = [
     "ABLATIONS",
     "Behaviour",
     "Circuit",
+    "Claim",
     "Components",
     "Estimate",
     "Faithfulness",
     "JudgeConfig",
     "Node",
     "SizePoint",
+    "ValidateConfig",
+    "ValidationReport",
     "Verdict",
     "accuracy",
     "behaviour",
@@ -36,4 +41,5 @@ __all__ = [
     "random_controls",
     "ratio_of_means",
     "size_curve",
+    "validate",
 ]

@@ -7,7 +7,7 @@ surprising the data would be if the claim were false; it never passes for lack o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -78,12 +78,15 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def worsens(without: np.ndarray, within: np.ndarray) -> float:
+def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> float:
     """Does leaving something out make it worse? One-sided Wilcoxon signed-rank test.
+
+    Prompts on which it makes no difference say nothing, and are left out.
 
     Args:
         without: (N,) a distance from the model, such as KL, when it is left out.
         within: (N,) the same distance when it is there.
+        least: Differences up to this are rounding.
 
     Returns:
         The p-value of "it makes no difference, or is better without"; 1 if nothing changes.
@@ -93,9 +96,10 @@ def worsens(without: np.ndarray, within: np.ndarray) -> float:
         True
     """
     difference = np.asarray(without, np.float64) - np.asarray(within, np.float64)
-    if not difference.any() or not np.isfinite(difference).all():
+    difference = difference[~(np.abs(difference) <= least)]
+    if not len(difference) or not np.isfinite(difference).all():
         return 1.0
-    found = stats.wilcoxon(difference, alternative="greater", zero_method="zsplit")
+    found: Any = stats.wilcoxon(difference, alternative="greater")
     return float(found.pvalue)
 
 
@@ -112,7 +116,9 @@ class Equivalence(NamedTuple):
     p_value: float
 
 
-def equivalence(circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2) -> Equivalence:
+def equivalence(
+    circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2, least: float = 1e-5
+) -> Equivalence:
     """Are circuit and model equally good, prompt by prompt?
 
     The mean difference can be near 0 while one is better nearly always, and the other sometimes by
@@ -123,6 +129,7 @@ def equivalence(circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2) 
         circuit: (N,) m(C).
         model: (N,) m(M).
         margin: How far from a half the share of wins may be.
+        least: Differences up to this are ties.
 
     Returns:
         The share and the p-value.
@@ -135,8 +142,8 @@ def equivalence(circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2) 
     difference = np.asarray(circuit, np.float64) - np.asarray(model, np.float64)
     n = len(difference)
     # Half of the ties to each side; an odd one is taken from the nearer to a half.
-    wins = int((difference > 0).sum())
-    ties = int((difference == 0).sum())
+    wins = int((difference > least).sum())
+    ties = int((np.abs(difference) <= least).sum())
     wins = wins + ties // 2 + (ties % 2 and wins + ties // 2 < n / 2)
     low = stats.binomtest(wins, n, 0.5 - margin, alternative="greater").pvalue
     high = stats.binomtest(wins, n, 0.5 + margin, alternative="less").pvalue

@@ -6,7 +6,7 @@ from hagd_jax.causal.ground_truth.compiled import (
     compile_program,
     compiled_prompts,
 )
-from hagd_jax.causal.ground_truth.hand_built import Case, hand_built
+from hagd_jax.causal.ground_truth.hand_built import Case, as_task, hand_built, scrambled
 from hagd_jax.causal.ground_truth.necessary import Edge, named_edges, necessary_edges
 from hagd_jax.causal.ground_truth.programs import PROGRAMS
 
@@ -16,9 +16,11 @@ __all__ = [
     "Compiled",
     "Edge",
     "Program",
+    "as_task",
     "compile_program",
     "compiled_prompts",
     "hand_built",
     "named_edges",
     "necessary_edges",
+    "scrambled",
 ]

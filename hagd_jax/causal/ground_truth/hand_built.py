@@ -11,12 +11,14 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
 from hagd_jax.causal.ground_truth.board import BOS, Board
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Prompts, make_prompts
+from hagd_jax.tasks.base import SPLITS, Prompts, Task, Text, make_prompts
 
 _CONSTANT_FREE = ("mean", "resample", "counterfactual")
 
@@ -41,7 +43,7 @@ class Case(NamedTuple):
 
 def either() -> Case:
     """Is there an a or a b? Two heads, each enough where both are there."""
-    board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 5)
+    board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 6)
     board.look(0, 0, "a", {"A": 1})
     board.look(0, 1, "b", {"B": 1})
     board.look(0, 2, "x", {"X": 1})  # nobody reads it
@@ -63,7 +65,7 @@ def either() -> Case:
 
 def both() -> Case:
     """Are there an a and a b? Neither head does anything alone."""
-    board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 5)
+    board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 6)
     board.look(0, 0, "a", {"A": 1})
     board.look(0, 1, "b", {"B": 1})
     board.look(0, 2, "x", {"X": 1})
@@ -84,7 +86,7 @@ def both() -> Case:
 
 def suppressed() -> Case:
     """Is there an a? One head says so too loudly, another takes half of it back."""
-    board = Board((BOS, "a", "x", "?", "yes", "no"), ("A", "X", "Y"), 1, 4, 5, 5)
+    board = Board((BOS, "a", "x", "?", "yes", "no"), ("A", "X", "Y"), 1, 4, 5, 6)
     board.look(0, 0, "a", {"A": 2})
     board.look(0, 1, "a", {"A": -1})
     board.look(0, 2, "x", {"X": 1})
@@ -110,7 +112,7 @@ def two_tasks(which: int) -> Case:
         which: The task whose prompts are asked, 1 or 2.
     """
     words = (BOS, "1", "2", "a", "b", "?", "yes", "no")
-    board = Board(words, ("A", "B", "T1", "T2", "Y"), 2, 3, 4, 6)
+    board = Board(words, ("A", "B", "T1", "T2", "Y"), 2, 3, 4, 7)
     board.look(0, 0, "1", {"T1": 1})
     board.look(0, 1, "2", {"T2": 1})
     board.look(1, 0, "a", {"A": 1})
@@ -158,6 +160,55 @@ def parity(bits: int = 5) -> Case:
     )
 
 
+def as_task(case: Case) -> Task:
+    """The prompts of a case as a task: all splits are all inputs, as there are no others."""
+    words, p = case.model.tokenizer, case.prompts
+    assert words is not None
+    rows = zip(p.clean.tolist(), p.corrupted.tolist(), p.answer, p.distractor, strict=True)
+    said = []
+    for clean, other, right, wrong in rows:
+        told = [words.decode(ids) for ids in (clean, other, [int(right)], [int(wrong)])]
+        said.append(Text(told[0], told[1], told[2], told[3], case.name))
+    splits = {str(split): p for split in SPLITS}
+    return Task(case.name, case.why, splits, dict.fromkeys(splits, tuple(said)))
+
+
+def scrambled(case: Case, seed: int) -> Case:
+    """The same computation in another guise: heads and neurons change places, the stream is turned.
+
+    Args:
+        case: Without norms, as all are here.
+        seed: Of the permutations and the rotation.
+
+    Returns:
+        The case, with its truth in the new places.
+    """
+    rng = np.random.default_rng(seed)
+    c, p = case.model.config, jax.tree.map(np.array, case.model.params)
+    turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
+    moved: dict[tuple[str, int], np.ndarray] = {}
+    attn, mlp = p["blocks"]["attn"], p["blocks"]["mlp"]
+    for layer in range(c.n_layers):
+        heads, neurons = rng.permutation(c.n_heads), rng.permutation(c.d_mlp)
+        # New place i holds what was at place order[i].
+        moved["head", layer], moved["neuron", layer] = np.argsort(heads), np.argsort(neurons)
+        for name in "qkv":
+            kernel = np.einsum("ed,dhk->ehk", turn.T, attn[name]["kernel"][layer])
+            attn[name]["kernel"][layer] = kernel[:, heads]
+            attn[name]["bias"][layer] = attn[name]["bias"][layer][heads]
+        attn["o"]["kernel"][layer] = attn["o"]["kernel"][layer][heads] @ turn
+        mlp["in"]["kernel"][layer] = (turn.T @ mlp["in"]["kernel"][layer])[:, neurons]
+        mlp["in"]["bias"][layer] = mlp["in"]["bias"][layer][neurons]
+        mlp["out"]["kernel"][layer] = mlp["out"]["kernel"][layer][neurons] @ turn
+    attn["o"]["bias"], mlp["out"]["bias"] = attn["o"]["bias"] @ turn, mlp["out"]["bias"] @ turn
+    p["embed"]["embedding"] = p["embed"]["embedding"] @ turn
+    p["unembed"]["kernel"] = turn.T @ p["unembed"]["kernel"]
+    place = lambda n: Node(n.kind, n.layer, int(moved[n.kind, n.layer][n.index]))  # noqa: E731
+    truth = {name: frozenset(map(place, nodes)) for name, nodes in case.truth.items()}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)
+    return case._replace(model=case.model.replace(params=params), truth=truth)
+
+
 def hand_built() -> list[Case]:
     """All of them.
 
@@ -183,7 +234,7 @@ def _case(
     constant: frozenset[Node],
     why: str,
     *,
-    length: int = 3,
+    length: int = 4,
     first: str = "",
 ) -> Case:
     """All prompts of `length` letters between BOS and "?", each with one of the other answer."""
