@@ -123,6 +123,24 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     assert "memory beside the model" in " ".join((captured.out + captured.err).split())
 
 
+def test_validate_judges_what_extract_found(folder, tmp_path, capsys):
+    main(arguments(folder, tmp_path / "run"))
+    circuit = tmp_path / "run" / "circuit.json"
+    command = ["validate", "--circuit", str(circuit), "--model", folder, "--controls", "19"]
+    command += ["--sizes.test", "10", "--members", "3", "--subsets", "2", "--draws", "1"]
+    main(command)
+    record = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert record["verdict"] in ("accepted", "rejected", "not enough data")
+    assert {c["ablation"] for c in record["claims"]} == {"mean", "resample", "counterfactual"}
+    assert record["command"].startswith("hagd validate")
+    out = " ".join(capsys.readouterr().out.split())
+    for word in ("sufficiency*", "minimality*", "equivalence", "claims marked * decide"):
+        assert word in out
+    with pytest.raises(SystemExit):
+        main([*command, "--task", "modular-multiplication"])
+    assert "error" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

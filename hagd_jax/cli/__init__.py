@@ -15,6 +15,7 @@ from hagd_jax.cli.attribute import Attribute, run_attribute
 from hagd_jax.cli.extract import Extract, run_extract
 from hagd_jax.cli.plan import Plan, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
+from hagd_jax.cli.validate import Validate, run_validate
 from hagd_jax.errors import HagdError
 from hagd_jax.transcoders import native
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
     "extract": (Extract, run_extract),
     "plan": (Plan, run_plan),
     "train-transcoder": (TrainTranscoder, run_train_transcoder),
+    "validate": (Validate, run_validate),
 }
 
 __all__ = [
@@ -32,11 +34,13 @@ __all__ = [
     "Extract",
     "Plan",
     "TrainTranscoder",
+    "Validate",
     "main",
     "run_attribute",
     "run_extract",
     "run_plan",
     "run_train_transcoder",
+    "run_validate",
 ]
 
 

@@ -1,0 +1,88 @@
+"""`hagd validate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import rich
+import tyro
+
+from hagd_jax import models, parallel, tasks, transcoders
+from hagd_jax.causal import Circuit, ValidateConfig, ValidationReport, validate
+from hagd_jax.files import require_writable, write_atomic
+from hagd_jax.report.claims_table import claims_table
+from hagd_jax.report.progress import bars
+from hagd_jax.tasks import Sizes
+from hagd_jax.transcoders.dictionary import NEURONS
+
+
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Test what is claimed of a circuit, under ablations that it was not found with.
+
+    Attributes:
+        circuit: A circuit.json, as `hagd extract` writes.
+        model: The one it was found in: a folder, a .gguf file, a preset, or a hub id.
+        task: The behaviour; the circuit's own by default.
+        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
+        out: File for the verdicts; validation.json beside the circuit by default.
+        split: Prompts to judge on.
+        seed: Of prompts, controls, bootstraps and permutations.
+        sizes: Prompts in each split.
+        dtype: Of weights and computation: float32 or bfloat16.
+        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        config: How hard it is tested.
+    """
+
+    circuit: Path
+    model: str
+    task: str = ""
+    features: str = NEURONS
+    out: Path | None = None
+    split: str = "test"
+    seed: int = 0
+    sizes: Sizes = Sizes()
+    dtype: str = "float32"
+    mesh: str = ""
+    config: Annotated[ValidateConfig, tyro.conf.arg(name="")] = ValidateConfig()
+
+
+def run_validate(command: Validate, line: str = "") -> ValidationReport:
+    """`hagd validate`.
+
+    Args:
+        command: The parsed arguments.
+        line: What the user typed, for the record.
+
+    Returns:
+        The report, which was also saved.
+    """
+    circuit = Circuit.load(command.circuit)
+    out = command.out or command.circuit.with_name("validation.json")
+    require_writable(out.parent)
+    name = tasks.find(command.task or circuit.task)
+    mesh = parallel.make_mesh(command.mesh)
+    model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+    nodes = None
+    if command.features != NEURONS:
+        nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
+    task = tasks.task(name, model, sizes=command.sizes, seed=command.seed)
+    done: list[str] = []
+    with bars() as progress:
+
+        def tell(ablation: str) -> None:
+            done.append(ablation)
+            progress.update("judge", len(done), len(command.config.ablations))
+
+        report = validate(
+            model, circuit, task, command.config, dictionary=nodes, split=command.split,
+            seed=command.seed, progress=tell,
+        )  # fmt: skip
+    if parallel.is_main():
+        record = report.to_json() | {"command": line}
+        write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        rich.print(claims_table(report))
+    return report
