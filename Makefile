@@ -25,7 +25,7 @@ demo-llm: $(VENV)/smollm2
 	$(BIN)/hagd extract --task ioi --model smollm2-135m --nodes 10% --out $(RUNS)/demo-llm
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
