@@ -217,7 +217,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         small(seed=1).save(path)
     assert path.read_text() == before
     assert list(path.parent.iterdir()) == [path]

@@ -18,7 +18,7 @@ from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import forward
 
 # One of each kind; the others are compiled in experiments/ground_truth_edges.py.
-SOME = ["reverse", "hist", "xproportion", "pair_balance", "shift", "place"]
+SOME = ["reverse", "hist", "xproportion", "pair_balance"]
 
 
 @pytest.fixture(scope="module")
