@@ -181,7 +181,11 @@ def gathered(
     activation, index, finite = _by_layer(dictionary, trace, counts, layer)
     senders, receivers, decoders = _decoders(model, dictionary)
     if index is not None:
-        decoders = jax.vmap(lambda rows, chosen: rows[chosen])(decoders, index[senders])
+        # One edge after the other: devices that share a decoder need all of it for a moment.
+        decoders = jax.lax.map(
+            lambda edge: constrain(edge[0][edge[1]], ("length", "features", None), model.mesh),
+            (decoders, index[senders]),
+        )
     finite = replicate(finite.all() & jnp.isfinite(trace["mlp_out"]).all(), model.mesh)
     table = model.params["embed"]["embedding"].astype(jnp.float32)
     made = Sources(
