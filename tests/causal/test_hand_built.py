@@ -14,7 +14,7 @@ from hagd_jax.tasks import correct
 from hagd_jax.transcoders import neurons
 
 CASES = {case.name: case for case in hand_built()}
-ABLATIONS = ("zero", "resample")
+ABLATIONS = ("zero", "mean", "resample", "counterfactual")
 
 
 def mask(space, members):
