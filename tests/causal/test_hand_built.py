@@ -40,7 +40,7 @@ def live(case):
 def test_the_model_gives_the_answers(name):
     case = CASES[name]
     assert correct(forward(case.model, case.prompts.clean).logits, case.prompts).all()
-    assert len(set(case.prompts.answer.tolist())) == 2
+    assert len(set(case.prompts.answer.tolist())) >= 2
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -63,7 +63,7 @@ def test_the_circuit_is_the_least_that_will_do(name, ablation):
         batch_size=len(case.prompts),
     )
     off = np.abs(found.metric - found.metric[0]).max(1)
-    # Logits are whole multiples of 4; attention leaves 1e-12 where it should not look.
+    # Logits are multiples of 4, or of cosines times 10; attention leaves 1e-12 elsewhere.
     keeps = off < 1e-3
     assert (keeps | (off > 0.1)).all()
     truth = {(n.kind, n.layer, n.index) for n in case.truth[ablation]}

@@ -1,12 +1,13 @@
 """Models whose circuits are known."""
 
+from hagd_jax.causal.ground_truth.case import Case, as_task, scrambled
 from hagd_jax.causal.ground_truth.compiled import (
     Compiled,
     Program,
     compile_program,
     compiled_prompts,
 )
-from hagd_jax.causal.ground_truth.hand_built import Case, as_task, hand_built, scrambled
+from hagd_jax.causal.ground_truth.hand_built import hand_built
 from hagd_jax.causal.ground_truth.necessary import Edge, named_edges, necessary_edges
 from hagd_jax.causal.ground_truth.programs import PROGRAMS
 

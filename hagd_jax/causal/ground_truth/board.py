@@ -29,6 +29,7 @@ class Board:
         heads: A layer.
         neurons: A layer.
         length: Most tokens of a prompt.
+        gated: Neurons are products of two reads.
     """
 
     words: Sequence[str]
@@ -37,6 +38,7 @@ class Board:
     heads: int
     neurons: int
     length: int
+    gated: bool = False
 
     def __post_init__(self):
         self.place = {name: i for i, name in enumerate([*self.words, *self.names, "one"])}
@@ -51,6 +53,7 @@ class Board:
             norm="none",
             positions="none",
             activation="relu",
+            gated_mlp=self.gated,
         )
         self.params = {path: np.zeros(s.shape) for path, s in param_specs(self.config).items()}
         table = self.params["embed/embedding"]
@@ -81,6 +84,40 @@ class Board:
         v[self.place[token], head, 0] = 1
         for name, weight in moves.items():
             o[head, 0, self.place[name]] = weight
+
+    def fetch(
+        self,
+        layer: int,
+        head: int,
+        values: Mapping[str, tuple[float, float]],
+        first: Mapping[str, float],
+        second: Mapping[str, float],
+    ) -> None:
+        """A head that looks for any of some tokens, and writes two numbers that it finds there.
+
+        Args:
+            layer: Of the head.
+            head: Its number.
+            values: Token → its two numbers.
+            first: Direction → weight of the first number.
+            second: Direction → weight of the second.
+        """
+        self.look(layer, head, next(iter(values)), {})
+        k, v, o = (self.params[f"blocks/attn/{name}/kernel"][layer] for name in "kvo")
+        for token, pair in values.items():
+            k[self.place[token], head, 0] = 2 * k[self.place[BOS], head, 0]
+            v[self.place[token], head] = pair
+        for i, moves in enumerate((first, second)):
+            for name, weight in moves.items():
+                o[head, i, self.place[name]] = weight
+
+    def product(
+        self, layer: int, index: int, gate: str, read: str, writes: Mapping[str, float]
+    ) -> None:
+        """ReLU(gate + 1) · read, which is gate · read + read where the gate is −1 or more."""
+        self.params["blocks/mlp/gate/kernel"][layer, self.place[gate], index] = 1
+        self.params["blocks/mlp/gate/bias"][layer, index] = 1
+        self.neuron(layer, index, {read: 1}, 0, writes)
 
     def neuron(
         self,

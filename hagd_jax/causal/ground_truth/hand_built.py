@@ -8,37 +8,11 @@ are needed under zero ablation alone: all other ablations put the same constant 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from hagd_jax.causal.circuit import Node
 from hagd_jax.causal.ground_truth.board import BOS, Board
-from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import SPLITS, Prompts, Task, Text, make_prompts
-
-_CONSTANT_FREE = ("mean", "resample", "counterfactual")
-
-
-class Case(NamedTuple):
-    """A model and what is true of it.
-
-    Attributes:
-        name: Of the case.
-        model: The model.
-        prompts: All of its inputs.
-        truth: Ablation → the nodes that carry the behaviour.
-        why: In a sentence.
-    """
-
-    name: str
-    model: LanguageModel
-    prompts: Prompts
-    truth: Mapping[str, frozenset[Node]]
-    why: str
+from hagd_jax.causal.ground_truth.case import Case, letters, make_case, units
 
 
 def either() -> Case:
@@ -52,13 +26,13 @@ def either() -> Case:
     board.neuron(0, 2, {}, 1, {"Y": -1})  # the threshold
     board.neuron(0, 3, {"X": 1}, 0, {"X": 1})
     board.say("yes", {"Y": 4})
-    return _case(
+    return make_case(
         "either",
         board,
-        lambda row: {"a", "b"} & set(row) != set(),
-        "abx",
-        _nodes("head 0.0", "head 0.1", "neuron 0.0", "neuron 0.1"),
-        _nodes("neuron 0.2"),
+        letters("abx", 4),
+        _whether(lambda row: {"a", "b"} & set(row) != set()),
+        units("head 0.0", "head 0.1", "neuron 0.0", "neuron 0.1"),
+        units("neuron 0.2"),
         "An OR: where both letters are there, the gradient of either head is 0.",
     )
 
@@ -73,13 +47,13 @@ def both() -> Case:
     board.neuron(0, 1, {}, 1, {"Y": -1})
     board.neuron(0, 2, {"X": 1}, 0, {"X": 1})
     board.say("yes", {"Y": 4})
-    return _case(
+    return make_case(
         "both",
         board,
-        lambda row: {"a", "b"} <= set(row),
-        "abx",
-        _nodes("head 0.0", "head 0.1", "neuron 0.0"),
-        _nodes("neuron 0.1"),
+        letters("abx", 4),
+        _whether(lambda row: {"a", "b"} <= set(row)),
+        units("head 0.0", "head 0.1", "neuron 0.0"),
+        units("neuron 0.1"),
         "An AND: on prompts without either, the gradient of both heads is 0.",
     )
 
@@ -94,13 +68,13 @@ def suppressed() -> Case:
     board.neuron(0, 1, {}, 1, {"Y": -1})
     board.neuron(0, 2, {"X": 1}, 0, {"X": 1})
     board.say("yes", {"Y": 4})
-    return _case(
+    return make_case(
         "suppressed",
         board,
-        lambda row: "a" in row,
-        "ax",
-        _nodes("head 0.0", "head 0.1", "neuron 0.0"),
-        _nodes("neuron 0.1"),
+        letters("ax", 4),
+        _whether(lambda row: "a" in row),
+        units("head 0.0", "head 0.1", "neuron 0.0"),
+        units("neuron 0.1"),
         "The second head works against every right answer, so signed scores leave it out.",
     )
 
@@ -122,15 +96,14 @@ def two_tasks(which: int) -> Case:
     board.neuron(1, 2, {}, 1, {"Y": -1})
     board.say("yes", {"Y": 4})
     own = which - 1
-    return _case(
+    return make_case(
         f"two_tasks_{which}",
         board,
-        lambda row: "ab"[own] in row,
-        "ab",
-        _nodes(f"head 1.{own}", f"neuron 1.{own}"),
-        _nodes(f"head 0.{own}", "neuron 1.2"),
+        letters("ab", 4, first=str(which)),
+        _whether(lambda row: "ab"[own] in row),
+        units(f"head 1.{own}", f"neuron 1.{own}"),
+        units(f"head 0.{own}", "neuron 1.2"),
         "The other task's head sees its letter, but its neuron waits for the other task's sign.",
-        first=str(which),
     )
 
 
@@ -148,65 +121,87 @@ def parity(bits: int = 5) -> Case:
         board.neuron(0, turn, {"N": 1}, -turn, {"Y": 4 * (-1) ** turn})
     board.neuron(0, bits, {}, 1, {"Y": -1})
     board.say("yes", {"Y": 4})
-    return _case(
+    return make_case(
         "parity",
         board,
-        lambda row: row.count("1") % 2 == 1,
-        "01",
-        _nodes("head 0.0", *(f"neuron 0.{turn}" for turn in range(bits))),
-        _nodes(f"neuron 0.{bits}"),
+        letters("01", bits),
+        _whether(lambda row: row.count("1") % 2 == 1),
+        units("head 0.0", *(f"neuron 0.{turn}" for turn in range(bits))),
+        units(f"neuron 0.{bits}"),
         "A zigzag of the count: neurons of rising thresholds turn it around at every whole number.",
-        length=bits,
     )
 
 
-def as_task(case: Case) -> Task:
-    """The prompts of a case as a task: all splits are all inputs, as there are no others."""
-    words, p = case.model.tokenizer, case.prompts
-    assert words is not None
-    rows = zip(p.clean.tolist(), p.corrupted.tolist(), p.answer, p.distractor, strict=True)
-    said = []
-    for clean, other, right, wrong in rows:
-        told = [words.decode(ids) for ids in (clean, other, [int(right)], [int(wrong)])]
-        said.append(Text(told[0], told[1], told[2], told[3], case.name))
-    splits = {str(split): p for split in SPLITS}
-    return Task(case.name, case.why, splits, dict.fromkeys(splits, tuple(said)))
+def rotation(p: int = 5) -> Case:
+    """Addition modulo p: two angles are added by multiplying their cosines and sines.
 
-
-def scrambled(case: Case, seed: int) -> Case:
-    """The same computation in another guise: heads and neurons change places, the stream is turned.
+    Heads fetch cos and sin of 2πa/p and 2πb/p. A gated neuron is relu(x + 1) · y = xy + y for
+    cosines and sines, and the second head takes the y back; so the stream holds
+    cos(α + β) = cos α cos β − sin α sin β, and sin(α + β).
 
     Args:
-        case: Without norms, as all are here.
-        seed: Of the permutations and the rotation.
-
-    Returns:
-        The case, with its truth in the new places.
+        p: The modulus.
     """
-    rng = np.random.default_rng(seed)
-    c, p = case.model.config, jax.tree.map(np.array, case.model.params)
-    turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
-    moved: dict[tuple[str, int], np.ndarray] = {}
-    attn, mlp = p["blocks"]["attn"], p["blocks"]["mlp"]
-    for layer in range(c.n_layers):
-        heads, neurons = rng.permutation(c.n_heads), rng.permutation(c.d_mlp)
-        # New place i holds what was at place order[i].
-        moved["head", layer], moved["neuron", layer] = np.argsort(heads), np.argsort(neurons)
-        for name in "qkv":
-            kernel = np.einsum("ed,dhk->ehk", turn.T, attn[name]["kernel"][layer])
-            attn[name]["kernel"][layer] = kernel[:, heads]
-            attn[name]["bias"][layer] = attn[name]["bias"][layer][heads]
-        attn["o"]["kernel"][layer] = attn["o"]["kernel"][layer][heads] @ turn
-        mlp["in"]["kernel"][layer] = (turn.T @ mlp["in"]["kernel"][layer])[:, neurons]
-        mlp["in"]["bias"][layer] = mlp["in"]["bias"][layer][neurons]
-        mlp["out"]["kernel"][layer] = mlp["out"]["kernel"][layer][neurons] @ turn
-    attn["o"]["bias"], mlp["out"]["bias"] = attn["o"]["bias"] @ turn, mlp["out"]["bias"] @ turn
-    p["embed"]["embedding"] = p["embed"]["embedding"] @ turn
-    p["unembed"]["kernel"] = turn.T @ p["unembed"]["kernel"]
-    place = lambda n: Node(n.kind, n.layer, int(moved[n.kind, n.layer][n.index]))  # noqa: E731
-    truth = {name: frozenset(map(place, nodes)) for name, nodes in case.truth.items()}
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)
-    return case._replace(model=case.model.replace(params=params), truth=truth)
+    firsts, seconds = ([f"{letter}{i}" for i in range(p)] for letter in "ab")
+    sums = [str(i) for i in range(p)]
+    names = ("cosA", "sinA", "cosB", "sinB", "C", "S", "X")
+    words = (BOS, *firsts, *seconds, "=", *sums)
+    board = Board(words, names, 1, 4, 7, 4, gated=True)
+    circle = [(math.cos(2 * math.pi * i / p), math.sin(2 * math.pi * i / p)) for i in range(p)]
+    board.fetch(0, 0, dict(zip(firsts, circle, strict=True)), {"cosA": 1}, {"sinA": 1})
+    back = {"cosB": 1, "C": -1, "S": -1}, {"sinB": 1, "C": 1, "S": -1}
+    board.fetch(0, 1, dict(zip(seconds, circle, strict=True)), *back)
+    board.fetch(0, 2, dict(zip(firsts, circle, strict=True)), {"X": 1}, {})  # nobody reads it
+    products = (("cosA", "cosB", "C", 1), ("sinA", "sinB", "C", -1),
+                ("sinA", "cosB", "S", 1), ("cosA", "sinB", "S", 1))  # fmt: skip
+    for i, (gate, read, write, sign) in enumerate(products):
+        board.product(0, i, gate, read, {write: sign})
+    board.product(0, 4, "X", "X", {"X": 1})
+    for word, (cos, sin) in zip(sums, circle, strict=True):
+        board.say(word, {"C": 10 * cos, "S": 10 * sin})
+    rows = [(a, b, "=") for a, b in itertools.product(firsts, seconds)]
+    return make_case(
+        "rotation",
+        board,
+        rows,
+        lambda row: str((int(row[0][1:]) + int(row[1][1:])) % p),
+        units("head 0.0", "head 0.1", *(f"neuron 0.{i}" for i in range(4))),
+        units(),
+        "Every unit works by multiplying with another: alone none moves the right answer.",
+    )
+
+
+def sorting(length: int = 3) -> Case:
+    """The j-th smallest of some digits from 1 to 3, by counting: are there j+1 as small as v?
+
+    Args:
+        length: Digits of a prompt.
+    """
+    digits, places = ("1", "2", "3"), [f"#{j}" for j in range(length)]
+    board = Board((BOS, *digits, *places), ("N1", "N2", "N3", "S0", "S1"), 1, 4, 7, length + 2)
+    for head, digit in enumerate(digits):
+        # BOS and the place are looked at as well.
+        board.count(0, head, digit, {f"N{digit}": length + 2})
+    rank = {place: -j for j, place in enumerate(places)}
+    for i, seen in enumerate((("N1",), ("N1", "N2"))):
+        # 1 if more than j digits are as small, 0 otherwise: a ramp that is cut off.
+        for turn in range(2):
+            board.neuron(0, 2 * i + turn, dict.fromkeys(seen, 1) | rank, -turn,
+                         {f"S{i}": 1 - 2 * turn})  # fmt: skip
+    board.neuron(0, 4, {"N3": 1}, 0, {"N3": 1})
+    board.say("1", {"S0": 8})
+    board.say("2", {"S1": 8, "S0": -8})
+    board.say("3", {"S1": -8, "one": 8})
+    rows = [(*row, place) for row in itertools.product(digits, repeat=length) for place in places]
+    return make_case(
+        "sorting",
+        board,
+        rows,
+        lambda row: sorted(row[:-1])[int(row[-1][1:])],
+        units("head 0.0", "head 0.1", *(f"neuron 0.{i}" for i in range(4))),
+        units(),
+        "Two ramps of opposite sign make each step, and cancel wherever both are past it.",
+    )
 
 
 def hand_built() -> list[Case]:
@@ -216,42 +211,10 @@ def hand_built() -> list[Case]:
         >>> [case.name for case in hand_built()][:3]
         ['either', 'both', 'suppressed']
     """
-    return [either(), both(), suppressed(), two_tasks(1), two_tasks(2), parity()]
+    cases = either, both, suppressed, parity, rotation, sorting
+    return [*(make() for make in cases), two_tasks(1), two_tasks(2)]
 
 
-def _nodes(*names: str) -> frozenset[Node]:
-    """`head 0.1` → Node("head", 0, 1)."""
-    split = (name.split() for name in names)
-    return frozenset(Node(kind, *map(int, place.split("."))) for kind, place in split)
-
-
-def _case(
-    name: str,
-    board: Board,
-    rule: Callable[[tuple[str, ...]], bool],
-    letters: Iterable[str],
-    carries: frozenset[Node],
-    constant: frozenset[Node],
-    why: str,
-    *,
-    length: int = 4,
-    first: str = "",
-) -> Case:
-    """All prompts of `length` letters between BOS and "?", each with one of the other answer."""
-    rows = list(itertools.product(letters, repeat=length))
-    says = np.array([rule(row) for row in rows])
-    number = {word: i for i, word in enumerate(board.words)}
-    start = [number[BOS], *([number[first]] if first else [])]
-    tokens = [[*start, *(number[letter] for letter in row), number["?"]] for row in rows]
-    rng = np.random.default_rng(0)
-    others = [rng.choice(np.flatnonzero(says != own)) for own in says]
-    yes, no = number["yes"], number["no"]
-    prompts = make_prompts(
-        tokens,
-        [tokens[other] for other in others],
-        np.where(says, yes, no),
-        np.where(says, no, yes),
-        vocab_size=len(board.words),
-    )
-    truth = dict.fromkeys(_CONSTANT_FREE, carries) | {"zero": carries | constant}
-    return Case(name, board.model(name), prompts, truth, why)
+def _whether(rule: Callable[[tuple[str, ...]], bool]) -> Callable[[tuple[str, ...]], str]:
+    """A rule that answers yes or no."""
+    return lambda row: "yes" if rule(row) else "no"
