@@ -174,16 +174,17 @@ def _scores(
     """(B, writers, readers) scores of all pairs, in whatever order they stand."""
     sites = ("embed", "head_write", "mlp_out")
     clean, other = (
-        forward(model, tokens, capture=sites).trace for tokens in (batch.clean, batch.corrupted)
+        forward(model, tokens, capture=sites).trace
+        for tokens in (batch.inputs(), batch.inputs("corrupted"))
     )
     c = model.config
-    shape = batch.clean.shape
+    shape = batch.inputs().shape
 
     def gradient(step: jax.Array) -> AddToReads:
         start = replace("embed", other["embed"] + step * (clean["embed"] - other["embed"]))
 
         def value(reads: AddToReads) -> jax.Array:
-            out = forward(model, batch.clean, chain(start, reads), remat=remat)
+            out = forward(model, batch.inputs(), chain(start, reads), remat=remat)
             return jnp.sum(metric(out.logits, batch))
 
         return jax.grad(value)(_no_reads(c, shape))
@@ -200,7 +201,10 @@ def _scores(
     by_layer = jax.lax.map(layer, (reads.q, reads.k, reads.v, reads.mlp))  # (L, B, W, readers)
     by_layer = by_layer.transpose(1, 2, 0, 3).reshape(shape[0], len(written), -1)
     final = _pairs(written, reads.final[None])
-    return replicate(jnp.concatenate([by_layer, final], -1), model.mesh)
+    rows = jnp.concatenate([by_layer, final], -1)
+    # Several rows of one prompt add up.
+    pairs = rows.reshape(len(batch), -1, *rows.shape[1:]).sum(1)
+    return replicate(pairs, model.mesh)
 
 
 def _pairs(written: jax.Array, read: jax.Array) -> jax.Array:

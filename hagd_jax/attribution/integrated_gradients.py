@@ -119,11 +119,11 @@ def _batch_scores(
     metric: Metric,
     remat: bool,
 ) -> Nodes:
-    trace = forward(model, batch.corrupted, capture=dictionary.capture).trace
+    trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
     other = dictionary.values(trace)
 
     def value(mask: Nodes) -> jax.Array:
-        out = forward(model, batch.clean, dictionary.mask(mask, other), remat=remat)
+        out = forward(model, batch.inputs(), dictionary.mask(mask, other), remat=remat)
         return jnp.sum(metric(out.logits, batch) * weight)
 
     def gradient(step: jax.Array) -> Nodes:

@@ -16,7 +16,7 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Edges, Nodes, mean_of_sums, position_sums, zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.tasks.base import Prompts, answer_logits, correct, logit_difference
+from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
@@ -94,7 +94,7 @@ def behaviour(
     if ablation == "mean":
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
-        fixed = node_means(model, nodes, reference, prompts.clean.shape[1], batch_size)
+        fixed = node_means(model, nodes, reference, prompts.clean.shape[-1], batch_size)
     if ablation == "resample":
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
@@ -133,13 +133,13 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
     """Another prompt for each, of the same length where there is one and near it otherwise.
 
     Args:
-        length: (N,) tokens of each prompt.
+        length: (N,) tokens of each prompt; of several rows, (N, C).
         seed: Which of several.
 
     Returns:
         (N,) indices, a permutation without fixed points.
     """
-    length = np.asarray(length)
+    length = np.asarray(length).reshape(len(length), -1).max(1)
     if len(length) < 2:
         raise InputError("prompts", got=len(length), expected="at least two to resample from")
     shuffled = np.random.default_rng(seed).permutation(len(length))
@@ -186,9 +186,10 @@ def _position_sums(
     model: LanguageModel, dictionary: Parts, batch: Prompts, weight: jax.Array, width: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums of node activations over real tokens at each position, and how many there were."""
-    short = min(width, batch.clean.shape[1])
-    tokens = jnp.pad(batch.clean[:, :short], ((0, 0), (0, width - short)))
-    real = (jnp.arange(width) < jnp.minimum(batch.length, short)[:, None]) * weight[:, None]
+    short = min(width, batch.clean.shape[-1])
+    tokens = jnp.pad(batch.inputs()[:, :short], ((0, 0), (0, width - short)))
+    real = jnp.arange(width) < jnp.minimum(batch.row_length, short)[:, None]
+    real = real * batch.per_row(weight)[:, None]
     trace = forward(model, tokens, capture=dictionary.capture).trace
     return position_sums(dictionary.values(trace), real)
 
@@ -203,25 +204,24 @@ def _judge(
     ablation: str,
     candidates: tuple[int, ...] | None,
 ) -> Behaviour:
-    clean = forward(model, batch.clean, capture=dictionary.capture if ablation == "zero" else ())
+    tokens, reads = batch.inputs(), batch.reads
+    needed = dictionary.capture if ablation == "zero" else ()
+    clean = forward(model, tokens, capture=needed, read=reads)
     if ablation == "zero":
         alternative = zero_alternative(dictionary.values(clean.trace))
-    elif ablation == "mean":
-        assert fixed is not None
+    elif fixed is not None:
         alternative = fixed
     else:
-        trace = forward(model, batch.corrupted, capture=dictionary.capture).trace
+        trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
         alternative = dictionary.values(trace)
-    target = jax.nn.log_softmax(answer_logits(clean.logits, batch))
 
     def one(mask: Any) -> Behaviour:
-        logits = forward(model, batch.clean, dictionary.mask(mask, alternative)).logits
-        found = jax.nn.log_softmax(answer_logits(logits, batch))
+        at = forward(model, tokens, dictionary.mask(mask, alternative), read=reads).logits
         return Behaviour(
-            logit_difference(logits, batch),
-            correct(logits, batch, candidates),
-            jnp.sum(jnp.exp(target) * (target - found), -1),
-            found.argmax(-1) == target.argmax(-1),
+            batch.metric(at),
+            batch.correct(at, candidates),
+            batch.kl(clean.logits, at),
+            batch.match(clean.logits, at),
         )
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.

@@ -37,7 +37,8 @@ class Extract:
     """Find the circuit that carries a behaviour, and test it by intervention.
 
     Attributes:
-        task: The behaviour, such as ioi, capitals, agreement or modular-addition.
+        task: The behaviour, such as ioi, capitals, agreement or modular-addition; or a benchmark
+            with its file, winogrande:dev.jsonl or hellaswag:val.jsonl.
         model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Algorithms, such
             as modular addition, train a small transformer of their own if none is given.
         features: What the nodes inside MLPs are: neurons; a transcoder, as a folder or hub id; or
@@ -80,13 +81,18 @@ def run_extract(command: Extract, line: str = "") -> Report:
     name = tasks.find(command.task)
     began = time.monotonic()
     run = pipeline.open_run(
-        command.out or Path("runs") / name, _decisive(command, name), overwrite=command.overwrite
+        command.out or Path("runs") / name.partition(":")[0],
+        _decisive(command, name),
+        overwrite=command.overwrite,
     )
     with bars() as progress:
         model = _model(command, name, run, progress)
         nodes = _dictionary(command, name, model, run, progress)
+        task = tasks.task(name, model, sizes=command.config.sizes, seed=command.config.seed)
+        for note in task.notes:
+            progress.say(note)
         result = pipeline.extract(
-            model, name, command.config, dictionary=nodes, run=run, progress=progress.update
+            model, task, command.config, dictionary=nodes, run=run, progress=progress.update
         )
     facts = {"command": line, "seconds": f"{time.monotonic() - began:.0f}"}
     report = _report(command, model, nodes, result, facts)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import rich
 import tyro
+from rich.markup import escape
 
 from hagd_jax import models, parallel, tasks, transcoders
 from hagd_jax.causal import Circuit, ValidateConfig, ValidationReport, validate
@@ -70,6 +71,8 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     if command.features != NEURONS:
         nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
     task = tasks.task(name, model, sizes=command.sizes, seed=command.seed)
+    for note in task.notes:
+        rich.print(escape(note))
     done: list[str] = []
     with bars() as progress:
 

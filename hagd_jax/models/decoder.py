@@ -70,16 +70,17 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, intervention: Intervention
+        self, tokens: jax.Array, intervention: Intervention, read: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Run the model.
 
         Args:
             tokens: (B, T) integer ids.
             intervention: What rewrites the values on their way.
+            read: (B, S) positions to unembed, or None for all.
 
         Returns:
-            Logits (B, T, V), float32 at least, and the captured sites.
+            Logits (B, T, V) or (B, S, V), float32 at least, and the captured sites.
         """
         c = self.config
         before = Tap(intervention, c, self.options, jnp.int32(-1))
@@ -92,6 +93,8 @@ class Decoder(nn.Module):
         after = Tap(state, c, self.options, jnp.int32(c.n_layers))
         x = after("resid_final", x)
         x = after("normed_final", Norm(c, name="norm_f")(x, after, "normf_scale"))
+        if read is not None:
+            x = jnp.take_along_axis(x, read[..., None], axis=1)
         if c.tied:
             logits = matmul(x, table.T)
         else:

@@ -49,7 +49,7 @@ class Output(struct.PyTreeNode):
     """What a forward pass returns.
 
     Attributes:
-        logits: (B, T, V) float32.
+        logits: (B, T, V) float32; (B, S, V) where positions to read were given.
         trace: Site → array; block sites have a leading L.
     """
 
@@ -128,6 +128,7 @@ def forward(
     intervention: Intervention | None = None,
     capture: Iterable[str] = (),
     *,
+    read: Any = None,
     remat: bool = False,
 ) -> Output:
     """Run a model, rewriting and capturing values at named sites.
@@ -142,6 +143,9 @@ def forward(
             run prompts of one length together.
         intervention: What rewrites values on their way, or None.
         capture: Sites to return, see `models.SITES`.
+        read: (B, S) positions whose logits are wanted; all of them if None. With a large
+            vocabulary the others take time and memory for nothing. `logits` is then (B, S, V), as
+            a site too.
         remat: Recompute the blocks in a backward pass rather than store them: slower, and the
             memory of a gradient no longer grows with everything inside a block.
 
@@ -166,7 +170,11 @@ def forward(
     for site in sites:
         require_site(site, "capture")
     options = Options(sites, model.mesh, remat)
-    logits, trace = _forward(model.params, tokens, intervention, model.config, options)
+    if read is not None:
+        read = jnp.asarray(read)
+        if read.ndim != 2 or read.shape[0] != tokens.shape[0]:
+            raise InputError("read", got=f"shape {read.shape}", expected=f"({len(tokens)}, S)")
+    logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
     return Output(logits, trace)
 
 
@@ -175,10 +183,11 @@ def _forward(
     params: Any,
     tokens: jax.Array,
     intervention: Intervention,
+    read: jax.Array | None,
     config: DecoderConfig,
     options: Options,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    return Decoder(config, options).apply({"params": params}, tokens, intervention)  # type: ignore[return-value]
+    return Decoder(config, options).apply({"params": params}, tokens, intervention, read)  # type: ignore[return-value]
 
 
 def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:

@@ -12,13 +12,14 @@ from hagd_jax.tasks.base import (
     Sizes,
     Task,
     Text,
-    answer_logits,
     batches,
     correct,
     logit_difference,
     make_prompts,
+    read_logits,
 )
 from hagd_jax.tasks.checks import check_prompts
+from hagd_jax.tasks.choices import Choice, Choices, make_choices
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
 from hagd_jax.tasks.small_training import (
     MOST_EXAMPLES,
@@ -34,6 +35,8 @@ __all__ = [
     "MOST_EXAMPLES",
     "SPLITS",
     "Algorithm",
+    "Choice",
+    "Choices",
     "Prompts",
     "Sizes",
     "Task",
@@ -42,7 +45,6 @@ __all__ = [
     "TwoHop",
     "TwoHopConfig",
     "algorithm_of",
-    "answer_logits",
     "batches",
     "check_prompts",
     "correct",
@@ -50,9 +52,11 @@ __all__ = [
     "find",
     "induction",
     "logit_difference",
+    "make_choices",
     "make_prompts",
     "names",
     "parity",
+    "read_logits",
     "single_tokens",
     "small_algorithm",
     "sorting",

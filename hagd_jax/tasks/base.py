@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +74,56 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, rows: Any) -> Prompts:
+    def __getitem__(self, rows: Any) -> Self:
         """Some of the rows: a slice, a mask or indices."""
         return jax.tree.map(lambda x: x[rows], self)
+
+    # What follows is all that whoever runs a model on prompts needs to know of them; `Choices`
+    # answers the same questions for prompts that are several rows each.
+
+    def inputs(self, side: str = "clean") -> Any:
+        """(R, T) the rows a model reads, `clean` or `corrupted`; R is N here."""
+        return getattr(self, side)
+
+    @property
+    def reads(self) -> Any:
+        """(R, S) the positions whose logits matter; S is 1 here."""
+        return self.position[:, None]
+
+    def per_row(self, values: Any) -> Any:
+        """(R, ...) from (N, ...): what belongs to a prompt, for each of its rows."""
+        return values
+
+    @property
+    def row_length(self) -> Any:
+        """(R,) real tokens of each row."""
+        return self.length
+
+    def metric(self, at: jax.Array) -> jax.Array:
+        """(N,) from (R, S, V) logits at `reads`: how much more the answer is favoured."""
+        return _sum(at[:, 0], self.answer) - _sum(at[:, 0], self.distractor)
+
+    def correct(self, at: jax.Array, candidates: tuple[int, ...] | None = None) -> jax.Array:
+        """(N,) whether the answer wins, see `tasks.correct`."""
+        if candidates is None:
+            return self.metric(at) > 0
+        at, ids, answers = at[:, 0], jnp.asarray(candidates, jnp.int32), _columns(self.answer)
+        own = (ids == answers[:, :, None]).any(1)
+        rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
+        best = jnp.where(answers >= 0, jnp.take_along_axis(at, answers, 1), -jnp.inf).max(axis=-1)
+        return best > rival
+
+    def kl(self, model: jax.Array, at: jax.Array) -> jax.Array:
+        """(N,) KL(model ‖ ·) of the next token, in nats, from logits at `reads`."""
+        return divergence(model, at)[:, 0]
+
+    def match(self, model: jax.Array, at: jax.Array) -> jax.Array:
+        """(N,) whether the top token is the model's."""
+        return (model.argmax(-1) == at.argmax(-1))[:, 0]
+
+    def check(self, vocab_size: int) -> None:
+        """See `check_prompts`."""
+        check_prompts(self, vocab_size)
 
 
 class Text(NamedTuple):
@@ -103,6 +150,7 @@ class Task:
         texts: The same rows as text, by split name.
         candidates: An answer is correct if its logit is the largest of these tokens'; with None,
             if it is larger than the distractor's.
+        notes: What a user should know of the prompts, such as rows of a file that were left out.
     """
 
     name: str
@@ -110,6 +158,7 @@ class Task:
     splits: Mapping[str, Prompts]
     texts: Mapping[str, tuple[Text, ...]]
     candidates: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         for split, prompts in self.splits.items():
@@ -189,25 +238,31 @@ def make_prompts(
     return jax.tree.map(lambda x: x.astype(np.int32), prompts)
 
 
-def answer_logits(logits: Any, prompts: Prompts) -> jax.Array:
-    """The logits where each answer is read.
+def divergence(model: jax.Array, other: jax.Array) -> jax.Array:
+    """KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
+    target = jax.nn.log_softmax(model)
+    return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(other)), -1)
+
+
+def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
+    """The logits where answers are read.
 
     Args:
-        logits: (N, T, V) from `models.forward`.
-        prompts: N prompts.
+        logits: (R, T, V) from `models.forward`.
+        prompts: N prompts of R rows.
 
     Returns:
-        (N, V).
+        (R, S, V), as `forward(..., read=prompts.reads)` gives at once.
     """
-    rows = jnp.asarray(prompts.position)[:, None, None]
-    return jnp.take_along_axis(jnp.asarray(logits), rows, axis=1)[:, 0]
+    places = jnp.asarray(prompts.reads)[..., None]
+    return jnp.take_along_axis(jnp.asarray(logits), places, axis=1)
 
 
 def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
     """How much more the model favours the answer: logit(answer) − logit(distractor).
 
     Where several tokens are right or wrong it is the log-odds of being right,
-    log Σ exp(logits of answers) − log Σ exp(logits of distractors).
+    log Σ exp(logits of answers) − log Σ exp(logits of distractors). Of `Choices` it is their own.
 
     Args:
         logits: (N, T, V) from `models.forward`.
@@ -221,8 +276,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
         >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
         [3.0]
     """
-    at = answer_logits(logits, prompts)
-    return _sum(at, prompts.answer) - _sum(at, prompts.distractor)
+    return prompts.metric(read_logits(logits, prompts))
 
 
 def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
@@ -237,15 +291,7 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
     Returns:
         (N,) bool.
     """
-    at = answer_logits(logits, prompts)
-    if candidates is None:
-        return _sum(at, prompts.answer) > _sum(at, prompts.distractor)
-    ids = jnp.asarray(candidates, jnp.int32)
-    answers = _columns(prompts.answer)
-    own = (ids == answers[:, :, None]).any(1)
-    rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
-    best = jnp.where(answers >= 0, jnp.take_along_axis(at, answers, 1), -jnp.inf).max(axis=-1)
-    return best > rival
+    return prompts.correct(read_logits(logits, prompts), candidates)
 
 
 def _sum(at: jax.Array, tokens: Any) -> jax.Array:

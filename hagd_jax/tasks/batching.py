@@ -12,7 +12,6 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import batch_parts, sharding
 from hagd_jax.tasks.base import Prompts
-from hagd_jax.tasks.checks import check_prompts
 
 
 def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
@@ -41,9 +40,9 @@ def padded_batches(
     """
     if size < 1:
         raise ConfigError("batch_size", got=size, expected="1 or more")
-    check_prompts(prompts, model.config.vocab_size)
+    prompts.check(model.config.vocab_size)
     host = jax.tree.map(np.asarray, prompts)
-    if not model.config.causal and (host.length < host.clean.shape[1]).any():
+    if not model.config.causal and (host.length < host.clean.shape[-1]).any():
         raise InputError(
             "prompts",
             got=f"lengths from {host.length.min()} to {host.length.max()}",

@@ -11,6 +11,7 @@ from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks import (
     agreement,
+    benchmarks,
     greater_than,
     ioi,
     modular,
@@ -66,6 +67,9 @@ _TASKS: dict[str, Maker] = {
 }
 
 
+BENCHMARKS = tuple(benchmarks.READERS)
+
+
 def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
     """What a small model learns for a task, of the usual size.
 
@@ -108,17 +112,17 @@ def names() -> tuple[str, ...]:
         >>> names()[:3]
         ('agreement', 'capitals', 'languages')
     """
-    return tuple(_TASKS)
+    return (*_TASKS, *BENCHMARKS)
 
 
 def find(name: str) -> str:
     """The task that a name means; hyphens count as underscores.
 
     Args:
-        name: As a user typed it.
+        name: As a user typed it. Benchmarks may name a file: `winogrande:dev.jsonl`.
 
     Returns:
-        One of `names()`.
+        One of `names()`, with its file if there is one.
 
     Raises:
         InputError: If there is no such task; the message names the closest ones.
@@ -127,14 +131,17 @@ def find(name: str) -> str:
         >>> find("modular-addition")
         'modular_addition'
     """
-    plain = str(name).lower().replace("-", "_")
-    if plain in _TASKS:
+    typed, colon, source = str(name).partition(":")
+    plain = typed.lower().replace("-", "_")
+    if plain in _TASKS and not colon:
         return plain
-    close = difflib.get_close_matches(plain, _TASKS, cutoff=0.4)
+    if plain in BENCHMARKS:
+        return f"{plain}:{source}" if source else plain
+    close = difflib.get_close_matches(plain, names(), cutoff=0.4)
     raise InputError(
         "task",
         got=repr(name),
-        expected=f"one of {', '.join(_TASKS)}",
+        expected=f"one of {', '.join(names())}",
         mend=f"Did you mean {' or '.join(close)}?" if close else None,
     )
 
@@ -143,7 +150,7 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     """A task, in the tokens of a model.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`; `winogrande:FILE` and `hellaswag:FILE` read a JSONL file.
         model: Whose tokenizer (or, for modular addition, vocabulary) the prompts are for.
         sizes: Prompts in each split; 64, 32 and 64 if None.
         seed: Of the draw. Templates, words and pairs of a split do not depend on it.
@@ -154,4 +161,8 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     Raises:
         InputError: If there is no such task, or the model's vocabulary cannot express it.
     """
-    return _TASKS[find(name)](model, sizes or Sizes(), seed)
+    found, _, source = find(name).partition(":")
+    if found in BENCHMARKS:
+        words = _tokenizer(model, found)
+        return benchmarks.task(found, words, source, sizes=sizes, seed=seed)
+    return _TASKS[found](model, sizes or Sizes(), seed)

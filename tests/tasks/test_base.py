@@ -11,12 +11,12 @@ from hagd_jax.tasks import (
     Sizes,
     Task,
     Text,
-    answer_logits,
     batches,
     check_prompts,
     correct,
     logit_difference,
     make_prompts,
+    read_logits,
 )
 
 VOCAB = 11
@@ -57,7 +57,7 @@ def test_scores_equal_loops_in_numpy():
     made = prompts()
     logits = np.random.default_rng(1).normal(size=(4, 5, VOCAB)).astype(np.float32)
     at = np.stack([logits[i, made.position[i]] for i in range(4)])
-    np.testing.assert_array_equal(answer_logits(logits, made), at)
+    np.testing.assert_array_equal(read_logits(logits, made)[:, 0], at)
     expected = [at[i, made.answer[i]] - at[i, made.distractor[i]] for i in range(4)]
     np.testing.assert_array_equal(logit_difference(logits, made), expected)
     np.testing.assert_array_equal(jax.jit(logit_difference)(logits, made), expected)
@@ -91,7 +91,7 @@ def test_padding_does_not_disturb_a_causal_model():
     config = DecoderConfig(vocab_size=VOCAB, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
     model = init(config, jax.random.key(0))
     made = prompts(lengths=(3, 5))
-    padded = answer_logits(forward(model, made.clean).logits, made)
+    padded = read_logits(forward(model, made.clean).logits, made)[:, 0]
     alone = forward(model, made.clean[:1, :3]).logits[0, -1]
     assert np.abs(alone).max() > 0.1
     np.testing.assert_allclose(padded[0], alone, atol=1e-6)

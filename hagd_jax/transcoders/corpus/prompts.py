@@ -6,7 +6,7 @@ import numpy as np
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks import Sizes, Task, check_prompts, task
+from hagd_jax.tasks import Sizes, Task, task
 from hagd_jax.transcoders.corpus.config import CorpusConfig
 from hagd_jax.transcoders.corpus.corpus import Corpus, corpus_of_tokens
 
@@ -32,11 +32,11 @@ def task_corpus(source: str | Task, model: LanguageModel, config: CorpusConfig) 
     if "discover" not in source.splits:
         raise InputError(f"task {source.name!r}", got=sorted(source.splits), expected="'discover'")
     prompts = source.splits["discover"]
-    check_prompts(prompts, model.config.vocab_size)
+    prompts.check(model.config.vocab_size)
     return corpus_of_tokens(
         f"task:{source.name}",
-        np.concatenate([prompts.clean, prompts.corrupted]),
+        np.concatenate([prompts.inputs(), prompts.inputs("corrupted")]),
         model,
         config,
-        lengths=np.concatenate([prompts.length, prompts.length]),
+        lengths=np.concatenate([prompts.row_length, prompts.row_length]),
     )

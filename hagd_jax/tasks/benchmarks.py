@@ -1,0 +1,307 @@
+"""WinoGrande and HellaSwag, from files in their own JSONL schema.
+
+WinoGrande (Sakaguchi et al., 2019, arXiv:1907.10641): which of two referents fills the gap? As by
+Trinh & Le (2018), the words after the gap are scored with either referent in it. The counterfactual
+exchanges the referents everywhere else in the sentence, so that the other one is right.
+
+HellaSwag (Zellers et al., 2019, arXiv:1905.07830): which of four endings goes on? Endings are
+scored after the context, cleaned as lm-evaluation-harness does. The counterfactual is another
+item's context of as many tokens, so that no ending is favoured.
+
+Scores are log-probabilities a character, since endings differ in length.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hagd_jax.errors import InputError, MissingDependencyError
+from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.choices import Choice, make_choices
+
+if TYPE_CHECKING:
+    from hagd_jax.models.tokenizer import Tokenizer
+
+# Of ten parts that rows fall into by their group, those of each split.
+_PARTS = {"discover": (0, 1, 2, 3), "select": (4, 5), "test": (6, 7, 8, 9)}
+_HUB = {
+    "winogrande": ("allenai/winogrande", "winogrande_xl"),
+    "hellaswag": ("Rowan/hellaswag", None),
+}
+
+
+class Skipped(Exception):
+    """Why a row is left out."""
+
+
+class Item(NamedTuple):
+    """One row of a benchmark.
+
+    Attributes:
+        group: Rows of one group share words, so they stay in one split.
+        begins: What stands before the scored words, one a choice.
+        ends: The scored words, one a choice.
+        others: The counterfactual of `begins` and `ends`, joined; empty if it is another item's
+            context.
+        answer: Number of the right choice.
+        options: The choices as a person reads them.
+    """
+
+    group: str
+    begins: tuple[str, ...]
+    ends: tuple[str, ...]
+    others: tuple[str, ...]
+    answer: int
+    options: tuple[str, ...]
+
+
+def winogrande(row: Mapping[str, Any]) -> Item:
+    """Read one row of WinoGrande.
+
+    Args:
+        row: With `sentence`, `option1`, `option2`, `answer` ("1" or "2") and perhaps `qID`.
+
+    Returns:
+        The item.
+
+    Raises:
+        Skipped: If something is missing or does not fit, saying what.
+
+    Example:
+        >>> row = {"sentence": "The cup broke the plate as _ fell.", "option1": "cup"}
+        >>> winogrande(row | {"option2": "plate", "answer": "1"}).others[0]
+        'The plate broke the cup as cup fell.'
+    """
+    sentence, *options = (_text(row, name) for name in ("sentence", "option1", "option2"))
+    answer = _number(row, "answer", 1, 2) - 1
+    if sentence.count("_") != 1:
+        raise Skipped(f"{sentence.count('_')} gaps in the sentence, not 1")
+    if options[0] == options[1]:
+        raise Skipped("both options are the same")
+    words = re.compile("|".join(rf"\b{re.escape(o)}\b" for o in sorted(options, key=len)[::-1]))
+    if set(words.findall(sentence)) != set(options):
+        raise Skipped("an option is not in the sentence, so referents cannot be exchanged")
+    exchanged = words.sub(lambda found: options[found[0] == options[0]], sentence)
+    before, after = sentence.split("_")
+    if not after.strip():
+        raise Skipped("nothing after the gap")
+    group = re.sub(r"-\d+$", "", str(row.get("qID") or before))
+    return Item(
+        group,
+        tuple(before + option for option in options),
+        (after, after),
+        tuple(exchanged.replace("_", option) for option in options),
+        answer,
+        tuple(options),
+    )
+
+
+def hellaswag(row: Mapping[str, Any]) -> Item:
+    """Read one row of HellaSwag.
+
+    Args:
+        row: With `ctx` (or `ctx_a` and `ctx_b`), four `endings`, `label` and perhaps
+            `activity_label` and `source_id`.
+
+    Returns:
+        The item.
+
+    Raises:
+        Skipped: If something is missing or does not fit, saying what.
+    """
+    endings = row.get("endings")
+    if not isinstance(endings, Sequence) or isinstance(endings, str) or len(endings) < 2:
+        raise Skipped("endings are not a list of two or more")
+    if not all(isinstance(ending, str) and ending.strip() for ending in endings):
+        raise Skipped("an ending is no text")
+    answer = _number(row, "label", 0, len(endings) - 1)
+    if isinstance(row.get("ctx_a"), str) and isinstance(row.get("ctx_b"), str):
+        context = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
+    else:
+        context = _text(row, "ctx")
+    label = row.get("activity_label")
+    context = _cleaned(f"{label}: {context}" if isinstance(label, str) else context)
+    if not context:
+        raise Skipped("ctx is empty")
+    group = str(row.get("source_id") or context)
+    ends = tuple(" " + _cleaned(ending) for ending in endings)
+    return Item(group, (context,) * len(ends), ends, (), answer, tuple(map(str.strip, ends)))
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Item]] = {
+    "winogrande": winogrande, "hellaswag": hellaswag,
+}  # fmt: skip
+
+
+def task(
+    name: str,
+    tokenizer: Tokenizer,
+    source: str | Path = "",
+    *,
+    sizes: Sizes | None = None,
+    seed: int = 0,
+) -> Task:
+    """A benchmark as a task; rows that do not fit are left out, and `Task.notes` says why.
+
+    Args:
+        name: `winogrande` or `hellaswag`.
+        tokenizer: Of the model.
+        source: A JSONL file; the validation split on the Hugging Face hub if empty.
+        sizes: Prompts in each split. Which split a row may be in depends on its text alone, and
+            rows that share words (twins, one source) are in the same.
+        seed: Of which rows are taken.
+
+    Returns:
+        The task; a prompt is right if the right choice has the best score.
+
+    Raises:
+        InputError: If the file cannot be read, or too few of its rows fit.
+        MissingDependencyError: If there is no file, and no package `datasets`.
+
+    Example:
+        >>> task("winogrande", model.tokenizer, "winogrande/dev.jsonl").notes[0]
+        'left out 31 of 1267 rows: the counterfactual has another number of tokens'
+    """
+    sizes, rng = sizes or Sizes(), np.random.default_rng(seed)
+    rows = list(_lines(Path(source)) if source else _hub(name))
+    why: collections.Counter[str] = collections.Counter()
+    items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
+    for row in rows:
+        try:
+            item = READERS[name](_mapping(row))
+            choices = _choices(tokenizer, item)
+        except Skipped as reason:
+            why[str(reason)] += 1
+            continue
+        part = zlib.crc32(item.group.encode()) % 10
+        items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
+    notes = tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
+    splits, texts = {}, {}
+    for split in SPLITS:
+        size, there = getattr(sizes, split), items[split]
+        # A context of another item is needed for each.
+        if len(there) < max(size, 2):
+            raise InputError(f"size of the {split} split of {name}", got=size,
+                             expected=f"at most {len(there)} of its {len(rows)} rows",
+                             mend=f"{notes[0].capitalize()}." if notes else None)  # fmt: skip
+        order = rng.permutation(len(there))
+        pool = [there[i] for i in order]
+        if not pool[0][0].others:
+            pool = _with_other_contexts(pool)
+        chosen = pool[:size]
+        splits[split] = make_choices(
+            [choices for _, choices in chosen], [item.answer for item, _ in chosen],
+            vocab_size=tokenizer.vocab_size, pad_id=tokenizer.eos_id or 0,
+        )  # fmt: skip
+        texts[split] = tuple(_said(tokenizer, name, *pair) for pair in chosen)
+    return Task(name, _DESCRIPTIONS[name], splits, texts, notes=notes)
+
+
+_DESCRIPTIONS = {
+    "winogrande": "Which of two things or people does the gap mean?",
+    "hellaswag": "Which of four endings goes on from what was said?",
+}
+
+
+def _lines(path: Path) -> Iterable[Any]:
+    """Every line of a file as JSON; what is not comes as None."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(str(path), got=str(error), expected="a JSONL file in UTF-8") from error
+    return [_parsed(line) for line in text.splitlines() if line.strip()]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _hub(name: str) -> Iterable[Any]:
+    path, config = _HUB[name]
+    try:
+        import datasets  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} without a file needs the package datasets", got="none installed",
+            mend=f"Name a file, as {name}:dev.jsonl, or pip install 'hagd-jax[data]'.",
+        ) from error  # fmt: skip
+    return datasets.load_dataset(path, config, split="validation")
+
+
+def _mapping(row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise Skipped("not a JSON object")
+    return row
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise Skipped(f"{name} is no text")
+    return value.strip()
+
+
+def _number(row: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = row.get(name)
+    plain = isinstance(value, int | str) and not isinstance(value, bool)
+    if not plain or str(value) not in map(str, range(low, high + 1)):
+        raise Skipped(f"{name} is not a number from {low} to {high}")
+    return int(str(value))
+
+
+def _cleaned(text: str) -> str:
+    """Without the marks of the how-to pages that contexts were taken from."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\s+", " ", re.sub(r"\[.*?\]", "", text)).strip()
+
+
+def _choices(tokenizer: Tokenizer, item: Item) -> list[Choice]:
+    """The choices of an item as tokens; the corrupted side of a context comes later."""
+    made = []
+    for i, (begin, end) in enumerate(zip(item.begins, item.ends, strict=True)):
+        before, whole = tokenizer.encode(begin), tokenizer.encode(begin + end)
+        if whole[: len(before)] != before or len(whole) == len(before) or not before:
+            raise Skipped("the tokenizer has a token across the start of the scored words")
+        other = tokenizer.encode(item.others[i]) if item.others else whole
+        if len(other) != len(whole):
+            raise Skipped("the counterfactual has another number of tokens")
+        made.append(Choice(whole, other, (len(before), len(whole)), float(len(end.encode()))))
+    return made
+
+
+def _with_other_contexts(
+    pool: list[tuple[Item, list[Choice]]],
+) -> list[tuple[Item, list[Choice]]]:
+    """Contexts of the items that come next, their last tokens, as many as the own one has."""
+    contexts = [choices[0].clean[: choices[0].scored[0]] for _, choices in pool]
+    # A token that begins all of them, such as BOS, stays where it is.
+    fixed = int(len({context[0] for context in contexts}) == 1)
+    changed = []
+    for i, (item, choices) in enumerate(pool):
+        size, tail, turn = len(contexts[i]), [], i
+        while len(tail) < size - fixed:
+            turn += 1
+            tail = [*tail, *contexts[turn % len(pool)][fixed:]]
+            if turn > i + len(pool) * size:
+                raise InputError("contexts", got="only empty ones", expected="some words")
+        other = [*contexts[i][:fixed], *tail[len(tail) - (size - fixed) :]]
+        changed.append((item, [c._replace(corrupted=[*other, *c.clean[size:]]) for c in choices]))
+    return changed
+
+
+def _said(tokenizer: Tokenizer, name: str, item: Item, choices: list[Choice]) -> Text:
+    right = choices[item.answer]
+    others = [option for i, option in enumerate(item.options) if i != item.answer]
+    clean, corrupted = (tokenizer.decode(list(ids)) for ids in (right.clean, right.corrupted))
+    return Text(clean, corrupted, item.options[item.answer], "|".join(others), name)
