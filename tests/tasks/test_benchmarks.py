@@ -30,8 +30,8 @@ def ending(number, **changes):
     row = {
         "ind": number,
         "activity_label": "Running",
-        "ctx_a": f"The {THINGS[number % 6]} runs in the park",
-        "ctx_b": "he" if number % 2 else "he walks",
+        "ctx_a": f"The {THINGS[number % 6]} {THINGS[number // 6 % 6]} in the park",
+        "ctx_b": "he" if number < 36 else "he walks",
         "endings": ["sings.", "eats. again", "jumps. [step]", "sleeps."],
         "label": number % 4,
         "source_id": f"s{number}",
