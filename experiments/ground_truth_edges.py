@@ -21,11 +21,11 @@ import time
 import numpy as np
 from record import record
 
+from hagd_jax.causal import named_edges
 from hagd_jax.causal.ground_truth import (
     PROGRAMS,
     compile_program,
     compiled_prompts,
-    named_edges,
     necessary_edges,
 )
 from hagd_jax.interventions import Edges

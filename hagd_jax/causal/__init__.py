@@ -5,6 +5,7 @@ from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.components import Components, components
 from hagd_jax.causal.curve import SizePoint, size_curve
+from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
 from hagd_jax.causal.metrics import (
     Estimate,
@@ -23,6 +24,8 @@ __all__ = [
     "Circuit",
     "Claim",
     "Components",
+    "Edge",
+    "EdgeCircuit",
     "Estimate",
     "Faithfulness",
     "JudgeConfig",
@@ -36,6 +39,8 @@ __all__ = [
     "components",
     "evaluate",
     "faithfulness",
+    "load_circuit",
+    "named_edges",
     "permutation_p",
     "preservation",
     "random_controls",

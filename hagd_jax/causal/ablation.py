@@ -21,7 +21,7 @@ from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 Parts = Dictionary | Components
-ABLATIONS = ("zero", "mean", "resample", "counterfactual")
+ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
 
 
 class Behaviour(NamedTuple):
@@ -51,6 +51,7 @@ def behaviour(
     reference: Prompts | None = None,
     batch_size: int = 16,
     seed: int = 0,
+    with_model: bool = False,
 ) -> Behaviour:
     """Measure circuits by ablating their complements.
 
@@ -59,21 +60,24 @@ def behaviour(
         prompts: Where to measure.
         masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
         ablation: What ablated nodes are set to: `zero`; `mean` over `reference` at each position;
-            `resample`, their values on another prompt of as nearly the same length as there is;
-            `counterfactual`, their values on the corrupted prompt.
+            `mean_overall` over all positions of it; `resample`, their values on another prompt of
+            as nearly the same length as there is; `counterfactual`, their values on the corrupted
+            prompt.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
             model's `components`, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
         reference: Prompts whose clean activations `mean` averages; not those measured on.
         batch_size: Prompts in one call.
         seed: Pairs prompts for `resample`.
+        with_model: Put what the model itself does in front, K + 1 rows in all. Dictionaries
+            without errors have no circuit that does just that.
 
     Returns:
         The behaviour of each circuit on each prompt.
 
     Raises:
         ConfigError: If the ablation does not exist.
-        InputError: If `mean` has no reference, or `resample` a single prompt, or no circuit was
+        InputError: If a mean has no reference, or `resample` a single prompt, or no circuit was
             given, or it has other nodes than the dictionary, or prompts or dictionary do not
             fit the model.
 
@@ -91,10 +95,13 @@ def behaviour(
         _require_fit(mask, nodes)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
     bare, fixed = model.bare(), None
-    if ablation == "mean":
+    if ablation.startswith("mean"):
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
-        fixed = node_means(model, nodes, reference, prompts.clean.shape[-1], batch_size)
+        fixed = node_means(
+            model, nodes, reference, prompts.clean.shape[-1], batch_size,
+            per_position=ablation == "mean",
+        )  # fmt: skip
     if ablation == "resample":
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
@@ -106,7 +113,8 @@ def behaviour(
     joined = (
         np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
     )
-    return Behaviour(*(rows[:, : len(prompts)] for rows in joined))
+    first = 0 if with_model else 1
+    return Behaviour(*(rows[first:, : len(prompts)] for rows in joined))
 
 
 def parts_of(model: LanguageModel, source: Parts | Transcoder | None) -> Parts:
@@ -159,7 +167,13 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
 
 
 def node_means(
-    model: LanguageModel, dictionary: Parts, reference: Prompts, width: int, batch_size: int
+    model: LanguageModel,
+    dictionary: Parts,
+    reference: Prompts,
+    width: int,
+    batch_size: int,
+    *,
+    per_position: bool = True,
 ) -> dict[str, jax.Array]:
     """The mean activation of every node at each position, over as many prompts as there are.
 
@@ -169,16 +183,18 @@ def node_means(
         reference: Prompts to average over; their clean side is read.
         width: Positions wanted: the reference is cut or padded to it.
         batch_size: Prompts in one call.
+        per_position: Whether each position has a mean of its own; else the mean over all.
 
     Returns:
         Name → (L, 1, T, ...) means, named as the dictionary's values; where no prompt has a
-        token, the mean over positions.
+        token, the mean over positions. With one mean for all, (L, 1, 1, ...).
     """
     parts = (
         _position_sums(model.bare(), dictionary.bare(), batch, weight, width)
         for batch, weight in padded_batches(model, reference, batch_size)
     )
-    return mean_of_sums(*functools.reduce(functools.partial(jax.tree.map, jnp.add), parts))
+    sums = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
+    return mean_of_sums(*sums, per_position=per_position)
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -216,7 +232,11 @@ def _judge(
         alternative = dictionary.values(trace)
 
     def one(mask: Any) -> Behaviour:
-        at = forward(model, tokens, dictionary.mask(mask, alternative), read=reads).logits
+        return measured(
+            forward(model, tokens, dictionary.mask(mask, alternative), read=reads).logits
+        )
+
+    def measured(at: jax.Array) -> Behaviour:
         return Behaviour(
             batch.metric(at),
             batch.correct(at, candidates),
@@ -225,4 +245,7 @@ def _judge(
         )
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
-    return replicate(jax.lax.map(one, masks), model.mesh)
+    circuits = jax.lax.map(one, masks)
+    model_row = measured(clean.logits)
+    both = jax.tree.map(lambda own, rows: jnp.concatenate([own[None], rows]), model_row, circuits)
+    return replicate(both, model.mesh)

@@ -15,7 +15,7 @@ from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.interventions import Nodes, Space
 from hagd_jax.transcoders import Dictionary
-from hagd_jax.transcoders.dictionary import NEURONS
+from hagd_jax.transcoders.dictionary import MLPS, NEURONS
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
@@ -24,7 +24,7 @@ _KINDS: dict[str, type] = {
     "config": dict,
 }
 # What reading a file that is not ours may raise: numbers too large, nesting too deep.
-_BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -32,7 +32,7 @@ class Node:
     """One node: an attention head, an MLP neuron, or a feature of a transcoder.
 
     Attributes:
-        kind: `head`, `neuron` or `feature`.
+        kind: `head`, `neuron`, `mlp` or `feature`.
         layer: From 0.
         index: Within its layer, from 0.
     """
@@ -52,8 +52,8 @@ class Circuit:
         space: Layers, heads a layer, and neurons or features a layer.
         model: The model's name.
         task: The task's name.
-        dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis, or a
-            transcoder's name and digest, NAME#1a2b3c4d.
+        dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
+            as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
         ablation: What replaced the complement while the circuit was found.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
@@ -81,11 +81,7 @@ class Circuit:
             )
         if not np.isfinite(np.asarray(self.scores, float)).all():
             raise InputError("circuit", got="a score that is not finite", expected="numbers")
-        try:
-            # As a file would give it back, so that what is loaded equals what was saved.
-            object.__setattr__(self, "config", json.loads(json.dumps(self.config)))
-        except (TypeError, ValueError) as error:
-            raise InputError("config of the circuit", got=str(error), expected="JSON") from error
+        object.__setattr__(self, "config", plain_config(self.config))
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
         layers, heads, features = self.space
@@ -187,7 +183,7 @@ class Circuit:
             return cls(**_fields(json.loads(Path(path).read_text(encoding="utf-8"))))
         except InputError as error:
             raise CheckpointError(str(path), got=str(error)) from error
-        except _BROKEN as error:
+        except BROKEN as error:
             raise CheckpointError(
                 str(path),
                 got=f"{type(error).__name__}: {error}",
@@ -205,7 +201,26 @@ def kind_of(dictionary: str) -> str:
         >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
         ('neuron', 'feature')
     """
-    return "neuron" if dictionary == NEURONS else "feature"
+    return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as a file would give it back, so that what is loaded equals what was saved.
+
+    Raises:
+        InputError: If JSON cannot hold it.
+    """
+    try:
+        return json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise InputError("config of the circuit", got=str(error), expected="JSON") from error
+
+
+def require_kinds(record: dict[str, Any]) -> None:
+    """Refuse provenance of another type than it should have."""
+    for name, kind in _KINDS.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise TypeError(f"{name} is {record[name]!r:.80}")
 
 
 def _identity(label: str) -> str:
@@ -216,9 +231,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     """The fields of a circuit as JSON holds them; anything unexpected is an ordinary error."""
     if not isinstance(record, dict) or record.pop("format") != FORMAT:
         raise ValueError("another format version")
-    for name, kind in _KINDS.items():
-        if not isinstance(record.get(name, kind()), kind):
-            raise TypeError(f"{name} is {record[name]!r:.80}")
+    require_kinds(record)
     record["nodes"] = tuple(
         Node(str(k), operator.index(a), operator.index(b)) for k, a, b in record["nodes"]
     )

@@ -60,17 +60,18 @@ def size_curve(
         One point for each mask.
     """
     nodes = as_dictionary(model, dictionary)
-    full, empty = Nodes.full(nodes.space, True), Nodes.full(nodes.space, False)
+    empty = Nodes.full(nodes.space, False)
     result = behaviour(
         model,
         task.splits[split],
-        [full, empty, *masks],
+        [empty, *masks],
         dictionary=nodes,
         ablation=ablation,
         candidates=task.candidates,
         reference=task.splits["discover"],
         batch_size=batch_size,
         seed=seed,
+        with_model=True,
     )
     whole, nothing = result.metric[:2]
     scale = max(np.abs(whole).max(), np.abs(nothing).max())

@@ -143,20 +143,21 @@ def evaluate(
     nodes = as_dictionary(model, dictionary)
     circuit.check_model(nodes)
     members = jax.tree.map(np.asarray, circuit.mask())
-    full, empty = Nodes.full(nodes.space, True), Nodes.full(nodes.space, False)
+    empty = Nodes.full(nodes.space, False)
     controls = random_controls(members, config.controls, seed)
     verdicts = []
     for ablation in config.ablations:
         result = behaviour(
             model,
             task.splits[split],
-            [full, empty, members, ~members, *controls],
+            [empty, members, ~members, *controls],
             ablation=ablation,
             dictionary=nodes,
             candidates=task.candidates,
             reference=task.splits["discover"],
             batch_size=config.batch_size,
             seed=seed,
+            with_model=True,
         )
         verdicts.append(_verdict(result, ablation, split, seed))
         if on_ablation is not None:

@@ -159,12 +159,25 @@ def position_sums(values: Values, weight: jax.Array) -> tuple[dict[str, jax.Arra
     return {name: total(value) for name, value in values.items()}, weight.sum(0)
 
 
-def mean_of_sums(sums: Values, count: jax.Array) -> dict[str, jax.Array]:
-    """Means from (added up) results of `position_sums`; see `mean_alternative`."""
+def mean_of_sums(
+    sums: Values, count: jax.Array, *, per_position: bool = True
+) -> dict[str, jax.Array]:
+    """Means from (added up) results of `position_sums`; see `mean_alternative`.
+
+    Args:
+        sums: Name → (L, 1, T, ...).
+        count: (T,).
+        per_position: Whether each position has a mean of its own, or all have one.
+
+    Returns:
+        Name → (L, 1, T, ...) means, or (L, 1, 1, ...).
+    """
 
     def mean(total: jax.Array) -> jax.Array:
         n = count.reshape(1, 1, -1, *[1] * (total.ndim - 3))
         overall = total.sum(2, keepdims=True) / n.sum()
+        if not per_position:
+            return overall
         return jnp.where(n > 0, total / jnp.maximum(n, 1), overall)
 
     return {name: mean(total) for name, total in sums.items()}

@@ -65,6 +65,10 @@ class Nodes:
         """(N,) on the host: all heads layer by layer, then all features."""
         return np.concatenate([np.asarray(self.heads).ravel(), np.asarray(self.features).ravel()])
 
+    def like(self, flat: Any) -> Nodes:
+        """Undo `flat`, for values of the same nodes."""
+        return Nodes.from_flat(self.space, flat)
+
     @property
     def space(self) -> Space:
         """How many nodes these are values of."""

@@ -18,6 +18,7 @@ from hagd_jax.tasks.base import Text
 ABLATION_WORDS = {
     "zero": "set to zero",
     "mean": "set to their average over other prompts",
+    "mean_overall": "set to their average over other prompts and all positions",
     "resample": "set to their values on another prompt",
     "counterfactual": "set to their values on the counterfactual prompt",
 }

@@ -201,7 +201,7 @@ def task(
             [choices for _, choices in chosen], [item.answer for item, _ in chosen],
             vocab_size=tokenizer.vocab_size, pad_id=tokenizer.eos_id or 0,
         )  # fmt: skip
-        texts[split] = tuple(_said(tokenizer, name, *pair) for pair in chosen)
+        texts[split] = tuple(_said(tokenizer, name, item, own) for item, own in chosen)
     return Task(name, _DESCRIPTIONS[name], splits, texts, notes=notes)
 
 

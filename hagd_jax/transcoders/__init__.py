@@ -1,5 +1,6 @@
 """Transcoders: sparse features that stand in for a model's MLPs."""
 
+from hagd_jax.transcoders.blocks import Blocks, blocks
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.context import Contexts
 from hagd_jax.transcoders.context_files import load_contexts, save_contexts
@@ -52,6 +53,7 @@ from hagd_jax.transcoders.transcoder import (
 __all__ = [
     "Batch",
     "Batches",
+    "Blocks",
     "Contexts",
     "Corpus",
     "CorpusConfig",
@@ -73,6 +75,7 @@ __all__ = [
     "TranscoderConfig",
     "abstract",
     "as_dictionary",
+    "blocks",
     "check_model",
     "corpus_of_tokens",
     "decode",

@@ -26,7 +26,7 @@ from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.replace import dividing, mask_features, require_fit, site_of
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 
-NEURONS = "neurons"
+NEURONS, MLPS = "neurons", "mlps"
 # Odd numbers whose bits look random (of xxHash).
 _ODD = tuple(np.uint32(n) for n in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 
@@ -130,9 +130,12 @@ class Features(Dictionary):
 
     Attributes:
         transcoder: For this model, on its devices.
+        keep_error: Whether what features leave unexplained of the MLPs stays in every circuit. If
+            not, it is in none: a mask of ones is then the replacement model.
     """
 
     transcoder: Transcoder | None = None
+    keep_error: bool = struct.field(pytree_node=False, default=True)
 
     @property
     def trained(self) -> Transcoder:
@@ -154,7 +157,8 @@ class Features(Dictionary):
     @property
     def label(self) -> str:
         """Name and digest: a folder may move, and another transcoder may have its name."""
-        return f"{self.name}#{digest(self.trained)}"
+        errors = "" if self.keep_error else " without errors"
+        return f"{self.name}{errors}#{digest(self.trained)}{'' if self.keep_error else '-'}"
 
     @property
     def about(self) -> str:
@@ -177,7 +181,10 @@ class Features(Dictionary):
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
         """Interpolate heads, and write what moving the features changes."""
         heads = mask_heads(mask.heads, alternative["head_out"])
-        return chain(heads, mask_features(self.trained, mask.features, alternative["feature"]))
+        moved = mask_features(
+            self.trained, mask.features, alternative["feature"], keep_error=self.keep_error
+        )
+        return chain(heads, moved)
 
     def bare(self) -> Features:
         """Without names."""
@@ -202,13 +209,17 @@ def neurons(model: LanguageModel) -> Neurons:
 
 
 def as_dictionary(
-    model: LanguageModel, source: Dictionary | Transcoder | None = None
+    model: LanguageModel,
+    source: Dictionary | Transcoder | None = None,
+    *,
+    keep_error: bool = True,
 ) -> Dictionary:
     """The nodes of a model.
 
     Args:
         model: The model.
         source: A transcoder, a dictionary, or None for neurons.
+        keep_error: Of a transcoder, see `Features`.
 
     Returns:
         The dictionary, its weights on the model's devices.
@@ -220,7 +231,8 @@ def as_dictionary(
         return neurons(model)
     if isinstance(source, Transcoder):
         require_fit(source.config, model.config)
-        return Features(model.config, source.name, _placed(source, model.mesh))
+        placed = _placed(source, model.mesh)
+        return Features(model.config, source.name, placed, keep_error)
     if not isinstance(source, Dictionary):
         raise InputError(
             "dictionary", got=type(source).__name__, expected="a Transcoder, neurons(model) or None"

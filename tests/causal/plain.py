@@ -17,10 +17,10 @@ def forward(params, tokens, edits=()):
     Args:
         params: The model's parameters.
         tokens: (T,) ids.
-        edits: (kind, layer, index, (T, Dh) or (T,) values that replace the node's).
+        edits: (kind, layer, index, (T, Dh), (T,) or (T, D) values that replace the node's).
 
     Returns:
-        (T, V) logits; {("head" or "neuron", layer, index): values}.
+        (T, V) logits; {("head", "neuron" or "mlp", layer, index): values}.
     """
     p = {"/".join(path): np.asarray(x, np.float64) for path, x in _leaves(params)}
     edits = {edit[:3]: edit[3] for edit in edits}
@@ -52,6 +52,7 @@ def forward(params, tokens, edits=()):
             value = edits.get(("neuron", layer, neuron), value)
             seen["neuron", layer, neuron] = value
             out = out + np.outer(value, at["mlp/out/kernel"][neuron])
+        out = seen["mlp", layer, 0] = edits.get(("mlp", layer, 0), out)
         x = x + out
     logits = _norm(x, p["norm_f/scale"], p["norm_f/bias"]) @ p["unembed/kernel"]
     return logits, seen

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hagd_jax import transcoders
 from hagd_jax.causal import ABLATIONS, behaviour
 from hagd_jax.causal.ablation import partners
 from hagd_jax.errors import ConfigError, InputError
@@ -13,12 +14,13 @@ from hagd_jax.interventions import Nodes
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
+from hagd_jax.transcoders import TranscoderConfig, as_dictionary, blocks, replace_mlps
 from tests.causal import plain
 from tests.causal.plain import CONFIG, SPACE
 
 # Both ways of being right, with two ablations each.
 CANDIDATES = {"zero": None, "mean": tuple(range(6)), "resample": None}
-CANDIDATES["counterfactual"] = CANDIDATES["mean"]
+CANDIDATES["counterfactual"] = CANDIDATES["mean_overall"] = CANDIDATES["mean"]
 FULL, EMPTY = Nodes.full(SPACE, True), Nodes.full(SPACE, False)
 
 
@@ -71,8 +73,8 @@ def rows(prompts):
 
 def stand_ins(params, prompts, reference, ablation):
     """What each node of each prompt is set to, computed prompt by prompt."""
-    if ablation == "mean":
-        means = reference_means(params, reference, prompts.clean.shape[1])
+    if ablation.startswith("mean"):
+        means = reference_means(params, reference, prompts.clean.shape[1], ablation == "mean")
     for i, (clean, corrupted, *_) in enumerate(rows(prompts)):
         n = len(clean)
         if ablation == "resample":
@@ -81,13 +83,13 @@ def stand_ins(params, prompts, reference, ablation):
         _, seen = plain.forward(params, clean if ablation == "zero" else corrupted)
         if ablation == "zero":
             yield {node: 0 * value for node, value in seen.items()}
-        elif ablation == "mean":
+        elif ablation.startswith("mean"):
             yield {node: means[node][:n] for node in seen}
         else:
             yield seen
 
 
-def reference_means(params, reference, width):
+def reference_means(params, reference, width, each):
     seen = [plain.forward(params, clean)[1] for clean, *_ in rows(reference)]
     means = {}
     for node in seen[0]:
@@ -95,7 +97,7 @@ def reference_means(params, reference, width):
         means[node] = np.stack(
             [
                 np.mean([one[node][t] for one in seen if len(one[node]) > t], axis=0)
-                if any(len(one[node]) > t for one in seen)
+                if each and any(len(one[node]) > t for one in seen)
                 else everything.mean(0)
                 for t in range(width)
             ]
@@ -110,10 +112,7 @@ def one_by_one(params, prompts, masks, reference, ablation, candidates):
     for i, (clean, _, position, answer, distractor) in enumerate(rows(prompts)):
         target = plain.log_softmax(plain.forward(params, clean)[0][position])
         for k, mask in enumerate(masks):
-            keep = {"head": mask.heads, "neuron": mask.features}
-            edits = [
-                (*node, value) for node, value in others[i].items() if not keep[node[0]][node[1:]]
-            ]
+            edits = [(*node, value) for node, value in others[i].items() if not kept(mask, *node)]
             logits = plain.forward(params, clean, edits)[0][position]
             rivals = [c for c in candidates or (distractor,) if c != answer]
             found = plain.log_softmax(logits)
@@ -124,6 +123,14 @@ def one_by_one(params, prompts, masks, reference, ablation, candidates):
                 found.argmax() == target.argmax(),
             )
     return out
+
+
+def kept(mask, kind, *place):
+    """Whether a circuit has a node; nodes of other dictionaries stay."""
+    if kind == "head":
+        return mask.heads[place]
+    own = {"neuron": CONFIG.d_mlp, "mlp": 1}[kind] == mask.features.shape[1]
+    return mask.features[place] if own else True
 
 
 def measure(model, prompts, masks, ablation, **changes):
@@ -149,6 +156,37 @@ def test_against_editing_one_node_after_the_other(model, prompts, ablation):
     assert expected[2].max() > 0.1
     for name, want in zip(found._fields, expected, strict=True):
         np.testing.assert_allclose(getattr(found, name), want, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_whole_mlps_as_nodes(model, prompts, ablation):
+    rng = np.random.default_rng(1)
+    masks = [Nodes(rng.random((2, 2)) < 0.5, rng.random((2, 1)) < 0.5) for _ in range(3)]
+    reference = some_prompts(5, 2, longest=4)
+    found = measure(model, prompts, masks, ablation, dictionary=blocks(model))
+    expected = one_by_one(model.params, prompts, masks, reference, ablation, CANDIDATES[ablation])
+    assert expected[2].max() > 0.1
+    for name, want in zip(found._fields, expected, strict=True):
+        np.testing.assert_allclose(getattr(found, name), want, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_without_errors_all_features_are_the_replacement_model(model, prompts, window):
+    config = TranscoderConfig(n_layers=2, d_model=8, n_features=12, k=4, window=window)
+    transcoder = transcoders.init(config, jax.random.key(1))
+    parts = as_dictionary(model, transcoder, keep_error=False)
+    full = Nodes.full(parts.space, True)
+    found = measure(model, prompts, [full], "mean", dictionary=parts, with_model=True)
+    model_row = logit_difference(forward(model, prompts.clean).logits, prompts)
+    replaced = forward(model, prompts.clean, replace_mlps(transcoder)).logits
+    np.testing.assert_allclose(found.metric[0], model_row, atol=1e-5)
+    np.testing.assert_allclose(found.metric[1], logit_difference(replaced, prompts), atol=1e-5)
+    assert found.kl[0].max() == 0
+    assert np.abs(found.metric[0] - found.metric[1]).max() > 0.1
+    kept_errors = as_dictionary(model, transcoder)
+    same = measure(model, prompts, [full], "mean", dictionary=kept_errors)
+    np.testing.assert_allclose(same.metric[0], model_row, atol=1e-5)
+    assert parts.label != kept_errors.label
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -6,12 +6,12 @@ import importlib
 import numpy as np
 import pytest
 
+from hagd_jax.causal import named_edges
 from hagd_jax.causal.ground_truth import (
     PROGRAMS,
     Program,
     compile_program,
     compiled_prompts,
-    named_edges,
     necessary_edges,
 )
 from hagd_jax.errors import InputError, MissingDependencyError

@@ -8,20 +8,18 @@ from hagd_jax.causal.ground_truth.compiled import (
     compiled_prompts,
 )
 from hagd_jax.causal.ground_truth.hand_built import hand_built
-from hagd_jax.causal.ground_truth.necessary import Edge, named_edges, necessary_edges
+from hagd_jax.causal.ground_truth.necessary import necessary_edges
 from hagd_jax.causal.ground_truth.programs import PROGRAMS
 
 __all__ = [
     "PROGRAMS",
     "Case",
     "Compiled",
-    "Edge",
     "Program",
     "as_task",
     "compile_program",
     "compiled_prompts",
     "hand_built",
-    "named_edges",
     "necessary_edges",
     "scrambled",
 ]

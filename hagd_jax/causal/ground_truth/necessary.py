@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.components import components
 from hagd_jax.interventions import Edges
-from hagd_jax.models import DecoderConfig, LanguageModel
+from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts
 
 _AT_ONCE = 256
-
-
-class Edge(NamedTuple):
-    """One edge, by names.
-
-    Attributes:
-        writer: `embed`, `head 3.0` or `mlp 2`.
-        reader: The same, or `logits`.
-        input: `q`, `k`, `v`, `mlp` or `logits`.
-    """
-
-    writer: str
-    reader: str
-    input: str
 
 
 def necessary_edges(
@@ -81,27 +66,3 @@ def necessary_edges(
                 )
                 needed[chosen] |= ~found.match.all(1)[: len(chosen)]
     return there.like(needed)
-
-
-def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
-    """The true ones by name, readers from the bottom up.
-
-    Args:
-        config: The decoder's.
-        edges: `Edges` of bool.
-
-    Returns:
-        Their names.
-    """
-    writers = ["embed"]
-    writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
-    writers += [f"mlp {i}" for i in range(config.n_layers)]
-    found = []
-    for layer in range(config.n_layers):
-        for input_ in ("q", "k", "v"):
-            rows = np.asarray(getattr(edges, input_)[layer])
-            found += [Edge(writers[w], f"head {layer}.{h}", input_) for h, w in np.argwhere(rows)]
-        own = np.flatnonzero(np.asarray(edges.mlp[layer]))
-        found += [Edge(writers[w], f"mlp {layer}", "mlp") for w in own]
-    last = np.flatnonzero(np.asarray(edges.final))
-    return found + [Edge(writers[w], "logits", "logits") for w in last]

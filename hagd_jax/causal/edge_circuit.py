@@ -1,0 +1,265 @@
+"""Circuits that consist of edges between components rather than of nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hagd_jax.causal.circuit import BROKEN, FORMAT, Circuit, plain_config, require_kinds
+from hagd_jax.causal.components import Components
+from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.files import write_atomic
+from hagd_jax.interventions import Edges
+from hagd_jax.models import DecoderConfig
+
+EDGES = "edges"
+
+
+class Edge(NamedTuple):
+    """One edge, by names.
+
+    Attributes:
+        writer: `embed`, `head 3.0` or `mlp 2`.
+        reader: The same, or `logits`.
+        input: `q`, `k`, `v`, `mlp` or `logits`.
+    """
+
+    writer: str
+    reader: str
+    input: str
+
+
+class Shape(NamedTuple):
+    """What decides which edges there are.
+
+    Attributes:
+        layers: L.
+        heads: Query heads a layer.
+        keys: Key/value heads a layer.
+        parallel: Whether the MLP reads what the heads of its layer read (GPT-NeoX).
+    """
+
+    layers: int
+    heads: int
+    keys: int
+    parallel: bool
+
+    @classmethod
+    def of(cls, config: DecoderConfig) -> Shape:
+        """Of a decoder."""
+        return cls(config.n_layers, config.n_heads, config.n_kv_heads, config.parallel_residual)
+
+    def existing(self) -> Edges:
+        """True where there is an edge."""
+        return Edges.existing(
+            DecoderConfig(
+                vocab_size=1,
+                n_layers=self.layers,
+                d_model=self.heads,
+                n_heads=self.heads,
+                n_kv_heads=self.keys,
+                d_mlp=1,
+                parallel_residual=self.parallel,
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeCircuit:
+    """A set of edges with its provenance; what it has no edge for reads the alternative.
+
+    Attributes:
+        edges: Members, readers from the bottom up.
+        scores: What each was chosen by, in the same order.
+        shape: Of the model's component graph.
+        model: The model's name.
+        task: The task's name.
+        ablation: What the other edges carried while the circuit was found.
+        seed: Seed of its discovery.
+        config: Everything else that decided it, as JSON has it.
+
+    Raises:
+        InputError: If an edge is repeated or does not exist, or a score is missing or no number.
+    """
+
+    edges: tuple[Edge, ...]
+    scores: tuple[float, ...]
+    shape: Shape
+    model: str
+    task: str
+    ablation: str = "counterfactual"
+    seed: int = 0
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", Shape(*self.shape))
+        object.__setattr__(self, "edges", tuple(Edge(*edge) for edge in self.edges))
+        object.__setattr__(self, "config", plain_config(self.config))
+        if len(self.scores) != len(self.edges) or not np.isfinite(self.scores).all():
+            raise InputError("circuit of edges", got=f"{len(self.scores)} scores",
+                             expected=f"{len(self.edges)} finite numbers")  # fmt: skip
+        if len(set(self.edges)) != len(self.edges):
+            raise InputError("circuit of edges", got="an edge twice", expected="distinct edges")
+        self.mask()
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    @classmethod
+    def from_mask(
+        cls, mask: Edges, scores: Edges, decoder: DecoderConfig, **provenance: Any
+    ) -> EdgeCircuit:
+        """The members of a boolean mask.
+
+        Args:
+            mask: `Edges` of bool; entries that are no edges are left out.
+            scores: `Edges` of float.
+            decoder: The model's configuration.
+            **provenance: The remaining fields.
+
+        Returns:
+            The circuit.
+        """
+        shape = Shape.of(decoder)
+        there = np.asarray(mask.flat(), bool) & shape.existing().flat()
+        chosen = named_edges(decoder, mask.like(there))
+        flat = scores.flat()
+        values = tuple(float(flat[_place(edge, shape)]) for edge in chosen)
+        return cls(tuple(chosen), values, shape, **provenance)
+
+    def mask(self) -> Edges:
+        """`Edges` of bool: True for members."""
+        there = self.shape.existing()
+        flat, exists = np.zeros(len(there.flat()), bool), there.flat()
+        for edge in self.edges:
+            place = _place(edge, self.shape)
+            if place is None or not exists[place]:
+                raise InputError("circuit of edges", got=tuple(edge),
+                                 expected=f"an edge of a model of {self.shape}")  # fmt: skip
+            flat[place] = True
+        return there.like(flat)
+
+    def check_model(self, parts: Components) -> None:
+        """Refuse a model whose component graph is another.
+
+        Args:
+            parts: `components(model)`.
+
+        Raises:
+            InputError: If it is not what the circuit's edges are of.
+        """
+        if not isinstance(parts, Components) or Shape.of(parts.decoder) != self.shape:
+            raise InputError(f"circuit of {self.model!r}", got=type(parts).__name__,
+                             expected=f"components of {self.shape}")  # fmt: skip
+
+    def to_json(self) -> str:
+        """What `load` reads, one field a line."""
+        record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
+        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        return "{\n" + ",\n".join(fields) + "\n}\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, all of it or nothing."""
+        write_atomic(Path(path), self.to_json())
+
+
+def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
+    """Read a circuit of nodes or of edges.
+
+    Args:
+        path: What `save` of either wrote.
+
+    Returns:
+        The circuit.
+
+    Raises:
+        CheckpointError: If the file is absent, broken, or of another format.
+
+    Example:
+        >>> load_circuit("circuit.json").task
+        'ioi'
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("kind") != EDGES:
+            return Circuit.load(path)
+        if record.pop("format") != FORMAT:
+            raise ValueError("another format version")
+        del record["kind"]
+        require_kinds(record)
+        record["edges"] = tuple(Edge(*map(str, edge)) for edge in record["edges"])
+        record["scores"] = tuple(map(float, record["scores"]))
+        return EdgeCircuit(**record)
+    except CheckpointError:
+        raise
+    except (*BROKEN, InputError) as error:
+        raise CheckpointError(
+            str(path),
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a circuit written by this package, format {FORMAT}",
+        ) from error
+
+
+def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
+    """The true ones by name, readers from the bottom up.
+
+    Args:
+        config: The decoder's.
+        edges: `Edges` of bool.
+
+    Returns:
+        Their names.
+    """
+    writers = ["embed"]
+    writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
+    writers += [f"mlp {i}" for i in range(config.n_layers)]
+    found = []
+    for layer in range(config.n_layers):
+        for input_ in ("q", "k", "v"):
+            rows = np.asarray(getattr(edges, input_)[layer])
+            found += [Edge(writers[w], f"head {layer}.{h}", input_) for h, w in np.argwhere(rows)]
+        own = np.flatnonzero(np.asarray(edges.mlp[layer]))
+        found += [Edge(writers[w], f"mlp {layer}", "mlp") for w in own]
+    last = np.flatnonzero(np.asarray(edges.final))
+    return found + [Edge(writers[w], "logits", "logits") for w in last]
+
+
+def _place(edge: Edge, shape: Shape) -> int | None:
+    """Where an edge stands in `Edges.flat()`; None if no such writer or reader exists."""
+    layers, heads, keys, _ = shape
+    writers = 1 + layers * heads + layers
+    first = {"head": 1, "mlp": 1 + layers * heads}
+    kind, layer, index = _parsed(edge.writer)
+    if kind == "embed":
+        writer = 0
+    elif kind in first and layer < layers and index < {"head": heads, "mlp": 1}[kind]:
+        writer = first[kind] + layer * {"head": heads, "mlp": 1}[kind] + index
+    else:
+        return None
+    kind, layer, index = _parsed(edge.reader)
+    # Inputs one after the other, as the leaves of `Edges` are: q, k, v, mlp, final.
+    widths = {"q": heads, "k": keys, "v": keys, "mlp": 1, "logits": 0}
+    kinds = {"q": "head", "k": "head", "v": "head", "mlp": "mlp", "logits": "logits"}
+    before = 0
+    for name, width in widths.items():
+        if name == edge.input:
+            fits = kinds[name] == kind and layer < max(layers, 1) and index < max(width, 1)
+            return (before + layer * width + index) * writers + writer if fits else None
+        before += layers * width
+    return None
+
+
+def _parsed(name: str) -> tuple[str, int, int]:
+    """`head 3.0` → ("head", 3, 0); a name that is none gets a kind that nothing has."""
+    kind, _, place = name.partition(" ")
+    layer, _, index = place.partition(".")
+    if not place:
+        return kind, 0, 0
+    digits = layer.isascii() and layer.isdigit() and (index or "0").isascii()
+    if not digits or not (index or "0").isdigit() or (kind == "head") != bool(index):
+        return "", 0, 0
+    return kind, int(layer), int(index or 0)
