@@ -43,7 +43,7 @@ class Behaviour(NamedTuple):
 def behaviour(
     model: LanguageModel,
     prompts: Prompts,
-    masks: Sequence[Nodes] | Sequence[Edges],
+    masks: Sequence[Nodes | Edges],
     *,
     ablation: str,
     dictionary: Parts | Transcoder | None = None,

@@ -126,16 +126,23 @@ class Circuit:
                 values.append(float(score[layer, index]))
         return cls(tuple(nodes), tuple(values), mask.space, **provenance)
 
+    def places(self) -> np.ndarray:
+        """(n,) where each member stands in `mask().flat()`, in the order of `nodes`."""
+        layers, heads, features = self.space
+        start = {"head": (0, heads), self.kind: (layers * heads, features)}
+        found = [first + node.layer * width + node.index
+                 for node in self.nodes for first, width in [start[node.kind]]]  # fmt: skip
+        return np.array(found, int)
+
+    def names(self) -> tuple[str, ...]:
+        """What members are called, such as `head 3.0`."""
+        return tuple(f"{node.kind} {node.layer}.{node.index}" for node in self.nodes)
+
     def mask(self) -> Nodes:
         """`Nodes` of bool: True for members."""
-        layers, heads, features = self.space
-        arrays = {
-            "head": np.zeros((layers, heads), bool),
-            self.kind: np.zeros((layers, features), bool),
-        }
-        for node in self.nodes:
-            arrays[node.kind][node.layer, node.index] = True
-        return Nodes(jnp.asarray(arrays["head"]), jnp.asarray(arrays[self.kind]))
+        flat = np.zeros(self.space.nodes, bool)
+        flat[self.places()] = True
+        return Nodes.from_flat(self.space, jnp.asarray(flat))
 
     def check_model(self, dictionary: Dictionary) -> None:
         """Refuse a model, or a dictionary of it, whose nodes are not the circuit's.

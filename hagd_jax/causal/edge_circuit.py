@@ -104,7 +104,7 @@ class EdgeCircuit:
                              expected=f"{len(self.edges)} finite numbers")  # fmt: skip
         if len(set(self.edges)) != len(self.edges):
             raise InputError("circuit of edges", got="an edge twice", expected="distinct edges")
-        self.mask()
+        self.places()
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -131,16 +131,28 @@ class EdgeCircuit:
         values = tuple(float(flat[_place(edge, shape)]) for edge in chosen)
         return cls(tuple(chosen), values, shape, **provenance)
 
-    def mask(self) -> Edges:
-        """`Edges` of bool: True for members."""
-        there = self.shape.existing()
-        flat, exists = np.zeros(len(there.flat()), bool), there.flat()
-        for edge in self.edges:
-            place = _place(edge, self.shape)
+    def places(self) -> np.ndarray:
+        """(n,) where each member stands in `mask().flat()`, in the order of `edges`."""
+        exists = self.shape.existing().flat()
+        found = [_place(edge, self.shape) for edge in self.edges]
+        for edge, place in zip(self.edges, found, strict=True):
             if place is None or not exists[place]:
                 raise InputError("circuit of edges", got=tuple(edge),
                                  expected=f"an edge of a model of {self.shape}")  # fmt: skip
-            flat[place] = True
+        return np.array(found, int)
+
+    def names(self) -> tuple[str, ...]:
+        """What members are called, such as `head 0.1 → head 1.0 q`."""
+        return tuple(
+            f"{e.writer} → {e.reader}" + f" {e.input}" * e.reader.startswith("head")
+            for e in self.edges
+        )
+
+    def mask(self) -> Edges:
+        """`Edges` of bool: True for members."""
+        there = self.shape.existing()
+        flat = np.zeros(len(there.flat()), bool)
+        flat[self.places()] = True
         return there.like(flat)
 
     def check_model(self, parts: Components) -> None:

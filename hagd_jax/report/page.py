@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
-import functools
-import hashlib
 import json
 import re
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from bokeh.embed import json_item
 from bokeh.layouts import column
-from bokeh.resources import Resources
-from markupsafe import Markup
 
 from hagd_jax.causal import Node
 from hagd_jax.report.curve import controls_plot, size_plots
+from hagd_jax.report.html import data, render
 from hagd_jax.report.map import (
     TILES,
     Table,
@@ -40,7 +35,6 @@ from hagd_jax.report.words import inert, node_name, number, percent
 
 LISTED_NODES = 200
 LISTED_TEXTS = 12
-LONG_TEXT = 20_000
 STANDINGS = {
     "holds": ("✓", "Holds"),
     "partly": ("◐", "Holds in part"),
@@ -79,11 +73,10 @@ def page(report: Report) -> str:
     Example:
         >>> pathlib.Path("report.html").write_text(page(report), encoding="utf-8")
     """
-    environment = _environment()
-    library = _library()
-    script = environment.get_template("page.js.html").render().strip()
     figures = _figures(report)
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        "page.js.html",
         report=report,
         claim=claim(report),
         standing=standing(report),
@@ -103,47 +96,10 @@ def page(report: Report) -> str:
         config=_config(report),
         facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
         plots=figures,
-        figures=_json(figures),
-        library=Markup(library),
-        script=Markup(script),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"script-src '{_digest(library)}' '{_digest(script)}'; base-uri 'none'; form-action 'none'",
+        figures=data(figures),
+        command=report.facts.get("command"),
         share=percent(len(report.circuit) / report.total),
     )
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hagd_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Nothing foreign reaches the page as it came, even where a template forgets.
-        finalize=lambda value: value if isinstance(value, Markup) else inert(value, LONG_TEXT),
-    )
-    environment.filters["short"] = lambda value, limit=300: inert(value, limit)
-    return environment
-
-
-@functools.cache
-def _library() -> str:
-    """Bokeh's own JavaScript, the plotting part alone."""
-    raw = Resources(mode="inline", components=["bokeh"], minified=True, log_level="warn").js_raw
-    return "\n".join(raw).strip()
-
-
-def _digest(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json(value: Any) -> Markup:
-    """JSON that no HTML parser mistakes for markup."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)
 
 
 def _tiled(report: Report) -> bool:

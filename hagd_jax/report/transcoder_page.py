@@ -164,6 +164,7 @@ def transcoder_page(
         total=report.config.n_layers * report.config.n_features,
         layers=sorted({feature["l"] for feature in browser["features"]}),
         facts={k: v for k, v in report.facts.items() if k != "command"},
+        command=report.facts.get("command"),
         config=json.dumps(dataclasses.asdict(report.config), indent=2),
     )
 

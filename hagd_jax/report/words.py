@@ -9,7 +9,7 @@ from typing import Any
 from hagd_jax.causal import Estimate, Node
 
 UNDEFINED = "not defined"
-LETTERS = {"head": "H", "neuron": "N", "feature": "F"}
+LETTERS = {"head": "H", "neuron": "N", "mlp": "M", "feature": "F"}
 MINUS = "\N{MINUS SIGN}"
 # Marks, controls, surrogates, unassigned, private use, line and paragraph separators: they can
 # reorder or hide the text around them, or drive a terminal.

@@ -1,0 +1,171 @@
+"""Which circuits are run to test one: it, its parts, its complement, and random ones like it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hagd_jax.causal.ablation import Parts
+from hagd_jax.causal.circuit import Circuit
+from hagd_jax.causal.components import Components
+from hagd_jax.causal.edge_circuit import EdgeCircuit
+from hagd_jax.interventions import Edges, Nodes
+
+AnyCircuit = Circuit | EdgeCircuit
+Mask = Nodes | Edges
+# Shares of a circuit's own members, best first, at which its curve is drawn.
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """All runs under one ablation, and where in the list each group stands.
+
+    Rows 0 to 3 of what `behaviour(..., with_model=True)` gives for `masks` are the model, the empty
+    circuit, the circuit, and the model without it; slices count the same way.
+
+    Attributes:
+        masks: Of all runs but the model's.
+        controls: Random circuits of the same size.
+        without_others: The model without as many random members of the complement.
+        without_member: The circuit without one member each.
+        alone: The model without one member each, the same ones.
+        pairs: The model without two of those at a time.
+        subsets: The circuit without a random part, and the model without it.
+        sizes: The circuit's best members, at `SHARES`.
+        tested: Places of the members that are left out one by one.
+        paired: (P, 2) which of those, of each pair.
+        size_of: How many members each of `sizes` has.
+    """
+
+    masks: tuple[Mask, ...]
+    controls: slice
+    without_others: slice
+    without_member: slice
+    alone: slice
+    pairs: slice
+    subsets: tuple[slice, slice]
+    sizes: slice
+    tested: np.ndarray
+    paired: np.ndarray
+    size_of: tuple[int, ...]
+
+    FULL, EMPTY, CIRCUIT, COMPLEMENT = range(4)
+
+
+def make_trials(
+    circuit: AnyCircuit,
+    parts: Parts,
+    *,
+    controls: int,
+    members: int,
+    pairs: int,
+    subsets: int,
+    seed: int,
+) -> Trials:
+    """Draw all of them.
+
+    Args:
+        circuit: The circuit.
+        parts: What it consists of.
+        controls: Random circuits: half keep the circuit's make-up layer by layer, half only by
+            kind; and as many random sets outside it.
+        members: At most so many members are left out one by one.
+        pairs: At most so many pairs of those.
+        subsets: Random parts.
+        seed: Of everything.
+
+    Returns:
+        The trials.
+    """
+    rng = np.random.default_rng(seed)
+    like = circuit.mask()
+    flat, there = like.flat().astype(bool), existing(parts)
+    inside, outside = np.flatnonzero(flat), np.flatnonzero(there & ~flat)
+    tested = np.sort(rng.permutation(inside)[:members])
+    paired = np.array(list(itertools.combinations(range(len(tested)), 2)), int).reshape(-1, 2)
+    paired = rng.permutation(paired)[:pairs]
+    drawn = [rng.permutation(inside)[: rng.integers(1, max(len(inside), 2))]
+             for _ in range(subsets)]  # fmt: skip
+    others = [rng.permutation(outside)[: len(inside)] for _ in range(controls)]
+    best = circuit.places()[np.argsort(-np.asarray(circuit.scores, float), kind="stable")]
+    size_of = sorted({max(1, round(share * len(best))) for share in SHARES if len(best)})
+    nothing = np.zeros_like(flat)
+    groups = [
+        [nothing, flat, there & ~flat],
+        _controls(flat, there, parts, controls, seed),
+        [without(there, out) for out in others],
+        [without(flat, [place]) for place in tested],
+        [without(there, [place]) for place in tested],
+        [without(there, tested[pair]) for pair in paired],
+        [without(flat, part) for part in drawn],
+        [without(there, part) for part in drawn],
+        [without(flat, best[size:]) for size in size_of],
+    ]
+    # The model's own row comes first.
+    ends = np.cumsum([1, *map(len, groups)]).tolist()
+    rows = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    masks = tuple(like.like(row) for group in groups for row in group)
+    return Trials(masks, rows[1], rows[2], rows[3], rows[4], rows[5], (rows[6], rows[7]), rows[8],
+                  tested, paired, tuple(size_of))  # fmt: skip
+
+
+def existing(parts: Parts) -> np.ndarray:
+    """(P,) which places of a flat mask are members that there are."""
+    if isinstance(parts, Components):
+        return parts.space.flat().astype(bool)
+    return np.ones(parts.space.nodes, bool)
+
+
+def without(flat: np.ndarray, out: Any) -> np.ndarray:
+    """A flat mask with some places false."""
+    changed = flat.copy()
+    changed[np.asarray(out, int)] = False
+    return changed
+
+
+def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+    """Which layer and kind each place of a flat mask is of.
+
+    Args:
+        parts: What circuits consist of.
+
+    Returns:
+        (P,) labels that tell kinds of each layer apart, and (P,) labels of kinds alone.
+    """
+    if isinstance(parts, Components):
+        leaves = dataclasses.astuple(parts.space)
+        kind = np.concatenate([np.full(np.size(x), i) for i, x in enumerate(leaves)])
+        layer = [np.broadcast_to(np.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+                 for x in leaves[:-1]]  # fmt: skip
+        layer = np.concatenate([*(x.ravel() for x in layer), np.zeros(np.size(leaves[-1]))])
+    else:
+        layers, heads, features = parts.space
+        kind = np.repeat([0, 1], [layers * heads, layers * features])
+        layer = np.concatenate([np.repeat(np.arange(layers), n) for n in (heads, features)])
+    return (layer * 8 + kind).astype(int), kind
+
+
+def _controls(
+    flat: np.ndarray, there: np.ndarray, parts: Parts, count: int, seed: int
+) -> list[np.ndarray]:
+    """Other circuits of the same size; the circuit itself is no control of itself."""
+    rng, kept = np.random.default_rng([seed, 1]), []
+    fine, coarse = groups(parts)
+    blocks: list[Sequence[np.ndarray]] = [
+        [np.flatnonzero(there & (label == value)) for value in np.unique(label)]
+        for label in (fine, coarse)
+    ]
+    for turn in range(20 * count):
+        changed = flat.copy()
+        for places in blocks[turn % 2]:
+            changed[places] = rng.permutation(flat[places])
+        if (changed != flat).any():
+            kept.append(changed)
+        if len(kept) >= count:
+            break
+    return kept
