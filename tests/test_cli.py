@@ -127,14 +127,18 @@ def test_validate_judges_what_extract_found(folder, tmp_path, capsys):
     main(arguments(folder, tmp_path / "run"))
     circuit = tmp_path / "run" / "circuit.json"
     command = ["validate", "--circuit", str(circuit), "--model", folder, "--controls", "19"]
-    command += ["--sizes.test", "10", "--members", "3", "--subsets", "2", "--draws", "1"]
+    command += ["--sizes.test", "10", "--members", "3", "--subsets", "2", "--greedy", "0"]
+    command += ["--ablations", "mean", "counterfactual", "--again", str(circuit)]
     main(command)
     record = json.loads((tmp_path / "run" / "validation.json").read_text())
     assert record["verdict"] in ("accepted", "rejected", "not enough data")
-    assert {c["ablation"] for c in record["claims"]} == {"mean", "resample", "counterfactual"}
+    assert {c["ablation"] for c in record["claims"]} == {"mean", "counterfactual", ""}
+    looked = (tmp_path / "run" / "validation.html").read_text()
+    assert "What was claimed, and what came of it" in looked
     assert record["command"].startswith("hagd validate")
     out = " ".join(capsys.readouterr().out.split())
-    for word in ("sufficiency*", "minimality*", "equivalence", "claims marked * decide"):
+    said = "claims marked * decide"
+    for word in ("sufficiency*", "minimality*", "stability", "negative control", said):
         assert word in out
     with pytest.raises(SystemExit):
         main([*command, "--task", "modular-multiplication"])

@@ -7,6 +7,7 @@ from hagd_jax.causal.components import Components, components
 from hagd_jax.causal.curve import SizePoint, size_curve
 from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
+from hagd_jax.causal.evidence import Evidence
 from hagd_jax.causal.metrics import (
     Estimate,
     Faithfulness,
@@ -27,6 +28,7 @@ __all__ = [
     "Edge",
     "EdgeCircuit",
     "Estimate",
+    "Evidence",
     "Faithfulness",
     "JudgeConfig",
     "Node",

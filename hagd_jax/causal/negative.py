@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from hagd_jax.models import LanguageModel
 
@@ -30,25 +29,18 @@ def permuted(model: LanguageModel, seed: int = 0) -> LanguageModel:
         'gpt2, permuted 0'
     """
     flat = flax.traverse_util.flatten_dict(model.params)
-    keys = jax.random.split(jax.random.key(seed), len(flat))
-    changed = {
-        path: _permute(key, leaf, path[0] == "blocks")
-        for key, (path, leaf) in zip(keys, flat.items(), strict=True)
-    }
+    rng = np.random.default_rng(seed)
+    changed = {path: _permuted(rng, x, path[0] == "blocks") for path, x in flat.items()}
     params = flax.traverse_util.unflatten_dict(changed)
     return model.replace(params=params, name=f"{model.name}, permuted {seed}")
 
 
-def _permute(key: jax.Array, x: jax.Array, stacked: bool) -> jax.Array:
-    shuffle: Any = _axes
-    if stacked:
-        # Each layer by itself: the first axis is that of the layers.
-        key, shuffle = jax.random.split(key, len(x)), jax.vmap(_axes)
-    return jax.jit(shuffle, out_shardings=x.sharding)(key, x)
-
-
-def _axes(key: jax.Array, x: jax.Array) -> jax.Array:
-    keys = jax.random.split(key, x.ndim)
-    return functools.reduce(
-        lambda y, axis: jax.random.permutation(keys[axis], y, axis=axis), range(x.ndim), x
-    )
+def _permuted(rng: np.random.Generator, x: jax.Array, stacked: bool) -> jax.Array:
+    """Along every axis; the first of a stack is that of the layers, permuted each by itself."""
+    layers, found = (len(x) if stacked else 1), x
+    for axis in range(int(stacked), x.ndim):
+        order = rng.permuted(np.tile(np.arange(x.shape[axis]), (layers, 1)), axis=1)
+        shape = [1] * x.ndim
+        shape[0], shape[axis] = layers, x.shape[axis]
+        found = jnp.take_along_axis(found, order.reshape(shape), axis)
+    return jax.device_put(found, x.sharding)

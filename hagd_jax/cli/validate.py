@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import rich
 import tyro
 from rich.markup import escape
 
+import hagd_jax
 from hagd_jax import models, parallel, tasks, transcoders
-from hagd_jax.causal import Circuit, ValidateConfig, ValidationReport, validate
+from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import bars
+from hagd_jax.report.validation_page import validation_page
 from hagd_jax.tasks import Sizes
-from hagd_jax.transcoders.dictionary import NEURONS
+from hagd_jax.transcoders.dictionary import MLPS, NEURONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +31,13 @@ class Validate:
     Attributes:
         circuit: A circuit.json, as `hagd extract` writes.
         model: The one it was found in: a folder, a .gguf file, a preset, or a hub id.
-        task: The behaviour; the circuit's own by default.
+        task: The behaviour; the circuit's own by default. Benchmarks with their file.
         features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
-        out: File for the verdicts; validation.json beside the circuit by default.
+        keep_error: Whether what a transcoder leaves unexplained stays in every circuit.
+        out: File for the verdicts, and beside it a page; validation.json beside the circuit by
+            default.
+        others: Other tasks of the model, which should not need the circuit.
+        again: Circuits found with other seeds or prompts, which should be the same.
         split: Prompts to judge on.
         seed: Of prompts, controls, bootstraps and permutations.
         sizes: Prompts in each split.
@@ -42,7 +50,10 @@ class Validate:
     model: str
     task: str = ""
     features: str = NEURONS
+    keep_error: bool = True
     out: Path | None = None
+    others: tuple[str, ...] = ()
+    again: tuple[Path, ...] = ()
     split: str = "test"
     seed: int = 0
     sizes: Sizes = Sizes()
@@ -61,16 +72,23 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     Returns:
         The report, which was also saved.
     """
-    circuit = Circuit.load(command.circuit)
+    circuit = load_circuit(command.circuit)
     out = command.out or command.circuit.with_name("validation.json")
+    again = [load_circuit(path) for path in command.again]
     require_writable(out.parent)
     name = tasks.find(command.task or circuit.task)
     mesh = parallel.make_mesh(command.mesh)
     model = models.load(command.model, dtype=command.dtype, mesh=mesh)
     nodes = None
     if command.features != NEURONS:
-        nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
-    task = tasks.task(name, model, sizes=command.sizes, seed=command.seed)
+        found = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
+        nodes = transcoders.as_dictionary(model, found, keep_error=command.keep_error)
+    elif getattr(circuit, "dictionary", "") == MLPS:
+        nodes = transcoders.blocks(model)
+    task, *others = (
+        tasks.task(each, model, sizes=command.sizes, seed=command.seed)
+        for each in (name, *map(tasks.find, command.others))
+    )
     for note in task.notes:
         rich.print(escape(note))
     done: list[str] = []
@@ -82,10 +100,16 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
 
         report = validate(
             model, circuit, task, command.config, dictionary=nodes, split=command.split,
-            seed=command.seed, progress=tell,
+            seed=command.seed, others=others, again=again, progress=tell,
         )  # fmt: skip
     if parallel.is_main():
         record = report.to_json() | {"command": line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        facts = {"command": line, "circuit": str(command.circuit), "model": command.model,
+                 "date": time.strftime("%Y-%m-%d %H:%M"),
+                 "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}"}  # fmt: skip
+        look = out.with_suffix(".html")
+        write_atomic(look, validation_page(report, facts, alpha=command.config.alpha))
         rich.print(claims_table(report))
+        rich.print(f"Look at it: {escape(str(look))}")
     return report

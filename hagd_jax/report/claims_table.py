@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hagd_jax.causal import Claim, ValidationReport
+from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.report.words import inert
 
 _STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
@@ -30,7 +30,7 @@ def claims_table(report: ValidationReport) -> Table:
     decisive = set(map(id, report.decisive))
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(f"{report.verdict}: {len(report.circuit)} nodes for {_short(report)}"),
+        title=Text(f"{report.verdict}: {_size(report)} for {_short(report)}"),
         title_justify="left",
         title_style="bold",
         caption=Text(
@@ -46,6 +46,11 @@ def claims_table(report: ValidationReport) -> Table:
         sign = Text(f"{_SIGNS[claim.verdict]} {claim.name}{mark}", style=_STYLES[claim.verdict])
         table.add_row(sign, Text(claim.ablation), Text(_p(claim)), Text(claim.says))
     return table
+
+
+def _size(report: ValidationReport) -> str:
+    what = "edges" if isinstance(report.circuit, EdgeCircuit) else "nodes"
+    return f"{len(report.circuit):,} {what}"
 
 
 def _short(report: ValidationReport) -> str:

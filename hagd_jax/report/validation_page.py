@@ -1,0 +1,164 @@
+"""One self-contained HTML page about a validation: from each claim to its verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bokeh.embed import json_item
+
+from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
+from hagd_jax.causal.claims import plain
+from hagd_jax.report import validation_plots as draw
+from hagd_jax.report.html import data, render
+from hagd_jax.report.record import ABLATION_WORDS
+from hagd_jax.report.words import inert, percent, probability
+
+MEANINGS = {
+    "sufficiency": "alone it does what the model does, and random circuits of its size do not",
+    "necessity": "without it the behaviour is lost, and without as many others it is not",
+    "minimality": "no member could be left out; shown is the share that could",
+    "completeness": "whatever part is taken out, circuit and model suffer alike; shown is the gap",
+    "equivalence": "circuit and model win against each other equally often",
+    "independence": "what is left without it tells nothing of what the model does",
+    "additivity": "no two members stand in for each other; shown is what the worst pair hides",
+    "specificity": "other tasks do not need it; shown is what they lose without it",
+    "negative control": "on a model with permuted weights it does not pass",
+    "stability": "found again with other seeds or prompts, it has the same members",
+}
+_MARKS = {"holds": ("✓", "yes"), "fails": ("✗", "no"), "not enough data": ("?", "")}
+_BADGES = {
+    "accepted": ("holds", ("✓", "Accepted")),
+    "rejected": ("fails", ("✗", "Rejected")),
+    "not enough data": ("untested", ("?", "Not enough data")),
+}
+
+
+class Cell(NamedTuple):
+    """What the table says of a claim under one ablation."""
+
+    ablation: str
+    verdict: str
+    mark: str
+    kind: str
+    value: str
+    note: str
+
+
+class Row(NamedTuple):
+    """A claim, under every ablation; `whole` if it is of no ablation."""
+
+    name: str
+    meaning: str
+    cells: list[Cell]
+    whole: bool
+
+
+def validation_page(
+    report: ValidationReport, facts: Mapping[str, str] | None = None, *, alpha: float = 0.05
+) -> str:
+    """Render a validation as HTML that needs no network and no other file.
+
+    Args:
+        report: Of `causal.validate`.
+        facts: Name → value, shown as provenance; `command` is shown as code.
+        alpha: Level at which members count as needed.
+
+    Returns:
+        The page; write it as UTF-8.
+
+    Example:
+        >>> pathlib.Path("validation.html").write_text(validation_page(report), encoding="utf-8")
+    """
+    facts, circuit = facts or {}, report.circuit
+    ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))
+    figures = _figures(report, alpha)
+    standing, badge = _BADGES[report.verdict]
+    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    return render(
+        "validation.html",
+        "validation.js.html",
+        report=report,
+        title=f"{circuit.task} in {circuit.model}: validation",
+        claim=_claim(report, what),
+        standing=standing,
+        badge=badge,
+        findings=[(*_MARKS[c.verdict], _finding(c)) for c in report.decisive],
+        ablations=ablations,
+        ablation_words=ABLATION_WORDS,
+        rows=rows(report, ablations),
+        what=what,
+        colours=dict(zip([e.ablation for e in report.evidence], draw.COLOURS, strict=False)),
+        plots=figures,
+        figures=data({name: json_item(figure) for name, figure in figures.items()}),
+        facts={k: v for k, v in facts.items() if k != "command"},
+        command=facts.get("command"),
+        config=json.dumps(plain(circuit.config), indent=2, ensure_ascii=False),
+    )
+
+
+def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
+    """The claims by name, those that decide first.
+
+    Args:
+        report: The report.
+        ablations: The columns.
+
+    Returns:
+        One row a claim.
+    """
+    found: dict[str, dict[str, list[Claim]]] = {}
+    for claim in report.claims:
+        found.setdefault(claim.name, {}).setdefault(claim.ablation, []).append(claim)
+    made = []
+    for name, by_ablation in found.items():
+        whole = "" in by_ablation
+        columns = [""] if whole else ablations
+        # Several of one kind, such as controls: the one that fails speaks.
+        cells = [_cell(a, sorted(by_ablation.get(a, []), key=_gravity)) for a in columns]
+        made.append(Row(name, MEANINGS.get(name, ""), cells, whole))
+    return made
+
+
+def _gravity(claim: Claim) -> int:
+    return ("fails", "not enough data", "holds").index(claim.verdict)
+
+
+def _cell(ablation: str, claims: list[Claim]) -> Cell:
+    if not claims:
+        return Cell(ablation, "", "", "", "", "")
+    claim = claims[0]
+    p = "" if math.isnan(claim.p_value) else f"p = {probability(claim.p_value)}"
+    value = percent(claim.effect.value, 0) if math.isfinite(claim.effect.value) else claim.verdict
+    low, high = claim.effect.low, claim.effect.high
+    between = f"{percent(low, 0)} to {percent(high, 0)}" if math.isfinite(low + high) else ""
+    note = "; ".join(part for part in (between, p.replace("= <", "<")) if part)
+    return Cell(ablation, claim.verdict, *_MARKS[claim.verdict], value, note)
+
+
+def _claim(report: ValidationReport, what: str) -> str:
+    circuit = report.circuit
+    said = {"accepted": "carry", "rejected": "do not, by themselves, carry"}
+    verb = said.get(report.verdict, "may carry")
+    task, model = inert(circuit.task, 60), inert(circuit.model, 60)
+    return f"{len(circuit):,} {what} {verb} {task} in {model}."
+
+
+def _finding(claim: Claim) -> str:
+    return f"{claim.name.capitalize()} under {inert(claim.ablation, 30)} ablation: {claim.says}."
+
+
+def _figures(report: ValidationReport, alpha: float) -> dict[str, Any]:
+    found = report.evidence
+    if not found:
+        return {}
+    figures = {"alone": draw.alone(found), "needed": draw.needed(found)}
+    if found[0].members:
+        figures["members"] = draw.members(found, alpha)
+    if found[0].subsets:
+        figures["parts"] = draw.parts(found)
+    if found[0].sizes:
+        figures |= draw.against_size(found)
+    return figures
