@@ -202,6 +202,37 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
     return float((1 + np.sum(~(np.asarray(null) < observed))) / (1 + len(null)))
 
 
+def auroc(scores: np.ndarray, members: np.ndarray) -> float:
+    """Area under the ROC curve: how often a member scores above what is none; ties count half.
+
+    Args:
+        scores: (n,) of nodes or edges.
+        members: (n,) booleans, whether each is in the true circuit.
+
+    Returns:
+        0.5 for scores that say nothing, 1 for those that put all members first.
+
+    Raises:
+        InputError: If all are members, or none, or a score is not a number.
+
+    Example:
+        >>> auroc(np.array([0.9, 0.5, 0.1]), np.array([True, False, False]))
+        1.0
+    """
+    scores, members = np.asarray(scores, np.float64), np.asarray(members, bool)
+    if scores.shape != members.shape or not 0 < members.sum() < members.size:
+        raise InputError(
+            "members", got=f"{members.sum()} of {members.size} (scores {scores.shape})",
+            expected="some and not all of as many scores",
+        )  # fmt: skip
+    if np.isnan(scores).any():
+        raise InputError("scores", got="NaN", expected="numbers")
+    ranks = stats.rankdata(scores)
+    inside, outside = members.sum(), members.size - members.sum()
+    above = ranks[members].sum() - inside * (inside + 1) / 2
+    return float(above / (inside * outside))
+
+
 def _aligned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     arrays = tuple(np.asarray(a, np.float64) for a in arrays)
     if arrays[0].ndim != 1 or not len(arrays[0]) or len({a.shape for a in arrays}) != 1:

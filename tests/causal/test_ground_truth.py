@@ -6,16 +6,17 @@ import importlib
 import numpy as np
 import pytest
 
-from hagd_jax.causal import named_edges
+from hagd_jax.causal import behaviour, components, named_edges
 from hagd_jax.causal.ground_truth import (
     PROGRAMS,
     Program,
     compile_program,
     compiled_prompts,
     necessary_edges,
+    program_edges,
 )
 from hagd_jax.errors import InputError, MissingDependencyError
-from hagd_jax.models import forward
+from hagd_jax.models import DecoderConfig, abstract, forward
 
 # One of each kind; the others are compiled in experiments/ground_truth_edges.py.
 SOME = ["reverse", "hist", "xproportion", "pair_balance"]
@@ -63,6 +64,41 @@ def test_as_many_edges_are_needed_as_were_published(made, name, ablation, count)
     last = {"reverse": "head 3.0", "xproportion": "head 1.0"}[name]
     assert ("embed", "head 3.0", "v") in edges or name == "xproportion"
     assert edges[-1] == (last, "logits", "logits")
+
+
+@pytest.mark.parametrize("ablation", ["zero", "resample"])
+@pytest.mark.parametrize("name", SOME)
+def test_edges_outside_the_program_do_nothing(made, name, ablation):
+    """All of them cut at once, every logit stays; what is needed is among the others."""
+    model, prompts = made[name].model, compiled_prompts(made[name])
+    parts, inside = components(model), program_edges(model)
+    assert 3 < inside.count() < parts.space.count()
+    empty = inside.like(np.zeros(len(inside.flat()), bool))
+    options = {"ablation": ablation, "dictionary": parts, "batch_size": 512, "with_model": True}
+    found = behaviour(model, prompts, [inside, empty], **options)
+    np.testing.assert_allclose(found.metric[1], found.metric[0], atol=1e-4)
+    assert found.kl[1].max() < 1e-6 < found.kl[2].max()
+    needed = necessary_edges(model, [prompts], ablation, among=inside, seeds=1)
+    assert 1 < needed.count() <= inside.count()
+    # Nothing less than the needed ones is enough, and they are.
+    alone = behaviour(model, prompts, [needed], **options)
+    assert alone.match[1].all()
+
+
+def test_edges_are_read_off_weights_without_norms_alone(made):
+    config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+    with pytest.raises(InputError, match="without norms"):
+        program_edges(abstract(config))
+
+
+def test_no_edge_outside_the_program_is_needed(made):
+    """Tried one by one, all edges of a model give what those of the program give."""
+    compiled = made["xproportion"]
+    prompts = [compiled_prompts(compiled)]
+    every = necessary_edges(compiled.model, prompts, "zero")
+    among = necessary_edges(compiled.model, prompts, "zero", among=program_edges(compiled.model))
+    np.testing.assert_array_equal(every.flat(), among.flat())
+    assert every.count() == 5
 
 
 def test_too_many_inputs_and_a_missing_compiler_are_said(monkeypatch):

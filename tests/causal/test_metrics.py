@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from hagd_jax.causal import (
     accuracy,
+    auroc,
     faithfulness,
     permutation_p,
     preservation,
@@ -127,3 +129,37 @@ def test_what_is_not_defined_never_speaks_for_the_circuit():
 def test_misfits_are_refused(arrays):
     with pytest.raises(InputError, match="metric values"):
         faithfulness(*map(np.array, arrays))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_that_of_scikit_learn(rows):
+    """Few distinct scores, so that there are ties."""
+    scores, members = (np.array(column) for column in zip(*rows, strict=True))
+    if members.all() or not members.any():
+        with pytest.raises(InputError, match="some and not all"):
+            auroc(scores, members)
+    else:
+        assert auroc(scores, members) == pytest.approx(roc_auc_score(members, scores), abs=1e-12)
+
+
+def test_auroc_of_what_is_no_number_is_refused():
+    with pytest.raises(InputError, match="NaN"):
+        auroc(np.array([1.0, np.nan]), np.array([True, False]))
+
+
+def test_the_interval_of_a_ratio_is_scipys_bootstrap():
+    """The same resamples, by its own percentile method on ratios computed here."""
+    rng = np.random.default_rng(6)
+    span = rng.gamma(4, 1, 50)
+    kept = 0.8 * span + rng.normal(0, 1, 50)
+    found = ratio_of_means(kept, span, seed=3)
+    expected = stats.bootstrap(
+        (kept, span),
+        lambda a, b, axis: a.mean(axis) / b.mean(axis),
+        paired=True,
+        n_resamples=1999,
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert found.low < 0.8 < found.high

@@ -10,6 +10,7 @@ from hagd_jax.causal.ground_truth.compiled import (
 from hagd_jax.causal.ground_truth.hand_built import hand_built
 from hagd_jax.causal.ground_truth.necessary import necessary_edges
 from hagd_jax.causal.ground_truth.programs import PROGRAMS
+from hagd_jax.causal.ground_truth.structure import program_edges
 
 __all__ = [
     "PROGRAMS",
@@ -21,5 +22,6 @@ __all__ = [
     "compiled_prompts",
     "hand_built",
     "necessary_edges",
+    "program_edges",
     "scrambled",
 ]

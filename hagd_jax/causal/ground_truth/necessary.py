@@ -20,6 +20,7 @@ def necessary_edges(
     prompts: Iterable[Prompts],
     ablation: str,
     *,
+    among: Edges | None = None,
     candidates: tuple[int, ...] | None = None,
     batch_size: int = 512,
     seeds: int = 3,
@@ -30,6 +31,8 @@ def necessary_edges(
         model: The model.
         prompts: Where to look: prompts of one length each, as models that read both ways need.
         ablation: What a cut edge carries instead; see `behaviour`.
+        among: Edges that are tried; all by default. Of compiled programs those of
+            `program_edges`, as no other edge does anything.
         candidates: The tokens that answers compete with.
         batch_size: Prompts in one call.
         seeds: Pairings that are tried for `resample`.
@@ -45,7 +48,7 @@ def necessary_edges(
     """
     parts = components(model)
     there = parts.space
-    places = np.flatnonzero(there.flat())
+    places = np.flatnonzero((there if among is None else among).flat())
     needed = np.zeros(len(there.flat()), bool)
     for batch in prompts:
         for seed in range(seeds if ablation == "resample" else 1):
