@@ -154,8 +154,8 @@ INTERVALS: dict[str, Callable[[Rng], bool]] = {
     "faithfulness, 32 prompts": faithfulness_interval(32),
     "faithfulness, 64 prompts": faithfulness_interval(64),
     "faithfulness, 256 prompts": faithfulness_interval(256),
-    "accuracy (Clopper–Pearson)": accuracy_interval,
-    "wins (Clopper–Pearson)": wins_interval,
+    "accuracy (exact)": accuracy_interval,
+    "wins (exact)": wins_interval,
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import readme_attribution
+import readme_judge
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->\n", "<!-- /results -->"
@@ -47,7 +48,8 @@ def claims() -> str:
     """What was asked of the ground floor, and what was measured."""
     rows = [parity(), tokens(), *language(), memory(), compile_time(), speed(), *plans()]
     rows += [row for name, make in OPTIONAL.items() if file(name).exists() for row in make()]
-    made = [(name, make) for name, make in readme_attribution.ROWS.items() if file(name).exists()]
+    others = readme_attribution.ROWS | readme_judge.ROWS
+    made = [(name, make) for name, make in others.items() if file(name).exists()]
     rows += [row for name, make in made for row in make(load(name))]
     return table(("what", "measured", "target", "script"), rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ def permuted(model: LanguageModel, seed: int = 0) -> LanguageModel:
         >>> permuted(model).name
         'gpt2, permuted 0'
     """
-    flat = flax.traverse_util.flatten_dict(model.params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(model.params)
     rng = np.random.default_rng(seed)
     changed = {path: _permuted(rng, x, path[0] == "blocks") for path, x in flat.items()}
     params = flax.traverse_util.unflatten_dict(changed)

@@ -21,6 +21,7 @@ from hagd_jax.tasks.base import (
 from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.choices import Choice, Choices, make_choices
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
+from hagd_jax.tasks.small_cache import small_model
 from hagd_jax.tasks.small_training import (
     MOST_EXAMPLES,
     TrainConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "read_logits",
     "single_tokens",
     "small_algorithm",
+    "small_model",
     "sorting",
     "task",
     "text_task",
