@@ -4,7 +4,7 @@ from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.components import Components, components
-from hagd_jax.causal.curve import SizePoint, size_curve
+from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
 from hagd_jax.causal.evidence import Evidence
@@ -41,6 +41,7 @@ __all__ = [
     "auroc",
     "behaviour",
     "components",
+    "curve_areas",
     "evaluate",
     "faithfulness",
     "load_circuit",
@@ -50,5 +51,6 @@ __all__ = [
     "random_controls",
     "ratio_of_means",
     "size_curve",
+    "sizes_of",
     "validate",
 ]

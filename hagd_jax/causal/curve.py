@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
+from hagd_jax.causal.statistics import SIZES, Areas, areas
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Task
@@ -85,3 +86,33 @@ def size_curve(
         kl = float(result.kl[row].mean())
         points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
     return tuple(points)
+
+
+def sizes_of(total: int) -> list[int]:
+    """How many nodes circuits of the ten sizes have, none twice.
+
+    Example:
+        >>> sizes_of(1000)
+        [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    """
+    return sorted({max(1, round(share * total)) for share in SIZES})
+
+
+def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
+    """CPR and CMD of a ranking of nodes, from its circuits of the ten sizes.
+
+    Args:
+        points: What was measured of circuits of nested sizes; other sizes are left out.
+        total: Nodes of the model.
+
+    Returns:
+        Both areas; None unless every size was measured and has a faithfulness.
+    """
+    found = {point.nodes: point for point in points}
+    sizes = sizes_of(total)
+    if len(sizes) < 2 or not all(size in found for size in sizes):
+        return None
+    values = [found[size].faithfulness.value for size in sizes]
+    if not np.isfinite(values).all():
+        return None
+    return areas([size / total for size in sizes], values)

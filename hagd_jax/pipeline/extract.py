@@ -16,8 +16,10 @@ from hagd_jax.causal import (
     JudgeConfig,
     SizePoint,
     Verdict,
+    curve_areas,
     evaluate,
     size_curve,
+    sizes_of,
 )
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
@@ -28,9 +30,6 @@ from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Sizes, Task
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
-
-# Sizes at which faithfulness is plotted, as shares of all nodes.
-CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 Progress = Callable[[str, int, int], None]
 
@@ -156,6 +155,8 @@ def extract(
             run.log("verdict", **verdict.to_json())
         for point in curve:
             run.log("curve", **_plain(point))
+        if (found := curve_areas(curve, nodes.space.nodes)) is not None:
+            run.log("areas", cpr=found.cpr, cmd=found.cmd)
         run.write("circuit.json", circuit.to_json())
     return Result(circuit, verdicts, curve, scores, task)
 
@@ -240,7 +241,7 @@ def _curve(
     tell: Progress,
 ) -> tuple[SizePoint, ...]:
     total = nodes.space.nodes
-    sizes = sorted({max(1, round(share * total)) for share in CURVE} | {config.size(total)})
+    sizes = sorted({*sizes_of(total), config.size(total)})
     curve = size_curve(
         model,
         task,

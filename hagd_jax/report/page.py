@@ -11,7 +11,7 @@ import numpy as np
 from bokeh.embed import json_item
 from bokeh.layouts import column
 
-from hagd_jax.causal import Node
+from hagd_jax.causal import Node, curve_areas
 from hagd_jax.report.curve import controls_plot, size_plots
 from hagd_jax.report.html import data, render
 from hagd_jax.report.map import (
@@ -95,6 +95,7 @@ def page(report: Report) -> str:
         tiled=_tiled(report),
         config=_config(report),
         facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
+        areas=curve_areas(report.curve, report.total),
         plots=figures,
         figures=data(figures),
         command=report.facts.get("command"),

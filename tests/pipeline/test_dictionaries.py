@@ -124,6 +124,8 @@ def test_ablated_features_take_the_asked_values(model, task, window, ablation):
         wanted = np.zeros((8, 5))
     elif ablation == "mean":
         wanted = np.broadcast_to(means[:, :, feature].mean(0), (8, 5))
+    elif ablation == "mean_overall":
+        wanted = np.full((8, 5), means[:, :, feature].mean())
     elif ablation == "counterfactual":
         wanted = values(prompts.corrupted)[:, :, feature]
     else:

@@ -10,7 +10,7 @@ import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource
 
-from hagd_jax.causal import Estimate, Faithfulness, SizePoint
+from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, sizes_of
 from hagd_jax.interventions import Nodes
 from hagd_jax.report import page
 from hagd_jax.tasks.base import Text
@@ -323,3 +323,19 @@ def test_differences_between_prompt_and_counterfactual_are_marked(report):
     html = page(report)
     assert "<mark>1</mark> 2 =" in html
     assert "<mark>4</mark> 2 =" in html
+
+
+def test_areas_over_the_ten_sizes_are_told():
+    total = make_report().total
+    sizes, f = sizes_of(total), lambda n: (n / total) ** 0.5
+    estimates = [Estimate(f(n), 0, 1) for n in sizes]
+    points = [SizePoint(n, n / total, e, e, 0.0) for n, e in zip(sizes, estimates, strict=True)]
+    odd = SizePoint(sizes[-2] + 1, 0.0, Estimate(9, 9, 9), estimates[0], 0.0)
+    found = curve_areas([odd, *points], total)
+    shares = np.array(sizes) / total
+    assert found.cpr == pytest.approx(np.trapezoid(shares**0.5, shares))
+    assert found.cmd == pytest.approx(np.trapezoid(1 - shares**0.5, shares))
+    text = Read(page(make_report(curve=(*points, odd)))).text
+    assert f"they are {found.cmd:.3f} from the model" in text
+    assert curve_areas(points[1:], total) is None
+    assert "CMD" not in Read(page(make_report())).text
