@@ -79,6 +79,8 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     name = tasks.find(command.task or circuit.task)
     mesh = parallel.make_mesh(command.mesh)
     model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+    if model.name != circuit.model:
+        rich.print(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
     nodes = None
     if command.features != NEURONS:
         found = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
