@@ -3,7 +3,7 @@
     pip install -e '.[tracr]'
     python experiments/judge_judged.py
 
-Takes some thirty minutes on two CPU cores. Expected: every true circuit accepted; at most 5% of
+Takes some fifteen minutes on two CPU cores. Expected: every true circuit accepted; at most 5% of
 random circuits of the same size accepted; of true circuits without one of their units at least 95%
 rejected; of those with one idle unit more at least 95% fail minimality; nothing accepted on models
 whose weights were permuted. Writes results/judge_judged.json.
@@ -12,7 +12,7 @@ Two sorts of models. Those written by hand (`causal.ground_truth.hand_built`), e
 guises (heads and neurons change places, the stream is turned at random), with circuits of nodes,
 read under mean and resample ablation. And RASP programs compiled by Tracr, with circuits of edges,
 read under resample ablation. Circuits are recorded as found under counterfactual ablation. Inputs
-are all there are, or 400 of them, so discovery and test data do not differ here: nothing was
+are all there are, or 200 of them, so discovery and test data do not differ here: nothing was
 discovered.
 """
 
@@ -54,7 +54,7 @@ TARGETS = {
     "true": "accepted, 100%", "random": "accepted, at most 5%", "one unit less": "rejected, 95%",
     "one idle unit more": "fails minimality, 95%", "permuted weights": "accepted, 0%",
 }  # fmt: skip
-MOST = 400  # prompts of a compiled program
+MOST = 200  # prompts of a compiled program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def compiled(name: str) -> Known:
         np.flatnonzero(edges.flat()).tolist() for edges in (needed, there, program_edges(model))
     )
     idle = tuple(set(units) - set(used)) or tuple(set(units) - set(truth))
-    config = dataclasses.replace(CONFIG, ablations=("resample",))
+    config = dataclasses.replace(CONFIG, ablations=("resample",), controls=40, draws=4)
     return Known(name, model, task, frozenset(truth), tuple(units), idle, make, config)
 
 
