@@ -21,7 +21,7 @@ from flax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel, forward
-from hagd_jax.parallel import replicate
+from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.schedule import MaskConfig, schedule
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
 from hagd_jax.tasks.base import Prompts
@@ -32,12 +32,17 @@ OnSteps = Callable[[int, int, dict[str, float]], None]
 
 
 class Target(NamedTuple):
-    """What the model does on the discovery prompts, and what replaces its nodes; all on device."""
+    """What the model does on the discovery prompts; arrays of N prompts, on every device.
+
+    Attributes:
+        prompts: The prompts.
+        at: (N, rows of a prompt, S, V) logits where answers are read.
+        metric: (N,) of the model.
+    """
 
     prompts: Prompts
-    at: jax.Array  # (R, S, V) logits where answers are read
-    metric: jax.Array  # (N,)
-    other: dict[str, jax.Array]  # values of nodes on the counterfactuals
+    at: jax.Array
+    metric: jax.Array
 
 
 @struct.dataclass
@@ -46,12 +51,14 @@ class MaskState:
 
     Attributes:
         logits: One array a level of the tree, coarsest first; the nodes' own last.
+        kept: (sizes, N) ranks of all nodes when each size was passed.
         opt_state: Of Adam.
         key: Of batches and noise.
         step: How many steps were taken.
     """
 
     logits: list[jax.Array]
+    kept: jax.Array
     opt_state: Any
     key: jax.Array
     step: jax.Array
@@ -76,26 +83,30 @@ def start_logits(scores: np.ndarray) -> np.ndarray:
     return np.clip(0.5 * np.log(rank / (1 - rank)) + 1, -2, 3).astype(np.float32)
 
 
-def init(key: jax.Array, scores: Nodes, tree: Tree, config: MaskConfig) -> MaskState:
+def init(
+    key: jax.Array, scores: Nodes, config: MaskConfig, *, tree: Tree | None = None, sizes: int = 1
+) -> MaskState:
     """A search that has not begun.
 
     Args:
         key: PRNG key.
         scores: Membership scores of all nodes; clusters begin with their members' mean logit.
-        tree: Clusters of nodes; `Tree(())` for none.
         config: How masks are trained.
+        tree: Clusters of nodes; none if None.
+        sizes: How many sizes are asked for.
 
     Returns:
         The state.
     """
-    own = start_logits(scores.flat())
+    own, tree = start_logits(scores.flat()), tree or Tree(())
     # A node's openness is shared out among the levels above it.
     above = [
         np.bincount(level, own, count) / np.maximum(np.bincount(level, minlength=count), 1)
         for level, count in zip(tree.clusters, tree.counts, strict=True)
     ]
     logits = [jnp.asarray(level, jnp.float32) for level in (*above, own)]
-    return MaskState(logits, _optimizer(config).init(logits), key, jnp.int32(0))
+    kept = jnp.zeros((sizes, len(own)), jnp.float32)
+    return MaskState(logits, kept, _optimizer(config).init(logits), key, jnp.int32(0))
 
 
 def search(
@@ -123,7 +134,7 @@ def search(
         tree: Clusters of nodes; none if None.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         seed: Of batches and noise: same seed, same circuits.
-        state: To go on from, as returned before; its sizes that were passed are not read again.
+        state: To go on from, as `on_state` got it, of the same sizes and configuration.
         on_steps: Called as on_steps(step, steps, metrics) after each scan.
         on_state: Called before that with the state, to save it; it is the caller's to keep.
 
@@ -143,29 +154,28 @@ def search(
     nodes, tree = as_dictionary(model, dictionary).bare(), tree or Tree(())
     total = nodes.space.nodes
     _require_sizes(sizes, total, tree)
-    now = init(jax.random.key(seed), scores, tree, config) if state is None else state
-    least = min(sizes)
-    plan = schedule(config, total, least, len(tree.clusters))
-    target = _target(model, nodes, prompts, config.batch_size)
-    read: dict[int, np.ndarray] = {}
+    now = state
+    if now is None:
+        now = init(jax.random.key(seed), scores, config, tree=tree, sizes=len(sizes))
+    plan = schedule(config, total, min(sizes), len(tree.clusters))
+    target = _target(model, prompts, config.batch_size)
+    asked = jnp.asarray(sizes, jnp.float32)
+    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     done = int(now.step)
     while done < config.steps:
-        count = min(config.check_every, config.steps - done)
-        now, metrics, kept = _scan(
-            model.bare(), nodes, target, tree, now, plan.size[done : done + count],
-            plan.opened[done : done + count], config,
+        some = slice(done, min(done + config.check_every, config.steps))
+        now, metrics = _scan(
+            model.bare(), nodes, target, tree, now, (plan.size[some], plan.opened[some]), asked,
+            config, rows,
         )  # fmt: skip
-        _read(read, sizes, plan.size[done : done + count], np.asarray(kept))
-        done += count
+        done = some.stop
         if on_state is not None:
             # The next scan takes the state's memory for its own.
             on_state(jax.tree.map(jnp.copy, now))
         if on_steps is not None:
             on_steps(done, config.steps, {k: float(v[-1]) for k, v in metrics.items()})
-    last = np.asarray(ranks(tree, now.logits, jnp.ones(len(tree.clusters) + 1, bool)))
-    for size in sizes:
-        read.setdefault(size, last)
-    return {size: _top(read[size], size, nodes) for size in sizes}, now
+    kept = np.asarray(now.kept)
+    return {size: _top(kept[i], size, nodes) for i, size in enumerate(sizes)}, now
 
 
 def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
@@ -177,58 +187,51 @@ def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
             raise InputError("tree", got=f"{len(level)} nodes", expected=f"{total}, as the model")
 
 
-def _target(model: LanguageModel, nodes: Dictionary, prompts: Prompts, batch_size: int) -> Target:
-    """Run the model on all prompts once, clean and corrupted."""
+def _target(model: LanguageModel, prompts: Prompts, batch_size: int) -> Target:
+    """Run the model on all prompts once."""
     rows = batch_rows(len(prompts), batch_size, model.mesh)
-    parts = [
-        (batch, *_ends(model.bare(), nodes, batch))
-        for batch, _ in padded_batches(model, prompts, rows)
-    ]
-    batches, ats, metrics, others = zip(*parts, strict=True)
-    stack = lambda *x: jnp.stack(x)  # noqa: E731
-    return Target(
-        jax.tree.map(stack, *batches), jnp.stack(ats), jnp.stack(metrics),
-        jax.tree.map(stack, *others),
-    )  # fmt: skip
+    parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
+    at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
+    return Target(jax.tree.map(jnp.asarray, prompts), at, metric)
 
 
 @jax.jit
-def _ends(
-    model: LanguageModel, nodes: Dictionary, batch: Prompts
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+def _ends(model: LanguageModel, batch: Prompts) -> tuple[jax.Array, jax.Array]:
     at = forward(model, batch.inputs(), read=batch.reads).logits
-    trace = forward(model, batch.inputs("corrupted"), capture=nodes.capture).trace
-    return at, batch.metric(at), nodes.values(trace)
+    by_prompt = at.reshape(len(batch), -1, *at.shape[1:])
+    return replicate((by_prompt, batch.metric(at)), model.mesh)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("config", "rows"), donate_argnames="state")
 def _scan(
     model: LanguageModel,
     nodes: Dictionary,
     target: Target,
     tree: Tree,
     state: MaskState,
+    plan: tuple[jax.Array, jax.Array],
     sizes: jax.Array,
-    opened: jax.Array,
     config: MaskConfig,
-) -> tuple[MaskState, dict[str, jax.Array], jax.Array]:
-    """Some steps in one program; the ranks of all nodes after each of them."""
+    rows: int,
+) -> tuple[MaskState, dict[str, jax.Array]]:
+    """Some steps in one program."""
     scale = jnp.mean(target.metric)
     scale = jnp.where(jnp.abs(scale) > 1e-3, scale, 1.0)
 
-    def step(state: MaskState, asked: tuple) -> tuple[MaskState, tuple]:
+    def step(state: MaskState, asked: tuple) -> tuple[MaskState, dict[str, jax.Array]]:
         size, on = asked
         key, of_batch, of_noise = jax.random.split(state.key, 3)
-        chosen = jax.random.randint(of_batch, (), 0, len(target.metric))
-        batch, at, metric, other = jax.tree.map(lambda x: x[chosen], target)
+        chosen = jax.random.randint(of_batch, (rows,), 0, len(target.metric))
+        batch, at, metric = _spread(jax.tree.map(lambda x: x[chosen], target), model.mesh)
+        at = at.reshape(-1, *at.shape[2:])
+        trace = forward(model, batch.inputs("corrupted"), capture=nodes.capture).trace
+        other = nodes.values(trace)
 
         def loss(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
             own = shifted(tree, logits, on, size)
-            flat = draw(tree, own, on, of_noise, len(metric))
-            found = forward(
-                model, batch.inputs(), nodes.mask(_rows(nodes, batch, flat), other),
-                read=batch.reads,
-            ).logits  # fmt: skip
+            mask = _rows(nodes, batch, draw(tree, own, on, of_noise, rows))
+            masked = nodes.mask(mask, other)
+            found = forward(model, batch.inputs(), masked, read=batch.reads).logits
             kl = batch.kl(at, found).mean()
             off = jnp.mean(((batch.metric(found) - metric) / scale) ** 2)
             return kl + config.metric * off, {"kl": kl, "metric_error": off}
@@ -236,11 +239,17 @@ def _scan(
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.logits)
         updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
         logits: Any = optax.apply_updates(state.logits, updates)
-        after = MaskState(logits, opt_state, key, state.step + 1)
-        return after, (metrics | {"loss": value, "size": size}, ranks(tree, logits, on))
+        passing = (size >= 0.999 * sizes)[:, None]
+        kept = jnp.where(passing, ranks(tree, logits, on), state.kept)
+        after = MaskState(logits, kept, opt_state, key, state.step + 1)
+        return after, metrics | {"loss": value, "size": size}
 
-    state, (metrics, kept) = jax.lax.scan(step, state, (sizes, opened))
-    return replicate((state, metrics, kept), model.mesh)
+    return replicate(jax.lax.scan(step, state, plan), model.mesh)
+
+
+def _spread(target: Target, mesh: jax.sharding.Mesh | None) -> Target:
+    """Prompts of a batch over the devices that share a batch."""
+    return jax.tree.map(lambda x: constrain(x, ("batch",) + (None,) * (x.ndim - 1), mesh), target)
 
 
 def _rows(nodes: Dictionary, batch: Prompts, flat: jax.Array) -> Nodes:
@@ -255,16 +264,6 @@ def _rows(nodes: Dictionary, batch: Prompts, flat: jax.Array) -> Nodes:
 
 def _optimizer(config: MaskConfig) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate)
-
-
-def _read(
-    read: dict[int, np.ndarray], sizes: Sequence[int], asked: np.ndarray, kept: np.ndarray
-) -> None:
-    """Keep the ranks of the last step at which more nodes than a size were asked for."""
-    for step, now in enumerate(asked):
-        for size in sizes:
-            if now >= size * 0.999:
-                read[size] = kept[step]
 
 
 def _top(values: np.ndarray, size: int, nodes: Dictionary) -> Nodes:
