@@ -1,0 +1,17 @@
+"""Graphs at many resolutions: nodes gathered into supernodes, level by level."""
+
+from hagd_jax.hierarchy.coarsen import Hierarchy, HierarchyConfig, Level, coarsen
+from hagd_jax.hierarchy.kmeans import kmeans
+from hagd_jax.hierarchy.spectral import embed
+from hagd_jax.hierarchy.weights import Weights, weights
+
+__all__ = [
+    "Hierarchy",
+    "HierarchyConfig",
+    "Level",
+    "Weights",
+    "coarsen",
+    "embed",
+    "kmeans",
+    "weights",
+]

@@ -1,0 +1,111 @@
+"""Symmetric weights between nodes, dense or as a list of edges: what is coarsened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+
+# Up to so many nodes weights are kept as a matrix.
+DENSE = 4096
+
+
+@struct.dataclass
+class Weights:
+    """W, symmetric and not negative: how strongly nodes are tied, whatever the direction.
+
+    Attributes:
+        dense: (N, N) float32, or None.
+        senders: (E,) int32 of edges in both directions, or None.
+        receivers: (E,) int32.
+        weight: (E,) float32.
+        count: N.
+    """
+
+    dense: Any
+    senders: Any
+    receivers: Any
+    weight: Any
+    count: int = struct.field(pytree_node=False, default=0)
+
+    def times(self, x: jax.Array) -> jax.Array:
+        """W x, for (N,) or (N, m)."""
+        if self.dense is not None:
+            return self.dense @ x
+        rows = self.weight.reshape(-1, *[1] * (x.ndim - 1)) * x[self.senders]
+        return jax.ops.segment_sum(rows, self.receivers, self.count)
+
+    def degree(self) -> jax.Array:
+        """(N,) W 1."""
+        return self.times(jnp.ones(self.count, jnp.float32))
+
+    def merged(self, cluster: jax.Array, count: int) -> Weights:
+        """Weights between clusters: summed over their members, within a cluster as well.
+
+        Args:
+            cluster: (N,) int32 cluster of every node.
+            count: How many clusters there are.
+
+        Returns:
+            The clusters' weights, dense.
+        """
+        if self.dense is not None:
+            rows = jax.ops.segment_sum(self.dense, cluster, count)
+            both = jax.ops.segment_sum(rows.T, cluster, count)
+        else:
+            pair = cluster[self.receivers] * count + cluster[self.senders]
+            both = jax.ops.segment_sum(self.weight, pair, count * count).reshape(count, count)
+        return Weights(both, None, None, None, count)
+
+
+def weights(
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    values: np.ndarray,
+    count: int,
+    *,
+    dense: int = DENSE,
+) -> Weights:
+    """Symmetrised |A| of directed edges: W = (|A| + |A|ᵀ) / 2.
+
+    Args:
+        senders: (E,) nodes, from 0.
+        receivers: (E,) nodes.
+        values: (E,) signed weights; those of one pair add up after their absolute values.
+        count: How many nodes there are.
+        dense: Up to so many nodes the result is a matrix.
+
+    Returns:
+        The weights.
+
+    Raises:
+        InputError: If there is no node, an edge ends at none, or a weight is not finite.
+
+    Example:
+        >>> weights([0, 1], [1, 2], [-2.0, 4.0], 3).dense.tolist()
+        [[0.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 2.0, 0.0]]
+    """
+    s, r = (np.asarray(ends, np.int64).ravel() for ends in (senders, receivers))
+    a = np.abs(np.asarray(values, np.float64)).ravel()
+    if count < 1 or not len(s) == len(r) == len(a):
+        raise InputError("graph", got=f"{count} nodes, {len(s)}, {len(r)} and {len(a)} edge ends",
+                         expected="one or more nodes, and as many of each")  # fmt: skip
+    if len(s) and (min(s.min(), r.min()) < 0 or max(s.max(), r.max()) >= count):
+        raise InputError("graph", got="an edge from or to no node", expected=f"0 to {count - 1}")
+    if not np.isfinite(a).all():
+        raise InputError("weights of the graph", got="one that is not finite", expected="numbers")
+    both = np.concatenate([s, r]), np.concatenate([r, s])
+    half = np.concatenate([a, a]) / 2
+    if count <= dense:
+        matrix = np.zeros((count, count))
+        np.add.at(matrix, both, half)
+        return Weights(jnp.asarray(matrix, jnp.float32), None, None, None, count)
+    pair, place = np.unique(both[0] * count + both[1], return_inverse=True)
+    summed = np.bincount(place, half, len(pair))
+    one, other = (jnp.asarray(x, jnp.int32) for x in np.divmod(pair, count))
+    return Weights(None, one, other, jnp.asarray(summed, jnp.float32), count)
