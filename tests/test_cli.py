@@ -34,7 +34,9 @@ def arguments(folder, out, *more):
 def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, capsys):
     main(arguments(folder, tmp_path / "run"))
     names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints"}
+    assert names == {
+        "config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks"
+    }  # fmt: skip
     circuit = Circuit.load(tmp_path / "run" / "circuit.json")
     assert len(circuit) == round(0.25 * 26)
     assert circuit.task == "modular_addition"

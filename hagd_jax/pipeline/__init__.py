@@ -1,6 +1,7 @@
 """The whole method, composed."""
 
-from hagd_jax.pipeline.extract import ExtractConfig, Result, extract, score
+from hagd_jax.pipeline.config import ExtractConfig
+from hagd_jax.pipeline.extract import Result, extract, score
 from hagd_jax.pipeline.run_folder import RunFolder, open_run
 
 __all__ = ["ExtractConfig", "Result", "RunFolder", "extract", "open_run", "score"]

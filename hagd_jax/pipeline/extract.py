@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,66 +12,22 @@ import numpy as np
 from hagd_jax.attribution import GradientConfig, node_scores
 from hagd_jax.causal import (
     Circuit,
-    JudgeConfig,
     SizePoint,
     Verdict,
     curve_areas,
     evaluate,
     size_curve,
-    sizes_of,
 )
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
+from hagd_jax.pipeline.config import ExtractConfig, Progress
+from hagd_jax.pipeline.find import find
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.search import top_nodes
-from hagd_jax.tasks import Sizes, Task
+from hagd_jax.tasks import Task
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractConfig:
-    """What decides an extraction.
-
-    Attributes:
-        nodes: Size of the circuit: a number of nodes ("64") or a share of them ("5%").
-        seed: Of the prompts, the controls and the bootstrap.
-        sizes: Prompts in each split, when the task is given by name.
-        gradient: How nodes are scored.
-        judge: How the circuit is tested.
-    """
-
-    nodes: str = "5%"
-    seed: int = 0
-    sizes: Sizes = Sizes()
-    gradient: GradientConfig = GradientConfig()
-    judge: JudgeConfig = JudgeConfig()
-
-    def __post_init__(self):
-        if self.seed < 0:
-            raise ConfigError("seed", got=self.seed, expected="0 or more")
-
-    def size(self, total: int) -> int:
-        """The number of nodes asked for, of `total`.
-
-        Raises:
-            ConfigError: If `nodes` is neither a whole number from 1 to `total` nor a percentage.
-        """
-        text = str(self.nodes).strip()
-        try:
-            share = text.endswith("%")
-            size = round(float(text[:-1]) / 100 * total) if share else int(text)
-        except (ValueError, OverflowError):
-            size = 0
-        if not 1 <= size <= total:
-            raise ConfigError(
-                "nodes", got=repr(self.nodes), expected=f'1 to {total}, or a share such as "5%"'
-            )
-        return size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +60,10 @@ def extract(
 ) -> Result:
     """Find a circuit and test it.
 
-    Nodes are scored on the discover split, the best are kept, and the circuit is judged on the
-    test split by ablating what is outside it, what is inside it, and random circuits like it.
+    Nodes are scored on the discover split, masks are trained from there, and the circuit is judged
+    on the test split by ablating what is outside it, what is inside it, and random circuits like
+    it. Where masks do no better on the select split than the nodes with the best scores, those
+    are the circuit.
 
     Args:
         model: The model, on any mesh.
@@ -139,17 +96,18 @@ def extract(
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     tell = progress or (lambda stage, done, total: None)
     scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
+    found = find(model, task, scores, size, config, dictionary=nodes, run=run, progress=tell)
     circuit = Circuit.from_mask(
-        top_nodes(scores, size),
-        scores,
+        found.masks[size],
+        found.ranks,
         model=model.name,
         task=task.name,
         dictionary=nodes.label,
         seed=config.seed,
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(config) | {"found_by": found.by},
     )
     verdicts = _judge(model, nodes, circuit, task, config, tell)
-    curve = _curve(model, nodes, scores, task, config, tell)
+    curve = _curve(model, nodes, found.masks, task, config, tell)
     if run is not None:
         for verdict in verdicts:
             run.log("verdict", **verdict.to_json())
@@ -235,17 +193,15 @@ def _judge(
 def _curve(
     model: LanguageModel,
     nodes: Dictionary,
-    scores: Nodes,
+    masks: dict[int, Nodes],
     task: Task,
     config: ExtractConfig,
     tell: Progress,
 ) -> tuple[SizePoint, ...]:
-    total = nodes.space.nodes
-    sizes = sorted({*sizes_of(total), config.size(total)})
     curve = size_curve(
         model,
         task,
-        [top_nodes(scores, size) for size in sizes],
+        [masks[size] for size in sorted(masks)],
         dictionary=nodes,
         ablation=config.judge.ablations[0],
         batch_size=config.judge.batch_size,

@@ -4,6 +4,7 @@
 config.json     what was asked for; a folder belongs to one configuration
 metrics.jsonl   one JSON object a line, as the run went
 checkpoints/    what was computed so far; positions/ where in the data that was
+masks/          masks in training, checkpoints of their own
 circuit.json    the circuit
 report.html     the page to look at
 ```
@@ -26,7 +27,7 @@ from hagd_jax.files import finite, write_atomic, writing_to
 from hagd_jax.parallel import Checkpoints, agree, is_main
 
 RESULTS = (
-    *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "model", "features"),
+    *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks", "model", "features"),
     *("transcoder", "evaluation.json", "contexts", "positions"),
 )
 
@@ -47,6 +48,11 @@ class RunFolder:
     def checkpoints(self) -> Checkpoints:
         """Where unfinished work is kept."""
         return Checkpoints(self.path / "checkpoints")
+
+    @property
+    def masks(self) -> Checkpoints:
+        """Where masks in training are kept."""
+        return Checkpoints(self.path / "masks")
 
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to `metrics.jsonl`; what is not a finite number becomes null."""

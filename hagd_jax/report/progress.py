@@ -23,6 +23,7 @@ WORDS = {
     "contexts": "Reading contexts",
     "score": "Scoring nodes",
     "judge": "Testing the circuit",
+    "masks": "Training masks",
     "curve": "Sweeping sizes",
 }
 

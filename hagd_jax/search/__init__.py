@@ -1,8 +1,17 @@
 """Which nodes belong to a circuit."""
 
-from hagd_jax.search.mask_search import MaskState, search
+from hagd_jax.search.mask_search import MaskState, init_masks, search_masks
 from hagd_jax.search.schedule import MaskConfig, Schedule, schedule
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 
-__all__ = ["MaskConfig", "MaskState", "Schedule", "Tree", "schedule", "search", "top_nodes"]
+__all__ = [
+    "MaskConfig",
+    "MaskState",
+    "Schedule",
+    "Tree",
+    "init_masks",
+    "schedule",
+    "search_masks",
+    "top_nodes",
+]

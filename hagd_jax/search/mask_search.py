@@ -83,7 +83,7 @@ def start_logits(scores: np.ndarray) -> np.ndarray:
     return np.clip(0.5 * np.log(rank / (1 - rank)) + 1, -2, 3).astype(np.float32)
 
 
-def init(
+def init_masks(
     key: jax.Array, scores: Nodes, config: MaskConfig, *, tree: Tree | None = None, sizes: int = 1
 ) -> MaskState:
     """A search that has not begun.
@@ -109,13 +109,14 @@ def init(
     return MaskState(logits, kept, _optimizer(config).init(logits), key, jnp.int32(0))
 
 
-def search(
+def search_masks(
     model: LanguageModel,
     prompts: Prompts,
     scores: Nodes,
     sizes: Sequence[int],
     config: MaskConfig = MaskConfig(),
     *,
+    least: int | None = None,
     tree: Tree | None = None,
     dictionary: Dictionary | Transcoder | None = None,
     seed: int = 0,
@@ -131,6 +132,8 @@ def search(
         scores: Membership scores of all nodes: where the search begins.
         sizes: How many nodes circuits shall have.
         config: How masks are trained.
+        least: Where the training ends; the least of the sizes if None. Smaller circuits are the
+            best nodes of the last masks.
         tree: Clusters of nodes; none if None.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
         seed: Of batches and noise: same seed, same circuits.
@@ -147,7 +150,7 @@ def search(
 
     Example:
         >>> scores = attribution.mean_scores(model, task.splits["discover"])
-        >>> circuits, _ = search(model, task.splits["discover"], scores, [64, 32])
+        >>> circuits, _ = search_masks(model, task.splits["discover"], scores, [64, 32])
         >>> int(circuits[32].flat().sum())
         32
     """
@@ -156,8 +159,8 @@ def search(
     _require_sizes(sizes, total, tree)
     now = state
     if now is None:
-        now = init(jax.random.key(seed), scores, config, tree=tree, sizes=len(sizes))
-    plan = schedule(config, total, min(sizes), len(tree.clusters))
+        now = init_masks(jax.random.key(seed), scores, config, tree=tree, sizes=len(sizes))
+    plan = schedule(config, total, least or min(sizes), len(tree.clusters))
     target = _target(model, prompts, config.batch_size)
     asked = jnp.asarray(sizes, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)

@@ -11,7 +11,7 @@ from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
-from hagd_jax.search import MaskConfig, Tree, schedule, search
+from hagd_jax.search import MaskConfig, Tree, schedule, search_masks
 from hagd_jax.search.mask_search import start_logits
 from hagd_jax.transcoders import neurons
 from tests.transcoders.basis import on_mesh
@@ -29,7 +29,7 @@ def found(case, size, config=CONFIG, **options):
     space = neurons(case.model).space
     # Scores that say nothing: the order of the nodes is as good as any.
     scores = Nodes.full(space, 0.0)
-    circuits, state = search(case.model, case.prompts, scores, [size], config, **options)
+    circuits, state = search_masks(case.model, case.prompts, scores, [size], config, **options)
     return circuits[size], state
 
 
@@ -47,7 +47,7 @@ def test_sizes_on_the_way_and_the_same_key_the_same_circuits():
     scores = Nodes.full(neurons(case.model).space, 0.0)
     config = dataclasses.replace(CONFIG, steps=30, check_every=10)
     seen = []
-    run = lambda **more: search(  # noqa: E731
+    run = lambda **more: search_masks(  # noqa: E731
         case.model, case.prompts, scores, [8, 6, 3], config, **more
     )
     first, state = run(on_steps=lambda *step: seen.append(step))
@@ -67,7 +67,7 @@ def test_a_search_goes_on_where_it_stopped():
     case = CASES["either"]
     scores = Nodes.full(neurons(case.model).space, 0.0)
     whole = dataclasses.replace(CONFIG, steps=40, check_every=10)
-    _, expected = search(case.model, case.prompts, scores, [4], whole)
+    _, expected = search_masks(case.model, case.prompts, scores, [4], whole)
     stopped = []
 
     class Stop(Exception):
@@ -78,8 +78,10 @@ def test_a_search_goes_on_where_it_stopped():
             raise Stop
 
     with pytest.raises(Stop):
-        search(case.model, case.prompts, scores, [4], whole, on_steps=stop, on_state=stopped.append)
-    _, state = search(case.model, case.prompts, scores, [4], whole, state=stopped[-1])
+        search_masks(
+            case.model, case.prompts, scores, [4], whole, on_steps=stop, on_state=stopped.append
+        )
+    _, state = search_masks(case.model, case.prompts, scores, [4], whole, state=stopped[-1])
     for a, b in zip(state.logits, expected.logits, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -133,9 +135,11 @@ def test_what_cannot_be_searched_is_refused():
     scores = Nodes.full(neurons(case.model).space, 0.0)
     for sizes in ([], [0], [11]):
         with pytest.raises(InputError, match="from 1 to 10"):
-            search(case.model, case.prompts, scores, sizes, CONFIG)
+            search_masks(case.model, case.prompts, scores, sizes, CONFIG)
     with pytest.raises(InputError, match="4 nodes"):
-        search(case.model, case.prompts, scores, [2], CONFIG, tree=Tree.of([np.zeros(4, int)]))
+        search_masks(
+            case.model, case.prompts, scores, [2], CONFIG, tree=Tree.of([np.zeros(4, int)])
+        )
     for change in ({"steps": 0}, {"start": 0}, {"opening": 2}, {"metric": -1}):
         with pytest.raises(ConfigError, match=next(iter(change))):
             MaskConfig(**change)

@@ -1,0 +1,124 @@
+"""From scores to circuits of all sizes: masks trained from there, or the best scores."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hagd_jax.causal import size_curve, sizes_of
+from hagd_jax.interventions import Nodes
+from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import agree
+from hagd_jax.pipeline.config import ExtractConfig, Progress
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.search import MaskState, init_masks, search_masks, top_nodes
+from hagd_jax.tasks import Task
+from hagd_jax.transcoders import Dictionary
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        masks: Size → circuit, of the size asked for and of the ten of the curve.
+        ranks: By which nodes were kept, at the size asked for.
+        by: `masks` or `top`.
+    """
+
+    masks: dict[int, Nodes]
+    ranks: Nodes
+    by: str
+
+
+def find(
+    model: LanguageModel,
+    task: Task,
+    scores: Nodes,
+    size: int,
+    config: ExtractConfig,
+    *,
+    dictionary: Dictionary,
+    run: RunFolder | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Circuits of all sizes from scores.
+
+    Args:
+        model: The model.
+        task: The behaviour; masks are trained on its discover split, and compared with the best
+            scores on its select split, if it has one.
+        scores: Of every node.
+        size: Of the circuit.
+        config: How.
+        dictionary: Whose nodes.
+        run: Where to log and to keep checkpoints.
+        progress: Called with ("masks", step, steps).
+
+    Returns:
+        The circuits.
+    """
+    total = dictionary.space.nodes
+    sizes = sorted({*sizes_of(total), size})
+    top = {k: top_nodes(scores, k) for k in sizes}
+    if config.search == "top" or size == total:
+        return Found(top, scores, "top")
+    trained = [k for k in sizes if k < config.masks.start * total]
+    trained = sorted({*trained, size})
+    circuits, state = _trained(
+        model, task, scores, trained, size, config, dictionary, run, progress
+    )
+    ranks = Nodes.from_flat(dictionary.space, np.asarray(state.kept[trained.index(size)]))
+    if "select" in task.splits:
+        points = size_curve(
+            model, task, [circuits[size], top[size]], dictionary=dictionary, split="select",
+            ablation=config.judge.ablations[0], batch_size=config.judge.batch_size,
+            seed=config.seed,
+        )  # fmt: skip
+        if run is not None:
+            run.log("select", masks_kl=points[0].kl, top_kl=points[1].kl)
+        if not points[0].kl <= points[1].kl:
+            return Found(top, scores, "top")
+    return Found(top | circuits, ranks, "masks")
+
+
+def _trained(
+    model: LanguageModel,
+    task: Task,
+    scores: Nodes,
+    sizes: list[int],
+    size: int,
+    config: ExtractConfig,
+    dictionary: Dictionary,
+    run: RunFolder | None,
+    progress: Progress | None,
+    save_every: float = 10.0,
+) -> tuple[dict[int, Nodes], MaskState]:
+    """Train masks, from the last checkpoint if there is one."""
+    key = jax.random.key(config.seed)
+    start = init_masks(key, scores, config.masks, sizes=len(sizes))
+    saved = [time.monotonic()]
+    resumed = run.masks.latest(start) if run else None
+    if run is not None:
+        run.rewind("masks", resumed[0] if resumed else 0)
+
+    def on_state(state: MaskState) -> None:
+        step, now = int(state.step), time.monotonic()
+        # All processes save together, so one clock decides.
+        if run and agree(now - saved[0] >= save_every or step == config.masks.steps):
+            run.masks.save(step, state)
+            saved[0] = now
+
+    def on_steps(step: int, steps: int, metrics: dict[str, float]) -> None:
+        if run is not None:
+            run.log("masks", step=step, **metrics)
+        if progress is not None:
+            progress("masks", step, steps)
+
+    return search_masks(
+        model, task.splits["discover"], scores, sizes, config.masks, least=size,
+        dictionary=dictionary, state=resumed[1] if resumed else start, on_state=on_state,
+        on_steps=on_steps,
+    )  # fmt: skip
