@@ -8,7 +8,10 @@ import jax
 import pytest
 
 import hagd_jax as hagd
+from hagd_jax.interventions import Nodes
 from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
+from hagd_jax.tasks import Text, TrainConfig, make_prompts
+from hagd_jax.tasks.small_training import decoder_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -56,3 +59,28 @@ def test_the_attribution_snippet_writes_a_graph(model, tmp_path, monkeypatch):
     exec(compile(snippet, "README.md", "exec"), names)
     assert names["graph"].info.words == ("The", "capital", "of", "France", "is")
     assert json.loads((tmp_path / "paris.json").read_text())["nodes"]
+
+
+def test_the_search_snippet_finds_circuits(model, monkeypatch):
+    (snippet,) = [code for code in SNIPPETS if "search_masks" in code]
+    prompts = make_prompts(
+        [[1, 2, 3]] * 4, [[1, 5, 3]] * 4, [1] * 4, [2] * 4, vocab_size=model.config.vocab_size
+    )
+    task = hagd.tasks.Task("t", "t", {"discover": prompts}, {"discover": (Text(*"abcde"),) * 4})
+    scores = Nodes.full(hagd.transcoders.neurons(model).space, 0.0)
+    nodes = scores.space.nodes
+    graph = hagd.hierarchy.weights([0, 1], [1, 2], [1.0, 1.0], nodes)
+    names = {"hagd": hagd, "model": model, "task": task, "scores": scores, "graph": graph}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["circuits"][32].flat().sum() == 32
+    assert len(names["tree"].clusters[0]) == nodes
+
+
+def test_the_task_snippet_trains_once(tmp_path, monkeypatch):
+    (snippet,) = [code for code in SNIPPETS if "small_model" in code]
+    algorithm = hagd.tasks.parity(10)
+    made = init(decoder_config(algorithm, TrainConfig()), jax.random.key(0))
+    monkeypatch.setattr(hagd.tasks, "small_model", lambda rule: made)
+    names = {"hagd": hagd}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["task"].name == "parity"
