@@ -21,6 +21,8 @@ from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 Parts = Dictionary | Components
+# A group of fewer prompts has no mean of its own.
+_FEW = 4
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
 
 
@@ -59,14 +61,15 @@ def behaviour(
         model: The model.
         prompts: Where to measure.
         masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
-        ablation: What ablated nodes are set to: `zero`; `mean` over `reference` at each position;
-            `mean_overall` over all positions of it; `resample`, their values on another prompt of
-            as nearly the same length as there is; `counterfactual`, their values on the corrupted
-            prompt.
+        ablation: What ablated nodes are set to: `zero`; `mean` at each position over the prompts
+            of the same group, or over `reference` if they have none; `mean_overall` over all
+            positions of `reference`; `resample`, their values on another prompt of the same group,
+            or of as nearly the same length as there is; `counterfactual`, their values on the
+            corrupted prompt.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
             model's `components`, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
-        reference: Prompts whose clean activations `mean` averages; not those measured on.
+        reference: Prompts whose clean activations are averaged; not those measured on.
         batch_size: Prompts in one call.
         seed: Pairs prompts for `resample`.
         with_model: Put what the model itself does in front, K + 1 rows in all. Dictionaries
@@ -95,7 +98,12 @@ def behaviour(
         _require_fit(mask, nodes)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
     bare, fixed = model.bare(), None
-    if ablation.startswith("mean"):
+    grouped = ablation == "mean" and prompts.group is not None
+    if grouped:
+        group, count = _pooled(prompts.group)
+        prompts = dataclasses.replace(prompts, group=group)
+        fixed = node_means(model, nodes, prompts, prompts.clean.shape[-1], batch_size, groups=count)
+    elif ablation.startswith("mean"):
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
         fixed = node_means(
@@ -103,7 +111,7 @@ def behaviour(
             per_position=ablation == "mean",
         )  # fmt: skip
     if ablation == "resample":
-        stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed)]
+        stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed, prompts.group)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
     parts = [
         _judge(bare, nodes, batch, stacked, fixed, ablation, candidates)
@@ -137,12 +145,25 @@ def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:
         raise InputError("masks", got=str(own), expected=str(theirs))
 
 
-def partners(length: np.ndarray, seed: int) -> np.ndarray:
-    """Another prompt for each, of the same length where there is one and near it otherwise.
+def _pooled(group: Any) -> tuple[np.ndarray, int]:
+    """Groups numbered anew, one more number for all that are too small for a mean of their own.
+
+    Returns:
+        (N,) numbers, and how many groups are large enough.
+    """
+    group = np.asarray(group)
+    small = np.bincount(group)[group] < _FEW
+    numbers = np.unique(group[~small])
+    return np.where(small, len(numbers), np.searchsorted(numbers, group)), len(numbers)
+
+
+def partners(length: np.ndarray, seed: int, group: np.ndarray | None = None) -> np.ndarray:
+    """Another prompt for each, of its group and length where there is one, else near in length.
 
     Args:
         length: (N,) tokens of each prompt; of several rows, (N, C).
         seed: Which of several.
+        group: (N,) of each prompt; None if all are alike.
 
     Returns:
         (N,) indices, a permutation without fixed points.
@@ -150,11 +171,13 @@ def partners(length: np.ndarray, seed: int) -> np.ndarray:
     length = np.asarray(length).reshape(len(length), -1).max(1)
     if len(length) < 2:
         raise InputError("prompts", got=len(length), expected="at least two to resample from")
+    plan = np.zeros_like(length) if group is None else np.asarray(group)
     shuffled = np.random.default_rng(seed).permutation(len(length))
-    order = shuffled[np.argsort(length[shuffled], kind="stable")]
+    order = shuffled[np.lexsort((plan[shuffled], length[shuffled]))]
     partner = np.empty_like(order)
-    # Neighbours in order of length; each length's run closes on itself where it can.
-    for run in np.split(order, np.flatnonzero(np.diff(length[order])) + 1):
+    # Neighbours in order of length; each group's run closes on itself where it can.
+    changes = (np.diff(length[order]) != 0) | (np.diff(plan[order]) != 0)
+    for run in np.split(order, np.flatnonzero(changes) + 1):
         partner[run] = np.roll(run, -1)
     places = np.flatnonzero(partner[order] == order)
     alone = order[places]
@@ -174,6 +197,7 @@ def node_means(
     batch_size: int,
     *,
     per_position: bool = True,
+    groups: int = 0,
 ) -> dict[str, jax.Array]:
     """The mean activation of every node at each position, over as many prompts as there are.
 
@@ -184,30 +208,43 @@ def node_means(
         width: Positions wanted: the reference is cut or padded to it.
         batch_size: Prompts in one call.
         per_position: Whether each position has a mean of its own; else the mean over all.
+        groups: How many groups of the reference have means of their own, too: those of the first
+            numbers. The last mean is of all prompts.
 
     Returns:
-        Name → (L, 1, T, ...) means, named as the dictionary's values; where no prompt has a
-        token, the mean over positions. With one mean for all, (L, 1, 1, ...).
+        Name → (L, groups + 1, T, ...) means, named as the dictionary's values; where no prompt has a token, the mean over positions. With one mean for all
+        positions, (L, 1, 1, ...).
     """
     parts = (
-        _position_sums(model.bare(), dictionary.bare(), batch, weight, width)
+        _position_sums(model.bare(), dictionary.bare(), batch, weight, width, groups)
         for batch, weight in padded_batches(model, reference, batch_size)
     )
     sums = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
     return mean_of_sums(*sums, per_position=per_position)
 
 
-@functools.partial(jax.jit, static_argnames="width")
+@functools.partial(jax.jit, static_argnames=("width", "groups"))
 def _position_sums(
-    model: LanguageModel, dictionary: Parts, batch: Prompts, weight: jax.Array, width: int
+    model: LanguageModel,
+    dictionary: Parts,
+    batch: Prompts,
+    weight: jax.Array,
+    width: int,
+    groups: int,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums of node activations over real tokens at each position, and how many there were."""
     short = min(width, batch.clean.shape[-1])
     tokens = jnp.pad(batch.inputs()[:, :short], ((0, 0), (0, width - short)))
     real = jnp.arange(width) < jnp.minimum(batch.row_length, short)[:, None]
     real = real * batch.per_row(weight)[:, None]
-    trace = forward(model, tokens, capture=dictionary.capture).trace
-    return position_sums(dictionary.values(trace), real)
+    values = dictionary.values(forward(model, tokens, capture=dictionary.capture).trace)
+    if not groups:
+        return position_sums(values, real)
+    own = jax.nn.one_hot(batch.per_row(batch.group), groups, axis=0)[:, :, None] * real
+    # The last one is of all prompts.
+    rows = [position_sums(values, mine) for mine in (*own, real)]
+    sums = {name: jnp.concatenate([row[0][name] for row in rows], 1) for name in values}
+    return sums, jnp.stack([row[1] for row in rows])
 
 
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))
@@ -226,7 +263,9 @@ def _judge(
     if ablation == "zero":
         alternative = zero_alternative(dictionary.values(clean.trace))
     elif fixed is not None:
-        alternative = fixed
+        several = jax.tree.leaves(fixed)[0].shape[1] > 1
+        rows = batch.per_row(batch.group) if several else slice(None)
+        alternative = {name: means[:, rows] for name, means in fixed.items()}
     else:
         trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
         alternative = dictionary.values(trace)

@@ -165,17 +165,18 @@ def mean_of_sums(
     """Means from (added up) results of `position_sums`; see `mean_alternative`.
 
     Args:
-        sums: Name → (L, 1, T, ...).
-        count: (T,).
+        sums: Name → (L, G, T, ...); G is 1, or the number of groups.
+        count: (T,), or (G, T).
         per_position: Whether each position has a mean of its own, or all have one.
 
     Returns:
-        Name → (L, 1, T, ...) means, or (L, 1, 1, ...).
+        Name → (L, G, T, ...) means, or (L, G, 1, ...).
     """
 
     def mean(total: jax.Array) -> jax.Array:
-        n = count.reshape(1, 1, -1, *[1] * (total.ndim - 3))
-        overall = total.sum(2, keepdims=True) / n.sum()
+        groups, positions = jnp.atleast_2d(count).shape
+        n = count.reshape(1, groups, positions, *[1] * (total.ndim - 3))
+        overall = total.sum(2, keepdims=True) / jnp.maximum(n.sum(2, keepdims=True), 1)
         if not per_position:
             return overall
         return jnp.where(n > 0, total / jnp.maximum(n, 1), overall)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -62,6 +62,8 @@ class Prompts:
         answer: (N,) the token that follows the clean prompt; or (N, A) all that may, −1 for none.
         distractor: (N,) the wrong token it is compared with; or (N, B) all of them.
         length: (N,) real tokens in the row; the rest is padding.
+        group: (N,) numbers from 0, the same for prompts in which every position plays the same
+            part, as in those of one template and length; or None if all are alike.
     """
 
     clean: Any
@@ -70,6 +72,7 @@ class Prompts:
     answer: Any
     distractor: Any
     length: Any
+    group: Any = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -187,6 +190,7 @@ def make_prompts(
     *,
     vocab_size: int,
     position: Sequence[int] | None = None,
+    group: Sequence[Any] | None = None,
     pad_id: int = 0,
     width: int | None = None,
 ) -> Prompts:
@@ -199,6 +203,8 @@ def make_prompts(
         distractor: The wrong token it is compared with, or a list.
         vocab_size: Of the model.
         position: Where each answer is read; the last token of its prompt if None.
+        group: What prompts of one plan have in common, such as their template; with their length
+            it makes the groups. None if all are alike.
         pad_id: Fills the rows on the right.
         width: Length to pad to; the longest prompt if None.
 
@@ -233,6 +239,7 @@ def make_prompts(
         answer=_alternatives(answer),
         distractor=_alternatives(distractor),
         length=np.asarray(lengths, np.int64),
+        group=None if group is None else _numbered(zip(group, lengths, strict=True)),
     )
     check_prompts(prompts, vocab_size)
     return jax.tree.map(lambda x: x.astype(np.int32), prompts)
@@ -301,6 +308,12 @@ def _sum(at: jax.Array, tokens: Any) -> jax.Array:
         return jnp.take_along_axis(at, tokens[:, None], axis=1)[:, 0]
     found = jnp.take_along_axis(at, tokens, axis=1)
     return jax.nn.logsumexp(found, axis=1, where=tokens >= 0)
+
+
+def _numbered(labels: Iterable[Any]) -> np.ndarray:
+    """Numbers from 0 for equal labels."""
+    seen: dict[Any, int] = {}
+    return np.asarray([seen.setdefault(label, len(seen)) for label in labels], np.int64)
 
 
 def _columns(tokens: Any) -> jax.Array:

@@ -82,6 +82,8 @@ def check_prompts(prompts: Prompts, vocab_size: int) -> None:
             raise InputError(
                 field, got=f"shape {getattr(p, field).shape}", expected=f"{p.clean.shape[:1]}"
             )
+    if p.group is not None and p.group.shape != p.clean.shape[:1]:
+        raise InputError("group", got=f"shape {p.group.shape}", expected=f"{p.clean.shape[:1]}")
     for field in ("clean", "corrupted"):
         _require_range(field, getattr(p, field), 0, vocab_size)
     answer, distractor = (_alternatives(f, getattr(p, f), vocab_size) for f in _WORDS)

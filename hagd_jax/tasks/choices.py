@@ -31,7 +31,7 @@ class Choices(Prompts):
         unit: (N, C) float32, what the log-probability is divided by: scored tokens, or characters.
     """
 
-    unit: Any
+    unit: Any = None
 
     def inputs(self, side: str = "clean") -> Any:
         """(N C, T)."""

@@ -204,6 +204,36 @@ def direct(model, prompts):
     return logit_difference(forward(model, prompts.clean).logits, prompts)
 
 
+def test_means_and_partners_are_of_the_same_group(model, prompts):
+    """Groups of six and four prompts have means of their own; two single prompts have all's."""
+    rng = np.random.default_rng(4)
+    length = 4
+    rows = [rng.integers(0, 11, (12, length)).tolist() for _ in range(2)]
+    group = np.array([0, 1, 0, 2, 0, 0, 0, 3, 0, 2, 2, 2])
+    made = make_prompts(*rows, [1] * 12, [2] * 12, vocab_size=11, group=group.tolist())
+    np.testing.assert_array_equal(made.group, [0, 1, 0, 2, 0, 0, 0, 3, 0, 2, 2, 2])
+    found = measure(model, made, some_masks(), "mean", candidates=None, reference=None)
+    for i in range(12):
+        alone = group[i] in (1, 3)
+        same = made if alone else made[group == group[i]]
+        means = reference_means(model.params, same, length, True)
+        clean, _, position, answer, distractor = next(rows_of(made, i))
+        for k, mask in enumerate(some_masks()):
+            _, seen = plain.forward(model.params, clean)
+            edits = [(*node, means[node]) for node in seen if not kept(mask, *node)]
+            logits = plain.forward(model.params, clean, edits)[0][position]
+            want = logits[answer] - logits[distractor]
+            np.testing.assert_allclose(found.metric[k, i], want, atol=2e-4)
+    other = partners(made.length, 0, made.group)
+    alike = group[other] == group
+    assert alike[np.isin(group, (0, 2))].all()
+    assert (other != np.arange(12)).all()
+
+
+def rows_of(prompts, i):
+    return rows(prompts[np.array([i])])
+
+
 def test_the_empty_circuit_is_what_replaces_it(model, prompts):
     """All nodes counterfactual: of the clean prompt, only the token at the end is still read."""
     corrupted = prompts.corrupted.copy()
