@@ -19,8 +19,9 @@ START, END = "<!-- results -->\n", "<!-- /results -->"
 GIB = 2**30
 Row = tuple[str, str, str, str]
 CIRCUITS = (
-    "Circuits by signed integrated gradients (`first_circuit.py`), judged on the test split. Each "
-    "cell is counterfactual / mean ablation; over three trained models, mean (least to most):"
+    "Circuits by signed integrated gradients (scores) and by masks trained from there "
+    "(`first_circuit.py`), judged on the test split. Each cell is counterfactual / mean ablation; "
+    "masks were trained under the first. Over three trained models, mean (least to most):"
 )
 
 CHAINS = (
@@ -289,19 +290,22 @@ def circuits() -> str:
     """Faithfulness of the first circuits: a row a size, seeds averaged, both ablations."""
     groups: dict[tuple, dict[str, list[dict]]] = {}
     for row in load("first_circuit")["rows"]:
-        group = groups.setdefault((row["task"], row["model"], row["nodes"], row["share"]), {})
+        key = row["task"], row["model"], row["by"], row["nodes"], row["share"]
+        group = groups.setdefault(key, {})
         group.setdefault(row["ablation"], []).append(row)
     rows = []
-    for (task, model, nodes, share), group in groups.items():
+    for (task, model, by, nodes, share), group in groups.items():
         cells = [
             " / ".join(_spread([row[key] for row in rows_]) for rows_ in group.values())
-            for key in ("faithfulness", "best_control", "preservation", "necessity")
+            for key in ("faithfulness", "best_control", "preservation", "kl", "necessity")
         ]
         passed = [f"{sum(r['gates'] for r in rows_)} of {len(rows_)}" for rows_ in group.values()]
-        rows.append((f"{task}, {model}", f"{nodes:,} ({share:.0%})", *cells, " / ".join(passed)))
+        rows.append(
+            (f"{task}, {model}", by, f"{nodes:,} ({share:.0%})", *cells, " / ".join(passed))
+        )
     return table(
-        ("behaviour", "nodes", "faithfulness", "best of 20 controls", "accuracy kept", "necessity",
-         "gates hold"),
+        ("behaviour", "found by", "nodes", "faithfulness", "best of 20 controls", "accuracy kept",
+         "KL, nats", "necessity", "gates hold"),
         rows,
     )  # fmt: skip
 

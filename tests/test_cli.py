@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
 
 def arguments(folder, out, *more):
     small = ["--sizes.discover", "8", "--sizes.test", "8", "--judge.controls", "3"]
+    small += ["--masks.steps", "4", "--masks.check-every", "2"]
     command = ["extract", "--task", "modular-addition", "--model", folder, "--nodes", "25%"]
     return [*command, "--out", str(out), *small, *more]
 
@@ -44,7 +45,9 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
         json.loads(line)["stage"]
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert [s for i, s in enumerate(stages) if s not in stages[:i]] == ["score", "verdict", "curve"]
+    assert [s for i, s in enumerate(stages) if s not in [*stages[:i], "areas"]] == [
+        "score", "masks", "select", "verdict", "curve"
+    ]  # fmt: skip
     out = " ".join(capsys.readouterr().out.split())
     for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Look at it"):
         assert word in out

@@ -212,8 +212,8 @@ def node_means(
             numbers. The last mean is of all prompts.
 
     Returns:
-        Name → (L, groups + 1, T, ...) means, named as the dictionary's values; where no prompt has a token, the mean over positions. With one mean for all
-        positions, (L, 1, 1, ...).
+        Name → (L, groups + 1, T, ...) means, named as the dictionary's values; where no prompt has
+        a token, the mean over positions. With one mean for all positions, (L, 1, 1, ...).
     """
     parts = (
         _position_sums(model.bare(), dictionary.bare(), batch, weight, width, groups)

@@ -106,6 +106,8 @@ def extract(
         seed=config.seed,
         config=dataclasses.asdict(config) | {"found_by": found.by},
     )
+    if run is not None:
+        run.rewind("verdict", -1)
     verdicts = _judge(model, nodes, circuit, task, config, tell)
     curve = _curve(model, nodes, found.masks, task, config, tell)
     if run is not None:
@@ -146,8 +148,9 @@ def score(
     prompts, nodes = task.splits["discover"], as_dictionary(model, dictionary)
     nothing = Nodes.full(nodes.space, 0.0)
     start = run.checkpoints.latest(nothing) if run else None
-    if run is not None:
-        run.rewind("score", start[0] if start else 0)
+    reached = start[0] if start else 0
+    if run is not None and reached < len(prompts):
+        run.rewind("score", reached)
     saved = began = time.monotonic()
     done, total = start or (0, nothing)
     for done, total in node_scores(model, prompts, config, dictionary=nodes, start=start):

@@ -43,6 +43,7 @@ def find(
     dictionary: Dictionary,
     run: RunFolder | None = None,
     progress: Progress | None = None,
+    save_every: float = 10.0,
 ) -> Found:
     """Circuits of all sizes from scores.
 
@@ -56,6 +57,7 @@ def find(
         dictionary: Whose nodes.
         run: Where to log and to keep checkpoints.
         progress: Called with ("masks", step, steps).
+        save_every: Seconds between checkpoints; the last step is always saved.
 
     Returns:
         The circuits.
@@ -68,7 +70,7 @@ def find(
     trained = [k for k in sizes if k < config.masks.start * total]
     trained = sorted({*trained, size})
     circuits, state = _trained(
-        model, task, scores, trained, size, config, dictionary, run, progress
+        model, task, scores, trained, size, config, dictionary, run, progress, save_every
     )
     ranks = Nodes.from_flat(dictionary.space, np.asarray(state.kept[trained.index(size)]))
     if "select" in task.splits:
@@ -94,7 +96,7 @@ def _trained(
     dictionary: Dictionary,
     run: RunFolder | None,
     progress: Progress | None,
-    save_every: float = 10.0,
+    save_every: float,
 ) -> tuple[dict[int, Nodes], MaskState]:
     """Train masks, from the last checkpoint if there is one."""
     key = jax.random.key(config.seed)

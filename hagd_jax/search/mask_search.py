@@ -139,7 +139,7 @@ def search_masks(
         seed: Of batches and noise: same seed, same circuits.
         state: To go on from, as `on_state` got it, of the same sizes and configuration.
         on_steps: Called as on_steps(step, steps, metrics) after each scan.
-        on_state: Called before that with the state, to save it; it is the caller's to keep.
+        on_state: Called after that with the state, to save it; it is the caller's to keep.
 
     Returns:
         Size → `Nodes` of bool with as many members, and the last state.
@@ -172,11 +172,11 @@ def search_masks(
             config, rows,
         )  # fmt: skip
         done = some.stop
+        if on_steps is not None:
+            on_steps(done, config.steps, {k: float(v[-1]) for k, v in metrics.items()})
         if on_state is not None:
             # The next scan takes the state's memory for its own.
             on_state(jax.tree.map(jnp.copy, now))
-        if on_steps is not None:
-            on_steps(done, config.steps, {k: float(v[-1]) for k, v in metrics.items()})
     kept = np.asarray(now.kept)
     return {size: _top(kept[i], size, nodes) for i, size in enumerate(sizes)}, now
 

@@ -8,6 +8,7 @@ from hagd_jax.attribution import GradientConfig
 from hagd_jax.causal import JudgeConfig
 from hagd_jax.models import DecoderConfig, init
 from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Task, Text, make_prompts
 
 # The answer repeats the first token: head 1 of layer 0 looks at it, everything else is noise.
@@ -18,6 +19,7 @@ CONFIG = DecoderConfig(
 EXTRACT = ExtractConfig(
     nodes="1",
     gradient=GradientConfig(batch_size=8),
+    masks=MaskConfig(steps=20, check_every=10),
     judge=JudgeConfig(ablations=("counterfactual", "mean", "resample"), controls=7, batch_size=8),
 )
 

@@ -24,6 +24,7 @@ from tests.transcoders.basis import neuron_basis, noisy, on_mesh
 EXTRACT = ExtractConfig(
     nodes="6",
     gradient=GradientConfig(batch_size=8),
+    search="top",
     judge=JudgeConfig(ablations=("counterfactual", "mean"), controls=3, batch_size=8),
 )
 WINDOW = TranscoderConfig(n_layers=2, d_model=8, n_features=10, k=3, window=1)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,9 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_run, score
+from hagd_jax.pipeline.find import find
+from hagd_jax.search import init_masks
+from hagd_jax.transcoders import neurons
 from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
 
 
@@ -95,6 +99,32 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     assert without_times(broken) == without_times(whole)
     saved = [Circuit.load(run.path / "circuit.json") for run in (whole, broken)]
     assert saved[0] == saved[1] == expected.circuit
+
+
+@pytest.mark.parametrize("save_every", [0, 1000])
+def test_masks_killed_in_training_end_the_same(copier, task, tmp_path, save_every):
+    class Killed(BaseException):
+        pass
+
+    def kill(stage, done, total):
+        if (stage, done) == ("masks", 20):
+            raise Killed
+
+    whole = open_run(tmp_path / "whole", {})
+    expected = extract(copier, task, EXTRACT, run=whole)
+    assert expected.circuit.config["found_by"] == "masks"
+    broken = open_run(tmp_path / "broken", {})
+    scores = score(copier, task, EXTRACT.gradient, run=broken)
+    with pytest.raises(Killed):
+        find(
+            copier, task, scores, 1, EXTRACT, dictionary=neurons(copier), run=broken,
+            progress=kill, save_every=save_every,
+        )  # fmt: skip
+    saved = broken.masks.latest(init_masks(jax.random.key(0), scores, EXTRACT.masks, sizes=3))
+    assert (saved is None) == (save_every > 0)
+    result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
+    assert result.circuit == expected.circuit
+    assert without_times(broken) == without_times(whole)
 
 
 def test_a_run_continues_on_another_mesh(copier, task, tmp_path):

@@ -74,7 +74,7 @@ def test_a_search_goes_on_where_it_stopped():
         pass
 
     def stop(step, *_):
-        if step == 20:
+        if step == 30:
             raise Stop
 
     with pytest.raises(Stop):
