@@ -1,6 +1,10 @@
-"""Eight host devices for every test, set before JAX starts."""
+"""Eight host devices for every test, set before JAX starts; and few compiled programs at a time."""
 
+import gc
 import os
+from pathlib import Path
+
+import pytest
 
 # Excess precision lets XLA keep bfloat16 chains in float32, so exact comparisons would differ.
 # Most of the time of these tests is compiling; without LLVM's expensive passes it is less. (Without
@@ -10,3 +14,18 @@ os.environ["XLA_FLAGS"] = (
     " --xla_llvm_disable_expensive_passes=true"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Linux lets a process map 65,530 pieces of memory; every compiled program takes some of them, and
+# beyond that the compiler crashes.
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs once there are many."""
+    import jax
+
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()

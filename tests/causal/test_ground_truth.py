@@ -66,8 +66,9 @@ def test_as_many_edges_are_needed_as_were_published(made, name, ablation, count)
     assert edges[-1] == (last, "logits", "logits")
 
 
-@pytest.mark.parametrize("ablation", ["zero", "resample"])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(
+    ("name", "ablation"), [("reverse", "zero"), ("reverse", "resample"), ("hist", "zero")]
+)
 def test_edges_outside_the_program_do_nothing(made, name, ablation):
     """All of them cut at once, every logit stays; what is needed is among the others."""
     model, prompts = made[name].model, compiled_prompts(made[name])
