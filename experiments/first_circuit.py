@@ -30,6 +30,7 @@ from hagd_jax.search import MaskConfig, search_masks, top_nodes
 from hagd_jax.tasks import Sizes, Task
 
 JUDGE = JudgeConfig(ablations=("counterfactual", "mean"), controls=20)
+MOST = {"ioi": 512, "capitals": 64}  # discovery prompts
 SCORED = 64  # prompts that scores are averaged over; masks see all
 SMALL = MaskConfig(steps=600, batch_size=64, learning_rate=0.1)
 
@@ -90,6 +91,7 @@ def judged(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=MaskConfig().steps, help="of SmolLM2's masks")
+    parser.add_argument("--tasks", nargs="+", default=["ioi", "capitals"], choices=list(MOST))
     args = parser.parse_args()
     began = time.monotonic()
     rows = []
@@ -99,8 +101,8 @@ def main() -> None:
         task = hagd.tasks.task("modular_addition", model, sizes=sizes, seed=seed)
         rows += measure(model, task, ("64", "128", "256", "75%"), seed, SMALL)
     model = hagd.models.load("smollm2-135m")
-    for name, most in (("ioi", 512), ("capitals", 64)):
-        task = hagd.tasks.task(name, model, sizes=Sizes(discover=most))
+    for name in args.tasks:
+        task = hagd.tasks.task(name, model, sizes=Sizes(discover=MOST[name]))
         masks = MaskConfig(steps=args.steps)
         rows += measure(model, task, ("5%", "10%", "20%", "40%"), 0, masks)
     record("first_circuit", rows, seconds=time.monotonic() - began, split="test")

@@ -18,6 +18,7 @@ writer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 
 import numpy as np
@@ -26,11 +27,13 @@ from record import record
 from hagd_jax.causal import named_edges
 from hagd_jax.causal.ground_truth import (
     PROGRAMS,
+    Compiled,
     compile_program,
     compiled_prompts,
     necessary_edges,
     program_edges,
 )
+from hagd_jax.errors import InputError
 from hagd_jax.interventions import Edges
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks import Prompts
@@ -47,8 +50,7 @@ def main() -> None:
     for name in args.programs:
         compiled = compile_program(PROGRAMS[name])
         model = compiled.model
-        lengths = range(2, PROGRAMS[name].length + 1)
-        prompts = [compiled_prompts(compiled, length) for length in lengths]
+        prompts = all_prompts(compiled)
         row = {
             "program": name,
             "layers": model.config.n_layers,
@@ -68,6 +70,16 @@ def main() -> None:
         "ground_truth_edges", rows, seconds=time.monotonic() - began, seed=0,
         packages=("tracr-pypi",), needed=names,
     )  # fmt: skip
+
+
+def all_prompts(compiled: Compiled) -> list[Prompts]:
+    """All inputs of all lengths, from the first one at which the program has a value."""
+    found = []
+    for length in range(2, compiled.program.length + 1):
+        # Shifted by two, words of two letters leave nothing to say.
+        with contextlib.suppress(InputError):
+            found.append(compiled_prompts(compiled, length))
+    return found
 
 
 def accuracy(model: LanguageModel, prompts: list[Prompts]) -> float:

@@ -290,7 +290,7 @@ def circuits() -> str:
     """Faithfulness of the first circuits: a row a size, seeds averaged, both ablations."""
     groups: dict[tuple, dict[str, list[dict]]] = {}
     for row in load("first_circuit")["rows"]:
-        key = row["task"], row["model"], row["by"], row["nodes"], row["share"]
+        key = row["task"], row["model"], row.get("by", "scores"), row["nodes"], row["share"]
         group = groups.setdefault(key, {})
         group.setdefault(row["ablation"], []).append(row)
     rows = []
