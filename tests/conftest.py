@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Linux lets a process map 65,530 pieces of memory; every compiled program takes some of them, and
 # beyond that the compiler crashes.
-MOST_MAPS = 20_000
+MOST_MAPS = 40_000
 
 
 @pytest.fixture(scope="module", autouse=True)
