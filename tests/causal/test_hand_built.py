@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Node, behaviour
-from hagd_jax.causal.ground_truth import hand_built
+from hagd_jax.causal import Node, behaviour, components, named_edges
+from hagd_jax.causal.ground_truth import hand_built, true_edges
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import forward
 from hagd_jax.tasks import correct
@@ -71,3 +71,18 @@ def test_the_circuit_is_the_least_that_will_do(name, ablation):
     for members, good in zip(every, keeps, strict=True):
         assert good == (truth <= set(members)), (members, good)
     assert all(isinstance(node, Node) for node in case.truth[ablation])
+
+
+@pytest.mark.parametrize("ablation", ["zero", "counterfactual"])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_true_edges_alone_keep_every_logit(name, ablation):
+    """And they touch the true nodes, and no other head."""
+    case = CASES[name]
+    edges, parts = true_edges(case, ablation), components(case.model)
+    options = {"ablation": ablation, "dictionary": parts, "batch_size": len(case.prompts)}
+    found = behaviour(case.model, case.prompts, [edges], with_model=True, **options)
+    np.testing.assert_allclose(found.metric[1], found.metric[0], atol=1e-3)
+    named = named_edges(case.model.config, edges)
+    assert 3 <= len(named) < parts.space.count()
+    heads = {f"head {n.layer}.{n.index}" for n in case.truth[ablation] if n.kind == "head"}
+    assert {edge.writer for edge in named if edge.writer.startswith("head")} == heads

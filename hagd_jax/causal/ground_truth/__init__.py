@@ -8,7 +8,7 @@ from hagd_jax.causal.ground_truth.compiled import (
     compiled_prompts,
 )
 from hagd_jax.causal.ground_truth.hand_built import hand_built
-from hagd_jax.causal.ground_truth.necessary import necessary_edges
+from hagd_jax.causal.ground_truth.necessary import necessary_edges, true_edges
 from hagd_jax.causal.ground_truth.programs import PROGRAMS
 from hagd_jax.causal.ground_truth.structure import program_edges
 
@@ -24,4 +24,5 @@ __all__ = [
     "necessary_edges",
     "program_edges",
     "scrambled",
+    "true_edges",
 ]

@@ -8,6 +8,8 @@ import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.components import components
+from hagd_jax.causal.ground_truth.case import Case
+from hagd_jax.causal.ground_truth.structure import program_edges
 from hagd_jax.interventions import Edges
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts
@@ -69,3 +71,38 @@ def necessary_edges(
                 )
                 needed[chosen] |= ~found.match.all(1)[: len(chosen)]
     return there.like(needed)
+
+
+def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
+    """Edges of a model written by hand along which its answers are made.
+
+    Of the edges that its weights have at all, those without which the metric of some prompt
+    changes. Tests prove that they alone keep every metric, so they are a circuit, and the least.
+
+    Args:
+        case: The model and its prompts.
+        ablation: What a cut edge carries instead.
+        least: Changes up to this are rounding.
+
+    Returns:
+        `Edges` of bool.
+
+    Example:
+        >>> named_edges(case.model.config, true_edges(case, "counterfactual"))[0]
+        Edge(writer='embed', reader='head 0.0', input='k')
+    """
+    parts, among = components(case.model), program_edges(case.model)
+    places = np.flatnonzero(among.flat())
+    found = behaviour(
+        case.model,
+        case.prompts,
+        [parts.space.without(int(place)) for place in places],
+        ablation=ablation,
+        dictionary=parts,
+        reference=case.prompts,
+        batch_size=len(case.prompts),
+        with_model=True,
+    ).metric
+    needed = np.zeros(len(among.flat()), bool)
+    needed[places] = np.abs(found[1:] - found[0]).max(1) > least
+    return among.like(needed)
