@@ -24,7 +24,7 @@ class Found(NamedTuple):
 
     Attributes:
         masks: Size → circuit, of the size asked for and of the ten of the curve.
-        ranks: By which nodes were kept, at the size asked for.
+        ranks: By which nodes were kept, at the size asked for: logits of masks, or scores.
         by: `masks` or `top`.
     """
 
@@ -72,7 +72,9 @@ def find(
     circuits, state = _trained(
         model, task, scores, trained, size, config, dictionary, run, progress, save_every
     )
-    ranks = Nodes.from_flat(dictionary.space, np.asarray(state.kept[trained.index(size)]))
+    # Log-probabilities of being open, as logits: those are easier to read near 1.
+    chance = np.minimum(np.asarray(state.kept[trained.index(size)]), -1e-7)
+    ranks = Nodes.from_flat(dictionary.space, chance - np.log(-np.expm1(chance)))
     if "select" in task.splits:
         points = size_curve(
             model, task, [circuits[size], top[size]], dictionary=dictionary, split="select",
