@@ -97,12 +97,9 @@ def behaviour(
     for mask in masks:
         _require_fit(mask, nodes)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
-    bare, fixed = model.bare(), None
-    grouped = ablation == "mean" and prompts.group is not None
-    if grouped:
-        group, count = _pooled(prompts.group)
-        prompts = dataclasses.replace(prompts, group=group)
-        fixed = node_means(model, nodes, prompts, prompts.clean.shape[-1], batch_size, groups=count)
+    fixed = None
+    if ablation == "mean" and prompts.group is not None:
+        prompts, fixed = _group_means(model, nodes, prompts, batch_size)
     elif ablation.startswith("mean"):
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
@@ -114,7 +111,7 @@ def behaviour(
         stand_in = np.asarray(prompts.clean)[partners(prompts.length, seed, prompts.group)]
         prompts = dataclasses.replace(prompts, corrupted=stand_in)
     parts = [
-        _judge(bare, nodes, batch, stacked, fixed, ablation, candidates)
+        _judge(model.bare(), nodes, batch, stacked, fixed, ablation, candidates)
         for batch, _ in padded_batches(model, prompts, batch_size)
     ]
     # The rows that filled up the last batch come last.
@@ -145,16 +142,20 @@ def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:
         raise InputError("masks", got=str(own), expected=str(theirs))
 
 
-def _pooled(group: Any) -> tuple[np.ndarray, int]:
-    """Groups numbered anew, one more number for all that are too small for a mean of their own.
+def _group_means(
+    model: LanguageModel, nodes: Parts, prompts: Prompts, batch_size: int
+) -> tuple[Prompts, dict[str, jax.Array]]:
+    """Means of each group, and the prompts with the number of theirs.
 
-    Returns:
-        (N,) numbers, and how many groups are large enough.
+    A group too small for a mean of its own, which would be itself, has the mean of all prompts.
     """
-    group = np.asarray(group)
+    group = np.asarray(prompts.group)
     small = np.bincount(group)[group] < _FEW
-    numbers = np.unique(group[~small])
-    return np.where(small, len(numbers), np.searchsorted(numbers, group)), len(numbers)
+    large = np.unique(group[~small])
+    numbered = np.where(small, len(large), np.searchsorted(large, group))
+    prompts = dataclasses.replace(prompts, group=numbered)
+    width = prompts.clean.shape[-1]
+    return prompts, node_means(model, nodes, prompts, width, batch_size, groups=len(large))
 
 
 def partners(length: np.ndarray, seed: int, group: np.ndarray | None = None) -> np.ndarray:

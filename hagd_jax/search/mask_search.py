@@ -23,6 +23,7 @@ from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.schedule import MaskConfig, schedule
+from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import batch_rows, padded_batches
@@ -177,8 +178,8 @@ def search_masks(
         if on_state is not None:
             # The next scan takes the state's memory for its own.
             on_state(jax.tree.map(jnp.copy, now))
-    kept = np.asarray(now.kept)
-    return {size: _top(kept[i], size, nodes) for i, size in enumerate(sizes)}, now
+    kept = [Nodes.from_flat(nodes.space, row) for row in np.asarray(now.kept)]
+    return {size: top_nodes(row, size) for size, row in zip(sizes, kept, strict=True)}, now
 
 
 def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
@@ -267,9 +268,3 @@ def _rows(nodes: Dictionary, batch: Prompts, flat: jax.Array) -> Nodes:
 
 def _optimizer(config: MaskConfig) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate)
-
-
-def _top(values: np.ndarray, size: int, nodes: Dictionary) -> Nodes:
-    chosen = np.zeros(len(values), bool)
-    chosen[np.argsort(-values, kind="stable")[:size]] = True
-    return Nodes.from_flat(nodes.space, chosen)

@@ -179,7 +179,7 @@ def make_choices(
         first, end = choice.scored
         return [*range(first - 1, end - 1), *[-1] * (scored - (end - first))]
 
-    others = [[i for i in range(counts.copy().pop()) if i != right] for right in answer]
+    others = [[i for i in range(len(rows[0])) if i != right] for right in answer]
     made = Choices(
         clean=array(lambda choice: pad(choice.clean)),
         corrupted=array(lambda choice: pad(choice.corrupted)),
