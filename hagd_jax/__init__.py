@@ -2,6 +2,7 @@
 
 from hagd_jax import (
     attribution,
+    baselines,
     causal,
     errors,
     hierarchy,
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ExtractConfig",
     "attribution",
+    "baselines",
     "causal",
     "errors",
     "extract",

@@ -9,6 +9,7 @@ from hagd_jax.attribution.heads import edge_heads
 from hagd_jax.attribution.influence import Pruned, Scores, influence, prune, scores, subgraph
 from hagd_jax.attribution.integrated_gradients import GradientConfig, mean_scores, node_scores
 from hagd_jax.attribution.neuronpedia import neuronpedia_json, to_neuronpedia
+from hagd_jax.attribution.node_graph import NodeGraph, node_graph
 from hagd_jax.attribution.query_key import QueryKey, query_key
 from hagd_jax.attribution.targets import logit_difference
 from hagd_jax.attribution.task_graph import TaskGraph, task_graph
@@ -20,6 +21,7 @@ __all__ = [
     "GradientConfig",
     "GraphInfo",
     "LogitTarget",
+    "NodeGraph",
     "NodeTable",
     "Pruned",
     "QueryKey",
@@ -33,6 +35,7 @@ __all__ = [
     "logit_difference",
     "mean_scores",
     "neuronpedia_json",
+    "node_graph",
     "node_scores",
     "prune",
     "query_key",

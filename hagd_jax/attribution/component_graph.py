@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.attribution.integrated_gradients import GradientConfig
-from hagd_jax.interventions import chain, replace
+from hagd_jax.interventions import Edges, chain, replace
 from hagd_jax.models import (
     Context,
     DecoderConfig,
@@ -82,6 +82,20 @@ class ComponentGraph(struct.PyTreeNode):
     def edges(self) -> ComponentEdges:
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
+
+    def scores(self) -> Edges:
+        """Scores by reader, as circuits of edges have them; 0 where there is no edge."""
+        found = jax.tree.map(
+            lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
+        )
+        edges, writer = self.edges, np.asarray(self.graph.senders)
+        layer = np.asarray(self.graph.nodes.layer)[np.asarray(self.graph.receivers)]
+        for number, name in enumerate(("q", "k", "v", "mlp", "final")):
+            own = np.asarray(edges.input) == number
+            place = (layer[own], np.asarray(edges.index)[own], writer[own])
+            place = {"mlp": place[::2], "final": place[2:]}.get(name, place)
+            getattr(found, name)[place] = np.asarray(edges.score)[own]
+        return found
 
 
 @struct.dataclass
@@ -187,7 +201,7 @@ def _scores(
             out = forward(model, batch.inputs(), chain(start, reads), remat=remat)
             return jnp.sum(metric(out.logits, batch))
 
-        return jax.grad(value)(_no_reads(c, shape))
+        return jax.grad(value)(no_reads(c, shape))
 
     reads = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
     writes = {site: (clean[site] - other[site]).astype(jnp.float32) for site in sites}
@@ -212,7 +226,8 @@ def _pairs(written: jax.Array, read: jax.Array) -> jax.Array:
     return jnp.einsum("wbtd,rbtd->bwr", written, read)
 
 
-def _no_reads(c: DecoderConfig, shape: tuple[int, ...]) -> AddToReads:
+def no_reads(c: DecoderConfig, shape: tuple[int, ...]) -> AddToReads:
+    """Nothing added, for tokens of a shape (B, T)."""
     stream = (*shape, c.d_model)
     queries, keys = ((c.n_layers, *shape, n, c.d_model) for n in (c.n_heads, c.n_kv_heads))
     return AddToReads(

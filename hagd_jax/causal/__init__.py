@@ -1,6 +1,6 @@
 """The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, parts_of
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.components import Components, components
@@ -46,6 +46,7 @@ __all__ = [
     "faithfulness",
     "load_circuit",
     "named_edges",
+    "parts_of",
     "permutation_p",
     "preservation",
     "random_controls",

@@ -1,6 +1,7 @@
 """Graphs at many resolutions: nodes gathered into supernodes, level by level."""
 
 from hagd_jax.hierarchy.coarsen import Hierarchy, HierarchyConfig, Level, coarsen
+from hagd_jax.hierarchy.graphs import as_weights
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
 from hagd_jax.hierarchy.weights import Weights, weights
@@ -10,6 +11,7 @@ __all__ = [
     "HierarchyConfig",
     "Level",
     "Weights",
+    "as_weights",
     "coarsen",
     "embed",
     "kmeans",

@@ -95,7 +95,7 @@ class MaskEdges(Intervention):
     A mask of ones is exact, as long as alternatives are finite.
 
     Attributes:
-        q, k, v, mlp, final: 1 − m, as in `Edges`.
+        q, k, v, mlp, final: 1 − m, as in `Edges`; a prompt axis after the layers is allowed.
         alt_embed: (B, T, D), or what broadcasts to it.
         alt_heads: (L, B, T, H, D).
         alt_mlps: (L, B, T, D).
@@ -114,7 +114,7 @@ class MaskEdges(Intervention):
 
     def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """The first writer; the stream itself stays."""
-        nobody = jnp.zeros((len(self.final), *value.shape), jnp.float32)
+        nobody = jnp.zeros((self.final.shape[-1], *value.shape), jnp.float32)
         begun = self.replace(moved=nobody)  # type: ignore[attr-defined]
         return value, begun._wrote(0, (self.alt_embed - value)[None])
 
@@ -138,7 +138,7 @@ class MaskEdges(Intervention):
 
     def on_resid_mlp(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """What the MLP reads."""
-        return value + jnp.einsum("w,wbtd->btd", self.mlp, self.moved), self
+        return value + jnp.einsum("...w,w...td->...td", self.mlp, self.moved), self
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """The MLP of a layer."""
@@ -148,10 +148,10 @@ class MaskEdges(Intervention):
 
     def on_resid_final(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """What the logits read."""
-        return value + jnp.einsum("w,wbtd->btd", self.final, self.moved), self
+        return value + jnp.einsum("...w,w...td->...td", self.final, self.moved), self
 
     def _read(self, cut: jax.Array) -> jax.Array:
-        return jnp.einsum("hw,wbtd->bthd", cut, self.moved)
+        return jnp.einsum("...hw,w...td->...thd", cut, self.moved)
 
     def _wrote(self, place: Any, difference: jax.Array) -> MaskEdges:
         difference = jnp.broadcast_to(difference, (len(difference), *self.moved.shape[1:]))
@@ -163,7 +163,9 @@ class MaskEdges(Intervention):
         """Masks have an entry for each pair, and alternatives broadcast to their sites."""
         own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
         expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
-        if own != expected:
+        rows = tokens_shape[0]
+        each = [(s[0], rows, *s[1:]) for s in expected[:-1]] + [(rows, *expected[-1])]
+        if own not in (expected, each):
             raise InputError("mask of edges", got=f"shapes {own}", expected=f"{expected}")
         shapes = np.shape(self.alt_embed), np.shape(self.alt_heads)[1:], np.shape(self.alt_mlps)[1:]
         for site, got in zip(WRITES, shapes, strict=True):
@@ -176,7 +178,7 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
 
     Args:
         config: The decoder's.
-        mask: `Edges` of bool or float.
+        mask: `Edges` of bool or float; a prompt axis after the layers is allowed.
         alternative: Values of `WRITES`, from a trace of other prompts or `zero_alternative`; what
             broadcasts to them will do.
 
@@ -193,10 +195,12 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
     missing = [site for site in WRITES if site not in alternative]
     if missing:
         raise InputError("alternative", got=sorted(alternative), expected=f"{missing} as well")
-    cut = jax.tree.map(
-        lambda m, there: jnp.where(there, 1 - jnp.asarray(m, jnp.float32), 0),
-        mask,
-        Edges.existing(config),
-    )
+
+    def complement(mask: Any, there: np.ndarray) -> jax.Array:
+        if np.ndim(mask) > there.ndim > 1:
+            there = there[:, None]
+        return jnp.where(there, 1 - jnp.asarray(mask, jnp.float32), 0)
+
+    cut = jax.tree.map(complement, mask, Edges.existing(config))
     sites = (alternative[site] for site in WRITES)
     return MaskEdges(cut.q, cut.k, cut.v, cut.mlp, cut.final, *sites)

@@ -102,7 +102,7 @@ def _trained(
 ) -> tuple[dict[int, Nodes], MaskState]:
     """Train masks, from the last checkpoint if there is one."""
     key = jax.random.key(config.seed)
-    start = init_masks(key, scores, config.masks, sizes=len(sizes))
+    start = init_masks(key, scores.flat(), config.masks, sizes=len(sizes))
     saved = [time.monotonic()]
     resumed = run.masks.latest(start) if run else None
     if run is not None:

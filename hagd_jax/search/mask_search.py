@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,32 +18,20 @@ import numpy as np
 import optax
 from flax import struct
 
+from hagd_jax.causal import parts_of
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
-from hagd_jax.models import LanguageModel, forward
-from hagd_jax.parallel import constrain, replicate
+from hagd_jax.interventions import Edges, Nodes
+from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import replicate
+from hagd_jax.search.objective import Target, counterfactual, loss, target_of
+from hagd_jax.search.parts import Parts, best, count, flat
 from hagd_jax.search.schedule import MaskConfig, schedule
-from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
 from hagd_jax.tasks.base import Prompts
-from hagd_jax.tasks.batching import batch_rows, padded_batches
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.tasks.batching import batch_rows
+from hagd_jax.transcoders import Transcoder
 
 OnSteps = Callable[[int, int, dict[str, float]], None]
-
-
-class Target(NamedTuple):
-    """What the model does on the discovery prompts; arrays of N prompts, on every device.
-
-    Attributes:
-        prompts: The prompts.
-        at: (N, rows of a prompt, S, V) logits where answers are read.
-        metric: (N,) of the model.
-    """
-
-    prompts: Prompts
-    at: jax.Array
-    metric: jax.Array
 
 
 @struct.dataclass
@@ -85,13 +73,18 @@ def start_logits(scores: np.ndarray) -> np.ndarray:
 
 
 def init_masks(
-    key: jax.Array, scores: Nodes, config: MaskConfig, *, tree: Tree | None = None, sizes: int = 1
+    key: jax.Array,
+    scores: np.ndarray,
+    config: MaskConfig,
+    *,
+    tree: Tree | None = None,
+    sizes: int = 1,
 ) -> MaskState:
     """A search that has not begun.
 
     Args:
         key: PRNG key.
-        scores: Membership scores of all nodes; clusters begin with their members' mean logit.
+        scores: (N,) membership scores; clusters begin with their members' mean logit.
         config: How masks are trained.
         tree: Clusters of nodes; none if None.
         sizes: How many sizes are asked for.
@@ -99,7 +92,7 @@ def init_masks(
     Returns:
         The state.
     """
-    own, tree = start_logits(scores.flat()), tree or Tree(())
+    own, tree = start_logits(scores), tree or Tree(())
     # A node's openness is shared out among the levels above it.
     above = [
         np.bincount(level, own, count) / np.maximum(np.bincount(level, minlength=count), 1)
@@ -113,18 +106,18 @@ def init_masks(
 def search_masks(
     model: LanguageModel,
     prompts: Prompts,
-    scores: Nodes,
+    scores: Nodes | Edges,
     sizes: Sequence[int],
     config: MaskConfig = MaskConfig(),
     *,
     least: int | None = None,
     tree: Tree | None = None,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Parts | Transcoder | None = None,
     seed: int = 0,
     state: MaskState | None = None,
     on_steps: OnSteps | None = None,
     on_state: Callable[[MaskState], None] | None = None,
-) -> tuple[dict[int, Nodes], MaskState]:
+) -> tuple[dict[int, Any], MaskState]:
     """Train masks down to the least size, and read circuits of all sizes on the way.
 
     Args:
@@ -136,14 +129,15 @@ def search_masks(
         least: Where the training ends; the least of the sizes if None. Smaller circuits are the
             best nodes of the last masks.
         tree: Clusters of nodes; none if None.
-        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
+            model's `components`, between which edges are searched for.
         seed: Of batches and noise: same seed, same circuits.
         state: To go on from, as `on_state` got it, of the same sizes and configuration.
         on_steps: Called as on_steps(step, steps, metrics) after each scan.
         on_state: Called after that with the state, to save it; it is the caller's to keep.
 
     Returns:
-        Size → `Nodes` of bool with as many members, and the last state.
+        Size → `Nodes` or `Edges` of bool with as many members, and the last state.
 
     Raises:
         InputError: If a size is not from 1 to the number of nodes, or prompts, scores or tree do
@@ -155,14 +149,15 @@ def search_masks(
         >>> int(circuits[32].flat().sum())
         32
     """
-    nodes, tree = as_dictionary(model, dictionary).bare(), tree or Tree(())
-    total = nodes.space.nodes
+    nodes, tree = parts_of(model, dictionary), tree or Tree(())
+    total = count(nodes)
     _require_sizes(sizes, total, tree)
     now = state
     if now is None:
-        now = init_masks(jax.random.key(seed), scores, config, tree=tree, sizes=len(sizes))
+        own = flat(nodes, scores)
+        now = init_masks(jax.random.key(seed), own, config, tree=tree, sizes=len(sizes))
     plan = schedule(config, total, least or min(sizes), len(tree.clusters))
-    target = _target(model, prompts, config.batch_size)
+    target = target_of(model, prompts, config.batch_size)
     asked = jnp.asarray(sizes, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     done = int(now.step)
@@ -178,8 +173,8 @@ def search_masks(
         if on_state is not None:
             # The next scan takes the state's memory for its own.
             on_state(jax.tree.map(jnp.copy, now))
-    kept = [Nodes.from_flat(nodes.space, row) for row in np.asarray(now.kept)]
-    return {size: top_nodes(row, size) for size, row in zip(sizes, kept, strict=True)}, now
+    kept = zip(sizes, np.asarray(now.kept), strict=True)
+    return {size: best(nodes, row, size) for size, row in kept}, now
 
 
 def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
@@ -191,25 +186,10 @@ def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
             raise InputError("tree", got=f"{len(level)} nodes", expected=f"{total}, as the model")
 
 
-def _target(model: LanguageModel, prompts: Prompts, batch_size: int) -> Target:
-    """Run the model on all prompts once."""
-    rows = batch_rows(len(prompts), batch_size, model.mesh)
-    parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
-    at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
-    return Target(jax.tree.map(jnp.asarray, prompts), at, metric)
-
-
-@jax.jit
-def _ends(model: LanguageModel, batch: Prompts) -> tuple[jax.Array, jax.Array]:
-    at = forward(model, batch.inputs(), read=batch.reads).logits
-    by_prompt = at.reshape(len(batch), -1, *at.shape[1:])
-    return replicate((by_prompt, batch.metric(at)), model.mesh)
-
-
 @functools.partial(jax.jit, static_argnames=("config", "rows"), donate_argnames="state")
 def _scan(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Parts,
     target: Target,
     tree: Tree,
     state: MaskState,
@@ -219,28 +199,21 @@ def _scan(
     rows: int,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
     """Some steps in one program."""
-    scale = jnp.mean(target.metric)
-    scale = jnp.where(jnp.abs(scale) > 1e-3, scale, 1.0)
+    scale = target.scale()
 
     def step(state: MaskState, asked: tuple) -> tuple[MaskState, dict[str, jax.Array]]:
         size, on = asked
         key, of_batch, of_noise = jax.random.split(state.key, 3)
         chosen = jax.random.randint(of_batch, (rows,), 0, len(target.metric))
-        batch, at, metric = _spread(jax.tree.map(lambda x: x[chosen], target), model.mesh)
-        at = at.reshape(-1, *at.shape[2:])
-        trace = forward(model, batch.inputs("corrupted"), capture=nodes.capture).trace
-        other = nodes.values(trace)
+        batch = target.take(chosen, model.mesh)
+        other = counterfactual(model, nodes, batch.prompts)
 
-        def loss(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
             own = shifted(tree, logits, on, size)
-            mask = _rows(nodes, batch, draw(tree, own, on, of_noise, rows))
-            masked = nodes.mask(mask, other)
-            found = forward(model, batch.inputs(), masked, read=batch.reads).logits
-            kl = batch.kl(at, found).mean()
-            off = jnp.mean(((batch.metric(found) - metric) / scale) ** 2)
-            return kl + config.metric * off, {"kl": kl, "metric_error": off}
+            mask = draw(tree, own, on, of_noise, rows)
+            return loss(model, nodes, batch, other, mask, config.metric, scale)
 
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.logits)
+        (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
         updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
         logits: Any = optax.apply_updates(state.logits, updates)
         passing = (size >= 0.999 * sizes)[:, None]
@@ -249,21 +222,6 @@ def _scan(
         return after, metrics | {"loss": value, "size": size}
 
     return replicate(jax.lax.scan(step, state, plan), model.mesh)
-
-
-def _spread(target: Target, mesh: jax.sharding.Mesh | None) -> Target:
-    """Prompts of a batch over the devices that share a batch."""
-    return jax.tree.map(lambda x: constrain(x, ("batch",) + (None,) * (x.ndim - 1), mesh), target)
-
-
-def _rows(nodes: Dictionary, batch: Prompts, flat: jax.Array) -> Nodes:
-    """(B, N) masks as `Nodes` with a row axis after the layers."""
-    flat = batch.per_row(flat)
-    space = nodes.space
-    cut = space.layers * space.heads
-    heads = flat[:, :cut].reshape(-1, space.layers, space.heads)
-    features = flat[:, cut:].reshape(-1, space.layers, space.features)
-    return Nodes(heads.swapaxes(0, 1), features.swapaxes(0, 1))
 
 
 def _optimizer(config: MaskConfig) -> optax.GradientTransformation:

@@ -1,0 +1,232 @@
+"""The node graph: how much each head and feature matters through each later one, over a task."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import struct
+
+from hagd_jax.attribution.component_graph import Metric
+from hagd_jax.attribution.flow import Directions, Flow, directions, flow, require_flow
+from hagd_jax.attribution.graph import strongest_into
+from hagd_jax.attribution.integrated_gradients import GradientConfig
+from hagd_jax.interventions import Nodes, Space
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks.base import Prompts, logit_difference
+from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+
+PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+HEAD, FEATURE = range(2)
+
+
+class NodePlaces(NamedTuple):
+    """Which node each is, in the order of `Nodes.flat`.
+
+    Attributes:
+        kind: (N,) int8: `HEAD` or `FEATURE`.
+        layer: (N,) int32.
+        index: (N,) int32 head or feature within its layer.
+    """
+
+    kind: Any
+    layer: Any
+    index: Any
+
+
+class NodeGraph(struct.PyTreeNode):
+    """Every node of a circuit's space, and the strongest edges into each.
+
+    An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
+    the counterfactual, everything between them being the residual stream (see `flow`). Attention
+    is in the heads, which are nodes.
+
+    Attributes:
+        graph: Nodes are `NodePlaces`, edges (E,) float32, mean over prompts.
+        score: (N,) float32 how much each node moves the metric, to first order (EAP-IG).
+        space: How many nodes there are.
+        prompts: How many were averaged.
+    """
+
+    graph: jraph.GraphsTuple
+    score: Any
+    space: Space = struct.field(pytree_node=False)
+    prompts: int = struct.field(pytree_node=False)
+
+    @property
+    def places(self) -> NodePlaces:
+        """The table of nodes."""
+        return self.graph.nodes  # type: ignore[return-value]
+
+    @property
+    def scores(self) -> Nodes:
+        """`score` as `Nodes`."""
+        return Nodes.from_flat(self.space, self.score)
+
+
+def node_graph(
+    model: LanguageModel,
+    prompts: Prompts,
+    config: GradientConfig = GradientConfig(steps=PATH),
+    *,
+    dictionary: Dictionary | Transcoder | None = None,
+    edges_per_node: int = 32,
+    metric: Metric = logit_difference,
+) -> NodeGraph:
+    """Score every edge between nodes, and keep the strongest into each.
+
+    Args:
+        model: The model.
+        prompts: Clean prompts with their counterfactuals. All that nodes do on them is kept in
+            memory: 4 · B · T · (3 F + H D) bytes a layer.
+        config: Where on the path gradients are taken, and batching.
+        dictionary: Neurons by default, or a transcoder.
+        edges_per_node: How many edges into a node are kept.
+        metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
+
+    Returns:
+        The graph, on the host.
+
+    Raises:
+        InputError: If prompts do not fit, or the dictionary's nodes do not read along directions.
+
+    Example:
+        >>> graph = node_graph(model, task.splits["discover"][:32])
+        >>> hierarchy.coarsen(hierarchy.weights_of(graph))
+    """
+    nodes = as_dictionary(model, dictionary).bare()
+    require_flow(nodes)
+    along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
+    space, parallel = nodes.space, model.config.parallel_residual
+    own = _own(space)
+    senders, receivers, weights = [], [], []
+    for layer in range(space.layers):
+        rows = [
+            np.asarray(block(along, found, np.int32(layer), np.int32(below), parallel))
+            for below in range(layer + 1)
+        ]
+        kept = _strongest(np.concatenate(rows, 1), edges_per_node)
+        row, column, weight = kept
+        senders.append(own[: layer + 1].ravel()[column])
+        receivers.append(own[layer][row])
+        weights.append(weight / len(prompts))
+    score = np.asarray(found.score) / len(prompts)
+    return _graph(space, senders, receivers, weights, score, len(prompts))
+
+
+def _flows(
+    model: LanguageModel, nodes: Dictionary, prompts: Prompts, config: GradientConfig,
+    metric: Metric,
+) -> Flow:  # fmt: skip
+    """The flow of all prompts, one behind the other."""
+    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
+    steps = jnp.asarray(config.steps, jnp.float32)
+    parts = [
+        flow(model.bare(), nodes, batch, weight, steps, metric, config.remat)
+        for batch, weight in padded_batches(model, prompts, rows)
+    ]
+
+    def joined(name: str, axis: int) -> jax.Array:
+        # Copies that filled up the last batch pull at nothing.
+        return jnp.concatenate([getattr(part, name) for part in parts], axis)
+
+    return Flow(
+        joined("move", 2), joined("pull", 3), joined("head_move", 2), joined("head_read", 2),
+        functools.reduce(jnp.add, [part.score for part in parts]),
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames="parallel")
+def block(
+    along: Directions, found: Flow, to: jax.Array, frm: jax.Array, parallel: bool
+) -> jax.Array:
+    """Edges between all nodes of two layers.
+
+    Args:
+        along: What features read and write.
+        found: What nodes do, on B prompts of T positions.
+        to: () int32 the readers' layer.
+        frm: () int32 the writers'.
+        parallel: Whether MLPs stand beside attention instead of behind it.
+
+    Returns:
+        (H + F, H + F) [reader, writer] sums over prompts; 0 where the writer comes no earlier.
+    """
+    hops = jnp.clip(to - frm, 1, along.reach[frm])
+    out = along.out[along.own[frm] + hops - 1]
+    moved, read = (_positions(x) for x in (found.head_move[frm], found.head_read[to]))
+    move, pull = _flat(found.move[frm]), _flat(found.pull[:, to])
+    into, written = along.into[:, to], along.heads[frm]
+    between = sum(((i @ out.T) * (p @ move.T) for i, p in zip(into, pull, strict=True)))
+    # A head puts out a vector a position: weighed by how much each reader minds, then read.
+    seen = sum(
+        jnp.einsum("fhk,hpk,fp->fh", jnp.einsum("fd,hkd->fhk", i, written), moved, p)
+        for i, p in zip(into, pull, strict=True)
+    )
+    minded = jnp.einsum("gfd,fd->gf", jnp.einsum("gpd,fp->gfd", read, move), out)
+    heads = jnp.einsum("gpd,hpd->gh", read, jnp.einsum("hpk,hkd->hpd", moved, written))
+    later, beside = to > frm, (to == frm) & (not parallel)
+    to_heads = jnp.where(later, jnp.concatenate([heads, minded], 1), 0)
+    from_heads = jnp.where(later | beside, seen, 0)
+    to_features = jnp.concatenate([from_heads, jnp.where(later, between, 0)], 1)
+    return jnp.concatenate([to_heads, to_features])
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """(..., B, T) → (..., P)."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _positions(x: jax.Array) -> jax.Array:
+    """(H, B, T, D) → (H, P, D)."""
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _own(space: Space) -> np.ndarray:
+    """(L, H + F) number of every node, heads of a layer before its features."""
+    heads = np.arange(space.layers * space.heads).reshape(space.layers, -1)
+    features = np.arange(space.layers * space.features).reshape(space.layers, -1)
+    return np.concatenate([heads, heads.size + features], 1)
+
+
+def _strongest(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of the largest entries of each row."""
+    size = np.abs(rows)
+    if most < rows.shape[1]:
+        column = np.argpartition(-size, most - 1, axis=1)[:, :most]
+    else:
+        column = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+    row = np.repeat(np.arange(len(rows)), column.shape[1])
+    value = rows[row, column.ravel()]
+    there = value != 0
+    return row[there], column.ravel()[there], value[there]
+
+
+def _graph(
+    space: Space, senders: list, receivers: list, weights: list, score: np.ndarray, prompts: int
+) -> NodeGraph:
+    s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
+    order = strongest_into(r, np.abs(w), None)
+    layer = np.concatenate([
+        np.repeat(np.arange(space.layers), n) for n in (space.heads, space.features)
+    ])  # fmt: skip
+    index = np.concatenate([
+        np.tile(np.arange(n), space.layers) for n in (space.heads, space.features)
+    ])  # fmt: skip
+    kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in (space.heads, space.features)])
+    arrays: Any = {
+        "nodes": NodePlaces(kind.astype(np.int8), layer.astype(np.int32), index.astype(np.int32)),
+        "edges": w[order].astype(np.float32),
+        "senders": s[order].astype(np.int32),
+        "receivers": r[order].astype(np.int32),
+        "n_node": np.array([len(kind)], np.int32),
+        "n_edge": np.array([len(w)], np.int32),
+    }
+    return NodeGraph(
+        jraph.GraphsTuple(**arrays, globals=None), score.astype(np.float32), space, prompts
+    )

@@ -1,0 +1,93 @@
+"""How far a masked model is from the model: what a search makes small."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.parallel import constrain, replicate
+from hagd_jax.search.parts import Parts, masks
+from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.batching import batch_rows, padded_batches
+
+
+class Target(NamedTuple):
+    """What the model does on the discovery prompts; arrays of N prompts, on every device.
+
+    Attributes:
+        prompts: The prompts.
+        at: (N, rows of a prompt, S, V) logits where answers are read.
+        metric: (N,) of the model.
+    """
+
+    prompts: Prompts
+    at: jax.Array
+    metric: jax.Array
+
+    def scale(self) -> jax.Array:
+        """The mean metric, which errors are measured in."""
+        mean = jnp.mean(self.metric)
+        return jnp.where(jnp.abs(mean) > 1e-3, mean, 1.0)
+
+    def take(self, rows: jax.Array, mesh: jax.sharding.Mesh | None) -> Target:
+        """Some prompts, over the devices that share a batch."""
+
+        def part(x: jax.Array) -> jax.Array:
+            return constrain(x[rows], ("batch",) + (None,) * (x.ndim - 1), mesh)
+
+        return jax.tree.map(part, self)
+
+
+def target_of(model: LanguageModel, prompts: Prompts, batch_size: int) -> Target:
+    """Run the model on all prompts once."""
+    rows = batch_rows(len(prompts), batch_size, model.mesh)
+    parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
+    at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
+    return Target(jax.tree.map(jnp.asarray, prompts), at, metric)
+
+
+@jax.jit
+def _ends(model: LanguageModel, batch: Prompts) -> tuple[jax.Array, jax.Array]:
+    at = forward(model, batch.inputs(), read=batch.reads).logits
+    by_prompt = at.reshape(len(batch), -1, *at.shape[1:])
+    return replicate((by_prompt, batch.metric(at)), model.mesh)
+
+
+def counterfactual(model: LanguageModel, parts: Parts, batch: Prompts) -> dict[str, jax.Array]:
+    """What parts are on the corrupted prompts."""
+    trace = forward(model, batch.inputs("corrupted"), capture=parts.capture).trace
+    return parts.values(trace)
+
+
+def loss(
+    model: LanguageModel,
+    parts: Parts,
+    target: Target,
+    other: dict[str, jax.Array],
+    rows: jax.Array,
+    weight: float,
+    scale: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """KL(model ‖ masked model) of the next token, plus the squared error of the metric.
+
+    Args:
+        model: The model.
+        parts: Its nodes or edges.
+        target: B prompts and what the model does on them.
+        other: What closed parts are set to.
+        rows: (B, N) masks.
+        weight: Of the error of the metric.
+        scale: What that error is measured in.
+
+    Returns:
+        The loss, and its parts.
+    """
+    batch = target.prompts
+    masked = parts.mask(masks(parts, batch.per_row(rows)), other)
+    found = forward(model, batch.inputs(), masked, read=batch.reads).logits
+    kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found).mean()
+    off = jnp.mean(((batch.metric(found) - target.metric) / scale) ** 2)
+    return kl + weight * off, {"kl": kl, "metric_error": off}
