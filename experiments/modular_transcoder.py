@@ -18,7 +18,7 @@ import numpy as np
 from record import record
 
 from hagd_jax import models, tasks, transcoders
-from hagd_jax.cli.extract import MODULAR_FEATURES
+from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.tasks import modular
 
 P = 53
@@ -29,7 +29,7 @@ def main() -> None:
     began = time.monotonic()
     rows = [row(seed) for seed in SEEDS]
     record("modular_transcoder", rows, seconds=time.monotonic() - began,
-           seed=list(SEEDS), config=dataclasses.asdict(MODULAR_FEATURES))  # fmt: skip
+           seed=list(SEEDS), config=dataclasses.asdict(SMALL_FEATURES))  # fmt: skip
 
 
 def row(seed: int) -> dict[str, float]:
@@ -37,7 +37,7 @@ def row(seed: int) -> dict[str, float]:
     shares = modular.shares(P)
     corpus = transcoders.corpus_of_tokens("pairs", modular.tokens(shares["train"], P), model)
     began = time.monotonic()
-    transcoder = transcoders.train(model, corpus, dataclasses.replace(MODULAR_FEATURES, seed=seed))
+    transcoder = transcoders.train(model, corpus, dataclasses.replace(SMALL_FEATURES, seed=seed))
     jax.block_until_ready(transcoder.params)
     seconds = time.monotonic() - began
     pairs = np.concatenate([shares[split] for split in tasks.SPLITS])

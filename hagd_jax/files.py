@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from hagd_jax.errors import CheckpointError
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part.
 
     Args:
         path: Where to.
-        text: The whole content, UTF-8.
+        content: All of it; text becomes UTF-8.
 
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
@@ -29,7 +29,7 @@ def write_atomic(path: Path, text: str) -> None:
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,7 @@ def node_graph(
     dictionary: Dictionary | Transcoder | None = None,
     edges_per_node: int = 32,
     metric: Metric = logit_difference,
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> NodeGraph:
     """Score every edge between nodes, and keep the strongest into each.
 
@@ -88,6 +90,7 @@ def node_graph(
         dictionary: Neurons by default, or a transcoder.
         edges_per_node: How many edges into a node are kept.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
+        on_layer: Called as on_layer(layers done, layers) after each layer's readers.
 
     Returns:
         The graph, on the host.
@@ -115,6 +118,8 @@ def node_graph(
         senders.append(own[: layer + 1].ravel()[column])
         receivers.append(own[layer][row])
         weights.append(weight / len(prompts))
+        if on_layer is not None:
+            on_layer(layer + 1, space.layers)
     score = np.asarray(found.score) / len(prompts)
     return _graph(space, senders, receivers, weights, score, len(prompts))
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from hagd_jax.attribution import GradientConfig
 from hagd_jax.causal import JudgeConfig
 from hagd_jax.errors import ConfigError
-from hagd_jax.search import MaskConfig
+from hagd_jax.hierarchy import HierarchyConfig
+from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
 
 Progress = Callable[[str, int, int], None]
@@ -26,7 +27,12 @@ class ExtractConfig:
         sizes: Prompts in each split, when the task is given by name.
         gradient: How nodes are scored.
         search: What makes a circuit of the scores: `masks`, trained from there, or the `top` ones.
+        levels: How many levels of clusters masks are opened through; 0 for none.
+        graph_prompts: Prompts of the graph that clusters come from.
+        graph_steps: Where on the path from the counterfactual its gradients are taken.
+        hierarchy: How that graph is coarsened.
         masks: How masks are trained.
+        repair: Swaps that are measured at the end.
         judge: How the circuit is tested.
     """
 
@@ -35,12 +41,22 @@ class ExtractConfig:
     sizes: Sizes = Sizes()
     gradient: GradientConfig = GradientConfig()
     search: Search = "masks"
+    levels: int = 2
+    graph_prompts: int = 16
+    graph_steps: tuple[float, ...] = (0.3, 0.6, 0.9)
+    hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     masks: MaskConfig = MaskConfig()
+    repair: RepairConfig = RepairConfig()
     judge: JudgeConfig = JudgeConfig()
 
     def __post_init__(self):
         if self.seed < 0:
             raise ConfigError("seed", got=self.seed, expected="0 or more")
+        if self.levels < 0 or self.graph_prompts < 1:
+            raise ConfigError(
+                "levels and graph_prompts", got=(self.levels, self.graph_prompts),
+                expected="0 or more, and 1 or more",
+            )  # fmt: skip
         if self.search not in get_args(Search):
             raise ConfigError("search", got=repr(self.search), expected="masks or top")
 

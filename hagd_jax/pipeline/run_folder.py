@@ -4,6 +4,7 @@
 config.json     what was asked for; a folder belongs to one configuration
 metrics.jsonl   one JSON object a line, as the run went
 checkpoints/    what was computed so far; positions/ where in the data that was
+hierarchy.npz   clusters of nodes, level by level
 masks/          masks in training, checkpoints of their own
 circuit.json    the circuit
 report.html     the page to look at
@@ -28,7 +29,7 @@ from hagd_jax.parallel import Checkpoints, agree, is_main
 
 RESULTS = (
     *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks", "model", "features"),
-    *("transcoder", "evaluation.json", "contexts", "positions"),
+    *("transcoder", "evaluation.json", "contexts", "positions", "hierarchy.npz"),
 )
 
 
@@ -61,10 +62,10 @@ class RunFolder:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the run, all of it or nothing."""
         if is_main():
-            write_atomic(self.path / name, text)
+            write_atomic(self.path / name, content)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget logged lines that a resumed run will write again.

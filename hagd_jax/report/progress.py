@@ -23,6 +23,8 @@ WORDS = {
     "contexts": "Reading contexts",
     "score": "Scoring nodes",
     "judge": "Testing the circuit",
+    "graph": "Drawing the graph",
+    "coarsen": "Coarsening it",
     "masks": "Training masks",
     "curve": "Sweeping sizes",
 }

@@ -120,7 +120,9 @@ def test_masks_killed_in_training_end_the_same(copier, task, tmp_path, save_ever
             copier, task, scores, 1, EXTRACT, dictionary=neurons(copier), run=broken,
             progress=kill, save_every=save_every,
         )  # fmt: skip
-    saved = broken.masks.latest(init_masks(jax.random.key(0), scores, EXTRACT.masks, sizes=3))
+    saved = broken.masks.latest(
+        init_masks(jax.random.key(0), scores.flat(), EXTRACT.masks, sizes=3)
+    )
     assert (saved is None) == (save_every > 0)
     result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
     assert result.circuit == expected.circuit

@@ -1,0 +1,87 @@
+"""The levels above the nodes: a graph of the task, coarsened."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hagd_jax.attribution import GradientConfig, node_graph
+from hagd_jax.errors import CheckpointError
+from hagd_jax.hierarchy import as_weights, coarsen
+from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import agree
+from hagd_jax.pipeline.config import ExtractConfig, Progress
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.search import Tree
+from hagd_jax.tasks import Task
+from hagd_jax.transcoders import Dictionary
+
+_FILE = "hierarchy.npz"
+
+
+def levels(
+    model: LanguageModel,
+    task: Task,
+    config: ExtractConfig,
+    *,
+    dictionary: Dictionary,
+    run: RunFolder | None = None,
+    progress: Progress | None = None,
+) -> Tree:
+    """Clusters of nodes that do the same in a task, for masks to open from above.
+
+    Args:
+        model: The model.
+        task: The behaviour; its discover split is read.
+        config: Which prompts the graph is made of, and how coarse levels are.
+        dictionary: Whose nodes.
+        run: Where the levels are kept; found there, they are not made again.
+        progress: Called with ("graph", layers, layers in all) and ("coarsen", 1, 1).
+
+    Returns:
+        The finest `config.levels` levels, coarsest first; none if there are too few nodes for one.
+    """
+    few = dictionary.space.nodes * config.hierarchy.ratio < config.hierarchy.least
+    if few or not config.levels:
+        return Tree(())
+    path = run.path / _FILE if run else None
+    if path is not None and agree(path.exists()):
+        return _load(path, dictionary.space.nodes)
+    tell = progress or (lambda stage, done, total: None)
+    graph = node_graph(
+        model,
+        task.splits["discover"][: config.graph_prompts],
+        GradientConfig(config.graph_steps, config.gradient.batch_size, config.gradient.remat),
+        dictionary=dictionary,
+        on_layer=lambda done, total: tell("graph", done, total),
+    )
+    own = as_weights(graph)
+    found = coarsen(own.weights, config.hierarchy, layer=own.layer, seed=config.seed)
+    tell("coarsen", 1, 1)
+    clusters = found.clusters()[-config.levels :]
+    if run is not None:
+        run.log("hierarchy", edges=len(graph.graph.edges), counts=[n.count for n in found.levels])
+        held = io.BytesIO()
+        np.savez_compressed(held, *clusters)
+        run.write(_FILE, held.getvalue())
+    return Tree.of(clusters)
+
+
+def _load(path: Path, total: int) -> Tree:
+    """Levels that an earlier call wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            clusters = [held[f"arr_{i}"] for i in range(len(held.files))]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            str(path), got=f"a broken file ({error})", mend="Remove it; it is made again."
+        ) from error
+    if any(len(level) != total for level in clusters):
+        raise CheckpointError(
+            str(path), got="clusters of another model's nodes", expected=f"{total} nodes",
+            mend="Remove it; it is made again.",
+        )  # fmt: skip
+    return jax.tree.map(np.asarray, Tree.of(clusters))
