@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from hagd_jax.attribution.component_graph import AddToReads, Metric, no_reads
@@ -36,6 +35,7 @@ from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.transcoders import Dictionary
 from hagd_jax.transcoders.dictionary import Features, Neurons
+from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
 
 
@@ -151,10 +151,12 @@ def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
         fields = writer_fields(nodes.trained)
         own, reach = fields["own"], fields["reach"]
         rows = jnp.asarray(fields["decoder"], jnp.float32)
-        layer = np.repeat(np.arange(c.n_layers), np.asarray(reach))
         # From each layer's first edge on: what reaches a reader so many layers above.
-        same = jnp.asarray(layer[:, None] == layer)
-        out = jnp.einsum("ef,fnd->end", jnp.tril(same).astype(jnp.float32), rows)
+        hop = layer_graph(nodes.trained.config).edges
+        out = rows
+        for back in range(1, nodes.trained.config.width):
+            earlier = jnp.roll(rows, back, axis=0)
+            out = out + jnp.where(jnp.asarray(hop >= back)[:, None, None], earlier, 0)
         into = jnp.asarray(fields["encoder"]["W_enc"], jnp.float32)[None]
         normed = nodes.trained.config.reads == "mlp_in"
     else:
@@ -171,8 +173,7 @@ def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
     return Directions(out.astype(wide), own.astype(jnp.int32), reach, into.astype(wide), heads)
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "remat"))
-def flow(
+def flow_arrays(
     model: LanguageModel,
     nodes: Dictionary,
     batch: Prompts,
@@ -231,7 +232,23 @@ def flow(
     first = lambda x: jnp.moveaxis(x, -1, -3)  # noqa: E731
     heads = lambda x: jnp.moveaxis(x, 3, 1)  # noqa: E731
     found = Flow(first(moved[name]), first(pull), heads(moved["head_out"]), heads(read), score)
-    return replicate(found, model.mesh)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("metric", "remat"))
+def flow(model: LanguageModel, *rest: Any, metric: Metric, remat: bool) -> Flow:
+    """`flow_arrays` as one program, its results on every device.
+
+    Args:
+        model: The model.
+        *rest: As in `flow_arrays`.
+        metric: As there.
+        remat: As there.
+
+    Returns:
+        The flow.
+    """
+    return replicate(flow_arrays(model, *rest, metric, remat), model.mesh)
 
 
 def _reads(nodes: Dictionary) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.attribution.component_graph import Metric
-from hagd_jax.attribution.flow import Directions, Flow, directions, flow, require_flow
+from hagd_jax.attribution.flow import Flow, directions, flow, require_flow
+from hagd_jax.attribution.flow_edges import block, chosen_edges
 from hagd_jax.attribution.graph import strongest_into
 from hagd_jax.attribution.integrated_gradients import GradientConfig
 from hagd_jax.interventions import Nodes, Space
@@ -76,11 +77,12 @@ def node_graph(
     config: GradientConfig = GradientConfig(steps=PATH),
     *,
     dictionary: Dictionary | Transcoder | None = None,
+    candidates: int | None = None,
     edges_per_node: int = 32,
     metric: Metric = logit_difference,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> NodeGraph:
-    """Score every edge between nodes, and keep the strongest into each.
+    """Score every edge between nodes, or between those that matter, and keep the strongest.
 
     Args:
         model: The model.
@@ -88,6 +90,8 @@ def node_graph(
             memory: 4 · B · T · (3 F + H D) bytes a layer.
         config: Where on the path gradients are taken, and batching.
         dictionary: Neurons by default, or a transcoder.
+        candidates: Of how many features edges are scored, those with the largest |score|; None
+            for all, which takes N² · D products. Heads are always among them.
         edges_per_node: How many edges into a node are kept.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
         on_layer: Called as on_layer(layers done, layers) after each layer's readers.
@@ -100,13 +104,23 @@ def node_graph(
 
     Example:
         >>> graph = node_graph(model, task.splits["discover"][:32])
-        >>> hierarchy.coarsen(hierarchy.weights_of(graph))
+        >>> hierarchy.coarsen(hierarchy.as_weights(graph).weights)
     """
     nodes = as_dictionary(model, dictionary).bare()
     require_flow(nodes)
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
     space, parallel = nodes.space, model.config.parallel_residual
-    own = _own(space)
+    own, heads = _own(space), space.layers * space.heads
+    score = np.asarray(found.score) / len(prompts)
+    if candidates is not None and candidates < space.layers * space.features:
+        chosen = np.argsort(-np.abs(score[heads:]), kind="stable")[:candidates]
+        rows = _chosen(along, found, jnp.asarray(chosen, jnp.int32), parallel=parallel)
+        row, column, weight = _strongest(np.asarray(rows), edges_per_node)
+        place = np.concatenate([np.arange(heads), heads + chosen])
+        if on_layer is not None:
+            on_layer(space.layers, space.layers)
+        ends = ([place[column]], [place[row]], [weight / len(prompts)])
+        return _graph(space, *ends, score, len(prompts))
     senders, receivers, weights = [], [], []
     for layer in range(space.layers):
         rows = [
@@ -120,8 +134,10 @@ def node_graph(
         weights.append(weight / len(prompts))
         if on_layer is not None:
             on_layer(layer + 1, space.layers)
-    score = np.asarray(found.score) / len(prompts)
     return _graph(space, senders, receivers, weights, score, len(prompts))
+
+
+_chosen = jax.jit(chosen_edges, static_argnames="parallel")
 
 
 def _flows(
@@ -132,7 +148,7 @@ def _flows(
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     steps = jnp.asarray(config.steps, jnp.float32)
     parts = [
-        flow(model.bare(), nodes, batch, weight, steps, metric, config.remat)
+        flow(model.bare(), nodes, batch, weight, steps, metric=metric, remat=config.remat)
         for batch, weight in padded_batches(model, prompts, rows)
     ]
 
@@ -144,52 +160,6 @@ def _flows(
         joined("move", 2), joined("pull", 3), joined("head_move", 2), joined("head_read", 2),
         functools.reduce(jnp.add, [part.score for part in parts]),
     )  # fmt: skip
-
-
-@functools.partial(jax.jit, static_argnames="parallel")
-def block(
-    along: Directions, found: Flow, to: jax.Array, frm: jax.Array, parallel: bool
-) -> jax.Array:
-    """Edges between all nodes of two layers.
-
-    Args:
-        along: What features read and write.
-        found: What nodes do, on B prompts of T positions.
-        to: () int32 the readers' layer.
-        frm: () int32 the writers'.
-        parallel: Whether MLPs stand beside attention instead of behind it.
-
-    Returns:
-        (H + F, H + F) [reader, writer] sums over prompts; 0 where the writer comes no earlier.
-    """
-    hops = jnp.clip(to - frm, 1, along.reach[frm])
-    out = along.out[along.own[frm] + hops - 1]
-    moved, read = (_positions(x) for x in (found.head_move[frm], found.head_read[to]))
-    move, pull = _flat(found.move[frm]), _flat(found.pull[:, to])
-    into, written = along.into[:, to], along.heads[frm]
-    between = sum(((i @ out.T) * (p @ move.T) for i, p in zip(into, pull, strict=True)))
-    # A head puts out a vector a position: weighed by how much each reader minds, then read.
-    seen = sum(
-        jnp.einsum("fhk,hpk,fp->fh", jnp.einsum("fd,hkd->fhk", i, written), moved, p)
-        for i, p in zip(into, pull, strict=True)
-    )
-    minded = jnp.einsum("gfd,fd->gf", jnp.einsum("gpd,fp->gfd", read, move), out)
-    heads = jnp.einsum("gpd,hpd->gh", read, jnp.einsum("hpk,hkd->hpd", moved, written))
-    later, beside = to > frm, (to == frm) & (not parallel)
-    to_heads = jnp.where(later, jnp.concatenate([heads, minded], 1), 0)
-    from_heads = jnp.where(later | beside, seen, 0)
-    to_features = jnp.concatenate([from_heads, jnp.where(later, between, 0)], 1)
-    return jnp.concatenate([to_heads, to_features])
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    """(..., B, T) → (..., P)."""
-    return x.reshape(*x.shape[:-2], -1)
-
-
-def _positions(x: jax.Array) -> jax.Array:
-    """(H, B, T, D) → (H, P, D)."""
-    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def _own(space: Space) -> np.ndarray:

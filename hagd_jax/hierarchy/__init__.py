@@ -1,7 +1,7 @@
 """Graphs at many resolutions: nodes gathered into supernodes, level by level."""
 
 from hagd_jax.hierarchy.coarsen import Hierarchy, HierarchyConfig, Level, coarsen
-from hagd_jax.hierarchy.graphs import as_weights
+from hagd_jax.hierarchy.graphs import as_weights, clusters_of, with_rest
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
 from hagd_jax.hierarchy.weights import Weights, weights
@@ -12,8 +12,10 @@ __all__ = [
     "Level",
     "Weights",
     "as_weights",
+    "clusters_of",
     "coarsen",
     "embed",
     "kmeans",
     "weights",
+    "with_rest",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hagd_jax.attribution import AttributionGraph, ComponentGraph, NodeGraph, TaskGraph
 from hagd_jax.errors import InputError
+from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import DENSE, Weights, weights
 
 Graph = AttributionGraph | ComponentGraph | NodeGraph | TaskGraph
@@ -56,3 +58,57 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
     edges, depth = graph.graph, np.asarray(layer, int)
     found = weights(edges.senders, edges.receivers, values, len(depth), dense=dense)
     return Coarsenable(found, depth - depth.min())
+
+
+def clusters_of(graph: NodeGraph, config: HierarchyConfig, *, seed: int = 0) -> list[np.ndarray]:
+    """Levels over all nodes of a node graph; those without an edge are clustered by layer and kind.
+
+    Args:
+        graph: Of a task.
+        config: How coarse.
+        seed: Of the coarsening.
+
+    Returns:
+        (N,) int32 supernodes, one array a level, coarsest first.
+    """
+    edges, places = graph.graph, graph.places
+    some = np.unique(np.concatenate([edges.senders, edges.receivers]))
+    if not len(some):
+        some = np.arange(len(places.kind))
+    number = np.full(len(places.kind), -1)
+    number[some] = np.arange(len(some))
+    tied = weights(
+        number[np.asarray(edges.senders)], number[np.asarray(edges.receivers)], edges.edges,
+        len(some),
+    )  # fmt: skip
+    found = coarsen(tied, config, layer=np.asarray(places.layer)[some], seed=seed)
+    group = 2 * np.asarray(places.layer) + np.asarray(places.kind)
+    return with_rest(found.clusters(), some, group)
+
+
+def with_rest(
+    clusters: Sequence[np.ndarray], nodes: np.ndarray, group: np.ndarray
+) -> list[np.ndarray]:
+    """Levels over all nodes from levels over some: the rest form a cluster a group.
+
+    Args:
+        clusters: (M,) supernodes of some nodes, one array a level.
+        nodes: (M,) which nodes those are.
+        group: (N,) what each node would be clustered by, such as its layer.
+
+    Returns:
+        (N,) int32 supernodes of all nodes, one array a level.
+
+    Example:
+        >>> with_rest([np.array([0, 1])], np.array([2, 0]), np.array([0, 0, 0, 1]))[0].tolist()
+        [1, 2, 0, 3]
+    """
+    rest = np.ones(len(group), bool)
+    rest[nodes] = False
+    found = []
+    for level in clusters:
+        row = np.zeros(len(group), np.int32)
+        row[nodes] = level
+        row[rest] = level.max() + 1 + np.unique(group[rest], return_inverse=True)[1]
+        found.append(row)
+    return found

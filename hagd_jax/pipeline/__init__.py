@@ -1,7 +1,32 @@
 """The whole method, composed."""
 
+from hagd_jax.pipeline.composed import (
+    State,
+    StepBatch,
+    StepConfig,
+    circuit,
+    dictionary,
+    init,
+    plan,
+    step,
+)
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.extract import Result, extract, score
 from hagd_jax.pipeline.run_folder import RunFolder, open_run
 
-__all__ = ["ExtractConfig", "Result", "RunFolder", "extract", "open_run", "score"]
+__all__ = [
+    "ExtractConfig",
+    "Result",
+    "RunFolder",
+    "State",
+    "StepBatch",
+    "StepConfig",
+    "circuit",
+    "dictionary",
+    "extract",
+    "init",
+    "open_run",
+    "plan",
+    "score",
+    "step",
+]

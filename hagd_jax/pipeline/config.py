@@ -29,6 +29,8 @@ class ExtractConfig:
         search: What makes a circuit of the scores: `masks`, trained from there, or the `top` ones.
         levels: How many levels of clusters masks are opened through; 0 for none.
         graph_prompts: Prompts of the graph that clusters come from.
+        candidates: Features that the graph is made of, those with the largest scores; the others
+            are clustered by layer.
         graph_steps: Where on the path from the counterfactual its gradients are taken.
         hierarchy: How that graph is coarsened.
         masks: How masks are trained.
@@ -43,6 +45,7 @@ class ExtractConfig:
     search: Search = "masks"
     levels: int = 2
     graph_prompts: int = 16
+    candidates: int = 4096
     graph_steps: tuple[float, ...] = (0.3, 0.6, 0.9)
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     masks: MaskConfig = MaskConfig()
@@ -52,10 +55,11 @@ class ExtractConfig:
     def __post_init__(self):
         if self.seed < 0:
             raise ConfigError("seed", got=self.seed, expected="0 or more")
-        if self.levels < 0 or self.graph_prompts < 1:
+        if self.levels < 0 or min(self.graph_prompts, self.candidates) < 1:
             raise ConfigError(
-                "levels and graph_prompts", got=(self.levels, self.graph_prompts),
-                expected="0 or more, and 1 or more",
+                "levels, graph_prompts and candidates",
+                got=(self.levels, self.graph_prompts, self.candidates),
+                expected="0 or more, and 1 or more of the others",
             )  # fmt: skip
         if self.search not in get_args(Search):
             raise ConfigError("search", got=repr(self.search), expected="masks or top")

@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.attribution import GradientConfig, node_graph
 from hagd_jax.errors import CheckpointError
-from hagd_jax.hierarchy import as_weights, coarsen
+from hagd_jax.hierarchy import clusters_of
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.config import ExtractConfig, Progress
@@ -56,14 +56,17 @@ def levels(
         task.splits["discover"][: config.graph_prompts],
         GradientConfig(config.graph_steps, config.gradient.batch_size, config.gradient.remat),
         dictionary=dictionary,
+        candidates=config.candidates,
         on_layer=lambda done, total: tell("graph", done, total),
     )
-    own = as_weights(graph)
-    found = coarsen(own.weights, config.hierarchy, layer=own.layer, seed=config.seed)
+    clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-config.levels :]
     tell("coarsen", 1, 1)
-    clusters = found.clusters()[-config.levels :]
     if run is not None:
-        run.log("hierarchy", edges=len(graph.graph.edges), counts=[n.count for n in found.levels])
+        run.log(
+            "hierarchy",
+            edges=len(graph.graph.edges),
+            counts=[int(level.max()) + 1 for level in clusters],
+        )
         held = io.BytesIO()
         np.savez_compressed(held, *clusters)
         run.write(_FILE, held.getvalue())

@@ -99,7 +99,13 @@ def init_masks(
         for level, count in zip(tree.clusters, tree.counts, strict=True)
     ]
     logits = [jnp.asarray(level, jnp.float32) for level in (*above, own)]
-    kept = jnp.zeros((sizes, len(own)), jnp.float32)
+    return start(key, logits, jnp.zeros((sizes, len(own)), jnp.float32), config)
+
+
+def start(
+    key: jax.Array, logits: list[jax.Array], kept: jax.Array, config: MaskConfig
+) -> MaskState:
+    """A state from logits of every level, before the first step."""
     return MaskState(logits, kept, _optimizer(config).init(logits), key, jnp.int32(0))
 
 
@@ -202,26 +208,58 @@ def _scan(
     scale = target.scale()
 
     def step(state: MaskState, asked: tuple) -> tuple[MaskState, dict[str, jax.Array]]:
-        size, on = asked
-        key, of_batch, of_noise = jax.random.split(state.key, 3)
+        of_batch = jax.random.split(state.key, 3)[1]  # `update` uses the other two
         chosen = jax.random.randint(of_batch, (rows,), 0, len(target.metric))
         batch = target.take(chosen, model.mesh)
-        other = counterfactual(model, nodes, batch.prompts)
-
-        def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-            own = shifted(tree, logits, on, size)
-            mask = draw(tree, own, on, of_noise, rows)
-            return loss(model, nodes, batch, other, mask, config.metric, scale)
-
-        (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
-        updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
-        logits: Any = optax.apply_updates(state.logits, updates)
-        passing = (size >= 0.999 * sizes)[:, None]
-        kept = jnp.where(passing, ranks(tree, logits, on), state.kept)
-        after = MaskState(logits, kept, opt_state, key, state.step + 1)
-        return after, metrics | {"loss": value, "size": size}
+        return update(model, nodes, batch, scale, tree, state, asked, sizes, config)
 
     return replicate(jax.lax.scan(step, state, plan), model.mesh)
+
+
+def update(
+    model: LanguageModel,
+    nodes: Parts,
+    batch: Target,
+    scale: jax.Array,
+    tree: Tree,
+    state: MaskState,
+    asked: tuple[jax.Array, jax.Array],
+    sizes: jax.Array,
+    config: MaskConfig,
+) -> tuple[MaskState, dict[str, jax.Array]]:
+    """One step of Adam on the logits.
+
+    Args:
+        model: The model.
+        nodes: What it consists of.
+        batch: Prompts, and what the model does on them.
+        scale: What errors of the metric are measured in.
+        tree: Clusters of nodes.
+        state: Before.
+        asked: Expected size, and (levels + 1,) which levels decide.
+        sizes: (K,) sizes that circuits are kept of.
+        config: How masks are trained.
+
+    Returns:
+        The state after, and metrics.
+    """
+    size, on = asked
+    key, _, of_noise = jax.random.split(state.key, 3)
+    other = counterfactual(model, nodes, batch.prompts)
+    rows = len(batch.metric)
+
+    def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        own = shifted(tree, logits, on, size)
+        mask = draw(tree, own, on, of_noise, rows)
+        return loss(model, nodes, batch, other, mask, config.metric, scale)
+
+    (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
+    updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
+    logits: Any = optax.apply_updates(state.logits, updates)
+    passing = (size >= 0.999 * sizes)[:, None]
+    kept = jnp.where(passing, ranks(tree, logits, on), state.kept)
+    after = MaskState(logits, kept, opt_state, key, state.step + 1)
+    return after, metrics | {"loss": value, "size": size}
 
 
 def _optimizer(config: MaskConfig) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ import pytest
 
 from hagd_jax.attribution import GradientConfig, component_graph, node_graph
 from hagd_jax.attribution.flow import directions, flow
-from hagd_jax.attribution.node_graph import block
+from hagd_jax.attribution.flow_edges import block, chosen_edges
 from hagd_jax.baselines import eap_ig
 from hagd_jax.interventions import add
 from hagd_jax.models import DecoderConfig, forward
@@ -138,7 +138,13 @@ def test_edges_of_a_window_reach_the_layers_it_writes_to():
     np.testing.assert_allclose(along.out[1], decoder[0] + decoder[1], rtol=1e-6)
     np.testing.assert_allclose(along.out[2], decoder[2], rtol=1e-6)
     found = flow(
-        model.bare(), nodes, prompts, jnp.ones(3), jnp.array([1.0]), logit_difference, False
+        model.bare(),
+        nodes,
+        prompts,
+        jnp.ones(3),
+        jnp.array([1.0]),
+        metric=logit_difference,
+        remat=False,
     )
     rows = np.asarray(block(along, found, np.int32(2), np.int32(0), False))[2:, 2:]
     move, pull = (
@@ -158,3 +164,42 @@ def test_the_strongest_edges_are_kept():
         best = np.sort(np.abs(full[full != 0]))[::-1][:3]
         np.testing.assert_allclose(np.sort(np.abs(row[row != 0]))[::-1], best, rtol=1e-5)
     assert neurons(model).space.nodes == len(every)
+
+
+@pytest.mark.parametrize("window", [None, 0, 1])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_edges_of_chosen_features_are_those_of_whole_layers(window, parallel):
+    config = CONFIGS["parallel"] if parallel else dataclasses.replace(PLAIN, activation="relu")
+    model, prompts = noisy(config), some_prompts(config)
+    nodes, width = neurons(model).bare(), config.d_mlp
+    if window is not None:
+        own = TranscoderConfig(
+            n_layers=config.n_layers, d_model=config.d_model, n_features=8, activation="relu",
+            reads="mlp_in", window=window,
+        )  # fmt: skip
+        nodes, width = as_dictionary(model, init_transcoder(own, jax.random.key(1))).bare(), 8
+    along = directions(model, nodes)
+    found = flow(
+        model.bare(),
+        nodes,
+        prompts,
+        jnp.ones(3),
+        jnp.array([0.5]),
+        metric=logit_difference,
+        remat=False,
+    )
+    layers, heads = config.n_layers, config.n_heads
+    rows = [
+        np.concatenate([
+            block(along, found, np.int32(to), np.int32(frm), config.parallel_residual)
+            for frm in range(layers)
+        ], 1) for to in range(layers)
+    ]  # fmt: skip
+    every = np.stack(rows).reshape(layers, heads + width, layers, heads + width)
+    chosen = np.array([0, width - 1, width + 2, layers * width - 1])
+    rows = chosen_edges(along, found, jnp.asarray(chosen), parallel=config.parallel_residual)
+    place = [(layer, h) for layer in range(layers) for h in range(heads)]
+    place += [(c // width, heads + c % width) for c in chosen.tolist()]
+    expected = np.array([[every[to, t, frm, f] for frm, f in place] for to, t in place])
+    np.testing.assert_allclose(rows, expected, atol=1e-5, rtol=1e-4)
+    assert np.abs(expected).max() > 1e-3

@@ -1,0 +1,119 @@
+"""The composed step: every phase, one and eight devices, and kills at any moment."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from hagd_jax.errors import ConfigError
+from hagd_jax.parallel import make_mesh, restore, save
+from hagd_jax.pipeline import composed
+from hagd_jax.pipeline.composed import StepBatch, StepConfig
+from hagd_jax.search import MaskConfig
+from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.transcoders import TrainConfig
+from tests.pipeline.copier import make_copier, make_task, on_mesh
+
+NEURONS = StepConfig(
+    nodes=1, graph_steps=2, candidates=4, masks=MaskConfig(steps=20, batch_size=8), levels=1
+)
+TRAINED = dataclasses.replace(
+    NEURONS,
+    train=TrainConfig(features="12", k=4, tokens=1000, batch_size=8, estimate=1),
+    train_steps=3,
+    levels=2,
+)
+CONFIGS = {"neurons": NEURONS, "transcoder": TRAINED}
+
+
+def batches(model, count, seed=0):
+    prompts = make_task().splits["discover"]
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        some = prompts[rng.integers(0, len(prompts), 8)]
+        ((own, _),) = padded_batches(model, some, 8)
+        yield StepBatch(own.clean, np.ones(own.clean.shape, np.float32), own)
+
+
+def finish(model, config, state=None, on_state=None):
+    state = composed.init(model, config) if state is None else state
+    begun, said = int(state.step), []
+    for number, batch in enumerate(batches(model, config.steps)):
+        if number >= begun:
+            state, metrics = composed.step(state, model.bare(), batch)
+            said.append(jax.tree.map(float, metrics))
+            if on_state is not None:
+                on_state(state)
+    return state, said
+
+
+@pytest.fixture(scope="module")
+def whole():
+    model = make_copier()
+    return {name: finish(model, config) for name, config in CONFIGS.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_planted_head_is_found(whole, name):
+    state, said = whole[name]
+    model, config = make_copier(), CONFIGS[name]
+    found = composed.circuit(state, model)
+    assert np.flatnonzero(found.flat()).tolist() == [1]
+    plan = composed.plan(config, model.config)
+    assert [bool(row["score"]) for row in said] == plan.attribute.tolist()
+    assert [row["size"] > 0 for row in said] == plan.search.tolist()
+    if config.train is not None:
+        assert [row["transcoder_loss"] > 0 for row in said] == plan.train.tolist()
+        assert said[2]["transcoder_loss"] != said[0]["transcoder_loss"]
+    assert (np.asarray(state.score) != 0).any()
+    assert (np.asarray(state.edges) != 0).any()
+    # Levels nest.
+    levels = [np.asarray(level) for level in (*state.clusters, np.arange(len(state.score)))]
+    for upper, lower in itertools.pairwise(levels):
+        pairs = np.unique(np.stack([upper, lower]), axis=1)
+        assert len(pairs[0]) == len(np.unique(lower))
+
+
+def test_devices_do_not_matter(whole):
+    model = make_copier()
+    far = on_mesh(model, make_mesh("data=4,model=2"))
+    for name, config in CONFIGS.items():
+        state, said = finish(far, config)
+        one, told = whole[name]
+        np.testing.assert_allclose(state.score, one.score, atol=1e-4)
+        np.testing.assert_array_equal(
+            composed.circuit(state, far).flat(), composed.circuit(one, model).flat()
+        )
+        for a, b in zip(said, told, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=2e-2)
+
+
+def test_resumed_is_the_same_as_not_interrupted(whole, tmp_path):
+    """From a checkpoint of any step."""
+    model = make_copier()
+    expected, _ = whole["neurons"]
+    rng = np.random.default_rng(0)
+    stops = set(rng.choice(NEURONS.steps - 1, 5, replace=False).tolist())
+
+    def keep(state):
+        if int(state.step) - 1 in stops:
+            save(tmp_path / str(int(state.step)), state)
+
+    finish(model, NEURONS, on_state=keep)
+    for number in stops:
+        begun = restore(tmp_path / str(number + 1), composed.init(model, NEURONS))
+        again, _ = finish(model, NEURONS, begun)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(expected), strict=True):
+            if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+                a, b = jax.random.key_data(a), jax.random.key_data(b)
+            np.testing.assert_array_equal(a, b)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="at most 10"):
+        composed.init(make_copier(), dataclasses.replace(NEURONS, nodes=11))
+    for change in ({"nodes": 0}, {"graph_steps": 3}, {"levels": 4}, {"train_steps": 3}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            dataclasses.replace(NEURONS, **change)
