@@ -4,13 +4,14 @@ from hagd_jax.pipeline.composed import (
     State,
     StepBatch,
     StepConfig,
-    circuit,
+    circuits,
     dictionary,
     init,
     plan,
     step,
 )
 from hagd_jax.pipeline.config import ExtractConfig
+from hagd_jax.pipeline.driver import run_steps
 from hagd_jax.pipeline.extract import Result, extract, score
 from hagd_jax.pipeline.run_folder import RunFolder, open_run
 
@@ -21,12 +22,13 @@ __all__ = [
     "State",
     "StepBatch",
     "StepConfig",
-    "circuit",
+    "circuits",
     "dictionary",
     "extract",
     "init",
     "open_run",
     "plan",
+    "run_steps",
     "score",
     "step",
 ]

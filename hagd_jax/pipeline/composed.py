@@ -23,7 +23,7 @@ from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig, Weights, embed, kmeans
 from hagd_jax.interventions import Nodes, Space
 from hagd_jax.models import DecoderConfig, LanguageModel, forward
-from hagd_jax.search import MaskConfig, MaskState, Tree, schedule
+from hagd_jax.search import MaskConfig, MaskState, Tree, schedule, top_nodes
 from hagd_jax.search.mask_search import start, update
 from hagd_jax.search.objective import Target
 from hagd_jax.tasks.base import Prompts, logit_difference
@@ -40,8 +40,10 @@ class StepConfig:
 
     Attributes:
         nodes: Of the circuit.
+        sizes: Of other circuits that are kept on the way there.
         seed: Of everything random.
-        train: How the transcoder is trained; None for neurons.
+        features: A layer, of a dictionary that is given to each step; 0 for neurons.
+        train: How a transcoder is trained here; None for neurons, or what is given.
         train_steps: How many steps train it.
         graph_steps: How many steps add prompts to the graph: half to scores, by which features
             are chosen, half to edges between those.
@@ -53,7 +55,9 @@ class StepConfig:
     """
 
     nodes: int
+    sizes: tuple[int, ...] = ()
     seed: int = 0
+    features: int = 0
     train: TrainConfig | None = None
     train_steps: int = 0
     graph_steps: int = 4
@@ -64,9 +68,11 @@ class StepConfig:
     masks: MaskConfig = MaskConfig()
 
     def __post_init__(self):
-        if self.nodes < 1 or self.candidates < 1:
-            raise ConfigError("nodes and candidates", got=(self.nodes, self.candidates),
-                              expected="1 or more")  # fmt: skip
+        if min(self.nodes, self.candidates, *self.sizes) < 1:
+            raise ConfigError(
+                "nodes, sizes and candidates", got=(self.nodes, self.sizes, self.candidates),
+                expected="1 or more",
+            )  # fmt: skip
         if self.graph_steps < 2 or self.graph_steps % 2:
             raise ConfigError("graph_steps", got=self.graph_steps, expected="2, 4, 6 or more")
         if not 1 <= self.levels <= 3:
@@ -76,13 +82,20 @@ class StepConfig:
                               expected="some with `train`, none without")  # fmt: skip
 
     @property
+    def kept(self) -> tuple[int, ...]:
+        """All sizes of circuits."""
+        return tuple(sorted({self.nodes, *self.sizes}))
+
+    @property
     def steps(self) -> int:
         """Of all phases."""
         return self.train_steps + self.graph_steps + 1 + self.masks.steps
 
     def space(self, decoder: DecoderConfig) -> Space:
         """The nodes of a model."""
-        width = self.train.transcoder(decoder).n_features if self.train else decoder.d_mlp
+        width = self.features or decoder.d_mlp
+        if self.train is not None:
+            width = self.train.transcoder(decoder).n_features
         return Space(decoder.n_layers, decoder.n_heads, width)
 
     def counts(self, decoder: DecoderConfig) -> tuple[int, ...]:
@@ -207,8 +220,8 @@ def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None =
     """
     c = model.config
     space = config.space(c)
-    if config.nodes > space.nodes:
-        raise ConfigError("nodes", got=config.nodes, expected=f"at most {space.nodes}")
+    if max(config.kept) > space.nodes:
+        raise ConfigError("nodes", got=max(config.kept), expected=f"at most {space.nodes}")
     transcoder = None
     if config.train is not None:
         own = config.train.transcoder(c)
@@ -217,7 +230,12 @@ def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None =
     some = space.layers * space.heads + config.chosen(c)
     counts = (*config.counts(c), space.nodes)
     levels = [jnp.zeros(count) for count in counts]
-    masks = start(jax.random.key(config.seed), levels, jnp.zeros((1, space.nodes)), config.masks)
+    masks = start(
+        jax.random.key(config.seed),
+        levels,
+        jnp.zeros((len(config.kept), space.nodes)),
+        config.masks,
+    )
     clusters = tuple(jnp.zeros(space.nodes, jnp.int32) for _ in range(config.levels))
     return State(
         transcoder, jnp.zeros(space.nodes), jnp.zeros((some, some)),
@@ -228,7 +246,7 @@ def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None =
 
 @functools.partial(jax.jit, donate_argnames="state")
 def step(
-    state: State, model: LanguageModel, batch: StepBatch
+    state: State, model: LanguageModel, batch: StepBatch, nodes: Dictionary | None = None
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of whatever phase it is time for.
 
@@ -236,6 +254,7 @@ def step(
         state: Before; its memory is reused.
         model: The model, without name and tokenizer (`model.bare()`), on its mesh.
         batch: Tokens of a corpus, and prompts of the task.
+        nodes: What the nodes inside MLPs are, where no transcoder is trained; neurons if None.
 
     Returns:
         The state after, and metrics; of parts that did not act they are 0.
@@ -244,15 +263,16 @@ def step(
         >>> state = init(model, config)
         >>> for batch in batches:
         ...     state, metrics = step(state, model.bare(), batch)
-        >>> circuit(state, model)
+        >>> circuits(state, model)[config.nodes]
     """
     now = jax.tree.map(lambda rows: jnp.asarray(rows)[state.step], plan(state.config, model.config))
-    state, trained = _when(now.train, _train, state, model, batch)
-    state, _ = _when(now.choose, _choose, state, model, batch)
-    state, scored = _when(now.attribute, _attribute, state, model, batch)
-    state, _ = _when(now.coarsen, _coarsen, state, model, batch)
+    everything = model, batch, nodes
+    state, trained = _when(now.train, _train, state, *everything)
+    state, _ = _when(now.choose, _choose, state, *everything)
+    state, scored = _when(now.attribute, _attribute, state, *everything)
+    state, _ = _when(now.coarsen, _coarsen, state, *everything)
     search = functools.partial(_search, size=now.size, opened=now.opened)
-    state, searched = _when(now.search, search, state, model, batch)
+    state, searched = _when(now.search, search, state, *everything)
     return state.replace(step=state.step + 1), trained | scored | searched
 
 
@@ -263,16 +283,16 @@ def _when(flag: jax.Array, act: Any, state: State, *rest: Any) -> tuple[State, d
     return jax.lax.cond(flag, lambda s: act(s, *rest), lambda s: (s, idle), state)
 
 
-def dictionary(state: State, model: LanguageModel) -> Dictionary:
-    """The nodes as they are now: neurons, or the features of the transcoder in training."""
+def dictionary(state: State, model: LanguageModel, nodes: Dictionary | None = None) -> Dictionary:
+    """The nodes as they are now: those given, or the features of the transcoder in training."""
     if state.transcoder is None or state.config.train is None:
-        return neurons(model).bare()
+        return neurons(model).bare() if nodes is None else nodes
     own = state.config.train.transcoder(model.config)
     params = fold(state.transcoder.params, state.transcoder.stats, own)
     return Features(model.config, "", Transcoder(params, own, model.mesh))
 
 
-def _train(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State, dict]:
+def _train(state: State, model: LanguageModel, batch: StepBatch, _: Any) -> tuple[State, dict]:
     if state.transcoder is None or state.config.train is None:
         return state, {}
     after, metrics = tc.step.__wrapped__(
@@ -285,7 +305,7 @@ def _train(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State,
     }  # fmt: skip
 
 
-def _choose(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State, dict]:
+def _choose(state: State, *_: Any) -> tuple[State, dict]:
     heads = len(state.edges) - len(state.chosen)
     chosen = jax.lax.top_k(jnp.abs(state.score[heads:]), len(state.chosen))[1]
     return state.replace(
@@ -293,8 +313,10 @@ def _choose(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State
     ), {}
 
 
-def _attribute(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State, dict]:
-    nodes = dictionary(state, model)
+def _attribute(
+    state: State, model: LanguageModel, batch: StepBatch, nodes: Dictionary | None
+) -> tuple[State, dict]:
+    nodes = dictionary(state, model, nodes)
     rows = len(batch.prompts)
     found = flow_arrays(
         model, nodes, batch.prompts, jnp.ones(rows), jnp.asarray(state.config.path),
@@ -308,7 +330,7 @@ def _attribute(state: State, model: LanguageModel, batch: StepBatch) -> tuple[St
     ), {"score": found.score.sum() / rows}
 
 
-def _coarsen(state: State, model: LanguageModel, batch: StepBatch) -> tuple[State, dict]:
+def _coarsen(state: State, model: LanguageModel, *_: Any) -> tuple[State, dict]:
     """Clusters of every level, the other nodes' by layer; and masks that begin at the scores."""
     space, own = state.config.space(model.config), state.config.hierarchy
     heads = len(state.edges) - len(state.chosen)
@@ -348,31 +370,35 @@ def _begin(masks: MaskState, score: jax.Array, clusters: tuple[jax.Array, ...]) 
 
 
 def _search(
-    state: State, model: LanguageModel, batch: StepBatch, *, size: jax.Array, opened: jax.Array
+    state: State,
+    model: LanguageModel,
+    batch: StepBatch,
+    nodes: Dictionary | None,
+    *,
+    size: jax.Array,
+    opened: jax.Array,
 ) -> tuple[State, dict]:
     prompts = batch.prompts
     at = forward(model, prompts.inputs(), read=prompts.reads).logits
     target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
     tree = Tree(state.clusters, state.config.counts(model.config))
     masks, metrics = update(
-        model, dictionary(state, model), target, target.scale(), tree, state.masks,
-        (size, opened), jnp.asarray([state.config.nodes], jnp.float32), state.config.masks,
+        model, dictionary(state, model, nodes), target, target.scale(), tree, state.masks,
+        (size, opened), jnp.asarray(state.config.kept, jnp.float32), state.config.masks,
     )  # fmt: skip
     return state.replace(masks=masks), metrics
 
 
-def circuit(state: State, model: LanguageModel) -> Nodes:
-    """The nodes that are left after the last step.
+def circuits(state: State, model: LanguageModel) -> dict[int, Nodes]:
+    """The circuits that are left after the last step.
 
     Args:
         state: Of all steps.
         model: The model.
 
     Returns:
-        `Nodes` of bool.
+        Size → `Nodes` of bool, of every size asked for.
     """
     space = state.config.space(model.config)
-    ranks = np.asarray(state.masks.kept[0])
-    kept = np.zeros(space.nodes, bool)
-    kept[np.argsort(-ranks, kind="stable")[: state.config.nodes]] = True
-    return Nodes.from_flat(space, kept)
+    rows = zip(state.config.kept, np.asarray(state.masks.kept), strict=True)
+    return {size: top_nodes(Nodes.from_flat(space, row), size) for size, row in rows}

@@ -14,7 +14,7 @@ from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
 
 Progress = Callable[[str, int, int], None]
-Search = Literal["masks", "top"]
+Search = Literal["masks", "top", "steps"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ExtractConfig:
         seed: Of the prompts, the controls and the bootstrap.
         sizes: Prompts in each split, when the task is given by name.
         gradient: How nodes are scored.
-        search: What makes a circuit of the scores: `masks`, trained from there, or the `top` ones.
+        search: What makes a circuit of the scores: `masks`, trained from there; the `top` ones; or
+            `steps`, the composed step, which does everything from scores to masks in one program.
         levels: How many levels of clusters masks are opened through; 0 for none.
         graph_prompts: Prompts of the graph that clusters come from.
         candidates: Features that the graph is made of, those with the largest scores; the others
@@ -62,7 +63,7 @@ class ExtractConfig:
                 expected="0 or more, and 1 or more of the others",
             )  # fmt: skip
         if self.search not in get_args(Search):
-            raise ConfigError("search", got=repr(self.search), expected="masks or top")
+            raise ConfigError("search", got=repr(self.search), expected="masks, top or steps")
 
     def size(self, total: int) -> int:
         """The number of nodes asked for, of `total`.

@@ -12,7 +12,10 @@ from hagd_jax.causal import size_curve, sizes_of
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
+from hagd_jax.pipeline.composed import StepConfig
+from hagd_jax.pipeline.composed import circuits as circuits_of
 from hagd_jax.pipeline.config import ExtractConfig, Progress
+from hagd_jax.pipeline.driver import run_steps
 from hagd_jax.pipeline.levels import levels
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, top_nodes
@@ -26,7 +29,7 @@ class Found(NamedTuple):
     Attributes:
         masks: Size → circuit, of the size asked for and of the ten of the curve.
         ranks: By which nodes were kept, at the size asked for: logits of masks, or scores.
-        by: `masks` or `top`.
+        by: `masks`, `top` or `steps`.
     """
 
     masks: dict[int, Nodes]
@@ -68,9 +71,16 @@ def find(
     top = {k: top_nodes(scores, k) for k in sizes}
     if config.search == "top" or size == total:
         return Found(top, scores, "top")
-    tree = levels(model, task, config, dictionary=dictionary, run=run, progress=progress)
     trained = [k for k in sizes if k < config.masks.start * total]
     trained = sorted({*trained, size})
+    if config.search == "steps":
+        state = run_steps(
+            model, task, steps_of(config, size, trained), dictionary=dictionary, run=run,
+            progress=progress, save_every=save_every,
+        )  # fmt: skip
+        ranks = _logits(state.masks.kept[trained.index(size)], dictionary)
+        return Found(top | circuits_of(state, model), ranks, "steps")
+    tree = levels(model, task, config, dictionary=dictionary, run=run, progress=progress)
     circuits, state = _trained(
         model, task, scores, trained, size, config, dictionary, run, progress, save_every, tree
     )
@@ -81,9 +91,7 @@ def find(
         circuits[size] = better.mask
         if run is not None:
             run.log("repair", losses=better.losses, evaluations=better.evaluations)
-    # Log-probabilities of being open, as logits: those are easier to read near 1.
-    chance = np.minimum(np.asarray(state.kept[trained.index(size)]), -1e-7)
-    ranks = Nodes.from_flat(dictionary.space, chance - np.log(-np.expm1(chance)))
+    ranks = _logits(state.kept[trained.index(size)], dictionary)
     if "select" in task.splits:
         points = size_curve(
             model, task, [circuits[size], top[size]], dictionary=dictionary, split="select",
@@ -96,6 +104,21 @@ def find(
         if not points[0].kl <= 1.01 * points[1].kl + 1e-3:
             return Found(top, scores, "top")
     return Found(top | circuits, ranks, "masks")
+
+
+def steps_of(config: ExtractConfig, size: int, sizes: list[int]) -> StepConfig:
+    """What the composed step is asked for by the same configuration."""
+    return StepConfig(
+        nodes=size, sizes=tuple(sizes), seed=config.seed, candidates=config.candidates,
+        path=config.graph_steps, hierarchy=config.hierarchy, levels=max(config.levels, 1),
+        masks=config.masks,
+    )  # fmt: skip
+
+
+def _logits(kept: jax.Array, dictionary: Dictionary) -> Nodes:
+    """Log-probabilities of being open, as logits: those are easier to read near 1."""
+    chance = np.minimum(np.asarray(kept), -1e-7)
+    return Nodes.from_flat(dictionary.space, chance - np.log(-np.expm1(chance)))
 
 
 def _trained(

@@ -5,6 +5,7 @@ config.json     what was asked for; a folder belongs to one configuration
 metrics.jsonl   one JSON object a line, as the run went
 checkpoints/    what was computed so far; positions/ where in the data that was
 hierarchy.npz   clusters of nodes, level by level
+steps/          the same of the composed step, if that runs it
 masks/          masks in training, checkpoints of their own
 circuit.json    the circuit
 report.html     the page to look at
@@ -29,7 +30,7 @@ from hagd_jax.parallel import Checkpoints, agree, is_main
 
 RESULTS = (
     *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks", "model", "features"),
-    *("transcoder", "evaluation.json", "contexts", "positions", "hierarchy.npz"),
+    *("transcoder", "evaluation.json", "contexts", "positions", "hierarchy.npz", "steps"),
 )
 
 
@@ -54,6 +55,11 @@ class RunFolder:
     def masks(self) -> Checkpoints:
         """Where masks in training are kept."""
         return Checkpoints(self.path / "masks")
+
+    @property
+    def steps(self) -> Checkpoints:
+        """Where the state of the composed method is kept."""
+        return Checkpoints(self.path / "steps")
 
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to `metrics.jsonl`; what is not a finite number becomes null."""

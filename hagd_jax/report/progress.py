@@ -26,6 +26,7 @@ WORDS = {
     "graph": "Drawing the graph",
     "coarsen": "Coarsening it",
     "masks": "Training masks",
+    "steps": "Composed steps",
     "curve": "Sweeping sizes",
 }
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import ConfigError
+from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh, restore, save
-from hagd_jax.pipeline import composed
+from hagd_jax.pipeline import composed, extract, open_run, run_steps
 from hagd_jax.pipeline.composed import StepBatch, StepConfig
+from hagd_jax.pipeline.find import steps_of
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks.batching import padded_batches
-from hagd_jax.transcoders import TrainConfig
-from tests.pipeline.copier import make_copier, make_task, on_mesh
+from hagd_jax.transcoders import TrainConfig, TranscoderConfig
+from hagd_jax.transcoders import init as init_transcoder
+from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
 
 NEURONS = StepConfig(
     nodes=1, graph_steps=2, candidates=4, masks=MaskConfig(steps=20, batch_size=8), levels=1
@@ -59,7 +62,7 @@ def whole():
 def test_the_planted_head_is_found(whole, name):
     state, said = whole[name]
     model, config = make_copier(), CONFIGS[name]
-    found = composed.circuit(state, model)
+    found = composed.circuits(state, model)[1]
     assert np.flatnonzero(found.flat()).tolist() == [1]
     plan = composed.plan(config, model.config)
     assert [bool(row["score"]) for row in said] == plan.attribute.tolist()
@@ -84,7 +87,7 @@ def test_devices_do_not_matter(whole):
         one, told = whole[name]
         np.testing.assert_allclose(state.score, one.score, atol=1e-4)
         np.testing.assert_array_equal(
-            composed.circuit(state, far).flat(), composed.circuit(one, model).flat()
+            composed.circuits(state, far)[1].flat(), composed.circuits(one, model)[1].flat()
         )
         for a, b in zip(said, told, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=2e-2)
@@ -117,3 +120,49 @@ def test_what_cannot_be_is_refused():
     for change in ({"nodes": 0}, {"graph_steps": 3}, {"levels": 4}, {"train_steps": 3}):
         with pytest.raises(ConfigError, match=next(iter(change))):
             dataclasses.replace(NEURONS, **change)
+
+
+def test_extract_runs_it_and_goes_on_after_a_kill(tmp_path):
+
+    model, task = make_copier(), make_task()
+    config = dataclasses.replace(
+        EXTRACT, search="steps", hierarchy=HierarchyConfig(ratio=0.5, least=2), candidates=4
+    )
+    whole = open_run(tmp_path / "whole", {})
+    result = extract(model, task, config, run=whole)
+    assert [(n.kind, n.layer, n.index) for n in result.circuit.nodes] == [("head", 0, 1)]
+    assert result.circuit.config["found_by"] == "steps"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(stage, done, total):
+        if (stage, done) == ("steps", 15):
+            raise Killed
+
+    broken = open_run(tmp_path / "broken", {})
+    asked = steps_of(config, 1, [1, 2, 5])
+    with pytest.raises(Killed):
+        run_steps(model, task, asked, run=broken, progress=kill, save_every=0)
+    assert broken.steps.steps()[-1] == 14
+    again = extract(model, task, config, run=broken)
+    assert again.circuit == result.circuit
+    lines = [(run.path / "metrics.jsonl").read_text().splitlines() for run in (whole, broken)]
+    assert len(lines[0]) == len(lines[1])
+
+
+def test_a_given_transcoder_is_searched():
+
+    model, task = make_copier(), make_task()
+    own = TranscoderConfig(n_layers=1, d_model=24, n_features=6, activation="relu")
+    found = init_transcoder(own, jax.random.key(0))
+    state = run_steps(model, task, NEURONS, dictionary=found)
+    mask = composed.circuits(state, model)[1]
+    assert mask.features.shape == (1, 6)
+    assert np.flatnonzero(mask.flat()).tolist() == [1]
+
+
+def test_a_transcoder_needs_text():
+
+    with pytest.raises(ConfigError, match="corpus"):
+        run_steps(make_copier(), make_task(), TRAINED)
