@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ def repair(
     """Swap members for others of the same number, by what is measured.
 
     The gradient of the loss at the circuit itself proposes who leaves and who enters; first-order
-    effects mislead, so every proposal is measured and the best is taken, until none helps.
+    effects mislead, so every proposal is measured and the best is taken, until none helps, nor two
+    of the best together.
 
     Args:
         model: The model.
@@ -101,17 +103,24 @@ def repair(
     target = target_of(model, prompts, config.batch_size)
     (start,) = measured_losses(model, prompts, [mask], config, dictionary=nodes)
     losses, spent = [float(start)], 1
+
+    def measured(rows: np.ndarray) -> np.ndarray:
+        circuits = [unflat(nodes, row) for row in rows]
+        return measured_losses(model, prompts, circuits, config, dictionary=nodes)
+
     for _ in range(config.rounds):
         slope = np.asarray(_slope(model.bare(), nodes, target, jnp.asarray(now), config.metric))
         rows = _proposals(now, slope, config.pairs)
         spent += GRADIENT + len(rows)
-        if not len(rows):
-            break
-        found = measured_losses(
-            model, prompts, [unflat(nodes, row) for row in rows], config, dictionary=nodes
-        )
-        if not found.min() < losses[-1] * (1 - config.least):
-            break
+        found = measured(rows) if len(rows) else np.array([np.inf])
+        enough = losses[-1] * (1 - config.least)
+        if not found.min() < enough:
+            # No swap helps alone: two at once, of those that cost least.
+            rows = _doubled(now, rows[np.argsort(found, kind="stable")[: 2 * config.pairs]])
+            spent += len(rows)
+            found = measured(rows) if len(rows) else np.array([np.inf])
+            if not found.min() < enough:
+                break
         now = rows[found.argmin()]
         losses.append(float(found.min()))
     return Repaired(unflat(nodes, now), tuple(losses), spent)
@@ -162,6 +171,14 @@ def _proposals(now: np.ndarray, slope: np.ndarray, pairs: int) -> np.ndarray:
     for row, (out, into) in zip(rows, swaps, strict=True):
         row[out], row[into] = False, True
     return rows
+
+
+def _doubled(now: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(P, N) every two of some swaps together, where the size stays what it is."""
+    moved = rows ^ now
+    both = [a ^ b for a, b in itertools.combinations(moved, 2)]
+    found = np.array([now ^ swap for swap in both]).reshape(-1, len(now))
+    return found[found.sum(1) == now.sum()]
 
 
 @functools.partial(jax.jit, static_argnames="weight")
