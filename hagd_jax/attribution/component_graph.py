@@ -79,6 +79,11 @@ class ComponentGraph(struct.PyTreeNode):
     config: DecoderConfig = struct.field(pytree_node=False)
 
     @property
+    def nodes(self) -> Components:
+        """The table of nodes."""
+        return self.graph.nodes  # type: ignore[return-value]
+
+    @property
     def edges(self) -> ComponentEdges:
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
@@ -89,7 +94,7 @@ class ComponentGraph(struct.PyTreeNode):
             lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
         )
         edges, writer = self.edges, np.asarray(self.graph.senders)
-        layer = np.asarray(self.graph.nodes.layer)[np.asarray(self.graph.receivers)]
+        layer = np.asarray(self.nodes.layer)[np.asarray(self.graph.receivers)]
         for number, name in enumerate(("q", "k", "v", "mlp", "final")):
             own = np.asarray(edges.input) == number
             place = (layer[own], np.asarray(edges.index)[own], writer[own])

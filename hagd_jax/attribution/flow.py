@@ -152,7 +152,7 @@ def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
         own, reach = fields["own"], fields["reach"]
         rows = jnp.asarray(fields["decoder"], jnp.float32)
         # From each layer's first edge on: what reaches a reader so many layers above.
-        hop = layer_graph(nodes.trained.config).edges
+        hop = np.asarray(layer_graph(nodes.trained.config).edges)
         out = rows
         for back in range(1, nodes.trained.config.width):
             earlier = jnp.roll(rows, back, axis=0)
@@ -236,19 +236,18 @@ def flow_arrays(
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
-def flow(model: LanguageModel, *rest: Any, metric: Metric, remat: bool) -> Flow:
-    """`flow_arrays` as one program, its results on every device.
-
-    Args:
-        model: The model.
-        *rest: As in `flow_arrays`.
-        metric: As there.
-        remat: As there.
-
-    Returns:
-        The flow.
-    """
-    return replicate(flow_arrays(model, *rest, metric, remat), model.mesh)
+def flow(
+    model: LanguageModel,
+    nodes: Dictionary,
+    batch: Prompts,
+    weight: jax.Array,
+    steps: jax.Array,
+    *,
+    metric: Metric,
+    remat: bool,
+) -> Flow:
+    """`flow_arrays` as one program, its results on every device."""
+    return replicate(flow_arrays(model, nodes, batch, weight, steps, metric, remat), model.mesh)
 
 
 def _reads(nodes: Dictionary) -> str:

@@ -66,6 +66,21 @@ class NodeGraph(struct.PyTreeNode):
         return self.graph.nodes  # type: ignore[return-value]
 
     @property
+    def senders(self) -> np.ndarray:
+        """(E,) the writer of each edge."""
+        return np.asarray(self.graph.senders)
+
+    @property
+    def receivers(self) -> np.ndarray:
+        """(E,) its reader."""
+        return np.asarray(self.graph.receivers)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) A[reader, writer]."""
+        return np.asarray(self.graph.edges)
+
+    @property
     def scores(self) -> Nodes:
         """`score` as `Nodes`."""
         return Nodes.from_flat(self.space, self.score)

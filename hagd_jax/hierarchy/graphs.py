@@ -50,13 +50,14 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
     elif isinstance(graph, TaskGraph):
         values, layer = graph.edges.size, graph.nodes.layer
     elif isinstance(graph, ComponentGraph):
-        values, layer = graph.edges.score, graph.graph.nodes.layer
+        values, layer = graph.edges.score, graph.nodes.layer
     elif isinstance(graph, NodeGraph):
-        values, layer = graph.graph.edges, graph.places.layer
+        values, layer = graph.weights, graph.places.layer
     else:
         raise InputError("graph", got=type(graph).__name__, expected="an attribution graph")
     edges, depth = graph.graph, np.asarray(layer, int)
-    found = weights(edges.senders, edges.receivers, values, len(depth), dense=dense)
+    ends = np.asarray(edges.senders), np.asarray(edges.receivers)
+    found = weights(*ends, np.asarray(values), len(depth), dense=dense)
     return Coarsenable(found, depth - depth.min())
 
 
@@ -71,16 +72,14 @@ def clusters_of(graph: NodeGraph, config: HierarchyConfig, *, seed: int = 0) -> 
     Returns:
         (N,) int32 supernodes, one array a level, coarsest first.
     """
-    edges, places = graph.graph, graph.places
-    some = np.unique(np.concatenate([edges.senders, edges.receivers]))
+    places = graph.places
+    some = np.unique(np.concatenate([graph.senders, graph.receivers]))
     if not len(some):
         some = np.arange(len(places.kind))
     number = np.full(len(places.kind), -1)
     number[some] = np.arange(len(some))
-    tied = weights(
-        number[np.asarray(edges.senders)], number[np.asarray(edges.receivers)], edges.edges,
-        len(some),
-    )  # fmt: skip
+    ends = number[graph.senders], number[graph.receivers]
+    tied = weights(*ends, graph.weights, len(some))
     found = coarsen(tied, config, layer=np.asarray(places.layer)[some], seed=seed)
     group = 2 * np.asarray(places.layer) + np.asarray(places.kind)
     return with_rest(found.clusters(), some, group)

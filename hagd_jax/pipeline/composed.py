@@ -136,8 +136,7 @@ class Plan(NamedTuple):
     opened: np.ndarray
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """Everything that a step changes.
 
     Attributes:
@@ -295,7 +294,7 @@ def dictionary(state: State, model: LanguageModel, nodes: Dictionary | None = No
 def _train(state: State, model: LanguageModel, batch: StepBatch, _: Any) -> tuple[State, dict]:
     if state.transcoder is None or state.config.train is None:
         return state, {}
-    after, metrics = tc.step.__wrapped__(
+    after, metrics = tc.step(
         state.transcoder, model, batch.tokens, batch.weight,
         config=state.config.train.transcoder(model.config), train=state.config.train,
         steps=state.config.train_steps,

@@ -64,7 +64,7 @@ def levels(
     if run is not None:
         run.log(
             "hierarchy",
-            edges=len(graph.graph.edges),
+            edges=len(graph.weights),
             counts=[int(level.max()) + 1 for level in clusters],
         )
         held = io.BytesIO()

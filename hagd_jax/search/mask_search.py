@@ -34,8 +34,7 @@ from hagd_jax.transcoders import Transcoder
 OnSteps = Callable[[int, int, dict[str, float]], None]
 
 
-@struct.dataclass
-class MaskState:
+class MaskState(struct.PyTreeNode):
     """Everything that a search goes on from.
 
     Attributes:

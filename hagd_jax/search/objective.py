@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,8 @@ def loss(
         The loss, and its parts.
     """
     batch = target.prompts
-    masked = parts.mask(masks(parts, batch.per_row(rows)), other)
+    mask: Any = masks(parts, batch.per_row(rows))
+    masked = parts.mask(mask, other)
     found = forward(model, batch.inputs(), masked, read=batch.reads).logits
     kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found).mean()
     off = jnp.mean(((batch.metric(found) - target.metric) / scale) ** 2)

@@ -1,0 +1,206 @@
+"""The learner: an attention network over graphs, whose last layer adapts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import struct
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.files import writing_to
+from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
+
+_SHIPPED = "learner.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerConfig:
+    """How large the learner is.
+
+    Attributes:
+        width: Of a node's state.
+        heads: Of attention.
+        rounds: How far nodes see: so many edges.
+        inner_steps: Of gradient descent on the last layer, to adapt.
+    """
+
+    width: int = 32
+    heads: int = 4
+    rounds: int = 3
+    inner_steps: int = 8
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ConfigError(field.name, got=getattr(self, field.name), expected="1 or more")
+        if self.width % self.heads:
+            raise ConfigError("heads", got=self.heads, expected=f"a divisor of {self.width}")
+
+
+class Learner(struct.PyTreeNode):
+    """A learner's weights.
+
+    Attributes:
+        params: `network`, the last layer's `weight` and `bias`, and `rate`, how fast it adapts.
+        config: How large it is.
+    """
+
+    params: Any
+    config: LearnerConfig = struct.field(pytree_node=False)
+
+
+class Network(nn.Module):
+    """States of nodes: rounds of attention along edges (Veličković et al., 2018)."""
+
+    config: LearnerConfig
+
+    @nn.compact
+    def __call__(self, graph: jraph.GraphsTuple) -> jax.Array:
+        """(N, width) states."""
+        c = self.config
+        state = nn.LayerNorm()(nn.Dense(c.width)(nn.gelu(nn.Dense(c.width)(graph.nodes))))
+        edges = nn.gelu(nn.Dense(c.width)(graph.edges))
+        for _ in range(c.rounds):
+            state = state + self.attend(nn.LayerNorm()(state), edges, graph)
+            inner = nn.gelu(nn.Dense(2 * c.width)(nn.LayerNorm()(state)))
+            state = state + nn.Dense(c.width)(inner)
+        return nn.LayerNorm()(state)
+
+    def attend(self, state: jax.Array, edges: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        """What nodes take from their neighbours."""
+        c = self.config
+        senders, receivers = jnp.asarray(graph.senders), jnp.asarray(graph.receivers)
+        split = lambda x: x.reshape(*x.shape[:-1], c.heads, c.width // c.heads)  # noqa: E731
+        query = split(nn.Dense(c.width)(state))[receivers]
+        key = split(nn.Dense(c.width)(state)[senders] + nn.Dense(c.width)(edges))
+        value = split(nn.Dense(c.width)(state)[senders] + nn.Dense(c.width)(edges))
+        match = (query * key).sum(-1) / np.sqrt(c.width / c.heads)
+        share = jraph.segment_softmax(match, receivers, len(state))
+        taken = jraph.segment_sum(jnp.asarray(share)[..., None] * value, receivers, len(state))
+        return nn.Dense(c.width)(taken.reshape(len(state), -1))
+
+
+def init(config: LearnerConfig, key: jax.Array) -> Learner:
+    """A learner that has learnt nothing."""
+    columns = len(NODE_COLUMNS), len(EDGE_COLUMNS)
+    ends = jnp.zeros(1, jnp.int32)
+    blank: Any = jraph.GraphsTuple(
+        jnp.zeros((1, columns[0])), jnp.zeros((1, columns[1])), ends, ends, None, ends + 1, ends + 1
+    )
+    network = Network(config).init(key, blank)["params"]
+    params = {
+        "network": network, "weight": jnp.zeros(config.width), "bias": jnp.float32(-2),
+        "rate": jnp.float32(-1),
+    }  # fmt: skip
+    return Learner(params, config)
+
+
+@jax.jit
+def states(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
+    """(N, width) what the network makes of each node."""
+    found = Network(learner.config).apply({"params": learner.params["network"]}, graph)
+    return found  # type: ignore[return-value]
+
+
+def logits(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
+    """Membership logits.
+
+    Args:
+        learner: The learner.
+        graph: From `describe`, or several `joined`.
+
+    Returns:
+        (N,) float32.
+    """
+    p = learner.params
+    return states(learner, graph) @ p["weight"] + p["bias"]
+
+
+def score(learner: Learner, seen: Described) -> np.ndarray:
+    """`logits` of one graph, on the host; they can stand where signed IG stands.
+
+    Args:
+        learner: The learner, such as `load()`.
+        seen: From `describe`.
+
+    Returns:
+        (N,) float32, higher is likelier.
+
+    Example:
+        >>> prior = score(load(), describe(graph, scores))
+        >>> search_masks(model, prompts, Nodes.from_flat(graph.space, prior), [64])
+    """
+    count = int(seen.graph.n_node[0])
+    # Padded to powers of two, so that few programs serve graphs of all sizes.
+    nodes, edges = (1 << int(n).bit_length() for n in (count, max(int(seen.graph.n_edge[0]), 1)))
+    padded = jraph.pad_with_graphs(seen.graph, nodes, edges, 2)
+    return np.asarray(logits(learner, padded))[:count]
+
+
+def save(learner: Learner, path: str | Path) -> None:
+    """Write a learner to a safetensors file.
+
+    Args:
+        learner: The learner.
+        path: The file.
+
+    Raises:
+        CheckpointError: If it cannot be written.
+    """
+    flat = flax.traverse_util.flatten_dict(learner.params, sep="/")
+    about = {"config": json.dumps(dataclasses.asdict(learner.config))}
+    arrays = {name: np.asarray(x, np.float32, order="C") for name, x in flat.items()}
+    with writing_to(Path(path)):
+        save_file(arrays, str(path), metadata=about)
+
+
+@functools.cache
+def _shipped() -> Path:
+    return Path(str(resources.files("hagd_jax.meta") / _SHIPPED))
+
+
+def load(path: str | Path | None = None) -> Learner:
+    """Read a learner.
+
+    Args:
+        path: A file that `save` wrote; the one that comes with the package if None.
+
+    Returns:
+        The learner.
+
+    Raises:
+        CheckpointError: If there is no such file, or it holds something else.
+
+    Example:
+        >>> load().config.rounds
+        3
+    """
+    file = _shipped() if path is None else Path(path)
+    try:
+        with safe_open(file, framework="numpy") as held:
+            about = json.loads((held.metadata() or {})["config"])
+            flat = {name: jnp.asarray(held.get_tensor(name)) for name in held.keys()}  # noqa: SIM118
+        config = LearnerConfig(**about)
+        params = flax.traverse_util.unflatten_dict(flat, sep="/")
+        like = jax.eval_shape(lambda: init(config, jax.random.key(0))).params
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, like):
+            raise ValueError("weights of other shapes")
+    except Exception as error:
+        raise CheckpointError(
+            str(file), got=f"{type(error).__name__}: {error}", expected="a learner's safetensors",
+            mend="Make one with experiments/meta_learning.py.",
+        ) from error  # fmt: skip
+    return Learner(params, config)

@@ -1,0 +1,176 @@
+"""The meta-learner: what it sees, that it learns and adapts, and its file."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hagd_jax import meta
+from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
+from hagd_jax.attribution.node_graph import NodeGraph, NodePlaces
+from hagd_jax.causal.ground_truth import hand_built
+from hagd_jax.causal.metrics import auroc
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.interventions import Space
+from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS
+from hagd_jax.meta.learner import init, states
+
+SMALL = meta.LearnerConfig(width=16, heads=2, rounds=2)
+
+
+def random_graph(seed, count=20, edges=60):
+    """Heads and features in layers, edges upward."""
+    rng = np.random.default_rng(seed)
+    layer = np.sort(rng.integers(0, 4, count)).astype(np.int32)
+    ends = rng.integers(0, count, (2, edges))
+    s, r = np.minimum(*ends), np.maximum(*ends)
+    own = layer[s] < layer[r]
+    s, r = s[own], r[own]
+    places = NodePlaces((np.arange(count) >= 4).astype(np.int8), layer, np.arange(count))
+    graph = jraph.GraphsTuple(
+        places, rng.normal(size=len(s)).astype(np.float32), r.astype(np.int32),
+        s.astype(np.int32), None, np.array([count], np.int32), np.array([len(s)], np.int32),
+    )  # fmt: skip
+    score = rng.normal(size=count).astype(np.float32)
+    return NodeGraph(graph, score, Space(1, 4, count - 4), 1)
+
+
+def known(seed):
+    """Members are those nodes whose score and edges say so."""
+    graph = random_graph(seed)
+    seen = meta.describe(graph)
+    column = seen.graph.nodes[:, NODE_COLUMNS.index("rank of influence")]
+    members = column > np.quantile(column, 0.7)
+    places = np.random.default_rng(seed).permutation(len(members))[:6].astype(np.int32)
+    measured = meta.Measured(places, members[places].astype(np.float32))
+    return meta.Example(seen.graph, members, measured)
+
+
+def test_what_it_sees_has_its_columns_and_no_scale():
+    graph = random_graph(0)
+    seen, larger = meta.describe(graph), meta.describe(graph.replace(score=1000 * graph.score))
+    assert seen.graph.nodes.shape == (20, len(NODE_COLUMNS))
+    assert seen.graph.edges.shape == (2 * len(graph.graph.edges), len(EDGE_COLUMNS))
+    np.testing.assert_allclose(larger.graph.nodes, seen.graph.nodes, atol=1e-5)
+    assert all(np.isfinite(x).all() for x in (seen.graph.nodes, seen.graph.edges))
+    assert seen.singles["influence"].sum() == pytest.approx(1)
+
+
+def test_influence_is_the_series_it_says():
+    """I = (w + wM + wM² + …) / Σ, against a dense inverse."""
+    graph = random_graph(1)
+    a = np.zeros((20, 20))
+    np.add.at(a, (graph.graph.receivers, graph.graph.senders), np.abs(graph.graph.edges))
+    m = a / np.maximum(a.sum(1, keepdims=True), 1e-30)
+    start = np.abs(graph.score) / np.abs(graph.score).sum()
+    expected = start @ np.linalg.inv(np.eye(20) - m)
+    found = meta.describe(graph).singles["influence"]
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_order_of_nodes_and_padding_do_not_matter(seed):
+    graph = meta.describe(random_graph(seed % 50)).graph
+    learner = init(SMALL, jax.random.key(1))
+    learner = learner.replace(
+        params=learner.params | {"weight": jax.random.normal(jax.random.key(2), (16,))}
+    )
+    order = np.random.default_rng(seed).permutation(20)
+    place = np.argsort(order)
+    moved = graph._replace(
+        nodes=graph.nodes[order],
+        senders=place[graph.senders].astype(np.int32),
+        receivers=place[graph.receivers].astype(np.int32),
+    )
+    one, two = (np.asarray(meta.logits(learner, g)) for g in (graph, moved))
+    np.testing.assert_allclose(two, one[order], atol=1e-4)
+    padded = meta.joined([graph], 33, 200)
+    np.testing.assert_allclose(meta.logits(learner, padded)[:20], one, atol=1e-4)
+    assert np.ptp(one) > 1e-3
+
+
+def test_it_learns_and_adapts_to_graphs_it_has_not_seen():
+    config = meta.MetaConfig(learner=SMALL, steps=150, noise=0.0)
+    seen = []
+    learner = meta.train(
+        [known(seed) for seed in range(12)], config, on_step=lambda *s: seen.append(s)
+    )
+    assert seen[-1][0] == 150
+    before, after = [], []
+    for seed in range(100, 106):
+        one = known(seed)
+        prior = meta.score(learner, meta.Described(one.graph, {}))
+        before.append(auroc(prior, one.members))
+        rows = meta.adapted(learner, states(learner, one.graph), one.measured)
+        after.append(auroc(np.asarray(rows), one.members))
+    assert np.mean(before) > 0.9
+    assert np.mean(after) > 0.9
+    again = meta.train([known(seed) for seed in range(12)], config)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(learner), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_inner_loop_goes_toward_what_was_measured():
+    learner = init(SMALL, jax.random.key(0))
+    graph = meta.describe(random_graph(3)).graph
+    seen = states(learner, graph)
+    measured = meta.Measured(np.array([2, 9], np.int32), np.array([1.0, 0.0], np.float32))
+    start = np.asarray(seen @ learner.params["weight"] + learner.params["bias"])
+    after = np.asarray(meta.adapted(learner, seen, measured))
+    assert after[2] > start[2]
+    assert after[2] - start[2] > after[9] - start[9]
+
+
+def test_effects_are_those_of_ablating_each_node_alone():
+    case = {case.name: case for case in hand_built()}["both"]
+    graph = node_graph(case.model, case.prompts, GradientConfig(batch_size=16))
+    total = len(graph.score)
+    found = meta.effects(case.model, case.prompts, np.arange(total))
+    truth = {(n.kind, n.layer, n.index) for n in case.truth["counterfactual"]}
+    heads = graph.space.layers * graph.space.heads
+    needed = {
+        ("head", *divmod(i, graph.space.heads)) if i < heads else
+        ("neuron", *divmod(i - heads, graph.space.features))
+        for i in np.flatnonzero(found.effects > 0.3).tolist()
+    }  # fmt: skip
+    assert needed == truth
+    scores = mean_scores(case.model, case.prompts)
+    assert meta.describe(graph, scores).graph.nodes.shape[0] == total
+    with pytest.raises(InputError, match="0 to"):
+        meta.effects(case.model, case.prompts, np.array([total]))
+    telling = meta.most_telling(np.arange(10.0), 4, seed=1)
+    assert {8, 9} <= set(telling.tolist())
+    assert len(telling) == 4
+
+
+def test_files_come_back_and_others_are_refused(tmp_path):
+    learner = init(SMALL, jax.random.key(0))
+    meta.save(learner, tmp_path / "a.safetensors")
+    again = meta.load(tmp_path / "a.safetensors")
+    assert again.config == SMALL
+    for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(learner.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (tmp_path / "b.safetensors").write_bytes(b"no")
+    for name in ("b", "c"):
+        with pytest.raises(CheckpointError, match="meta_learning"):
+            meta.load(tmp_path / f"{name}.safetensors")
+
+
+def test_what_cannot_be_learnt_is_refused():
+    one = known(0)
+    with pytest.raises(InputError, match="none"):
+        meta.train([])
+    with pytest.raises(InputError, match="some, and not all"):
+        meta.train([one._replace(members=np.zeros(20, bool))])
+    for change in ({"width": 0}, {"heads": 3}):
+        with pytest.raises(ConfigError):
+            meta.LearnerConfig(**{"width": 16, **change})
+    with pytest.raises(ConfigError, match="noise"):
+        dataclasses.replace(meta.MetaConfig(), noise=-1)
+    assert jnp.isfinite(meta.logits(init(SMALL, jax.random.key(0)), one.graph)).all()
