@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from hagd_jax.attribution.component_graph import AddToReads, Metric, no_reads

@@ -18,7 +18,7 @@ from hagd_jax import models, parallel, pipeline, tasks, transcoders
 from hagd_jax.cli.cluster import Cluster
 from hagd_jax.cli.train_transcoder import measure, trained
 from hagd_jax.errors import ConfigError
-from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.pipeline import ExtractConfig, Stage
 from hagd_jax.report import Report, circuit_table, page, verdict_table
 from hagd_jax.report.progress import Bars, bars
 from hagd_jax.transcoders.dictionary import NEURONS
@@ -47,6 +47,10 @@ class Extract:
             that the model was trained on.
         out: Folder of the run; an interrupted run continues there. runs/TASK by default.
         overwrite: Discard what a run with another configuration left in the folder.
+        until: Stop after this stage: score, hierarchy, search or judge; the same command without it
+            goes on from there.
+        begin: Do this stage and those after it again, with what decides them changed or not; what
+            came before is taken from the run.
         modulus: Of modular arithmetic, when the model is trained here.
         dtype: Of weights and computation: float32 or bfloat16.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
@@ -60,6 +64,8 @@ class Extract:
     corpus: str | None = None
     out: Path | None = None
     overwrite: bool = False
+    until: Stage = "judge"
+    begin: Annotated[Stage | None, tyro.conf.arg(name="from")] = None
     modulus: int = 53
     dtype: str = "float32"
     mesh: str = ""
@@ -67,7 +73,7 @@ class Extract:
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
 
 
-def run_extract(command: Extract, line: str = "") -> Report:
+def run_extract(command: Extract, line: str = "") -> Report | None:
     """`hagd extract`.
 
     Args:
@@ -75,7 +81,7 @@ def run_extract(command: Extract, line: str = "") -> Report:
         line: What the user typed, for the report.
 
     Returns:
-        The report that was written.
+        The report that was written; None if a stage before the last was to be the last.
     """
     command.cluster.start()
     name = tasks.find(command.task)
@@ -84,6 +90,7 @@ def run_extract(command: Extract, line: str = "") -> Report:
         command.out or Path("runs") / name.partition(":")[0],
         _decisive(command, name),
         overwrite=command.overwrite,
+        begin=command.begin,
     )
     with bars() as progress:
         model = _model(command, name, run, progress)
@@ -91,6 +98,12 @@ def run_extract(command: Extract, line: str = "") -> Report:
         task = tasks.task(name, model, sizes=command.config.sizes, seed=command.config.seed)
         for note in task.notes:
             progress.say(note)
+        if command.until != "judge":
+            pipeline.run_until(
+                command.until, model, task, command.config, run=run, dictionary=nodes,
+                progress=progress.update,
+            )  # fmt: skip
+            return None
         result = pipeline.extract(
             model, task, command.config, dictionary=nodes, run=run, progress=progress.update
         )

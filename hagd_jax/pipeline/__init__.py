@@ -12,13 +12,16 @@ from hagd_jax.pipeline.composed import (
 )
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.driver import run_steps
-from hagd_jax.pipeline.extract import Result, extract, score
+from hagd_jax.pipeline.extract import Result, extract, run_until, score
 from hagd_jax.pipeline.run_folder import RunFolder, open_run
+from hagd_jax.pipeline.stages import STAGES, Stage
 
 __all__ = [
+    "STAGES",
     "ExtractConfig",
     "Result",
     "RunFolder",
+    "Stage",
     "State",
     "StepBatch",
     "StepConfig",
@@ -29,6 +32,7 @@ __all__ = [
     "open_run",
     "plan",
     "run_steps",
+    "run_until",
     "score",
     "step",
 ]

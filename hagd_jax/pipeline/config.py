@@ -14,6 +14,7 @@ from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
 
 Progress = Callable[[str, int, int], None]
+Prior = Literal["ig", "learner"]
 Search = Literal["masks", "top", "steps"]
 
 
@@ -29,6 +30,8 @@ class ExtractConfig:
         search: What makes a circuit of the scores: `masks`, trained from there; the `top` ones; or
             `steps`, the composed step, which does everything from scores to masks in one program.
         levels: How many levels of clusters masks are opened through; 0 for none.
+        prior: Where masks begin: at signed integrated gradients (`ig`), or at what the meta-learner
+            makes of the graph (`learner`).
         graph_prompts: Prompts of the graph that clusters come from.
         candidates: Features that the graph is made of, those with the largest scores; the others
             are clustered by layer.
@@ -45,6 +48,7 @@ class ExtractConfig:
     gradient: GradientConfig = GradientConfig()
     search: Search = "masks"
     levels: int = 2
+    prior: Prior = "ig"
     graph_prompts: int = 16
     candidates: int = 4096
     graph_steps: tuple[float, ...] = (0.3, 0.6, 0.9)
@@ -62,6 +66,8 @@ class ExtractConfig:
                 got=(self.levels, self.graph_prompts, self.candidates),
                 expected="0 or more, and 1 or more of the others",
             )  # fmt: skip
+        if self.prior not in get_args(Prior):
+            raise ConfigError("prior", got=repr(self.prior), expected="ig or learner")
         if self.search not in get_args(Search):
             raise ConfigError("search", got=repr(self.search), expected="masks, top or steps")
 

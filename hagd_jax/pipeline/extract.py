@@ -23,8 +23,11 @@ from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.config import ExtractConfig, Progress
-from hagd_jax.pipeline.find import find
+from hagd_jax.pipeline.find import Found, find
+from hagd_jax.pipeline.levels import Coarse, levels
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.stages import Stage, require_stage
+from hagd_jax.search import Tree
 from hagd_jax.tasks import Task
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
@@ -91,12 +94,9 @@ def extract(
     size = config.size(nodes.space.nodes)
     if isinstance(task, str):
         task = find_task(task, model, sizes=config.sizes, seed=config.seed)
-    for split in ("discover", "test"):
-        if split not in task.splits:
-            raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     tell = progress or (lambda stage, done, total: None)
-    scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
-    found = find(model, task, scores, size, config, dictionary=nodes, run=run, progress=tell)
+    scores, found = _found(model, task, size, config, nodes, run, tell, "judge")
+    assert found is not None
     circuit = Circuit.from_mask(
         found.masks[size],
         found.ranks,
@@ -119,6 +119,66 @@ def extract(
             run.log("areas", cpr=found.cpr, cmd=found.cmd)
         run.write("circuit.json", circuit.to_json())
     return Result(circuit, verdicts, curve, scores, task)
+
+
+def run_until(
+    until: Stage,
+    model: LanguageModel,
+    task: Task,
+    config: ExtractConfig = ExtractConfig(),
+    *,
+    run: RunFolder,
+    dictionary: Dictionary | Transcoder | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """The stages of `extract` up to one, that one included; another call goes on from there.
+
+    Args:
+        until: `score`, `hierarchy` or `search`.
+        model: The model.
+        task: The behaviour.
+        config: As in `extract`.
+        run: Where stages leave what they find.
+        dictionary: As in `extract`.
+        progress: As in `extract`.
+
+    Raises:
+        ConfigError: If there is no such stage.
+        InputError: As in `extract`.
+    """
+    nodes = as_dictionary(model, dictionary)
+    tell = progress or (lambda stage, done, total: None)
+    size = config.size(nodes.space.nodes)
+    _found(model, task, size, config, nodes, run, tell, require_stage(until, "until"))
+
+
+def _found(
+    model: LanguageModel,
+    task: Task,
+    size: int,
+    config: ExtractConfig,
+    nodes: Dictionary,
+    run: RunFolder | None,
+    tell: Progress,
+    until: Stage,
+) -> tuple[Nodes, Found | None]:
+    """Scores, and circuits unless a stage before the search was to be the last."""
+    for split in ("discover", "test"):
+        if split not in task.splits:
+            raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
+    scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
+    if until == "score":
+        return scores, None
+    coarse = Coarse(Tree(()), scores)
+    if config.search == "masks" and size < nodes.space.nodes:
+        coarse = levels(model, task, scores, config, dictionary=nodes, run=run, progress=tell)
+    if until == "hierarchy":
+        return scores, None
+    found = find(
+        model, task, scores, size, config, dictionary=nodes, run=run, progress=tell,
+        tree=coarse.tree, prior=coarse.prior,
+    )  # fmt: skip
+    return scores, found
 
 
 def score(

@@ -16,7 +16,6 @@ from hagd_jax.pipeline.composed import StepConfig
 from hagd_jax.pipeline.composed import circuits as circuits_of
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.driver import run_steps
-from hagd_jax.pipeline.levels import levels
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, top_nodes
 from hagd_jax.tasks import Task
@@ -48,6 +47,8 @@ def find(
     run: RunFolder | None = None,
     progress: Progress | None = None,
     save_every: float = 10.0,
+    tree: Tree | None = None,
+    prior: Nodes | None = None,
 ) -> Found:
     """Circuits of all sizes from scores.
 
@@ -62,6 +63,8 @@ def find(
         run: Where to log and to keep checkpoints.
         progress: Called with ("masks", step, steps).
         save_every: Seconds between checkpoints; the last step is always saved.
+        tree: Clusters that masks open through; none if None.
+        prior: Where masks begin; the scores if None.
 
     Returns:
         The circuits.
@@ -80,9 +83,18 @@ def find(
         )  # fmt: skip
         ranks = _logits(state.masks.kept[trained.index(size)], dictionary)
         return Found(top | circuits_of(state, model), ranks, "steps")
-    tree = levels(model, task, config, dictionary=dictionary, run=run, progress=progress)
     circuits, state = _trained(
-        model, task, scores, trained, size, config, dictionary, run, progress, save_every, tree
+        model,
+        task,
+        scores if prior is None else prior,
+        trained,
+        size,
+        config,
+        dictionary,
+        run,
+        progress,
+        save_every,
+        tree or Tree(()),
     )
     if config.repair.rounds:
         better = repair(

@@ -21,12 +21,14 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import finite, write_atomic, writing_to
 from hagd_jax.parallel import Checkpoints, agree, is_main
+from hagd_jax.pipeline.stages import Stage, left_by, settled_before
 
 RESULTS = (
     *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks", "model", "features"),
@@ -100,13 +102,21 @@ class RunFolder:
         write_atomic(path, "".join(kept))
 
 
-def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> RunFolder:
+def open_run(
+    path: str | Path,
+    config: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    begin: Stage | None = None,
+) -> RunFolder:
     """Begin a run, or continue the one that was begun here with the same configuration.
 
     Args:
         path: The folder; made if absent.
         config: What decides the results, as plain JSON values.
         overwrite: Discard what a run with another configuration left.
+        begin: Discard what this stage of an extraction and those after it left; what decides them
+            alone may then differ.
 
     Returns:
         The folder.
@@ -121,7 +131,7 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
     if is_main():
         try:
             with writing_to(path):
-                _claim(path, config, overwrite)
+                _claim(path, config, overwrite, begin)
         except CheckpointError as error:
             problem = error
     if not agree(problem is None):
@@ -129,13 +139,17 @@ def open_run(path: str | Path, config: dict[str, Any], *, overwrite: bool = Fals
     return RunFolder(path)
 
 
-def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+def _claim(path: Path, config: dict[str, Any], overwrite: bool, begin: Stage | None) -> None:
     file = path / "config.json"
     if path.exists() and not path.is_dir():
         raise CheckpointError(str(path), got="a file", expected="a folder")
     if file.exists():
         # Through JSON, so that tuples compare equal to what was written.
-        differences = _differences(_read(file), json.loads(json.dumps(config)))
+        old, new = _read(file), json.loads(json.dumps(config))
+        if begin is not None:
+            old, new = ({**c, "config": settled_before(begin, c.get("config", {}))}
+                        for c in (old, new))  # fmt: skip
+        differences = _differences(old, new)
         # Nothing was done yet: the first command may simply have been mistyped.
         overwrite = overwrite or not any((path / name).exists() for name in RESULTS)
         if differences and not overwrite:
@@ -146,6 +160,8 @@ def _claim(path: Path, config: dict[str, Any], overwrite: bool) -> None:
             )
         if differences:
             _discard(path)
+        elif begin is not None:
+            _remove(path, left_by(begin))
     elif path.exists() and any(path.iterdir()):
         raise CheckpointError(
             str(path),
@@ -177,7 +193,11 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 def _discard(path: Path) -> None:
     # Only what a run writes: a mistyped folder loses nothing else.
-    for name in ("config.json", *RESULTS):
+    _remove(path, ("config.json", *RESULTS))
+
+
+def _remove(path: Path, names: Iterable[str]) -> None:
+    for name in names:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
         else:

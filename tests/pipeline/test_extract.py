@@ -13,10 +13,11 @@ import pytest
 
 import hagd_jax as hagd
 from hagd_jax.causal import Circuit
-from hagd_jax.errors import InputError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
-from hagd_jax.pipeline import extract, open_run, score
+from hagd_jax.pipeline import extract, open_run, run_until, score
 from hagd_jax.pipeline.find import find
 from hagd_jax.search import init_masks
 from hagd_jax.transcoders import neurons
@@ -186,3 +187,44 @@ def test_two_processes_find_what_one_finds(copier, task, tmp_path):
     found = Circuit.load(tmp_path / "circuit.json")
     assert found.nodes == expected.nodes
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_stages_stop_and_begin_again(copier, task, tmp_path):
+    """Until each stage, then from it with other settings of its own; not of an earlier one."""
+    config = dataclasses.replace(
+        EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1, candidates=4
+    )
+    plain = {"config": dataclasses.asdict(config)}
+    whole = open_run(tmp_path / "whole", plain)
+    expected = extract(copier, task, config, run=whole)
+    run = open_run(tmp_path / "run", plain)
+    for stage, there in (("score", "checkpoints"), ("hierarchy", "hierarchy.npz"),
+                         ("search", "masks")):  # fmt: skip
+        assert not (run.path / there).exists()
+        run_until(stage, copier, task, config, run=run)
+        assert (run.path / there).exists()
+        assert not (run.path / "circuit.json").exists()
+    result = extract(copier, task, config, run=run)
+    assert result.circuit == expected.circuit
+    changed = dataclasses.replace(config, nodes="2")
+    other = {"config": dataclasses.asdict(changed)}
+    with pytest.raises(CheckpointError, match="nodes was '1', now '2'"):
+        open_run(run.path, other)
+    again = open_run(run.path, other, begin="search")
+    assert (run.path / "hierarchy.npz").exists()
+    assert not (run.path / "masks").exists()
+    assert len(extract(copier, task, changed, run=again).circuit) == 2
+    earlier = {"config": dataclasses.asdict(dataclasses.replace(changed, candidates=3))}
+    with pytest.raises(CheckpointError, match="candidates"):
+        open_run(run.path, earlier, begin="search")
+    with pytest.raises(ConfigError, match="until"):
+        run_until("dance", copier, task, config, run=run)
+
+
+def test_a_broken_hierarchy_is_refused(copier, task, tmp_path):
+    config = dataclasses.replace(EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1)
+    run = open_run(tmp_path, {})
+    run_until("hierarchy", copier, task, config, run=run)
+    (tmp_path / "hierarchy.npz").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="made again"):
+        extract(copier, task, config, run=run)
