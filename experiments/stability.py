@@ -1,0 +1,98 @@
+"""Do other prompts find the same circuit? Overlap of circuits that `smollm2.py` found.
+
+    python experiments/smollm2.py --seeds 10 --tasks ioi
+    python experiments/stability.py
+
+Ten seeds: other discovery prompts, of which no two seeds share any, and other noise. Mean Jaccard
+index over pairs of seeds, of the circuits of each size: of heads; of the finest level's supernodes
+of one seed's hierarchy, a supernode counting as found if it holds a larger share of the circuit
+than of all nodes; of leaves, by kind and depth; and what chance would give with as many in each
+layer. Writes results/stability.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+
+import numpy as np
+from cells import RUNS
+from record import record
+
+import hagd_jax as hagd
+from hagd_jax import tasks
+from hagd_jax.tasks import Sizes
+from hagd_jax.transcoders import neurons
+
+
+def jaccard(rows: list[np.ndarray]) -> float:
+    """Mean over pairs of |A ∩ B| / |A ∪ B|."""
+    pairs = [(a & b).sum() / max((a | b).sum(), 1) for a, b in itertools.combinations(rows, 2)]
+    return round(float(np.mean(pairs)), 4)
+
+
+def supernodes(members: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Which clusters hold more of the circuit than their share of all nodes."""
+    inside, every = np.bincount(level[members], minlength=level.max() + 1), np.bincount(level)
+    return inside / members.sum() > every / len(level)
+
+
+def by_chance(rows: list[np.ndarray], layer: np.ndarray) -> list[np.ndarray]:
+    """As many in each layer, drawn by lot."""
+    rng = np.random.default_rng(0)
+    found = []
+    for row in rows:
+        other = np.zeros_like(row)
+        for own in np.unique(layer):
+            places = np.flatnonzero(layer == own)
+            other[rng.choice(places, row[places].sum(), replace=False)] = True
+        found.append(other)
+    return found
+
+
+def shared_prompts(model, name: str, seeds: list[int]) -> float:
+    """The largest share of one seed's discovery prompts that another has, too."""
+    sizes = Sizes(1024, 64, 64)
+    splits = [tasks.task(name, model, sizes=sizes, seed=seed).splits for seed in seeds]
+    sets = [{tuple(row) for row in split["discover"].clean.tolist()} for split in splits]
+    return max(len(a & b) / len(a) for a, b in itertools.combinations(sets, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", default="ioi")
+    name, began = parser.parse_args().task, time.monotonic()
+    files = sorted((RUNS / "smollm2").glob(f"{name}-*.npz"))
+    held = [dict(np.load(file, allow_pickle=False)) for file in files]
+    model = hagd.models.load("smollm2-135m")
+    space = neurons(model).space
+    heads, total = space.layers * space.heads, space.nodes
+    depth = [np.repeat(np.arange(space.layers), n) for n in (space.heads, space.features)]
+    layer = np.concatenate([depth[0], space.layers + depth[1]])
+    levels = [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
+    rows = []
+    for size in sorted(int(key) for key in held[0] if key.isdigit()):
+        masks = [np.isin(np.arange(total), one[str(size)]) for one in held]
+        late = layer >= space.layers + 1
+        row = {"nodes": size, "share": round(size / total, 4),
+               "heads": jaccard([m[:heads] for m in masks])}  # fmt: skip
+        for number, level in enumerate(levels):
+            found = [supernodes(m, level) for m in masks]
+            row[f"level {number}"] = jaccard(found)
+            row[f"supernodes {number}"] = int(np.mean([f.sum() for f in found]))
+        row |= {"leaves": jaccard(masks),
+                "neurons of layer 0": jaccard([m[heads : heads + space.features] for m in masks]),
+                "later neurons": jaccard([m[late] for m in masks])}  # fmt: skip
+        chance = by_chance(masks, layer)
+        row |= {"heads by chance": jaccard([m[:heads] for m in chance]),
+                "leaves by chance": jaccard(chance)}  # fmt: skip
+        rows.append(row)
+    seeds = [int(file.stem.rpartition("-")[2]) for file in files]
+    record("stability", rows, seconds=time.monotonic() - began, task=name, seeds=seeds,
+           clusters=[int(level.max()) + 1 for level in levels],
+           most_shared_prompts=round(shared_prompts(model, name, seeds), 4))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
