@@ -13,6 +13,7 @@ from pathlib import Path
 
 import readme_attribution
 import readme_judge
+import readme_method
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->\n", "<!-- /results -->"
@@ -49,7 +50,7 @@ def claims() -> str:
     """What was asked of the ground floor, and what was measured."""
     rows = [parity(), tokens(), *language(), memory(), compile_time(), speed(), *plans()]
     rows += [row for name, make in OPTIONAL.items() if file(name).exists() for row in make()]
-    others = readme_attribution.ROWS | readme_judge.ROWS
+    others = readme_attribution.ROWS | readme_judge.ROWS | readme_method.ROWS
     made = [(name, make) for name, make in others.items() if file(name).exists()]
     rows += [row for name, make in made for row in make(load(name))]
     return table(("what", "measured", "target", "script"), rows)

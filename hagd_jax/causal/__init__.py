@@ -1,6 +1,6 @@
 """The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, parts_of
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, group_means, parts_of
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.components import Components, components
@@ -44,6 +44,7 @@ __all__ = [
     "curve_areas",
     "evaluate",
     "faithfulness",
+    "group_means",
     "load_circuit",
     "named_edges",
     "parts_of",

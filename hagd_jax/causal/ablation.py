@@ -99,7 +99,7 @@ def behaviour(
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
     fixed = None
     if ablation == "mean" and prompts.group is not None:
-        prompts, fixed = _group_means(model, nodes, prompts, batch_size)
+        prompts, fixed = group_means(model, nodes, prompts, batch_size)
     elif ablation.startswith("mean"):
         if reference is None:
             raise InputError("reference", got="none", expected="prompts to average over")
@@ -142,12 +142,21 @@ def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:
         raise InputError("masks", got=str(own), expected=str(theirs))
 
 
-def _group_means(
+def group_means(
     model: LanguageModel, nodes: Parts, prompts: Prompts, batch_size: int
 ) -> tuple[Prompts, dict[str, jax.Array]]:
     """Means of each group, and the prompts with the number of theirs.
 
     A group too small for a mean of its own, which would be itself, has the mean of all prompts.
+
+    Args:
+        model: The model.
+        nodes: What it consists of.
+        prompts: With groups.
+        batch_size: Prompts in one call.
+
+    Returns:
+        The prompts, their groups numbered anew, and name → (L, groups + 1, T, ...) means.
     """
     group = np.asarray(prompts.group)
     small = np.bincount(group)[group] < _FEW

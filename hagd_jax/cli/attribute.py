@@ -16,11 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import hagd_jax
-from hagd_jax import attribution, models, parallel, transcoders
+from hagd_jax import attribution, hierarchy, models, parallel, transcoders
 from hagd_jax.attribution import AttributionConfig, AttributionGraph
 from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
+from hagd_jax.report.feature_cards import token_text
 from hagd_jax.report.graph_data import word_of
 from hagd_jax.report.graph_page import graph_page
 from hagd_jax.report.progress import bars
@@ -38,6 +39,7 @@ class Attribute:
         versus: Wrong answers: what favours the one target over their mean is explained.
         features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
         contexts: Folder with the features' top contexts; that of the transcoder's run by default.
+        supernodes: How many groups of features the page shows, at most; 0 for none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
         dtype: Of weights and computation: float32 or bfloat16.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
@@ -50,6 +52,7 @@ class Attribute:
     versus: tuple[str, ...] = ()
     features: str = NEURONS
     contexts: Path | None = None
+    supernodes: int = 24
     out: Path = Path("runs/attribute")
     dtype: str = "float32"
     mesh: str = ""
@@ -93,7 +96,13 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     contexts = _contexts(command)
-    page = graph_page(graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts)
+    groups = []
+    if command.supernodes:
+        names = _names(graph, contexts, model)
+        groups = hierarchy.supernodes(graph, most=command.supernodes, names=names)
+    page = graph_page(
+        graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts, supernodes=groups
+    )
     if parallel.is_main():
         attribution.save_graph(graph, command.out / "graph.safetensors")
         attribution.to_neuronpedia(graph, command.out / "graph.json")
@@ -145,6 +154,23 @@ def _targets(command: Attribute, model: models.LanguageModel) -> list | None:
             "target", got=f"{len(command.target)} beside --versus", expected="exactly one"
         )
     return [attribution.logit_difference(model, command.target[0], command.versus)]
+
+
+def _names(
+    graph: AttributionGraph, contexts: transcoders.Contexts | None, model: models.LanguageModel
+) -> hierarchy.Names | None:
+    """The tokens that a feature fires on most, where its contexts are known."""
+    if contexts is None:
+        return None
+
+    def names(node: int) -> list[str]:
+        layer, index = int(graph.nodes.layer[node]), int(graph.nodes.index[node])
+        own = contexts.feature(layer, index).contexts[:3] if layer in contexts.layers else ()
+        found = [token_text(model.tokenizer, int(one.tokens[one.firing])) for one in own]
+        position = int(graph.nodes.position[node])
+        return found or [graph.info.words[position] if graph.info.words else f"@{position}"]
+
+    return names
 
 
 def _contexts(command: Attribute) -> transcoders.Contexts | None:

@@ -4,18 +4,21 @@ from hagd_jax.hierarchy.coarsen import Hierarchy, HierarchyConfig, Level, coarse
 from hagd_jax.hierarchy.graphs import as_weights, clusters_of, with_rest
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
+from hagd_jax.hierarchy.supernodes import Names, supernodes
 from hagd_jax.hierarchy.weights import Weights, weights
 
 __all__ = [
     "Hierarchy",
     "HierarchyConfig",
     "Level",
+    "Names",
     "Weights",
     "as_weights",
     "clusters_of",
     "coarsen",
     "embed",
     "kmeans",
+    "supernodes",
     "weights",
     "with_rest",
 ]

@@ -23,7 +23,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
-from hagd_jax.search.objective import Target, counterfactual, loss, target_of
+from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
 from hagd_jax.search.parts import Parts, best, count, flat
 from hagd_jax.search.schedule import MaskConfig, schedule
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
@@ -162,7 +162,8 @@ def search_masks(
         own = flat(nodes, scores)
         now = init_masks(jax.random.key(seed), own, config, tree=tree, sizes=len(sizes))
     plan = schedule(config, total, least or min(sizes), len(tree.clusters))
-    target = target_of(model, prompts, config.batch_size)
+    means = nodes if config.mean else None
+    target = target_of(model, prompts, config.batch_size, means=means)
     asked = jnp.asarray(sizes, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     done = int(now.step)
@@ -245,6 +246,7 @@ def update(
     size, on = asked
     key, _, of_noise = jax.random.split(state.key, 3)
     other = counterfactual(model, nodes, batch.prompts)
+    other = mixed(batch, other, config.mean, jax.random.fold_in(of_noise, 1))
     rows = len(batch.metric)
 
     def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from hagd_jax.causal import group_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.parts import Parts, masks
@@ -21,11 +24,13 @@ class Target(NamedTuple):
         prompts: The prompts.
         at: (N, rows of a prompt, S, V) logits where answers are read.
         metric: (N,) of the model.
+        means: Name → (L, groups, T, ...) means of groups, or of each prompt's own; or None.
     """
 
     prompts: Prompts
     at: jax.Array
     metric: jax.Array
+    means: Any = None
 
     def scale(self) -> jax.Array:
         """The mean metric, which errors are measured in."""
@@ -38,15 +43,35 @@ class Target(NamedTuple):
         def part(x: jax.Array) -> jax.Array:
             return constrain(x[rows], ("batch",) + (None,) * (x.ndim - 1), mesh)
 
-        return jax.tree.map(part, self)
+        few = jax.tree.map(part, self._replace(means=None))
+        group = None if self.means is None else few.prompts.group
+        return few._replace(means=jax.tree.map(lambda x: x[:, group], self.means))
 
 
-def target_of(model: LanguageModel, prompts: Prompts, batch_size: int) -> Target:
-    """Run the model on all prompts once."""
+def target_of(
+    model: LanguageModel, prompts: Prompts, batch_size: int, *, means: Parts | None = None
+) -> Target:
+    """Run the model on all prompts once.
+
+    Args:
+        model: The model.
+        prompts: The prompts.
+        batch_size: Prompts in one call.
+        means: Parts whose means in each group are wanted.
+
+    Returns:
+        What it does; `means` (L, groups + 1, ...) by group, of which `take` makes rows.
+    """
+    found = None
+    if means is not None:
+        grouped = prompts
+        if prompts.group is None:
+            grouped = dataclasses.replace(prompts, group=np.zeros(len(prompts), np.int32))
+        prompts, found = group_means(model, means, grouped, batch_size)
     rows = batch_rows(len(prompts), batch_size, model.mesh)
     parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
     at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
-    return Target(jax.tree.map(jnp.asarray, prompts), at, metric)
+    return Target(jax.tree.map(jnp.asarray, prompts), at, metric, found)
 
 
 @jax.jit
@@ -60,6 +85,22 @@ def counterfactual(model: LanguageModel, parts: Parts, batch: Prompts) -> dict[s
     """What parts are on the corrupted prompts."""
     trace = forward(model, batch.inputs("corrupted"), capture=parts.capture).trace
     return parts.values(trace)
+
+
+def mixed(
+    batch: Target, other: dict[str, jax.Array], share: float, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Means for a share of the prompts, chosen by lot; what was given for the rest."""
+    if batch.means is None or not share:
+        return other
+    chosen = jax.random.bernoulli(key, share, (len(batch.metric),))
+    rows = batch.prompts.per_row(chosen)
+
+    def choose(mean: jax.Array, given: jax.Array) -> jax.Array:
+        own = batch.prompts.per_row(mean.swapaxes(0, 1)).swapaxes(0, 1)
+        return jnp.where(rows.reshape(1, -1, *[1] * (given.ndim - 2)), own, given)
+
+    return {name: choose(batch.means[name], value) for name, value in other.items()}
 
 
 def loss(

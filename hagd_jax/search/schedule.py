@@ -23,6 +23,8 @@ class MaskConfig:
         shrinking: Share of the steps in which the size falls, geometrically, to the least one
             asked for.
         opening: Share of the steps until the last level of a tree has joined.
+        mean: Share of the prompts of a step whose closed nodes are set to the mean of their group
+            instead of the counterfactual, so that circuits do not hang on one ablation.
         metric: Weight of the squared error of the metric, beside KL.
         check_every: Steps that run as one compiled scan.
     """
@@ -33,6 +35,7 @@ class MaskConfig:
     start: float = 0.8
     shrinking: float = 0.9
     opening: float = 0.3
+    mean: float = 0.0
     metric: float = 1.0
     check_every: int = 10
 
@@ -43,6 +46,8 @@ class MaskConfig:
         for field in ("start", "shrinking", "opening"):
             if not 0 < getattr(self, field) <= 1:
                 raise ConfigError(field, got=getattr(self, field), expected="above 0, at most 1")
+        if not 0 <= self.mean <= 1:
+            raise ConfigError("mean", got=self.mean, expected="a share, 0 to 1")
         if self.metric < 0:
             raise ConfigError("metric", got=self.metric, expected="0 or more")
 

@@ -1,0 +1,218 @@
+"""Rows of the README's table about the method itself; see `readme_tables.py`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+Row = tuple[str, str, str, str]
+GIB = 2**30
+
+
+def modular(result: dict) -> list[Row]:
+    """Least mean preservation over the ablations, by model and by how nodes were chosen."""
+    made = []
+    for by, nodes in (("whole", None), ("searched", 40), ("searched", 49)):
+        said = []
+        for p in (53, 113):
+            for layers in (1, 2):
+                own = [r for r in result["summary"]
+                       if (r["p"], r["layers"], r["by"]) == (p, layers, by)
+                       and nodes in (None, r["nodes"])]  # fmt: skip
+                if own:
+                    worst = min(own, key=lambda r: r["preservation"])
+                    count = f", {own[0]['nodes']} nodes" if nodes is None else ""
+                    said.append(f"p = {p}, {layers} layers{count}: {_spread(worst)}")
+        what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
+        made.append((f"Modular addition, {what}: accuracy kept under the worst of four ablations",
+                     "; ".join(said), "≥ 97% with 49", "modular_arithmetic.py"))  # fmt: skip
+    return made
+
+
+def algorithmic(result: dict) -> list[Row]:
+    """Parity and sorting."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for row in result["summary"]:
+        groups[row["task"], row["nodes"]].append(row)
+    said = "; ".join(
+        f"{task}, {nodes} nodes: {_spread(min(own, key=lambda r: r['preservation']))}"
+        for (task, nodes), own in sorted(groups.items())
+    )
+    return [("Parity and sorting: accuracy kept under the worst of four ablations", said,
+             "≥ 97%", "algorithmic.py")]  # fmt: skip
+
+
+def _spread(row: dict) -> str:
+    return f"{row['preservation']:.1%} ({row['low']:.1%} to {min(row['high'], 1):.1%})"
+
+
+def ground_truth(result: dict) -> list[Row]:
+    """AUROC 1 and exact recovery, beside EAP-IG."""
+    made = []
+    kinds = {"nodes": ("by hand", "nodes"), "edges": ("by hand", "edges"),
+             "edges of compiled programs": ("compiled", "edges")}  # fmt: skip
+    for what, (family, of) in kinds.items():
+        own = [r for r in result["rows"] if (r["family"], r["of"]) == (family, of)]
+        said = []
+        for by, name in (("hagd", "masks and swaps"), ("masks", "masks alone"),
+                         ("eap_ig", "EAP-IG"), ("|eap_ig|", "|EAP-IG|")):  # fmt: skip
+            mine = [r for r in own if r["by"] == by]
+            if mine:
+                perfect = sum(r["auroc"] == 1 for r in mine)
+                exact = sum(r["exact"] for r in mine)
+                said.append(f"{name} {perfect} and {exact}")
+        if said:
+            count = len(own) // len({r["by"] for r in own})
+            made.append((f"Known circuits of {what}, {count} cases: AUROC 1.0 and found exactly",
+                         "; ".join(said), "≥ 90% and ≥ 80%", "ground_truth.py"))  # fmt: skip
+    return made
+
+
+def exhaustive(result: dict) -> list[Row]:
+    """How near to the best of all circuits."""
+    rows = result["rows"]
+    within, spent = sum(r["within"] for r in rows), [r["evaluations"] for r in rows]
+    worst = max(r["ratio"] for r in rows)
+    ig = sum(r["ig"] <= 1.01 * r["least"] for r in rows)
+    said = (f"{within} of {len(rows)} (worst {worst:.3f} times the least loss; signed IG {ig}); "
+            f"{int(np.median(spent))} evaluations, {max(spent)} at most")  # fmt: skip
+    return [("Random models of 16 nodes, all 65,536 circuits tried: loss within 1% of the best",
+             said, "≥ 95%, ≤ 655 evaluations", "exhaustive_check.py")]  # fmt: skip
+
+
+def growth(result: dict) -> list[Row]:
+    """Exponents of time and memory."""
+    exponents = result["exponents"]
+    said = ", ".join(f"{name} {list(e.values())[1]:.2f}" for name, e in exponents.items())
+    first, last = result["rows"][0]["nodes"], result["rows"][-1]["nodes"]
+    part = list(exponents["all"])[1]
+    return [(f"Time and memory grow with nodes to the power of ({first} to {last:,}; {part})", said,
+             "≤ 2.2, memory ≤ 2", "complexity.py")]  # fmt: skip
+
+
+def plans(result: dict) -> list[Row]:
+    """The composed step on slices."""
+    return [
+        (f"Composed step of {r['model']}, {r['topology']}",
+         f"{r['total'] / GIB:.1f} GiB a chip{'' if r['fits'] else ', does not fit'}; "
+         f"{r['flops_train'] / 1e15:.2f}, {r['flops_attribute'] / 1e15:.2f} and "
+         f"{r['flops_search'] / 1e15:.2f} PFLOP a step of training, graph, search",
+         f"< {r['memory'] / GIB:.2f} GiB", "plan_pipeline.py")
+        for r in result["rows"]
+    ]  # fmt: skip
+
+
+def kills(result: dict) -> list[Row]:
+    """Resumed is uninterrupted."""
+    return [("Composed step killed at random",
+             f"{result['identical']} of {result['kills']} end with the same bits", "all",
+             "pipeline_kills.py")]  # fmt: skip
+
+
+def learner(result: dict) -> list[Row]:
+    """The meta-learner, family by family."""
+    made = []
+    for row in result["rows"]:
+        best = row["best single"]
+        said = (
+            f"{row['prior']:.3f}, adapted {row['adapted']:.3f}; {best} {row[best]:.3f}, "
+            f"signed IG {row['ig']:.3f}, each node ablated {row['effects of all']:.3f}"
+        )
+        made.append((f"Meta-learner, family “{row['family left out']}” left out: AUROC of "
+                     f"{row['graphs']} graphs", said, "0.05 above the best single score",
+                     "meta_learning.py"))  # fmt: skip
+    return made
+
+
+def smollm2(result: dict) -> list[Row]:
+    """The least size that holds its gates at faithfulness 0.9, task by task, and CMD."""
+    made, rows = [], result["rows"]
+    for task in dict.fromkeys(r["task"] for r in rows):
+        for ablation in dict.fromkeys(r["ablation"] for r in rows):
+            own = [r for r in rows if (r["task"], r["ablation"]) == (task, ablation)]
+            seeds = sorted({r["seed"] for r in own})
+            said = []
+            for by in ("hagd", "ig", "eap_ig"):
+                mine = [r for r in own if r["by"] == by]
+                least = [_least(r for r in mine if r["seed"] == seed) for seed in seeds]
+                areas = {r["seed"]: r["cmd"] for r in mine}
+                name = {"hagd": "masks", "ig": "signed IG", "eap_ig": "EAP-IG"}[by]
+                said.append(f"{name} {_sizes(least)}, CMD {np.mean(list(areas.values())):.2f}")
+            what = f"SmolLM2, {task}, {ablation} ablation, {len(seeds)} seeds: least share of nodes"
+            made.append((f"{what} with faithfulness ≥ .9 and both gates", "; ".join(said),
+                         "a quarter of EAP-IG's", "smollm2.py"))  # fmt: skip
+    return made
+
+
+def _least(rows: Iterable[dict]) -> float | None:
+    """The least share of nodes that holds; None if none but all nodes does."""
+    fit = [r["share"] for r in rows if r["gates"] and r["faithfulness"] >= 0.9 and r["share"] < 1]
+    return min(fit, default=None)
+
+
+def _sizes(shares: list[float | None]) -> str:
+    found = [share for share in shares if share is not None]
+    if not found:
+        return "none below 100%"
+    missing = len(shares) - len(found)
+    ends = dict.fromkeys(f"{share:.1%}" for share in (min(found), max(found)))
+    said = " to ".join(ends)
+    return said + (f" ({missing} of {len(shares)} none)" if missing else "")
+
+
+def stages(result: dict) -> list[Row]:
+    """Each stage switched off."""
+    made, rows = [], result["rows"]
+    for task in dict.fromkeys(r["task"] for r in rows):
+        said = []
+        for variant in dict.fromkeys(r["variant"] for r in rows if r["task"] == task):
+            own = [r for r in rows if (r["task"], r["variant"]) == (task, variant)]
+            both = " / ".join(
+                f"{np.mean([r['faithfulness'] for r in own if r['ablation'] == a]):.2f} "
+                f"({np.mean([r['kl_share'] for r in own if r['ablation'] == a]):.0%})"
+                for a in ("counterfactual", "mean")
+            )
+            said.append(f"{variant} {both}, {np.mean([r['found_in_s'] for r in own]):.0f} s")
+        first = next(r for r in rows if r["task"] == task)
+        made.append((f"Stages switched off, {task}, {first['nodes']:,} of {first['of']:,} nodes: "
+                     "faithfulness (KL of the empty circuit's) under counterfactual / mean, time",
+                     "; ".join(said), "reported", "ablation_study.py"))  # fmt: skip
+    return made
+
+
+def stability(result: dict) -> list[Row]:
+    """Overlap of circuits found from other prompts."""
+    made = []
+    for row in result["rows"]:
+        if row["share"] not in (0.05, 0.1):
+            continue
+        levels = [name for name in row if name.startswith("level")]
+        finest = levels[-1]
+        several = ", ".join(f"{row[name]:.2f}" for name in levels)
+        said = (
+            f"heads {row['heads']:.2f} (chance {row['heads by chance']:.2f}), "
+            f"supernodes {several}; "
+            f"leaves {row['leaves']:.2f} (chance {row['leaves by chance']:.2f}), of layer 0 "
+            f"{row['neurons of layer 0']:.2f}, later {row['later neurons']:.2f}"
+        )
+        what = f"{result['task']}, circuits of {row['share']:.0%}, {len(result['seeds'])} seeds"
+        made.append((f"{what} of disjoint prompts: Jaccard (levels to {finest})", said,
+                     "≥ 0.7 on heads and supernodes", "stability.py"))  # fmt: skip
+    return made
+
+
+ROWS: dict[str, Callable[[dict], list[Row]]] = {
+    "modular_arithmetic": modular,
+    "algorithmic": algorithmic,
+    "ground_truth": ground_truth,
+    "exhaustive_check": exhaustive,
+    "smollm2": smollm2,
+    "ablation_study": stages,
+    "stability": stability,
+    "meta_learning": learner,
+    "complexity": growth,
+    "plan_pipeline": plans,
+    "pipeline_kills": kills,
+}

@@ -1,0 +1,86 @@
+"""Supernodes of one prompt's graph, with names a reader understands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hagd_jax.attribution import AttributionGraph, influence, prune
+from hagd_jax.attribution.graph import FEATURE
+from hagd_jax.errors import InputError
+from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
+from hagd_jax.hierarchy.weights import weights
+
+Names = Callable[[int], Sequence[str]]
+
+
+def supernodes(
+    graph: AttributionGraph,
+    config: HierarchyConfig = HierarchyConfig(ratio=1 / 8, band=4),
+    *,
+    most: int = 24,
+    names: Names | None = None,
+    seed: int = 0,
+) -> list[tuple[str, list[int]]]:
+    """Features that belong together, gathered by spectral coarsening.
+
+    The features that pruning leaves are coarsened, in bands of layers, until there are few enough
+    supernodes. A supernode is called after its layers and the two words that its members stand for
+    most, weighed by their influence.
+
+    Args:
+        graph: Of one prompt.
+        config: How the graph is coarsened.
+        most: Supernodes, at most.
+        names: Feature node → the words it stands for, such as the tokens that it fires on most;
+            the word at its position if None.
+        seed: Of the coarsening.
+
+    Returns:
+        (name, node numbers) of each, the most influential first.
+
+    Raises:
+        InputError: If `most` is not positive.
+
+    Example:
+        >>> supernodes(graph)[0]
+        ("L0-3 ' Mary'", [4, 17, 21])
+    """
+    if most < 1:
+        raise InputError("most", got=most, expected="1 or more")
+    table = graph.nodes
+    inside = np.asarray(prune(graph).nodes) & (np.asarray(table.kind) == FEATURE)
+    chosen, worth = np.flatnonzero(inside), influence(graph)
+    if not len(chosen):
+        return []
+    number = np.full(len(inside), -1)
+    number[chosen] = np.arange(len(chosen))
+    own = inside[graph.senders] & inside[graph.receivers]
+    ends = number[graph.senders[own]], number[graph.receivers[own]]
+    tied = weights(*ends, graph.weights[own], len(chosen))
+    found = coarsen(tied, config, layer=np.asarray(table.layer)[chosen], seed=seed)
+    levels = [np.arange(len(chosen)), *found.clusters()[::-1]]
+    level = next((row for row in levels if row.max() < most), levels[-1])
+    groups = [chosen[level == n] for n in range(level.max() + 1)]
+    groups.sort(key=lambda members: -worth[members].sum())
+    return [(_name(graph, members, worth, names), members.tolist()) for members in groups]
+
+
+def _name(
+    graph: AttributionGraph, members: np.ndarray, worth: np.ndarray, names: Names | None
+) -> str:
+    layers = np.asarray(graph.nodes.layer)[members]
+    counted: dict[str, float] = {}
+    for node in members.tolist():
+        words = names(node) if names is not None else [_word(graph, node)]
+        for word in words:
+            counted[word] = counted.get(word, 0.0) + float(worth[node]) / len(words)
+    best = sorted(counted, key=lambda word: -counted[word])[:2]
+    ends = dict.fromkeys((int(layers.min()), int(layers.max())))
+    return f"L{'-'.join(map(str, ends))} {' '.join(repr(word) for word in best)}"
+
+
+def _word(graph: AttributionGraph, node: int) -> str:
+    info, position = graph.info, int(graph.nodes.position[node])
+    return info.words[position] if info.words else f"#{info.tokens[position]}"
