@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import hagd_jax as hagd
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
 from hagd_jax.tasks import Text, TrainConfig, make_prompts
+from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.small_training import decoder_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -61,19 +62,40 @@ def test_the_attribution_snippet_writes_a_graph(model, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "paris.json").read_text())["nodes"]
 
 
-def test_the_search_snippet_finds_circuits(model, monkeypatch):
-    (snippet,) = [code for code in SNIPPETS if "search_masks" in code]
+def tiny_task(model):
     prompts = make_prompts(
         [[1, 2, 3]] * 4, [[1, 5, 3]] * 4, [1] * 4, [2] * 4, vocab_size=model.config.vocab_size
     )
-    task = hagd.tasks.Task("t", "t", {"discover": prompts}, {"discover": (Text(*"abcde"),) * 4})
-    scores = Nodes.full(hagd.transcoders.neurons(model).space, 0.0)
-    nodes = scores.space.nodes
-    graph = hagd.hierarchy.weights([0, 1], [1, 2], [1.0, 1.0], nodes)
-    names = {"hagd": hagd, "model": model, "task": task, "scores": scores, "graph": graph}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["circuits"][32].flat().sum() == 32
-    assert len(names["tree"].clusters[0]) == nodes
+    splits = dict.fromkeys(("discover", "select", "test"), prompts)
+    return hagd.tasks.Task("t", "t", splits, dict.fromkeys(splits, (Text(*"abcde"),) * 4))
+
+
+def test_the_method_is_composed_in_thirty_lines(model, monkeypatch):
+    (snippet,) = [code for code in SNIPPETS if "search_masks" in code]
+    assert len(snippet.splitlines()) <= 30
+    monkeypatch.setattr(hagd.models, "load", lambda name: model)
+    monkeypatch.setattr(hagd.tasks, "task", lambda name, own, sizes: tiny_task(own))
+    code = snippet.replace("2318", "8").replace("steps=200", "steps=4").replace("4096", "20")
+    code = code.replace("ratio=1 / 16", "ratio=0.5")
+    assert len({snippet, code}) == 2
+    names = {"hagd": hagd}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["circuits"][8].flat().sum() == 8
+    assert len(names["tree"].clusters) == 2
+    assert len(names["circuit"]) == 8
+    assert {claim.name for claim in names["report"].claims} >= {"sufficiency", "necessity"}
+
+
+def test_the_composed_step_runs(model):
+    (snippet,) = [code for code in SNIPPETS if "pipeline.step" in code]
+    task = tiny_task(model)
+    ((prompts, _),) = padded_batches(model, task.splits["discover"], 4)
+    batch = hagd.pipeline.StepBatch(prompts.clean, np.ones((4, 3), np.float32), prompts)
+    code = snippet.replace("2318", "8").replace("1024", "20")
+    names = {"hagd": hagd, "model": model, "batches": [batch] * 6}
+    exec(compile(code, "README.md", "exec"), names)
+    assert int(names["state"].step) == 6
+    assert names["metrics"]["loss"] > 0
 
 
 def test_the_task_snippet_trains_once(tmp_path, monkeypatch):
