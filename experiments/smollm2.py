@@ -5,9 +5,12 @@
 
 SmolLM2-135M; nodes are 270 heads and 46,080 neurons, or with `--features FOLDER` a transcoder's
 features. Circuits are found on the discover split, and judged on the test split, whose names,
-templates, objects and countries are others, under the ablation that masks were trained under
-(counterfactual) and one that nobody optimised for (mean). One training of 200 steps gives circuits
-of all sizes. About six minutes a task and seed on two cores; a stopped run goes on where it was.
+templates, objects and countries are others, under the two ablations that masks were trained under
+(`counterfactual` and `mean`, half of the prompts each: `greater_than` found under the first alone
+keeps nothing under the second) and one that nobody optimised for (`resample`: another prompt of
+the template). `--mean 0` trains under the counterfactual alone, so that `mean` is the one that
+nobody optimised for. One training of 200 steps gives circuits of all sizes. About seven minutes a
+task and seed on two cores; a stopped run goes on where it was.
 Writes results/smollm2.json; circuits stay in runs/experiments/.
 
 `hagd`: scores, graph of the best 4,096 features and all heads, two levels of clusters, masks that
@@ -42,7 +45,7 @@ MOST = Sizes(discover=1024, select=64, test=64)
 SCORED = 64
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
-ABLATIONS = ("counterfactual", "mean")
+ABLATIONS = ("counterfactual", "mean", "resample")
 GRAPH = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
 PATH = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
 
@@ -56,7 +59,7 @@ def loaded(features: str) -> tuple:
     return model, hagd.transcoders.as_dictionary(model, found)
 
 
-def measure(cell: Row, features: str, steps: int) -> list[Row]:
+def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]:
     model, nodes = loaded(features)
     sizes = PROMPTS.get(cell["task"], MOST)
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
@@ -75,7 +78,7 @@ def measure(cell: Row, features: str, steps: int) -> list[Row]:
     graph = node_graph(model, prompts[:16], GRAPH, dictionary=nodes, candidates=4096)
     tree = Tree.of(clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=cell["seed"])[-2:])
     trained, _ = search_masks(
-        model, prompts, ig, [k for k in counts if k < 0.8 * total], MaskConfig(steps=steps),
+        model, prompts, ig, [k for k in counts if k < 0.8 * total], masks,
         least=round(LEAST * total), tree=tree, dictionary=nodes, seed=cell["seed"],
     )  # fmt: skip
     took["hagd"] = scored + time.monotonic() - began
@@ -85,7 +88,7 @@ def measure(cell: Row, features: str, steps: int) -> list[Row]:
         "ig": top,
         "eap_ig": {k: top_nodes(eap, k) for k in counts},
     }  # fmt: skip
-    _keep(cell, trained, tree, features)
+    _keep(name, cell, trained, tree)
     return [
         row | {"by": by, "search_seconds": round(took[by], 1)}
         for by, circuits in found.items()
@@ -94,7 +97,7 @@ def measure(cell: Row, features: str, steps: int) -> list[Row]:
 
 
 def judged(model, task, nodes, masks: list[Nodes], seed: int) -> list[Row]:
-    """Rows of circuits of all sizes under both ablations, and the areas under their curves."""
+    """Rows of circuits of all sizes under all ablations, and the areas under their curves."""
     rows, total = [], nodes.space.nodes
     for ablation in ABLATIONS:
         options = {"dictionary": nodes, "ablation": ablation, "batch_size": 32, "seed": seed}
@@ -120,9 +123,9 @@ def judged(model, task, nodes, masks: list[Nodes], seed: int) -> list[Row]:
     return rows
 
 
-def _keep(cell: Row, circuits: dict[int, Nodes], tree: Tree, features: str) -> None:
+def _keep(name: str, cell: Row, circuits: dict[int, Nodes], tree: Tree) -> None:
     """Members of every circuit and the clusters, for measures of stability."""
-    folder = RUNS / ("smollm2_features" if features else "smollm2")
+    folder = RUNS / name
     folder.mkdir(parents=True, exist_ok=True)
     members = {str(size): np.flatnonzero(mask.flat()) for size, mask in circuits.items()}
     levels = {f"level{i}": level for i, level in enumerate(tree.clusters)}
@@ -134,15 +137,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--steps", type=int, default=200, help="of masks")
+    parser.add_argument("--mean", type=float, default=0.5, help="share trained under mean ablation")
     parser.add_argument("--features", default="", help="a transcoder's folder; neurons if empty")
     args = parser.parse_args()
     name = "smollm2_features" if args.features else "smollm2"
+    name += "" if args.mean else "_counterfactual"
+    masks = MaskConfig(steps=args.steps, mean=args.mean)
     measure_cells(
         name,
         [{"task": task, "seed": seed} for seed in range(args.seeds) for task in args.tasks],
-        lambda cell: measure(cell, args.features, args.steps),
-        steps=args.steps, features=Path(args.features).name if args.features else "neurons",
-        split="test", discover={t: PROMPTS.get(t, MOST).discover for t in args.tasks},
+        lambda cell: measure(cell, name, args.features, masks),
+        steps=args.steps, mean=args.mean, split="test",
+        features=Path(args.features).name if args.features else "neurons",
+        discover={t: PROMPTS.get(t, MOST).discover for t in args.tasks},
     )  # fmt: skip
 
 

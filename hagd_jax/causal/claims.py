@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from hagd_jax.causal.ablation import Behaviour
-from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
+from hagd_jax.causal.evaluate import ABLE, ACCURACY_GATE, KL_GATE
 from hagd_jax.causal.metrics import (
     Estimate,
     accuracy,
@@ -32,8 +32,6 @@ from hagd_jax.causal.trials import Trials
 FAITHFULNESS_GATE = 0.3
 # Two members that cost so much of the metric more together than one by one are backups.
 SHARED = 0.1
-# A model has a behaviour if it is right more often than this, at the lower end of its interval.
-ABLE = 0.5
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "not enough data"
 
 

@@ -30,6 +30,8 @@ from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 # A mean metric alone can be gamed, so a circuit's size is quoted only if these hold too.
 ACCURACY_GATE = 0.85
 KL_GATE = 0.30
+# A model has a behaviour if it is right more often than this, at the lower end of its interval.
+ABLE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +99,15 @@ class Verdict:
         return bool(self.controls) and all(value > control for control in self.controls)
 
     @property
+    def able(self) -> bool:
+        """Whether the model has the behaviour: right on more than half, at the interval's end."""
+        return self.accuracy["model"].low > ABLE
+
+    @property
     def holds(self) -> bool:
-        """Whether both gates hold and no random circuit does as well."""
-        return all(self.gates.get(gate) for gate in ("accuracy", "kl")) and self.beats_controls
+        """Whether the model is able, both gates hold and no random circuit does as well."""
+        passed = all(self.gates.get(gate) for gate in ("accuracy", "kl"))
+        return self.able and passed and self.beats_controls
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers under their names."""

@@ -107,6 +107,12 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
         result = pipeline.extract(
             model, task, command.config, dictionary=nodes, run=run, progress=progress.update
         )
+        if not result.verdicts[0].able:
+            right = result.verdicts[0].accuracy["model"].value
+            progress.say(
+                f"warning: the model is right on only {right:.0%} of the test prompts; a circuit "
+                "of a behaviour that it lacks means nothing, and the report says so"
+            )
     facts = {"command": line, "seconds": f"{time.monotonic() - began:.0f}"}
     report = _report(command, model, nodes, result, facts)
     run.write("report.html", page(report))

@@ -125,6 +125,12 @@ def shortfalls(verdict: Verdict) -> list[str]:
     """
     value = verdict.faithfulness.ratio_of_means.value
     reasons = []
+    if not verdict.able:
+        right = verdict.accuracy["model"]
+        reasons.append(
+            f"the model itself is right on {percent(right.value)} of the prompts "
+            f"({percent(right.low)} at the lower end), so there is little to find"
+        )
     if math.isnan(value):
         reasons.append("faithfulness is not defined, since the model scores like the empty circuit")
     if not verdict.gates.get("accuracy"):

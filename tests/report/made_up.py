@@ -29,7 +29,7 @@ def make_verdict(ablation="counterfactual", seed=0, **changes):
         faithfulness=Faithfulness(estimate(0.9, 1.0), *shares, float(rng.uniform(0, 0.1))),
         preservation=estimate(0.9, 1),
         necessity=estimate(0.6, 0.9),
-        accuracy={name: estimate(0.5, 0.9) for name in NAMES},
+        accuracy={name: estimate(0.55, 0.9) for name in NAMES},
         metric={name: float(rng.normal(0, 3)) for name in NAMES},
         kl={
             "model": 0.0,

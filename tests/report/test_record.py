@@ -88,3 +88,16 @@ def test_findings_join_what_is_the_same(report):
 def test_shortfall_counts_controls_that_do_as_well():
     verdict = dataclasses.replace(make_verdict(), controls=(2.0, 0.1, 3.0))
     assert shortfalls(verdict) == ["2 of 3 random circuits do as well"]
+
+
+def test_a_model_that_cannot_do_the_task_is_told():
+    from hagd_jax.causal.metrics import accuracy
+
+    good = make_verdict()
+    chance = accuracy(np.arange(64) % 2 == 0)
+    unable = dataclasses.replace(good, accuracy=good.accuracy | {"model": chance})
+    assert good.able
+    assert good.holds
+    assert not unable.able
+    assert not unable.holds
+    assert "little to find" in shortfalls(unable)[0]
