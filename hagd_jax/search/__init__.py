@@ -1,5 +1,6 @@
 """Which nodes belong to a circuit."""
 
+from hagd_jax.search.many import search_many
 from hagd_jax.search.mask_search import MaskState, init_masks, search_masks
 from hagd_jax.search.repair import RepairConfig, Repaired, measured_losses, repair
 from hagd_jax.search.schedule import MaskConfig, Schedule, schedule
@@ -17,6 +18,7 @@ __all__ = [
     "measured_losses",
     "repair",
     "schedule",
+    "search_many",
     "search_masks",
     "top_nodes",
 ]

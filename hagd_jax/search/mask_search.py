@@ -156,7 +156,7 @@ def search_masks(
     """
     nodes, tree = parts_of(model, dictionary), tree or Tree(())
     total = count(nodes)
-    _require_sizes(sizes, total, tree)
+    require_sizes(sizes, total, tree)
     now = state
     if now is None:
         own = flat(nodes, scores)
@@ -183,7 +183,12 @@ def search_masks(
     return {size: best(nodes, row, size) for size, row in kept}, now
 
 
-def _require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
+def require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
+    """Refuse sizes and trees that do not fit so many nodes.
+
+    Raises:
+        InputError: If they do not.
+    """
     bad = [size for size in sizes if not 1 <= size <= total]
     if bad or not len(sizes):
         raise InputError("sizes", got=list(sizes), expected=f"some, from 1 to {total}")
@@ -205,6 +210,37 @@ def _scan(
     rows: int,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
     """Some steps in one program."""
+    found = scan_steps(model, nodes, target, tree, state, plan, sizes, config, rows)
+    return replicate(found, model.mesh)
+
+
+def scan_steps(
+    model: LanguageModel,
+    nodes: Parts,
+    target: Target,
+    tree: Tree,
+    state: MaskState,
+    plan: tuple[jax.Array, jax.Array],
+    sizes: jax.Array,
+    config: MaskConfig,
+    rows: int,
+) -> tuple[MaskState, dict[str, jax.Array]]:
+    """Steps on batches that are drawn from all prompts.
+
+    Args:
+        model: The model.
+        nodes: What it consists of.
+        target: All prompts, and what the model does on them.
+        tree: Clusters of nodes.
+        state: Before.
+        plan: (S,) expected sizes, and (S, levels + 1) which levels decide.
+        sizes: (K,) sizes that circuits are kept of.
+        config: How masks are trained.
+        rows: Prompts a batch.
+
+    Returns:
+        The state after, and (S,) metrics.
+    """
     scale = target.scale()
 
     def step(state: MaskState, asked: tuple) -> tuple[MaskState, dict[str, jax.Array]]:
@@ -213,7 +249,7 @@ def _scan(
         batch = target.take(chosen, model.mesh)
         return update(model, nodes, batch, scale, tree, state, asked, sizes, config)
 
-    return replicate(jax.lax.scan(step, state, plan), model.mesh)
+    return jax.lax.scan(step, state, plan)
 
 
 def update(

@@ -11,7 +11,7 @@ from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
-from hagd_jax.search import MaskConfig, Tree, schedule, search_masks
+from hagd_jax.search import MaskConfig, Tree, schedule, search_many, search_masks
 from hagd_jax.search.mask_search import start_logits
 from hagd_jax.transcoders import neurons
 from tests.transcoders.basis import on_mesh
@@ -143,3 +143,34 @@ def test_what_cannot_be_searched_is_refused():
     for change in ({"steps": 0}, {"start": 0}, {"opening": 2}, {"metric": -1}):
         with pytest.raises(ConfigError, match=next(iter(change))):
             MaskConfig(**change)
+
+
+def test_many_tasks_at_once_are_each_as_alone():
+    """Two behaviours of one model, one of fewer prompts: repeated, it has the same circuits."""
+    case = CASES["two_tasks_1"]
+    config = dataclasses.replace(CONFIG, steps=60, check_every=60, batch_size=8)
+    scores = Nodes.full(neurons(case.model).space, 0.0)
+    half = case.prompts[: len(case.prompts) // 2]
+    twice = jax.tree.map(lambda x: np.resize(x, (len(case.prompts), *x.shape[1:])), half)
+    found = search_many(
+        case.model, {"a": case.prompts, "b": half}, {"a": scores, "b": scores}, [4, 2], config
+    )
+    for name, prompts in (("a", case.prompts), ("b", twice)):
+        alone, _ = search_masks(case.model, prompts, scores, [4, 2], config)
+        for size in (4, 2):
+            assert (found[name][size].flat() == alone[size].flat()).all()
+            assert found[name][size].flat().sum() == size
+    with pytest.raises(InputError, match="scores"):
+        search_many(case.model, {"a": case.prompts}, {}, [2])
+    far = on_mesh(case.model, make_mesh("replica=8"))
+    with pytest.raises(InputError, match="on one device"):
+        search_many(far, {"a": case.prompts}, {"a": scores}, [2])
+
+
+def test_masks_under_two_ablations_find_the_true_circuit():
+    """Half of the prompts of a step under mean ablation, for which the truth is the same."""
+    case = CASES["both"]
+    truth = case.truth["mean"]
+    assert truth == case.truth["counterfactual"]
+    mask, _ = found(case, len(truth), dataclasses.replace(CONFIG, mean=0.5))
+    assert members(mask) == truth
