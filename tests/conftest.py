@@ -18,12 +18,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # beyond that the compiler crashes.
 MOST_MAPS = 40_000
 
+import jax  # noqa: E402
+
+# What one worker compiled, or an earlier run, is not compiled again. Processes that tests start,
+# and kill, are left out.
+jax.config.update(
+    "jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Forget compiled programs once there are many."""
-    import jax
-
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
