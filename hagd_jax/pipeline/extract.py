@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hagd_jax import meta
 from hagd_jax.attribution import GradientConfig, node_scores
 from hagd_jax.causal import (
     Circuit,
@@ -166,6 +167,8 @@ def _found(
     for split in ("discover", "test"):
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
+    if config.prior == "learner":
+        meta.load()  # refused now, if there is none, and not after hours
     scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
     if until == "score":
         return scores, None

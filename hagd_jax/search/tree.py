@@ -35,7 +35,7 @@ class Tree:
                 a cluster is not within one of the level above.
         """
         rows = [np.asarray(level) for level in clusters]
-        for upper, lower in zip([None, *rows[:-1]], rows, strict=True):
+        for upper, lower in zip([None, *rows[:-1]][: len(rows)], rows, strict=True):
             if lower.ndim != 1 or len(lower) != len(rows[0]) or not len(lower):
                 raise InputError("tree", got=f"levels of {[len(r) for r in rows]} nodes",
                                  expected="as many in each")  # fmt: skip

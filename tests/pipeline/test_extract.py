@@ -228,3 +228,26 @@ def test_a_broken_hierarchy_is_refused(copier, task, tmp_path):
     (tmp_path / "hierarchy.npz").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="made again"):
         extract(copier, task, config, run=run)
+
+
+def test_a_prior_without_weights_is_refused_before_any_work(copier, task, monkeypatch):
+    def absent(path=None):
+        raise CheckpointError("learner", got="nothing")
+
+    monkeypatch.setattr(hagd.meta, "load", absent)
+    seen = []
+    with pytest.raises(CheckpointError, match="learner"):
+        extract(
+            copier, task, dataclasses.replace(EXTRACT, prior="learner"),
+            progress=lambda *stage: seen.append(stage),
+        )  # fmt: skip
+    assert not seen
+
+
+def test_the_learner_is_where_masks_begin(copier, task, monkeypatch):
+    from hagd_jax.meta.learner import LearnerConfig, init
+
+    learner = init(LearnerConfig(width=8, heads=2, rounds=1), jax.random.key(0))
+    monkeypatch.setattr(hagd.meta, "load", lambda path=None: learner)
+    result = extract(copier, task, dataclasses.replace(EXTRACT, prior="learner"))
+    assert [(n.kind, n.layer, n.index) for n in result.circuit.nodes] == [("head", 0, 1)]
