@@ -38,6 +38,7 @@ from hagd_jax.causal.ground_truth import (
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
 from hagd_jax.search.parts import count, flat, unflat
+from hagd_jax.search.top import highest
 
 SEARCH = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)
 REPAIR = RepairConfig(rounds=20, pairs=6, batch_size=64)
@@ -113,9 +114,8 @@ def rows_of(model, prompts, parts, truth: np.ndarray, seed: int):
             scores = baselines.eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
         row = flat(parts, scores)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
-            best = np.zeros(total, bool)
-            best[np.argsort(-own, kind="stable")[:size]] = True
-            yield found(by, own, best, truth, time.monotonic() - began)
+            took = time.monotonic() - began
+            yield found(by, own, highest(own, size), truth, took)
 
 
 def found(by: str, scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, took: float) -> Row:

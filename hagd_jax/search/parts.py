@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.causal import Components
 from hagd_jax.interventions import Edges, Nodes
+from hagd_jax.search.top import highest
 from hagd_jax.transcoders import Dictionary
 
 Parts = Dictionary | Components
@@ -55,10 +54,8 @@ def masks(parts: Parts, rows: jax.Array) -> Nodes | Edges:
 
 
 def best(parts: Parts, scores: np.ndarray, size: int) -> Nodes | Edges:
-    """The `size` parts with the highest scores; ties go to the earlier one."""
-    kept: Any = np.zeros(len(scores), bool)
-    kept[np.argsort(-scores, kind="stable")[:size]] = True
-    return unflat(parts, kept)
+    """The `size` parts with the highest scores."""
+    return unflat(parts, highest(scores, size))
 
 
 def _existing(parts: Components) -> np.ndarray:

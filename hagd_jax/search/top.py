@@ -37,6 +37,11 @@ def top_nodes(scores: Nodes, size: int) -> Nodes:
         raise InputError(
             "scores", got=f"{np.sum(~np.isfinite(flat))} that are not finite", expected="numbers"
         )
-    kept = np.zeros(total, bool)
-    kept[np.argsort(-flat, kind="stable")[:size]] = True
-    return Nodes.from_flat(scores.space, kept)
+    return scores.like(highest(flat, size))
+
+
+def highest(scores: np.ndarray, size: int) -> np.ndarray:
+    """(N,) True for the `size` highest of (N,) scores; ties go to the earlier one."""
+    kept = np.zeros(len(scores), bool)
+    kept[np.argsort(-scores, kind="stable")[:size]] = True
+    return kept
