@@ -25,7 +25,7 @@ def modular(result: dict) -> list[Row]:
                     worst = min(own, key=lambda r: r["preservation"])
                     count = f", {own[0]['nodes']} nodes" if nodes is None else ""
                     mean = next(r for r in own if r["ablation"] == "mean")
-                    said.append(f"p = {p}, {layers} layers{count}: {_spread(mean)}, "
+                    said.append(f"p = {p}, {layers} layer{'s' * (layers > 1)}{count}: {_spread(mean)}, "
                                 f"{_spread(worst)}")  # fmt: skip
         what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
         ablations = "accuracy kept under mean, and under the worst of four ablations"
@@ -60,7 +60,7 @@ def ground_truth(result: dict) -> list[Row]:
         own = [r for r in result["rows"] if (r["family"], r["of"]) == (family, of)]
         said = []
         for by, name in (("hagd", "masks and swaps"), ("masks", "masks alone"),
-                         ("eap_ig", "EAP-IG"), ("|eap_ig|", "|EAP-IG|")):  # fmt: skip
+                         ("eap_ig", "EAP-IG"), ("|eap_ig|", "EAP-IG's magnitude")):  # fmt: skip
             mine = [r for r in own if r["by"] == by]
             if mine:
                 perfect = sum(r["auroc"] == 1 for r in mine)
