@@ -25,8 +25,9 @@ def modular(result: dict) -> list[Row]:
                     worst = min(own, key=lambda r: r["preservation"])
                     count = f", {own[0]['nodes']} nodes" if nodes is None else ""
                     mean = next(r for r in own if r["ablation"] == "mean")
-                    said.append(f"p = {p}, {layers} layer{'s' * (layers > 1)}{count}: {_spread(mean)}, "
-                                f"{_spread(worst)}")  # fmt: skip
+                    deep = f"{layers} layer{'s' * (layers > 1)}"
+                    both = f"{_spread(mean)}, {_spread(worst)}"
+                    said.append(f"p = {p}, {deep}{count}: {both}")
         what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
         ablations = "accuracy kept under mean, and under the worst of four ablations"
         made.append((f"Modular addition, {what}: {ablations}", "; ".join(said),
