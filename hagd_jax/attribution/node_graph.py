@@ -17,6 +17,7 @@ from hagd_jax.attribution.flow import Flow, directions, flow, require_flow
 from hagd_jax.attribution.flow_edges import block, chosen_edges
 from hagd_jax.attribution.graph import strongest_into
 from hagd_jax.attribution.integrated_gradients import GradientConfig
+from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import Nodes, Space
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts, logit_difference
@@ -115,12 +116,17 @@ def node_graph(
         The graph, on the host.
 
     Raises:
+        ConfigError: If `edges_per_node` or `candidates` is not positive.
         InputError: If prompts do not fit, or the dictionary's nodes do not read along directions.
 
     Example:
         >>> graph = node_graph(model, task.splits["discover"][:32])
         >>> hierarchy.coarsen(hierarchy.as_weights(graph).weights)
     """
+    if edges_per_node < 1 or (candidates is not None and candidates < 1):
+        raise ConfigError(
+            "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
+        )
     nodes = as_dictionary(model, dictionary).bare()
     require_flow(nodes)
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)

@@ -1,7 +1,7 @@
 """The meta-learner: which nodes belong to a circuit, judged by the look of the graph."""
 
 from hagd_jax.meta.adapt import Measured, adapted, effects, most_telling
-from hagd_jax.meta.describe import Described, describe, joined
+from hagd_jax.meta.describe import Described, describe
 from hagd_jax.meta.learner import Learner, LearnerConfig, load, logits, save, score
 from hagd_jax.meta.training import Example, MetaConfig, train
 
@@ -15,7 +15,6 @@ __all__ = [
     "adapted",
     "describe",
     "effects",
-    "joined",
     "load",
     "logits",
     "most_telling",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,20 +86,6 @@ def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
     }
     singles = {"influence": influence, "|attribution|": np.abs(own), "ig": ig}
     return Described(jraph.GraphsTuple(**arrays, globals=None), singles)
-
-
-def joined(graphs: Sequence[jraph.GraphsTuple], nodes: int, edges: int) -> jraph.GraphsTuple:
-    """Several graphs as one of a fixed size: what is left is padding.
-
-    Args:
-        graphs: From `describe`.
-        nodes: More than all of theirs together.
-        edges: At least as many as theirs.
-
-    Returns:
-        One padded batch.
-    """
-    return jraph.pad_with_graphs(jraph.batch_np(list(graphs)), nodes, edges, len(graphs) + 1)
 
 
 def _influence(

@@ -120,7 +120,7 @@ def logits(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
 
     Args:
         learner: The learner.
-        graph: From `describe`, or several `joined`.
+        graph: From `describe`, or several in one batch.
 
     Returns:
         (N,) float32.

@@ -77,6 +77,9 @@ class StepConfig:
             raise ConfigError("graph_steps", got=self.graph_steps, expected="2, 4, 6 or more")
         if not 1 <= self.levels <= 3:
             raise ConfigError("levels", got=self.levels, expected="1 to 3")
+        if self.masks.mean:
+            raise ConfigError("masks.mean", got=self.masks.mean, expected="0 in the composed step",
+                              mend="Search with masks by themselves.")  # fmt: skip
         if bool(self.train) != bool(self.train_steps):
             raise ConfigError("train_steps", got=self.train_steps,
                               expected="some with `train`, none without")  # fmt: skip
@@ -104,7 +107,8 @@ class StepConfig:
         count = space.layers * space.heads + self.chosen(decoder)
         found = []
         for _ in range(self.levels):
-            count = max(int(np.ceil(self.hierarchy.ratio * count)), self.hierarchy.least)
+            fewer = max(int(np.ceil(self.hierarchy.ratio * count)), self.hierarchy.least)
+            count = min(count, fewer)
             found.append(count + space.layers)
         return tuple(found[::-1])
 
@@ -144,7 +148,6 @@ class State(struct.PyTreeNode):
         score: (N,) sums over prompts.
         edges: (H + M, H + M) sums over prompts, between all heads and the chosen features.
         chosen: (M,) int32 which features those are.
-        seen: () prompts that `edges` is of.
         clusters: (N,) int32 of every level, coarsest first.
         masks: As a search by itself has them.
         step: () int32 steps done.
@@ -155,7 +158,6 @@ class State(struct.PyTreeNode):
     score: Any
     edges: Any
     chosen: Any
-    seen: Any
     clusters: tuple[Any, ...]
     masks: MaskState
     step: Any
@@ -238,7 +240,7 @@ def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None =
     clusters = tuple(jnp.zeros(space.nodes, jnp.int32) for _ in range(config.levels))
     return State(
         transcoder, jnp.zeros(space.nodes), jnp.zeros((some, some)),
-        jnp.arange(config.chosen(c), dtype=jnp.int32), jnp.float32(0), clusters, masks,
+        jnp.arange(config.chosen(c), dtype=jnp.int32), clusters, masks,
         jnp.int32(0), config,
     )  # fmt: skip
 
@@ -307,9 +309,7 @@ def _train(state: State, model: LanguageModel, batch: StepBatch, _: Any) -> tupl
 def _choose(state: State, *_: Any) -> tuple[State, dict]:
     heads = len(state.edges) - len(state.chosen)
     chosen = jax.lax.top_k(jnp.abs(state.score[heads:]), len(state.chosen))[1]
-    return state.replace(
-        chosen=chosen.astype(jnp.int32), edges=jnp.zeros_like(state.edges), seen=jnp.float32(0)
-    ), {}
+    return state.replace(chosen=chosen.astype(jnp.int32), edges=jnp.zeros_like(state.edges)), {}
 
 
 def _attribute(
@@ -324,9 +324,9 @@ def _attribute(
     more = chosen_edges(
         directions(model, nodes), found, state.chosen, parallel=model.config.parallel_residual
     )
-    return state.replace(
-        score=state.score + found.score, edges=state.edges + more, seen=state.seen + rows
-    ), {"score": found.score.sum() / rows}
+    return state.replace(score=state.score + found.score, edges=state.edges + more), {
+        "score": found.score.sum() / rows
+    }
 
 
 def _coarsen(state: State, model: LanguageModel, *_: Any) -> tuple[State, dict]:

@@ -11,6 +11,7 @@ from hagd_jax.attribution import GradientConfig, component_graph, node_graph
 from hagd_jax.attribution.flow import directions, flow
 from hagd_jax.attribution.flow_edges import block, chosen_edges
 from hagd_jax.baselines import eap_ig
+from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import add
 from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.tasks.base import logit_difference, make_prompts
@@ -164,6 +165,9 @@ def test_the_strongest_edges_are_kept():
         best = np.sort(np.abs(full[full != 0]))[::-1][:3]
         np.testing.assert_allclose(np.sort(np.abs(row[row != 0]))[::-1], best, rtol=1e-5)
     assert neurons(model).space.nodes == len(every)
+    for bad in ({"edges_per_node": 0}, {"candidates": 0}):
+        with pytest.raises(ConfigError, match="1 or more"):
+            node_graph(model, prompts, STEPS, **bad)
 
 
 @pytest.mark.parametrize("window", [None, 0, 1])

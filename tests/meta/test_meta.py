@@ -90,7 +90,7 @@ def test_order_of_nodes_and_padding_do_not_matter(seed):
     )
     one, two = (np.asarray(meta.logits(learner, g)) for g in (graph, moved))
     np.testing.assert_allclose(two, one[order], atol=1e-4)
-    padded = meta.joined([graph], 33, 200)
+    padded = jraph.pad_with_graphs(graph, 33, 200, 2)
     np.testing.assert_allclose(meta.logits(learner, padded)[:20], one, atol=1e-4)
     assert np.ptp(one) > 1e-3
 

@@ -166,3 +166,18 @@ def test_a_transcoder_needs_text():
 
     with pytest.raises(ConfigError, match="corpus"):
         run_steps(make_copier(), make_task(), TRAINED)
+
+
+def test_what_the_step_does_not_do_is_refused():
+    for change in ({"prior": "learner"}, {"masks": MaskConfig(mean=0.5)}):
+        with pytest.raises(ConfigError, match="composed step"):
+            dataclasses.replace(EXTRACT, search="steps", **change)
+    with pytest.raises(ConfigError, match="mean"):
+        dataclasses.replace(NEURONS, masks=MaskConfig(mean=0.5))
+
+
+def test_there_are_no_more_clusters_than_nodes():
+    few = dataclasses.replace(NEURONS, candidates=1, levels=3)
+    assert few.counts(make_copier().config) == (4, 4, 4)  # 3 of 3 nodes, and the layer of the rest
+    state, _ = finish(make_copier(), few)
+    assert np.isfinite(state.masks.kept).all()
