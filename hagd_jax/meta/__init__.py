@@ -1,7 +1,7 @@
 """The meta-learner: which nodes belong to a circuit, judged by the look of the graph."""
 
 from hagd_jax.meta.adapt import Measured, adapted, effects, most_telling
-from hagd_jax.meta.describe import Described, describe
+from hagd_jax.meta.describe import Described, describe, describe_arrays
 from hagd_jax.meta.learner import Learner, LearnerConfig, load, logits, save, score
 from hagd_jax.meta.training import Example, MetaConfig, train
 
@@ -14,6 +14,7 @@ __all__ = [
     "MetaConfig",
     "adapted",
     "describe",
+    "describe_arrays",
     "effects",
     "load",
     "logits",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jraph
 import numpy as np
 
 from hagd_jax.attribution import NodeGraph
 from hagd_jax.attribution.node_graph import HEAD
-from hagd_jax.hierarchy import embed, weights
+from hagd_jax.errors import InputError
+from hagd_jax.hierarchy import Weights, embed
 from hagd_jax.interventions import Nodes
 
 SPECTRAL = 4
@@ -32,7 +34,7 @@ class Described(NamedTuple):
     """
 
     graph: jraph.GraphsTuple
-    singles: dict[str, np.ndarray]
+    singles: dict[str, Any]
 
 
 def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
@@ -49,84 +51,114 @@ def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
     Returns:
         The description, NumPy arrays.
 
+    Raises:
+        InputError: If a weight or a score is not finite.
+
     Example:
         >>> seen = describe(node_graph(model, prompts), mean_scores(model, prompts))
         >>> seen.graph.nodes.shape
         (520, 17)
     """
     places, edges = graph.places, graph.graph
-    count = len(places.kind)
-    s, r = (np.asarray(ends, np.int64) for ends in (edges.senders, edges.receivers))
-    a = np.asarray(edges.edges, np.float64)
-    size, own = np.abs(a), np.asarray(graph.score, np.float64)
-    ig = own if scores is None else np.asarray(scores.flat(), np.float64)
-    into, out = (np.bincount(ends, size, count) for ends in (r, s))
-    signed_in, signed_out = (np.bincount(ends, a, count) for ends in (r, s))
-    share = size / np.maximum(into[r], 1e-30)
-    influence = _influence(s, r, share, _share(np.abs(own)), count)
-    depth = np.asarray(places.layer) / max(int(np.max(places.layer)), 1)
+    own = np.asarray(graph.score, np.float32)
+    ig = own if scores is None else np.asarray(scores.flat(), np.float32)
+    if not all(np.isfinite(x).all() for x in (own, ig, graph.weights)):
+        raise InputError("graph", got="a weight or score that is not finite", expected="numbers")
+    found = describe_arrays(
+        np.asarray(places.kind) == HEAD, np.asarray(places.layer), own, ig,
+        np.asarray(edges.senders), np.asarray(edges.receivers),
+        np.asarray(edges.edges, np.float32),
+    )  # fmt: skip
+    return jax.tree.map(np.asarray, found)
+
+
+@jax.jit
+def describe_arrays(
+    head: jax.Array, layer: jax.Array, score: jax.Array, ig: jax.Array, senders: jax.Array,
+    receivers: jax.Array, values: jax.Array,
+) -> Described:  # fmt: skip
+    """What `describe` returns, inside a program.
+
+    Args:
+        head: (N,) bool; the others are features.
+        layer: (N,) int32.
+        score: (N,) float32 first-order scores.
+        ig: (N,) float32 signed integrated gradients.
+        senders: (E,) int32 of each edge; N where there is none.
+        receivers: (E,) int32.
+        values: (E,) float32; 0 where there is none.
+
+    Returns:
+        The description, of N nodes and 2 E edges.
+    """
+    count, s, r = len(head), senders, receivers
+    total = lambda x, ends: jax.ops.segment_sum(x, ends, count)  # noqa: E731
+    size = jnp.abs(values)
+    into, out = total(size, r), total(size, s)
+    share, back = size / jnp.maximum(into[r], 1e-30), size / jnp.maximum(out[s], 1e-30)
+    influence = _influence(s, r, share, _share(jnp.abs(score)))
+    depth = layer / jnp.maximum(layer.max(), 1)
     columns = [
-        np.asarray(places.kind) == HEAD, depth, _spread(own), np.abs(_spread(own)), _ranks(own),
-        _ranks(np.abs(own)), _ranks(ig), _log(_share(into)), _log(_share(out)),
-        signed_in / np.maximum(into, 1e-30), signed_out / np.maximum(out, 1e-30),
-        _log(influence), _ranks(influence), *_spectral(s, r, a, count).T,
+        head, depth, _spread(score), jnp.abs(_spread(score)), _ranks(score),
+        _ranks(jnp.abs(score)), _ranks(ig), _log(_share(into)), _log(_share(out)),
+        total(values, r) / jnp.maximum(into, 1e-30), total(values, s) / jnp.maximum(out, 1e-30),
+        _log(influence), _ranks(influence), *_spectral(s, r, size, count).T,
     ]  # fmt: skip
-    nodes = np.stack(columns, 1).astype(np.float32)
-    between = depth[r] - depth[s]
-    back = size / np.maximum(out[s], 1e-30)
-    there = np.stack([np.sign(a) * share, back, between, np.zeros(len(a))], 1)
-    here = np.stack([np.sign(a) * back, share, between, np.ones(len(a))], 1)
+    between, sign = depth[r] - depth[s], jnp.sign(values)
+    there = jnp.stack([sign * share, back, between, jnp.zeros_like(size)], 1)
+    here = jnp.stack([sign * back, share, between, jnp.ones_like(size)], 1)
     arrays: Any = {
-        "nodes": nodes,
-        "edges": np.concatenate([there, here]).astype(np.float32),
-        "senders": np.concatenate([s, r]).astype(np.int32),
-        "receivers": np.concatenate([r, s]).astype(np.int32),
-        "n_node": np.array([count], np.int32),
-        "n_edge": np.array([2 * len(a)], np.int32),
+        "nodes": jnp.stack(columns, 1).astype(jnp.float32),
+        "edges": jnp.concatenate([there, here]),
+        "senders": jnp.concatenate([s, r]),
+        "receivers": jnp.concatenate([r, s]),
+        "n_node": jnp.array([count], jnp.int32),
+        "n_edge": jnp.array([2 * len(values)], jnp.int32),
     }
-    singles = {"influence": influence, "|attribution|": np.abs(own), "ig": ig}
+    singles = {"influence": influence, "|attribution|": jnp.abs(score), "ig": ig}
     return Described(jraph.GraphsTuple(**arrays, globals=None), singles)
 
 
-def _influence(
-    s: np.ndarray, r: np.ndarray, share: np.ndarray, start: np.ndarray, count: int
-) -> np.ndarray:
+def _influence(s: jax.Array, r: jax.Array, share: jax.Array, start: jax.Array) -> jax.Array:
     """What flows down from nodes by how much they matter, over all paths; shares of the whole."""
-    now, total = start, start.copy()
-    for _ in range(200):
-        now = np.bincount(s, share * now[r], count)
-        total += now
-        if now.sum() < 1e-9:
-            break
-    return _share(total)
+
+    def more(state: tuple) -> tuple:
+        now, total, steps = state
+        now = jax.ops.segment_sum(share * now[r], s, len(start))
+        return now, total + now, steps + 1
+
+    def going_on(state: tuple) -> jax.Array:
+        return (state[0].sum() >= 1e-9) & (state[2] < 200)
+
+    return _share(jax.lax.while_loop(going_on, more, (start, start, 0))[1])
 
 
-def _spectral(s: np.ndarray, r: np.ndarray, a: np.ndarray, count: int) -> np.ndarray:
+def _spectral(s: jax.Array, r: jax.Array, size: jax.Array, count: int) -> jax.Array:
     """(N, 4) magnitudes of rows of the leading eigenvectors, the trivial one left out."""
     krylov = min(32, count)
-    size = min(SPECTRAL + 1, krylov)
-    rows, _ = embed(weights(s, r, a, count), jax.random.key(0), size=size, krylov=krylov)
-    found = np.zeros((count, SPECTRAL))
-    found[:, : size - 1] = np.abs(np.asarray(rows))[:, 1:]
-    return found
+    leading = min(SPECTRAL + 1, krylov)
+    both = jnp.concatenate([s, r]), jnp.concatenate([r, s])
+    tied = Weights(None, *both, jnp.concatenate([size, size]) / 2, count)
+    rows, _ = embed(tied, jax.random.key(0), size=leading, krylov=krylov)
+    return jnp.zeros((count, SPECTRAL)).at[:, : leading - 1].set(jnp.abs(rows)[:, 1:])
 
 
-def _share(x: np.ndarray) -> np.ndarray:
-    return x / max(x.sum(), 1e-30)
+def _share(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(x.sum(), 1e-30)
 
 
-def _spread(x: np.ndarray) -> np.ndarray:
+def _spread(x: jax.Array) -> jax.Array:
     """Signed square root of the share of the whole: large differences made smaller."""
-    return np.sign(x) * np.sqrt(_share(np.abs(x)))
+    return jnp.sign(x) * jnp.sqrt(_share(jnp.abs(x)))
 
 
-def _log(x: np.ndarray) -> np.ndarray:
+def _log(x: jax.Array) -> jax.Array:
     """log(1 + n x) of shares: 0 for nothing, log 2 for an even share."""
-    return np.log1p(len(x) * x)
+    return jnp.log1p(len(x) * x)
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
+def _ranks(x: jax.Array) -> jax.Array:
     """From −1 to 1; equal values have equal ranks."""
-    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - (count + 1) / 2
-    return 2 * middle[place] / max(len(x) - 1, 1) - 1
+    ordered = jnp.sort(x)
+    below, upto = (jnp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
+    return (below + upto - 1) / max(len(x) - 1, 1) - 1

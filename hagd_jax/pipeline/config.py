@@ -70,11 +70,11 @@ class ExtractConfig:
             raise ConfigError("prior", got=repr(self.prior), expected="ig or learner")
         if self.search not in get_args(Search):
             raise ConfigError("search", got=repr(self.search), expected="masks, top or steps")
-        asked = self.prior != "ig", self.repair.rounds > 0, self.masks.mean > 0
+        asked = self.repair.rounds > 0, self.masks.mean > 0
         if self.search == "steps" and any(asked):
             raise ConfigError(
-                "search", got="steps, with another prior, repair or mean ablation",
-                expected="none of these, which the composed step does not do",
+                "search", got="steps, with repair or mean ablation",
+                expected="neither, which the composed step does not do",
                 mend="Use --search masks.",
             )  # fmt: skip
 

@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax import meta
 from hagd_jax.attribution.flow import require_flow
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
-from hagd_jax.pipeline.composed import State, StepBatch, StepConfig, init, plan, step
+from hagd_jax.pipeline.composed import init, step
 from hagd_jax.pipeline.config import Progress
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.step_parts import State, StepBatch
+from hagd_jax.pipeline.step_plan import StepConfig, plan
 from hagd_jax.tasks import Task
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.transcoders import Corpus, Dictionary, Transcoder, as_dictionary
@@ -70,6 +73,7 @@ def run_steps(
         nodes = as_dictionary(model, dictionary).bare()
         require_flow(nodes)
         config = dataclasses.replace(config, features=nodes.space.features)
+    learner = meta.load() if config.prior == "learner" else None
     state = init(model, config)
     saved = run.steps.latest(state) if run else None
     if run is not None:
@@ -79,7 +83,7 @@ def run_steps(
     for done, batch in zip(
         range(begun, config.steps), _batches(model, task, config, corpus, begun), strict=False
     ):
-        state, metrics = step(state, bare, batch, nodes)
+        state, metrics = step(state, bare, batch, nodes, learner)
         last = done + 1 == config.steps
         if run is not None and (last or (done + 1) % log_every == 0):
             phase = [name for name in _PHASES if getattr(rows, name)[done]]

@@ -12,11 +12,11 @@ from hagd_jax.causal import size_curve, sizes_of
 from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
-from hagd_jax.pipeline.composed import StepConfig
 from hagd_jax.pipeline.composed import circuits as circuits_of
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.driver import run_steps
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.step_plan import StepConfig
 from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, top_nodes
 from hagd_jax.tasks import Task
 from hagd_jax.transcoders import Dictionary
@@ -123,6 +123,7 @@ def steps_of(config: ExtractConfig, size: int, sizes: list[int]) -> StepConfig:
     return StepConfig(
         nodes=size, sizes=tuple(sizes), seed=config.seed, candidates=config.candidates,
         path=config.graph_steps, hierarchy=config.hierarchy, levels=max(config.levels, 1),
+        prior="learner" if config.prior == "learner" else "scores",
         masks=config.masks,
     )  # fmt: skip
 

@@ -52,23 +52,25 @@ class MaskState(struct.PyTreeNode):
     step: jax.Array
 
 
-def start_logits(scores: np.ndarray) -> np.ndarray:
-    """Logits from scores: clip(½ · logit(rank) + 1, −2, 3), rank being a share of all.
+def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:
+    """Logits of every level from scores: clip(½ · logit(rank) + 1, −2, 3), rank a share of all.
 
     Args:
         scores: (N,) higher is likelier; only their order counts.
+        tree: Clusters of nodes, which begin with their members' mean logit.
 
     Returns:
-        (N,) float32.
-
-    Raises:
-        InputError: If a score is not finite.
+        One array a level, coarsest first; the nodes' own, (N,) float32, last.
     """
-    scores = np.asarray(scores, np.float64)
-    if not len(scores) or not np.isfinite(scores).all():
-        raise InputError("scores", got="none, or some that are not finite", expected="numbers")
-    rank = (np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 0.5) / len(scores)
-    return np.clip(0.5 * np.log(rank / (1 - rank)) + 1, -2, 3).astype(np.float32)
+    rank = (jnp.argsort(jnp.argsort(scores)) + 0.5) / len(scores)
+    own = jnp.clip(0.5 * (jnp.log(rank) - jnp.log1p(-rank)) + 1, -2, 3)
+    # A node's openness is shared out among the levels above it.
+    above = [
+        jax.ops.segment_sum(own, level, count)
+        / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(own), level, count), 1)
+        for level, count in zip(tree.clusters, tree.counts, strict=True)
+    ]
+    return [*above, own]
 
 
 def init_masks(
@@ -90,15 +92,15 @@ def init_masks(
 
     Returns:
         The state.
+
+    Raises:
+        InputError: If a score is not finite.
     """
-    own, tree = start_logits(scores), tree or Tree(())
-    # A node's openness is shared out among the levels above it.
-    above = [
-        np.bincount(level, own, count) / np.maximum(np.bincount(level, minlength=count), 1)
-        for level, count in zip(tree.clusters, tree.counts, strict=True)
-    ]
-    logits = [jnp.asarray(level, jnp.float32) for level in (*above, own)]
-    return start(key, logits, jnp.zeros((sizes, len(own)), jnp.float32), config)
+    scores = np.asarray(scores, np.float32)
+    if not len(scores) or not np.isfinite(scores).all():
+        raise InputError("scores", got="none, or some that are not finite", expected="numbers")
+    logits = start_logits(jnp.asarray(scores), tree or Tree(()))
+    return start(key, logits, jnp.zeros((sizes, len(scores)), jnp.float32), config)
 
 
 def start(

@@ -4,15 +4,20 @@ import dataclasses
 import itertools
 
 import jax
+import jraph
 import numpy as np
 import pytest
 
+from hagd_jax import meta
+from hagd_jax.attribution.node_graph import NodeGraph, NodePlaces
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
+from hagd_jax.meta.learner import init as init_learner
 from hagd_jax.parallel import make_mesh, restore, save
-from hagd_jax.pipeline import composed, extract, open_run, run_steps
-from hagd_jax.pipeline.composed import StepBatch, StepConfig
+from hagd_jax.pipeline import composed, extract, open_run, run_steps, step_parts, step_plan
 from hagd_jax.pipeline.find import steps_of
+from hagd_jax.pipeline.step_parts import StepBatch
+from hagd_jax.pipeline.step_plan import StepConfig
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import TrainConfig, TranscoderConfig
@@ -52,6 +57,13 @@ def finish(model, config, state=None, on_state=None):
     return state, said
 
 
+def random_learner():
+    config = meta.LearnerConfig(width=16, heads=2, rounds=2)
+    learner = init_learner(config, jax.random.key(0))
+    weight = jax.random.normal(jax.random.key(1), (16,))
+    return learner.replace(params=learner.params | {"weight": weight})
+
+
 @pytest.fixture(scope="module")
 def whole():
     model = make_copier()
@@ -64,11 +76,11 @@ def test_the_planted_head_is_found(whole, name):
     model, config = make_copier(), CONFIGS[name]
     found = composed.circuits(state, model)[1]
     assert np.flatnonzero(found.flat()).tolist() == [1]
-    plan = composed.plan(config, model.config)
-    assert [bool(row["score"]) for row in said] == plan.attribute.tolist()
-    assert [row["size"] > 0 for row in said] == plan.search.tolist()
+    rows = step_plan.plan(config, model.config)
+    assert [bool(row["score"]) for row in said] == rows.attribute.tolist()
+    assert [row["size"] > 0 for row in said] == rows.search.tolist()
     if config.train is not None:
-        assert [row["transcoder_loss"] > 0 for row in said] == plan.train.tolist()
+        assert [row["transcoder_loss"] > 0 for row in said] == rows.train.tolist()
         assert said[2]["transcoder_loss"] != said[0]["transcoder_loss"]
     assert (np.asarray(state.score) != 0).any()
     assert (np.asarray(state.edges) != 0).any()
@@ -77,6 +89,32 @@ def test_the_planted_head_is_found(whole, name):
     for upper, lower in itertools.pairwise(levels):
         pairs = np.unique(np.stack([upper, lower]), axis=1)
         assert len(pairs[0]) == len(np.unique(lower))
+
+
+def test_the_learner_sees_in_the_step_what_it_sees_of_a_graph(whole):
+    """Against `describe` of a `NodeGraph` of the same edges; and masks begin where it says."""
+    model, (state, _) = make_copier(), whole["neurons"]
+    rng, learner = np.random.default_rng(0), random_learner()
+    # The copier's own graph has hardly an edge, and eigenvectors to choose.
+    edges = np.tril(rng.normal(size=state.edges.shape), -1) * (rng.random(state.edges.shape) < 0.8)
+    state = state.replace(edges=edges.astype(np.float32), score=rng.normal(size=len(state.score)))
+    space, some = NEURONS.space(model.config), np.asarray(step_parts.in_graph(state))
+    reader, writer = np.nonzero(np.asarray(state.edges))
+    depth = np.asarray(step_parts.depth(space))
+    kind = (np.arange(space.nodes) >= space.layers * space.heads).astype(np.int8)
+    arrays = {
+        "nodes": NodePlaces(kind, depth, depth), "edges": np.asarray(state.edges)[reader, writer],
+        "senders": some[writer], "receivers": some[reader], "globals": None,
+        "n_node": np.array([space.nodes]), "n_edge": np.array([len(reader)]),
+    }  # fmt: skip
+    graph = NodeGraph(jraph.GraphsTuple(**arrays), np.asarray(state.score), space, 1)
+    expected = meta.score(learner, meta.describe(graph))
+    found = np.asarray(step_parts.membership(learner, state, space))
+    assert np.ptp(expected[some]) > 1
+    # Nodes without an edge have eigenvectors of one eigenvalue among them, and no basis of those.
+    np.testing.assert_allclose(found[some], expected[some], atol=2e-3)
+    own = step_parts.coarsen(state, model, None, None, learner)[0].masks.logits[-1]
+    np.testing.assert_array_equal(np.argsort(own, stable=True), np.argsort(found, stable=True))
 
 
 def test_devices_do_not_matter(whole):
@@ -169,9 +207,10 @@ def test_a_transcoder_needs_text():
 
 
 def test_what_the_step_does_not_do_is_refused():
-    for change in ({"prior": "learner"}, {"masks": MaskConfig(mean=0.5)}):
-        with pytest.raises(ConfigError, match="composed step"):
-            dataclasses.replace(EXTRACT, search="steps", **change)
+    with pytest.raises(ConfigError, match="composed step"):
+        dataclasses.replace(EXTRACT, search="steps", masks=MaskConfig(mean=0.5))
+    with pytest.raises(ConfigError, match="scores or learner"):
+        dataclasses.replace(NEURONS, prior="ig")
     with pytest.raises(ConfigError, match="mean"):
         dataclasses.replace(NEURONS, masks=MaskConfig(mean=0.5))
 

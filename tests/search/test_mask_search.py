@@ -11,8 +11,7 @@ from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
-from hagd_jax.search import MaskConfig, Tree, schedule, search_many, search_masks
-from hagd_jax.search.mask_search import start_logits
+from hagd_jax.search import MaskConfig, Tree, init_masks, schedule, search_many, search_masks
 from hagd_jax.transcoders import neurons
 from tests.transcoders.basis import on_mesh
 
@@ -120,14 +119,18 @@ def test_sizes_fall_and_levels_join():
 
 
 def test_where_logits_start():
-    scores = np.array([5.0, -1.0, 3.0])
-    found = start_logits(scores)
+    def begun(scores, tree=None):
+        return init_masks(jax.random.key(0), np.array(scores), CONFIG, tree=tree).logits
+
+    above, own = begun([5.0, -1.0, 3.0], Tree.of([np.array([0, 1, 1])]))
     rank = np.array([5 / 6, 1 / 6, 1 / 2])
-    np.testing.assert_allclose(found, 0.5 * np.log(rank / (1 - rank)) + 1, rtol=1e-6)
-    assert start_logits(np.arange(10_000.0)).max() == 3
+    expected = 0.5 * np.log(rank / (1 - rank)) + 1
+    np.testing.assert_allclose(own, expected, rtol=1e-5)
+    np.testing.assert_allclose(above, [expected[0], expected[1:].mean()], rtol=1e-5)
+    assert begun(np.arange(10_000.0))[0].max() == 3
     for bad in ([], [np.nan], [np.inf, 0]):
         with pytest.raises(InputError, match="finite"):
-            start_logits(np.array(bad))
+            begun(bad)
 
 
 def test_what_cannot_be_searched_is_refused():
