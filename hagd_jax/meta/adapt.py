@@ -16,13 +16,15 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
+MAGNITUDES = 6
+
 
 class Measured(NamedTuple):
     """Nodes that were ablated one by one.
 
     Attributes:
         places: (K,) int32 which.
-        effects: (K,) float32 from 0, nothing changed, to 1.
+        effects: (K,) float32 from 0, nothing changed, to 1, as much as without all nodes.
     """
 
     places: Any
@@ -40,8 +42,9 @@ def effects(
 ) -> Measured:
     """Ablate nodes, each alone, and see how far the model moves.
 
-    e = d / (d + d̃), d being KL plus the squared relative error of the metric, and d̃ a hundredth
-    of what ablating everything does: half where a node alone does so much.
+    e = 1 + log₁₀(d / D) / 6, cut off at 0 and 1: d is KL plus the squared relative error of the
+    metric, and D what ablating everything does. On a scale of magnitudes, because members of a
+    redundant circuit do a thousandth each of what they do together.
 
     Args:
         model: The model.
@@ -72,8 +75,8 @@ def effects(
     scale = max(abs(whole.mean()), 1e-3)
     off = (((found.metric[1:] - whole) / scale) ** 2).mean(1)
     moved = np.asarray(found.kl[1:], np.float64).mean(1) + off
-    half = max(moved[-1] / 100, 1e-9)
-    effect = moved[:-1] / (moved[:-1] + half)
+    share = moved[:-1] / max(moved[-1], 1e-30)
+    effect = 1 + np.log10(np.clip(share, 10.0**-MAGNITUDES, 1)) / MAGNITUDES
     return Measured(places.astype(np.int32), effect.astype(np.float32))
 
 
@@ -99,7 +102,8 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
     """Membership logits after an inner loop of gradient descent on the last layer.
 
     Only the readout moves (Raghu et al., 2020, arXiv:1909.09157); how fast is learnt, with where
-    it starts.
+    it starts. The loss is of order alone: Σ (eᵢ − eⱼ)₊ log(1 + exp(zⱼ − zᵢ)) / Σ (eᵢ − eⱼ)₊, as
+    how large members' effects are differs from graph to graph.
 
     Args:
         learner: The learner.
@@ -114,11 +118,14 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
         >>> adapted(learner, seen, effects(model, prompts, most_telling(prior, 16)))
     """
     p = learner.params
-    here = states[measured.places]
+    here, own = states[measured.places], jnp.asarray(measured.effects)
+    ahead = jnp.maximum(own[:, None] - own, 0)
+    ahead = ahead / jnp.maximum(ahead.sum(), 1e-6)
 
     def loss(readout: tuple[jax.Array, jax.Array]) -> jax.Array:
         weight, bias = readout
-        return cross_entropy(here @ weight + bias, measured.effects).mean()
+        z = here @ weight + bias
+        return jnp.sum(ahead * jax.nn.softplus(z - z[:, None]))
 
     def descend(readout: Any, _: None) -> tuple[Any, None]:
         slope = jax.grad(loss)(readout)
@@ -128,8 +135,3 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
     start = (p["weight"], p["bias"])
     (weight, bias), _ = jax.lax.scan(descend, start, None, learner.config.inner_steps)
     return states @ weight + bias
-
-
-def cross_entropy(logits: jax.Array, chance: jax.Array) -> jax.Array:
-    """Of probabilities that logits stand for, elementwise."""
-    return jnp.logaddexp(0, logits) - chance * logits

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.meta.adapt import Measured, adapted, cross_entropy
+from hagd_jax.meta.adapt import Measured, adapted
 from hagd_jax.meta.learner import Learner, LearnerConfig, init, states
 
 
@@ -136,7 +136,9 @@ def _step(
         seen = states(learner, graph)
         before = seen @ params["weight"] + params["bias"]
         after = adapted(learner, seen, measured)
-        first, second = (jnp.sum(weight * cross_entropy(x, label)) for x in (before, after))
+        first, second = (
+            jnp.sum(weight * optax.sigmoid_binary_cross_entropy(x, label)) for x in (before, after)
+        )
         return first + config.adapt * second
 
     value, gradient = jax.value_and_grad(loss)(params)

@@ -34,7 +34,7 @@ class MaskConfig:
     batch_size: int = 8
     start: float = 0.8
     shrinking: float = 0.9
-    opening: float = 0.3
+    opening: float = 0.1
     mean: float = 0.0
     metric: float = 1.0
     check_every: int = 10
