@@ -4,8 +4,8 @@
     python experiments/plan_pipeline.py
 
 Compiled is `pipeline.step` as it runs: the transcoder's update, the graph of 1,024 features and all
-heads, its coarsening, and the masks' update, which one of them acts being data; the state is
-donated. Analytic FLOPs are those of each phase. Some minutes on two CPU cores; no weights, no TPU.
+heads, its coarsening, the meta-learner's scores, and the masks' update, which one of them acts
+being data; the state is donated. Analytic FLOPs are those of each phase. Some minutes on two CPU cores; no weights, no TPU.
 Writes results/plan_pipeline.json.
 """
 
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from plan_transcoder import abstract_state
 from record import record
 
-from hagd_jax import models, parallel, pipeline
+from hagd_jax import meta, models, parallel, pipeline
 from hagd_jax.models import DecoderConfig
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Prompts
@@ -56,10 +56,16 @@ def plan_step(c: DecoderConfig, topology: str, description: str) -> parallel.Pla
     one = like((PROMPTS,))
     prompts = Prompts(like((PROMPTS, LENGTH)), like((PROMPTS, LENGTH)), one, one, one, one)
     batch = pipeline.StepBatch(like(TOKENS), like(TOKENS, jnp.float32), prompts)
-    state = state_of(c, mesh)
+    state, learner = state_of(c, mesh), jax.eval_shape(
+        lambda: meta.init(meta.LearnerConfig(), jax.random.key(0))
+    )  # fmt: skip
+    whole = parallel.sharding(mesh, (), ())
+    learner = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), learner
+    )
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return parallel.plan(
-        pipeline.step.__wrapped__, (state, model, batch), topology=topology, mesh=mesh,
+        pipeline.step.__wrapped__, (state, model, batch, None, learner), topology=topology, mesh=mesh,
         out_shardings=(places, None), donate_argnums=(0,),
     )  # fmt: skip
 

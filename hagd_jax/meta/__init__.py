@@ -2,7 +2,7 @@
 
 from hagd_jax.meta.adapt import Measured, adapted, effects, most_telling
 from hagd_jax.meta.describe import Described, describe, describe_arrays
-from hagd_jax.meta.learner import Learner, LearnerConfig, load, logits, save, score
+from hagd_jax.meta.learner import Learner, LearnerConfig, init, load, logits, save, score
 from hagd_jax.meta.training import Example, MetaConfig, train
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "describe",
     "describe_arrays",
     "effects",
+    "init",
     "load",
     "logits",
     "most_telling",

@@ -37,9 +37,9 @@ class LearnerConfig:
         inner_steps: Of gradient descent on the last layer, to adapt.
     """
 
-    width: int = 32
-    heads: int = 4
-    rounds: int = 3
+    width: int = 16
+    heads: int = 2
+    rounds: int = 2
     inner_steps: int = 8
 
     def __post_init__(self):
@@ -186,7 +186,7 @@ def load(path: str | Path | None = None) -> Learner:
 
     Example:
         >>> load().config.rounds
-        3
+        2
     """
     file = _shipped() if path is None else Path(path)
     try:

@@ -33,11 +33,11 @@ class MetaConfig:
     """
 
     learner: LearnerConfig = LearnerConfig()
-    steps: int = 1500
+    steps: int = 600
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     adapt: float = 1.0
-    noise: float = 0.05
+    noise: float = 0.2
     seed: int = 0
 
     def __post_init__(self):

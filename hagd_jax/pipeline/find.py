@@ -104,18 +104,29 @@ def find(
         if run is not None:
             run.log("repair", losses=better.losses, evaluations=better.evaluations)
     ranks = _logits(state.kept[trained.index(size)], dictionary)
-    if "select" in task.splits:
-        points = size_curve(
-            model, task, [circuits[size], top[size]], dictionary=dictionary, split="select",
-            ablation=config.judge.ablations[0], batch_size=config.judge.batch_size,
-            seed=config.seed,
-        )  # fmt: skip
-        if run is not None:
-            run.log("select", masks_kl=points[0].kl, top_kl=points[1].kl)
-        # As good is good enough: which one it is must not hang on rounding.
-        if not points[0].kl <= 1.01 * points[1].kl + 1e-3:
-            return Found(top, scores, "top")
+    pair = [circuits[size], top[size]]
+    if "select" in task.splits and not _nearer(model, task, pair, config, dictionary, run):
+        return Found(top, scores, "top")
     return Found(top | circuits, ranks, "masks")
+
+
+def _nearer(
+    model: LanguageModel,
+    task: Task,
+    pair: list[Nodes],
+    config: ExtractConfig,
+    dictionary: Dictionary,
+    run: RunFolder | None,
+) -> bool:
+    """Whether masks are as near to the model as the best scores, on prompts neither has seen."""
+    masks, top = size_curve(
+        model, task, pair, dictionary=dictionary, split="select",
+        ablation=config.judge.ablations[0], batch_size=config.judge.batch_size, seed=config.seed,
+    )  # fmt: skip
+    if run is not None:
+        run.log("select", masks_kl=masks.kl, top_kl=top.kl)
+    # As good is good enough: which one it is must not hang on rounding.
+    return masks.kl <= 1.01 * top.kl + 1e-3
 
 
 def steps_of(config: ExtractConfig, size: int, sizes: list[int]) -> StepConfig:
