@@ -5,8 +5,8 @@
 
 Compiled is `pipeline.step` as it runs: the transcoder's update, the graph of 1,024 features and all
 heads, its coarsening, the meta-learner's scores, and the masks' update, which one of them acts
-being data; the state is donated. Analytic FLOPs are those of each phase. Some minutes on two CPU cores; no weights, no TPU.
-Writes results/plan_pipeline.json.
+being data; the state is donated. Analytic FLOPs are those of each phase. A quarter of an hour on
+two CPU cores; no weights, no TPU. Writes results/plan_pipeline.json.
 """
 
 from __future__ import annotations
@@ -56,16 +56,15 @@ def plan_step(c: DecoderConfig, topology: str, description: str) -> parallel.Pla
     one = like((PROMPTS,))
     prompts = Prompts(like((PROMPTS, LENGTH)), like((PROMPTS, LENGTH)), one, one, one, one)
     batch = pipeline.StepBatch(like(TOKENS), like(TOKENS, jnp.float32), prompts)
-    state, learner = state_of(c, mesh), jax.eval_shape(
-        lambda: meta.init(meta.LearnerConfig(), jax.random.key(0))
-    )  # fmt: skip
-    whole = parallel.sharding(mesh, (), ())
+    state, whole = state_of(c, mesh), parallel.sharding(mesh, (), ())
+    learner = jax.eval_shape(lambda: meta.init(meta.LearnerConfig(), jax.random.key(0)))
     learner = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), learner
     )
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    inputs = state, model, batch, None, learner
     return parallel.plan(
-        pipeline.step.__wrapped__, (state, model, batch, None, learner), topology=topology, mesh=mesh,
+        pipeline.step.__wrapped__, inputs, topology=topology, mesh=mesh,
         out_shardings=(places, None), donate_argnums=(0,),
     )  # fmt: skip
 
