@@ -19,6 +19,7 @@ import argparse
 import time
 from functools import cache
 
+import jax
 import numpy as np
 from cells import Row, measure_cells
 
@@ -60,6 +61,7 @@ def measure(cell: Row) -> list[Row]:
         else:
             parts, truth = parts_of(model, None), members(case)
     else:
+        jax.clear_caches()  # each program has shapes of its own: too many to keep
         compiled = compile_program(PROGRAMS[cell["model"]])
         model, parts = compiled.model, components(compiled.model)
         own = [compiled_prompts(compiled, seed=seed) for seed in range(PAIRINGS)]

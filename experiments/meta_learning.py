@@ -215,6 +215,7 @@ def halving(learner: meta.Learner, family: str, count: int) -> list[dict]:
         model, prompts, members = make(seed, name)
         if not 0 < members.sum() < len(members):
             continue
+        jax.clear_caches()
         path = RUNS / "meta" / f"{family}-{name}-{seed}.npz".replace(" ", "_")
         one, space = read(path, family, name), neurons(model).space
         starts = {"ig": one.ig, "prior": meta.score(learner, one.seen)}

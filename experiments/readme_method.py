@@ -130,6 +130,18 @@ def learner(result: dict) -> list[Row]:
         made.append((f"Meta-learner, family “{row['family left out']}” left out: AUROC of "
                      f"{row['graphs']} graphs", said, "0.05 above the best single score",
                      "meta_learning.py"))  # fmt: skip
+    loss = {(r["family"], r["graph"], r["begins at"], r["steps"]): r["loss"]
+            for r in result["starts"]}  # fmt: skip
+    for family in dict.fromkeys(r["family"] for r in result["starts"]):
+        graphs = dict.fromkeys(r["graph"] for r in result["starts"] if r["family"] == family)
+        pairs = [(loss[family, g, "prior", n], loss[family, g, "ig", 2 * n])
+                 for g in graphs for n in (25, 50, 100)]  # fmt: skip
+        better = sum(ours < 0.99 * theirs for ours, theirs in pairs)
+        equal = sum(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in pairs)
+        made.append((f"Masks that begin at its logits, {len(graphs)} graphs of “{family}”: loss "
+                     "after 25, 50, 100 steps beside those from signed IG after twice as many",
+                     f"lower {better}, equal {equal}, higher {len(pairs) - better - equal}",
+                     "none higher", "meta_learning.py"))  # fmt: skip
     return made
 
 

@@ -97,12 +97,12 @@ def train(
     padded = [_padded(one) for one in examples]
     learner = init(config.learner, jax.random.key(config.seed))
     params, opt_state = learner.params, _optimizer(config).init(learner.params)
-    order = np.random.default_rng(config.seed)
+    order, own = np.random.default_rng(config.seed), dataclasses.replace(config, seed=0)
     turn: list[int] = []
     for step in range(config.steps):
         turn = turn or order.permutation(len(padded)).tolist()
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        params, opt_state, loss = _step(params, opt_state, padded[turn.pop()], key, config)
+        params, opt_state, loss = _step(params, opt_state, padded[turn.pop()], key, own)
         if on_step is not None and ((step + 1) % 50 == 0 or step + 1 == config.steps):
             on_step(step + 1, config.steps, float(loss))
     return Learner(params, config.learner)

@@ -1,6 +1,7 @@
 """The meta-learner: what it sees, that it learns and adapts, and its file."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from hagd_jax import meta
 from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
-from hagd_jax.attribution.node_graph import NodeGraph, NodePlaces
-from hagd_jax.causal.ground_truth import hand_built
+from hagd_jax.attribution.node_graph import FEATURE, HEAD, NodeGraph, NodePlaces
+from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.interventions import Space
@@ -160,6 +161,24 @@ def test_files_come_back_and_others_are_refused(tmp_path):
     for name in ("b", "c"):
         with pytest.raises(CheckpointError, match="meta_learning"):
             meta.load(tmp_path / f"{name}.safetensors")
+
+
+def test_the_learner_that_is_shipped_knows_members_of_guises_it_has_not_seen():
+    """It saw guises 0 to 4 of these models; nodes and weights are shuffled in others."""
+    assert Path(meta.__file__).with_name("learner.safetensors").stat().st_size < 2**21
+    found = []
+    for case in hand_built()[:3]:
+        case = scrambled(case, 9)
+        graph = node_graph(case.model, case.prompts, GradientConfig((0.3, 0.6, 0.9), 32))
+        seen = meta.describe(graph, mean_scores(case.model, case.prompts))
+        members = np.zeros(len(graph.score), bool)
+        for node in case.truth["counterfactual"]:
+            kind = HEAD if node.kind == "head" else FEATURE
+            own = zip(*graph.places, strict=True)
+            members |= [tuple(map(int, p)) == (kind, node.layer, node.index) for p in own]
+        assert 0 < members.sum() < len(members)
+        found.append(auroc(meta.score(meta.load(), seen), members))
+    assert np.mean(found) > 0.9
 
 
 def test_what_cannot_be_learnt_is_refused():

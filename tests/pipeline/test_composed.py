@@ -200,6 +200,12 @@ def test_a_given_transcoder_is_searched():
     assert np.flatnonzero(mask.flat()).tolist() == [1]
 
 
+def test_the_steps_run_with_the_learner_that_is_shipped():
+    model, task = make_copier(), make_task()
+    state = run_steps(model, task, dataclasses.replace(NEURONS, prior="learner"))
+    assert np.flatnonzero(composed.circuits(state, model)[1].flat()).tolist() == [1]
+
+
 def test_a_transcoder_needs_text():
 
     with pytest.raises(ConfigError, match="corpus"):
