@@ -124,7 +124,7 @@ def learner(result: dict) -> list[Row]:
     for row in result["rows"]:
         best = row["best single"]
         said = (
-            f"{row['prior']:.3f}, adapted {row['adapted']:.3f}; {best} {row[best]:.3f}, "
+            f"{row['prior']:.3f}, adapted {row['adapted']:.3f}; {best.strip('|')} {row[best]:.3f}, "
             f"signed IG {row['ig']:.3f}, each node ablated {row['effects of all']:.3f}"
         )
         made.append((f"Meta-learner, family “{row['family left out']}” left out: AUROC of "
