@@ -210,13 +210,14 @@ def stages(result: dict) -> list[Row]:
 
 def stability(result: dict) -> list[Row]:
     """Overlap of circuits found from other prompts."""
-    made = []
+    made, clusters = [], " and ".join(map(str, result["clusters"]))
     for row in result["rows"]:
         if row["share"] not in (0.05, 0.1):
             continue
         levels = [name for name in row if name.startswith("level")]
-        finest = levels[-1]
-        several = ", ".join(f"{row[name]:.2f}" for name in levels)
+        several = ", ".join(
+            f"{row[name]:.2f} (chance {row[f'chance of {name}']:.2f})" for name in levels
+        )
         said = (
             f"heads {row['heads']:.2f} (chance {row['heads by chance']:.2f}), "
             f"supernodes {several}; "
@@ -224,7 +225,7 @@ def stability(result: dict) -> list[Row]:
             f"{row['neurons of layer 0']:.2f}, later {row['later neurons']:.2f}"
         )
         what = f"{result['task']}, circuits of {row['share']:.0%}, {len(result['seeds'])} seeds"
-        made.append((f"{what} of disjoint prompts: Jaccard (levels to {finest})", said,
+        made.append((f"{what} of disjoint prompts: Jaccard, supernodes of {clusters}", said,
                      "≥ 0.7 on heads and supernodes", "stability.py"))  # fmt: skip
     return made
 

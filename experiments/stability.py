@@ -94,6 +94,8 @@ def main() -> None:
         chance = by_chance(masks, layer)
         row |= {"heads by chance": jaccard([m[:heads] for m in chance]),
                 "leaves by chance": jaccard(chance)}  # fmt: skip
+        for number, level in enumerate(levels):
+            row[f"chance of level {number}"] = jaccard([supernodes(m, level) for m in chance])
         rows.append(row)
     seeds = list(range(args.seeds))
     record("stability", rows, seconds=time.monotonic() - began, task=name, seeds=seeds,
