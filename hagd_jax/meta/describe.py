@@ -90,6 +90,12 @@ def describe_arrays(
 
     Returns:
         The description, of N nodes and 2 E edges.
+
+    Example:
+        >>> ends = jnp.array([0]), jnp.array([1])
+        >>> x = jnp.array([1.0, -2.0])
+        >>> describe_arrays(x > 0, jnp.array([0, 1]), x, x, *ends, x[1:]).graph.nodes.shape
+        (2, 17)
     """
     count, s, r = len(head), senders, receivers
     total = lambda x, ends: jax.ops.segment_sum(x, ends, count)  # noqa: E731

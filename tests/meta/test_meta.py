@@ -62,6 +62,41 @@ def test_what_it_sees_has_its_columns_and_no_scale():
     assert seen.singles["influence"].sum() == pytest.approx(1)
 
 
+def small_graph(count, ends, weights, score):
+    places = NodePlaces(
+        (np.arange(count) >= 1).astype(np.int8), np.arange(count), np.zeros(count, np.int32)
+    )
+    s, r = np.array(ends, np.int32).reshape(2, -1)
+    graph = jraph.GraphsTuple(
+        places, np.array(weights, np.float32), r, s, None, np.array([count]), np.array([len(s)])
+    )
+    return NodeGraph(graph, np.array(score, np.float32), Space(1, 1, count - 1), 1)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        small_graph(5, [[], []], [], range(5)),
+        small_graph(1, [[], []], [], [1]),
+        small_graph(5, [[0, 0], [1, 2]], [1, 1], [1] * 5),
+        small_graph(5, [[0], [1]], [0], [0] * 5),
+    ],
+    ids=["no edges", "one node", "all equal", "nothing matters"],
+)
+def test_odd_graphs_are_described_and_scored(graph):
+    seen = meta.describe(graph)
+    assert np.isfinite(seen.graph.nodes).all()
+    scores = meta.score(meta.load(), seen)
+    assert scores.shape == graph.score.shape
+    assert np.isfinite(scores).all()
+
+
+def test_a_graph_that_is_not_finite_is_refused():
+    for weight, score in ((np.nan, 1), (1, np.inf)):
+        with pytest.raises(InputError, match="not finite"):
+            meta.describe(small_graph(3, [[0], [1]], [weight], [score] * 3))
+
+
 def test_influence_is_the_series_it_says():
     """I = (w + wM + wM² + …) / Σ, against a dense inverse."""
     graph = random_graph(1)
