@@ -75,8 +75,7 @@ def main() -> None:
     model = hagd.models.load("smollm2-135m")
     space = neurons(model).space
     heads, total = space.layers * space.heads, space.nodes
-    depth = [np.repeat(np.arange(space.layers), n) for n in (space.heads, space.features)]
-    layer = np.concatenate([depth[0], space.layers + depth[1]])
+    layer = np.where(np.arange(total) < heads, space.layer, space.layers + space.layer)
     levels = [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
     rows = []
     for size in sorted(int(key) for key in held[0] if key.isdigit()):

@@ -25,6 +25,7 @@ from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
 
 PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+EDGES_PER_NODE = 32
 HEAD, FEATURE = range(2)
 
 
@@ -40,6 +41,14 @@ class NodePlaces(NamedTuple):
     kind: Any
     layer: Any
     index: Any
+
+    @classmethod
+    def of(cls, space: Space) -> NodePlaces:
+        """The nodes of a space, on the host."""
+        each = (space.heads, space.features)
+        kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in each])
+        index = np.concatenate([np.tile(np.arange(n), space.layers) for n in each])
+        return cls(kind.astype(np.int8), space.layer, index.astype(np.int32))
 
 
 class NodeGraph(struct.PyTreeNode):
@@ -94,7 +103,7 @@ def node_graph(
     *,
     dictionary: Dictionary | Transcoder | None = None,
     candidates: int | None = None,
-    edges_per_node: int = 32,
+    edges_per_node: int = EDGES_PER_NODE,
     metric: Metric = logit_difference,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> NodeGraph:
@@ -208,19 +217,12 @@ def _graph(
 ) -> NodeGraph:
     s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
     order = strongest_into(r, np.abs(w), None)
-    layer = np.concatenate([
-        np.repeat(np.arange(space.layers), n) for n in (space.heads, space.features)
-    ])  # fmt: skip
-    index = np.concatenate([
-        np.tile(np.arange(n), space.layers) for n in (space.heads, space.features)
-    ])  # fmt: skip
-    kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in (space.heads, space.features)])
     arrays: Any = {
-        "nodes": NodePlaces(kind.astype(np.int8), layer.astype(np.int32), index.astype(np.int32)),
+        "nodes": NodePlaces.of(space),
         "edges": w[order].astype(np.float32),
         "senders": s[order].astype(np.int32),
         "receivers": r[order].astype(np.int32),
-        "n_node": np.array([len(kind)], np.int32),
+        "n_node": np.array([space.nodes], np.int32),
         "n_edge": np.array([len(w)], np.int32),
     }
     return NodeGraph(

@@ -146,7 +146,7 @@ def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
     else:
         layers, heads, features = parts.space
         kind = np.repeat([0, 1], [layers * heads, layers * features])
-        layer = np.concatenate([np.repeat(np.arange(layers), n) for n in (heads, features)])
+        layer = parts.space.layer
     return (layer * 8 + kind).astype(int), kind
 
 

@@ -28,6 +28,12 @@ class Space(NamedTuple):
         """All of them."""
         return self.layers * (self.heads + self.features)
 
+    @property
+    def layer(self) -> np.ndarray:
+        """(N,) int32 layer of every node, in the order of `Nodes.flat`."""
+        each = (self.heads, self.features)
+        return np.concatenate([np.repeat(np.arange(self.layers), n) for n in each]).astype(np.int32)
+
 
 @struct.dataclass
 class Nodes:

@@ -11,6 +11,7 @@ from flax import struct
 
 from hagd_jax.attribution.flow import directions, flow_arrays
 from hagd_jax.attribution.flow_edges import chosen_edges
+from hagd_jax.attribution.node_graph import EDGES_PER_NODE
 from hagd_jax.hierarchy import Weights, embed, kmeans
 from hagd_jax.interventions import Space
 from hagd_jax.meta import Learner, describe_arrays, logits
@@ -25,8 +26,6 @@ from hagd_jax.transcoders import training as tc
 from hagd_jax.transcoders.dictionary import Features
 from hagd_jax.transcoders.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
-
-EDGES_PER_NODE = 32
 
 
 class State(struct.PyTreeNode):
@@ -133,7 +132,7 @@ def coarsen(
         alike = jnp.zeros(now.count, jnp.int32), jnp.zeros(count, jnp.int32)
         cluster = kmeans(points, *alike, of_centres, iterations=own.iterations)
         place, now = cluster[place], now.merged(cluster, count)
-        found.append((count + depth(space)).at[in_graph(state)].set(place))
+        found.append(jnp.asarray(count + space.layer).at[in_graph(state)].set(place))
     clusters = tuple(found[::-1])
     prior = state.score if learner is None else membership(learner, state, space)
     levels = start_logits(prior, Tree(clusters, state.config.counts(model.config)))
@@ -153,7 +152,7 @@ def membership(learner: Learner, state: State, space: Space) -> jax.Array:
     receivers = jnp.where(there, jnp.repeat(some, most), total)
     head = np.arange(total) < space.layers * space.heads
     seen = describe_arrays(
-        head, depth(space), state.score, state.score, senders, receivers, values
+        head, space.layer, state.score, state.score, senders, receivers, values
     ).graph
     padded = seen._replace(nodes=jnp.pad(seen.nodes, ((0, 1), (0, 0))), n_node=seen.n_node + 1)
     return logits(learner, padded)[:total]
@@ -163,12 +162,6 @@ def in_graph(state: State) -> jax.Array:
     """(H + M,) which nodes the graph is made of: all heads, and the chosen features."""
     heads = len(state.edges) - len(state.chosen)
     return jnp.concatenate([jnp.arange(heads), heads + state.chosen])
-
-
-def depth(space: Space) -> jax.Array:
-    """(N,) int32 layer of every node."""
-    rows = [np.repeat(np.arange(space.layers), n) for n in (space.heads, space.features)]
-    return jnp.asarray(np.concatenate(rows), jnp.int32)
 
 
 def search(

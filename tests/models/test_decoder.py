@@ -98,6 +98,7 @@ def test_sites_add_up(config):
     np.testing.assert_array_equal(t["logits"], out.logits)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_capturing_changes_nothing(config):
     model = randomised(config)

@@ -66,6 +66,7 @@ def test_split_and_join_are_inverse():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_what_changes_nothing_is_exact(config):
     """Identity, masks of ones, an own-trace freeze and a zero vector: bit for bit."""

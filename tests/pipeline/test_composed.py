@@ -100,7 +100,7 @@ def test_the_learner_sees_in_the_step_what_it_sees_of_a_graph(whole):
     state = state.replace(edges=edges.astype(np.float32), score=rng.normal(size=len(state.score)))
     space, some = NEURONS.space(model.config), np.asarray(step_parts.in_graph(state))
     reader, writer = np.nonzero(np.asarray(state.edges))
-    depth = np.asarray(step_parts.depth(space))
+    depth = space.layer
     kind = (np.arange(space.nodes) >= space.layers * space.heads).astype(np.int8)
     arrays = {
         "nodes": NodePlaces(kind, depth, depth), "edges": np.asarray(state.edges)[reader, writer],
