@@ -20,8 +20,8 @@ from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import TranscoderConfig, encode
 from tests.attribution.brute import effects
+from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import LLAMA, NEOX
-from tests.transcoders.basis import noisy, on_mesh
 from tests.transcoders.test_replace import made
 
 GPT2 = DecoderConfig(

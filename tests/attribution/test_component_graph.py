@@ -12,8 +12,8 @@ from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks.base import logit_difference, make_prompts
 from tests.attribution.test_attribute import GPT2
+from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import LLAMA, NEOX
-from tests.transcoders.basis import noisy, on_mesh
 
 SMALL = {"llama": LLAMA, "neox": NEOX, "gpt2": GPT2}
 # Small, for softmaxes bend; float32 metrics of size one leave 5e-4 of a slope to rounding.

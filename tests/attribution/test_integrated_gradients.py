@@ -1,6 +1,5 @@
 """Integrated gradients: completeness, finite differences, devices, resumption."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,10 +7,11 @@ import pytest
 from hagd_jax.attribution import GradientConfig, mean_scores, node_scores
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import Nodes, Space, mask_nodes
-from hagd_jax.models import forward, init
+from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
-from tests.models.test_decoder import LLAMA, randomised
+from tests.models.noise import noisy, on_mesh
+from tests.models.test_decoder import LLAMA
 
 NODE_SITES = ("head_out", "neuron")
 SPACE = Space(layers=3, heads=4, features=32)
@@ -31,9 +31,9 @@ def metric_at(model, mask):
 
 def test_scores_sum_to_the_whole_effect():
     """Completeness of integrated gradients: Σ scores = m(all kept) − m(all counterfactual)."""
-    model = randomised(LLAMA)
-    # Midpoints of 32 equal parts: the error falls with the square of their width.
-    steps = tuple((np.arange(32) + 0.5) / 32)
+    model = noisy(LLAMA, 1)
+    # Midpoints of 64 equal parts: the error falls with the square of their width.
+    steps = tuple((np.arange(64) + 0.5) / 64)
     scores = mean_scores(model, PROMPTS, GradientConfig(steps=steps, batch_size=4))
     effect = metric_at(model, Nodes.full(SPACE, 1.0)) - metric_at(model, Nodes.full(SPACE, 0.0))
     assert abs(effect) > 0.1
@@ -41,7 +41,7 @@ def test_scores_sum_to_the_whole_effect():
 
 
 def test_each_score_is_a_derivative():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     scores = mean_scores(model, PROMPTS, GradientConfig(steps=(0.3,), batch_size=6))
     flat = np.full(108, 0.3)
     largest = np.argsort(-np.abs(scores.flat()))[:3]
@@ -56,21 +56,19 @@ def test_each_score_is_a_derivative():
 
 
 def test_batching_and_meshes_change_nothing():
-    one = randomised(LLAMA)
+    one = noisy(LLAMA)
     expected = mean_scores(one, PROMPTS, GradientConfig(batch_size=6)).flat()
     assert np.abs(expected).max() > 1e-2
     found = mean_scores(one, PROMPTS, GradientConfig(batch_size=4, remat=True)).flat()
     np.testing.assert_allclose(found, expected, atol=1e-6)
     for mesh in ("data=8", "data=4,model=2"):
-        spread = init(LLAMA, jax.random.key(0), mesh=make_mesh(mesh))
-        place = lambda x, like: jax.device_put(x, like.sharding)  # noqa: E731
-        many = spread.replace(params=jax.tree.map(place, one.params, spread.params))
+        many = on_mesh(one, make_mesh(mesh))
         found = mean_scores(many, PROMPTS, GradientConfig(batch_size=3)).flat()
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_continued_sum_is_the_same_sum():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     config = GradientConfig(batch_size=2)
     whole = list(node_scores(model, PROMPTS, config))
     rest = list(node_scores(model, PROMPTS, config, start=whole[0]))
@@ -84,10 +82,10 @@ def test_a_continued_sum_is_the_same_sum():
 
 
 def test_prompts_that_do_not_fit_are_refused():
-    small = randomised(LLAMA.replace(vocab_size=23))
+    small = noisy(LLAMA.replace(vocab_size=23))
     with pytest.raises(InputError, match="0 to 22"):
         mean_scores(small, PROMPTS)
-    both_ways = randomised(LLAMA.replace(causal=False))
+    both_ways = noisy(LLAMA.replace(causal=False))
     with pytest.raises(InputError, match="reads both ways"):
         mean_scores(both_ways, PROMPTS)
 

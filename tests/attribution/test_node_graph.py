@@ -17,8 +17,8 @@ from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.tasks.base import logit_difference, make_prompts
 from hagd_jax.transcoders import TranscoderConfig, as_dictionary, neurons
 from hagd_jax.transcoders import init as init_transcoder
+from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA, NEOX
-from tests.transcoders.basis import noisy
 
 PLAIN = DecoderConfig(
     vocab_size=24, n_layers=3, d_model=16, n_heads=2, d_mlp=12, norm="none", positions="learned",

@@ -18,8 +18,8 @@ from hagd_jax.search import RepairConfig, measured_losses, top_nodes
 from hagd_jax.tasks.base import logit_difference
 from hagd_jax.transcoders import neurons
 from tests.attribution.test_node_graph import PLAIN, some_prompts
+from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
-from tests.transcoders.basis import noisy
 
 CASES = {case.name: case for case in hand_built()}
 

@@ -14,7 +14,7 @@ from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import correct
 from hagd_jax.transcoders import neurons
-from tests.transcoders.basis import on_mesh
+from tests.models.noise import on_mesh
 
 CASES = {case.name: case for case in hand_built()}
 CONFIG = ValidateConfig(

@@ -12,7 +12,7 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import make_prompts
 from hagd_jax.transcoders import neurons
-from tests.transcoders.basis import on_mesh
+from tests.models.noise import on_mesh
 
 CASES = {case.name: scrambled(case, 3) for case in hand_built()}
 CONFIG = ValidateConfig(

@@ -18,7 +18,7 @@ from hagd_jax.hierarchy import (
 from hagd_jax.search import Tree
 from tests.attribution.made_up import made_up
 from tests.attribution.test_node_graph import PLAIN, some_prompts
-from tests.transcoders.basis import noisy
+from tests.models.noise import noisy
 
 
 def symmetric(graph, values):

@@ -8,8 +8,8 @@ import pytest
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import WRITES, Edges, mask_edges
 from hagd_jax.models import DecoderConfig, forward
+from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA, NEOX
-from tests.transcoders.basis import noisy
 
 GPT2 = DecoderConfig(
     vocab_size=24, n_layers=3, d_model=16, n_heads=2, d_mlp=32, activation="gelu_tanh", tied=True,

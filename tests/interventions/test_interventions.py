@@ -21,7 +21,8 @@ from hagd_jax.interventions import (
 from hagd_jax.models import BLOCK_SITES, SITES, forward
 from hagd_jax.models.intervention import check
 from hagd_jax.models.sites import site_shape
-from tests.models.test_decoder import LLAMA, NEOX, TOKENS, randomised
+from tests.models.noise import noisy
+from tests.models.test_decoder import LLAMA, NEOX, TOKENS
 
 OTHER = TOKENS[:, ::-1]
 SPACE = Space(layers=3, heads=4, features=32)
@@ -35,7 +36,7 @@ def distance(a, b):
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_frozen_patterns_scales_and_mlps_leave_a_linear_map(config):
     """f(x + d) − f(x) is the same for every x, and twice as large for 2d."""
-    model = randomised(config)
+    model = noisy(config)
     sites = ("attn_pattern", "norm1_scale", "norm2_scale", "normf_scale", "mlp_out")
     hold = freeze(forward(model, TOKENS, capture=sites).trace)
     d = jax.random.normal(jax.random.key(5), (config.d_model,))
@@ -54,7 +55,7 @@ def test_frozen_patterns_scales_and_mlps_leave_a_linear_map(config):
 
 
 def test_freezing_the_stream_of_another_prompt_gives_its_logits():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     theirs = forward(model, OTHER, capture=["resid_post"])
     found = forward(model, TOKENS, freeze(theirs.trace)).logits
     np.testing.assert_allclose(found, theirs.logits, atol=2e-6)
@@ -62,7 +63,7 @@ def test_freezing_the_stream_of_another_prompt_gives_its_logits():
 
 
 def test_freezing_every_site_of_another_prompt_gives_its_logits():
-    model = randomised(NEOX)
+    model = noisy(NEOX)
     theirs = forward(model, OTHER, capture=SITES)
     np.testing.assert_array_equal(
         forward(model, TOKENS, freeze(theirs.trace)).logits, theirs.logits
@@ -72,7 +73,7 @@ def test_freezing_every_site_of_another_prompt_gives_its_logits():
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_masking_everything_below_the_embedding(config):
     """All nodes from another prompt: the stream is own embedding plus its writes."""
-    model = randomised(config)
+    model = noisy(config)
     theirs = forward(model, OTHER, capture=["attn_out", "mlp_out", "head_out", "neuron"]).trace
     own = forward(model, TOKENS, capture=["embed"]).trace["embed"]
     mask = Nodes.full(Space(config.n_layers, config.n_heads, config.d_mlp), False)
@@ -83,7 +84,7 @@ def test_masking_everything_below_the_embedding(config):
 
 
 def test_a_mask_for_one_node_edits_that_node_alone():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     trace = forward(model, TOKENS, capture=NODE_SITES).trace
     mask = Nodes.full(SPACE, 1.0)
     heads, neurons = np.array(mask.heads), np.array(mask.features)
@@ -102,7 +103,7 @@ def test_a_mask_for_one_node_edits_that_node_alone():
 
 
 def test_a_mask_may_differ_between_prompts():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     other = forward(model, OTHER, capture=NODE_SITES).trace
     rng = np.random.default_rng(0)
     each = [
@@ -116,7 +117,7 @@ def test_a_mask_may_differ_between_prompts():
 
 
 def test_alternatives_equal_numpy():
-    model = randomised(NEOX)
+    model = noisy(NEOX)
     trace = forward(model, TOKENS, capture=NODE_SITES).trace
     weight = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
     mean = mean_alternative(trace, jnp.asarray(weight, jnp.float32))
@@ -135,7 +136,7 @@ def test_alternatives_equal_numpy():
 
 @pytest.mark.parametrize("site", ["resid_post", "attn_pattern", "neuron", "logits", "embed"])
 def test_edits_touch_their_layer_and_positions_only(site):
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     where = [False, True, False, True, False]
     inside = site not in ("logits", "embed")
     layer = 2 if inside else None
@@ -154,7 +155,7 @@ def test_edits_touch_their_layer_and_positions_only(site):
 
 
 def test_an_edit_without_a_layer_reaches_all():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     trace = forward(model, TOKENS, replace("neuron", jnp.arange(32.0)), capture=["neuron"]).trace
     np.testing.assert_array_equal(trace["neuron"], np.broadcast_to(np.arange(32.0), (3, 4, 5, 32)))
 
@@ -223,12 +224,12 @@ def test_what_fits_is_let_through(name):
 @pytest.mark.parametrize("words", MISFITS)
 def test_what_does_not_fit_is_named_before_tracing(words):
     with pytest.raises(InputError, match=words):
-        forward(randomised(LLAMA), TOKENS, chain(add("embed", 0.0), MISFITS[words]))
+        forward(noisy(LLAMA), TOKENS, chain(add("embed", 0.0), MISFITS[words]))
 
 
 def test_fit_is_checked_inside_a_transformation():
     """Layers may be traced, and a batch of vectors counts as one vector each."""
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
 
     def logits(layer, vector):
         edit = add("mlp_out", vector).replace(layer=jnp.int32(layer))
@@ -242,7 +243,7 @@ def test_fit_is_checked_inside_a_transformation():
 
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_site_shapes_are_those_of_a_trace(config):
-    found = jax.eval_shape(lambda: forward(randomised(config), TOKENS, capture=SITES).trace)
+    found = jax.eval_shape(lambda: forward(noisy(config), TOKENS, capture=SITES).trace)
     for site, value in found.items():
         leading = (config.n_layers,) if site in BLOCK_SITES else ()
         assert value.shape == (*leading, *site_shape(site, config, *TOKENS.shape))

@@ -1,6 +1,9 @@
 """The protocol: roles, composition, compilation."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +27,8 @@ from hagd_jax.models import (
 )
 from hagd_jax.models.intervention import split
 from hagd_jax.models.model import _forward
-from tests.models.test_decoder import LLAMA, NEOX, TOKENS, randomised
+from tests.models.noise import noisy
+from tests.models.test_decoder import LLAMA, NEOX, TOKENS
 
 
 @struct.dataclass
@@ -48,7 +52,7 @@ def recorder(scale=1.0, power=1):
 
 
 def test_scanned_shared_and_carried_fields_arrive():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     plain = forward(model, TOKENS, capture=["head_out"])
     out = forward(model, TOKENS, recorder()).logits
     expected = plain.logits + plain.trace["head_out"].sum() + 2
@@ -66,11 +70,10 @@ def test_split_and_join_are_inverse():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_what_changes_nothing_is_exact(config):
     """Identity, masks of ones, an own-trace freeze and a zero vector: bit for bit."""
-    model = randomised(config)
+    model = noisy(config)
     plain = forward(model, TOKENS, capture=SITES)
     ordinary = forward(model, TOKENS).logits
     trace = forward(model, TOKENS, capture=["head_out", "neuron", "attn_pattern", "mlp_out"]).trace
@@ -93,8 +96,20 @@ def test_what_changes_nothing_is_exact(config):
     )
 
 
+def test_it_is_exact_in_programs_as_users_have_them():
+    """These tests compile without optimisation, which changes the order of sums."""
+    lines = ["from tests.models import test_decoder as capture, test_intervention as change"]
+    for config in ("LLAMA", "NEOX"):
+        lines += [f"capture.test_capturing_changes_nothing(capture.{config})"]
+        lines += [f"change.test_what_changes_nothing_is_exact(change.{config})"]
+    ours = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    subprocess.run(command, check=True, env=environment, timeout=240)
+
+
 def test_order_in_a_chain_matters():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     trace = forward(model, TOKENS, capture=["mlp_out"]).trace
     hold, steer = freeze(trace), add("mlp_out", jnp.ones(16), layer=1)
     plain = forward(model, TOKENS).logits
@@ -105,7 +120,7 @@ def test_order_in_a_chain_matters():
 
 
 def test_arrays_do_not_recompile_and_order_does():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     one, two = recorder(), add("mlp_out", jnp.ones(16), layer=1)
     forward(model, TOKENS, chain(one, two))
     size = _forward._cache_size()
@@ -162,7 +177,7 @@ class NoRole(Intervention):
 )
 def test_broken_interventions_are_named(intervention, words):
     with pytest.raises(InputError, match=words):
-        forward(randomised(LLAMA), TOKENS, intervention)
+        forward(noisy(LLAMA), TOKENS, intervention)
 
 
 def test_chain_refuses_what_is_no_intervention():
@@ -171,7 +186,7 @@ def test_chain_refuses_what_is_no_intervention():
 
 
 def test_vmap_over_interventions_equals_a_loop():
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     vectors = jax.random.normal(jax.random.key(3), (4, 16))
     run = lambda vector: forward(model, TOKENS, replace("mlp_out", vector, layer=1)).logits  # noqa: E731
     together = jax.vmap(run)(vectors)

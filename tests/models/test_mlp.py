@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.models import forward, init, mlp
+from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
-from tests.models.test_decoder import BARE, LLAMA, NEOX, TOKENS, randomised
+from tests.models.noise import noisy, on_mesh
+from tests.models.test_decoder import BARE, LLAMA, NEOX, TOKENS
 
 
 @pytest.mark.parametrize("site", ["mlp_in", "resid_mid"])
@@ -18,7 +19,7 @@ from tests.models.test_decoder import BARE, LLAMA, NEOX, TOKENS, randomised
     ids=["llama", "neox", "bare", "bfloat16"],
 )
 def test_a_traces_inputs_give_its_outputs(config, site):
-    model = randomised(config)
+    model = noisy(config)
     trace = forward(model, TOKENS, capture=["mlp_in", "resid_mid", "mlp_out"]).trace
     found = mlp(model, trace[site], site=site)
     assert found.dtype == trace["mlp_out"].dtype
@@ -31,7 +32,7 @@ def test_a_traces_inputs_give_its_outputs(config, site):
 
 def test_jacobian_of_a_gated_mlp_equals_its_derivation():
     """d/dx W_o (silu(W_g x) ∘ W_i x) = W_o (diag(silu' ∘ W_i x) W_g + diag(silu) W_i)."""
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     x, v = jax.random.normal(jax.random.key(5), (2, 3, 7, 16))
     _, found = jax.jvp(lambda x: mlp(model, x), (x,), (v,))
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), model.params["blocks"]["mlp"])
@@ -50,7 +51,7 @@ def test_jacobian_of_a_gated_mlp_equals_its_derivation():
 
 def test_any_axes_between_and_no_other_layer_or_token_matters():
     config = LLAMA
-    model = randomised(config)
+    model = noisy(config)
     x = jax.random.normal(jax.random.key(1), (config.n_layers, 2, 3, 4, config.d_model))
     found = mlp(model, x, site="resid_mid")
     flat = mlp(model, x.reshape(config.n_layers, 24, -1), site="resid_mid")
@@ -62,7 +63,7 @@ def test_any_axes_between_and_no_other_layer_or_token_matters():
 
 
 def test_gradients_reach_the_weights():
-    model = randomised(NEOX)
+    model = noisy(NEOX)
     x = jnp.ones((2, 3, 16))
     grads = jax.grad(lambda p: mlp(model.replace(params=p), x, site="resid_mid").sum())(
         model.params
@@ -74,19 +75,15 @@ def test_gradients_reach_the_weights():
 
 
 def test_a_mesh_changes_nothing():
-    one = randomised(LLAMA)
-    spread = init(LLAMA, jax.random.key(0), mesh=make_mesh("data=4,model=2"))
-    placed = jax.tree.map(
-        lambda x, like: jax.device_put(x, like.sharding), one.params, spread.params
-    )
+    one = noisy(LLAMA)
     x = jax.random.normal(jax.random.key(2), (3, 8, 16))
-    found = mlp(spread.replace(params=placed), x, site="resid_mid")
+    found = mlp(on_mesh(one, make_mesh("data=4,model=2")), x, site="resid_mid")
     np.testing.assert_allclose(found, mlp(one, x, site="resid_mid"), atol=1e-5)
     assert len(found.sharding.device_set) == 8
 
 
 def test_bad_inputs_are_refused_before_tracing():
-    model = randomised(BARE)
+    model = noisy(BARE)
     with pytest.raises(InputError, match=r"got shape \(3, 4, 8\); expected \(2 layers"):
         mlp(model, jnp.ones((3, 4, 8)))
     with pytest.raises(InputError, match="d_model 8"):

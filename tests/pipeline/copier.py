@@ -56,12 +56,3 @@ def make_task():
         splits[split] = make_prompts(clean, corrupted, first, other, vocab_size=8)
     texts = {split: (Text("a", "b", "c", "d", "t"),) * 24 for split in splits}
     return Task("copy", "Repeat the first token.", splits, texts, tuple(range(8)))
-
-
-def on_mesh(model, mesh):
-    """The same model, laid out on a mesh."""
-    spread = init(model.config, jax.random.key(0), mesh=mesh, name=model.name)
-    params = jax.tree.map(
-        lambda x, like: jax.device_put(x, like.sharding), model.params, spread.params
-    )
-    return spread.replace(params=params)

@@ -22,7 +22,8 @@ from hagd_jax.search import MaskConfig
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import TrainConfig, TranscoderConfig
 from hagd_jax.transcoders import init as init_transcoder
-from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
+from tests.models.noise import on_mesh
+from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
 NEURONS = StepConfig(
     nodes=1, graph_steps=2, candidates=4, masks=MaskConfig(steps=20, batch_size=8), levels=1

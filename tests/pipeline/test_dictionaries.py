@@ -19,7 +19,8 @@ from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Task, Text, logit_difference, make_prompts
 from hagd_jax.transcoders import Transcoder, TranscoderConfig, as_dictionary, param_specs
 from tests.causal.plain import CONFIG
-from tests.transcoders.basis import neuron_basis, noisy, on_mesh
+from tests.models.noise import noisy, on_mesh
+from tests.transcoders.basis import neuron_basis
 
 EXTRACT = ExtractConfig(
     nodes="6",

@@ -21,7 +21,8 @@ from hagd_jax.pipeline import extract, open_run, run_until, score
 from hagd_jax.pipeline.find import find
 from hagd_jax.search import init_masks
 from hagd_jax.transcoders import neurons
-from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
+from tests.models.noise import on_mesh
+from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import sys
 
 from hagd_jax.parallel import make_mesh, start
 from hagd_jax.pipeline import extract, open_run
-from tests.pipeline.copier import EXTRACT, make_copier, make_task, on_mesh
+from tests.models.noise import on_mesh
+from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
 
 def main(coordinator, folder, process):

@@ -13,7 +13,7 @@ from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.search import MaskConfig, Tree, init_masks, schedule, search_many, search_masks
 from hagd_jax.transcoders import neurons
-from tests.transcoders.basis import on_mesh
+from tests.models.noise import on_mesh
 
 CASES = {case.name: scrambled(case, 1) for case in hand_built()}
 CONFIG = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)

@@ -14,7 +14,7 @@ from hagd_jax.models import DecoderConfig, forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import Choice, make_choices
 from hagd_jax.transcoders import neurons
-from tests.transcoders.basis import on_mesh
+from tests.models.noise import on_mesh
 
 VOCAB = 13
 CONFIG = DecoderConfig(

@@ -10,14 +10,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
-from hagd_jax.models import LanguageModel, forward, init
+from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.context_files import load_contexts, save_contexts
 from hagd_jax.transcoders.contexts import top_contexts
 from hagd_jax.transcoders.effects import logit_effects
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
-from tests.models.test_decoder import NEOX, randomised
+from tests.models.noise import noisy, on_mesh
+from tests.models.test_decoder import NEOX
 from tests.transcoders.test_replace import CASES, DEEP, made
 from tests.transcoders.text import Batch, plain_features, split, text
 
@@ -30,7 +31,7 @@ HALF = 2**-10  # of a float16
 
 @pytest.fixture(scope="module")
 def model():
-    return randomised(DEEP)
+    return noisy(DEEP)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +112,7 @@ def test_batching_changes_nothing(found, transcoder, model):
 def test_meshes_change_nothing(found, transcoder, model):
     mesh, config = make_mesh("data=2,model=4"), transcoder.config
     laid = Transcoder(jax.device_put(transcoder.params, shardings(config, mesh)), config, mesh)
-    like = init(DEEP, jax.random.key(0), mesh=mesh)
-    places = jax.tree.map(lambda x: x.sharding, like.params)
-    spread = like.replace(params=jax.device_put(model.params, places))
+    spread = on_mesh(model, mesh)
     # Seven rows and one: the mesh splits neither evenly, and fills up with rows of no weight.
     same(found, top_contexts(laid, spread, split(TEXT, [7, 1]), effects=3, **OPTIONS))
 

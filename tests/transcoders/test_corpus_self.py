@@ -5,10 +5,11 @@ import pytest
 from scipy import stats
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.models import forward, init
+from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import CorpusConfig, open_corpus
 from hagd_jax.transcoders.corpus import sampling
+from tests.models.noise import on_mesh
 from tests.transcoders.corpus_models import BOS, EOS, tiny_model, with_weights, word_tokenizer
 
 V = 5
@@ -66,12 +67,7 @@ def test_sampling_in_parts_and_on_a_mesh_changes_nothing(monkeypatch):
     assert calls[1:] == [("sample", 4, 10), ("sample", 8, 10), ("sample", 10, 10)]
     np.testing.assert_array_equal(whole, parts)
     mesh = make_mesh("data=2,model=2", jax.devices()[:4])
-    spread = init(model.config, jax.random.key(0), mesh=mesh)
-    spread = spread.replace(
-        params=jax.tree.map(
-            lambda x, like: jax.device_put(x, like.sharding), model.params, spread.params
-        )
-    )
+    spread = on_mesh(model, mesh)
     # Ties within rounding do not occur in these few draws.
     np.testing.assert_array_equal(whole, sampling.sample(spread, 10, 8, 1, BOS))
     assert not np.array_equal(whole, sampling.sample(model, 10, 8, 2, BOS))

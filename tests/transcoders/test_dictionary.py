@@ -9,8 +9,9 @@ from hagd_jax.interventions import Nodes, Space, mask_nodes
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import as_dictionary, digest, encode, neurons, transcoder
+from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import TOKENS
-from tests.transcoders.basis import neuron_basis, noisy, on_mesh
+from tests.transcoders.basis import neuron_basis
 from tests.transcoders.test_replace import BASE, CASES, DEEP, made
 
 RELU = DEEP.replace(activation="relu", gated_mlp=False, mlp_bias=True)

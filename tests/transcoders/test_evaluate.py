@@ -12,12 +12,12 @@ from rich.console import Console
 
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import freeze
-from hagd_jax.models import forward, init, mlp
+from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.evaluate import Sums, evaluate
 from hagd_jax.transcoders.evaluation import EDGES, Evaluation, histogram
 from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
-from tests.models.test_decoder import randomised
+from tests.models.noise import noisy, on_mesh
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
 from tests.transcoders.text import Batch, plain_features, split, text
 
@@ -29,7 +29,7 @@ CLOSE = ("fvu", "jacobian", "loss", "loss_replaced", "loss_ablated", "layer_loss
 
 @pytest.fixture(scope="module")
 def model():
-    return randomised(DEEP)
+    return noisy(DEEP, 1)
 
 
 @pytest.fixture(scope="module", params=["layers", "full", "skip", "jump"])
@@ -155,9 +155,7 @@ def test_meshes_change_nothing(model):
     mesh, config = make_mesh("data=2,model=4"), CASES["full"]
     one = made(config)
     laid = Transcoder(jax.device_put(one.params, shardings(config, mesh)), config, mesh)
-    like = init(DEEP, jax.random.key(0), mesh=mesh)
-    places = jax.tree.map(lambda x: x.sharding, like.params)
-    spread = like.replace(params=jax.device_put(model.params, places))
+    spread = on_mesh(model, mesh)
     # Three rows: the mesh does not split them evenly.
     found, expected = (evaluate(t, m, HALVES) for t, m in ((laid, spread), (one, model)))
     close(found, expected)

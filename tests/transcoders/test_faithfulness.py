@@ -11,7 +11,8 @@ from hagd_jax.transcoders import Transcoder, TranscoderConfig, init, param_specs
 from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.faithfulness import jacobian_match, own_tangent
 from hagd_jax.transcoders.graph import layer_graph
-from tests.models.test_decoder import BARE, LLAMA, TOKENS, randomised
+from tests.models.noise import noisy
+from tests.models.test_decoder import BARE, LLAMA, TOKENS
 from tests.transcoders.hand_built import made, neuron_basis, zeros
 
 KEY = jax.random.key(7)
@@ -29,7 +30,7 @@ def noise(config, seed=3):
 
 
 def test_neuron_basis_matches_exactly():
-    model = randomised(BARE)
+    model = noisy(BARE)
     found = jacobian_match(neuron_basis(model), model, inputs(model), KEY)
     # Squared float32 rounding.
     assert np.all(np.asarray(found.random) < 1e-11)
@@ -37,14 +38,14 @@ def test_neuron_basis_matches_exactly():
 
 
 def test_a_transcoder_that_writes_nothing_misses_everything():
-    model = randomised(BARE)
+    model = noisy(BARE)
     found = jacobian_match(init(SMALL, KEY), model, inputs(model), KEY)
     np.testing.assert_allclose(found.random, 1, atol=1e-6)
     np.testing.assert_allclose(found.active, 1, atol=1e-6)
 
 
 def test_the_skip_alone_matches_a_linear_mlp():
-    model = randomised(BARE.replace(activation="linear"))
+    model = noisy(BARE.replace(activation="linear"))
     config = SMALL.replace(skip=True)
     p = model.params["blocks"]["mlp"]
     params = zeros(config)
@@ -58,7 +59,7 @@ def test_the_skip_alone_matches_a_linear_mlp():
 
 def test_features_of_other_layers_do_not_count():
     """Cross-layer writes, however large, are constants to the layer they arrive at."""
-    model = randomised(BARE)
+    model = noisy(BARE)
     own = noise(SMALL)
     config = SMALL.replace(window=1)
     across = noise(config, seed=4)
@@ -98,7 +99,7 @@ def test_tangent_equals_finite_differences(activation, skip):
 
 def test_random_directions_estimate_the_frobenius_norms():
     """E‖A v‖² = ‖A‖² for Gaussian v: the ratio from whole Jacobians, through the norm."""
-    model = randomised(LLAMA)
+    model = noisy(LLAMA)
     config = TranscoderConfig(
         n_layers=3, d_model=16, n_features=40, k=6, reads="resid_mid", skip=True
     )
@@ -122,7 +123,7 @@ def test_random_directions_estimate_the_frobenius_norms():
 
 def test_active_directions_are_differences_of_tokens():
     """With two tokens there is one direction, up to its sign."""
-    model = randomised(BARE)
+    model = noisy(BARE)
     x = inputs(model).reshape(2, -1, 8)[:, :2]
     transcoder = noise(SMALL)
     v = x[:, ::-1] - x
@@ -135,7 +136,7 @@ def test_active_directions_are_differences_of_tokens():
 
 
 def test_mean_and_spread_do_not_depend_on_how_tokens_are_shaped():
-    model, transcoder = randomised(BARE), noise(SMALL)
+    model, transcoder = noisy(BARE), noise(SMALL)
     x = inputs(model)
     found = jacobian_match(transcoder, model, x, KEY)
     flat = jacobian_match(transcoder, model, x.reshape(2, -1, 8), KEY)
@@ -144,9 +145,9 @@ def test_mean_and_spread_do_not_depend_on_how_tokens_are_shaped():
 
 
 def test_what_does_not_fit_is_refused():
-    model, transcoder = randomised(BARE), noise(SMALL)
+    model, transcoder = noisy(BARE), noise(SMALL)
     with pytest.raises(InputError, match="3 layers of d_model 16"):
-        jacobian_match(transcoder, randomised(LLAMA), inputs(model), KEY)
+        jacobian_match(transcoder, noisy(LLAMA), inputs(model), KEY)
     with pytest.raises(InputError, match="activations at 'mlp_in'"):
         jacobian_match(transcoder, model, inputs(model)[:1], KEY)
     with pytest.raises(InputError, match="x: got 1 tokens; expected 2 or more"):

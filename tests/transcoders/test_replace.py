@@ -23,8 +23,8 @@ from hagd_jax.transcoders import (
     transcoder,
 )
 from hagd_jax.transcoders.graph import layer_graph
+from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import LLAMA, NEOX, TOKENS
-from tests.transcoders.basis import noisy, on_mesh
 
 DEEP = LLAMA.replace(n_layers=4)
 BASE = TranscoderConfig(n_layers=4, d_model=16, n_features=24, k=5, activation="topk")

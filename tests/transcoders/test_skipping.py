@@ -13,7 +13,8 @@ from hagd_jax.tasks.two_hop import TwoHopConfig, two_hop
 from hagd_jax.transcoders import Transcoder, TranscoderConfig, decode, encode, param_specs
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.skipping import skip_share
-from tests.models.test_decoder import BARE, randomised
+from tests.models.noise import noisy
+from tests.models.test_decoder import BARE
 from tests.transcoders.hand_built import bypass, neuron_basis
 
 SMALL = TwoHopConfig(chains=3, n_layers=3, d_model=16)
@@ -137,6 +138,6 @@ def test_stacked_models_are_measured_at_once():
 def test_what_does_not_fit_is_refused():
     chains = two_hop(0, SMALL)
     with pytest.raises(InputError, match="2 layers of d_model 8"):
-        skip_share(neuron_basis(randomised(BARE)), chains)
+        skip_share(neuron_basis(noisy(BARE)), chains)
     with pytest.raises(InputError, match=r"tokens: got shape \(0,\)"):
         skip_share(neuron_basis(chains.model), chains, np.zeros(0, int))
