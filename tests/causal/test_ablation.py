@@ -189,6 +189,7 @@ def test_without_errors_all_features_are_the_replacement_model(model, prompts, w
     assert parts.label != kept_errors.label
 
 
+@pytest.mark.as_users
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_the_full_circuit_is_the_model_bit_for_bit(model, prompts, ablation):
     found = measure(model, prompts, [FULL, *some_masks(2)], ablation)

@@ -90,6 +90,7 @@ def test_sites_add_up(config):
     np.testing.assert_array_equal(t["logits"], out.logits)
 
 
+@pytest.mark.as_users
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
 def test_capturing_changes_nothing(config):
     model = noisy(config)
