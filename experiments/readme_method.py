@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -145,49 +145,6 @@ def learner(result: dict) -> list[Row]:
     return made
 
 
-def smollm2(result: dict) -> list[Row]:
-    """The least size that holds its gates at faithfulness 0.9, task by task, and CMD."""
-    made, rows = [], result["rows"]
-    for task in dict.fromkeys(r["task"] for r in rows):
-        for ablation in dict.fromkeys(r["ablation"] for r in rows):
-            own = [r for r in rows if (r["task"], r["ablation"]) == (task, ablation)]
-            seeds = sorted({r["seed"] for r in own})
-            said = []
-            for by in ("hagd", "ig", "eap_ig"):
-                mine = [r for r in own if r["by"] == by]
-                if not mine:
-                    continue
-                least = [_least(r for r in mine if r["seed"] == seed) for seed in seeds]
-                areas = {r["seed"]: r["cmd"] for r in mine}
-                name = {"hagd": "masks", "ig": "signed IG", "eap_ig": "EAP-IG"}[by]
-                said.append(f"{name} {_sizes(least)}, CMD {np.mean(list(areas.values())):.2f}")
-            found = "counterfactual and mean" if result["mean"] else "counterfactual"
-            found += "" if result["features"] == "neurons" else ", transcoder features"
-            many = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-            what = f"SmolLM2, {task}, {ablation} ablation (masks: {found}), {many}"
-            script = f"smollm2.py{' --mean 0.5' if result['mean'] else ''}"
-            script += "" if result["features"] == "neurons" else " --features FOLDER"
-            made.append((f"{what}: least share of nodes with faithfulness ≥ .9 and both gates",
-                         "; ".join(said), "a quarter of EAP-IG's", script))  # fmt: skip
-    return made
-
-
-def _least(rows: Iterable[dict]) -> float | None:
-    """The least share of nodes that holds; None if none but all nodes does."""
-    fit = [r["share"] for r in rows if r["gates"] and r["faithfulness"] >= 0.9 and r["share"] < 1]
-    return min(fit, default=None)
-
-
-def _sizes(shares: list[float | None]) -> str:
-    found = [share for share in shares if share is not None]
-    if not found:
-        return "none below 100%"
-    missing = len(shares) - len(found)
-    ends = dict.fromkeys(f"{share:.1%}" for share in (min(found), max(found)))
-    said = " to ".join(ends)
-    return said + (f" ({missing} of {len(shares)} none)" if missing else "")
-
-
 def stages(result: dict) -> list[Row]:
     """Each stage switched off."""
     made, rows = [], result["rows"]
@@ -235,8 +192,6 @@ ROWS: dict[str, Callable[[dict], list[Row]]] = {
     "algorithmic": algorithmic,
     "ground_truth": ground_truth,
     "exhaustive_check": exhaustive,
-    "smollm2": smollm2,
-    "smollm2_features": smollm2,
     "ablation_study": stages,
     "stability": stability,
     "meta_learning": learner,

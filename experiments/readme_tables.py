@@ -14,17 +14,12 @@ from pathlib import Path
 import readme_attribution
 import readme_judge
 import readme_method
+import readme_smollm2
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->\n", "<!-- /results -->"
 GIB = 2**30
 Row = tuple[str, str, str, str]
-CIRCUITS = (
-    "Circuits by signed integrated gradients (scores) and by masks trained from there "
-    "(`first_circuit.py`), judged on the test split. Each cell is counterfactual / mean ablation; "
-    "masks were trained under the first. Over three trained models, mean (least to most):"
-)
-
 CHAINS = (
     "Boolean models whose chains A → B → C are known (`two_hop.py`, 20 models): the share of A's "
     "effect on C that a transcoder attributes past B, 0 being the truth, and how far its Jacobian "
@@ -287,28 +282,10 @@ OPTIONAL = {
 }
 
 
-def circuits() -> str:
-    """Faithfulness of the first circuits: a row a size, seeds averaged, both ablations."""
-    groups: dict[tuple, dict[str, list[dict]]] = {}
-    for row in load("first_circuit")["rows"]:
-        key = row["task"], row["model"], row.get("by", "scores"), row["nodes"], row["share"]
-        group = groups.setdefault(key, {})
-        group.setdefault(row["ablation"], []).append(row)
-    rows = []
-    for (task, model, by, nodes, share), group in groups.items():
-        cells = [
-            " / ".join(_spread([row[key] for row in rows_]) for rows_ in group.values())
-            for key in ("faithfulness", "best_control", "preservation", "kl", "necessity")
-        ]
-        passed = [f"{sum(r['gates'] for r in rows_)} of {len(rows_)}" for rows_ in group.values()]
-        rows.append(
-            (f"{task}, {model}", by, f"{nodes:,} ({share:.0%})", *cells, " / ".join(passed))
-        )
-    return table(
-        ("behaviour", "found by", "nodes", "faithfulness", "best of 20 controls", "accuracy kept",
-         "KL, nats", "necessity", "gates hold"),
-        rows,
-    )  # fmt: skip
+def smollm2() -> str:
+    """Circuits of a real model."""
+    found = {name: load(name) for name in readme_smollm2.NAMES if file(name).exists()}
+    return table(readme_smollm2.HEAD, readme_smollm2.rows(found))
 
 
 def chains() -> str:
@@ -333,18 +310,13 @@ def chains() -> str:
     )  # fmt: skip
 
 
-def _spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def main() -> None:
     readme = HERE.parent / "README.md"
     text = readme.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    body = f"{claims()}\n{CHAINS}\n\n{chains()}\n{CIRCUITS}\n\n{circuits()}"
+    real = f"{readme_smollm2.TEXT}\n\n{smollm2()}"
+    body = f"{claims()}\n{real}\n{CHAINS}\n\n{chains()}"
     readme.write_text(before + START + body + END + after)
 
 

@@ -1,0 +1,78 @@
+"""The README's table of circuits of SmolLM2; see `readme_tables.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import stats
+
+NAMES = {"smollm2": "neurons", "smollm2_features": "features", "smollm2_mean": "neurons, mean"}
+TEXT = (
+    "Circuits of SmolLM2-135M (46,350 neurons and heads, or 138,510 features and heads; "
+    "`smollm2.py`, `--features FOLDER`, `--mean 0.5`), trained under counterfactual ablation alone "
+    "(“mean”: and under mean), judged on the test split. A circuit holds if it has faithfulness "
+    "≥ .9, accuracy ≥ 85% of the model's and KL ≤ 30% of the empty circuit's. Shares of all nodes; "
+    "of two seeds both ends; of more, mean ± half of the 95% interval (Student's t):"
+)
+HEAD = (
+    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from",
+    "masks of 5%: faithfulness", "their KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
+    "its KL", "CMD of masks", "CMD of EAP-IG",
+)  # fmt: skip
+
+
+def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
+    """A row a task, kind of nodes and ablation, of results by name."""
+    made = []
+    for name, result in results.items():
+        every = result["rows"]
+        for task in dict.fromkeys(r["task"] for r in every):
+            for ablation in dict.fromkeys(r["ablation"] for r in every):
+                own = [r for r in every if (r["task"], r["ablation"]) == (task, ablation)]
+                ours, theirs = ([r for r in own if r["by"] == by] for by in ("hagd", "eap_ig"))
+                made.append((
+                    f"{task.replace('_', ' ')}, {NAMES[name]}", ablation,
+                    str(len(_seeds(own))), _holds(ours), _holds(theirs),
+                    *(_at_5(side, of) for side in (ours, theirs) for of in ("faithfulness", "kl")),
+                    *(_mean(list({r["seed"]: r["cmd"] for r in side}.values()))
+                      for side in (ours, theirs)),
+                ))  # fmt: skip
+    return made
+
+
+def _seeds(found: Iterable[dict]) -> list[int]:
+    return sorted({r["seed"] for r in found})
+
+
+def _holds(found: list[dict]) -> str:
+    """The least share of nodes that holds, over seeds."""
+    least = [_least(r for r in found if r["seed"] == seed) for seed in _seeds(found)]
+    fit = [share for share in least if share is not None]
+    if not fit:
+        return "100%"
+    said = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (min(fit), max(fit))))
+    missing = len(least) - len(fit)
+    return said + (f" ({missing} of {len(least)} 100%)" if missing else "")
+
+
+def _least(found: Iterable[dict]) -> float | None:
+    """The least share of nodes that holds; None if none but all nodes does."""
+    fit = [r["share"] for r in found if r["gates"] and r["faithfulness"] >= 0.9 and r["share"] < 1]
+    return min(fit, default=None)
+
+
+def _at_5(found: list[dict], of: str) -> str:
+    own = [r for r in found if round(r["share"], 3) == 0.05]
+    if of == "kl":
+        return _mean([100 * r["kl_share"] for r in own], "{:.0f}") + "%"
+    return _mean([r[of] for r in own])
+
+
+def _mean(values: list[float], form: str = "{:.2f}") -> str:
+    if len(values) == 1:
+        return form.format(values[0])
+    if len(values) == 2:
+        return f"{form.format(min(values))} to {form.format(max(values))}"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{form.format(np.mean(values))} ± {form.format(half)}"
