@@ -171,15 +171,13 @@ def stability(result: dict) -> list[Row]:
     for row in result["rows"]:
         if row["share"] not in (0.05, 0.1):
             continue
-        levels = [name for name in row if name.startswith("level")]
-        several = ", ".join(
-            f"{row[name]:.2f} (chance {row[f'chance of {name}']:.2f})" for name in levels
-        )
-        said = (
-            f"heads {row['heads']:.2f} (chance {row['heads by chance']:.2f}), "
-            f"supernodes {several}; "
-            f"leaves {row['leaves']:.2f} (chance {row['leaves by chance']:.2f}), of layer 0 "
-            f"{row['neurons of layer 0']:.2f}, later {row['later neurons']:.2f}"
+
+        def both(name: str, row: dict = row) -> str:
+            return f"{row[name]:.2f} (chance {row[f'chance of {name}']:.2f})"
+
+        several = ", ".join(both(name) for name in row if name.startswith("level"))
+        said = f"heads {both('heads')}, supernodes {several}; leaves {both('leaves')}, " + (
+            f"of layer 0 {both('neurons of layer 0')}, later {both('later neurons')}"
         )
         what = f"{result['task']}, circuits of {row['share']:.0%}, {len(result['seeds'])} seeds"
         made.append((f"{what} of disjoint prompts: Jaccard, supernodes of {clusters}", said,

@@ -77,28 +77,25 @@ def main() -> None:
     heads, total = space.layers * space.heads, space.nodes
     layer = np.where(np.arange(total) < heads, space.layer, space.layers + space.layer)
     levels = [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
+    parts = (("heads", np.arange(total) < heads), ("leaves", layer >= 0),
+             ("neurons of layer 0", layer == space.layers),
+             ("later neurons", layer > space.layers))  # fmt: skip
     rows = []
     for size in sorted(int(key) for key in held[0] if key.isdigit()):
         masks = [np.isin(np.arange(total), one[str(size)]) for one in held]
-        late = layer >= space.layers + 1
-        row = {"nodes": size, "share": round(size / total, 4),
-               "heads": jaccard([m[:heads] for m in masks])}  # fmt: skip
+        row = {"nodes": size, "share": round(size / total, 4)}
+        for said, found in (("", masks), ("chance of ", by_chance(masks, layer))):
+            row |= {said + part: jaccard([m[of] for m in found]) for part, of in parts}
+            for number, level in enumerate(levels):
+                row[f"{said}level {number}"] = jaccard([supernodes(m, level) for m in found])
         for number, level in enumerate(levels):
-            found = [supernodes(m, level) for m in masks]
-            row[f"level {number}"] = jaccard(found)
-            row[f"supernodes {number}"] = int(np.mean([f.sum() for f in found]))
-        row |= {"leaves": jaccard(masks),
-                "neurons of layer 0": jaccard([m[heads : heads + space.features] for m in masks]),
-                "later neurons": jaccard([m[late] for m in masks])}  # fmt: skip
-        chance = by_chance(masks, layer)
-        row |= {"heads by chance": jaccard([m[:heads] for m in chance]),
-                "leaves by chance": jaccard(chance)}  # fmt: skip
-        for number, level in enumerate(levels):
-            row[f"chance of level {number}"] = jaccard([supernodes(m, level) for m in chance])
+            own = [supernodes(m, level).sum() for m in masks]
+            row[f"supernodes {number}"] = int(np.mean(own))
         rows.append(row)
     seeds = list(range(args.seeds))
     record("stability", rows, seconds=time.monotonic() - began, task=name, seeds=seeds,
            clusters=[int(level.max()) + 1 for level in levels],
+           note="seconds are without those of circuits that earlier runs had found",
            most_shared_prompts=round(shared_prompts(model, name, seeds), 4))  # fmt: skip
 
 
