@@ -16,9 +16,9 @@ TEXT = (
     "of two seeds both ends; of more, mean ± half of the 95% interval (Student's t):"
 )
 HEAD = (
-    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from",
+    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from", "signed IG",
     "masks of 5%: faithfulness", "their KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
-    "its KL", "CMD of masks", "CMD of EAP-IG",
+    "its KL", "CMD of masks", "CMD of EAP-IG", "CMD of signed IG",
 )  # fmt: skip
 
 
@@ -30,13 +30,14 @@ def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
         for task in dict.fromkeys(r["task"] for r in every):
             for ablation in dict.fromkeys(r["ablation"] for r in every):
                 own = [r for r in every if (r["task"], r["ablation"]) == (task, ablation)]
-                ours, theirs = ([r for r in own if r["by"] == by] for by in ("hagd", "eap_ig"))
+                by = ("hagd", "eap_ig", "ig")
+                ours, theirs, ig = ([r for r in own if r["by"] == name] for name in by)
                 made.append((
                     f"{task.replace('_', ' ')}, {NAMES[name]}", ablation,
-                    str(len(_seeds(own))), _holds(ours), _holds(theirs),
+                    str(len(_seeds(own))), _holds(ours), _holds(theirs), _holds(ig) if ig else "",
                     *(_at_5(side, of) for side in (ours, theirs) for of in ("faithfulness", "kl")),
                     *(_mean(list({r["seed"]: r["cmd"] for r in side}.values()))
-                      for side in (ours, theirs)),
+                      for side in (ours, theirs, ig)),
                 ))  # fmt: skip
     return made
 
@@ -70,6 +71,8 @@ def _at_5(found: list[dict], of: str) -> str:
 
 
 def _mean(values: list[float], form: str = "{:.2f}") -> str:
+    if not values:
+        return ""
     if len(values) == 1:
         return form.format(values[0])
     if len(values) == 2:

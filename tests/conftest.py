@@ -12,8 +12,7 @@ FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_allow_excess_precisi
 # Most of the time of these tests is compiling. It is half as long where LLVM does not optimise, and
 # half of that with the older of XLA's two emitters of fused operations, as long as XLA has it. But
 # where bits are compared, programs must be as users have them: see tests/test_as_users.py.
-AS_USERS = bool(os.environ.get("HAGD_TESTS_AS_USERS"))
-if not AS_USERS:
+if not os.environ.get("HAGD_TESTS_AS_USERS"):
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if jaxlib.version.__version_info__ < (0, 11):
         FLAGS.append("--xla_cpu_use_fusion_emitters=false")
@@ -32,13 +31,6 @@ jax.config.update(
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def pytest_collection_modifyitems(config, items):
-    """Tests marked `as_users` are run by a process of their own, and it runs no others."""
-    others = [item for item in items if (item.get_closest_marker("as_users") is None) == AS_USERS]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="module", autouse=True)

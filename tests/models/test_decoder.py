@@ -37,6 +37,8 @@ def numpy_params(model):
 
 def test_bidirectional_relu_transformer_without_norm_equals_numpy():
     model = noisy(BARE)
+    # Halved, logits are of size one, and so is what the tolerance is for.
+    model = model.replace(params=jax.tree.map(lambda x: x / 2, model.params))
     p = numpy_params(model)
     x = p["embed"]["embedding"][TOKENS] + p["positions"]["embedding"][: TOKENS.shape[1]]
     b = p["blocks"]
@@ -55,7 +57,7 @@ def test_bidirectional_relu_transformer_without_norm_equals_numpy():
     expected = x @ p["unembed"]["kernel"]
     found = forward(model, TOKENS).logits
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected, atol=EPS * 10, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=EPS * 10)
 
 
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
