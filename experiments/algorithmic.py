@@ -14,15 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 
-import numpy as np
 from cells import Row, measure_cells
 from record import RESULTS, write
-from small_models import circuit_of, features_of, judged, summary, trained
+from small_models import circuit_of, features_of, judged, learnt, summary
 
-import hagd_jax as hagd
 from hagd_jax import tasks, transcoders
-from hagd_jax.causal import behaviour
-from hagd_jax.interventions import Nodes
 from hagd_jax.tasks import Sizes
 
 SIZES = Sizes(discover=512, select=128, test=256)
@@ -30,29 +26,11 @@ NAMES = ("parity", "sorting")
 FEATURES, NODES = 40, (32, 49)
 
 
-def learnt(name: str, seed: int) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
-    """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
-    algorithm = tasks.small_algorithm(name)
-    assert algorithm is not None
-    for failed in range(5):
-        model = trained(algorithm, seed + 100 * failed)
-        task = tasks.task(name, model, sizes=SIZES, seed=seed)
-        prompts = task.splits["select"]
-        everything = Nodes.full(transcoders.neurons(model).space, True)
-        found = behaviour(
-            model, prompts, [everything], ablation="counterfactual", candidates=task.candidates,
-            batch_size=128,
-        )  # fmt: skip
-        if np.mean(found.correct[0]) >= 0.95:
-            return model, task, failed
-    raise SystemExit(f"{name}: five models in a row did not learn it")
-
-
 def measure(cell: Row) -> list[Row]:
     seed = cell["seed"]
     algorithm = tasks.small_algorithm(cell["task"])
     assert algorithm is not None
-    model, task, failed = learnt(cell["task"], seed)
+    model, task, failed = learnt(algorithm, cell["task"], seed, SIZES)
     features = features_of(model, algorithm, FEATURES, seed)
     kinds = {
         "neurons": (transcoders.neurons(model), NODES),

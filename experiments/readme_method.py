@@ -145,26 +145,6 @@ def learner(result: dict) -> list[Row]:
     return made
 
 
-def stages(result: dict) -> list[Row]:
-    """Each stage switched off."""
-    made, rows = [], result["rows"]
-    for task in dict.fromkeys(r["task"] for r in rows):
-        said = []
-        for variant in dict.fromkeys(r["variant"] for r in rows if r["task"] == task):
-            own = [r for r in rows if (r["task"], r["variant"]) == (task, variant)]
-            both = " / ".join(
-                f"{np.mean([r['faithfulness'] for r in own if r['ablation'] == a]):.2f} "
-                f"({np.mean([r['kl_share'] for r in own if r['ablation'] == a]):.0%})"
-                for a in ("counterfactual", "mean")
-            )
-            said.append(f"{variant} {both}, {np.mean([r['found_in_s'] for r in own]):.0f} s")
-        first = next(r for r in rows if r["task"] == task)
-        made.append((f"Stages switched off, {task}, {first['nodes']:,} of {first['of']:,} nodes: "
-                     "faithfulness (KL of the empty circuit's) under counterfactual / mean, time",
-                     "; ".join(said), "reported", "ablation_study.py"))  # fmt: skip
-    return made
-
-
 def stability(result: dict) -> list[Row]:
     """Overlap of circuits found from other prompts."""
     made, clusters = [], " and ".join(map(str, result["clusters"]))
@@ -190,7 +170,6 @@ ROWS: dict[str, Callable[[dict], list[Row]]] = {
     "algorithmic": algorithmic,
     "ground_truth": ground_truth,
     "exhaustive_check": exhaustive,
-    "ablation_study": stages,
     "stability": stability,
     "meta_learning": learner,
     "complexity": growth,

@@ -19,6 +19,7 @@ HEAD = (
     "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from", "signed IG",
     "masks of 5%: faithfulness", "their KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
     "its KL", "CMD of masks", "CMD of EAP-IG", "CMD of signed IG",
+    "seeds in which masks' CMD is below EAP-IG's",
 )  # fmt: skip
 
 
@@ -32,12 +33,16 @@ def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
                 own = [r for r in every if (r["task"], r["ablation"]) == (task, ablation)]
                 by = ("hagd", "eap_ig", "ig")
                 ours, theirs, ig = ([r for r in own if r["by"] == name] for name in by)
+                cmd, cmd_eap, cmd_ig = (
+                    {r["seed"]: r["cmd"] for r in side} for side in (ours, theirs, ig)
+                )
+                lower = sum(cmd[seed] < cmd_eap[seed] for seed in cmd)
                 made.append((
                     f"{task.replace('_', ' ')}, {NAMES[name]}", ablation,
                     str(len(_seeds(own))), _holds(ours), _holds(theirs), _holds(ig) if ig else "",
                     *(_at_5(side, of) for side in (ours, theirs) for of in ("faithfulness", "kl")),
-                    *(_mean(list({r["seed"]: r["cmd"] for r in side}.values()))
-                      for side in (ours, theirs, ig)),
+                    *(interval(list(of.values())) for of in (cmd, cmd_eap, cmd_ig)),
+                    f"{lower} of {len(cmd)}",
                 ))  # fmt: skip
     return made
 
@@ -66,11 +71,12 @@ def _least(found: Iterable[dict]) -> float | None:
 def _at_5(found: list[dict], of: str) -> str:
     own = [r for r in found if round(r["share"], 3) == 0.05]
     if of == "kl":
-        return _mean([100 * r["kl_share"] for r in own], "{:.0f}") + "%"
-    return _mean([r[of] for r in own])
+        return interval([100 * r["kl_share"] for r in own], "{:.0f}") + "%"
+    return interval([r[of] for r in own])
 
 
-def _mean(values: list[float], form: str = "{:.2f}") -> str:
+def interval(values: list[float], form: str = "{:.2f}") -> str:
+    """The one value, both ends of two, mean ± half of the 95% interval (Student's t) of more."""
     if not values:
         return ""
     if len(values) == 1:

@@ -15,6 +15,7 @@ import readme_attribution
 import readme_judge
 import readme_method
 import readme_smollm2
+import readme_stages
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->\n", "<!-- /results -->"
@@ -288,6 +289,11 @@ def smollm2() -> str:
     return table(readme_smollm2.HEAD, readme_smollm2.rows(found))
 
 
+def stages() -> str:
+    """What each stage gives."""
+    return table(readme_stages.HEAD, readme_stages.rows(load("ablation_study")))
+
+
 def chains() -> str:
     """Two-hop models: what keeps the middle feature."""
     rows = [row for row in load("two_hop")["rows"] if row["pressure"] in ("k=2", "l1=.1")]
@@ -315,8 +321,8 @@ def main() -> None:
     text = readme.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    real = f"{readme_smollm2.TEXT}\n\n{smollm2()}"
-    body = f"{claims()}\n{real}\n{CHAINS}\n\n{chains()}"
+    told = ((readme_smollm2.TEXT, smollm2), (readme_stages.TEXT, stages), (CHAINS, chains))
+    body = "\n".join([claims(), *(f"{text}\n\n{made()}" for text, made in told)])
     readme.write_text(before + START + body + END + after)
 
 

@@ -30,6 +30,24 @@ def trained(algorithm: tasks.Algorithm, seed: int, layers: int = 0) -> hagd.mode
     return tasks.train_small(algorithm, seed=seed, config=config)
 
 
+def learnt(
+    algorithm: tasks.Algorithm, name: str, seed: int, sizes: tasks.Sizes
+) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
+    """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
+    for failed in range(5):
+        model = trained(algorithm, seed + 100 * failed)
+        task = tasks.task(name, model, sizes=sizes, seed=seed)
+        prompts = task.splits["select"]
+        everything = Nodes.full(transcoders.neurons(model).space, True)
+        found = behaviour(
+            model, prompts, [everything], ablation="counterfactual", candidates=task.candidates,
+            batch_size=128,
+        )  # fmt: skip
+        if np.mean(found.correct[0]) >= 0.95:
+            return model, task, failed
+    raise SystemExit(f"{name}: five models in a row did not learn it")
+
+
 def features_of(
     model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int
 ) -> transcoders.Transcoder:
