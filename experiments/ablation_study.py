@@ -55,9 +55,7 @@ def prepared(name: str, seed: int) -> tuple:
         task = tasks.task("ioi", model, sizes=Sizes(1024, 64, 64), seed=seed)
         batch = 16
     else:
-        algorithm = tasks.small_algorithm(name)
-        assert algorithm is not None
-        model, task, _ = learnt(algorithm, name, seed, Sizes(512, 128, 256))
+        model, task, _ = learnt(name, seed, Sizes(512, 128, 256))
         batch = 64
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[:64], GradientConfig(batch_size=batch))

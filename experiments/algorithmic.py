@@ -30,7 +30,7 @@ def measure(cell: Row) -> list[Row]:
     seed = cell["seed"]
     algorithm = tasks.small_algorithm(cell["task"])
     assert algorithm is not None
-    model, task, failed = learnt(algorithm, cell["task"], seed, SIZES)
+    model, task, failed = learnt(cell["task"], seed, SIZES)
     features = features_of(model, algorithm, FEATURES, seed)
     kinds = {
         "neurons": (transcoders.neurons(model), NODES),

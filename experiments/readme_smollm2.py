@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from scipy import stats
+from record import half_interval
 
 from hagd_jax.causal.claims import FAITHFULNESS_GATE
 
@@ -15,12 +15,12 @@ TEXT = (
     "`smollm2.py`, `--features FOLDER`, `--mean 0.5`), trained under counterfactual ablation alone "
     "(“mean”: and under mean), judged on the test split. A circuit holds if it has faithfulness "
     "≥ .9, accuracy ≥ 85% of the model's and KL ≤ 30% of the empty circuit's; “near”: with "
-    "faithfulness from .7 to 1.3, as the judge wants it. Shares of all nodes; "
+    "faithfulness from .7 to 1.3, as the judge asks among other things. Shares of all nodes; "
     "of two seeds both ends; of more, mean ± half of the 95% interval (Student's t):"
 )
 HEAD = (
-    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from", "signed IG",
-    "masks near from", "EAP-IG near from",
+    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from",
+    "signed IG holds from", "masks near from", "EAP-IG near from",
     "masks of 5%: faithfulness", "their KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
     "its KL", "CMD of masks", "CMD of EAP-IG", "CMD of signed IG",
     "seeds in which masks' CMD is below EAP-IG's",
@@ -97,5 +97,5 @@ def interval(values: list[float], form: str = "{:.2f}") -> str:
         return form.format(values[0])
     if len(values) == 2:
         return f"{form.format(min(values))} to {form.format(max(values))}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    half = half_interval(values)
     return f"{form.format(np.mean(values))} ± {form.format(half)}"

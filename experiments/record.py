@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich
 from rich.table import Table
+from scipy import stats
 
 import hagd_jax
 from hagd_jax.files import finite
@@ -67,6 +69,14 @@ def write(name: str, result: dict[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
     return path
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half of the 95% interval of a mean (Student's t); 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def command(argv: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import time
 
 import jax
 import numpy as np
-from scipy import stats
+from record import half_interval
 
 import hagd_jax as hagd
 from hagd_jax import tasks, transcoders
@@ -31,9 +31,11 @@ def trained(algorithm: tasks.Algorithm, seed: int, layers: int = 0) -> hagd.mode
 
 
 def learnt(
-    algorithm: tasks.Algorithm, name: str, seed: int, sizes: tasks.Sizes
+    name: str, seed: int, sizes: tasks.Sizes
 ) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
     """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
+    algorithm = tasks.small_algorithm(name)
+    assert algorithm is not None
     for failed in range(5):
         model = trained(algorithm, seed + 100 * failed)
         task = tasks.task(name, model, sizes=sizes, seed=seed)
@@ -113,9 +115,7 @@ def summary(rows: list[Row], *by: str) -> list[Row]:
     found = []
     for key, own in groups.items():
         values = np.array([row["preservation"] for row in own])
-        half = 0.0
-        if len(values) > 1 and values.std() > 0:
-            half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        half = half_interval(values)
         found.append(dict(zip(by, key, strict=True)) | {
             "seeds": len(values), "preservation": round(float(values.mean()), 4),
             "low": round(float(values.mean() - half), 4),
