@@ -25,13 +25,12 @@ from small_models import learnt
 
 import hagd_jax as hagd
 from hagd_jax import meta, tasks
-from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
 from hagd_jax.causal import behaviour, size_curve
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
-from hagd_jax.interventions import Nodes
+from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, Tree, repair, search_masks, top_nodes
 from hagd_jax.tasks import Sizes
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import Nodes, neurons
 
 VARIANTS = (
     "whole", "no levels", "levels by lot", "layers as level", "no scores", "learner's scores",

@@ -18,7 +18,7 @@ from cells import Row, measure_cells
 from record import RESULTS, write
 from small_models import circuit_of, features_of, judged, learnt, summary
 
-from hagd_jax import tasks, transcoders
+from hagd_jax import tasks, units
 from hagd_jax.tasks import Sizes
 
 SIZES = Sizes(discover=512, select=128, test=256)
@@ -33,8 +33,8 @@ def measure(cell: Row) -> list[Row]:
     model, task, failed = learnt(cell["task"], seed, SIZES)
     features = features_of(model, algorithm, FEATURES, seed)
     kinds = {
-        "neurons": (transcoders.neurons(model), NODES),
-        "features": (transcoders.as_dictionary(model, features, keep_error=False), NODES[1:]),
+        "neurons": (units.neurons(model), NODES),
+        "features": (units.as_dictionary(model, features, keep_error=False), NODES[1:]),
     }
     rows = []
     for kind, (nodes, sizes) in kinds.items():

@@ -30,7 +30,7 @@ import numpy as np
 from attribution_setup import random_model, random_prompt, random_transcoder
 from record import record
 
-from hagd_jax.attribution import AttributionConfig, attribute, scores
+from hagd_jax.graphs import AttributionConfig, attribute, scores
 
 SIZES: dict[str, list[tuple[int, int, int]]] = {  # layers, tokens, features
     "features": [(12, 32, n) for n in (512, 1024, 2048, 4096, 8192)],

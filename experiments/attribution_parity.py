@@ -30,7 +30,7 @@ import numpy as np
 from record import record
 
 from hagd_jax import models, transcoders
-from hagd_jax.attribution import (
+from hagd_jax.graphs import (
     AttributionConfig,
     AttributionGraph,
     attribute,
@@ -39,8 +39,8 @@ from hagd_jax.attribution import (
     prune,
     scores,
 )
-from hagd_jax.attribution.graph import FEATURE, LOGIT
-from hagd_jax.transcoders import FeatureEdit, intervene
+from hagd_jax.graphs.graph import FEATURE, LOGIT
+from hagd_jax.units import FeatureEdit, intervene
 
 LIMITS = {"weights": 2e-5, "influence": 1e-5, "scores": 1e-5, "identity": 1e-5, "edits": 1e-4}
 REGIMES = {"direct": "direct", "freeze_attention": "freeze_attn", "free": "free"}

@@ -26,8 +26,8 @@ from record import record
 from transcoder_setup import MODEL, smollm2
 
 from hagd_jax import transcoders
-from hagd_jax.attribution import AttributionConfig, attribute, influence, prune, scores
-from hagd_jax.attribution.graph import FEATURE
+from hagd_jax.graphs import AttributionConfig, attribute, influence, prune, scores
+from hagd_jax.graphs.graph import FEATURE
 
 PROMPTS = {
     "ioi": ("When Mary and John went to the store, John gave a drink to", " Mary"),

@@ -42,8 +42,8 @@ import numpy as np
 from attribution_setup import ACTIVE, KINDS, random_model, random_prompt, random_transcoder
 from record import record
 
-from hagd_jax.attribution import AttributionConfig, AttributionGraph, attribute
-from hagd_jax.attribution.graph import FEATURE
+from hagd_jax.graphs import AttributionConfig, AttributionGraph, attribute
+from hagd_jax.graphs.graph import FEATURE
 
 THREADS = 2
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from record import record
 
 from hagd_jax import models
-from hagd_jax.interventions import Nodes, Space, add, chain, freeze, mask_nodes, replace
+from hagd_jax.interventions import add, chain, freeze, replace
+from hagd_jax.units import Nodes, Space, mask_nodes
 
 SHAPE = (2, 32)  # prompts, tokens
 

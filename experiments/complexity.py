@@ -29,8 +29,8 @@ import numpy as np
 from record import RESULTS, record
 
 from hagd_jax import meta, models
-from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, Tree, search_masks
 from hagd_jax.tasks.base import make_prompts
 

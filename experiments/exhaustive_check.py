@@ -18,9 +18,9 @@ import numpy as np
 from cells import Row, measure_cells
 
 from hagd_jax import models
-from hagd_jax.attribution import GradientConfig, mean_scores
-from hagd_jax.baselines import eap_ig, exhaustive
+from hagd_jax.baselines import exhaustive
 from hagd_jax.models import forward
+from hagd_jax.scores import GradientConfig, eap_ig, mean_scores
 from hagd_jax.search import (
     MaskConfig,
     RepairConfig,

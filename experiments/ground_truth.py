@@ -23,10 +23,12 @@ import jax
 import numpy as np
 from cells import Row, measure_cells
 
-from hagd_jax import baselines
-from hagd_jax.attribution import GradientConfig
-from hagd_jax.causal import components, parts_of
-from hagd_jax.causal.ground_truth import (
+from hagd_jax.causal.metrics import auroc
+from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, patching
+from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
+from hagd_jax.search.parts import count, flat, unflat
+from hagd_jax.search.top import highest
+from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
     compile_program,
@@ -37,10 +39,7 @@ from hagd_jax.causal.ground_truth import (
     scrambled,
     true_edges,
 )
-from hagd_jax.causal.metrics import auroc
-from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
-from hagd_jax.search.parts import count, flat, unflat
-from hagd_jax.search.top import highest
+from hagd_jax.units import components, parts_of
 
 SEARCH = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)
 REPAIR = RepairConfig(rounds=20, pairs=6, batch_size=64)
@@ -109,12 +108,10 @@ def rows_of(model, prompts, parts, truth: np.ndarray, seed: int):
     for name in ("eap", "eap_ig"):
         began = time.monotonic()
         if edges:
-            scores = {"eap": baselines.eap_edges, "eap_ig": baselines.eap_ig_edges}[name](
-                model, prompts, batch_size=64
-            )
+            scores = {"eap": eap_edges, "eap_ig": eap_ig_edges}[name](model, prompts, batch_size=64)
         else:
-            steps = baselines.patching.PATH if name == "eap_ig" else baselines.patching.CLEAN
-            scores = baselines.eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
+            steps = patching.PATH if name == "eap_ig" else patching.CLEAN
+            scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
         row = flat(parts, scores)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
             took = time.monotonic() - began

@@ -25,7 +25,10 @@ import numpy as np
 from record import record
 
 from hagd_jax.causal import named_edges
-from hagd_jax.causal.ground_truth import (
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.tasks import Prompts
+from hagd_jax.testbeds import (
     PROGRAMS,
     Compiled,
     compile_program,
@@ -33,10 +36,7 @@ from hagd_jax.causal.ground_truth import (
     necessary_edges,
     program_edges,
 )
-from hagd_jax.errors import InputError
-from hagd_jax.interventions import Edges
-from hagd_jax.models import LanguageModel, forward
-from hagd_jax.tasks import Prompts
+from hagd_jax.units import Edges
 
 PUBLISHED = {"reverse": {"zero": 10, "resample": 2}, "xproportion": {"zero": 5, "resample": 3}}
 

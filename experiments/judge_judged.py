@@ -8,7 +8,7 @@ random circuits of the same size accepted; of true circuits without one of their
 rejected; of those with one idle unit more at least 95% fail minimality; nothing accepted on models
 whose weights were permuted. Writes results/judge_judged.json.
 
-Two sorts of models. Those written by hand (`causal.ground_truth.hand_built`), each in several
+Two sorts of models. Those written by hand (`testbeds.hand_built`), each in several
 guises (heads and neurons change places, the stream is turned at random), with circuits of nodes,
 read under mean and resample ablation. And RASP programs compiled by Tracr, with circuits of edges,
 read under resample ablation. Circuits are recorded as found under counterfactual ablation. Inputs
@@ -27,8 +27,12 @@ from typing import Any
 import numpy as np
 from record import record
 
-from hagd_jax.causal import Circuit, EdgeCircuit, Node, ValidateConfig, components, validate
-from hagd_jax.causal.ground_truth import (
+from hagd_jax.causal import Circuit, EdgeCircuit, Node, ValidateConfig, validate
+from hagd_jax.causal.metrics import accuracy
+from hagd_jax.causal.negative import permuted
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks import SPLITS, Task, Text
+from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
     as_task,
@@ -39,11 +43,7 @@ from hagd_jax.causal.ground_truth import (
     program_edges,
     scrambled,
 )
-from hagd_jax.causal.metrics import accuracy
-from hagd_jax.causal.negative import permuted
-from hagd_jax.models import LanguageModel
-from hagd_jax.tasks import SPLITS, Task, Text
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import components, neurons
 
 # What is told beside the verdict is left out.
 CONFIG = ValidateConfig(

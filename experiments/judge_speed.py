@@ -27,9 +27,8 @@ from record import record
 
 from hagd_jax import models, tasks
 from hagd_jax.causal import behaviour
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import forward
-from hagd_jax.transcoders import blocks
+from hagd_jax.units import Nodes, blocks
 
 PASSES = 25
 

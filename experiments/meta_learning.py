@@ -30,29 +30,22 @@ from cells import RUNS
 from record import record
 from scipy import stats
 
-from hagd_jax import meta, tasks
-from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
+from hagd_jax import meta, tasks, testbeds
 from hagd_jax.causal import behaviour
 from hagd_jax.causal.evaluate import KL_GATE
-from hagd_jax.causal.ground_truth import (
-    PROGRAMS,
-    compile_program,
-    compiled_prompts,
-    hand_built,
-    scrambled,
-)
 from hagd_jax.causal.metrics import auroc
-from hagd_jax.interventions import Nodes
 from hagd_jax.meta.learner import states
 from hagd_jax.models import LanguageModel
+from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, measured_losses, repair, search_masks
 from hagd_jax.tasks import Prompts, Sizes
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import PROGRAMS, compile_program, compiled_prompts, hand_built, scrambled
+from hagd_jax.units import Nodes, neurons
 
 K, MOST = 16, 96
 GRADIENTS = GradientConfig(batch_size=32)
 MASKS = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, start=1.0)
-SMALL = tasks.TrainConfig(d_model=64, n_heads=4, d_mlp=64)
+SMALL = testbeds.TrainConfig(d_model=64, n_heads=4, d_mlp=64)
 ALGORITHMS = ("parity", "sorting", "induction", "dyck")
 Known = tuple[LanguageModel, Prompts, np.ndarray]
 
@@ -90,7 +83,7 @@ def trained(seed: int, name: str) -> Known:
     """The least of some sizes whose circuit keeps 97% and both gates under two ablations."""
     algorithm = tasks.small_algorithm(name)
     assert algorithm is not None
-    model = tasks.train_small(algorithm, seed=seed, config=SMALL)
+    model = testbeds.train_small(algorithm, seed=seed, config=SMALL)
     task = tasks.task(name, model, sizes=Sizes(256, 64, 128), seed=seed)
     prompts, space = task.splits["discover"], neurons(model).space
     scores = mean_scores(model, prompts[:MOST], GRADIENTS)

@@ -21,7 +21,7 @@ from cells import Row, measure_cells
 from record import RESULTS, write
 from small_models import circuit_of, features_of, judged, summary, trained
 
-from hagd_jax import tasks, transcoders
+from hagd_jax import tasks, units
 from hagd_jax.tasks import Sizes
 
 SIZES = Sizes(discover=512, select=128, test=256)
@@ -45,7 +45,7 @@ def measure(cell: Row) -> list[Row]:
     rows = []
     for by, count in (("whole", WHOLE[layers]), ("searched", SEARCHED[layers])):
         found = features_of(model, algorithm, count, seed)
-        nodes = transcoders.as_dictionary(model, found, keep_error=False)
+        nodes = units.as_dictionary(model, found, keep_error=False)
         for size in NODES if by == "searched" else (nodes.space.nodes,):
             mask, seconds = circuit_of(model, task, nodes, size, seed)
             own = {"by": by, "search_seconds": round(seconds, 1)}

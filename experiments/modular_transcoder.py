@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from record import record
 
-from hagd_jax import models, tasks, transcoders
+from hagd_jax import models, tasks, testbeds, transcoders
 from hagd_jax.cli.extract import SMALL_FEATURES
+from hagd_jax.corpus import Batch, corpus_of_tokens
 from hagd_jax.tasks import modular
 
 P = 53
@@ -33,16 +34,16 @@ def main() -> None:
 
 
 def row(seed: int) -> dict[str, float]:
-    model = tasks.train_modular(P, seed=seed)
+    model = testbeds.train_modular(P, seed=seed)
     shares = modular.shares(P)
-    corpus = transcoders.corpus_of_tokens("pairs", modular.tokens(shares["train"], P), model)
+    corpus = corpus_of_tokens("pairs", modular.tokens(shares["train"], P), model)
     began = time.monotonic()
     transcoder = transcoders.train(model, corpus, dataclasses.replace(SMALL_FEATURES, seed=seed))
     jax.block_until_ready(transcoder.params)
     seconds = time.monotonic() - began
     pairs = np.concatenate([shares[split] for split in tasks.SPLITS])
     tokens, answer = modular.tokens(pairs, P), pairs.sum(1) % P
-    batch = transcoders.Batch(tokens, np.ones(tokens.shape, np.float32))
+    batch = Batch(tokens, np.ones(tokens.shape, np.float32))
     last = batch._replace(weight=np.eye(3, dtype=np.float32)[[2] * len(tokens)])
     full = models.forward(model, tokens).logits
     replaced = models.forward(model, tokens, transcoders.replace_mlps(transcoder)).logits

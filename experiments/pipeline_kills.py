@@ -24,10 +24,11 @@ import jax
 import numpy as np
 from record import record
 
-from hagd_jax import models, pipeline, transcoders
+from hagd_jax import models, pipeline
+from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Task, Text, make_prompts
-from hagd_jax.transcoders import CorpusConfig, TrainConfig
+from hagd_jax.transcoders import TrainConfig
 
 MODEL = models.DecoderConfig(
     vocab_size=64, n_layers=3, d_model=32, n_heads=2, d_mlp=64, max_positions=16
@@ -71,7 +72,7 @@ def work(folder: Path) -> None:
     model = models.init(MODEL, jax.random.key(SEED))
     rng = np.random.default_rng(SEED)
     rows = rng.integers(1, 64, (400, 16))
-    corpus = transcoders.corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
+    corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
     sides = rng.integers(1, 64, (2, 32, 8)).tolist()
     prompts = make_prompts(*sides, [1] * 32, [2] * 32, vocab_size=64)
     task = Task("random", "Nothing.", {"discover": prompts}, {"discover": (Text(*"abcde"),) * 32})

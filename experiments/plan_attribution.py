@@ -26,14 +26,14 @@ import jax.numpy as jnp
 from record import record
 
 from hagd_jax import models, parallel, transcoders
-from hagd_jax.attribution import AttributionConfig
-from hagd_jax.attribution.frozen import Frozen, run_sites
-from hagd_jax.attribution.memory import memory_of
-from hagd_jax.attribution.prompt import run_pass
-from hagd_jax.attribution.rows import Targets, rows
-from hagd_jax.attribution.sources import Sources, gathered, source_sites
-from hagd_jax.attribution.stored_rows import Columns
-from hagd_jax.transcoders.dictionary import Features
+from hagd_jax.graphs import AttributionConfig
+from hagd_jax.graphs.frozen import Frozen, run_sites
+from hagd_jax.graphs.memory import memory_of
+from hagd_jax.graphs.prompt import run_pass
+from hagd_jax.graphs.rows import Targets, rows
+from hagd_jax.graphs.sources import Sources, gathered, source_sites
+from hagd_jax.graphs.stored_rows import Columns
+from hagd_jax.units.features import Features
 
 MODEL = "llama-2-70b"
 SLICES = (("v5p:4x4x2", "data=1,model=32"), ("v5p:4x4x4", "data=2,model=32"),

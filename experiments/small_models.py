@@ -10,12 +10,13 @@ import numpy as np
 from record import half_interval
 
 import hagd_jax as hagd
-from hagd_jax import tasks, transcoders
-from hagd_jax.attribution import GradientConfig
+from hagd_jax import tasks, testbeds, transcoders, units
 from hagd_jax.causal import behaviour
 from hagd_jax.cli.extract import SMALL_FEATURES
-from hagd_jax.interventions import Nodes
+from hagd_jax.corpus import corpus_of_tokens
+from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
+from hagd_jax.units import Nodes
 
 Row = dict
 # Found under counterfactual ablation; the others nobody optimised for.
@@ -26,8 +27,8 @@ STEPS = 1500
 
 
 def trained(algorithm: tasks.Algorithm, seed: int, layers: int = 0) -> hagd.models.LanguageModel:
-    config = dataclasses.replace(tasks.TrainConfig(), n_layers=layers)
-    return tasks.train_small(algorithm, seed=seed, config=config)
+    config = dataclasses.replace(testbeds.TrainConfig(), n_layers=layers)
+    return testbeds.train_small(algorithm, seed=seed, config=config)
 
 
 def learnt(
@@ -40,7 +41,7 @@ def learnt(
         model = trained(algorithm, seed + 100 * failed)
         task = tasks.task(name, model, sizes=sizes, seed=seed)
         prompts = task.splits["select"]
-        everything = Nodes.full(transcoders.neurons(model).space, True)
+        everything = Nodes.full(units.neurons(model).space, True)
         found = behaviour(
             model, prompts, [everything], ablation="counterfactual", candidates=task.candidates,
             batch_size=128,
@@ -54,8 +55,8 @@ def features_of(
     model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int
 ) -> transcoders.Transcoder:
     """A transcoder of `count` features a layer, half of them active, and a bit more."""
-    seen, _ = algorithm.table("train", tasks.MOST_EXAMPLES)
-    corpus = transcoders.corpus_of_tokens("what the model was trained on", seen, model)
+    seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
+    corpus = corpus_of_tokens("what the model was trained on", seen, model)
     config = dataclasses.replace(
         SMALL_FEATURES, features=str(count), k=max(1, round(0.6 * count)), seed=seed,
         tokens=STEPS * SMALL_FEATURES.batch_size * seen.shape[-1],
@@ -64,14 +65,14 @@ def features_of(
 
 
 def circuit_of(
-    model: hagd.models.LanguageModel, task: tasks.Task, nodes: transcoders.Dictionary, size: int,
+    model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, size: int,
     seed: int,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Masks from signed IG, then repair; and how many seconds they took."""
     prompts, began = task.splits["discover"], time.monotonic()
     if size >= nodes.space.nodes:
         return Nodes.full(nodes.space, True), 0.0
-    scores = hagd.attribution.mean_scores(
+    scores = hagd.scores.mean_scores(
         model, prompts[:256], GradientConfig(batch_size=64), dictionary=nodes
     )
     found, _ = search_masks(model, prompts, scores, [size], SEARCH, dictionary=nodes, seed=seed)
@@ -81,7 +82,7 @@ def circuit_of(
 
 
 def judged(
-    model: hagd.models.LanguageModel, task: tasks.Task, nodes: transcoders.Dictionary, mask: Nodes,
+    model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, mask: Nodes,
     seed: int,
 ) -> list[Row]:  # fmt: skip
     """One row an ablation: what is kept of accuracy, and what is left without the circuit."""

@@ -30,14 +30,14 @@ import numpy as np
 from cells import RUNS, Row, measure_cells
 
 import hagd_jax as hagd
-from hagd_jax import baselines
-from hagd_jax.attribution import GradientConfig, node_graph
+from hagd_jax import scores
 from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
-from hagd_jax.interventions import Nodes
+from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import MaskConfig, Tree, search_masks, top_nodes
 from hagd_jax.tasks import Sizes
+from hagd_jax.units import Nodes
 
 TASKS = ("ioi", "greater_than", "agreement", "pronouns", "continents", "capitals")
 PROMPTS = {"capitals": Sizes(discover=64, select=64, test=64)}
@@ -55,9 +55,9 @@ PATH = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
 def loaded(features: str) -> tuple:
     model = hagd.models.load("smollm2-135m")
     if not features:
-        return model, hagd.transcoders.neurons(model)
+        return model, hagd.units.neurons(model)
     found = hagd.transcoders.load(features, model=model)
-    return model, hagd.transcoders.as_dictionary(model, found)
+    return model, hagd.units.as_dictionary(model, found)
 
 
 class Discovered(NamedTuple):
@@ -77,7 +77,7 @@ def discovered(cell: Row, name: str, features: str, masks: MaskConfig) -> Discov
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
     prompts, total = task.splits["discover"], nodes.space.nodes
     began = time.monotonic()
-    ig = hagd.attribution.mean_scores(
+    ig = hagd.scores.mean_scores(
         model, prompts[:SCORED], GradientConfig(batch_size=16), dictionary=nodes
     )
     jax.block_until_ready(ig.heads)
@@ -100,7 +100,7 @@ def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]
     model, nodes = loaded(features)
     own = discovered(cell, name, features, masks)
     began = time.monotonic()
-    eap = baselines.eap_ig(model, own.task.splits["discover"][:SCORED], PATH, dictionary=nodes)
+    eap = scores.eap_ig(model, own.task.splits["discover"][:SCORED], PATH, dictionary=nodes)
     jax.block_until_ready(eap.heads)
     took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
     sizes = counts(nodes.space.nodes)

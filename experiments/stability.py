@@ -24,7 +24,7 @@ from smollm2 import MASKS, discovered
 import hagd_jax as hagd
 from hagd_jax import tasks
 from hagd_jax.tasks import Sizes
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import neurons
 
 
 def jaccard(rows: list[np.ndarray]) -> float:

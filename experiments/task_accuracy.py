@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from record import record
 
-from hagd_jax import models, tasks
+from hagd_jax import models, tasks, testbeds
 
 SEED = 0
 FIT = 0.8  # accuracy on the test split, from which a circuit can be claimed
@@ -76,7 +76,7 @@ def small(algorithm: tasks.Algorithm, seed: int) -> tuple[list[dict], dict]:
     """Rows of a model that is trained here, and how its training went."""
     steps: list[int] = []
     start, cpu = time.perf_counter(), time.process_time()
-    model = tasks.train_small(
+    model = testbeds.train_small(
         algorithm, seed=seed, on_step=lambda step, total, metrics: steps.append(step)
     )
     jax.block_until_ready(model.params)
@@ -84,7 +84,7 @@ def small(algorithm: tasks.Algorithm, seed: int) -> tuple[list[dict], dict]:
     task = tasks.task(algorithm.name, model, sizes=tasks.Sizes(MOST, MOST, MOST))
     training = {
         "model": model.name,
-        "examples": len(algorithm.table("train", tasks.MOST_EXAMPLES)[0]),
+        "examples": len(algorithm.table("train", testbeds.MOST_EXAMPLES)[0]),
         "steps": steps[-1],
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),

@@ -40,6 +40,7 @@ from record import record
 from transcoder_setup import MODEL, advance, begin, smollm2, take
 
 from hagd_jax import models, parallel, transcoders
+from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.transcoders import native, training
 from hagd_jax.transcoders.losses import LossConfig
 
@@ -77,7 +78,7 @@ def main() -> None:
 def on_cpu(text: Path) -> list[dict[str, Any]]:
     """The measured step, its limit, and the parts of its time."""
     model = smollm2()
-    corpus = transcoders.open_corpus(text, model, transcoders.CorpusConfig(length=128))
+    corpus = open_corpus(text, model, CorpusConfig(length=128))
     batches = take(corpus, TRAIN.batch_size, WARM + STEPS + 1)
     config, steps = TRAIN.transcoder(model.config), 100
     state = advance(begin(model, TRAIN, batches), model, TRAIN, batches[:WARM], steps)

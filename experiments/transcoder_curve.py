@@ -41,6 +41,7 @@ from record import record
 from transcoder_setup import MODEL, advance, begin, smollm2, take
 
 from hagd_jax import parallel, transcoders
+from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.files import write_atomic
 from hagd_jax.pipeline.run_folder import open_run
 from hagd_jax.transcoders import native, training
@@ -65,8 +66,8 @@ def main() -> None:
     began = time.monotonic()
     jax.config.update("jax_num_cpu_devices", 2)
     model = smollm2(parallel.make_mesh(args.mesh) if args.mesh else None)
-    config = transcoders.CorpusConfig(length=args.length)
-    corpus = transcoders.open_corpus(args.text, model, config)
+    config = CorpusConfig(length=args.length)
+    corpus = open_corpus(args.text, model, config)
     held_out = take(corpus, args.batch, args.held_out, part="held_out")
     rows, fits = [], {}
 

@@ -26,7 +26,8 @@ import numpy as np
 from record import record
 
 from hagd_jax import models, pipeline, transcoders
-from hagd_jax.transcoders import CorpusConfig, LossConfig, TrainConfig
+from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
+from hagd_jax.transcoders import LossConfig, TrainConfig
 
 MODEL = models.DecoderConfig(
     vocab_size=64, n_layers=3, d_model=32, n_heads=2, d_mlp=64, max_positions=16
@@ -71,7 +72,7 @@ def work(folder: Path) -> None:
     """Train in a folder, from wherever it was."""
     model = models.init(MODEL, jax.random.key(SEED))
     rows = np.random.default_rng(SEED).integers(1, 64, (400, 16))
-    corpus = transcoders.corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
+    corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
     run = pipeline.open_run(folder, dataclasses.asdict(TRAIN))
     saved = run.checkpoints.steps()
     if saved:

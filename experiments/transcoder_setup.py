@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hagd_jax import models, parallel, transcoders
+from hagd_jax import models, parallel
+from hagd_jax.corpus import Batch
 from hagd_jax.models.hub import packaged_gguf
 from hagd_jax.transcoders import training
 
@@ -26,7 +27,7 @@ def smollm2(mesh: jax.sharding.Mesh | None = None) -> models.LanguageModel:
 
 def take(
     corpus: Any, batch_size: int, count: int, *, start: int = 0, part: str = "train"
-) -> list[transcoders.Batch]:
+) -> list[Batch]:
     """Batches number `start` and on of a part of a corpus; the same every time."""
     return list(itertools.islice(corpus.batches(batch_size, part=part), start, start + count))
 

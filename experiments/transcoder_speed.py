@@ -57,6 +57,7 @@ from safetensors.numpy import load_file
 from transcoder_setup import MODEL, advance, begin, smollm2, take
 
 from hagd_jax import models, parallel, transcoders
+from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.transcoders import native, training
 from hagd_jax.transcoders.evaluate import evaluate
 from hagd_jax.transcoders.losses import LossConfig
@@ -82,8 +83,8 @@ def main() -> None:
         learning_rate=args.learning_rate,
         loss=LossConfig(jacobian=0.0),  # the peer's loss
     )
-    config = transcoders.CorpusConfig(length=args.length)
-    corpus = transcoders.open_corpus(args.text, model, config)
+    config = CorpusConfig(length=args.length)
+    corpus = open_corpus(args.text, model, config)
     batches = take(corpus, args.batch, args.rounds * args.block)
     held_out = take(corpus, args.batch, args.held_out, part="held_out")
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,8 +3,8 @@
     python experiments/two_hop.py --out runs/two_hop
 
 Trains transcoders of 20 hand-built Boolean models whose chains A → B → C are known
-(`hagd_jax/tasks/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all), each
-with and without the paper's prediction head and the Jacobian loss, under four pressures towards
+(`hagd_jax/testbeds/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all),
+each with and without the paper's prediction head and the Jacobian loss, under four pressures towards
 sparsity; then other weights of the Jacobian loss, and the default one token in eight (`every`).
 Prints a row as soon as it is known and keeps it in the folder given; killed at any moment, the same
 command goes on after the last. Takes three quarters of an hour on two CPU cores; `seconds` counts
@@ -46,12 +46,12 @@ from rich.progress import track
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.pipeline.run_folder import open_run
-from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
+from hagd_jax.testbeds.skipping import skip_share
+from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 from hagd_jax.transcoders import Transcoder, decode, encode, init
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.faithfulness import jacobian_match
 from hagd_jax.transcoders.losses import LossConfig
-from hagd_jax.transcoders.skipping import skip_share
 from hagd_jax.transcoders.training import TrainConfig, TrainState, finish, init_state, moments, step
 
 SIZES = (

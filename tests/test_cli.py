@@ -8,13 +8,13 @@ import jax
 import pytest
 
 from hagd_jax import models, transcoders
-from hagd_jax.attribution import load_graph
-from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.causal import Circuit
 from hagd_jax.cli import main
+from hagd_jax.graphs import load_graph
+from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
-from hagd_jax.tasks import TrainConfig, train_modular
 from hagd_jax.tasks.modular import vocabulary
+from hagd_jax.testbeds import TrainConfig, train_modular
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import pytest
 
 import hagd_jax as hagd
 from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
-from hagd_jax.tasks import Text, TrainConfig, make_prompts
+from hagd_jax.tasks import Text, make_prompts
 from hagd_jax.tasks.batching import padded_batches
-from hagd_jax.tasks.small_training import decoder_config
+from hagd_jax.testbeds import TrainConfig
+from hagd_jax.testbeds.small_training import decoder_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -54,7 +55,7 @@ def test_the_second_snippet_is_an_intervention(model):
 
 
 def test_the_attribution_snippet_writes_a_graph(model, tmp_path, monkeypatch):
-    (snippet,) = [code for code in SNIPPETS if "attribution.attribute" in code]
+    (snippet,) = [code for code in SNIPPETS if "graphs.attribute" in code]
     monkeypatch.chdir(tmp_path)
     names = {"model": model, "transcoder": None}
     exec(compile(snippet, "README.md", "exec"), names)

@@ -1,15 +1,10 @@
 """Rivals: other ways to find a circuit, on the same nodes, edges and judge."""
 
 from hagd_jax.baselines.exhaustive import Exhaustive, exhaustive
-from hagd_jax.baselines.patching import eap, eap_edges, eap_ig, eap_ig_edges
 from hagd_jax.baselines.random import random_scores
 
 __all__ = [
     "Exhaustive",
-    "eap",
-    "eap_edges",
-    "eap_ig",
-    "eap_ig_edges",
     "exhaustive",
     "random_scores",
 ]

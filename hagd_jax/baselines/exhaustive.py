@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.causal import parts_of
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import RepairConfig, measured_losses
 from hagd_jax.search.parts import Parts, count, unflat
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Edges, Nodes, parts_of
 
 MOST = 20
 _AT_ONCE = 2048

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hagd_jax.interventions import Nodes, Space
+from hagd_jax.units import Nodes, Space
 
 
 def random_scores(space: Space, seed: int = 0) -> Nodes:

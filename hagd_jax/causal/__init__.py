@@ -1,9 +1,8 @@
 """The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, group_means, parts_of
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, group_means
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
-from hagd_jax.causal.components import Components, components
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
 from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
@@ -25,7 +24,6 @@ __all__ = [
     "Behaviour",
     "Circuit",
     "Claim",
-    "Components",
     "Edge",
     "EdgeCircuit",
     "Estimate",
@@ -40,14 +38,12 @@ __all__ = [
     "accuracy",
     "auroc",
     "behaviour",
-    "components",
     "curve_areas",
     "evaluate",
     "faithfulness",
     "group_means",
     "load_circuit",
     "named_edges",
-    "parts_of",
     "permutation_p",
     "preservation",
     "random_controls",

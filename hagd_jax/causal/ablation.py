@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal.components import Components
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Edges, Nodes, mean_of_sums, position_sums, zero_alternative
+from hagd_jax.interventions import mean_of_sums, position_sums, zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import padded_batches
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
+from hagd_jax.units.components import Components
 
-Parts = Dictionary | Components
 # A group of fewer prompts has no mean of its own.
 _FEW = 4
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
@@ -85,7 +85,7 @@ def behaviour(
             fit the model.
 
     Example:
-        >>> everything = Nodes.full(hagd.transcoders.neurons(model).space, True)
+        >>> everything = Nodes.full(hagd.units.neurons(model).space, True)
         >>> behaviour(model, prompts, [everything], ablation="zero").kl.max()
         0.0
     """
@@ -120,13 +120,6 @@ def behaviour(
     )
     first = 0 if with_model else 1
     return Behaviour(*(rows[first:, : len(prompts)] for rows in joined))
-
-
-def parts_of(model: LanguageModel, source: Parts | Transcoder | None) -> Parts:
-    """What circuits of a model consist of: nodes of a dictionary, or edges between components."""
-    if isinstance(source, Components):
-        return source
-    return as_dictionary(model, source).bare()
 
 
 def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
-from hagd_jax.interventions import Nodes, Space
-from hagd_jax.transcoders import Dictionary
-from hagd_jax.transcoders.dictionary import MLPS, NEURONS
+from hagd_jax.units import Dictionary, Nodes, Space
+from hagd_jax.units.dictionary import MLPS, NEURONS
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
@@ -148,7 +147,7 @@ class Circuit:
         """Refuse a model, or a dictionary of it, whose nodes are not the circuit's.
 
         Args:
-            dictionary: Of the model, see `transcoders.as_dictionary`. A transcoder is known by
+            dictionary: Of the model, see `units.as_dictionary`. A transcoder is known by
                 its digest, since folders move.
 
         Raises:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.causal.circuit import BROKEN, FORMAT, Circuit, plain_config, require_kinds
-from hagd_jax.causal.components import Components
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
-from hagd_jax.interventions import Edges
 from hagd_jax.models import DecoderConfig
+from hagd_jax.units import Edges
+from hagd_jax.units.components import Components
 
 EDGES = "edges"
 

@@ -22,10 +22,10 @@ from hagd_jax.causal.metrics import (
     ratio_of_means,
 )
 from hagd_jax.errors import ConfigError
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Task
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Nodes, as_dictionary
 
 # A mean metric alone can be gamed, so a circuit's size is quoted only if these hold too.
 ACCURACY_GATE = 0.85

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.causal.ablation import Parts
 from hagd_jax.causal.circuit import Circuit
-from hagd_jax.causal.components import Components
 from hagd_jax.causal.edge_circuit import EdgeCircuit
-from hagd_jax.interventions import Edges, Nodes
+from hagd_jax.units import Edges, Nodes
+from hagd_jax.units.components import Components, Parts
 
 AnyCircuit = Circuit | EdgeCircuit
 Mask = Nodes | Edges

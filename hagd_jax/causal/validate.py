@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, Parts, behaviour, parts_of
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.claims import (
     CORE,
     HOLDS,
@@ -21,7 +21,6 @@ from hagd_jax.causal.claims import (
     specificity,
     stable,
 )
-from hagd_jax.causal.components import components
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.causal.evidence import Evidence, evidence
 from hagd_jax.causal.negative import permuted
@@ -29,7 +28,9 @@ from hagd_jax.causal.trials import AnyCircuit, Mask, Trials, existing, make_tria
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts, Task
-from hagd_jax.transcoders import Dictionary, Transcoder
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary
+from hagd_jax.units.components import Parts, components, parts_of
 
 
 @dataclasses.dataclass(frozen=True)

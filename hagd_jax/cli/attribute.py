@@ -16,16 +16,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import hagd_jax
-from hagd_jax import attribution, hierarchy, models, parallel, transcoders
-from hagd_jax.attribution import AttributionConfig, AttributionGraph
-from hagd_jax.attribution.graph import FEATURE
+from hagd_jax import graphs, hierarchy, models, parallel, transcoders
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
+from hagd_jax.graphs import AttributionConfig, AttributionGraph
+from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.report.feature_cards import token_text
 from hagd_jax.report.graph_data import word_of
 from hagd_jax.report.graph_page import graph_page
 from hagd_jax.report.progress import bars
-from hagd_jax.transcoders.dictionary import NEURONS
+from hagd_jax.units.dictionary import NEURONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     if command.features != NEURONS:
         nodes = transcoders.load(command.features, mesh=mesh, model=model)
     with bars() as progress:
-        graph = attribution.attribute(
+        graph = graphs.attribute(
             model,
             nodes,
             command.prompt,
@@ -104,8 +104,8 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts, supernodes=groups
     )
     if parallel.is_main():
-        attribution.save_graph(graph, command.out / "graph.safetensors")
-        attribution.to_neuronpedia(graph, command.out / "graph.json")
+        graphs.save_graph(graph, command.out / "graph.safetensors")
+        graphs.to_neuronpedia(graph, command.out / "graph.json")
         write_atomic(command.out / "report.html", page)
         rich.print(graph_table(graph))
         rich.print(f"Look at it: {escape(str(command.out / 'report.html'))}")
@@ -122,7 +122,7 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
     Returns:
         The table.
     """
-    found, worth = attribution.scores(graph), attribution.influence(graph)
+    found, worth = graphs.scores(graph), graphs.influence(graph)
     nodes = graph.nodes
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -153,7 +153,7 @@ def _targets(command: Attribute, model: models.LanguageModel) -> list | None:
         raise InputError(
             "target", got=f"{len(command.target)} beside --versus", expected="exactly one"
         )
-    return [attribution.logit_difference(model, command.target[0], command.versus)]
+    return [graphs.logit_difference(model, command.target[0], command.versus)]
 
 
 def _names(

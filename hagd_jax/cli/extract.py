@@ -14,14 +14,15 @@ import tyro
 from rich.markup import escape
 
 import hagd_jax
-from hagd_jax import models, parallel, pipeline, tasks, transcoders
+from hagd_jax import models, parallel, pipeline, tasks, testbeds, transcoders, units
 from hagd_jax.cli.cluster import Cluster
 from hagd_jax.cli.train_transcoder import measure, trained
+from hagd_jax.corpus import corpus_of_tokens, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline import ExtractConfig, Stage
 from hagd_jax.report import Report, circuit_table, page, verdict_table
 from hagd_jax.report.progress import Bars, bars
-from hagd_jax.transcoders.dictionary import NEURONS
+from hagd_jax.units.dictionary import NEURONS
 
 TRANSCODER = "transcoder"
 # Twice as many features as the stream is wide, for 1,500 steps; measured on modular addition in
@@ -170,9 +171,9 @@ def _train(
         run.log("train", step=step, **metrics)
 
     run.rewind("train", 0)
-    model = tasks.train_small(algorithm, seed=seed, on_step=on_step)
+    model = testbeds.train_small(algorithm, seed=seed, on_step=on_step)
     progress.finish("train")
-    if reached < tasks.TrainConfig().target:
+    if reached < testbeds.TrainConfig().target:
         progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen inputs")
     return model
 
@@ -183,14 +184,14 @@ def _dictionary(
     model: models.LanguageModel,
     run: pipeline.RunFolder,
     progress: Bars,
-) -> transcoders.Dictionary:
+) -> units.Dictionary:
     """The nodes that `--features` names, for the model of this run."""
     if command.features == NEURONS:
-        return transcoders.neurons(model)
+        return units.neurons(model)
     if command.features == TRANSCODER:
-        return transcoders.as_dictionary(model, _features(command, name, model, run, progress))
+        return units.as_dictionary(model, _features(command, name, model, run, progress))
     found = transcoders.load(command.features, mesh=model.mesh, model=model, dtype=command.dtype)
-    return transcoders.as_dictionary(model, found)
+    return units.as_dictionary(model, found)
 
 
 def _features(
@@ -206,10 +207,10 @@ def _features(
         tokens = _STEPS * SMALL_FEATURES.batch_size * algorithm.width
         config = dataclasses.replace(SMALL_FEATURES, tokens=tokens)
     if command.corpus is not None:
-        corpus = transcoders.open_corpus(command.corpus, model, progress=progress.update)
+        corpus = open_corpus(command.corpus, model, progress=progress.update)
     elif algorithm is not None:
-        seen, _ = algorithm.table("train", tasks.MOST_EXAMPLES)
-        corpus = transcoders.corpus_of_tokens("what the model was trained on", seen, model)
+        seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
+        corpus = corpus_of_tokens("what the model was trained on", seen, model)
     else:
         raise ConfigError(
             "corpus",
@@ -230,7 +231,7 @@ def _features(
 def _report(
     command: Extract,
     model: models.LanguageModel,
-    nodes: transcoders.Dictionary,
+    nodes: units.Dictionary,
     result: pipeline.Result,
     facts: dict[str, str],
 ) -> Report:

@@ -16,10 +16,11 @@ from rich.markup import escape
 import hagd_jax
 from hagd_jax import models, parallel, pipeline, transcoders
 from hagd_jax.cli.cluster import Cluster
+from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.report.progress import Bars, bars
 from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
-from hagd_jax.transcoders import Corpus, CorpusConfig, Evaluation, TrainConfig, Transcoder
+from hagd_jax.transcoders import Evaluation, TrainConfig, Transcoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,7 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
     with bars() as progress:
         mesh = parallel.make_mesh(command.mesh)
         model = models.load(command.model, dtype=command.model_dtype, mesh=mesh)
-        corpus = transcoders.open_corpus(
-            command.corpus, model, command.text, progress=progress.update
-        )
+        corpus = open_corpus(command.corpus, model, command.text, progress=progress.update)
         transcoder = trained(
             model, corpus, command.config, run, progress, save_every=command.save_every
         )

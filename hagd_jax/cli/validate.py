@@ -14,14 +14,14 @@ import tyro
 from rich.markup import escape
 
 import hagd_jax
-from hagd_jax import models, parallel, tasks, transcoders
+from hagd_jax import models, parallel, tasks, transcoders, units
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import bars
 from hagd_jax.report.validation_page import validation_page
 from hagd_jax.tasks import Sizes
-from hagd_jax.transcoders.dictionary import MLPS, NEURONS
+from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,9 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     nodes = None
     if command.features != NEURONS:
         found = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
-        nodes = transcoders.as_dictionary(model, found, keep_error=command.keep_error)
+        nodes = units.as_dictionary(model, found, keep_error=command.keep_error)
     elif getattr(circuit, "dictionary", "") == MLPS:
-        nodes = transcoders.blocks(model)
+        nodes = units.blocks(model)
     task, *others = (
         tasks.task(each, model, sizes=command.sizes, seed=command.seed)
         for each in (name, *map(tasks.find, command.others))

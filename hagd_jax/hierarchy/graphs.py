@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.attribution import AttributionGraph, ComponentGraph, NodeGraph, TaskGraph
 from hagd_jax.errors import InputError
+from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import DENSE, Weights, weights
+from hagd_jax.scores import ComponentGraph, NodeGraph
 
 Graph = AttributionGraph | ComponentGraph | NodeGraph | TaskGraph
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hagd_jax.attribution import AttributionGraph, influence, prune
-from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.errors import InputError
+from hagd_jax.graphs import AttributionGraph, influence, prune
+from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import weights
 

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
-from hagd_jax.interventions.nodes import Nodes
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
-from hagd_jax.models import Chain, Context, DecoderConfig, Intervention, chain, scanned
+from hagd_jax.models import Context, DecoderConfig, Intervention, scanned
 from hagd_jax.models.sites import site_shape
 
 Values = Mapping[str, jax.Array]
@@ -86,33 +84,6 @@ def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
         The intervention.
     """
     return MaskHeads(jnp.asarray(mask, jnp.float32), alternative)
-
-
-def mask_nodes(mask: Nodes, alternative: Values) -> Chain:
-    """Keep heads and neurons where the mask is 1, replace them where it is 0.
-
-    Args:
-        mask: `Nodes` of bool or float; a prompt axis after the layers is allowed.
-        alternative: `head_out` and `neuron` values: a trace of other prompts (counterfactual), or
-            the result of `zero_alternative`, `mean_alternative` or `resample_alternative`.
-            Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
-
-    Returns:
-        The intervention.
-
-    Raises:
-        InputError: If the alternative lacks one of the two sites.
-    """
-    missing = [site for site in ("head_out", "neuron") if site not in alternative]
-    if missing:
-        raise InputError(
-            "alternative",
-            got=sorted(alternative),
-            expected=f"{missing} as well",
-            mend="Capture both `head_out` and `neuron`.",
-        )
-    neurons = MaskNeurons(mask.astype(jnp.float32).features, alternative["neuron"])
-    return chain(mask_heads(mask.heads, alternative["head_out"]), neurons)
 
 
 def zero_alternative(values: Values) -> dict[str, jax.Array]:

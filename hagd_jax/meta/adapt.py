@@ -10,11 +10,11 @@ import numpy as np
 
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.meta.learner import Learner
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.base import Prompts
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Nodes, as_dictionary
 
 MAGNITUDES = 6
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from hagd_jax.attribution import NodeGraph
-from hagd_jax.attribution.node_graph import HEAD
 from hagd_jax.errors import InputError
 from hagd_jax.hierarchy import Weights, embed
-from hagd_jax.interventions import Nodes
+from hagd_jax.scores import NodeGraph
+from hagd_jax.scores.node_graph import HEAD
+from hagd_jax.units import Nodes
 
 SPECTRAL = 4
 NODE_COLUMNS = (

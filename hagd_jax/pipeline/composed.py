@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.interventions import Nodes
 from hagd_jax.meta import Learner
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline import step_parts as parts
@@ -24,9 +23,9 @@ from hagd_jax.pipeline.step_parts import State, StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig, plan
 from hagd_jax.search import top_nodes
 from hagd_jax.search.mask_search import start
-from hagd_jax.transcoders import Dictionary
 from hagd_jax.transcoders import training as tc
 from hagd_jax.transcoders.normalise import Normalisation
+from hagd_jax.units import Dictionary, Nodes
 
 
 def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None = None) -> State:

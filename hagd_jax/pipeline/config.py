@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from hagd_jax.attribution import GradientConfig
 from hagd_jax.causal import JudgeConfig
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
+from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
 

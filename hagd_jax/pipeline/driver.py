@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax import meta
-from hagd_jax.attribution.flow import require_flow
+from hagd_jax.corpus import Corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
@@ -21,10 +21,12 @@ from hagd_jax.pipeline.config import Progress
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.step_parts import State, StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig, plan
+from hagd_jax.scores.flow import require_flow
 from hagd_jax.tasks import Task
 from hagd_jax.tasks.batching import batch_rows, padded_batches
-from hagd_jax.transcoders import Corpus, Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders import training as tc
+from hagd_jax.units import Dictionary, as_dictionary
 
 _PHASES = ("train", "attribute", "coarsen", "search")
 

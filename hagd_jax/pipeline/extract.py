@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from hagd_jax import meta
-from hagd_jax.attribution import GradientConfig, node_scores
 from hagd_jax.causal import (
     Circuit,
     SizePoint,
@@ -20,7 +19,6 @@ from hagd_jax.causal import (
     size_curve,
 )
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.config import ExtractConfig, Progress
@@ -28,10 +26,12 @@ from hagd_jax.pipeline.find import Found, find
 from hagd_jax.pipeline.levels import Coarse, levels
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.stages import Stage, require_stage
+from hagd_jax.scores import GradientConfig, node_scores
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Task
 from hagd_jax.tasks import task as find_task
-from hagd_jax.transcoders import Dictionary, Transcoder, as_dictionary
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Nodes, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,7 @@ def score(
     progress: Progress | None = None,
     save_every: float = 10.0,
 ) -> Nodes:
-    """Mean score of every node on the discover split; see `attribution.node_scores`.
+    """Mean score of every node on the discover split; see `scores.node_scores`.
 
     Args:
         model: The model.

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from hagd_jax.causal import size_curve, sizes_of
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.composed import circuits as circuits_of
@@ -19,7 +18,7 @@ from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.step_plan import StepConfig
 from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, top_nodes
 from hagd_jax.tasks import Task
-from hagd_jax.transcoders import Dictionary
+from hagd_jax.units import Dictionary, Nodes
 
 
 class Found(NamedTuple):

@@ -9,17 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax import meta
-from hagd_jax.attribution import GradientConfig, node_graph
 from hagd_jax.errors import CheckpointError
 from hagd_jax.hierarchy import clusters_of
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Task
-from hagd_jax.transcoders import Dictionary
+from hagd_jax.units import Dictionary, Nodes
 
 _FILE = "hierarchy.npz"
 

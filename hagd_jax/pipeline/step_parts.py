@@ -9,23 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.attribution.flow import directions, flow_arrays
-from hagd_jax.attribution.flow_edges import chosen_edges
-from hagd_jax.attribution.node_graph import EDGES_PER_NODE
 from hagd_jax.hierarchy import Weights, embed, kmeans
-from hagd_jax.interventions import Space
 from hagd_jax.meta import Learner, describe_arrays, logits
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.pipeline.step_plan import StepConfig
+from hagd_jax.scores.flow import directions, flow_arrays
+from hagd_jax.scores.flow_edges import chosen_edges
+from hagd_jax.scores.node_graph import EDGES_PER_NODE
 from hagd_jax.search import MaskState, Tree
 from hagd_jax.search.mask_search import start_logits, update
 from hagd_jax.search.objective import Target
 from hagd_jax.tasks.base import Prompts, logit_difference
-from hagd_jax.transcoders import Dictionary, neurons
 from hagd_jax.transcoders import training as tc
-from hagd_jax.transcoders.dictionary import Features
 from hagd_jax.transcoders.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
+from hagd_jax.units import Dictionary, Space, neurons
+from hagd_jax.units.features import Features
 
 
 class State(struct.PyTreeNode):

@@ -9,10 +9,10 @@ import numpy as np
 
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
-from hagd_jax.interventions import Space
 from hagd_jax.models import DecoderConfig
 from hagd_jax.search import MaskConfig, schedule
 from hagd_jax.transcoders import TrainConfig
+from hagd_jax.units import Space
 
 
 @dataclasses.dataclass(frozen=True)

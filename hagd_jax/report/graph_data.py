@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.attribution import AttributionGraph, Pruned, prune
-from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, LOGIT, strongest_into
+from hagd_jax.graphs import AttributionGraph, Pruned, prune
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
 from hagd_jax.report.words import inert
+from hagd_jax.units.graph import strongest_into
 
 # Nodes of one layer and position stand in rows of so many.
 _ACROSS = 12

@@ -10,8 +10,8 @@ from typing import Any
 from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, FixedTicker, PanTool, TapTool, WheelZoomTool
 
-from hagd_jax.attribution import AttributionGraph, Scores, scores
-from hagd_jax.attribution.graph import EMBEDDING, ERROR, FEATURE, KINDS, LOGIT
+from hagd_jax.graphs import AttributionGraph, Scores, scores
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, KINDS, LOGIT
 from hagd_jax.models import Tokenizer
 from hagd_jax.report.feature_cards import cards
 from hagd_jax.report.graph_data import graph_data, word_of

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal import parts_of
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.mask_search import init_masks, require_sizes, scan_steps
 from hagd_jax.search.objective import target_of
@@ -22,7 +20,8 @@ from hagd_jax.search.schedule import MaskConfig, schedule
 from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import batch_rows
-from hagd_jax.transcoders import Dictionary, Transcoder
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Edges, Nodes, parts_of
 
 
 def search_many(

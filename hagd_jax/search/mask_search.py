@@ -18,9 +18,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from hagd_jax.causal import parts_of
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
@@ -30,6 +28,7 @@ from hagd_jax.search.tree import Tree, draw, ranks, shifted
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Edges, Nodes, parts_of
 
 OnSteps = Callable[[int, int, dict[str, float]], None]
 
@@ -151,7 +150,7 @@ def search_masks(
             not fit.
 
     Example:
-        >>> scores = attribution.mean_scores(model, task.splits["discover"])
+        >>> scores = scores.mean_scores(model, task.splits["discover"])
         >>> circuits, _ = search_masks(model, task.splits["discover"], scores, [64, 32])
         >>> int(circuits[32].flat().sum())
         32

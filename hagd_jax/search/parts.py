@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal import Components
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.search.top import highest
-from hagd_jax.transcoders import Dictionary
+from hagd_jax.units import Components, Dictionary, Edges, Nodes
 
 Parts = Dictionary | Components
 

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal import behaviour, parts_of
+from hagd_jax.causal import behaviour
 from hagd_jax.errors import ConfigError
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.search.objective import Target, counterfactual, loss, target_of
 from hagd_jax.search.parts import Parts, flat, unflat
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Edges, Nodes, parts_of
 
 # A backward pass costs as much as two forward passes.
 GRADIENT = 3

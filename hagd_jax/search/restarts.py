@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Edges, Nodes
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.mask_search import search_masks
 from hagd_jax.search.parts import Parts
@@ -14,6 +13,7 @@ from hagd_jax.search.repair import RepairConfig, repair
 from hagd_jax.search.schedule import MaskConfig
 from hagd_jax.tasks.base import Prompts
 from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Edges, Nodes
 
 
 class Best(NamedTuple):

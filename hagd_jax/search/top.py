@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
+from hagd_jax.units import Nodes
 
 
 def top_nodes(scores: Nodes, size: int) -> Nodes:

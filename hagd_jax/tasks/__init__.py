@@ -21,19 +21,10 @@ from hagd_jax.tasks.base import (
 from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.choices import Choice, Choices, make_choices
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
-from hagd_jax.tasks.small_cache import small_model
-from hagd_jax.tasks.small_training import (
-    MOST_EXAMPLES,
-    TrainConfig,
-    train_modular,
-    train_small,
-)
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
-from hagd_jax.tasks.two_hop import TwoHop, TwoHopConfig, two_hop
 
 __all__ = [
     "ALGORITHMS",
-    "MOST_EXAMPLES",
     "SPLITS",
     "Algorithm",
     "Choice",
@@ -42,9 +33,6 @@ __all__ = [
     "Sizes",
     "Task",
     "Text",
-    "TrainConfig",
-    "TwoHop",
-    "TwoHopConfig",
     "algorithm_of",
     "batches",
     "check_prompts",
@@ -60,12 +48,8 @@ __all__ = [
     "read_logits",
     "single_tokens",
     "small_algorithm",
-    "small_model",
     "sorting",
     "task",
     "text_task",
-    "train_modular",
-    "train_small",
-    "two_hop",
     "word_token",
 ]

@@ -83,7 +83,7 @@ class Algorithm:
                 f"model {model.name}",
                 got=f"a vocabulary of {size}, {positions} positions",
                 expected=f"{len(self.words)} and {self.width}, for {self.name}",
-                mend="It needs a model of its own: hagd_jax.tasks.train_small.",
+                mend="It needs a model of its own: hagd_jax.testbeds.train_small.",
             )
 
     def examples(self, part: str, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -259,7 +259,7 @@ def recognise(name: str, model: LanguageModel) -> Algorithm:
             f"model {model.name}",
             got=f"a vocabulary of {sizes[0]}, {sizes[1]} positions",
             expected=f"a model of {name}",
-            mend="It needs a model of its own: hagd_jax.tasks.train_small.",
+            mend="It needs a model of its own: hagd_jax.testbeds.train_small.",
         ) from error
     found.require(model)
     return found

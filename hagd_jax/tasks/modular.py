@@ -236,7 +236,7 @@ def modulus(model: LanguageModel, operation: str = "add") -> int:
             f"model {model.name}",
             got=f"a vocabulary of {p + 1}",
             expected=f'the words "0" to "p - 1", then "{OPERATIONS[operation][2]}"',
-            mend="Modular arithmetic needs a model of its own: hagd_jax.tasks.train_modular(p).",
+            mend="Modular arithmetic needs a model of its own: hagd_jax.testbeds.train_modular(p).",
         )
     return p
 

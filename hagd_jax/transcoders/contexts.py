@@ -16,7 +16,7 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.context import Contexts, LayerContexts
-from hagd_jax.transcoders.dictionary import digest
+from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.effects import logit_effects
 from hagd_jax.transcoders.held_out import (
     Placed,

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hagd_jax.corpus import Batch, Batches, Corpus
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import Checkpoints, agree, batch_parts, is_main, sync, to_global
 from hagd_jax.transcoders import native
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.corpus import Batch, Batches, Corpus
 from hagd_jax.transcoders.losses import Terms
 from hagd_jax.transcoders.normalise import Normalisation
 from hagd_jax.transcoders.training import (

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from hagd_jax import baselines
-from hagd_jax.attribution import GradientConfig
-from hagd_jax.causal import Node, components
-from hagd_jax.causal.ground_truth import hand_built
+from hagd_jax.causal import Node
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Space, add, chain, replace
+from hagd_jax.interventions import add, chain, replace
 from hagd_jax.models import forward
+from hagd_jax.scores import GradientConfig, eap, eap_edges, eap_ig, eap_ig_edges
 from hagd_jax.search import RepairConfig, measured_losses, top_nodes
 from hagd_jax.tasks.base import logit_difference
-from hagd_jax.transcoders import neurons
-from tests.attribution.test_node_graph import PLAIN, some_prompts
+from hagd_jax.testbeds import hand_built
+from hagd_jax.units import Space, components, neurons
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
+from tests.scores.test_node_graph import PLAIN, some_prompts
 
 CASES = {case.name: case for case in hand_built()}
 
@@ -28,7 +28,7 @@ def test_eap_ig_of_a_neuron_is_its_move_times_its_mean_gradient():
     """By finite differences at each step of the path; float32, hence 2%."""
     model, prompts = noisy(LLAMA), some_prompts(LLAMA, 2)
     steps = (0.25, 0.75)
-    found = baselines.eap_ig(model, prompts, GradientConfig(steps=steps))
+    found = eap_ig(model, prompts, GradientConfig(steps=steps))
     clean, other = (
         forward(model, prompts.inputs(side), capture=("embed", "neuron")).trace
         for side in ("clean", "corrupted")
@@ -53,7 +53,7 @@ def test_first_order_scores_fail_where_they_are_known_to():
     """An OR gate saturates: at the clean prompt neither of two true inputs has a gradient."""
     case = CASES["either"]
     truth = case.truth["counterfactual"]
-    scores = baselines.eap(case.model, case.prompts)
+    scores = eap(case.model, case.prompts)
     best = top_nodes(scores, len(truth))
     kinds = zip(("head", "neuron"), (best.heads, best.features), strict=True)
     chosen = {Node(k, *p) for k, x in kinds for p in np.argwhere(np.asarray(x)).tolist()}
@@ -65,12 +65,12 @@ def test_first_order_scores_fail_where_they_are_known_to():
 def test_edges_score_what_component_graphs_do():
     model, prompts = noisy(PLAIN), some_prompts(PLAIN)
     there = components(model).space
-    for scores in (baselines.eap_edges(model, prompts), baselines.eap_ig_edges(model, prompts)):
+    for scores in (eap_edges(model, prompts), eap_ig_edges(model, prompts)):
         flat = scores.flat()
         assert (flat[~there.flat()] == 0).all()
         assert (flat[there.flat()] != 0).mean() > 0.8
     # Where both read the same stream, edges from all writers add up to the gradient along it.
-    whole = baselines.eap_edges(model, prompts)
+    whole = eap_edges(model, prompts)
     clean, other = (
         forward(model, prompts.inputs(side), capture=("resid_final",)).trace["resid_final"]
         for side in ("clean", "corrupted")
@@ -98,7 +98,7 @@ def test_all_circuits_are_measured():
         key=lambda nodes: found.losses[sum(1 << n for n in nodes)],
     )
     assert np.flatnonzero(best).tolist() == list(loop)
-    from hagd_jax.interventions import Nodes
+    from hagd_jax.units import Nodes
 
     some = [Nodes.from_flat(space, found.members[row]) for row in (0, 5, 77)]
     again = measured_losses(case.model, case.prompts, some, RepairConfig(batch_size=16))

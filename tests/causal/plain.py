@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hagd_jax.interventions import Space
 from hagd_jax.models import DecoderConfig
+from hagd_jax.units import Space
 
 CONFIG = DecoderConfig(
     vocab_size=11, n_layers=2, d_model=8, n_heads=2, d_mlp=6, max_positions=8, activation="relu"

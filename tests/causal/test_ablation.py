@@ -10,11 +10,11 @@ from hagd_jax import transcoders
 from hagd_jax.causal import ABLATIONS, behaviour
 from hagd_jax.causal.ablation import partners
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
-from hagd_jax.transcoders import TranscoderConfig, as_dictionary, blocks, replace_mlps
+from hagd_jax.transcoders import TranscoderConfig, replace_mlps
+from hagd_jax.units import Nodes, as_dictionary, blocks
 from tests.causal import plain
 from tests.causal.plain import CONFIG, SPACE
 

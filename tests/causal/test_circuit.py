@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hagd_jax.causal import Circuit, Node
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import DecoderConfig
-from hagd_jax.transcoders import Features, Neurons, TranscoderConfig, init
+from hagd_jax.transcoders import TranscoderConfig, init
+from hagd_jax.units import Features, Neurons, Nodes
 
 SPACE = (2, 3, 5)
 CONFIG = DecoderConfig(vocab_size=9, n_layers=2, d_model=6, n_heads=3, d_mlp=5)

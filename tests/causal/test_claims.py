@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Circuit, EdgeCircuit, ValidateConfig, components, validate
-from hagd_jax.causal.ground_truth import as_task, hand_built, necessary_edges
+from hagd_jax.causal import Circuit, EdgeCircuit, ValidateConfig, validate
 from hagd_jax.causal.negative import permuted
 from hagd_jax.errors import InputError
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import correct
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import as_task, hand_built, necessary_edges
+from hagd_jax.units import components, neurons
 from tests.models.noise import on_mesh
 
 CASES = {case.name: case for case in hand_built()}

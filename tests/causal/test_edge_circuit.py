@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hagd_jax.causal import Circuit, Edge, EdgeCircuit, Node, components, load_circuit, named_edges
+from hagd_jax.causal import Circuit, Edge, EdgeCircuit, Node, load_circuit, named_edges
 from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.interventions import Edges
 from hagd_jax.models import DecoderConfig, abstract
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import Edges, components, neurons
 
 CONFIGS = [
     DecoderConfig(vocab_size=9, n_layers=2, d_model=6, n_heads=3, d_mlp=5),

@@ -17,9 +17,9 @@ from hagd_jax.causal import (
     size_curve,
 )
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import init
 from hagd_jax.tasks import Task, Text, make_prompts
+from hagd_jax.units import Nodes
 from tests.causal.plain import CONFIG, SPACE
 
 # By name: the package's attribute `evaluate` is the function.

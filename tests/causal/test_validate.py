@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from hagd_jax.causal import Circuit, Node, ValidateConfig, validate
-from hagd_jax.causal.ground_truth import as_task, hand_built, scrambled
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import make_prompts
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import as_task, hand_built, scrambled
+from hagd_jax.units import neurons
 from tests.models.noise import on_mesh
 
 CASES = {case.name: scrambled(case, 3) for case in hand_built()}

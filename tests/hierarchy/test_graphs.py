@@ -4,9 +4,9 @@ import jraph
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import GradientConfig, component_graph, influence, node_graph, task_graph
-from hagd_jax.attribution.graph import FEATURE
 from hagd_jax.errors import InputError
+from hagd_jax.graphs import influence, task_graph
+from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy import (
     HierarchyConfig,
     as_weights,
@@ -15,10 +15,11 @@ from hagd_jax.hierarchy import (
     supernodes,
     with_rest,
 )
+from hagd_jax.scores import GradientConfig, component_graph, node_graph
 from hagd_jax.search import Tree
-from tests.attribution.made_up import made_up
-from tests.attribution.test_node_graph import PLAIN, some_prompts
+from tests.graphs.made_up import made_up
 from tests.models.noise import noisy
+from tests.scores.test_node_graph import PLAIN, some_prompts
 
 
 def symmetric(graph, values):

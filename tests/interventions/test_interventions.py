@@ -7,12 +7,9 @@ import pytest
 
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import (
-    Nodes,
-    Space,
     add,
     chain,
     freeze,
-    mask_nodes,
     mean_alternative,
     replace,
     resample_alternative,
@@ -21,6 +18,7 @@ from hagd_jax.interventions import (
 from hagd_jax.models import BLOCK_SITES, SITES, forward
 from hagd_jax.models.intervention import check
 from hagd_jax.models.sites import site_shape
+from hagd_jax.units import Nodes, Space, mask_nodes
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA, NEOX, TOKENS
 

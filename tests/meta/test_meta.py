@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax import meta
-from hagd_jax.attribution import GradientConfig, mean_scores, node_graph
-from hagd_jax.attribution.node_graph import FEATURE, HEAD, NodeGraph, NodePlaces
-from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
-from hagd_jax.interventions import Space
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS
 from hagd_jax.meta.learner import init, states
+from hagd_jax.scores import GradientConfig, mean_scores, node_graph
+from hagd_jax.scores.node_graph import FEATURE, HEAD, NodeGraph, NodePlaces
+from hagd_jax.testbeds import hand_built, scrambled
+from hagd_jax.units import Space
 
 SMALL = meta.LearnerConfig(width=16, heads=2, rounds=2)
 

@@ -9,8 +9,7 @@ import pytest
 from flax import struct
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import add, freeze, mask_nodes, replace
-from hagd_jax.interventions.nodes import Nodes, Space
+from hagd_jax.interventions import add, freeze, replace
 from hagd_jax.models import (
     SITES,
     Identity,
@@ -24,6 +23,8 @@ from hagd_jax.models import (
 )
 from hagd_jax.models.intervention import split
 from hagd_jax.models.model import _forward
+from hagd_jax.units import mask_nodes
+from hagd_jax.units.nodes import Nodes, Space
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA, NEOX, TOKENS
 

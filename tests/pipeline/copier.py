@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.attribution import GradientConfig
 from hagd_jax.causal import JudgeConfig
 from hagd_jax.models import DecoderConfig, init
 from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Task, Text, make_prompts
 

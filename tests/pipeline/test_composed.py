@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from hagd_jax import meta
-from hagd_jax.attribution.node_graph import NodeGraph, NodePlaces
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.meta.learner import init as init_learner
@@ -18,6 +17,7 @@ from hagd_jax.pipeline import composed, extract, open_run, run_steps, step_parts
 from hagd_jax.pipeline.find import steps_of
 from hagd_jax.pipeline.step_parts import StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig
+from hagd_jax.scores.node_graph import NodeGraph, NodePlaces
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import TrainConfig, TranscoderConfig

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import GradientConfig, mean_scores
 from hagd_jax.causal import ABLATIONS, Circuit, JudgeConfig, behaviour, evaluate
 from hagd_jax.causal.ablation import partners
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes, add, chain
+from hagd_jax.interventions import add, chain
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import ExtractConfig, extract, open_run
+from hagd_jax.scores import GradientConfig, mean_scores
 from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Task, Text, logit_difference, make_prompts
-from hagd_jax.transcoders import Transcoder, TranscoderConfig, as_dictionary, param_specs
+from hagd_jax.transcoders import Transcoder, TranscoderConfig, param_specs
+from hagd_jax.units import Nodes, as_dictionary
 from tests.causal.plain import CONFIG
 from tests.models.noise import noisy, on_mesh
 from tests.transcoders.basis import neuron_basis

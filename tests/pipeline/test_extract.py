@@ -15,12 +15,11 @@ import hagd_jax as hagd
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.hierarchy import HierarchyConfig
-from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_run, run_until, score
 from hagd_jax.pipeline.find import find
 from hagd_jax.search import init_masks
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import Nodes, neurons
 from tests.models.noise import on_mesh
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
 

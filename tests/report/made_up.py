@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from hagd_jax.causal import Circuit, Estimate, Faithfulness, Node, SizePoint, Verdict
-from hagd_jax.interventions import Nodes
 from hagd_jax.report import Report
 from hagd_jax.tasks.base import Text
+from hagd_jax.units import Nodes
 
 NAN = float("nan")
 NAMES = ("model", "circuit", "complement", "empty")

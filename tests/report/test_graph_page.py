@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import LogitTarget, neuronpedia_json, prune
-from hagd_jax.attribution.graph import EMBEDDING, LOGIT
+from hagd_jax.graphs import LogitTarget, neuronpedia_json, prune
+from hagd_jax.graphs.graph import EMBEDDING, LOGIT
 from hagd_jax.report.graph_data import graph_data
 from hagd_jax.report.graph_page import graph_page
-from tests.attribution.made_up import made_up
+from tests.graphs.made_up import made_up
 from tests.report.test_page import HOSTILE, URLS, Read, figures
 
 LONG = "z" * 100_000

@@ -5,9 +5,9 @@ import pytest
 
 from hagd_jax.causal import Estimate
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.report import claim, shortfalls, standing
 from hagd_jax.report.record import findings
+from hagd_jax.units import Nodes
 from tests.report.made_up import NAN, make_report, make_verdict
 
 

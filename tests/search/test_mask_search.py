@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from hagd_jax.causal import Node
-from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.parallel import make_mesh
 from hagd_jax.search import MaskConfig, Tree, init_masks, schedule, search_many, search_masks
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import hand_built, scrambled
+from hagd_jax.units import Nodes, neurons
 from tests.models.noise import on_mesh
 
 CASES = {case.name: scrambled(case, 1) for case in hand_built()}

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from hagd_jax.baselines import exhaustive, random_scores
-from hagd_jax.causal import components
-from hagd_jax.causal.ground_truth import hand_built, true_edges
 from hagd_jax.errors import ConfigError
-from hagd_jax.interventions import Nodes
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks, top_nodes
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import hand_built, true_edges
+from hagd_jax.units import Nodes, components, neurons
 
 CASES = {case.name: case for case in hand_built()}
 CONFIG = RepairConfig(rounds=20, pairs=8, batch_size=64)

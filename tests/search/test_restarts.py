@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from hagd_jax.causal.ground_truth import hand_built, scrambled
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.search import MaskConfig, RepairConfig, measured_losses, search_restarts
-from hagd_jax.transcoders import neurons
+from hagd_jax.testbeds import hand_built, scrambled
+from hagd_jax.units import Nodes, neurons
 from tests.search.test_mask_search import members
 
 MASKS = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)

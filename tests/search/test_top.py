@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes, Space
 from hagd_jax.search import top_nodes
+from hagd_jax.units import Nodes, Space
 
 SPACE = Space(layers=2, heads=2, features=3)
 TOTAL = SPACE.nodes

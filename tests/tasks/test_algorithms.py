@@ -11,7 +11,7 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import abstract, forward
 from hagd_jax.tasks import SPLITS, Sizes, dyck, induction, modular, parity, sorting, task
 from hagd_jax.tasks.algorithm import TRAIN, part_of
-from hagd_jax.tasks.small_training import TrainConfig, decoder_config, train_small
+from hagd_jax.testbeds.small_training import TrainConfig, decoder_config, train_small
 
 RULES = {
     "parity": parity(8),

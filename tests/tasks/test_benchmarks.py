@@ -13,7 +13,7 @@ from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import Tokenizer, abstract
 from hagd_jax.tasks import SPLITS, Sizes, benchmarks, modular, task
 from hagd_jax.tasks.lexicon import words
-from hagd_jax.tasks.small_training import TrainConfig, decoder_config
+from hagd_jax.testbeds.small_training import TrainConfig, decoder_config
 
 THINGS = ("cup", "plate", "ball", "box", "stone", "vase")
 WORDS = [*THINGS, *words("The A broke the as _ fell. fell while we watched end. man: runs")]

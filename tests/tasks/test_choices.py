@@ -6,14 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax.attribution import GradientConfig, mean_scores
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import Nodes
 from hagd_jax.models import DecoderConfig, forward, init
 from hagd_jax.parallel import make_mesh
+from hagd_jax.scores import GradientConfig, mean_scores
 from hagd_jax.tasks import Choice, make_choices
-from hagd_jax.transcoders import neurons
+from hagd_jax.units import Nodes, neurons
 from tests.models.noise import on_mesh
 
 VOCAB = 13

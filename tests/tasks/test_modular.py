@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel, Tokenizer, abstract, forward
 from hagd_jax.parallel import make_mesh
-from hagd_jax.tasks import SPLITS, Sizes, TrainConfig, correct, modular, train_modular
-from hagd_jax.tasks.small_training import decoder_config
+from hagd_jax.tasks import SPLITS, Sizes, correct, modular
+from hagd_jax.testbeds import TrainConfig, train_modular
+from hagd_jax.testbeds.small_training import decoder_config
 
 TINY = TrainConfig(d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=150, check_every=10)
 

@@ -3,7 +3,7 @@ import pytest
 from hagd_jax.errors import InputError
 from hagd_jax.models import abstract
 from hagd_jax.tasks import Sizes, find, modular, names, task
-from hagd_jax.tasks.small_training import TrainConfig, decoder_config
+from hagd_jax.testbeds.small_training import TrainConfig, decoder_config
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
+from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
 from hagd_jax.models import DecoderConfig, init
-from hagd_jax.transcoders import CorpusConfig, TrainConfig, corpus_of_tokens
+from hagd_jax.transcoders import TrainConfig
 
 CONFIG = DecoderConfig(vocab_size=32, n_layers=2, d_model=16, n_heads=4, d_mlp=32, max_positions=8)
 TRAIN = TrainConfig(

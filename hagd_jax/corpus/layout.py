@@ -1,0 +1,138 @@
+"""How tokens lie in a row: what stands in front, between and behind them, and what weighs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from hagd_jax.corpus.config import CorpusConfig
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
+
+
+class Batch(NamedTuple):
+    """Rows of tokens, on the host.
+
+    Attributes:
+        tokens: (B, T) int32 ids; one row alone is (T,).
+        weight: (B, T) float32: 0 on beginning and ending tokens (they also separate documents)
+            and on padding, 1 elsewhere.
+    """
+
+    tokens: np.ndarray
+    weight: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The arrangement of a row.
+
+    Attributes:
+        length: Tokens of a row, T.
+        bos: Token that every row begins with, or None.
+        separator: Token between two documents, or None.
+        pad: Token that fills rows on the right.
+        weightless: Tokens that weigh nothing.
+    """
+
+    length: int
+    bos: int | None = None
+    separator: int | None = None
+    pad: int = 0
+    weightless: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer | None, config: CorpusConfig) -> Layout:
+        """The arrangement that a tokenizer's special tokens allow.
+
+        Args:
+            tokenizer: Of the model, if it has one.
+            config: Length, and whether rows begin with the beginning token.
+
+        Returns:
+            The layout. Documents are separated by the ending token, or else the beginning one.
+        """
+        bos = tokenizer.bos_id if tokenizer else None
+        eos = tokenizer.eos_id if tokenizer else None
+        special = [id for id in (eos, bos) if id is not None]
+        return cls(
+            length=config.length,
+            bos=bos if config.bos else None,
+            separator=special[0] if special else None,
+            pad=special[0] if special else 0,
+            weightless=tuple(sorted(set(special))),
+        )
+
+    @property
+    def body(self) -> int:
+        """Tokens of the corpus in a row."""
+        return self.length - (self.bos is not None)
+
+    def weigh(self, tokens: np.ndarray, real: np.ndarray) -> Batch:
+        """Rows with their weights.
+
+        Args:
+            tokens: (..., T) ids.
+            real: (..., T) whether a token is one, or padding.
+
+        Returns:
+            The rows, padded.
+        """
+        weight = real & ~np.isin(tokens, self.weightless)
+        tokens = np.where(real, tokens, self.pad)
+        return Batch(tokens.astype(np.int32), weight.astype(np.float32))
+
+    def begin(self, body: np.ndarray, real: np.ndarray) -> Batch:
+        """Rows from what follows their beginning token.
+
+        Args:
+            body: (..., `body`) ids.
+            real: (..., `body`) whether a token is one, or padding.
+
+        Returns:
+            The rows, begun, padded and weighed.
+        """
+        if self.bos is not None:
+            front = np.full((*body.shape[:-1], 1), self.bos)
+            body = np.concatenate([front, body], axis=-1)
+            real = np.concatenate([np.ones(front.shape, bool), real], axis=-1)
+        return self.weigh(body, real)
+
+
+def require_tokenizer(model: LanguageModel) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        InputError: If it has none, or one with more tokens than the model.
+    """
+    tokenizer, size = model.tokenizer, model.config.vocab_size
+    if tokenizer is None:
+        raise InputError(
+            "corpus of text",
+            got=f"model {model.name} without a tokenizer",
+            expected="a model with one",
+            mend="Put tokenizer.json beside its weights, or use the corpus 'self'.",
+        )
+    if tokenizer.vocab_size > size:
+        raise InputError(
+            f"tokenizer of {model.name}",
+            got=f"{tokenizer.vocab_size} tokens",
+            expected=f"at most the model's vocab_size = {size}",
+        )
+    return tokenizer
+
+
+def require_length(length: int, config: DecoderConfig) -> None:
+    """Refuse rows longer than a learned position table.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    if config.positions == "learned" and length > config.max_positions:
+        raise ConfigError(
+            "length",
+            got=length,
+            expected=f"at most the model's max_positions = {config.max_positions}",
+        )

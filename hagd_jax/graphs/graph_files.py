@@ -1,0 +1,129 @@
+"""Attribution graphs on disk: arrays as safetensors, the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.files import finite, writing_to
+from hagd_jax.graphs.graph import (
+    KINDS,
+    AttributionGraph,
+    GraphInfo,
+    LogitTarget,
+    NodeTable,
+    make_graph,
+)
+
+_FORMAT = "hagd attribution graph 1"
+_EDGES = {"senders": np.int32, "receivers": np.int32, "edges": np.float32}
+_NODES = {
+    "kind": np.int8, "layer": np.int32, "position": np.int32, "index": np.int32,
+    "activation": np.float32, "weight": np.float32, "folded": np.float32, "remainder": np.float32,
+}  # fmt: skip
+
+
+def save_graph(graph: AttributionGraph, path: str | Path) -> None:
+    """Write a graph to one file.
+
+    Args:
+        graph: The graph.
+        path: Where to, usually `*.safetensors`; replaced if it exists.
+
+    Raises:
+        CheckpointError: If it cannot be written; then nothing of it is left.
+    """
+    path = Path(path)
+    arrays = {name: np.asarray(getattr(graph.nodes, name), kind) for name, kind in _NODES.items()}
+    arrays |= {name: np.asarray(getattr(graph.graph, name), kind) for name, kind in _EDGES.items()}
+    info = json.dumps(finite(dataclasses.asdict(graph.info)))
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, part, {"format": _FORMAT, "info": info})
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def load_graph(path: str | Path) -> AttributionGraph:
+    """Read what `save_graph` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The same graph.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is not a whole graph.
+
+    Example:
+        >>> save_graph(graph, "paris.safetensors")
+        >>> load_graph("paris.safetensors").info == graph.info
+        True
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}", got="no such file", expected="a saved graph")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            if about.get("format") != _FORMAT:
+                raise ValueError(f"format {about.get('format')!r}")
+            arrays = {name: file.get_tensor(name) for name in (*_NODES, *_EDGES)}
+        info = _info(json.loads(about["info"]))
+        _check(arrays, info)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a graph written by save_graph",
+        ) from error
+    table = NodeTable(**{name: arrays[name] for name in _NODES})
+    return make_graph(table, arrays["senders"], arrays["receivers"], arrays["edges"], info)
+
+
+def _info(record: dict[str, Any]) -> GraphInfo:
+    lists: Any = {name: tuple(record[name]) for name in ("tokens", "words")}
+    targets = [
+        LogitTarget(**(target | {name: tuple(target[name]) for name in ("tokens", "coefficients")}))
+        for target in record["targets"]
+    ]
+    return GraphInfo(**(record | lists | {"targets": tuple(targets)}))
+
+
+def _check(arrays: dict[str, np.ndarray], info: GraphInfo) -> None:
+    """Refuse arrays that do not make a graph.
+
+    Raises:
+        ValueError: With what is wrong.
+    """
+    count, edges = len(arrays["kind"]), len(arrays["edges"])
+    for name, kind in (_NODES | _EDGES).items():
+        array, length = arrays[name], edges if name in _EDGES else count
+        shape = (length, 2) if name == "folded" else (length,)
+        if array.shape != shape or array.dtype != kind:
+            raise ValueError(f"{name} of shape {array.shape}, {array.dtype}")
+    if edges:
+        ends = np.stack([arrays["senders"], arrays["receivers"]])
+        if ends.min() < 0 or ends.max() >= count:
+            raise ValueError("an edge to no node")
+    kinds, places = arrays["kind"], arrays["position"]
+    if count and not (0 <= kinds.min() <= kinds.max() < len(KINDS)):
+        raise ValueError("a node of no kind")
+    if count and not (0 <= places.min() <= places.max() < len(info.tokens)):
+        raise ValueError("a node beside the prompt")
+    if (kinds == len(KINDS) - 1).sum() != len(info.targets):
+        raise ValueError(f"{len(info.targets)} targets")

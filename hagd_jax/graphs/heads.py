@@ -1,0 +1,196 @@
+"""Which attention heads carry an edge of an attribution graph, by what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, AttributionGraph, LogitTarget
+from hagd_jax.graphs.prompt import HeldPrompt, held_again
+from hagd_jax.graphs.rows import Targets
+from hagd_jax.graphs.targets import logit_targets
+from hagd_jax.interventions import chain, freeze
+from hagd_jax.models import Context, Intervention, LanguageModel, forward, scanned, shared, static
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Features, as_dictionary
+
+
+@struct.dataclass
+class OnlyWrites(Intervention):
+    """Puts given values in place of the embedding and of all MLP outputs.
+
+    Attributes:
+        word: (B, T, D) instead of the embedding.
+        out: (L, B, T, D) instead of what the MLPs write.
+        W_skip: (L, D, D) a linear map that still acts, or None.
+        reads: The site that it reads.
+    """
+
+    word: Any = shared()
+    out: Any = scanned()
+    W_skip: Any = scanned(default=None)
+    reads: str = static(default="mlp_in")
+
+    def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, OnlyWrites]:
+        """The given values."""
+        return jnp.broadcast_to(self.word, value.shape), self
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, OnlyWrites]:
+        """The given values, and what the skip connection makes of the stream."""
+        if self.W_skip is None:
+            return jnp.broadcast_to(self.out, value.shape), self
+        return self.out + ctx.seen[self.reads] @ self.W_skip.T, self
+
+
+def edge_heads(
+    model: LanguageModel,
+    dictionary: Dictionary | Transcoder | None,
+    graph: AttributionGraph,
+    edges: Sequence[int],
+    *,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """How much of an edge each attention head carries, by what it writes (OV).
+
+    An edge sums paths of any number of heads, also of none. A head's part is the sum over the
+    paths through it, ∂A[t, s] / ∂μ for its output times μ, at μ = 1: what the edge would lose
+    without that head, patterns held. A path through two heads counts for both.
+
+    Args:
+        model: The model.
+        dictionary: As the graph was made with.
+        graph: The graph.
+        edges: Numbers of edges in it.
+        batch_size: Edges in one call.
+
+    Returns:
+        (n, L, H) float32.
+
+    Raises:
+        InputError: If an edge does not exist, or the graph is another model's.
+
+    Example:
+        >>> strongest = np.argsort(-abs(graph.weights))[:10]
+        >>> edge_heads(model, transcoder, graph, strongest).shape
+        (10, 30, 9)
+    """
+    nodes = as_dictionary(model, dictionary)
+    numbers = np.asarray(edges, np.int64).reshape(-1)
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(graph.weights):
+        raise InputError("edges", got=numbers.tolist()[:5], expected=f"below {len(graph.weights)}")
+    ready = held_again(model, nodes, graph)
+    tokens = jnp.asarray([graph.info.tokens], jnp.int32)
+    held = ("attn_pattern", "norm1_scale", "norm2_scale")
+    trace = forward(model.bare(), tokens, capture=held).trace
+    skip, reads = None, "mlp_in"
+    if isinstance(nodes, Features):
+        skip, reads = nodes.trained.params.get("W_skip"), nodes.trained.config.reads
+    found = []
+    for start in range(0, len(numbers), batch_size):
+        part = numbers[start : start + batch_size]
+        part = np.pad(part, (0, batch_size - len(part)), mode="edge")
+        word, out = _writes(ready, nodes, graph, graph.senders[part])
+        targets = _targets(ready, graph, graph.receivers[part])
+        acting = OnlyWrites(word, out, skip, reads)
+        found.append(_head_parts(ready.model, tokens, trace, acting, targets))
+    joined = np.concatenate([np.asarray(x) for x in found]) if found else np.zeros(
+        (0, model.config.n_layers, model.config.n_heads), np.float32
+    )  # fmt: skip
+    return joined[: len(numbers)]
+
+
+@jax.jit
+def _head_parts(
+    model: LanguageModel,
+    tokens: jax.Array,
+    trace: dict[str, jax.Array],
+    acting: OnlyWrites,
+    targets: Targets,
+) -> jax.Array:
+    """(n, L, H) ∂A/∂μ; biases act with and without the source, and so drop out."""
+    c, count = model.config, len(targets.stage)
+    many = jnp.repeat(tokens, count, 0)
+    held = freeze({site: jnp.repeat(value, count, 1) for site, value in trace.items()})
+    nothing = acting.replace(word=0 * acting.word, out=0 * acting.out)  # type: ignore[attr-defined]
+
+    def difference(scale: jax.Array) -> jax.Array:
+        def value(writes: OnlyWrites) -> jax.Array:
+            do = chain(held, writes, ScaleHeads(scale))
+            out = forward(model, many, do, capture=("resid_mid", "resid_final")).trace
+            stream = jnp.concatenate([out["resid_mid"], out["resid_final"][None]])
+            layer = jnp.minimum(targets.stage // 2, c.n_layers)
+            read = stream[layer, jnp.arange(count), targets.position]
+            return jnp.sum(read * targets.vector)
+
+        return value(acting) - value(nothing)
+
+    ones = jnp.ones((c.n_layers, count, c.n_heads))
+    return jax.grad(difference)(ones).transpose(1, 0, 2)
+
+
+@struct.dataclass
+class ScaleHeads(Intervention):
+    """Multiplies what heads put out.
+
+    Attributes:
+        scale: (L, B, H).
+    """
+
+    scale: Any = scanned()
+
+    def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, ScaleHeads]:
+        """Scale before W_O."""
+        return value * self.scale[:, None, :, None], self
+
+
+def _writes(
+    ready: HeldPrompt, nodes: Dictionary, graph: AttributionGraph, senders: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """(n, T, D) what each sender writes to the embedding, (L, n, T, D) to MLP outputs."""
+    table, length = graph.nodes, len(graph.info.tokens)
+    found, width = ready.found, ready.model.config.d_model
+    word = np.zeros((len(senders), length, width), np.float32)
+    out = np.zeros((graph.info.layers, len(senders), length, width), np.float32)
+    for row, node in enumerate(senders):
+        kind, layer = int(table.kind[node]), int(table.layer[node])
+        position, index = int(table.position[node]), int(table.index[node])
+        if kind == EMBEDDING:
+            word[row, position] = found.embedding[position]
+        elif kind == ERROR:
+            out[layer, row, position] = found.error[layer, position]
+        else:
+            for edge in np.flatnonzero(np.asarray(found.senders) == layer):
+                vector = np.asarray(_decoder(ready.model, nodes, int(edge), index), np.float32)
+                out[found.receivers[edge], row, position] = table.activation[node] * vector
+    return jnp.asarray(word), jnp.asarray(out)
+
+
+def _decoder(model: LanguageModel, nodes: Dictionary, edge: int, index: int) -> jax.Array:
+    if isinstance(nodes, Features):
+        return nodes.trained.params["W_dec"][edge, index]
+    return model.params["blocks"]["mlp"]["out"]["kernel"][edge, index]
+
+
+def _targets(ready: HeldPrompt, graph: AttributionGraph, receivers: np.ndarray) -> Targets:
+    """Receivers as targets, in their order."""
+    table = graph.nodes
+    kind = np.asarray(table.kind)[receivers]
+    layer = np.where(kind == FEATURE, np.asarray(table.layer)[receivers], -1)
+    index = np.where(kind == FEATURE, np.asarray(table.index)[receivers], 0)
+    position = np.asarray(table.position)[receivers]
+    features = ready.features(layer, position, index)
+    outputs = [
+        graph.target(int(node)) if own == LOGIT else LogitTarget("", (0,))
+        for node, own in zip(receivers, kind, strict=True)
+    ]
+    logits = logit_targets(ready.model, ready.held, outputs, ready.length - 1, len(outputs))
+    is_logit = jnp.asarray(kind == LOGIT)
+    return jax.tree.map(
+        lambda a, b: jnp.where(is_logit.reshape(-1, *[1] * (a.ndim - 1)), a, b), logits, features
+    )

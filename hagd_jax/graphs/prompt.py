@@ -1,0 +1,205 @@
+"""A prompt on the devices, run once, with everything held that attribution holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.errors import InputError
+from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
+from hagd_jax.graphs.graph import AttributionGraph
+from hagd_jax.graphs.rows import Rows, Targets, rows
+from hagd_jax.graphs.sources import (
+    Sources,
+    active_bound,
+    round_up,
+    slots_for,
+    source_sites,
+    sources,
+)
+from hagd_jax.graphs.stored_rows import Columns
+from hagd_jax.graphs.targets import feature_targets
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.parallel import replicate
+from hagd_jax.units import Dictionary, Features
+
+
+class HeldPrompt(NamedTuple):
+    """A prompt, padded on the right where that cannot be seen.
+
+    Attributes:
+        model: Bare.
+        dictionary: Bare.
+        found: What writes.
+        held: What is frozen.
+        mlp_in: (L, T, D) what MLPs read.
+        probabilities: (V,) of the next token.
+        length: Tokens without padding.
+    """
+
+    model: LanguageModel
+    dictionary: Dictionary
+    found: Sources
+    held: Frozen
+    mlp_in: jax.Array
+    probabilities: np.ndarray
+    length: int
+
+    def rows(self, targets: Targets) -> Rows:
+        """Rows of a batch of targets."""
+        skip, reads = None, "mlp_in"
+        if isinstance(self.dictionary, Features):
+            trained = self.dictionary.trained
+            skip, reads = trained.params.get("W_skip"), trained.config.reads
+        return rows(self.model, self.found, self.held, targets, skip, reads=reads)
+
+    def features(self, layer: Any, position: Any, index: Any) -> Targets:
+        """Features as targets, (B,) each; layer −1 is no target."""
+        places = (jnp.asarray(x, jnp.int32) for x in (layer, position, index))
+        return feature_targets(self.model, self.dictionary, self.held, self.mlp_in, *places)
+
+
+def hold_prompt(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    tokens: np.ndarray,
+    skip_positions: tuple[int, ...] = (0,),
+    check: Callable[[Columns, int | None], None] | None = None,
+) -> HeldPrompt:
+    """Run a prompt once, and hold what shall be held.
+
+    Args:
+        model: The model.
+        dictionary: For it.
+        tokens: (T,) from `prompt_tokens`.
+        skip_positions: Positions without features and errors.
+        check: Told what there will be, and how many features are active, before memory is taken
+            for it. None if only the pass can tell; then again when it has, with more slots.
+
+    Returns:
+        The `HeldPrompt`.
+
+    Raises:
+        InputError: If activations or logits are not finite.
+    """
+    bare, own, length = model.bare(), dictionary.bare(), len(tokens)
+    padded = _padded_length(model, dictionary, length)
+    row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
+    place = np.arange(padded)
+    counts = jnp.asarray((place < length) & ~np.isin(place, skip_positions))
+    layers, features = model.config.n_layers, dictionary.space.features
+    known = active_bound(dictionary)
+
+    def tell(slots: int, active: int | None) -> None:
+        if check is not None:
+            check(Columns(layers, padded, slots), active)
+
+    tell(slots_for(known or 1, features), None if known is None else layers * length * known)
+    trace, held, probabilities = run_pass(
+        bare, row, length - 1, run_sites(source_sites(dictionary))
+    )
+    found = sources(bare, own, row, trace, counts, tell)
+    chances = np.asarray(probabilities)
+    if not np.isfinite(chances).all():
+        raise InputError("logits", got="NaN or infinity", expected="finite numbers")
+    return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length)
+
+
+@functools.partial(jax.jit, static_argnames="sites")
+def run_pass(
+    model: LanguageModel, tokens: jax.Array, last: Any, sites: tuple[str, ...]
+) -> tuple[dict[str, jax.Array], Frozen, jax.Array]:
+    """Run a prompt.
+
+    Args:
+        model: Bare.
+        tokens: (1, T).
+        last: The position that predicts.
+        sites: To capture, with `FROZEN_SITES` among them.
+
+    Returns:
+        The trace without what is frozen, what is frozen, and (V,) chances of the next token.
+    """
+    out = forward(model, tokens, capture=sites)
+    trace = {site: value for site, value in out.trace.items() if site not in FROZEN_SITES}
+    return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)
+
+
+def _padded_length(model: LanguageModel, nodes: Dictionary, length: int) -> int:
+    """A length that other prompts share, where what is added cannot be seen."""
+    batch_wise = isinstance(nodes, Features) and nodes.trained.config.activation == "batch_topk"
+    longer = round_up(length)
+    dynamic = model.config.rope_scaling is not None and model.config.rope_scaling.kind == "dynamic"
+    if not model.config.causal or batch_wise or dynamic or longer > model.config.max_positions:
+        return length
+    return longer
+
+
+def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
+    """The ids of a prompt.
+
+    Args:
+        model: The model.
+        prompt: Text, or ids (T,).
+
+    Returns:
+        (T,) int32.
+
+    Raises:
+        InputError: If it is text and the model has no tokenizer, is empty or too long, or an id
+            is not in the vocabulary.
+    """
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise InputError(
+                "prompt", got="text", expected="token ids: this model has no tokenizer"
+            )
+        prompt = model.tokenizer.encode(prompt)
+    tokens = np.asarray(prompt)
+    c = model.config
+    if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(
+            "prompt",
+            got=f"shape {tokens.shape} of {tokens.dtype}",
+            expected="one row of token ids, at least one",
+        )
+    if len(tokens) > c.max_positions:
+        raise InputError(
+            "prompt", got=f"{len(tokens)} tokens", expected=f"at most {c.max_positions}"
+        )
+    outside = tokens[(tokens < 0) | (tokens >= c.vocab_size)]
+    if outside.size:
+        raise InputError("prompt", got=f"id {outside[0]}", expected=f"ids below {c.vocab_size}")
+    return tokens.astype(np.int32)
+
+
+def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionGraph) -> HeldPrompt:
+    """Run the prompt of a graph once more.
+
+    Args:
+        model: The one that it was made with.
+        dictionary: The same.
+        graph: The graph.
+
+    Returns:
+        The `HeldPrompt`.
+
+    Raises:
+        InputError: If the graph is another model's or dictionary's.
+    """
+    ours = model.config.n_layers, dictionary.space.features
+    theirs = graph.info.layers, graph.info.features
+    if ours != theirs:
+        raise InputError(
+            "graph",
+            got=f"one of {theirs[0]} layers of {theirs[1]} features",
+            expected=f"{ours[0]} layers of {ours[1]}",
+            mend="Give the model and the dictionary that it was made with.",
+        )
+    skipped = tuple(graph.info.settings.get("skip_positions", (0,)))
+    return hold_prompt(model, dictionary, prompt_tokens(model, graph.info.tokens), skipped)

@@ -1,0 +1,252 @@
+"""What writes to the residual stream in one prompt: active features, errors, embeddings.
+
+Features lie in slots, K of each (layer, position), in rising order of the feature; empty slots
+have activation 0. A dictionary whose features are nearly all active has a slot for each of them:
+then its decoder is used as it is, and no row of it is copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import constrain, replicate
+from hagd_jax.transcoders import features as feat
+from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.replace import dividing
+from hagd_jax.units import Dictionary, Features, Neurons
+
+# A slot for every feature when more than this share of them is active somewhere: one product with
+# the whole decoder is then faster than many small ones.
+_DENSE = 0.25
+
+
+class Sources(struct.PyTreeNode):
+    """What writes, with L layers, T positions, K slots and E edges of the layer graph.
+
+    Attributes:
+        activation: (L, T, K) of the feature in each slot; 0 in empty ones.
+        index: (L, T, K) which feature; None if slot i is feature i.
+        decoders: (E, T, K, D) rows of the features in the slots, or (E, F, D) all rows.
+        error: (L, T, D) what features do not explain of the MLP outputs.
+        embedding: (T, D) token embeddings.
+        senders: (E,) the layer whose features an edge carries.
+        receivers: (E,) the layer it writes to.
+    """
+
+    activation: jax.Array
+    index: jax.Array | None
+    decoders: jax.Array
+    error: jax.Array
+    embedding: jax.Array
+    senders: Any = struct.field(pytree_node=False)
+    receivers: Any = struct.field(pytree_node=False)
+
+    @property
+    def window(self) -> int:
+        """To how many layers above its own a feature writes."""
+        return max(r - s for s, r in zip(self.senders, self.receivers, strict=True))
+
+
+def sources(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    tokens: jax.Array,
+    trace: dict[str, jax.Array],
+    counts: jax.Array,
+    check: Callable[[int, int], None] | None = None,
+) -> Sources:
+    """Find what writes in a prompt.
+
+    Args:
+        model: The model.
+        dictionary: Its features.
+        tokens: (1, T).
+        trace: Of the prompt, with `source_sites(dictionary)` captured.
+        counts: (T,) bool: positions whose features and errors are nodes.
+        check: Told the slots of a position and the active features, before rows are copied,
+            if that was not known before the pass (`active_bound`).
+
+    Returns:
+        The `Sources`.
+
+    Raises:
+        InputError: If activations are not finite.
+    """
+    bare, own = model.bare(), dictionary.bare()
+    most = active_bound(dictionary)
+    if most is None:
+        most, active = map(int, _count_active(own, trace, counts))
+        if check is not None:
+            check(slots_for(most, dictionary.space.features), active)
+    slots = slots_for(most, dictionary.space.features)
+    found, finite = gathered(bare, own, tokens, trace, counts, slots)
+    if not finite:
+        raise InputError(
+            "activations",
+            got="NaN or infinity",
+            expected="finite numbers",
+            mend="Compute in float32, or check the weights.",
+        )
+    return found
+
+
+def active_bound(dictionary: Dictionary) -> int | None:
+    """How many features can be active at a position; None where only a pass can tell."""
+    if isinstance(dictionary, Features):
+        config = dictionary.trained.config
+        return config.k if config.activation == "topk" else None
+    return dictionary.space.features
+
+
+def source_sites(dictionary: Dictionary) -> tuple[str, ...]:
+    """What `sources` needs of a pass."""
+    reads = dictionary.trained.config.reads if isinstance(dictionary, Features) else "neuron"
+    return (reads, "mlp_in", "mlp_out")
+
+
+def slots_for(most: int, features: int) -> int:
+    """How many slots a position gets: a few sizes, so that prompts share a compiled program.
+
+    Args:
+        most: Active features at any one position.
+        features: In the dictionary.
+
+    Returns:
+        At least `most`; all of the features, once a good part of them is active.
+
+    Example:
+        >>> slots_for(30, 4096), slots_for(33, 4096), slots_for(2000, 4096)
+        (32, 48, 4096)
+    """
+    if most > _DENSE * features:
+        return features
+    return min(round_up(max(most, 1)), features)
+
+
+def round_up(count: int) -> int:
+    """The next of 8, 16, 24, 32, 48, 64, 96, 128, ...
+
+    Example:
+        >>> [round_up(n) for n in (1, 9, 17, 33, 65, 2048)]
+        [8, 16, 24, 48, 96, 2048]
+    """
+    if count <= 16:
+        return 8 * math.ceil(count / 8)
+    power = 2 ** math.floor(math.log2(count - 1))
+    return next(size for size in (power, 3 * power // 2, 2 * power) if size >= count)
+
+
+@jax.jit
+def _count_active(
+    dictionary: Dictionary, trace: dict[str, jax.Array], counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """How many features are active at the position that has most, and everywhere."""
+    each = _by_layer(dictionary, trace, counts, lambda found: jnp.sum(found != 0, -1))
+    return each.max(), each.sum()
+
+
+@functools.partial(jax.jit, static_argnames="slots")
+def gathered(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    tokens: jax.Array,
+    trace: dict[str, jax.Array],
+    counts: jax.Array,
+    slots: int,
+) -> tuple[Sources, jax.Array]:
+    """What writes, in so many slots a position, and whether it is finite; else as `sources`."""
+    features = dictionary.space.features
+
+    def layer(found: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        finite = jnp.isfinite(found).all()
+        if slots == features:
+            return found, None, finite
+        size, index = jax.lax.top_k(jnp.abs(found), slots)
+        # Empty slots last, the others in rising order.
+        index = jnp.sort(jnp.where(size > 0, index, features), -1)
+        used = jnp.minimum(index, features - 1)
+        values = jnp.where(index < features, jnp.take_along_axis(found, used, -1), 0)
+        return values, used.astype(jnp.int32), finite
+
+    activation, index, finite = _by_layer(dictionary, trace, counts, layer)
+    senders, receivers, decoders = _decoders(model, dictionary)
+    if index is not None:
+        # One edge after the other: devices that share a decoder need all of it for a moment.
+        decoders = jax.lax.map(
+            lambda edge: constrain(edge[0][edge[1]], ("length", "features", None), model.mesh),
+            (decoders, index[senders]),
+        )
+    finite = replicate(finite.all() & jnp.isfinite(trace["mlp_out"]).all(), model.mesh)
+    table = model.params["embed"]["embedding"].astype(jnp.float32)
+    made = Sources(
+        activation=constrain(activation, ("layers", "length", "features"), model.mesh),
+        index=index,
+        decoders=decoders,
+        error=jnp.zeros(trace["mlp_out"][:, 0].shape, jnp.float32),
+        embedding=table[tokens[0]],
+        senders=tuple(senders.tolist()),
+        receivers=tuple(receivers.tolist()),
+    )
+    if isinstance(dictionary, Neurons):
+        return made, finite  # nothing is left over
+    error = trace["mlp_out"][:, 0].astype(jnp.float32) - _reconstructed(made, dictionary, trace)
+    return made.replace(error=jnp.where(counts[:, None], error, 0)), finite
+
+
+def _by_layer(dictionary: Dictionary, trace: dict[str, jax.Array], counts: Any, then: Any) -> Any:
+    """What `then` makes of each layer's (T, F) activations, one layer at a time."""
+    if isinstance(dictionary, Neurons):
+        values = trace["neuron"][:, 0].astype(jnp.float32)
+        return jax.lax.map(lambda found: then(jnp.where(counts[:, None], found, 0)), values)
+    assert isinstance(dictionary, Features)
+    params, config = dictionary.trained.params, dictionary.trained.config
+    names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
+    x = trace[config.reads][:, 0]
+    mesh = dividing(dictionary.trained.mesh, x.shape[1])
+
+    def layer(inputs: tuple) -> Any:
+        own, x = inputs
+        pre = feat.pre_activations(own, x, config)
+        found = feat.activate(pre, config, own.get("threshold"), mesh)
+        return then(jnp.where(counts[:, None], found, 0))
+
+    return jax.lax.map(layer, ({name: params[name] for name in names}, x))
+
+
+def _decoders(
+    model: LanguageModel, dictionary: Dictionary
+) -> tuple[np.ndarray, np.ndarray, jax.Array]:
+    """Senders, receivers and (E, F, D) decoders of the edges of the layer graph."""
+    if isinstance(dictionary, Features):
+        graph: Any = layer_graph(dictionary.trained.config)
+        return graph.senders, graph.receivers, dictionary.trained.params["W_dec"]
+    own = np.arange(model.config.n_layers)
+    return own, own, model.params["blocks"]["mlp"]["out"]["kernel"].astype(jnp.float32)
+
+
+def _reconstructed(found: Sources, dictionary: Dictionary, trace: dict[str, jax.Array]) -> Any:
+    """(L, T, D) MLP outputs from the features in the slots."""
+    assert isinstance(dictionary, Features)
+    params, config = dictionary.trained.params, dictionary.trained.config
+    form = "tk,kd->td" if found.index is None else "tk,tkd->td"
+
+    def edge(total: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
+        rows, sender, receiver = inputs
+        part = jnp.einsum(form, found.activation[sender], rows.astype(jnp.float32))
+        return total.at[receiver].add(part), None
+
+    shape = (config.n_layers, found.activation.shape[1], config.d_model)
+    start = jnp.broadcast_to(params["b_dec"][:, None], shape).astype(jnp.float32)
+    edges = found.decoders, np.asarray(found.senders), np.asarray(found.receivers)
+    total, _ = jax.lax.scan(edge, start, edges)
+    return total + feat.skip(params, trace[config.reads][:, 0].astype(jnp.float32))

@@ -1,0 +1,241 @@
+"""What attribution starts from: output tokens, directions between them, features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.errors import InputError
+from hagd_jax.graphs.config import AttributionConfig
+from hagd_jax.graphs.frozen import Frozen, norm_back, unembedding, weight_of
+from hagd_jax.graphs.graph import LogitTarget
+from hagd_jax.graphs.rows import Targets, at_mlp, before_layer
+from hagd_jax.models import LanguageModel
+from hagd_jax.models.layers import ACTIVATIONS
+from hagd_jax.units import Dictionary, Features
+
+
+def logit_difference(
+    model: LanguageModel, right: str | int, wrong: str | int | Sequence[str | int]
+) -> LogitTarget:
+    """The direction from a wrong answer, or the mean of several, to the right one.
+
+    Args:
+        model: The model.
+        right: Token or id.
+        wrong: Token or id, or several.
+
+    Returns:
+        The target logit[right] − mean logit[wrong].
+
+    Raises:
+        InputError: If one of them is not in the vocabulary.
+
+    Example:
+        >>> logit_difference(model, 7, [3, 5]).coefficients
+        (1.0, -0.5, -0.5)
+    """
+    others = [wrong] if isinstance(wrong, str | int) else list(wrong)
+    ids = [token_id(model, token) for token in (right, *others)]
+    names = [_name(model, i) for i in ids]
+    label = f"{names[0]} - {' / '.join(names[1:])}"
+    return LogitTarget(label, tuple(ids), (1.0, *[-1 / len(others)] * len(others)))
+
+
+def token_id(model: LanguageModel, token: str | int) -> int:
+    """The id of an output token.
+
+    Args:
+        model: The model.
+        token: Its text, blank included, or its id.
+
+    Returns:
+        The id.
+
+    Raises:
+        InputError: If it is no single token of the vocabulary.
+    """
+    size = model.config.vocab_size
+    if isinstance(token, str):
+        if model.tokenizer is None:
+            raise InputError(
+                "target", got=repr(token), expected="a token id: this model has no tokenizer"
+            )
+        ids = model.tokenizer.encode(token, bos=False)
+        if len(ids) != 1:
+            raise InputError(
+                "target",
+                got=f"{token!r}, which is {len(ids)} tokens",
+                expected="text that is one token",
+                mend="Most words begin with a blank: try it with one, or give an id.",
+            )
+        return int(ids[0])
+    if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
+        raise InputError("target", got=token, expected=f"a token id from 0 to {size - 1}")
+    return int(token)
+
+
+def choose_logits(
+    model: LanguageModel,
+    probabilities: np.ndarray,
+    config: AttributionConfig,
+    asked: Iterable[str | int | LogitTarget] | str | int | LogitTarget | None,
+) -> list[LogitTarget]:
+    """The targets of a prompt: those asked for, or its most likely next tokens.
+
+    Args:
+        model: The model.
+        probabilities: (V,) of the next token.
+        config: How many.
+        asked: Tokens and directions; None for the smallest set of most likely tokens whose
+            probabilities sum to `logit_mass`, at most `max_logits`.
+
+    Returns:
+        One target or more.
+
+    Raises:
+        InputError: If a token is not in the vocabulary, or nothing is asked for.
+    """
+    if asked is None:
+        best = np.argsort(-probabilities, kind="stable")[: config.max_logits]
+        enough = np.searchsorted(np.cumsum(probabilities[best]), config.logit_mass) + 1
+        asked = [int(i) for i in best[:enough]]
+    asked = [asked] if isinstance(asked, str | int | LogitTarget) else list(asked)
+    if not asked:
+        raise InputError("targets", got="none", expected="one or more, or None for likely tokens")
+    found = []
+    for target in asked:
+        if not isinstance(target, LogitTarget):
+            i = token_id(model, target)
+            target = LogitTarget(_name(model, i), (i,), weight=float(probabilities[i]))
+        for i in target.tokens:
+            token_id(model, i)
+        _check(target)
+        found.append(target)
+    return found
+
+
+def _check(target: LogitTarget) -> None:
+    """Refuse a direction that means nothing."""
+    name, count = f"target {target.label!r}", len(target.tokens)
+    if len(target.coefficients) != count or not count:
+        raise InputError(
+            name,
+            got=f"{len(target.coefficients)} coefficients for {count} tokens",
+            expected="one for each of one or more tokens",
+        )
+    if not np.isfinite(target.coefficients).all() or not any(target.coefficients):
+        raise InputError(name, got=target.coefficients, expected="finite numbers, not all 0")
+    if not 0 < target.weight < np.inf:
+        raise InputError(name, got=f"weight {target.weight}", expected="a finite one above 0")
+
+
+def logit_targets(
+    model: LanguageModel, held: Frozen, targets: Sequence[LogitTarget], position: int, size: int
+) -> Targets:
+    """Gradients of logit targets at the final stream.
+
+    Args:
+        model: Bare.
+        held: What is frozen.
+        targets: At most `size`.
+        position: Of the last token.
+        size: Rows to fill up to.
+
+    Returns:
+        `size` targets; those beyond the given ones are of no layer.
+    """
+    width = max(len(target.tokens) for target in targets)
+    tokens, coefficients = np.zeros((size, width), np.int32), np.zeros((size, width), np.float32)
+    for row, target in enumerate(targets):
+        tokens[row, : len(target.tokens)] = target.tokens
+        coefficients[row, : len(target.tokens)] = target.coefficients
+    vector = _logit_vectors(model, held, tokens, coefficients, position)
+    top = before_layer(model.config.n_layers)
+    stage = jnp.asarray(np.where(np.arange(size) < len(targets), top, -1), jnp.int32)
+    return Targets(vector, stage, jnp.full(size, position, jnp.int32))
+
+
+@jax.jit
+def _logit_vectors(
+    model: LanguageModel, held: Frozen, tokens: jax.Array, coefficients: jax.Array, position: Any
+) -> jax.Array:
+    table = unembedding(model)
+    mean = jnp.mean(table, -1, dtype=jnp.float32)
+    columns = table[:, tokens].astype(jnp.float32) - mean[:, None, None]
+    vector = jnp.einsum("dbm,bm->bd", columns, coefficients)
+    weight = weight_of(model.params, "norm_f")
+    return norm_back(vector, weight, held.gain_final[position], model.config)
+
+
+@jax.jit
+def feature_targets(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    held: Frozen,
+    mlp_in: jax.Array,
+    layer: jax.Array,
+    position: jax.Array,
+    index: jax.Array,
+) -> Targets:
+    """Gradients of features' pre-activations at the stream that the MLPs read.
+
+    Of a neuron with a gate, act(g) · u, the target is the neuron itself with act(g)/g and half of
+    each factor held, ½ [act(g) u' + (act(g)/g) u g']: a linear function of the MLP's input whose
+    value is the neuron's own (the half rule; Arora et al., 2025, arXiv:2508.21258).
+
+    Args:
+        model: Bare.
+        dictionary: Bare.
+        held: What is frozen.
+        mlp_in: (L, T, D) what MLPs read.
+        layer: (B,) of each feature; −1 for no target.
+        position: (B,).
+        index: (B,).
+
+    Returns:
+        The targets.
+    """
+    here = jnp.maximum(layer, 0)
+    if isinstance(dictionary, Features):
+        vector = dictionary.trained.params["W_enc"][here, index].astype(jnp.float32)
+        normed = dictionary.trained.config.reads == "mlp_in"
+    else:
+        vector = _neuron_vectors(model, mlp_in[here, position], here, index)
+        normed = True
+    if normed:
+        blocks = model.params["blocks"]
+        weight = weight_of(blocks, "norm2")
+        weight = None if weight is None else weight[here]
+        vector = norm_back(vector, weight, held.gain2[here, position], model.config)
+    return Targets(vector, jnp.where(layer < 0, -1, at_mlp(layer)), position)
+
+
+def _neuron_vectors(
+    model: LanguageModel, x: jax.Array, layer: jax.Array, index: jax.Array
+) -> jax.Array:
+    mlp = model.params["blocks"]["mlp"]
+
+    def affine(name: str) -> tuple[jax.Array, jax.Array]:
+        """A map's rows, and its values at x."""
+        row = mlp[name]["kernel"][layer, :, index].astype(jnp.float32)
+        value = jnp.sum(row * x.astype(jnp.float32), -1, keepdims=True)
+        bias = mlp[name].get("bias")
+        return row, value if bias is None else value + bias[layer, index][:, None]
+
+    into, value = affine("in")
+    if not model.config.gated_mlp:
+        return into
+    gate_row, gate = affine("gate")
+    opened = ACTIVATIONS[model.config.activation](gate)
+    # At a gate of exactly zero act(g)/g has a limit; its neighbourhood will do.
+    share = opened / jnp.where(gate == 0, 1, gate)
+    return 0.5 * (opened * into + share * value * gate_row)
+
+
+def _name(model: LanguageModel, token: int) -> str:
+    return f"#{token}" if model.tokenizer is None else model.tokenizer.token(token)

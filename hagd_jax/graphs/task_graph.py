@@ -1,0 +1,231 @@
+"""One graph for a whole task: edges of many prompts' graphs, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jraph
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
+from hagd_jax.graphs.influence import influence
+from hagd_jax.units.graph import strongest_into
+
+_BITS = 31
+
+
+class TaskNodes(NamedTuple):
+    """N nodes, each of them in at least one prompt's graph.
+
+    Attributes:
+        kind: (N,) int8, as in prompts' graphs.
+        layer: (N,) int32.
+        position: (N,) int32; −1 where positions were summed over.
+        index: (N,) int32 feature, or which target; −1 for errors. Of embeddings the token id, or
+            −1 where positions are kept: there each prompt has its own token.
+        frequency: (N,) float32 share of prompts whose graph has the node.
+        activation: (N,) float32 mean over prompts, 0 where inactive; positions are summed.
+        influence: (N,) float32 mean over prompts.
+    """
+
+    kind: Any
+    layer: Any
+    position: Any
+    index: Any
+    frequency: Any
+    activation: Any
+    influence: Any
+
+
+class TaskEdges(NamedTuple):
+    """Edges over prompts; a prompt without an edge counts as zero.
+
+    Attributes:
+        mean: (E,) float32 mean of A, signs and all.
+        size: (E,) float32 mean of |A|.
+        error: (E,) float32 standard error of the mean.
+        frequency: (E,) float32 share of prompts that have the edge.
+    """
+
+    mean: Any
+    size: Any
+    error: Any
+    frequency: Any
+
+
+class TaskGraph(struct.PyTreeNode):
+    """The mean of attribution graphs.
+
+    Attributes:
+        graph: Nodes are `TaskNodes`, edges `TaskEdges`.
+        prompts: How many were averaged.
+        layers: L.
+    """
+
+    graph: jraph.GraphsTuple
+    prompts: int = struct.field(pytree_node=False)
+    layers: int = struct.field(pytree_node=False)
+
+    @property
+    def nodes(self) -> TaskNodes:
+        """The table of nodes."""
+        return self.graph.nodes  # type: ignore[return-value]
+
+    @property
+    def edges(self) -> TaskEdges:
+        """The table of edges."""
+        return self.graph.edges  # type: ignore[return-value]
+
+    def to_dense(self, column: str = "mean") -> np.ndarray:
+        """An edge column as a matrix.
+
+        Args:
+            column: A field of `TaskEdges`.
+
+        Returns:
+            (N, N) float32, [target, source].
+        """
+        count = len(self.nodes.kind)
+        dense = np.zeros((count, count), np.float32)
+        places = np.asarray(self.graph.receivers), np.asarray(self.graph.senders)
+        dense[places] = getattr(self.edges, column)
+        return dense
+
+
+def task_graph(
+    graphs: Iterable[AttributionGraph],
+    *,
+    positions: bool = False,
+    edges_per_node: int | None = None,
+) -> TaskGraph:
+    """Average the graphs of a task's prompts.
+
+    Within a prompt, edges between the same two nodes at different positions add up: a node
+    without positions is a feature wherever it fires. Targets are matched by their order, so
+    that of prompts with different answers, the first target of each is one node. Every prompt
+    counts alike.
+
+    Args:
+        graphs: Of prompts, made with one dictionary; read one at a time.
+        positions: Keep positions apart, for prompts of one template and length.
+        edges_per_node: Keep the strongest edges into a node, by mean |A|; None keeps all.
+
+    Returns:
+        The mean.
+
+    Raises:
+        InputError: If there is no graph, or they are of different dictionaries, targets, or, with
+            `positions`, lengths.
+
+    Example:
+        >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
+        >>> mean.nodes.frequency.max()
+        1.0
+    """
+    sums = _Sums(positions)
+    for graph in graphs:
+        sums.add(graph)
+    if not sums.count:
+        raise InputError("graphs", got="none", expected="one or more")
+    return sums.finish(edges_per_node)
+
+
+class _Table:
+    """Sums of rows by key, merged as they come."""
+
+    def __init__(self, width: int):
+        self.keys, self.sums = np.zeros(0, np.int64), np.zeros((0, width))
+
+    def add(self, keys: np.ndarray, values: np.ndarray) -> None:
+        every = np.concatenate([self.keys, keys])
+        self.keys, place = np.unique(every, return_inverse=True)
+        rows = np.concatenate([self.sums, values])
+        self.sums = np.stack(
+            [np.bincount(place, column, len(self.keys)) for column in rows.T], axis=1
+        )
+
+
+class _Sums:
+    """What the graphs so far add up to."""
+
+    def __init__(self, positions: bool):
+        self.positions, self.count = positions, 0
+        self.about: tuple | None = None
+        self.numbers: dict[tuple[int, int, int, int], int] = {}
+        self.nodes, self.edges = _Table(3), _Table(4)
+
+    def add(self, graph: AttributionGraph) -> None:
+        """One more prompt."""
+        self._check(graph)
+        table, own = graph.nodes, self._numbers(graph)
+        # Once a prompt, whatever positions a node has: sums of what it does, not of how often.
+        ones = np.zeros(len(own))
+        ones[np.unique(own, return_index=True)[1]] = 1
+        values = np.stack([ones, np.asarray(table.activation), influence(graph)], 1)
+        self.nodes.add(own, values)
+        pairs = (own[graph.receivers] << _BITS) | own[graph.senders]
+        keys, place = np.unique(pairs, return_inverse=True)
+        weight = np.bincount(place, graph.weights, len(keys))
+        self.edges.add(keys, np.stack([weight, abs(weight), weight**2, np.ones(len(keys))], 1))
+        self.count += 1
+
+    def finish(self, edges_per_node: int | None) -> TaskGraph:
+        """Means, in the order of layers."""
+        columns = np.array(list(self.numbers), np.int64)
+        order = np.lexsort((columns[:, 3], columns[:, 2], columns[:, 1], columns[:, 0]))
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        kind, layer, position, index = columns[order].T.astype(np.int32)
+        sums = np.zeros((len(order), 3))
+        sums[place[self.nodes.keys]] = self.nodes.sums
+        frequency, activation, reach = (sums / self.count).T.astype(np.float32)
+        receivers, senders = (place[x] for x in np.divmod(self.edges.keys, 1 << _BITS))
+        total, size, squares, often = self.edges.sums.T / self.count
+        spread = np.maximum(squares - total**2, 0) / max(self.count - 1, 1)
+        keep = strongest_into(receivers, size, edges_per_node)
+        mean = TaskEdges(*(x[keep].astype(np.float32) for x in (total, size, spread**0.5, often)))
+        arrays: Any = {
+            "nodes": TaskNodes(
+                kind.astype(np.int8), layer, position, index, frequency, activation, reach
+            ),
+            "edges": mean,
+            "senders": senders[keep].astype(np.int32),
+            "receivers": receivers[keep].astype(np.int32),
+            "n_node": np.array([len(kind)], np.int32),
+            "n_edge": np.array([len(keep)], np.int32),
+        }
+        assert self.about is not None
+        return TaskGraph(jraph.GraphsTuple(**arrays, globals=None), self.count, self.about[0])
+
+    def _check(self, graph: AttributionGraph) -> None:
+        info = graph.info
+        about = info.layers, info.features, len(info.targets)
+        names = ["layers", "features", "targets"]
+        if self.positions:
+            about, names = (*about, len(info.tokens)), [*names, "tokens"]
+        if self.about is not None and about != self.about:
+            words = [f"{value} {name}" for value, name in zip(about, names, strict=True)]
+            first = [f"{value} {name}" for value, name in zip(self.about, names, strict=True)]
+            raise InputError(
+                f"graph {self.count}",
+                got=", ".join(words),
+                expected=", ".join(first) + ", as before",
+            )
+        self.about = about
+
+    def _numbers(self, graph: AttributionGraph) -> np.ndarray:
+        """(N,) the number of each node among those of the task, new ones at the end."""
+        table = graph.nodes
+        kind, index = np.asarray(table.kind, np.int64), np.asarray(table.index, np.int64).copy()
+        position = np.asarray(table.position, np.int64)
+        index[kind == LOGIT] = np.arange((kind == LOGIT).sum())
+        if self.positions:
+            index[kind == EMBEDDING] = -1
+        else:
+            position = np.full_like(position, -1)
+        keys = np.stack([kind, np.asarray(table.layer, np.int64), position, index], 1)
+        numbers = self.numbers
+        return np.array([numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()])

@@ -1,0 +1,298 @@
+"""What nodes write and what they read, from which every edge between them follows.
+
+A head or a feature writes to the stream, and a later one reads the stream at the same position.
+The edge s → t is what s writes more than on the counterfactual, times how much the metric would
+change with what t reads:
+
+A[t, s] = Σ over positions of ⟨Δwrite_s, ∂m/∂read_t⟩.
+
+Of features both are a number times a fixed direction, so that edges between all features of two
+layers are two matrix products: (decoder · encoder) ⊙ (activation · gradient).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.interventions import chain, replace
+from hagd_jax.models import (
+    Context,
+    DecoderConfig,
+    Intervention,
+    LanguageModel,
+    forward,
+    scanned,
+)
+from hagd_jax.models.layers import ACTIVATIONS
+from hagd_jax.parallel import replicate
+from hagd_jax.scores.component_graph import AddToReads, Metric, no_reads
+from hagd_jax.tasks.base import Prompts
+from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
+from hagd_jax.units import Dictionary
+from hagd_jax.units.features import Features
+from hagd_jax.units.neurons import Neurons
+
+
+class Directions(struct.PyTreeNode):
+    """What features read and write, whatever the prompt.
+
+    Attributes:
+        out: (E, F, D) written along each edge of the layer graph, summed up to it: to the next
+            layer, to the next two, and so on.
+        own: (L,) int32 where the edges of each layer begin.
+        reach: (L,) int32 how many there are.
+        into: (K, L, F, D) read from the stream, the norm's weight within; K is 2 with a gate.
+        heads: (L, H, Dh, D) what heads write, W_O.
+    """
+
+    out: Any
+    own: Any
+    reach: Any
+    into: Any
+    heads: Any
+
+
+class Flow(struct.PyTreeNode):
+    """What nodes do on B prompts of T positions.
+
+    Attributes:
+        move: (L, F, B, T) activation minus that of the counterfactual.
+        pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`.
+        head_move: (L, H, B, T, Dh) what heads put out, minus the counterfactual's.
+        head_read: (L, H, B, T, D) gradient with respect to what heads read: queries, keys and
+            values. Heads that share keys and values share their gradient alike.
+        score: (N,) Σ (clean − counterfactual) · ∂m/∂node, in the order of `Nodes.flat`.
+    """
+
+    move: Any
+    pull: Any
+    head_move: Any
+    head_read: Any
+    score: Any
+
+
+@struct.dataclass
+class AddToNeurons(Intervention):
+    """Adds to neurons: where gradients with respect to each are taken.
+
+    Attributes:
+        amount: (L, B, T, M).
+    """
+
+    amount: Any = scanned()
+
+    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToNeurons]:
+        """The neurons, moved."""
+        return value + self.amount, self
+
+
+@struct.dataclass
+class AddToFeatures(FeatureWriter):
+    """Writes amounts of features, beside what is written already.
+
+    Attributes:
+        amount: (L, B, T, F).
+    """
+
+    amount: Any = scanned(default=None)
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToFeatures]:
+        """The output, moved."""
+        written, after = self.write(self.amount)
+        return value + written, after
+
+
+@struct.dataclass
+class AddToHeads(Intervention):
+    """Adds to what heads put out.
+
+    Attributes:
+        amount: (L, B, T, H, Dh).
+    """
+
+    amount: Any = scanned()
+
+    def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToHeads]:
+        """The heads, moved."""
+        return value + self.amount, self
+
+
+def require_flow(nodes: Dictionary) -> None:
+    """Refuse nodes that are no features.
+
+    Raises:
+        InputError: If they neither are neurons nor a transcoder's.
+    """
+    if not isinstance(nodes, Neurons | Features):
+        raise InputError(
+            "dictionary", got=nodes.label, expected="neurons or a transcoder: nodes that read along"
+            " a direction",
+        )  # fmt: skip
+
+
+def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
+    """What features read and write.
+
+    Args:
+        model: The model.
+        nodes: Neurons, or a transcoder's features.
+
+    Returns:
+        The directions, float32.
+    """
+    c, blocks = model.config, model.params["blocks"]
+    if isinstance(nodes, Features):
+        fields = writer_fields(nodes.trained)
+        own, reach = fields["own"], fields["reach"]
+        rows = jnp.asarray(fields["decoder"], jnp.float32)
+        # From each layer's first edge on: what reaches a reader so many layers above.
+        hop = np.asarray(layer_graph(nodes.trained.config).edges)
+        out = rows
+        for back in range(1, nodes.trained.config.width):
+            earlier = jnp.roll(rows, back, axis=0)
+            out = out + jnp.where(jnp.asarray(hop >= back)[:, None, None], earlier, 0)
+        into = jnp.asarray(fields["encoder"]["W_enc"], jnp.float32)[None]
+        normed = nodes.trained.config.reads == "mlp_in"
+    else:
+        names = ("gate", "in") if c.gated_mlp else ("in",)
+        into = jnp.stack([jnp.swapaxes(blocks["mlp"][n]["kernel"], 1, 2) for n in names])
+        out, normed = blocks["mlp"]["out"]["kernel"], True
+        own, reach = jnp.arange(c.n_layers), jnp.ones(c.n_layers, jnp.int32)
+    if normed and c.norm != "none":
+        into = into * blocks["norm2"]["scale"][:, None]
+        if c.norm == "layer":
+            into = into - into.mean(-1, keepdims=True)
+    wide = jnp.float32
+    heads = blocks["attn"]["o"]["kernel"].astype(wide)
+    return Directions(out.astype(wide), own.astype(jnp.int32), reach, into.astype(wide), heads)
+
+
+def flow_arrays(
+    model: LanguageModel,
+    nodes: Dictionary,
+    batch: Prompts,
+    weight: jax.Array,
+    steps: jax.Array,
+    metric: Metric,
+    remat: bool,
+) -> Flow:
+    """What nodes do on a batch, gradients averaged along the path of EAP-IG.
+
+    Args:
+        model: The model.
+        nodes: Neurons, or a transcoder's features.
+        batch: B prompts.
+        weight: (B,) of each.
+        steps: Where gradients are taken between the counterfactual's embeddings, 0, and the clean
+            ones, 1.
+        metric: (logits, prompts) → (B,).
+        remat: Recompute blocks in the backward pass.
+
+    Returns:
+        The flow, float32.
+    """
+    sites = ("embed", *nodes.capture)
+    clean, other = (
+        forward(model, batch.inputs(side), capture=sites).trace for side in ("clean", "corrupted")
+    )
+    own, theirs = nodes.values(clean), nodes.values(other)
+    moved = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), own, theirs)
+    name = "neuron" if isinstance(nodes, Neurons) else "feature"
+    shape = batch.inputs().shape
+
+    def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        start = replace("embed", other["embed"] + step * (clean["embed"] - other["embed"]))
+        read = _reads(nodes)
+        trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
+
+        def value(added: tuple) -> jax.Array:
+            heads, features, reads = added
+            moves = (AddToHeads(heads), _adding(nodes, features), reads)
+            out = forward(model, batch.inputs(), chain(start, *moves), remat=remat)
+            return jnp.sum(metric(out.logits, batch) * batch_weight)
+
+        zeros = (*(jnp.zeros_like(moved[n]) for n in ("head_out", name)),
+                 no_reads(model.config, shape))  # fmt: skip
+        heads, features, reads = jax.grad(value)(zeros)
+        score = jnp.concatenate([
+            jnp.einsum("lbthd,lbthd->lh", heads, moved["head_out"]).ravel(),
+            jnp.einsum("lbtf,lbtf->lf", features, moved[name]).ravel(),
+        ])  # fmt: skip
+        pull = _pull(model, nodes, trace, features)
+        return pull, _shared(reads, model.config), score
+
+    batch_weight = weight
+    pull, read, score = jax.tree.map(lambda x: x.mean(0), jax.lax.map(pulls, steps))
+    first = lambda x: jnp.moveaxis(x, -1, -3)  # noqa: E731
+    heads = lambda x: jnp.moveaxis(x, 3, 1)  # noqa: E731
+    found = Flow(first(moved[name]), first(pull), heads(moved["head_out"]), heads(read), score)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("metric", "remat"))
+def flow(
+    model: LanguageModel,
+    nodes: Dictionary,
+    batch: Prompts,
+    weight: jax.Array,
+    steps: jax.Array,
+    *,
+    metric: Metric,
+    remat: bool,
+) -> Flow:
+    """`flow_arrays` as one program, its results on every device."""
+    return replicate(flow_arrays(model, nodes, batch, weight, steps, metric, remat), model.mesh)
+
+
+def _reads(nodes: Dictionary) -> str:
+    return nodes.trained.config.reads if isinstance(nodes, Features) else "mlp_in"
+
+
+def _adding(nodes: Dictionary, amount: jax.Array) -> Intervention:
+    if isinstance(nodes, Features):
+        return AddToFeatures(**writer_fields(nodes.trained), amount=amount)
+    return AddToNeurons(amount)
+
+
+def _pull(
+    model: LanguageModel, nodes: Dictionary, trace: dict[str, jax.Array], gradient: jax.Array
+) -> jax.Array:
+    """(K, L, B, T, F) gradients with respect to what features read along their directions."""
+    x = trace[_reads(nodes)]
+    if isinstance(nodes, Features):
+        found = nodes.values(trace | {"head_out": x[..., None]})["feature"]
+        parts = (jnp.where(found > 0, gradient, 0),)
+        scaled = nodes.trained.config.reads == "mlp_in"
+    else:
+        parts, scaled = _neuron_pull(model, x, gradient), True
+    pull = jnp.stack(parts).astype(jnp.float32)
+    return pull / trace["norm2_scale"] if scaled else pull
+
+
+def _neuron_pull(model: LanguageModel, x: jax.Array, gradient: jax.Array) -> tuple[Any, ...]:
+    c, params = model.config, model.params["blocks"]["mlp"]
+    act = ACTIVATIONS[c.activation]
+
+    def before(name: str) -> jax.Array:
+        part = jnp.einsum("lbtd,ldf->lbtf", x, params[name]["kernel"].astype(x.dtype))
+        return part + params[name]["bias"][:, None, None] if "bias" in params[name] else part
+
+    if c.gated_mlp:
+        _, back = jax.vjp(lambda gate, up: act(gate) * up, before("gate"), before("in"))
+    else:
+        _, back = jax.vjp(act, before("in"))
+    return back(gradient.astype(x.dtype))
+
+
+def _shared(reads: AddToReads, c: DecoderConfig) -> jax.Array:
+    """(L, B, T, H, D) gradients of what each query head reads in all."""
+    group = c.n_heads // c.n_kv_heads
+    return reads.q + jnp.repeat((reads.k + reads.v) / group, group, axis=3)

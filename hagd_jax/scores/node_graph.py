@@ -1,0 +1,230 @@
+"""The node graph: how much each head and feature matters through each later one, over a task."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import ConfigError
+from hagd_jax.models import LanguageModel
+from hagd_jax.scores.component_graph import Metric
+from hagd_jax.scores.flow import Flow, directions, flow, require_flow
+from hagd_jax.scores.flow_edges import block, chosen_edges
+from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.tasks.base import Prompts, logit_difference
+from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Dictionary, Nodes, Space, as_dictionary
+from hagd_jax.units.graph import strongest_into
+
+PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+EDGES_PER_NODE = 32
+HEAD, FEATURE = range(2)
+
+
+class NodePlaces(NamedTuple):
+    """Which node each is, in the order of `Nodes.flat`.
+
+    Attributes:
+        kind: (N,) int8: `HEAD` or `FEATURE`.
+        layer: (N,) int32.
+        index: (N,) int32 head or feature within its layer.
+    """
+
+    kind: Any
+    layer: Any
+    index: Any
+
+    @classmethod
+    def of(cls, space: Space) -> NodePlaces:
+        """The nodes of a space, on the host."""
+        each = (space.heads, space.features)
+        kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in each])
+        index = np.concatenate([np.tile(np.arange(n), space.layers) for n in each])
+        return cls(kind.astype(np.int8), space.layer, index.astype(np.int32))
+
+
+class NodeGraph(struct.PyTreeNode):
+    """Every node of a circuit's space, and the strongest edges into each.
+
+    An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
+    the counterfactual, everything between them being the residual stream (see `flow`). Attention
+    is in the heads, which are nodes.
+
+    Attributes:
+        graph: Nodes are `NodePlaces`, edges (E,) float32, mean over prompts.
+        score: (N,) float32 how much each node moves the metric, to first order (EAP-IG).
+        space: How many nodes there are.
+        prompts: How many were averaged.
+    """
+
+    graph: jraph.GraphsTuple
+    score: Any
+    space: Space = struct.field(pytree_node=False)
+    prompts: int = struct.field(pytree_node=False)
+
+    @property
+    def places(self) -> NodePlaces:
+        """The table of nodes."""
+        return self.graph.nodes  # type: ignore[return-value]
+
+    @property
+    def senders(self) -> np.ndarray:
+        """(E,) the writer of each edge."""
+        return np.asarray(self.graph.senders)
+
+    @property
+    def receivers(self) -> np.ndarray:
+        """(E,) its reader."""
+        return np.asarray(self.graph.receivers)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) A[reader, writer]."""
+        return np.asarray(self.graph.edges)
+
+    @property
+    def scores(self) -> Nodes:
+        """`score` as `Nodes`."""
+        return Nodes.from_flat(self.space, self.score)
+
+
+def node_graph(
+    model: LanguageModel,
+    prompts: Prompts,
+    config: GradientConfig = GradientConfig(steps=PATH),
+    *,
+    dictionary: Dictionary | Transcoder | None = None,
+    candidates: int | None = None,
+    edges_per_node: int = EDGES_PER_NODE,
+    metric: Metric = logit_difference,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> NodeGraph:
+    """Score every edge between nodes, or between those that matter, and keep the strongest.
+
+    Args:
+        model: The model.
+        prompts: Clean prompts with their counterfactuals. All that nodes do on them is kept in
+            memory: 4 · B · T · (3 F + H D) bytes a layer.
+        config: Where on the path gradients are taken, and batching.
+        dictionary: Neurons by default, or a transcoder.
+        candidates: Of how many features edges are scored, those with the largest |score|; None
+            for all, which takes N² · D products. Heads are always among them.
+        edges_per_node: How many edges into a node are kept.
+        metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
+        on_layer: Called as on_layer(layers done, layers) after each layer's readers.
+
+    Returns:
+        The graph, on the host.
+
+    Raises:
+        ConfigError: If `edges_per_node` or `candidates` is not positive.
+        InputError: If prompts do not fit, or the dictionary's nodes do not read along directions.
+
+    Example:
+        >>> graph = node_graph(model, task.splits["discover"][:32])
+        >>> hierarchy.coarsen(hierarchy.as_weights(graph).weights)
+    """
+    if edges_per_node < 1 or (candidates is not None and candidates < 1):
+        raise ConfigError(
+            "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
+        )
+    nodes = as_dictionary(model, dictionary).bare()
+    require_flow(nodes)
+    along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
+    space, parallel = nodes.space, model.config.parallel_residual
+    own, heads = _own(space), space.layers * space.heads
+    score = np.asarray(found.score) / len(prompts)
+    if candidates is not None and candidates < space.layers * space.features:
+        chosen = np.argsort(-np.abs(score[heads:]), kind="stable")[:candidates]
+        rows = _chosen(along, found, jnp.asarray(chosen, jnp.int32), parallel=parallel)
+        row, column, weight = _strongest(np.asarray(rows), edges_per_node)
+        place = np.concatenate([np.arange(heads), heads + chosen])
+        if on_layer is not None:
+            on_layer(space.layers, space.layers)
+        ends = ([place[column]], [place[row]], [weight / len(prompts)])
+        return _graph(space, *ends, score, len(prompts))
+    senders, receivers, weights = [], [], []
+    for layer in range(space.layers):
+        rows = [
+            np.asarray(block(along, found, np.int32(layer), np.int32(below), parallel))
+            for below in range(layer + 1)
+        ]
+        kept = _strongest(np.concatenate(rows, 1), edges_per_node)
+        row, column, weight = kept
+        senders.append(own[: layer + 1].ravel()[column])
+        receivers.append(own[layer][row])
+        weights.append(weight / len(prompts))
+        if on_layer is not None:
+            on_layer(layer + 1, space.layers)
+    return _graph(space, senders, receivers, weights, score, len(prompts))
+
+
+_chosen = jax.jit(chosen_edges, static_argnames="parallel")
+
+
+def _flows(
+    model: LanguageModel, nodes: Dictionary, prompts: Prompts, config: GradientConfig,
+    metric: Metric,
+) -> Flow:  # fmt: skip
+    """The flow of all prompts, one behind the other."""
+    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
+    steps = jnp.asarray(config.steps, jnp.float32)
+    parts = [
+        flow(model.bare(), nodes, batch, weight, steps, metric=metric, remat=config.remat)
+        for batch, weight in padded_batches(model, prompts, rows)
+    ]
+
+    def joined(name: str, axis: int) -> jax.Array:
+        # Copies that filled up the last batch pull at nothing.
+        return jnp.concatenate([getattr(part, name) for part in parts], axis)
+
+    return Flow(
+        joined("move", 2), joined("pull", 3), joined("head_move", 2), joined("head_read", 2),
+        functools.reduce(jnp.add, [part.score for part in parts]),
+    )  # fmt: skip
+
+
+def _own(space: Space) -> np.ndarray:
+    """(L, H + F) number of every node, heads of a layer before its features."""
+    heads = np.arange(space.layers * space.heads).reshape(space.layers, -1)
+    features = np.arange(space.layers * space.features).reshape(space.layers, -1)
+    return np.concatenate([heads, heads.size + features], 1)
+
+
+def _strongest(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of the largest entries of each row."""
+    size = np.abs(rows)
+    if most < rows.shape[1]:
+        column = np.argpartition(-size, most - 1, axis=1)[:, :most]
+    else:
+        column = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+    row = np.repeat(np.arange(len(rows)), column.shape[1])
+    value = rows[row, column.ravel()]
+    there = value != 0
+    return row[there], column.ravel()[there], value[there]
+
+
+def _graph(
+    space: Space, senders: list, receivers: list, weights: list, score: np.ndarray, prompts: int
+) -> NodeGraph:
+    s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
+    order = strongest_into(r, np.abs(w), None)
+    arrays: Any = {
+        "nodes": NodePlaces.of(space),
+        "edges": w[order].astype(np.float32),
+        "senders": s[order].astype(np.int32),
+        "receivers": r[order].astype(np.int32),
+        "n_node": np.array([space.nodes], np.int32),
+        "n_edge": np.array([len(w)], np.int32),
+    }
+    return NodeGraph(
+        jraph.GraphsTuple(**arrays, globals=None), score.astype(np.float32), space, prompts
+    )

@@ -1,0 +1,37 @@
+"""Models whose circuits are known."""
+
+from hagd_jax.testbeds.case import Case, as_task, scrambled
+from hagd_jax.testbeds.compiled import Compiled, Program, compile_program, compiled_prompts
+from hagd_jax.testbeds.hand_built import hand_built
+from hagd_jax.testbeds.necessary import necessary_edges, true_edges
+from hagd_jax.testbeds.programs import PROGRAMS
+from hagd_jax.testbeds.skipping import SkipShare, skip_share
+from hagd_jax.testbeds.small_cache import small_model
+from hagd_jax.testbeds.small_training import MOST_EXAMPLES, TrainConfig, train_modular, train_small
+from hagd_jax.testbeds.structure import program_edges
+from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
+
+__all__ = [
+    "MOST_EXAMPLES",
+    "PROGRAMS",
+    "Case",
+    "Compiled",
+    "Program",
+    "SkipShare",
+    "TrainConfig",
+    "TwoHop",
+    "TwoHopConfig",
+    "as_task",
+    "compile_program",
+    "compiled_prompts",
+    "hand_built",
+    "necessary_edges",
+    "program_edges",
+    "scrambled",
+    "skip_share",
+    "small_model",
+    "train_modular",
+    "train_small",
+    "true_edges",
+    "two_hop",
+]

@@ -1,0 +1,37 @@
+"""Units: what circuits consist of, from heads and neurons to features, whole MLPs and edges."""
+
+from hagd_jax.units.blocks import Blocks, blocks
+from hagd_jax.units.components import Components, Parts, components, parts_of
+from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
+from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
+from hagd_jax.units.feature_edits import FeatureEdit, intervene
+from hagd_jax.units.features import Features, as_dictionary
+from hagd_jax.units.graph import strongest_into
+from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
+from hagd_jax.units.nodes import Nodes, Space
+
+__all__ = [
+    "MLPS",
+    "NEURONS",
+    "WRITES",
+    "Blocks",
+    "Components",
+    "Dictionary",
+    "Edges",
+    "FeatureEdit",
+    "Features",
+    "MaskEdges",
+    "Neurons",
+    "Nodes",
+    "Parts",
+    "Space",
+    "as_dictionary",
+    "blocks",
+    "components",
+    "intervene",
+    "mask_edges",
+    "mask_nodes",
+    "neurons",
+    "parts_of",
+    "strongest_into",
+]

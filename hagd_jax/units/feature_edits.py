@@ -1,0 +1,258 @@
+"""Features set, scaled or ablated at a layer and a position."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.interventions import chain, freeze
+from hagd_jax.models import (
+    Context,
+    Intervention,
+    LanguageModel,
+    Output,
+    forward,
+    scanned,
+    shared,
+    static,
+)
+from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
+from hagd_jax.transcoders.transcoder import Transcoder
+from hagd_jax.units.dictionary import Dictionary
+from hagd_jax.units.features import Features, as_dictionary
+
+Regime = Literal["direct", "freeze_attention", "free"]
+_SCALES = ("norm1_scale", "norm2_scale", "normf_scale")
+# What is held at its undisturbed value.
+REGIMES: dict[str, tuple[str, ...]] = {
+    "direct": ("attn_pattern", *_SCALES, "mlp_out"),
+    "freeze_attention": ("attn_pattern",),
+    "free": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureEdit:
+    """One feature at one place: f ← scale · f + value.
+
+    Attributes:
+        layer: Whose feature.
+        position: Of the token.
+        feature: Its number.
+        value: What is added; the new activation, where `scale` is 0.
+        scale: What it is multiplied by first; 0 sets, and with `value` 0 ablates.
+
+    Example:
+        >>> FeatureEdit(layer=3, position=5, feature=17, scale=-2.0)  # turn it round, and double
+    """
+
+    layer: int
+    position: int
+    feature: int
+    value: float = 0.0
+    scale: float = 0.0
+
+
+class Edits(struct.PyTreeNode):
+    """n edits as arrays, (n,) each."""
+
+    layer: Any
+    position: Any
+    feature: Any
+    value: Any
+    scale: Any
+
+    def change(self, activation: jax.Array) -> jax.Array:
+        """By how much activations move: (..., n) → (..., n)."""
+        return (self.scale - 1) * activation + self.value
+
+
+@struct.dataclass
+class EditFeatures(FeatureWriter):
+    """Writes what editing features changes; the features are those of the pass it acts in.
+
+    Attributes:
+        edits: `Edits`.
+    """
+
+    edits: Any = shared(default=None)
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, EditFeatures]:
+        """The output, and the change along the edges of the edited features."""
+        found, e = self.features(ctx), self.edits
+        change = e.change(found[:, e.position, e.feature])
+        change = jnp.where(e.layer == ctx.index, change, 0)
+        amounts = jnp.zeros_like(found).at[:, e.position, e.feature].add(change)
+        written, after = self.write(amounts)
+        return value + written, after
+
+
+@struct.dataclass
+class EditNeurons(Intervention):
+    """The same for neurons.
+
+    Attributes:
+        edits: `Edits`.
+    """
+
+    edits: Any = shared()
+
+    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, EditNeurons]:
+        """The neurons, the edited ones moved."""
+        e = self.edits
+        change = e.change(value[:, e.position, e.feature])
+        change = jnp.where(e.layer == ctx.index, change, 0)
+        return value.at[:, e.position, e.feature].add(change.astype(value.dtype)), self
+
+
+@struct.dataclass
+class WriteAt(Intervention):
+    """Adds vectors to MLP outputs, and lets a skip connection carry what changes.
+
+    Attributes:
+        layer: (n,) which output each is added to.
+        position: (n,) where.
+        vector: (n, D).
+        W_skip: (L, D, D), or None.
+        before: (L, B, T, D) what the skip connection read before anything changed, or None.
+        reads: The site that it reads.
+    """
+
+    layer: Any = shared()
+    position: Any = shared()
+    vector: Any = shared()
+    W_skip: Any = scanned(default=None)
+    before: Any = scanned(default=None)
+    reads: str = static(default="mlp_in")
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, WriteAt]:
+        """The output and what is added to it."""
+        here = jnp.where((self.layer == ctx.index)[:, None], self.vector, 0)
+        value = value.at[:, self.position].add(here.astype(value.dtype))
+        if self.W_skip is not None:
+            moved = ctx.seen[self.reads] - self.before
+            value = value + (moved @ self.W_skip.T).astype(value.dtype)
+        return value, self
+
+
+def intervene(
+    model: LanguageModel,
+    dictionary: Dictionary | Transcoder | None,
+    tokens: Any,
+    edits: Sequence[FeatureEdit],
+    *,
+    regime: Regime = "freeze_attention",
+    capture: Sequence[str] = (),
+) -> Output:
+    """Run prompts with features edited, and see what follows.
+
+    - `direct`: attention, norms and MLP outputs are held: the change spreads as attribution says
+      it does, Δpre = ((new − a) / a) A, and reaches other features but not what they write; a skip
+      connection, which is linear, carries it on.
+    - `freeze_attention`: attention patterns are held, the rest responds.
+    - `free`: everything responds.
+
+    MLPs keep their own outputs, errors included; what a transcoder writes is only what changes.
+
+    Args:
+        model: The model.
+        dictionary: A transcoder for this model; None for its neurons.
+        tokens: (B, T) ids; every prompt is edited.
+        edits: What is changed, one edit for each feature and place.
+        regime: What is held.
+        capture: Sites to return, as in `forward`.
+
+    Returns:
+        Logits and trace.
+
+    Raises:
+        ConfigError: If there is no such regime.
+        InputError: If an edit is of no layer, position or feature of these, occurs twice, or is
+            not finite.
+
+    Example:
+        >>> off = FeatureEdit(layer=3, position=5, feature=17)
+        >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
+        (1, 9, 49152)
+    """
+    if regime not in REGIMES:
+        raise ConfigError("regime", got=repr(regime), expected=f"one of {', '.join(REGIMES)}")
+    nodes = as_dictionary(model, dictionary)
+    made = _checked(edits, nodes, np.shape(tokens))
+    held = REGIMES[regime]
+    reads = nodes.trained.config.reads if isinstance(nodes, Features) else "neuron"
+    trace = {} if not held else forward(model, tokens, capture=(*held, reads)).trace
+    if regime == "direct":
+        acting: Intervention = _written(model, nodes, made, trace)
+    elif isinstance(nodes, Features):
+        acting = EditFeatures(**writer_fields(nodes.trained), edits=made)
+    else:
+        acting = EditNeurons(made)
+    return forward(model, tokens, chain(freeze(trace, held), acting), capture=capture)
+
+
+def _written(
+    model: LanguageModel, nodes: Dictionary, edits: Edits, trace: dict[str, jax.Array]
+) -> WriteAt:
+    """What edits add to each MLP output, from activations of the undisturbed pass."""
+    place = edits.layer, slice(None), edits.position, edits.feature
+    extra: dict[str, Any] = {}
+    if isinstance(nodes, Features):
+        reads, skip = nodes.trained.config.reads, nodes.trained.params.get("W_skip")
+        if skip is not None:
+            extra = {"W_skip": skip, "before": trace[reads], "reads": reads}
+        values = nodes.values(trace | {"head_out": trace[reads]})["feature"]
+        graph: Any = layer_graph(nodes.trained.config)
+        decoders, senders, receivers = nodes.trained.params["W_dec"], graph.senders, graph.receivers
+    else:
+        values = trace["neuron"]
+        decoders = model.params["blocks"]["mlp"]["out"]["kernel"]
+        senders = receivers = np.arange(model.config.n_layers)
+    if values.shape[1] > 1:
+        raise InputError(
+            "tokens", got=f"{values.shape[1]} prompts", expected="one prompt with regime 'direct'"
+        )
+    change = edits.change(values[place][:, 0])
+    edge, which = np.nonzero(np.asarray(senders)[:, None] == np.asarray(edits.layer)[None])
+    rows = decoders[edge, np.asarray(edits.feature)[which]].astype(jnp.float32)
+    return WriteAt(
+        jnp.asarray(np.asarray(receivers)[edge]),
+        edits.position[which],
+        rows * change[which][:, None],
+        **extra,
+    )
+
+
+def _checked(edits: Sequence[FeatureEdit], nodes: Dictionary, shape: tuple[int, ...]) -> Edits:
+    if not edits:
+        raise InputError("edits", got="none", expected="one or more")
+    if len(shape) != 2:
+        raise InputError("tokens", got=f"shape {shape}", expected="(prompts, positions)")
+    limits = {
+        "layer": nodes.space.layers, "position": shape[1], "feature": nodes.space.features,
+    }  # fmt: skip
+    for edit in edits:
+        for name, limit in limits.items():
+            if not 0 <= getattr(edit, name) < limit:
+                raise InputError(
+                    f"{name} of {edit}", got=getattr(edit, name), expected=f"0 to {limit - 1}"
+                )
+        if not np.isfinite([edit.value, edit.scale]).all():
+            raise InputError(f"{edit}", got="NaN or infinity", expected="finite numbers")
+    places = {(edit.layer, edit.position, edit.feature) for edit in edits}
+    if len(places) < len(edits):
+        raise InputError("edits", got="one place twice", expected="one edit for each place")
+    columns = {name: [getattr(edit, name) for edit in edits] for name in limits}
+    return Edits(
+        **{name: jnp.asarray(column, jnp.int32) for name, column in columns.items()},
+        value=jnp.asarray([edit.value for edit in edits], jnp.float32),
+        scale=jnp.asarray([edit.scale for edit in edits], jnp.float32),
+    )
