@@ -4,11 +4,11 @@
 
 Trains transcoders of 20 hand-built Boolean models whose chains A → B → C are known
 (`hagd_jax/testbeds/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all),
-each with and without the paper's prediction head and the Jacobian loss, under four pressures towards
-sparsity; then other weights of the Jacobian loss, and the default one token in eight (`every`).
-Prints a row as soon as it is known and keeps it in the folder given; killed at any moment, the same
-command goes on after the last. Takes three quarters of an hour on two CPU cores; `seconds` counts
-CPU time. Writes results/two_hop.json.
+each with and without the paper's prediction head and the Jacobian loss, under four pressures
+towards sparsity; then other weights of the Jacobian loss, and the default one token in eight
+(`every`). Prints a row as soon as it is known and keeps it in the folder given; killed at any
+moment, the same command goes on after the last. Takes three quarters of an hour on two CPU cores;
+`seconds` counts CPU time. Writes results/two_hop.json.
 
 All numbers are means over models, on inputs left out of training:
 
