@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from hagd_jax.models.placing import leaf_dtype, place
 from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +163,11 @@ def _find_gguf(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix == ".gguf" else None
     files = sorted(path.glob("*.gguf"))
-    if not files or any(path.glob("*.safetensors")):
+    if files and any(path.glob("*.safetensors")):
+        names = ", ".join(file.name for file in files)
+        _log.warning("%s: the safetensors files are read, not %s", path, names)
+        return None
+    if not files:
         return None
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
