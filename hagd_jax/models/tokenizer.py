@@ -333,3 +333,27 @@ class Tokenizer:
         if 0 <= number < 2**32 and self._native.id_to_token(number) is not None:
             return number
         raise InputError("token id", got=number, expected=f"0 to {self.vocab_size - 1}")
+
+
+def token_label(tokenizer: Tokenizer | None, id: int) -> str:
+    """How a token is called in print: its text, or its number where it has none.
+
+    A model's vocabulary may be padded beyond its tokenizer's, and a tokenizer's may have gaps.
+
+    Args:
+        tokenizer: The model's, or None.
+        id: The token's id.
+
+    Returns:
+        Its text, or `#` and its id.
+
+    Example:
+        >>> words = Tokenizer.words(["no", "yes"])
+        >>> [token_label(words, 1), token_label(words, 7), token_label(None, 1)]
+        ['yes', '#7', '#1']
+    """
+    try:
+        text = "" if tokenizer is None else tokenizer.token(id)
+    except InputError:
+        text = ""
+    return text or f"#{id}"
