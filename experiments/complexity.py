@@ -32,7 +32,7 @@ from hagd_jax import meta, models
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, Tree, search_masks
-from hagd_jax.tasks.base import make_prompts
+from hagd_jax.tasks.prompts import make_prompts
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 LAYERS, HEADS, PROMPTS, LENGTH = 4, 4, 16, 12

@@ -30,7 +30,7 @@ from hagd_jax.search import (
     top_nodes,
 )
 from hagd_jax.search.repair import GRADIENT
-from hagd_jax.tasks.base import make_prompts
+from hagd_jax.tasks.prompts import make_prompts
 
 CONFIG = models.DecoderConfig(
     vocab_size=12, n_layers=2, d_model=16, n_heads=2, d_mlp=6, max_positions=8

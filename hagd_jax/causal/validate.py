@@ -27,7 +27,8 @@ from hagd_jax.causal.negative import permuted
 from hagd_jax.causal.trials import AnyCircuit, Mask, Trials, existing, make_trials, without
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Prompts, Task
+from hagd_jax.tasks.definition import Task
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary
 from hagd_jax.units.components import Parts, components, parts_of

@@ -6,7 +6,7 @@ import numpy as np
 
 from hagd_jax.causal import Circuit, Estimate, Faithfulness, Node, SizePoint, Verdict
 from hagd_jax.report import Report
-from hagd_jax.tasks.base import Text
+from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 
 NAN = float("nan")
