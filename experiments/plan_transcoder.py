@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from record import record
 
 from hagd_jax import models, parallel
-from hagd_jax.transcoders import TrainConfig, abstract, optimizer, training
-from hagd_jax.transcoders.normalise import Normalisation
+from hagd_jax.transcoders import TrainConfig, abstract, training
+from hagd_jax.transcoders.training import optimizer
+from hagd_jax.transcoders.training.normalise import Normalisation
 
 MODEL = "llama-2-70b"
 SLICES = (("v5p:4x4x2", "data=1,model=32"), ("v5p:4x4x4", "data=1,model=64"),

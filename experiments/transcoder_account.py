@@ -41,8 +41,9 @@ from transcoder_setup import MODEL, advance, begin, smollm2, take
 
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
-from hagd_jax.transcoders import native, training
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders import training
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.training.losses import LossConfig
 
 TRAIN = training.TrainConfig(loss=LossConfig(jacobian=0.0), tokens=10**6)
 STEPS, WARM = 6, 3

@@ -44,9 +44,10 @@ from hagd_jax import parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.files import write_atomic
 from hagd_jax.pipeline.run_folder import open_run
-from hagd_jax.transcoders import native, training
-from hagd_jax.transcoders.evaluate import evaluate
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders import training
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.measures.evaluate import evaluate
+from hagd_jax.transcoders.training.losses import LossConfig
 
 WARMUP = 10  # steps, of every point
 PLAIN = "window 0 without Jacobian loss"

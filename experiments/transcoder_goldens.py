@@ -1,4 +1,4 @@
-"""Write the small transcoders under `tests/transcoders/goldens`, and what they compute.
+"""Write the small transcoders under `tests/transcoders/formats/goldens`, and what they compute.
 
 By their authors' code. The tests compare against these files, so that they need neither torch nor
 a network.
@@ -26,7 +26,7 @@ from sae_lens.saes import transcoder as saelens
 from sae_lens.saes.sae import SAEMetadata
 from sparsify import SparseCoder, SparseCoderConfig
 
-OUT = pathlib.Path(__file__).parents[1] / "tests" / "transcoders" / "goldens"
+OUT = pathlib.Path(__file__).parents[1] / "tests" / "transcoders" / "formats" / "goldens"
 LAYERS, TOKENS, WIDTH, FEATURES = 2, 16, 6, 20
 
 # Name → options. The second is what folders from before the option `transcode` look like.

@@ -58,9 +58,10 @@ from transcoder_setup import MODEL, advance, begin, smollm2, take
 
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
-from hagd_jax.transcoders import native, training
-from hagd_jax.transcoders.evaluate import evaluate
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders import training
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.measures.evaluate import evaluate
+from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
 PEERS = ("signum+memory", "adam@0.001+memory", "signum@0.003+memory+bfloat16")

@@ -12,7 +12,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import Tokenizer
 from hagd_jax.report.words import inert
 from hagd_jax.transcoders import Contexts
-from hagd_jax.transcoders.context import Context
+from hagd_jax.transcoders.contexts.context import Context
 
 LONGEST_TOKEN = 40
 # What fires on more tokens than this has no contexts that stand out.

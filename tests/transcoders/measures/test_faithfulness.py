@@ -8,9 +8,9 @@ import pytest
 from hagd_jax.errors import InputError
 from hagd_jax.models import forward, mlp
 from hagd_jax.transcoders import Transcoder, TranscoderConfig, init, param_specs
-from hagd_jax.transcoders import features as feat
-from hagd_jax.transcoders.faithfulness import jacobian_match, own_tangent
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.kernels import dense as feat
+from hagd_jax.transcoders.measures.faithfulness import jacobian_match, own_tangent
 from tests.models.noise import noisy
 from tests.models.test_decoder import BARE, LLAMA, TOKENS
 from tests.transcoders.hand_built import made, neuron_basis, zeros

@@ -17,19 +17,13 @@ from hagd_jax.errors import CheckpointError, ConfigError, HagdError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import Checkpoints, agree, batch_parts, is_main, sync, to_global
-from hagd_jax.transcoders import native
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.losses import Terms
-from hagd_jax.transcoders.normalise import Normalisation
-from hagd_jax.transcoders.training import (
-    Metrics,
-    TrainConfig,
-    TrainState,
-    finish,
-    init_state,
-    moments,
-    step,
-)
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.training.losses import Terms
+from hagd_jax.transcoders.training.normalise import Normalisation
+from hagd_jax.transcoders.training.state import Metrics, TrainState, finish, init_state
+from hagd_jax.transcoders.training.step import moments, step
+from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Transcoder
 
 Progress = Callable[[str, int, int], None]

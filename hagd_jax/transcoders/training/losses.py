@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.transcoders import features as feat
-from hagd_jax.transcoders import native, rows
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
+from hagd_jax.transcoders.kernels import dense as feat
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.kernels import sparse as rows
 
 Params = dict[str, Any]
 
@@ -75,7 +76,7 @@ class Terms(struct.PyTreeNode):
 
 
 def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
-    """Whether a transcoder computes with lists of active features (`rows.py`).
+    """Whether a transcoder computes with lists of active features (`kernels/sparse.py`).
 
     Where matrix units or GPUs do the dense products, those are faster; measured on CPU only.
     """

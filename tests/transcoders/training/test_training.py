@@ -18,13 +18,13 @@ from hagd_jax.transcoders import (
     decode,
     encode,
     init,
-    optimizer,
     train,
     training,
 )
-from hagd_jax.transcoders.losses import LossConfig, terms
-from hagd_jax.transcoders.normalise import Moments, Normalisation
-from tests.transcoders.small import CONFIG, TRAIN, make_corpus, make_model
+from hagd_jax.transcoders.training import optimizer
+from hagd_jax.transcoders.training.losses import LossConfig, terms
+from hagd_jax.transcoders.training.normalise import Moments, Normalisation
+from tests.transcoders.training.small import CONFIG, TRAIN, make_corpus, make_model
 
 
 def held_out_fvu(model, transcoder, corpus):

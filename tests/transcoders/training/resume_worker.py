@@ -1,6 +1,6 @@
 """Trains in a folder, from wherever it was; started, and killed, by test_resume.py.
 
-python -m tests.transcoders.resume_worker FOLDER
+python -m tests.transcoders.training.resume_worker FOLDER
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from hagd_jax.pipeline import open_run
 from hagd_jax.transcoders import LossConfig, train
-from tests.transcoders.small import TRAIN, make_corpus, make_model
+from tests.transcoders.training.small import TRAIN, make_corpus, make_model
 
 
 def main(folder):

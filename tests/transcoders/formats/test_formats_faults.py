@@ -19,8 +19,8 @@ from hagd_jax.transcoders import check_model, load, save
 from hagd_jax.transcoders.formats import saving
 from hagd_jax.transcoders.formats.loading import open_stored
 from tests.models.test_saving import random_model
-from tests.transcoders import folders
-from tests.transcoders.folders import D, F, L
+from tests.transcoders.formats import folders
+from tests.transcoders.formats.folders import D, F, L
 from tests.transcoders.test_replace import CASES, made
 
 SIZES = {"vocab_size": 3, "n_heads": 1, "d_mlp": 2}

@@ -14,8 +14,8 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import freeze
 from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
-from hagd_jax.transcoders.evaluate import Sums, evaluate
-from hagd_jax.transcoders.evaluation import EDGES, Evaluation, histogram
+from hagd_jax.transcoders.measures.evaluate import Sums, evaluate
+from hagd_jax.transcoders.measures.evaluation import EDGES, Evaluation, histogram
 from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
 from tests.models.noise import noisy, on_mesh
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made

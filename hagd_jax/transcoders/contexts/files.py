@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import write_atomic, writing_to
 from hagd_jax.parallel import is_main
-from hagd_jax.transcoders.context import Contexts, LayerContexts, LogitEffects
+from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
+from hagd_jax.transcoders.measures.effects import LogitEffects
 
 FORMAT = 1
 _BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)

@@ -7,7 +7,7 @@ import dataclasses
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import DecoderConfig
 from hagd_jax.transcoders.config import Activation, Reads, TranscoderConfig
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders.training.losses import LossConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, check_tokens
 from hagd_jax.parallel import batch_parts, constrain, replicate, sharding
-from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.replace import require_fit
 from hagd_jax.transcoders.transcoder import Transcoder
 

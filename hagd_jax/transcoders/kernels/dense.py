@@ -1,7 +1,7 @@
 """Feature activations as arrays with an entry for every feature: what each formula says, plainly.
 
 Everything a TPU or a GPU computes goes this way: a product with all features keeps their matrix
-units busy. On CPU, `rows.py` computes the same from active features alone.
+units busy. On CPU, `sparse.py` computes the same from active features alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.sharded import BATCH, MODEL, last_kept, mapped, shards
+from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, last_kept, mapped, shards
 
 Params = dict[str, Any]
 # Width of the rectangle that stands for the derivative of a step (Rajamanoharan et al., 2024,

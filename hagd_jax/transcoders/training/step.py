@@ -8,86 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from hagd_jax.models import LanguageModel, forward, mlp
-from hagd_jax.parallel import constrain
-from hagd_jax.transcoders import optimizer
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.losses import Terms, by_rows, some, terms
-from hagd_jax.transcoders.normalise import Moments, Normalisation, fold
 from hagd_jax.transcoders.replace import replace_mlps
-from hagd_jax.transcoders.train_config import TrainConfig
-from hagd_jax.transcoders.transcoder import Params, Transcoder, init
+from hagd_jax.transcoders.training import optimizer
+from hagd_jax.transcoders.training.losses import Terms, by_rows, some, terms
+from hagd_jax.transcoders.training.normalise import Moments, Normalisation, fold
+from hagd_jax.transcoders.training.state import Metrics, TrainState
+from hagd_jax.transcoders.training.train_config import TrainConfig
+from hagd_jax.transcoders.transcoder import Params, Transcoder
 
 # How slowly the fixed threshold follows the batches' own, for `batch_topk`.
 THRESHOLD_MEMORY = 0.99
-
-
-class TrainState(struct.PyTreeNode):
-    """Everything that a step changes; a checkpoint of it continues bit for bit.
-
-    Attributes:
-        params: The transcoder's, on normalised activations.
-        opt_state: Adam's moments.
-        stats: How activations are normalised.
-        step: () int32 steps done.
-        key: Of what is random in a step.
-        unfired: (L, F) int32 tokens since each feature last fired.
-        threshold: (L,) what stands in for `batch_topk` after training.
-    """
-
-    params: Params
-    opt_state: Any
-    stats: Normalisation
-    step: jax.Array
-    key: jax.Array
-    unfired: jax.Array
-    threshold: jax.Array
-
-
-@struct.dataclass
-class Metrics:
-    """What a step reports.
-
-    Attributes:
-        terms: Of the loss, before the update.
-        norm: () of the gradient, before clipping.
-        finite: () whether all was finite; if not, the update was left out.
-        dead: (L,) share of features that are dead.
-    """
-
-    terms: Terms
-    norm: jax.Array
-    finite: jax.Array
-    dead: jax.Array
-
-
-def init_state(
-    config: TranscoderConfig,
-    train: TrainConfig,
-    stats: Normalisation,
-    *,
-    mesh: jax.sharding.Mesh | None = None,
-) -> TrainState:
-    """The state before the first step.
-
-    Args:
-        config: The transcoder.
-        train: Seed.
-        stats: From `moments` of some batches.
-        mesh: Devices to spread it over, or None.
-
-    Returns:
-        The state; optimizer moments lie as their parameters do.
-    """
-    init_key, key = jax.random.split(jax.random.key(train.seed))
-    params = init(config, init_key, mesh=mesh).params
-    shape = (config.n_layers, config.n_features)
-    unfired = constrain(jnp.zeros(shape, jnp.int32), ("layers", "features"), mesh)
-    opt_state = jax.jit(optimizer.init)(params)
-    threshold = jnp.zeros(config.n_layers)
-    return TrainState(params, opt_state, stats, jnp.int32(0), key, unfired, threshold)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
@@ -283,29 +216,3 @@ def _directions(
     raw = x * scale_in + stats.in_mean[:, None]
     _, moved = jax.jvp(lambda x: mlp(model, x, site=config.reads), (raw,), (v * scale_in,))
     return v, moved / scale_out
-
-
-def finish(
-    state: TrainState,
-    config: TranscoderConfig,
-    *,
-    mesh: jax.sharding.Mesh | None = None,
-    name: str = "trained",
-) -> Transcoder:
-    """The transcoder of a state, reading and writing activations as they are.
-
-    Args:
-        state: Any state of its training.
-        config: The transcoder.
-        mesh: Where its parameters lie.
-        name: Kept with it.
-
-    Returns:
-        The transcoder; `batch_topk` becomes `jump_relu` with one threshold a layer.
-    """
-    params = jax.jit(fold, static_argnames="config")(state.params, state.stats, config)
-    if config.activation == "batch_topk":
-        shape = (config.n_layers, config.n_features)
-        params |= {"threshold": jnp.broadcast_to(state.threshold[:, None], shape)}
-        config = config.replace(activation="jump_relu", k=0)
-    return Transcoder(params, config, mesh, name)

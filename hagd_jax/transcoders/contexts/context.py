@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
+from hagd_jax.transcoders.measures.effects import LogitEffects
 
 
 class Context(NamedTuple):
@@ -28,19 +29,6 @@ class Context(NamedTuple):
     firing: int
     row: int
     position: int
-
-
-class LogitEffects(NamedTuple):
-    """Output tokens that features write for and against most, see `logit_effects`.
-
-    Attributes:
-        tokens: (M, 2k) int32: the k most raised, most first, then the k most lowered, most first.
-        values: (M, 2k) float32 change of each logit, relative to the mean logit, per unit of
-            activation.
-    """
-
-    tokens: np.ndarray
-    values: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import make_mesh
-from hagd_jax.transcoders.context_files import load_contexts, save_contexts
-from hagd_jax.transcoders.contexts import top_contexts
-from hagd_jax.transcoders.effects import logit_effects
+from hagd_jax.transcoders.contexts.files import load_contexts, save_contexts
+from hagd_jax.transcoders.contexts.top import top_contexts
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.measures.effects import logit_effects
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import NEOX
@@ -272,7 +272,7 @@ def test_a_torn_save_is_no_folder_of_contexts(found, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("hagd_jax.transcoders.context_files.write_atomic", fail)
+    monkeypatch.setattr("hagd_jax.transcoders.contexts.files.write_atomic", fail)
     with pytest.raises(CheckpointError, match="disk full"):
         save_contexts(found, tmp_path)
     with pytest.raises(CheckpointError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,26 @@ import numpy as np
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
-from hagd_jax.transcoders.context import LogitEffects
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.held_out import Selection, followed_features
+from hagd_jax.transcoders.measures.held_out import Selection, followed_features
 from hagd_jax.transcoders.replace import require_fit
 from hagd_jax.transcoders.transcoder import Transcoder
 
 # Features whose logits are in memory at once: of each, one number a token of the vocabulary.
 _CHUNK = 128
+
+
+class LogitEffects(NamedTuple):
+    """Output tokens that features write for and against most, see `logit_effects`.
+
+    Attributes:
+        tokens: (M, 2k) int32: the k most raised, most first, then the k most lowered, most first.
+        values: (M, 2k) float32 change of each logit, relative to the mean logit, per unit of
+            activation.
+    """
+
+    tokens: np.ndarray
+    values: np.ndarray
 
 
 def logit_effects(

@@ -17,8 +17,8 @@ from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import Transcoder, decode, encode, load, param_specs, save
 from hagd_jax.transcoders.formats import cross_layer, hub
 from tests.models.test_saving import random_model
-from tests.transcoders import folders
-from tests.transcoders.folders import D, F, L
+from tests.transcoders.formats import folders
+from tests.transcoders.formats.folders import D, F, L
 from tests.transcoders.test_replace import CASES, made
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -3,7 +3,7 @@
 With k of F features active, a decoder product, its gradients and the encoder's gradient touch
 k rows of a weight matrix a token instead of F. The functions of `native/rows.cc` do this on CPU,
 for the edges of all layers at once, in about a twentieth of the time of the dense products, which
-say the same elsewhere (`features.py`).
+say the same elsewhere (`dense.py`).
 
 With a mesh, tokens are split over its batch axes and features over `model`: each device keeps the
 active features that it owns, so a token's list has one part a device.
@@ -21,10 +21,10 @@ from flax import struct
 from jax.sharding import Mesh
 
 from hagd_jax.parallel.rules import RULES
-from hagd_jax.transcoders import native
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.sharded import BATCH, MODEL, last_kept, mapped, shards, total
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, last_kept, mapped, shards, total
 
 Params = dict[str, Any]
 

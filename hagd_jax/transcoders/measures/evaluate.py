@@ -24,13 +24,13 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import constrain, replicate
-from hagd_jax.transcoders import features as feat
-from hagd_jax.transcoders.evaluation import Evaluation, summarise
-from hagd_jax.transcoders.faithfulness import own_tangent
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.held_out import TextBatch, encode_layer, placed
-from hagd_jax.transcoders.losses import some
+from hagd_jax.transcoders.kernels import dense as feat
+from hagd_jax.transcoders.measures.evaluation import Evaluation, summarise
+from hagd_jax.transcoders.measures.faithfulness import own_tangent
+from hagd_jax.transcoders.measures.held_out import TextBatch, encode_layer, placed
 from hagd_jax.transcoders.replace import replace_mlps
+from hagd_jax.transcoders.training.losses import some
 from hagd_jax.transcoders.transcoder import Transcoder
 
 _EVERY = 8  # derivatives are taken at one token in so many

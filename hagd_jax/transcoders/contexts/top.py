@@ -15,10 +15,10 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.context import Contexts, LayerContexts
+from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.digest import digest
-from hagd_jax.transcoders.effects import logit_effects
-from hagd_jax.transcoders.held_out import (
+from hagd_jax.transcoders.measures.effects import logit_effects
+from hagd_jax.transcoders.measures.held_out import (
     Placed,
     Selection,
     TextBatch,

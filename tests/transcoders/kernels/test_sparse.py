@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hagd_jax.parallel import make_mesh
-from hagd_jax.transcoders import TranscoderConfig, features, init, losses, native, rows
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders import TranscoderConfig, init
+from hagd_jax.transcoders.kernels import dense as features
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.kernels import sparse as rows
+from hagd_jax.transcoders.training import losses
+from hagd_jax.transcoders.training.losses import LossConfig
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 MESHES = [None, "model=8", "replica=2,data=2,model=2"]

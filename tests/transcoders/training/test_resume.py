@@ -16,7 +16,7 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.parallel import Checkpoints, make_mesh
 from hagd_jax.pipeline import open_run
 from hagd_jax.transcoders import LossConfig, train
-from tests.transcoders.small import TRAIN, make_corpus, make_model
+from tests.transcoders.training.small import TRAIN, make_corpus, make_model
 
 CONFIG = dataclasses.replace(TRAIN, tokens=20 * 64, loss=LossConfig(jacobian=0.1, dead_after=64))
 
@@ -109,7 +109,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
 
 def test_kill_9_in_the_middle(tmp_path, whole):
     """A process of its own, killed once it has saved something, wherever it then is."""
-    command = [sys.executable, "-m", "tests.transcoders.resume_worker", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.transcoders.training.resume_worker", str(tmp_path)]
     first = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while not (tmp_path / "checkpoints" / "2").exists():

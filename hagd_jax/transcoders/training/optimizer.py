@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hagd_jax.transcoders.train_config import TrainConfig
+from hagd_jax.transcoders.training.train_config import TrainConfig
 
 Params = dict[str, Any]
 B1, B2, EPS = 0.9, 0.999, 1e-8
