@@ -65,7 +65,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
             raise InputError(
                 "target", got=repr(token), expected="a token id: this model has no tokenizer"
             )
-        ids = model.tokenizer.encode(token, bos=False)
+        ids = model.tokenizer.encode(token, begin=False, end=False)
         if len(ids) != 1:
             raise InputError(
                 "target",
