@@ -10,7 +10,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import RepairConfig, measured_losses
 from hagd_jax.search.parts import Parts, count, unflat
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Edges, Nodes, parts_of
 

@@ -15,8 +15,8 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import mean_of_sums, position_sums, zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
 from hagd_jax.units.components import Components

@@ -11,7 +11,7 @@ from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Task
+from hagd_jax.tasks.definition import Task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
 

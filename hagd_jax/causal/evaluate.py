@@ -23,7 +23,7 @@ from hagd_jax.causal.metrics import (
 )
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Task
+from hagd_jax.tasks.definition import Task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
 

@@ -26,7 +26,7 @@ from hagd_jax.units.dictionary import NEURONS
 
 TRANSCODER = "transcoder"
 # Twice as many features as the stream is wide, for 1,500 steps; measured on modular addition in
-# experiments/modular_transcoder.py.
+# experiments/transcoders/modular.py.
 SMALL_FEATURES = transcoders.TrainConfig(
     features="2x", k=48, batch_size=512, learning_rate=2e-2, decay=0.8
 )

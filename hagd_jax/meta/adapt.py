@@ -12,7 +12,7 @@ from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
 from hagd_jax.meta.learner import Learner
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
 

@@ -197,6 +197,6 @@ def load(path: str | Path | None = None) -> Learner:
     except Exception as error:
         raise CheckpointError(
             str(file), got=f"{type(error).__name__}: {error}", expected="a learner's safetensors",
-            mend="Make one with experiments/meta_learning.py.",
+            mend="Make one with `python -m experiments.circuits.meta_learning`.",
         ) from error  # fmt: skip
     return Learner(params, config)

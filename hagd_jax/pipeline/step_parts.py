@@ -19,9 +19,10 @@ from hagd_jax.scores.node_graph import EDGES_PER_NODE
 from hagd_jax.search import MaskState, Tree
 from hagd_jax.search.mask_search import start_logits, update
 from hagd_jax.search.objective import Target
-from hagd_jax.tasks.base import Prompts, logit_difference
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
-from hagd_jax.transcoders.normalise import fold
+from hagd_jax.transcoders.training.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units import Dictionary, Space, neurons
 from hagd_jax.units.features import Features

@@ -11,7 +11,7 @@ import numpy as np
 from hagd_jax.models import Tokenizer, token_label
 from hagd_jax.report.words import inert
 from hagd_jax.transcoders import Contexts
-from hagd_jax.transcoders.context import Context
+from hagd_jax.transcoders.contexts.context import Context
 
 LONGEST_TOKEN = 40
 # What fires on more tokens than this has no contexts that stand out.

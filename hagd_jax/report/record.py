@@ -12,7 +12,7 @@ from hagd_jax.causal import Circuit, SizePoint, Verdict
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
 from hagd_jax.errors import InputError
 from hagd_jax.report.words import inert, number, percent
-from hagd_jax.tasks.base import Text
+from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 
 ABLATION_WORDS = {

@@ -24,8 +24,9 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Edges
 
 Metric = Callable[[jax.Array, Prompts], jax.Array]

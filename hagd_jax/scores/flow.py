@@ -33,7 +33,7 @@ from hagd_jax.models import (
 from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import AddToReads, Metric, no_reads
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
 from hagd_jax.units import Dictionary

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
 

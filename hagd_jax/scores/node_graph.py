@@ -18,8 +18,9 @@ from hagd_jax.scores.component_graph import Metric
 from hagd_jax.scores.flow import Flow, directions, flow, require_flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
 from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, Space, as_dictionary
 from hagd_jax.units.graph import strongest_into

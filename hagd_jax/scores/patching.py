@@ -17,8 +17,9 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import component_graph
 from hagd_jax.scores.integrated_gradients import GradientConfig, Metric
-from hagd_jax.tasks.base import Prompts, logit_difference
 from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Edges, Nodes, as_dictionary
 

@@ -18,8 +18,8 @@ from hagd_jax.search.objective import target_of
 from hagd_jax.search.parts import best, count, flat
 from hagd_jax.search.schedule import MaskConfig, schedule
 from hagd_jax.search.tree import Tree
-from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import batch_rows
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Edges, Nodes, parts_of
 

@@ -25,8 +25,8 @@ from hagd_jax.search.objective import Target, counterfactual, loss, mixed, targe
 from hagd_jax.search.parts import Parts, best, count, flat
 from hagd_jax.search.schedule import MaskConfig, schedule
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
-from hagd_jax.tasks.base import Prompts
 from hagd_jax.tasks.batching import batch_rows
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Edges, Nodes, parts_of
 

@@ -18,7 +18,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.search.objective import Target, counterfactual, loss, target_of
 from hagd_jax.search.parts import Parts, flat, unflat
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Edges, Nodes, parts_of
 

@@ -11,7 +11,7 @@ from hagd_jax.search.mask_search import search_masks
 from hagd_jax.search.parts import Parts
 from hagd_jax.search.repair import RepairConfig, repair
 from hagd_jax.search.schedule import MaskConfig
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Edges, Nodes
 

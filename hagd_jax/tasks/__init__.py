@@ -6,21 +6,13 @@ sentences or `Task(...)` from token ids.
 
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.tasks.algorithms import ALGORITHMS, dyck, induction, parity, sorting
-from hagd_jax.tasks.base import (
-    SPLITS,
-    Prompts,
-    Sizes,
-    Task,
-    Text,
-    batches,
-    correct,
-    logit_difference,
-    make_prompts,
-    read_logits,
-)
 from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.choices import Choice, Choices, make_choices
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.metric import correct, logit_difference, read_logits
+from hagd_jax.tasks.prompts import Prompts, batches, make_prompts
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
+from hagd_jax.tasks.seen import Seen, look, prompt_digests
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 
 __all__ = [
@@ -30,6 +22,7 @@ __all__ = [
     "Choice",
     "Choices",
     "Prompts",
+    "Seen",
     "Sizes",
     "Task",
     "Text",
@@ -41,10 +34,12 @@ __all__ = [
     "find",
     "induction",
     "logit_difference",
+    "look",
     "make_choices",
     "make_prompts",
     "names",
     "parity",
+    "prompt_digests",
     "read_logits",
     "single_tokens",
     "small_algorithm",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.lexicon import NOUNS, share
 from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
 

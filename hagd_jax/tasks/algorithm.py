@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.base import SPLITS, Prompts, Sizes, Task, Text, make_prompts
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.prompts import Prompts, make_prompts
 
 if TYPE_CHECKING:
     from hagd_jax.models.config import Norm

@@ -11,7 +11,7 @@ import numpy as np
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import batch_parts, sharding
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 
 
 def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:

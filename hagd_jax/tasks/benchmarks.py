@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError, MissingDependencyError
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.choices import Choice, make_choices
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ import numpy as np
 from hagd_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from hagd_jax.tasks.base import Prompts
+    from hagd_jax.tasks.prompts import Prompts
 
 
 _WORDS = ("answer", "distractor")

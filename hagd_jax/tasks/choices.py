@@ -11,7 +11,8 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.base import Prompts, divergence
+from hagd_jax.tasks.metric import divergence
+from hagd_jax.tasks.prompts import Prompts
 
 
 @struct.dataclass

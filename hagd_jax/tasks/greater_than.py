@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.base import SPLITS, Prompts, Sizes, Task, Text, make_prompts
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.lexicon import EVENTS, share
+from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.tasks.text import require_enough
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.lexicon import NAMES, share, words
 from hagd_jax.tasks.text import single_tokens, text_task
 

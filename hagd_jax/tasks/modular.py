@@ -16,7 +16,8 @@ import numpy as np
 
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.algorithm import Algorithm
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text, make_prompts
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.prompts import make_prompts
 
 if TYPE_CHECKING:
     from hagd_jax.models.model import LanguageModel

@@ -21,7 +21,7 @@ from hagd_jax.tasks import (
 )
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.tasks.algorithms import ALGORITHMS, recognise
-from hagd_jax.tasks.base import Sizes, Task
+from hagd_jax.tasks.definition import Sizes, Task
 from hagd_jax.tasks.modular import OPERATIONS
 from hagd_jax.tasks.relations import RELATIONS
 

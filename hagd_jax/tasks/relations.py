@@ -14,7 +14,7 @@ import numpy as np
 
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
 
 if TYPE_CHECKING:

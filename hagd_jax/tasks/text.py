@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hagd_jax.errors import HagdError, InputError
-from hagd_jax.tasks.base import Prompts, Task, Text, make_prompts
 from hagd_jax.tasks.checks import require_same_length
+from hagd_jax.tasks.definition import Task, Text
+from hagd_jax.tasks.prompts import Prompts, make_prompts
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer

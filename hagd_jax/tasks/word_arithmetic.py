@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hagd_jax.tasks.base import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.lexicon import NUMBERS, share
 from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
 

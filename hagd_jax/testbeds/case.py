@@ -12,7 +12,8 @@ import numpy as np
 
 from hagd_jax.causal.circuit import Node
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import SPLITS, Prompts, Task, Text, make_prompts
+from hagd_jax.tasks.definition import SPLITS, Task, Text
+from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.board import BOS, Board
 
 _CONSTANT_FREE = ("mean", "resample", "counterfactual")

@@ -17,7 +17,7 @@ import numpy as np
 
 from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, param_specs
-from hagd_jax.tasks.base import Prompts, make_prompts
+from hagd_jax.tasks.prompts import Prompts, make_prompts
 
 BOS = "BOS"
 _PAD = "compiler_pad"

@@ -8,7 +8,7 @@ import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks.base import Prompts
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.testbeds.case import Case
 from hagd_jax.testbeds.structure import program_edges
 from hagd_jax.units import Edges

@@ -14,7 +14,7 @@ from hagd_jax.interventions import add, chain, replace
 from hagd_jax.models import forward
 from hagd_jax.scores import GradientConfig, eap, eap_edges, eap_ig, eap_ig_edges
 from hagd_jax.search import RepairConfig, measured_losses, top_nodes
-from hagd_jax.tasks.base import logit_difference
+from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import Space, components, neurons
 from tests.models.noise import noisy

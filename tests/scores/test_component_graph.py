@@ -10,7 +10,8 @@ from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.scores import GradientConfig, component_graph
 from hagd_jax.scores.component_graph import EMBED, HEAD, INPUTS, LOGITS, MLP, AddToReads
-from hagd_jax.tasks.base import logit_difference, make_prompts
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import make_prompts
 from tests.graphs.test_attribute import GPT2
 from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import LLAMA, NEOX

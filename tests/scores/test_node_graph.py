@@ -13,7 +13,8 @@ from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.scores import GradientConfig, component_graph, eap_ig, node_graph
 from hagd_jax.scores.flow import directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
-from hagd_jax.tasks.base import logit_difference, make_prompts
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.tasks.prompts import make_prompts
 from hagd_jax.transcoders import TranscoderConfig
 from hagd_jax.transcoders import init as init_transcoder
 from hagd_jax.units import as_dictionary, neurons

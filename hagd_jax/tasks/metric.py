@@ -1,0 +1,82 @@
+"""How an answer is scored: logit difference, accuracy and divergence at the positions read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from hagd_jax.tasks.prompts import Prompts
+
+
+def divergence(model: jax.Array, other: jax.Array) -> jax.Array:
+    """KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
+    target = jax.nn.log_softmax(model)
+    return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(other)), -1)
+
+
+def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
+    """The logits where answers are read.
+
+    Args:
+        logits: (R, T, V) from `models.forward`.
+        prompts: N prompts of R rows.
+
+    Returns:
+        (R, S, V), as `forward(..., read=prompts.reads)` gives at once.
+    """
+    places = jnp.asarray(prompts.reads)[..., None]
+    return jnp.take_along_axis(jnp.asarray(logits), places, axis=1)
+
+
+def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
+    """How much more the model favours the answer: logit(answer) − logit(distractor).
+
+    Where several tokens are right or wrong it is the log-odds of being right,
+    log Σ exp(logits of answers) − log Σ exp(logits of distractors). Of `Choices` it is their own.
+
+    Args:
+        logits: (N, T, V) from `models.forward`.
+        prompts: N prompts.
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> prompts = make_prompts([[0, 1]], [[1, 1]], [2], [0], vocab_size=3)
+        >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
+        [3.0]
+    """
+    return prompts.metric(read_logits(logits, prompts))
+
+
+def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
+    """Whether each answer wins; a tie or a NaN is not a win.
+
+    Args:
+        logits: (N, T, V) from `models.forward`.
+        prompts: N prompts.
+        candidates: The tokens that the best answer must beat, answers left out; None for the
+            distractors alone, all together.
+
+    Returns:
+        (N,) bool.
+    """
+    return prompts.correct(read_logits(logits, prompts), candidates)
+
+
+def log_sum(at: jax.Array, tokens: Any) -> jax.Array:
+    """(N,) log Σ exp of the logits of the tokens of each row; of one token, its logit."""
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim == 1:
+        return jnp.take_along_axis(at, tokens[:, None], axis=1)[:, 0]
+    found = jnp.take_along_axis(at, tokens, axis=1)
+    return jax.nn.logsumexp(found, axis=1, where=tokens >= 0)
+
+
+def columns(tokens: Any) -> jax.Array:
+    """(N, A), also of a single column."""
+    tokens = jnp.asarray(tokens)
+    return tokens[:, None] if tokens.ndim == 1 else tokens

@@ -1,0 +1,195 @@
+"""Prompts and their counterfactuals: a batch of token ids, and how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.tasks.checks import check_prompts, require_aligned
+from hagd_jax.tasks.metric import columns, divergence, log_sum
+
+# One token a prompt, or all that will do.
+Alternatives = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of prompts with their counterfactuals; a pytree of int32 arrays with N rows.
+
+    `clean` and `corrupted` agree token by token: position t of a row plays the same part in both.
+    Rows are padded on the right, so a causal model reads the same values with or without padding.
+
+    Attributes:
+        clean: (N, T) token ids.
+        corrupted: (N, T) token ids of the counterfactual, of the same length in each row.
+        position: (N,) where the answer is read: the logits there predict the next token.
+        answer: (N,) the token that follows the clean prompt; or (N, A) all that may, −1 for none.
+        distractor: (N,) the wrong token it is compared with; or (N, B) all of them.
+        length: (N,) real tokens in the row; the rest is padding.
+        group: (N,) numbers from 0, the same for prompts in which every position plays the same
+            part, as in those of one template and length; or None if all are alike.
+    """
+
+    clean: Any
+    corrupted: Any
+    position: Any
+    answer: Any
+    distractor: Any
+    length: Any
+    group: Any = None
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: Any) -> Self:
+        """Some of the rows: a slice, a mask or indices."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+    # What follows is all that whoever runs a model on prompts needs to know of them; `Choices`
+    # answers the same questions for prompts that are several rows each.
+
+    def inputs(self, side: str = "clean") -> Any:
+        """(R, T) the rows a model reads, `clean` or `corrupted`; R is N here."""
+        return getattr(self, side)
+
+    @property
+    def reads(self) -> Any:
+        """(R, S) the positions whose logits matter; S is 1 here."""
+        return self.position[:, None]
+
+    def per_row(self, values: Any) -> Any:
+        """(R, ...) from (N, ...): what belongs to a prompt, for each of its rows."""
+        return values
+
+    @property
+    def row_length(self) -> Any:
+        """(R,) real tokens of each row."""
+        return self.length
+
+    def metric(self, at: jax.Array) -> jax.Array:
+        """(N,) from (R, S, V) logits at `reads`: how much more the answer is favoured."""
+        return log_sum(at[:, 0], self.answer) - log_sum(at[:, 0], self.distractor)
+
+    def correct(self, at: jax.Array, candidates: tuple[int, ...] | None = None) -> jax.Array:
+        """(N,) whether the answer wins, see `tasks.correct`."""
+        if candidates is None:
+            return self.metric(at) > 0
+        at, ids, answers = at[:, 0], jnp.asarray(candidates, jnp.int32), columns(self.answer)
+        own = (ids == answers[:, :, None]).any(1)
+        rival = jnp.where(own, -jnp.inf, at[:, ids]).max(axis=-1)
+        best = jnp.where(answers >= 0, jnp.take_along_axis(at, answers, 1), -jnp.inf).max(axis=-1)
+        return best > rival
+
+    def kl(self, model: jax.Array, at: jax.Array) -> jax.Array:
+        """(N,) KL(model ‖ ·) of the next token, in nats, from logits at `reads`."""
+        return divergence(model, at)[:, 0]
+
+    def match(self, model: jax.Array, at: jax.Array) -> jax.Array:
+        """(N,) whether the top token is the model's."""
+        return (model.argmax(-1) == at.argmax(-1))[:, 0]
+
+    def check(self, vocab_size: int) -> None:
+        """See `check_prompts`."""
+        check_prompts(self, vocab_size)
+
+
+def make_prompts(
+    clean: Sequence[Sequence[int]],
+    corrupted: Sequence[Sequence[int]],
+    answer: Alternatives,
+    distractor: Alternatives,
+    *,
+    vocab_size: int,
+    position: Sequence[int] | None = None,
+    group: Sequence[Any] | None = None,
+    pad_id: int = 0,
+    width: int | None = None,
+) -> Prompts:
+    """Pad rows of token ids into one checked batch.
+
+    Args:
+        clean: Token ids, one sequence a prompt.
+        corrupted: The counterfactuals, each as long as its clean prompt.
+        answer: The next token after each clean prompt, or a list of all that are right.
+        distractor: The wrong token it is compared with, or a list.
+        vocab_size: Of the model.
+        position: Where each answer is read; the last token of its prompt if None.
+        group: What prompts of one plan have in common, such as their template; with their length
+            it makes the groups. None if all are alike.
+        pad_id: Fills the rows on the right.
+        width: Length to pad to; the longest prompt if None.
+
+    Returns:
+        The prompts, as NumPy arrays on the host.
+
+    Raises:
+        InputError: If there is no prompt or an empty one; if a prompt and its counterfactual
+            differ in length; if a token lies outside the vocabulary, a position outside its
+            prompt, or an answer equals its distractor.
+
+    Example:
+        >>> make_prompts([[1, 2], [3]], [[1, 4], [5]], [6, 7], [8, 9], vocab_size=10).clean.tolist()
+        [[1, 2], [3, 0]]
+    """
+    require_aligned(clean, corrupted)
+    lengths = [len(row) for row in clean]
+    width = max(lengths) if width is None else width
+    if max(lengths) > width:
+        raise InputError(
+            "width", got=width, expected=f"at least {max(lengths)}, the longest prompt"
+        )
+
+    def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
+        padded = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+        return np.asarray(padded, np.int64)
+
+    prompts = Prompts(
+        clean=pad(clean),
+        corrupted=pad(corrupted),
+        position=np.asarray([n - 1 for n in lengths] if position is None else position, np.int64),
+        answer=_alternatives(answer),
+        distractor=_alternatives(distractor),
+        length=np.asarray(lengths, np.int64),
+        group=None if group is None else _numbered(zip(group, lengths, strict=True)),
+    )
+    check_prompts(prompts, vocab_size)
+    return jax.tree.map(lambda x: x.astype(np.int32), prompts)
+
+
+def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
+    """Consecutive batches in order; the last one is shorter if `size` does not divide N.
+
+    Args:
+        prompts: N prompts.
+        size: Rows a batch. A size that divides N compiles a jitted consumer once.
+
+    Returns:
+        An iterator over the batches.
+
+    Raises:
+        InputError: If `size` is not a positive whole number.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise InputError("batch size", got=repr(size), expected="a whole number, 1 or more")
+    return (prompts[start : start + size] for start in range(0, len(prompts), size))
+
+
+def _numbered(labels: Iterable[Any]) -> np.ndarray:
+    """Numbers from 0 for equal labels."""
+    seen: dict[Any, int] = {}
+    return np.asarray([seen.setdefault(label, len(seen)) for label in labels], np.int64)
+
+
+def _alternatives(rows: Alternatives) -> np.ndarray:
+    """(N,) tokens, or (N, A) where rows are lists; those are filled with −1."""
+    lists = [row for row in rows if isinstance(row, Sequence)]
+    if len(lists) < len(rows):
+        return np.asarray(rows, np.int64)
+    width = max(map(len, lists), default=1)
+    return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
