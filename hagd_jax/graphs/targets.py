@@ -19,7 +19,7 @@ from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.units import Dictionary, Features
 
 
-def logit_difference(
+def difference_target(
     model: LanguageModel, right: str | int, wrong: str | int | Sequence[str | int]
 ) -> LogitTarget:
     """The direction from a wrong answer, or the mean of several, to the right one.
@@ -36,7 +36,7 @@ def logit_difference(
         InputError: If one of them is not in the vocabulary.
 
     Example:
-        >>> logit_difference(model, 7, [3, 5]).coefficients
+        >>> difference_target(model, 7, [3, 5]).coefficients
         (1.0, -0.5, -0.5)
     """
     others = [wrong] if isinstance(wrong, str | int) else list(wrong)
