@@ -177,3 +177,7 @@ def require_index(what: str, value: Any, size: int, *, mend: str | None = None) 
         expected = f"an integer from 0 to {size - 1}" if size else "none: there is nothing to index"
         raise InputError(what, got=repr(value)[:80], expected=expected, mend=mend)
     return index
+
+
+class NoCircuitError(HagdError):
+    """A search ended with a circuit that is no closer to the model than the empty one."""
