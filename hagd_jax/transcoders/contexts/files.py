@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import write_atomic, writing_to
+from hagd_jax.files import read_arrays, save_arrays, write_atomic, writing_to
 from hagd_jax.parallel import is_main
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
 FORMAT = 1
-_BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError)
 _NAMES = ("model", "transcoder", "digest")
 _TEXT = ("tokens", "weight", "fired", "largest")
 
@@ -45,9 +42,9 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "contexts.json").unlink(missing_ok=True)
-        _write(folder / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
+        save_arrays(folder / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
         for layer, found in contexts.layers.items():
-            _write(folder / f"layer_{layer}.safetensors", _tensors(found))
+            save_arrays(folder / f"layer_{layer}.safetensors", _tensors(found))
         record = {name: getattr(contexts, name) for name in (*_NAMES, "window")}
         record = {"format": FORMAT, **record, "layers": sorted(contexts.layers)}
         write_atomic(folder / "contexts.json", json.dumps(record, indent=1) + "\n")
@@ -72,7 +69,7 @@ def load_contexts(folder: str | Path) -> Contexts:
         if record["format"] != FORMAT:
             raise ValueError("another format version")
         before, after = map(operator.index, record["window"])
-        text = _read(folder / "text.safetensors")
+        text, _ = read_arrays(folder / "text.safetensors")
         found = Contexts(
             model=str(record["model"]),
             transcoder=str(record["transcoder"]),
@@ -102,7 +99,7 @@ class _Stored(Mapping[int, LayerContexts]):
         if self._last is None or self._last[0] != layer:
             file = self._folder / f"layer_{layer}.safetensors"
             try:
-                found = _layer(_read(file))
+                found = _layer(read_arrays(file)[0])
                 _check_layer(found, self._text, self._width)
             except _BROKEN as error:
                 raise _broken(file, error) from error
@@ -152,23 +149,6 @@ def _check_layer(found: LayerContexts, text: dict[str, np.ndarray], width: int) 
     for effect in found.effects or ():
         if effect.ndim != 2 or effect.shape != (count, found.effects.tokens.shape[1]):  # type: ignore[union-attr]
             raise ValueError("logit effects of other shapes")
-
-
-def _write(file: Path, tensors: dict[str, np.ndarray]) -> None:
-    """All of a file, or what was there before."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary)
-        os.replace(temporary, file)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(file: Path) -> dict[str, np.ndarray]:
-    with safe_open(file, framework="numpy") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 def _broken(path: Path, error: Exception) -> CheckpointError:

@@ -66,7 +66,7 @@ def logit_effects(
 
     Example:
         >>> effects = logit_effects(transcoder, model, features={12: [345]})
-        >>> [model.tokenizer.token(i) for i in effects[12].tokens[0, :2]]
+        >>> [token_label(model.tokenizer, i) for i in effects[12].tokens[0, :2]]
         [' Paris', ' France']
     """
     require_fit(transcoder.config, model.config)
