@@ -26,7 +26,7 @@ from hagd_jax.units.dictionary import NEURONS
 
 TRANSCODER = "transcoder"
 # Twice as many features as the stream is wide, for 1,500 steps; measured on modular addition in
-# experiments/modular_transcoder.py.
+# experiments/transcoders/modular.py.
 SMALL_FEATURES = transcoders.TrainConfig(
     features="2x", k=48, batch_size=512, learning_rate=2e-2, decay=0.8
 )
@@ -173,7 +173,7 @@ def _train(
     run.rewind("train", 0)
     model = testbeds.train_small(algorithm, seed=seed, on_step=on_step)
     progress.finish("train")
-    if reached < testbeds.TrainConfig().target:
+    if reached < testbeds.SmallTrainConfig().target:
         progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen inputs")
     return model
 

@@ -19,7 +19,7 @@ from hagd_jax.testbeds import (
 )
 from hagd_jax.units import components
 
-# One of each kind; the others are compiled in experiments/ground_truth_edges.py.
+# One of each kind; the others are compiled in experiments/judge/ground_truth_edges.py.
 SOME = ["reverse", "hist", "xproportion", "pair_balance"]
 
 
