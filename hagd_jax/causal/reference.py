@@ -155,8 +155,7 @@ def reference_means(
         choose = functools.partial(_chosen, own)
         sums = {name: choose(fit(extra[name], axis=1), x, 1) for name, x in sums.items()}
         count = choose(fit(more, axis=0), count, 0)
-    flags = (jnp.asarray(x) for x in (own.astype(np.float32), near))
-    means = Means(sums, count, *flags, total, tokens)
+    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
     return means, Places(group.astype(np.int32), shared.astype(np.int32))
 
 
