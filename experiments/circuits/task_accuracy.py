@@ -67,11 +67,10 @@ class Config(Places):
 
 def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple[str, float]]:
     """The most probable next tokens, with their probabilities."""
-    assert model.tokenizer is not None
-    logits = models.forward(model, [model.tokenizer.encode(text)]).logits[0, -1]
+    logits = models.forward(model, text).logits[0, -1]
     values, ids = jax.lax.top_k(jax.nn.softmax(logits), k)
     return [
-        (model.tokenizer.token(int(i)), round(float(v), 4))
+        (models.token_label(model.tokenizer, int(i)), round(float(v), 4))
         for v, i in zip(values, ids, strict=True)
     ]
 

@@ -32,7 +32,7 @@ from hagd_jax.causal import Circuit, EdgeCircuit, ValidateConfig, validate
 from hagd_jax.causal.metrics import accuracy
 from hagd_jax.causal.negative import permuted
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks import SPLITS, Task, Text
+from hagd_jax.tasks import SPLITS, Seen, Task, Text
 from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
@@ -130,7 +130,8 @@ def by_hand(case: Case, guise: int, config: Config) -> Known:
 
     def make(members: Iterable[int]) -> Circuit:
         nodes = tuple(every[place] for place in sorted(members))
-        return Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name)
+        return Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name,
+                       seen=Seen.nothing())  # fmt: skip
 
     truth = frozenset(np.flatnonzero(truth_of(case, "mean")).tolist())
     # A unit that carries a constant is needed under zero ablation, so it is not called idle.
@@ -150,7 +151,8 @@ def compiled(name: str, config: Config) -> Known:
         flat = np.zeros(len(there.flat()), bool)
         flat[list(members)] = True
         mask = there.like(flat)
-        return EdgeCircuit.from_mask(mask, mask, model.config, model=model.name, task=name)
+        return EdgeCircuit.from_mask(mask, mask, model.config, model=model.name, task=name,
+                                     seen=Seen.nothing())  # fmt: skip
 
     said = tuple(Text("", "", "", "", name) for _ in range(len(prompts)))
     task = Task(name, name, dict.fromkeys(SPLITS, prompts), dict.fromkeys(SPLITS, said))

@@ -301,7 +301,7 @@ def _spell_as_on_hub(case: Case, path: pathlib.Path) -> None:
             attention = f"gpt_neox.layers.{layer}.attention"
             tensors[f"{attention}.bias"] = mask.bool()
             tensors[f"{attention}.masked_bias"] = torch.tensor(-1e9)
-            tensors[f"{attention}.rotary_emb.inv_freq"] = torch.arange(1.0, 5.0)
+            tensors[f"{attention}.rotary_emb.inv_freq"] = 10000.0 ** -(torch.arange(4.0) / 4)
     renamed = {name.removeprefix("transformer."): value for name, value in tensors.items()}
     save_file(renamed, path, metadata={"format": "pt"})
 

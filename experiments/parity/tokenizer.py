@@ -131,7 +131,7 @@ def compare(ours: Tokenizer, theirs: Callable[[str], list[int]]) -> dict[str, An
     for kind, items in found.items():
         equal = 0
         for text in items:
-            mine, peer = ours.encode(text, bos=False), theirs(text)
+            mine, peer = ours.encode(text, begin=False, end=False), theirs(text)
             report["tokens"] += len(peer)
             equal += mine == peer
             if mine != peer:

@@ -1,4 +1,4 @@
-"""Write the small transcoders under `tests/transcoders/goldens`, and what they compute.
+"""Write the small transcoders under `tests/transcoders/formats/goldens`, and what they compute.
 
 By their authors' code. The tests compare against these files, so that they need neither torch nor
 a network.
@@ -52,7 +52,7 @@ class Config:
         out: Folder that they are written to.
     """
 
-    out: pathlib.Path = ROOT / "tests" / "transcoders" / "goldens"
+    out: pathlib.Path = ROOT / "tests" / "transcoders" / "formats" / "goldens"
 
 
 def main(config: Config) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from hagd_jax.transcoders.losses import LossConfig
 from jax.profiler import ProfileData
 from tyro.conf import Positional
 
@@ -44,7 +45,6 @@ from experiments.common.smollm2 import MODEL, advance, begin, load, take
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.transcoders import training
-from hagd_jax.transcoders.losses import LossConfig
 
 PEAK, BANDWIDTH = 197e12, 819e9  # of a v5e: cloud.google.com/tpu/docs/v5e
 

@@ -46,9 +46,10 @@ from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import write_atomic
 from hagd_jax.pipeline.run_folder import open_run
-from hagd_jax.transcoders import native, training
-from hagd_jax.transcoders.evaluate import evaluate
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders import training
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.measures.evaluate import evaluate
+from hagd_jax.transcoders.training.losses import LossConfig
 
 PLAIN = "window 0 without Jacobian loss"
 KINDS = {

@@ -51,9 +51,9 @@ from hagd_jax.testbeds.skipping import skip_share
 from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 from hagd_jax.transcoders import Transcoder, decode, encode, init
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.faithfulness import jacobian_match
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders.measures.faithfulness import jacobian_match
 from hagd_jax.transcoders.training import TrainConfig, TrainState, finish, init_state, moments, step
+from hagd_jax.transcoders.training.losses import LossConfig
 
 SIZES = (
     TwoHopConfig(chains=4, n_layers=3, d_model=24),

@@ -17,7 +17,7 @@ from hagd_jax.cli.plan import Plan, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.cli.validate import Validate, run_validate
 from hagd_jax.errors import HagdError
-from hagd_jax.transcoders import native
+from hagd_jax.transcoders.kernels import native
 
 # Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
 COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {

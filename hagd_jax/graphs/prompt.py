@@ -25,6 +25,7 @@ from hagd_jax.graphs.sources import (
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.graphs.targets import feature_targets
 from hagd_jax.models import LanguageModel, forward
+from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
 from hagd_jax.units import Dictionary, Features
 
@@ -155,11 +156,7 @@ def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
             is not in the vocabulary.
     """
     if isinstance(prompt, str):
-        if model.tokenizer is None:
-            raise InputError(
-                "prompt", got="text", expected="token ids: this model has no tokenizer"
-            )
-        prompt = model.tokenizer.encode(prompt)
+        prompt = encode(model, prompt)
     tokens = np.asarray(prompt)
     c = model.config
     if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):

@@ -14,12 +14,12 @@ from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.frozen import Frozen, norm_back, unembedding, weight_of
 from hagd_jax.graphs.graph import LogitTarget
 from hagd_jax.graphs.rows import Targets, at_mlp, before_layer
-from hagd_jax.models import LanguageModel
+from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.units import Dictionary, Features
 
 
-def logit_difference(
+def difference_target(
     model: LanguageModel, right: str | int, wrong: str | int | Sequence[str | int]
 ) -> LogitTarget:
     """The direction from a wrong answer, or the mean of several, to the right one.
@@ -36,12 +36,12 @@ def logit_difference(
         InputError: If one of them is not in the vocabulary.
 
     Example:
-        >>> logit_difference(model, 7, [3, 5]).coefficients
+        >>> difference_target(model, 7, [3, 5]).coefficients
         (1.0, -0.5, -0.5)
     """
     others = [wrong] if isinstance(wrong, str | int) else list(wrong)
     ids = [token_id(model, token) for token in (right, *others)]
-    names = [_name(model, i) for i in ids]
+    names = [token_label(model.tokenizer, i) for i in ids]
     label = f"{names[0]} - {' / '.join(names[1:])}"
     return LogitTarget(label, tuple(ids), (1.0, *[-1 / len(others)] * len(others)))
 
@@ -65,7 +65,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
             raise InputError(
                 "target", got=repr(token), expected="a token id: this model has no tokenizer"
             )
-        ids = model.tokenizer.encode(token, bos=False)
+        ids = model.tokenizer.encode(token, begin=False, end=False)
         if len(ids) != 1:
             raise InputError(
                 "target",
@@ -111,7 +111,8 @@ def choose_logits(
     for target in asked:
         if not isinstance(target, LogitTarget):
             i = token_id(model, target)
-            target = LogitTarget(_name(model, i), (i,), weight=float(probabilities[i]))
+            name = token_label(model.tokenizer, i)
+            target = LogitTarget(name, (i,), weight=float(probabilities[i]))
         for i in target.tokens:
             token_id(model, i)
         _check(target)
@@ -235,7 +236,3 @@ def _neuron_vectors(
     # At a gate of exactly zero act(g)/g has a limit; its neighbourhood will do.
     share = opened / jnp.where(gate == 0, 1, gate)
     return 0.5 * (opened * into + share * value * gate_row)
-
-
-def _name(model: LanguageModel, token: int) -> str:
-    return f"#{token}" if model.tokenizer is None else model.tokenizer.token(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.models import families
+from hagd_jax.models import derived, families
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import Source, Weight, axis_sizes, select
@@ -25,6 +26,8 @@ from hagd_jax.models.placing import leaf_dtype, place
 from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,9 @@ def load(
 ) -> LanguageModel:
     """Load a language model; the host holds no more than what is placed on it, and one slice.
 
+    Where a configuration ties the unembedding to the embedding and the file stores another one,
+    the stored one is used, as in transformers 5, and the log says so.
+
     Args:
         source: A folder as Hugging Face or `save` writes it, a `.gguf` file, a name of
             `presets()`, or a hub id `owner/name`.
@@ -63,7 +69,8 @@ def load(
         mesh: Devices to spread the weights over, each reading only its slice; None for one device.
         tokenizer: Used instead of the one beside the weights.
         check_finite: Refuse NaN and infinite weights.
-        strict: Refuse configuration options and tensors that nobody here has heard of.
+        strict: Refuse configuration options and tensors that nobody here has heard of, and stored
+            rotary frequencies and masks that disagree with the configuration.
 
     Returns:
         The model.
@@ -111,7 +118,7 @@ def _require_fitting(tokenizer: Tokenizer | None, config: DecoderConfig, path: P
 
 
 def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
-    """Find and check a model on disk without reading its weights.
+    """Find and check a model on disk, reading only weights that the configuration derives.
 
     Args:
         path: A folder or a file.
@@ -134,6 +141,9 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         raise CheckpointError(str(folder), got="no config.json", expected="one beside the weights")
     config = families.from_hf(read_json_object(folder / "config.json"), strict)
     source, family = open_safetensors(path), families.family_of(config)
+    config = derived.with_stored_head(config, source, family)
+    if not strict:
+        derived.refuse_switched_off(config, source, family)
     weights = match(
         source,
         family.table(param_specs(config)),
@@ -142,6 +152,7 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         ignores=lambda name: family.ignores(name, config),
         strict=strict,
     )
+    derived.check_buffers(config, source, family, strict)
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_file(folder) if has_tokenizer else None
     return Checkpoint(config, weights, source, tokenizer)
@@ -152,7 +163,11 @@ def _find_gguf(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix == ".gguf" else None
     files = sorted(path.glob("*.gguf"))
-    if not files or any(path.glob("*.safetensors")):
+    if files and any(path.glob("*.safetensors")):
+        names = ", ".join(file.name for file in files)
+        _log.warning("%s: the safetensors files are read, not %s", path, names)
+        return None
+    if not files:
         return None
     if len(files) > 1:
         names = ", ".join(file.name for file in files)

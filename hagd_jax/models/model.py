@@ -138,9 +138,10 @@ def forward(
 
     Args:
         model: The model.
-        tokens: (B, T) ids. Right-pad shorter prompts: in a causal model no position sees the
-            padding after it. In one that is not (`causal=False`) every position would, so there
-            run prompts of one length together.
+        tokens: (B, T) ids, or one text, which the tokenizer begins and ends as its template says.
+            Right-pad shorter prompts: in a causal model no position sees the padding after it. In
+            one that is not (`causal=False`) every position would, so there run prompts of one
+            length together.
         intervention: What rewrites values on their way, or None.
         capture: Sites to return, see `models.SITES`.
         read: (B, S) positions whose logits are wanted; all of them if None. With a large
@@ -153,7 +154,8 @@ def forward(
         Logits and the trace.
 
     Raises:
-        InputError: If tokens are empty, not integers, too long, or outside the vocabulary; or if
+        InputError: If tokens are empty, not integers, too long, or outside the vocabulary, or
+            positions to read are not those of tokens; if there is a text and no tokenizer; or if
             the intervention does not fit the model.
         ConfigError: If a captured site does not exist.
 
@@ -163,6 +165,7 @@ def forward(
         >>> forward(model, [[1, 2, 3]], capture=["neuron"]).trace["neuron"].shape
         (3, 1, 3, 16)
     """
+    tokens = [encode(model, tokens)] if isinstance(tokens, str) else tokens
     tokens = check_tokens(model.config, tokens)
     intervention = Identity() if intervention is None else intervention
     check(intervention, model.config, (tokens.shape[0], tokens.shape[1]))
@@ -171,9 +174,7 @@ def forward(
         require_site(site, "capture")
     options = Options(sites, model.mesh, remat)
     if read is not None:
-        read = jnp.asarray(read)
-        if read.ndim != 2 or read.shape[0] != tokens.shape[0]:
-            raise InputError("read", got=f"shape {read.shape}", expected=f"({len(tokens)}, S)")
+        read = _check_read(read, tokens.shape)
     logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
     return Output(logits, trace)
 
@@ -188,6 +189,49 @@ def _forward(
     options: Options,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     return Decoder(config, options).apply({"params": params}, tokens, intervention, read)  # type: ignore[return-value]
+
+
+def encode(model: LanguageModel, text: str) -> list[int]:
+    """The ids of a text, as the model's tokenizer writes it.
+
+    Args:
+        model: The model.
+        text: Any text.
+
+    Returns:
+        The ids, with all that the tokenizer's template adds.
+
+    Raises:
+        InputError: If the model has no tokenizer, or the tokenizer cannot express the text.
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            "prompt",
+            got="a text",
+            expected="token ids: this model has no tokenizer",
+            mend="Load the model with tokenizer=..., or pass ids.",
+        )
+    return model.tokenizer.encode(text)
+
+
+def _check_read(read: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Positions to read: (B, S) integers, each of a token."""
+    try:
+        read = read if isinstance(read, jax.Array) else np.asarray(read)
+    except ValueError as error:
+        raise InputError("read", got="rows of unequal length", expected="(B, S)") from error
+    batch, length = shape
+    if read.ndim != 2 or read.shape[0] != batch or not read.shape[1]:
+        raise InputError("read", got=f"shape {read.shape}", expected=f"({batch}, S), S at least 1")
+    if not jnp.issubdtype(read.dtype, jnp.integer):
+        raise InputError("read", got=f"dtype {read.dtype}", expected="integer positions")
+    if not isinstance(read, Tracer):
+        low, high = int(read.min()), int(read.max())
+        if low < 0 or high >= length:
+            raise InputError(
+                "read", got=f"positions from {low} to {high}", expected=f"0 to {length - 1}"
+            )
+    return jnp.asarray(read, jnp.int32)
 
 
 def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:

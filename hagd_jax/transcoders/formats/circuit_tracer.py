@@ -13,14 +13,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.files import Tensor, whole_tensor
 from hagd_jax.transcoders.config import Activation, TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import gather, open_files
 from hagd_jax.transcoders.formats.stored import View
-from hagd_jax.transcoders.formats.writing import Tensor, whole
 
 CONFIG = "config.yaml"
 PER_LAYER = "transcoder_set"
@@ -165,12 +166,26 @@ def prediction_views(folder: Path, layers: int) -> dict[str, View]:
     return gather([source] * (layers - 1), names)
 
 
+def layer_tensor(name: str, leaf: Any, layer: int) -> Tensor:
+    """One layer of a stacked parameter, as a tensor that is written in a single block.
+
+    Args:
+        name: In the file.
+        leaf: (L, ...) the parameter.
+        layer: Which one.
+
+    Returns:
+        The tensor.
+    """
+    return whole_tensor(name, leaf.shape[1:], leaf.dtype, lambda: np.asarray(leaf[layer]))
+
+
 def prediction_tensors(params: dict[str, Any]) -> list[Tensor]:
     """The tensors of the prediction head's file; none if there is no head."""
     if "W_pred" not in params:
         return []
     return [
-        whole(f"{leaf}_{layer}", params[leaf], layer)
+        layer_tensor(f"{leaf}_{layer}", params[leaf], layer)
         for layer in range(params["W_pred"].shape[0])
         for leaf in ("W_pred", "b_pred")
     ]

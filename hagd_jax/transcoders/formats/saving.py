@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import replacing, write_safetensors
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
-from hagd_jax.transcoders.formats.writing import replacing, write_safetensors
 from hagd_jax.transcoders.transcoder import Transcoder, param_specs
 
 
