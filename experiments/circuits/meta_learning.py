@@ -76,7 +76,7 @@ class Config(Places):
     families: tuple[Family, ...] = get_args(Family)
     graphs: int = 0
     prompts: int = 96
-    train: testbeds.TrainConfig = testbeds.TrainConfig(d_model=64, n_heads=4, d_mlp=64)
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig(d_model=64, n_heads=4, d_mlp=64)
     sizes: Sizes = Sizes(256, 64, 128)
     masks: MaskConfig = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, start=1.0)
     mask_steps: tuple[int, ...] = (25, 50, 100, 200)

@@ -62,7 +62,7 @@ class Config(Places):
     algorithms: tuple[str, ...] = tuple(tasks.ALGORITHMS)
     modular: tuple[tuple[str, int], ...] = MODULAR
     most: int = 1500
-    train: testbeds.TrainConfig = testbeds.TrainConfig()
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
 
 
 def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple[str, float]]:

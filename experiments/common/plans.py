@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from hagd_jax.transcoders.normalise import Normalisation
 
 from hagd_jax import parallel
-from hagd_jax.transcoders import TranscoderConfig, abstract, optimizer, training
+from hagd_jax.transcoders import TranscoderConfig, abstract, training
+from hagd_jax.transcoders.training import optimizer
+from hagd_jax.transcoders.training.normalise import Normalisation
 
 Slices = tuple[tuple[str, str], ...]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hagd_jax.errors import HagdError, MissingDependencyError
-from hagd_jax.transcoders import native
+from hagd_jax.transcoders.kernels import native
 
 ROOT = Path(__file__).parents[2]
 C = TypeVar("C")

@@ -44,7 +44,7 @@ class Small:
         batch_size: Prompts in one call when circuits are tested.
     """
 
-    train: testbeds.TrainConfig = testbeds.TrainConfig()
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
     least_accuracy: float = 0.95
     feature_steps: int = 1500
     feature_batch: int = SMALL_FEATURES.batch_size

@@ -53,8 +53,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hagd_jax.transcoders.evaluate import evaluate
-from hagd_jax.transcoders.losses import LossConfig
 from safetensors.numpy import load_file
 from tyro.conf import Positional
 
@@ -66,6 +64,8 @@ from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError, MissingDependencyError
 from hagd_jax.transcoders import training
+from hagd_jax.transcoders.measures.evaluate import evaluate
+from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
 AGREE = 1e-3  # relative: float32 sums in two orders, and a k-th feature that may swap with the next

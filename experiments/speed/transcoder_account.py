@@ -33,7 +33,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from hagd_jax.transcoders.losses import LossConfig
 from jax.profiler import ProfileData
 from tyro.conf import Positional
 
@@ -45,6 +44,7 @@ from experiments.common.smollm2 import MODEL, advance, begin, load, take
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.transcoders import training
+from hagd_jax.transcoders.training.losses import LossConfig
 
 PEAK, BANDWIDTH = 197e12, 819e9  # of a v5e: cloud.google.com/tpu/docs/v5e
 

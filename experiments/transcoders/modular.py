@@ -37,7 +37,7 @@ class Config(Places):
 
     seeds: tuple[int, ...] = (0, 1, 2)
     modulus: int = 53
-    model: testbeds.TrainConfig = testbeds.TrainConfig()
+    model: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
     train: transcoders.TrainConfig = SMALL_FEATURES
 
 

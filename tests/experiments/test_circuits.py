@@ -87,8 +87,8 @@ def test_modular_arithmetic_searches_for_circuits_of_the_asked_size(places, read
 
 def test_the_search_cannot_beat_the_best_of_all_circuits(places, read):
     exhaustive.main(
-        exhaustive.Config(**places, graphs=2, layers=1, neurons=3, prompts=4, length=3, sizes=(2, 3),
-                          search=MaskConfig(steps=4, batch_size=4, check_every=4),
+        exhaustive.Config(**places, graphs=2, layers=1, neurons=3, prompts=4, length=3,
+                          sizes=(2, 3), search=MaskConfig(steps=4, batch_size=4, check_every=4),
                           repair=RepairConfig(rounds=2, pairs=2, batch_size=4, least=0))
     )  # fmt: skip
     result = read("exhaustive_check")

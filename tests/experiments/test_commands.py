@@ -57,9 +57,8 @@ def test_a_script_says_its_command_and_takes_it(name):
 def test_a_record_says_a_command_that_can_be_typed(path):
     found = re.findall(r'"command": "(.*)"', path.read_text())
     assert found
-    for line in found:
-        for line in commands(line):
-            assert parsed(line)
+    for line in commands("\n".join(found)):
+        assert parsed(line)
 
 
 def test_readme_and_the_package_name_scripts_that_exist():
@@ -96,5 +95,5 @@ def test_a_record_keeps_no_path_of_this_machine():
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
-    with pytest.raises(MissingDependencyError, match="no_such_package.*pip install it"):
+    with pytest.raises(MissingDependencyError, match=r"no_such_package.*pip install it"):
         need("numpy", "no_such_package", install="pip install it")
