@@ -17,6 +17,7 @@ from rich.table import Table
 
 import hagd_jax
 from hagd_jax import graphs, hierarchy, models, parallel, transcoders
+from hagd_jax.cli.cluster import Cluster
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.graphs import AttributionConfig, AttributionGraph
@@ -43,6 +44,7 @@ class Attribute:
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
         dtype: Of weights and computation: float32 or bfloat16.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        cluster: For runs of several processes.
         config: What the graph holds.
     """
 
@@ -56,6 +58,7 @@ class Attribute:
     out: Path = Path("runs/attribute")
     dtype: str = "float32"
     mesh: str = ""
+    cluster: Cluster = Cluster()
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
 
 
@@ -69,13 +72,14 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     Returns:
         The graph, which was also saved.
     """
+    command.cluster.start()
     began = time.monotonic()
     require_writable(command.out)
     mesh = parallel.make_mesh(command.mesh)
     model = models.load(command.model, dtype=command.dtype, mesh=mesh)
     nodes = None
     if command.features != NEURONS:
-        nodes = transcoders.load(command.features, mesh=mesh, model=model)
+        nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
     with bars() as progress:
         graph = graphs.attribute(
             model,
