@@ -25,8 +25,9 @@ class HierarchyConfig:
         least: The coarsest level has no fewer.
         band: A supernode of the first level spans so many layers at most, one of the next level
             twice as many, and so on; 0 for no such bound.
-        vectors: Eigenvectors that nodes are told apart by, at most.
-        krylov: Products with the weights that those take, at most.
+        vectors: Largest number of eigenvectors that nodes are told apart by.
+        krylov: Dimension of the Krylov space in which those of more than 512 nodes are looked for
+            before each restart.
         iterations: Of k-means.
         regularise: How much all nodes are tied to each other, as a share of the mean degree.
     """
@@ -35,7 +36,7 @@ class HierarchyConfig:
     least: int = 8
     band: int = 0
     vectors: int = 16
-    krylov: int = 64
+    krylov: int = 128
     iterations: int = 25
     regularise: float = 0.05
 
@@ -105,8 +106,8 @@ def coarsen(
 ) -> Hierarchy:
     """Spectral coarsening: leading eigenvectors of the normalised Laplacian, then k-means.
 
-    Levels shrink by a constant ratio, so there are O(log N) of them; each costs as many products
-    with its weights as `krylov` says, N² at most.
+    Levels shrink by a constant ratio, so there are O(log N) of them. A level of more than 512 nodes
+    costs a bounded number of products with its weights, of at most N² operations a vector.
 
     Args:
         weights: Of the graph.
