@@ -31,7 +31,7 @@ from hagd_jax.causal import Circuit, EdgeCircuit, Node, ValidateConfig, validate
 from hagd_jax.causal.metrics import accuracy
 from hagd_jax.causal.negative import permuted
 from hagd_jax.models import LanguageModel
-from hagd_jax.tasks import SPLITS, Task, Text
+from hagd_jax.tasks import SPLITS, Seen, Task, Text
 from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
@@ -111,7 +111,8 @@ def by_hand(case: Case, guise: int) -> Known:
 
     def make(places: Iterable[int]) -> Circuit:
         nodes = tuple(every[place] for place in sorted(places))
-        return Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name)
+        return Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name,
+                       seen=Seen.nothing())  # fmt: skip
 
     number = {node: i for i, node in enumerate(every)}
     truth = frozenset(number[node] for node in case.truth["mean"])
@@ -136,7 +137,8 @@ def compiled(name: str) -> Known:
         flat = np.zeros(len(there.flat()), bool)
         flat[list(places)] = True
         mask = there.like(flat)
-        return EdgeCircuit.from_mask(mask, mask, model.config, model=model.name, task=name)
+        return EdgeCircuit.from_mask(mask, mask, model.config, model=model.name, task=name,
+                                     seen=Seen.nothing())  # fmt: skip
 
     said = tuple(Text("", "", "", "", name) for _ in range(len(prompts)))
     task = Task(name, name, dict.fromkeys(SPLITS, prompts), dict.fromkeys(SPLITS, said))

@@ -2,6 +2,7 @@
 
 from hagd_jax.models.config import DecoderConfig, RopeScaling
 from hagd_jax.models.decoder import ParamSpec, param_specs
+from hagd_jax.models.digest import digest
 from hagd_jax.models.intervention import (
     Chain,
     Context,
@@ -40,6 +41,7 @@ __all__ = [
     "carried",
     "chain",
     "check_tokens",
+    "digest",
     "forward",
     "init",
     "load",

@@ -28,7 +28,7 @@ from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.stages import Stage, require_stage
 from hagd_jax.scores import GradientConfig, node_scores
 from hagd_jax.search import Tree
-from hagd_jax.tasks import Task
+from hagd_jax.tasks import Seen, Task
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
@@ -104,6 +104,7 @@ def extract(
         model=model.name,
         task=task.name,
         dictionary=nodes.label,
+        seen=_seen(model, nodes, task, config, found),
         seed=config.seed,
         config=dataclasses.asdict(config) | {"found_by": found.by},
     )
@@ -120,6 +121,18 @@ def extract(
             run.log("areas", cpr=found.cpr, cmd=found.cmd)
         run.write("circuit.json", circuit.to_json())
     return Result(circuit, verdicts, curve, scores, task)
+
+
+def _seen(
+    model: LanguageModel, nodes: Dictionary, task: Task, config: ExtractConfig, found: Found
+) -> Seen:
+    """What the circuit was chosen by looking at."""
+    ablations = ["counterfactual"]
+    ablations += ["mean"] if found.by != "steps" and config.masks.mean else []
+    seen = task.look("discover", ablation=ablations, model=model, dictionary=nodes)
+    if found.compared:
+        seen |= task.look("select", ablation=config.judge.ablations[0])
+    return seen
 
 
 def run_until(

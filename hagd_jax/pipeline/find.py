@@ -28,11 +28,13 @@ class Found(NamedTuple):
         masks: Size → circuit, of the size asked for and of the ten of the curve.
         ranks: By which nodes were kept, at the size asked for: logits of masks, or scores.
         by: `masks`, `top` or `steps`.
+        compared: Whether the select split chose between masks and the best scores.
     """
 
     masks: dict[int, Nodes]
     ranks: Nodes
     by: str
+    compared: bool = False
 
 
 def find(
@@ -105,8 +107,8 @@ def find(
     ranks = _logits(state.kept[trained.index(size)], dictionary)
     pair = [circuits[size], top[size]]
     if "select" in task.splits and not _nearer(model, task, pair, config, dictionary, run):
-        return Found(top, scores, "top")
-    return Found(top | circuits, ranks, "masks")
+        return Found(top, scores, "top", compared=True)
+    return Found(top | circuits, ranks, "masks", compared="select" in task.splits)
 
 
 def _nearer(
