@@ -50,6 +50,51 @@ class HierarchyConfig:
             raise ConfigError("band and regularise", got=(self.band, self.regularise),
                               expected="0 or more, and above 0")  # fmt: skip
 
+    def depth(self, count: int) -> int:
+        """How many levels a graph of so many nodes has, if bands of layers do not bound them.
+
+        Args:
+            count: Number of nodes that are coarsened.
+
+        Returns:
+            Number of levels above the nodes; `coarsen` makes no more.
+
+        Raises:
+            InputError: If there is no node.
+
+        Example:
+            >>> from hagd_jax.hierarchy import HierarchyConfig
+            >>> HierarchyConfig(ratio=1 / 16).depth(46_000)
+            4
+        """
+        if count < 1:
+            raise InputError("nodes", got=count, expected="1 or more")
+        found = 0
+        while (fewer := _size(count, 1, self)) < count:
+            count, found = fewer, found + 1
+        return found
+
+    def require_levels(self, levels: int, count: int) -> None:
+        """Refuse more levels than a graph of so many nodes has, before it is made.
+
+        Args:
+            levels: Number of levels asked for.
+            count: Number of nodes that are coarsened.
+
+        Raises:
+            ConfigError: If there are fewer.
+
+        Example:
+            >>> from hagd_jax.hierarchy import HierarchyConfig
+            >>> HierarchyConfig(ratio=1 / 16).require_levels(2, 46_000)
+        """
+        most = self.depth(count)
+        if not 0 <= levels <= most:
+            raise ConfigError(
+                "levels", got=levels, expected=f"0 to {most}, for a graph of {count:,} nodes",
+                mend="Ask for fewer levels, a larger ratio, or a smaller coarsest level.",
+            )  # fmt: skip
+
 
 @struct.dataclass
 class Level:
@@ -93,7 +138,23 @@ class Hierarchy:
         return found[::-1]
 
     def members(self, level: int, supernode: int) -> np.ndarray:
-        """The nodes within a supernode; levels count from the finest, 0."""
+        """The nodes within a supernode.
+
+        Args:
+            level: Number of the level, counted from the finest, 0.
+            supernode: Number of the supernode.
+
+        Returns:
+            Numbers of its nodes, ascending.
+
+        Raises:
+            InputError: If there is no such level or supernode.
+        """
+        if not 0 <= level < len(self.levels):
+            raise InputError("level", got=level, expected=f"0 to {len(self.levels) - 1}")
+        count = self.levels[level].count
+        if not 0 <= supernode < count:
+            raise InputError("supernode", got=supernode, expected=f"0 to {count - 1}")
         return np.flatnonzero(self.clusters()[::-1][level] == supernode)
 
 
@@ -122,6 +183,7 @@ def coarsen(
         InputError: If bands are asked for without layers, or there are not as many as nodes.
 
     Example:
+        >>> from hagd_jax.hierarchy import HierarchyConfig, coarsen, weights
         >>> graph = weights([0, 1, 2, 3], [1, 0, 3, 2], [1.0] * 4, 4)
         >>> coarsen(graph, HierarchyConfig(ratio=0.5, least=2)).clusters()[0].tolist()
         [0, 0, 1, 1]

@@ -106,6 +106,7 @@ def weights(
             largest is too small or large for float32.
 
     Example:
+        >>> from hagd_jax.hierarchy import weights
         >>> weights([0, 1], [1, 2], [-2.0, 4.0], 3).dense.tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 2.0, 0.0]]
     """

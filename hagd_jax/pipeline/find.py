@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -11,12 +12,22 @@ import numpy as np
 from hagd_jax.causal import size_curve, sizes_of
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
+from hagd_jax.pipeline.composed import circuit_ranks
 from hagd_jax.pipeline.composed import circuits as circuits_of
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.driver import run_steps
+from hagd_jax.pipeline.levels import Coarse
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.step_plan import StepConfig
-from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, top_nodes
+from hagd_jax.search import (
+    MaskState,
+    Tree,
+    init_masks,
+    mask_ranks,
+    repair,
+    top_nodes,
+    train_masks,
+)
 from hagd_jax.tasks import Task
 from hagd_jax.units import Dictionary, Nodes
 
@@ -72,7 +83,7 @@ def find(
     """
     total = dictionary.space.nodes
     sizes = sorted({*sizes_of(total), size})
-    top = {k: top_nodes(scores, k) for k in sizes}
+    top = {k: top_nodes(scores, k).mask for k in sizes}
     if config.search == "top" or size == total:
         return Found(top, scores, "top")
     trained = [k for k in sizes if k < config.masks.start * total]
@@ -82,29 +93,25 @@ def find(
             model, task, steps_of(config, size, trained), dictionary=dictionary, run=run,
             progress=progress, save_every=save_every,
         )  # fmt: skip
-        ranks = _logits(state.masks.kept[trained.index(size)], dictionary)
+        ranks = _logits(circuit_ranks(state, model)[size], dictionary)
         return Found(top | circuits_of(state, model), ranks, "steps")
-    circuits, state = _trained(
-        model,
-        task,
-        scores if prior is None else prior,
-        trained,
-        size,
-        config,
-        dictionary,
-        run,
-        progress,
-        save_every,
-        tree or Tree(()),
-    )
+    coarse = Coarse(tree or Tree(()), scores if prior is None else prior)
+    watch = _Watch(run, progress, save_every)
+    state = _trained(model, task, coarse, trained, size, config, dictionary, watch)
+    ranked = dict(zip(trained, mask_ranks(state, trained, coarse.tree), strict=True))
+    space = dictionary.space
+    circuits = {k: top_nodes(Nodes.from_flat(space, row), k).mask for k, row in ranked.items()}
     if config.repair.rounds:
+        swaps = config.repair
+        if swaps.mean is None:
+            swaps = dataclasses.replace(swaps, mean=config.masks.mean)
         better = repair(
-            model, task.splits["discover"], circuits[size], config.repair, dictionary=dictionary
+            model, task.splits["discover"], circuits[size], swaps, dictionary=dictionary
         )
-        circuits[size] = better.mask
+        circuits[size] = better.mask.mask
         if run is not None:
             run.log("repair", losses=better.losses, evaluations=better.evaluations)
-    ranks = _logits(state.kept[trained.index(size)], dictionary)
+    ranks = _logits(ranked[size], dictionary)
     pair = [circuits[size], top[size]]
     if "select" in task.splits and not _nearer(model, task, pair, config, dictionary, run):
         return Found(top, scores, "top", compared=True)
@@ -140,48 +147,49 @@ def steps_of(config: ExtractConfig, size: int, sizes: list[int]) -> StepConfig:
     )  # fmt: skip
 
 
-def _logits(kept: jax.Array, dictionary: Dictionary) -> Nodes:
+def _logits(kept: np.ndarray, dictionary: Dictionary) -> Nodes:
     """Log-probabilities of being open, as logits: those are easier to read near 1."""
     chance = np.minimum(np.asarray(kept), -1e-7)
     return Nodes.from_flat(dictionary.space, chance - np.log(-np.expm1(chance)))
 
 
+class _Watch(NamedTuple):
+    """Where the training of masks is logged and saved, and who is told."""
+
+    run: RunFolder | None
+    progress: Progress | None
+    save_every: float
+
+
 def _trained(
     model: LanguageModel,
     task: Task,
-    scores: Nodes,
+    coarse: Coarse,
     sizes: list[int],
     size: int,
     config: ExtractConfig,
     dictionary: Dictionary,
-    run: RunFolder | None,
-    progress: Progress | None,
-    save_every: float,
-    tree: Tree,
-) -> tuple[dict[int, Nodes], MaskState]:
+    watch: _Watch,
+) -> MaskState:
     """Train masks, from the last checkpoint if there is one."""
-    key = jax.random.key(config.seed)
-    start = init_masks(key, scores.flat(), config.masks, tree=tree, sizes=len(sizes))
-    saved = [time.monotonic()]
+    key, run, steps = jax.random.key(config.seed), watch.run, config.masks.steps
+    start = init_masks(key, coarse.prior.flat(), config.masks, tree=coarse.tree, sizes=len(sizes))
     resumed = run.masks.latest(start) if run else None
     if run is not None:
         run.rewind("masks", resumed[0] if resumed else 0)
-
-    def on_state(state: MaskState) -> None:
+    state, saved = resumed[1] if resumed else start, time.monotonic()
+    scans = train_masks(
+        model, task.splits["discover"], state, sizes, config.masks, least=size, tree=coarse.tree,
+        dictionary=dictionary,
+    )  # fmt: skip
+    for state, metrics in scans:
         step, now = int(state.step), time.monotonic()
-        # All processes save together, so one clock decides.
-        if run and agree(now - saved[0] >= save_every or step == config.masks.steps):
-            run.masks.save(step, state)
-            saved[0] = now
-
-    def on_steps(step: int, steps: int, metrics: dict[str, float]) -> None:
         if run is not None:
             run.log("masks", step=step, **metrics)
-        if progress is not None:
-            progress("masks", step, steps)
-
-    return search_masks(
-        model, task.splits["discover"], scores, sizes, config.masks, least=size, tree=tree,
-        dictionary=dictionary, state=resumed[1] if resumed else start, on_state=on_state,
-        on_steps=on_steps,
-    )  # fmt: skip
+        if watch.progress is not None:
+            watch.progress("masks", step, steps)
+        # All processes save together, so one clock decides.
+        if run is not None and agree(now - saved >= watch.save_every or step == steps):
+            run.masks.save(step, state)
+            saved = now
+    return state

@@ -77,7 +77,9 @@ def levels(
     )
     clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-wanted:] if wanted else []
     tell("coarsen", 1, 1)
-    prior = meta.score(meta.load(), meta.describe(graph, scores)) if learnt else scores.flat()
+    prior = scores.flat()
+    if learnt:
+        prior = meta.score(meta.load(), meta.describe(graph, scores)).flat()
     if run is not None:
         run.log(
             "hierarchy",
