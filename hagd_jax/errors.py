@@ -54,6 +54,10 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
+class SearchError(HagdError, RuntimeError):
+    """A search ended without a circuit: what it found does no more than the empty circuit."""
+
+
 class MissingDependencyError(HagdError, ImportError):
     """An optional package is needed for what was asked."""
 

@@ -14,11 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hagd_jax import graphs, hierarchy, models, parallel, transcoders
-<<<<<<< HEAD
 from hagd_jax.cli.prologue import Devices, Session
-=======
-from hagd_jax.cli.cluster import Cluster
->>>>>>> scores
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.graphs import AttributionConfig, AttributionGraph
@@ -44,12 +40,7 @@ class Attribute:
         supernodes: How many groups of features the page shows, at most; 0 for none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
         dtype: Of weights and computation: float32 or bfloat16.
-<<<<<<< HEAD
         devices: The devices to run on.
-=======
-        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
-        cluster: For runs of several processes.
->>>>>>> scores
         config: What the graph holds.
     """
 
@@ -62,12 +53,7 @@ class Attribute:
     supernodes: int = 24
     out: Path = Path("runs/attribute")
     dtype: str = "float32"
-<<<<<<< HEAD
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
-=======
-    mesh: str = ""
-    cluster: Cluster = Cluster()
->>>>>>> scores
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
 
 
@@ -81,21 +67,10 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     Returns:
         The graph, which was also saved.
     """
-<<<<<<< HEAD
     require_writable(command.out)
     session = Session(command.devices, line)
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
-=======
-    command.cluster.start()
-    began = time.monotonic()
-    require_writable(command.out)
-    mesh = parallel.make_mesh(command.mesh)
-    model = models.load(command.model, dtype=command.dtype, mesh=mesh)
-    nodes = None
-    if command.features != NEURONS:
-        nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
->>>>>>> scores
     with bars() as progress:
         graph = graphs.attribute(
             model,
