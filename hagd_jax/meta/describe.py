@@ -59,7 +59,7 @@ def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
         >>> seen.graph.nodes.shape
         (520, 17)
     """
-    places, edges = graph.places, graph.graph
+    places, edges = graph.nodes, graph.graph
     own = np.asarray(graph.score, np.float32)
     ig = own if scores is None else np.asarray(scores.flat(), np.float32)
     if not all(np.isfinite(x).all() for x in (own, ig, graph.weights)):
