@@ -14,13 +14,13 @@ from hagd_jax.graphs import load_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
 from hagd_jax.tasks.modular import vocabulary
-from hagd_jax.testbeds import TrainConfig, train_modular
+from hagd_jax.testbeds import SmallTrainConfig, train_modular
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A hardly trained model of addition modulo 11, as a folder."""
-    config = TrainConfig(d_model=16, n_heads=2, d_mlp=24, steps=50, target=2.0)
+    config = SmallTrainConfig(d_model=16, n_heads=2, d_mlp=24, steps=50, target=2.0)
     model = train_modular(11, config=config)
     return str(models.save(model, tmp_path_factory.mktemp("cli") / "model"))
 

@@ -45,7 +45,7 @@ from hagd_jax.units import Nodes, neurons
 K, MOST = 16, 96
 GRADIENTS = GradientConfig(batch_size=32)
 MASKS = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, start=1.0)
-SMALL = testbeds.TrainConfig(d_model=64, n_heads=4, d_mlp=64)
+SMALL = testbeds.SmallTrainConfig(d_model=64, n_heads=4, d_mlp=64)
 ALGORITHMS = ("parity", "sorting", "induction", "dyck")
 Known = tuple[LanguageModel, Prompts, np.ndarray]
 

@@ -27,7 +27,7 @@ STEPS = 1500
 
 
 def trained(algorithm: tasks.Algorithm, seed: int, layers: int = 0) -> hagd.models.LanguageModel:
-    config = dataclasses.replace(testbeds.TrainConfig(), n_layers=layers)
+    config = dataclasses.replace(testbeds.SmallTrainConfig(), n_layers=layers)
     return testbeds.train_small(algorithm, seed=seed, config=config)
 
 

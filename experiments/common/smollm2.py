@@ -35,9 +35,7 @@ def take(
 def begin(model: Any, train: Any, batches: list) -> training.TrainState:
     """The state before the first step, its normalisation estimated from the first batches."""
     config = train.transcoder(model.config)
-    some = [parallel.to_global(model.mesh, tuple(b)) for b in batches[: train.estimate]]
-    sums = [training.moments(model.bare(), *batch, config=config) for batch in some]
-    stats = jax.tree.map(lambda *parts: sum(parts), *sums).normalisation()
+    stats = training.estimate(model.bare(), batches[: train.estimate], config)
     return training.init_state(config, train, stats, mesh=model.mesh)
 
 

@@ -153,7 +153,7 @@ def _targets(command: Attribute, model: models.LanguageModel) -> list | None:
         raise InputError(
             "target", got=f"{len(command.target)} beside --versus", expected="exactly one"
         )
-    return [graphs.logit_difference(model, command.target[0], command.versus)]
+    return [graphs.difference_target(model, command.target[0], command.versus)]
 
 
 def _names(

@@ -173,7 +173,7 @@ def _train(
     run.rewind("train", 0)
     model = testbeds.train_small(algorithm, seed=seed, on_step=on_step)
     progress.finish("train")
-    if reached < testbeds.TrainConfig().target:
+    if reached < testbeds.SmallTrainConfig().target:
         progress.say(f"warning: the trained model is right on only {reached:.0%} of unseen inputs")
     return model
 

@@ -8,7 +8,7 @@ from hagd_jax.graphs.heads import edge_heads
 from hagd_jax.graphs.influence import Pruned, Scores, influence, prune, scores, subgraph
 from hagd_jax.graphs.neuronpedia import neuronpedia_json, to_neuronpedia
 from hagd_jax.graphs.query_key import QueryKey, query_key
-from hagd_jax.graphs.targets import logit_difference
+from hagd_jax.graphs.targets import difference_target
 from hagd_jax.graphs.task_graph import TaskGraph, task_graph
 
 __all__ = [
@@ -22,10 +22,10 @@ __all__ = [
     "Scores",
     "TaskGraph",
     "attribute",
+    "difference_target",
     "edge_heads",
     "influence",
     "load_graph",
-    "logit_difference",
     "neuronpedia_json",
     "prune",
     "query_key",

@@ -57,7 +57,7 @@ def attribute(
         dictionary: A transcoder for this model; None for its own neurons.
         prompt: Text, or token ids (T,).
         config: What the graph holds.
-        targets: Output tokens, ids or directions (`logit_difference`); None for likely tokens.
+        targets: Output tokens, ids or directions (`difference_target`); None for likely tokens.
         progress: Called with features done and to do.
         tell: Called with a line about the memory that the run will take, before it is taken.
 

@@ -20,7 +20,7 @@ from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.units import Dictionary, Features
 
 
-def logit_difference(
+def difference_target(
     model: LanguageModel, right: str | int, wrong: str | int | Sequence[str | int]
 ) -> LogitTarget:
     """The direction from a wrong answer, or the mean of several, to the right one.
@@ -38,7 +38,7 @@ def logit_difference(
             ones, or there is no wrong one: the direction would be of nothing.
 
     Example:
-        >>> logit_difference(model, 7, [3, 5]).coefficients
+        >>> difference_target(model, 7, [3, 5]).coefficients
         (1.0, -0.5, -0.5)
     """
     others = _listed(wrong)

@@ -7,7 +7,12 @@ from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
 from hagd_jax.testbeds.small_cache import small_model
-from hagd_jax.testbeds.small_training import MOST_EXAMPLES, TrainConfig, train_modular, train_small
+from hagd_jax.testbeds.small_training import (
+    MOST_EXAMPLES,
+    SmallTrainConfig,
+    train_modular,
+    train_small,
+)
 from hagd_jax.testbeds.structure import program_edges
 from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 
@@ -18,7 +23,7 @@ __all__ = [
     "Compiled",
     "Program",
     "SkipShare",
-    "TrainConfig",
+    "SmallTrainConfig",
     "TwoHop",
     "TwoHopConfig",
     "as_task",

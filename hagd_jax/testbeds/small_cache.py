@@ -15,7 +15,7 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.files import writing_to
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.algorithm import Algorithm
-from hagd_jax.testbeds.small_training import OnStep, TrainConfig, train_small
+from hagd_jax.testbeds.small_training import OnStep, SmallTrainConfig, train_small
 
 CACHE = "HAGD_CACHE"
 # Raise it when the same configuration trains another model.
@@ -26,7 +26,7 @@ def small_model(
     algorithm: Algorithm,
     *,
     seed: int = 0,
-    config: TrainConfig | None = None,
+    config: SmallTrainConfig | None = None,
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
     folder: str | Path | None = None,
@@ -53,7 +53,7 @@ def small_model(
         >>> small_model(parity(10)).name
         'parity-10'
     """
-    config = config or TrainConfig()
+    config = config or SmallTrainConfig()
     place = _cache(folder) / f"{algorithm.model_name}-{_digest(algorithm, config, seed)}"
     if place.is_dir():
         try:
@@ -77,7 +77,7 @@ def _cache(folder: str | Path | None) -> Path:
     return Path(home) / "hagd_jax"
 
 
-def _digest(algorithm: Algorithm, config: TrainConfig, seed: int) -> str:
+def _digest(algorithm: Algorithm, config: SmallTrainConfig, seed: int) -> str:
     """Twelve digits that say what decided the weights."""
     decides = {
         "version": _VERSION,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import AttributionConfig, attribute, logit_difference, prompt, scores, sources
+from hagd_jax.graphs import AttributionConfig, attribute, difference_target, prompt, scores, sources
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, LogitTarget
 from hagd_jax.graphs.sources import round_up
 from hagd_jax.models import DecoderConfig, forward
@@ -156,7 +156,7 @@ def test_a_direction_is_the_difference_of_its_tokens():
     model, transcoder = case("per layer")
     config = AttributionConfig(max_feature_nodes=10_000)
     pair = attribute(model, transcoder, PROMPT, config, targets=[4, 9])
-    both = logit_difference(model, 4, 9)
+    both = difference_target(model, 4, 9)
     graph = attribute(model, transcoder, PROMPT, config, targets=both)
     assert graph.info.targets[0].label == "#4 - #9"
     rows = pair.to_dense()[-2:, :-2]

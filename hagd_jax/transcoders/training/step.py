@@ -13,52 +13,15 @@ from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.training import optimizer
+from hagd_jax.transcoders.training.activations import activations
 from hagd_jax.transcoders.training.losses import Terms, by_rows, some, terms
-from hagd_jax.transcoders.training.normalise import Moments, Normalisation, fold
+from hagd_jax.transcoders.training.normalise import Normalisation, fold
 from hagd_jax.transcoders.training.state import Metrics, TrainState
 from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Params, Transcoder
 
 # How slowly the fixed threshold follows the batches' own, for `batch_topk`.
 THRESHOLD_MEMORY = 0.99
-
-
-@functools.partial(jax.jit, static_argnames=("config",))
-def moments(
-    model: LanguageModel, tokens: jax.Array, weight: jax.Array, *, config: TranscoderConfig
-) -> Moments:
-    """Sums from one batch, to normalise by.
-
-    Args:
-        model: Whose activations.
-        tokens: (B, T).
-        weight: (B, T) 1 for tokens that count.
-        config: Which sites.
-
-    Returns:
-        The sums.
-    """
-    return Moments.of(*activations(model, tokens, config), weight.reshape(-1))
-
-
-def activations(
-    model: LanguageModel, tokens: jax.Array, config: TranscoderConfig
-) -> tuple[jax.Array, jax.Array]:
-    """What features read and what MLPs write, of all layers in one pass.
-
-    Args:
-        model: The model.
-        tokens: (B, T).
-        config: Which site is read.
-
-    Returns:
-        x and y, (L, B · T, D) float32.
-    """
-    # Nobody reads the logits, so the compiler leaves the unembedding out.
-    trace = forward(model, tokens, capture=(config.reads, "mlp_out")).trace
-    flat = (config.n_layers, -1, config.d_model)
-    x, y = trace[config.reads], trace["mlp_out"]
-    return x.reshape(flat).astype(jnp.float32), y.reshape(flat).astype(jnp.float32)
 
 
 @functools.partial(
@@ -104,14 +67,14 @@ def step(
     params, opt_state = optimizer.update(
         state.params, state.opt_state, grads, finite, train=train, steps=steps
     )
-    seen = weight.sum().astype(jnp.int32)
-    state = state.replace(
-        params=params,
-        opt_state=opt_state,
-        step=state.step + 1,
-        unfired=jnp.where(found.fired > 0, 0, state.unfired + seen),
-        threshold=_follow(state, found),
-    )
+    moved = {
+        "step": state.step + 1,
+        "unfired": _since(state.unfired, found.fired, weight),
+        "threshold": _follow(state.threshold, found.smallest),
+    }
+    # The optimizer holds parameters and moments back by itself, without copies of them.
+    held = {name: jnp.where(finite, new, getattr(state, name)) for name, new in moved.items()}
+    state = state.replace(params=params, opt_state=opt_state, **held)
     return state, Metrics(found, norm, finite, dead.mean(-1))
 
 
@@ -186,21 +149,40 @@ def _accumulated(
 
     def add(total: Any, part: tuple) -> tuple[Any, None]:
         tokens, weight, key = part
-        found = gradient(tokens, weight, key)
+        grads, found = gradient(tokens, weight, key)
         share = weight.sum()
-        return jax.tree.map(lambda t, f: t + share * f, total, found), None
+        # A part in which no feature of a layer fires has no smallest activation there.
+        heard = jnp.where(jnp.isfinite(found.smallest), share, 0)
+        smallest = heard * jnp.where(heard > 0, found.smallest, 0)
+        rest = grads, found.replace(smallest=None)
+        rest = jax.tree.map(lambda t, f: t + share * f, total[0], rest)
+        return (rest, total[1] + smallest, total[2] + heard), None
 
     shapes = jax.eval_shape(gradient, split[0][0], split[1][0], key)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    smallest = jnp.zeros(shapes[1].smallest.shape)
+    rest = shapes[0], shapes[1].replace(smallest=None)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), rest), smallest, smallest
     total, _ = jax.lax.scan(add, zeros, (*split, jax.random.split(key, parts)))
-    grads, found = jax.tree.map(lambda t: t / jnp.maximum(weight.sum(), 1), total)
-    return grads, found
+    grads, found = jax.tree.map(lambda t: t / jnp.maximum(weight.sum(), 1), total[0])
+    smallest = jnp.where(total[2] > 0, total[1] / total[2], jnp.inf)
+    return grads, found.replace(smallest=smallest)
 
 
-def _follow(state: TrainState, found: Terms) -> jax.Array:
-    """The running mean of the smallest activation kept, a layer."""
-    memory = jnp.where(state.step == 0, 0.0, THRESHOLD_MEMORY)
-    return memory * state.threshold + (1 - memory) * found.smallest
+def _since(unfired: jax.Array, fired: jax.Array, weight: jax.Array) -> jax.Array:
+    """Tokens since each feature last fired; the count stops at the largest number there is."""
+    seen = weight.sum().astype(jnp.int32)
+    return jnp.where(fired > 0, 0, jnp.minimum(unfired, jnp.iinfo(jnp.int32).max - seen) + seen)
+
+
+def _follow(threshold: jax.Array, smallest: jax.Array) -> jax.Array:
+    """The running mean of the smallest activation kept, a layer.
+
+    It begins with the first batch in which a feature of the layer fires, and a batch in which none
+    does (there is no smallest activation: infinity) leaves it alone.
+    """
+    memory = jnp.where(threshold == 0, 0.0, THRESHOLD_MEMORY)
+    followed = memory * threshold + (1 - memory) * smallest
+    return jnp.where(jnp.isfinite(smallest), followed, threshold)
 
 
 def _directions(

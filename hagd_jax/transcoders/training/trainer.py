@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -13,25 +14,28 @@ import jax
 import numpy as np
 
 from hagd_jax.corpus import Batch, Batches, Corpus
-from hagd_jax.errors import CheckpointError, ConfigError, HagdError
+from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import Checkpoints, agree, batch_parts, is_main, sync, to_global
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.training.activations import estimate
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.normalise import Normalisation
-from hagd_jax.transcoders.training.state import Metrics, TrainState, finish, init_state
-from hagd_jax.transcoders.training.step import moments, step
+from hagd_jax.transcoders.training.state import (
+    Metrics,
+    TrainingError,
+    TrainState,
+    finish,
+    init_state,
+)
+from hagd_jax.transcoders.training.step import step
 from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Transcoder
 
 Progress = Callable[[str, int, int], None]
 Watch = Callable[[int, Callable[[], Transcoder]], None]
-
-
-class TrainingError(HagdError, ArithmeticError):
-    """Training met NaN or infinity; what it had learnt before is kept."""
 
 
 class Run(Protocol):
@@ -171,27 +175,8 @@ def _begin(plan: Plan, batches: Batches, run: Run | None) -> tuple[int, TrainSta
         assert run is not None
         batches.restore(_read_position(run, saved[0]))
         return saved
-    sums = None
-    for _ in range(plan.train.estimate):
-        tokens, weight = to_global(mesh, tuple(next(batches)))
-        found = moments(plan.model, tokens, weight, config=plan.config)
-        sums = found if sums is None else jax.tree.map(lambda a, b: a + b, sums, found)
-    assert sums is not None
-    stats = sums.normalisation()
-    _require_finite(stats, plan)
-    return 0, blank.replace(stats=stats)
-
-
-def _require_finite(stats: Normalisation, plan: Plan) -> None:
-    for layer in range(plan.config.n_layers):
-        rows = jax.tree.map(lambda leaf: np.asarray(leaf[layer]), stats)  # noqa: B023
-        if not all(np.isfinite(row).all() for row in jax.tree.leaves(rows)):
-            raise TrainingError(
-                f"activations at layer {layer}",
-                got="NaN or infinity",
-                expected="finite numbers",
-                mend="Do the model's weights fit its dtype? Try --dtype float32.",
-            )
+    some = itertools.islice(batches, plan.train.estimate)
+    return 0, blank.replace(stats=estimate(plan.model, some, plan.config))
 
 
 class _Clock:
