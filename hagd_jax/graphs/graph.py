@@ -9,6 +9,8 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.errors import InputError, require_index
+
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
 

@@ -17,6 +17,7 @@ from hagd_jax.graphs.rows import Targets
 from hagd_jax.graphs.targets import logit_targets
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Context, Intervention, LanguageModel, forward, scanned, shared, static
+from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Features, as_dictionary
 
@@ -83,12 +84,10 @@ def edge_heads(
     """
     require_is("graph", graph, AttributionGraph)
     require_number("batch_size", batch_size, least=1, whole=True)
-    nodes, numbers = (
-        as_dictionary(model, dictionary),
-        read_array("edges", edges, "numbers of edges"),
-    )
-    numbers = np.atleast_1d(numbers) if np.size(numbers) else np.zeros(0, np.int64)
-    numbers = np.asarray(read_indices("edges", numbers, len(graph.weights), numbers.shape[:1]))
+    nodes = as_dictionary(model, dictionary)
+    numbers = np.ravel(np.asarray(read_array("edges", edges, "numbers of edges")))
+    numbers = numbers if numbers.size else np.zeros(0, np.int64)
+    numbers = read_indices("edges", numbers, len(graph.weights), numbers.shape)
     ready = held_again(model, nodes, graph)
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     held = ("attn_pattern", "norm1_scale", "norm2_scale")
