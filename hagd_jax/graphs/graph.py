@@ -9,6 +9,8 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.errors import InputError, require_index
+
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
 
@@ -122,7 +124,12 @@ class AttributionGraph(struct.PyTreeNode):
         return np.asarray(self.graph.edges)
 
     def of_kind(self, kind: int) -> np.ndarray:
-        """Numbers of the nodes of a kind, such as `FEATURE`."""
+        """Numbers of the nodes of a kind, such as `FEATURE`.
+
+        Raises:
+            InputError: If there is no such kind.
+        """
+        require_index("kind", kind, len(KINDS))
         return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
 
     def to_dense(self) -> np.ndarray:
@@ -144,8 +151,15 @@ class AttributionGraph(struct.PyTreeNode):
 
         Returns:
             The target.
+
+        Raises:
+            InputError: If there is no such node, or it is no logit.
         """
-        return self.info.targets[node - len(self.nodes.kind) + len(self.info.targets)]
+        count = len(self.nodes.kind)
+        place = require_index("node", node, count) - count + len(self.info.targets)
+        if place < 0:
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a logit")
+        return self.info.targets[place]
 
     def label(self, node: int) -> str:
         """What a node is, in a few characters.
@@ -155,8 +169,12 @@ class AttributionGraph(struct.PyTreeNode):
 
         Returns:
             Such as `L3 #127 @4 " cat"`.
+
+        Raises:
+            InputError: If there is no such node.
         """
         table = self.nodes
+        node = require_index("node", node, len(table.kind))
         kind, position = int(table.kind[node]), int(table.position[node])
         if kind == LOGIT:
             return f"logit {self.target(node).label!r}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.graphs.graph import (
     EMBEDDING,
     ERROR,
@@ -67,6 +67,7 @@ def influence(graph: AttributionGraph) -> np.ndarray:
     Raises:
         InputError: If an edge or a target's weight is not finite.
     """
+    require_is("graph", graph, AttributionGraph)
     table = graph.nodes
     return _influence(_normalised(graph), np.asarray(table.weight, np.float64))
 
@@ -83,6 +84,7 @@ def graph_scores(graph: AttributionGraph) -> GraphScores:
     Raises:
         InputError: If an edge or a target's weight is not finite.
     """
+    require_is("graph", graph, AttributionGraph)
     table, matrix = graph.nodes, _normalised(graph)
     weight = np.asarray(table.weight, np.float64)
     found = _influence(matrix, weight)
@@ -124,9 +126,9 @@ def prune(
         ConfigError: If a threshold is not above 0 and at most 1.
         InputError: If an edge or a target's weight is not finite.
     """
-    for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
-        if not 0 < value <= 1:
-            raise ConfigError(name, got=value, expected="above 0, at most 1")
+    require_is("graph", graph, AttributionGraph)
+    require_number("node_threshold", node_threshold, above=0, most=1)
+    require_number("edge_threshold", edge_threshold, above=0, most=1)
     table = graph.nodes
     weight = np.asarray(table.weight, np.float64)
     found = influence(graph)
@@ -160,7 +162,11 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
 
     Returns:
         The smaller graph; its nodes are numbered anew, in the same order.
+
+    Raises:
+        InputError: If what is kept is not of this graph.
     """
+    require_kept(graph, kept)
     table = graph.nodes
     count = len(table.kind)
     senders, receivers = graph.senders, graph.receivers
@@ -183,6 +189,29 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
         graph.weights[chosen],
         graph.info,
     )
+
+
+def require_kept(graph: AttributionGraph, kept: Pruned) -> None:
+    """Refuse what was kept of another graph.
+
+    Args:
+        graph: The graph.
+        kept: From `prune`.
+
+    Raises:
+        InputError: If it has other numbers of nodes or edges.
+    """
+    require_is("graph", graph, AttributionGraph)
+    require_is("kept", kept, Pruned)
+    ours = len(graph.nodes.kind), len(graph.weights)
+    theirs = np.size(kept.nodes), np.size(kept.edges)
+    if ours != theirs:
+        raise InputError(
+            "kept",
+            got="{} nodes and {} edges".format(*theirs),
+            expected="{} and {}, as in the graph".format(*ours),
+            mend="Prune this graph.",
+        )
 
 
 def _normalised(graph: AttributionGraph) -> sparse.csr_matrix:

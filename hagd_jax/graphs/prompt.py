@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
 from hagd_jax.graphs.rows import Rows, Targets, rows
@@ -26,6 +26,7 @@ from hagd_jax.graphs.sources import (
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.graphs.targets import feature_targets
 from hagd_jax.models import LanguageModel, digest, forward
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
 from hagd_jax.units import Dictionary, Features
@@ -158,9 +159,10 @@ def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
         InputError: If it is text and the model has no tokenizer, is empty or too long, or an id
             is not in the vocabulary.
     """
+    require_is("model", model, LanguageModel)
     if isinstance(prompt, str):
         prompt = encode(model, prompt)
-    tokens = np.asarray(prompt)
+    tokens = np.asarray(read_array("prompt", prompt, "text, or one row of token ids"))
     c = model.config
     if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(
@@ -192,6 +194,7 @@ def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionG
     Raises:
         InputError: If the graph is another model's or dictionary's.
     """
+    require_is("graph", graph, AttributionGraph)
     ours = model.config.n_layers, dictionary.space.features
     theirs = graph.info.layers, graph.info.features
     if ours != theirs:
