@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.models.loading import float_dtype
+from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.causal import ABLATIONS, Circuit, JudgeConfig, behaviour, evaluate
-from hagd_jax.causal.ablation import partners
+from hagd_jax.causal.partners import partners
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
 from hagd_jax.models import forward
@@ -132,7 +132,7 @@ def test_ablated_features_take_the_asked_values(model, task, window, ablation):
     elif ablation == "counterfactual":
         wanted = values(prompts.corrupted)[:, :, feature]
     else:
-        wanted = values(prompts.clean[partners(prompts.length, 3)])[:, :, feature]
+        wanted = values(partners(prompts, reference, seed=3)[0])[:, :, feature]
     moved = (wanted - own[:, :, feature])[..., None]
     assert np.abs(moved).max() > 0.1
     rows = np.asarray(window.params["W_dec"])[:, feature]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.models import LanguageModel
-from hagd_jax.models.loading import float_dtype
+from hagd_jax.models.config import float_dtype
 from hagd_jax.models.placing import place
 from hagd_jax.models.safetensors_source import CONVERT, PICKLES
 from hagd_jax.transcoders.config import TranscoderConfig
