@@ -203,7 +203,9 @@ def graph_parts(nodes: Any, edges: Any, senders: Any, receivers: Any) -> jraph.G
     count = len(nodes[0])
     if senders.shape != receivers.shape:
         raise InputError(
-            "edges", got=f"{len(senders)} senders, {len(receivers)} receivers", expected="a pair each"
+            "edges",
+            got=f"{len(senders)} senders, {len(receivers)} receivers",
+            expected="a pair each",
         )
     if len(senders):
         ends = np.stack([senders, receivers])
