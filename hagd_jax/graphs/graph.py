@@ -64,7 +64,7 @@ class GraphInfo:
 
     Attributes:
         model: Name of the model.
-        dictionary: Name of the dictionary.
+        dictionary: Label of the dictionary; a transcoder's ends with its digest.
         tokens: Ids of the prompt.
         words: Their texts, if the model has a tokenizer.
         targets: What the logit nodes are.
@@ -72,6 +72,8 @@ class GraphInfo:
         features: F, in the dictionary, a layer.
         active: Active features in the prompt; those that are no nodes were not chosen.
         settings: The configuration, as JSON values.
+        weights: Digest of the model's weights, see `models.digest`; empty where a file is older
+            than this field.
     """
 
     model: str
@@ -83,6 +85,7 @@ class GraphInfo:
     features: int
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    weights: str = ""
 
 
 class AttributionGraph(Graph):
@@ -105,7 +108,12 @@ class AttributionGraph(Graph):
         return self.graph.nodes  # type: ignore[return-value]
 
     def of_kind(self, kind: int) -> np.ndarray:
-        """Numbers of the nodes of a kind, such as `FEATURE`."""
+        """Numbers of the nodes of a kind, such as `FEATURE`.
+
+        Raises:
+            InputError: If there is no such kind.
+        """
+        require_index("kind", kind, len(KINDS))
         return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
 
     def target(self, node: int) -> LogitTarget:
@@ -118,13 +126,11 @@ class AttributionGraph(Graph):
             The target.
 
         Raises:
-            InputError: If it is no logit node of this graph.
+            InputError: If there is no such node, or it is no logit.
         """
-        node = require_index("node", node, self.count)
-        place = node - self.count + len(self.info.targets)
+        place = require_index("node", node, self.count) - self.count + len(self.info.targets)
         if place < 0:
-            kind = KINDS[int(self.nodes.kind[node])]
-            raise InputError(f"node {node}", got=f"a node of kind {kind}", expected="a logit node")
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a logit")
         return self.info.targets[place]
 
     def label(self, node: int) -> str:

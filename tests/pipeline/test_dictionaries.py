@@ -165,7 +165,7 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
 ):
     run = open_run(tmp_path, {})
     config = dataclasses.replace(EXTRACT, judge=JudgeConfig(("zero",), controls=2, batch_size=8))
-    result = extract(model, task, config, dictionary=window, run=run)
+    result = extract(model, task, config, dictionary=window, out=run)
     record = json.loads((tmp_path / "circuit.json").read_text())
     assert record["space"] == [2, 2, 10]
     assert {kind for kind, *_ in record["nodes"]} <= {"head", "feature"}

@@ -125,7 +125,7 @@ def test_only_logits_are_targets():
     for place, node in enumerate(graph.of_kind(LOGIT)):
         assert graph.target(int(node)) == graph.info.targets[place]
     for node in (0, graph.count - len(graph.info.targets) - 1):
-        with pytest.raises(InputError, match="expected a logit node"):
+        with pytest.raises(InputError, match="expected a logit"):
             graph.target(node)
     with pytest.raises(InputError, match="expected an integer"):
         graph.target(graph.count)
