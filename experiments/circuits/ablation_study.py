@@ -110,7 +110,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
             levels = [level[order] for level in levels]
         tree, took = Tree.of(levels), took + drawn
     if variant == "layers as level":
-        tree = Tree.of([2 * np.asarray(graph.places.layer) + np.asarray(graph.places.kind)])
+        tree = Tree.of([2 * np.asarray(graph.nodes.layer) + np.asarray(graph.nodes.kind)])
     start = scores
     if variant == "no scores":
         start, took = Nodes.full(space, 0.0), took - scored

@@ -29,7 +29,7 @@ from experiments.common.known import sample, truth_of
 from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, patching
+from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, path
 from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
 from hagd_jax.search.parts import count, flat, unflat
 from hagd_jax.search.top import highest
@@ -129,7 +129,7 @@ def rows_of(
         if edges:
             scores = {"eap": eap_edges, "eap_ig": eap_ig_edges}[name](model, prompts, batch_size=64)
         else:
-            steps = patching.PATH if name == "eap_ig" else patching.CLEAN
+            steps = path.PATH if name == "eap_ig" else path.CLEAN
             scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
         row = flat(parts, scores)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):

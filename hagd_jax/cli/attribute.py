@@ -109,7 +109,7 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
     Returns:
         The table.
     """
-    found, worth = graphs.scores(graph), graphs.influence(graph)
+    found, worth = graphs.graph_scores(graph), graphs.influence(graph)
     nodes = graph.nodes
     table = Table(
         box=box.SIMPLE_HEAD,

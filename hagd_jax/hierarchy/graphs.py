@@ -108,7 +108,7 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
     elif isinstance(graph, ComponentGraph):
         values, layer = graph.edges.score, graph.nodes.layer
     elif isinstance(graph, NodeGraph):
-        values, layer = graph.weights, graph.places.layer
+        values, layer = graph.weights, graph.nodes.layer
     else:
         raise InputError("graph", got=type(graph).__name__, expected="an attribution graph")
     edges, depth = graph.graph, np.asarray(layer, int)
@@ -146,7 +146,7 @@ def clusters_of(
     if not isinstance(graph, NodeGraph):
         raise InputError("graph", got=type(graph).__name__, expected="a NodeGraph",
                          mend="Make one with scores.node_graph.")  # fmt: skip
-    places = graph.places
+    places = graph.nodes
     some = np.unique(np.concatenate([graph.senders, graph.receivers]))
     if not len(some):
         some = np.arange(len(places.kind))

@@ -72,7 +72,7 @@ def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Describe
     if not isinstance(graph, NodeGraph):
         raise InputError("graph", got=type(graph).__name__, expected="a NodeGraph",
                          mend="Make one with scores.node_graph.")  # fmt: skip
-    places, edges = graph.places, graph.graph
+    places, edges = graph.nodes, graph.graph
     own, seen = np.asarray(graph.score, np.float32), history(graph)
     ig = own if scores is None else np.asarray(scores.flat(), np.float32)
     if scores is not None:

@@ -227,7 +227,7 @@ def test_the_learner_that_is_shipped_knows_members_of_guises_it_has_not_seen():
         members = np.zeros(len(graph.score), bool)
         for node in case.truth["counterfactual"]:
             kind = HEAD if node.kind == "head" else FEATURE
-            own = zip(*graph.places, strict=True)
+            own = zip(*graph.nodes, strict=True)
             members |= [tuple(map(int, p)) == (kind, node.layer, node.index) for p in own]
         assert 0 < members.sum() < len(members)
         found.append(auroc(meta.score(meta.load(), seen).flat(), members))
