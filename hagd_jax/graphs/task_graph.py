@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError, require_choice, require_is, require_number
+from hagd_jax.errors import InputError, require_choice, require_is, require_number, shown
 from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
 from hagd_jax.units.graph import strongest_into
@@ -134,7 +134,8 @@ def task_graph(
         require_number("edges_per_node", edges_per_node, least=1, whole=True)
     require_is("positions", positions, bool)
     sums = _Sums(positions)
-    require_is("graphs", graphs, Iterable, mend="Pass a list of graphs.")
+    if not hasattr(graphs, "__iter__") or getattr(graphs, "ndim", 1) == 0:
+        raise InputError("graphs", got=shown(graphs), expected="graphs, in a list or one by one")
     for graph in graphs:
         sums.add(graph)
     if not sums.count:

@@ -23,7 +23,7 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
@@ -174,6 +174,7 @@ def component_graph(
         >>> graph = component_graph(model, task.splits["discover"], GradientConfig(steps=(1.0,)))
         >>> best = np.argsort(-abs(graph.edges.score))[:10]
     """
+    check_scored(model, prompts, config)
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     total: Any = 0.0

@@ -16,7 +16,7 @@ from hagd_jax.interventions import chain, replace
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import component_graph
-from hagd_jax.scores.integrated_gradients import GradientConfig, Metric
+from hagd_jax.scores.integrated_gradients import GradientConfig, Metric, check_scored
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
@@ -53,6 +53,7 @@ def eap_ig(
     Example:
         >>> search.top_nodes(eap_ig(model, task.splits["discover"]), 64)
     """
+    check_scored(model, prompts, config)
     nodes = as_dictionary(model, dictionary).bare()
     steps = jnp.asarray(config.steps, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
