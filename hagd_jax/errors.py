@@ -54,6 +54,10 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
+class NoCircuitError(HagdError):
+    """A search ended with a circuit that is no closer to the model than the empty one."""
+
+
 class MissingDependencyError(HagdError, ImportError):
     """An optional package is needed for what was asked."""
 

@@ -182,7 +182,7 @@ def graphs_calls(tmp):
         "edge_heads": (graphs.edge_heads, {**whole, "edges": [0], "batch_size": 1}),
         "query_key": (graphs.query_key, {**whole, "layer": 0, "head": 0, "query": 2, "key": 1}),
         "influence": (graphs.influence, {"graph": own}),
-        "scores": (graphs.scores, {"graph": own}),
+        "graph_scores": (graphs.graph_scores, {"graph": own}),
         "prune": (graphs.prune, {"graph": own, "node_threshold": 0.8, "edge_threshold": 0.9}),
         "subgraph": (graphs.subgraph, {"graph": own, "kept": graphs.prune(own)}),
         "task_graph": (

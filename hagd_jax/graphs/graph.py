@@ -64,7 +64,7 @@ class GraphInfo:
 
     Attributes:
         model: Name of the model.
-        dictionary: Name of the dictionary.
+        dictionary: Label of the dictionary; a transcoder's ends with its digest.
         tokens: Ids of the prompt.
         words: Their texts, if the model has a tokenizer.
         targets: What the logit nodes are.
@@ -72,6 +72,8 @@ class GraphInfo:
         features: F, in the dictionary, a layer.
         active: Active features in the prompt; those that are no nodes were not chosen.
         settings: The configuration, as JSON values.
+        weights: Digest of the model's weights, see `models.digest`; empty where a file is older
+            than this field.
     """
 
     model: str
@@ -83,6 +85,7 @@ class GraphInfo:
     features: int
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    weights: str = ""
 
 
 class AttributionGraph(struct.PyTreeNode):

@@ -119,10 +119,18 @@ def node_id(graph: AttributionGraph, node: int) -> str:
     if kind == EMBEDDING:
         return f"E_{index}_{position}"
     if kind == LOGIT:
-        place = node - (len(table.kind) - len(graph.info.targets))
-        own = str(index) if index >= 0 else f"direction{place}"
-        return f"{graph.info.layers + 1}_{own}_{position}"
+        return f"{graph.info.layers + 1}_{_output(graph, node)}_{position}"
     return f"{int(table.layer[node])}_{index}_{position}"
+
+
+def _output(graph: AttributionGraph, node: int) -> str:
+    """What an output's id calls it: a token that is asked for again also has its place."""
+    table = graph.nodes
+    first = len(table.kind) - len(graph.info.targets)
+    index, place = int(table.index[node]), node - first
+    if index < 0:
+        return f"direction{place}"
+    return f"{index}-{place}" if index in np.asarray(table.index[first:node]) else str(index)
 
 
 def _node(
@@ -142,7 +150,9 @@ def _node(
     if kind == LOGIT:
         label = f'Output "{info.targets[place].label}" (p={chance:.3f})'
     short, _, _ = name.rpartition("_")
-    script_id = {EMBEDDING: f"E_{index}-{position}", LOGIT: f"L_{index}-{position}"}
+    script_id = {EMBEDDING: f"E_{index}-{position}"}
+    if kind == LOGIT:
+        script_id[LOGIT] = f"L_{_output(graph, node)}-{position}"
     return {
         "node_id": name,
         "feature": number,
