@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError, require_index, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.frozen import Frozen, norm_back, unembedding, weight_of
 from hagd_jax.graphs.graph import LogitTarget
@@ -73,6 +73,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
     Raises:
         InputError: If it is no single token of the vocabulary.
     """
+    require_is("model", model, LanguageModel)
     size = model.config.vocab_size
     if isinstance(token, str):
         if model.tokenizer is None:
