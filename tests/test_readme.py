@@ -12,7 +12,7 @@ import hagd_jax as hagd
 from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
 from hagd_jax.tasks import Text, make_prompts
 from hagd_jax.tasks.batching import padded_batches
-from hagd_jax.testbeds import TrainConfig
+from hagd_jax.testbeds import SmallTrainConfig
 from hagd_jax.testbeds.small_training import decoder_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -102,7 +102,7 @@ def test_the_composed_step_runs(model):
 def test_the_task_snippet_trains_once(tmp_path, monkeypatch):
     (snippet,) = [code for code in SNIPPETS if "small_model" in code]
     algorithm = hagd.tasks.parity(10)
-    made = init(decoder_config(algorithm, TrainConfig()), jax.random.key(0))
+    made = init(decoder_config(algorithm, SmallTrainConfig()), jax.random.key(0))
     monkeypatch.setattr(hagd.tasks, "small_model", lambda rule: made)
     names = {"hagd": hagd}
     exec(compile(snippet, "README.md", "exec"), names)

@@ -21,7 +21,7 @@ from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens,
 from hagd_jax.models.presets import preset, presets
 from hagd_jax.models.saving import save
 from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
-from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.models.tokenizer import Tokenizer, token_label
 
 __all__ = [
     "BLOCK_SITES",
@@ -54,4 +54,5 @@ __all__ = [
     "scanned",
     "shared",
     "static",
+    "token_label",
 ]

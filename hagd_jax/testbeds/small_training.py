@@ -31,7 +31,7 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class SmallTrainConfig:
     """How the model looks and how it is trained.
 
     Attributes:
@@ -74,7 +74,7 @@ def train_small(
     algorithm: Algorithm,
     *,
     seed: int = 0,
-    config: TrainConfig | None = None,
+    config: SmallTrainConfig | None = None,
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
@@ -103,7 +103,7 @@ def train_small(
         >>> task("parity", model).name
         'parity'
     """
-    config = config or TrainConfig()
+    config = config or SmallTrainConfig()
     tables = (algorithm.table(part, most) for part, most in _MOST.items())
     rows, select = (tuple(jnp.asarray(x, jnp.int32) for x in table) for table in tables)
     if not len(rows[0]):
@@ -146,7 +146,7 @@ def train_modular(
     operation: str = "add",
     *,
     seed: int = 0,
-    config: TrainConfig | None = None,
+    config: SmallTrainConfig | None = None,
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
@@ -170,7 +170,7 @@ def train_modular(
     return train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
 
 
-def decoder_config(algorithm: Algorithm, config: TrainConfig) -> DecoderConfig:
+def decoder_config(algorithm: Algorithm, config: SmallTrainConfig) -> DecoderConfig:
     """The transformer that `train_small` trains.
 
     Args:

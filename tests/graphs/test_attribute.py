@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import AttributionConfig, attribute, logit_difference, prompt, scores, sources
+from hagd_jax.graphs import (
+    AttributionConfig,
+    attribute,
+    difference_target,
+    graph_scores,
+    prompt,
+    sources,
+)
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, LogitTarget
 from hagd_jax.graphs.sources import round_up
 from hagd_jax.models import DecoderConfig, forward
@@ -156,7 +163,7 @@ def test_a_direction_is_the_difference_of_its_tokens():
     model, transcoder = case("per layer")
     config = AttributionConfig(max_feature_nodes=10_000)
     pair = attribute(model, transcoder, PROMPT, config, targets=[4, 9])
-    both = logit_difference(model, 4, 9)
+    both = difference_target(model, 4, 9)
     graph = attribute(model, transcoder, PROMPT, config, targets=both)
     assert graph.info.targets[0].label == "#4 - #9"
     rows = pair.to_dense()[-2:, :-2]
@@ -221,4 +228,4 @@ def test_half_precision_agrees_with_full_as_far_as_it_can():
     half = model.replace(params=cast(model.params), config=model.config.replace(dtype="bfloat16"))
     graph, full = (attribute(m, transcoder, PROMPT) for m in (half, model))
     assert np.isfinite(graph.to_dense()).all()
-    assert abs(scores(graph).replacement - scores(full).replacement) < 0.05
+    assert abs(graph_scores(graph).replacement - graph_scores(full).replacement) < 0.05

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import abstract, forward
 from hagd_jax.tasks import SPLITS, Sizes, dyck, induction, modular, parity, sorting, task
-from hagd_jax.tasks.algorithm import TRAIN, part_of
-from hagd_jax.testbeds.small_training import TrainConfig, decoder_config, train_small
+from hagd_jax.tasks.algorithm import TRAIN, first_places, part_of
+from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config, train_small
 
 RULES = {
     "parity": parity(8),
@@ -100,7 +100,7 @@ def test_brackets_are_nested_and_no_deeper_than_asked():
 @pytest.mark.parametrize("name", ["parity", "sorting", "induction", "dyck", "multiplication"])
 def test_a_model_tells_its_algorithm(name):
     rule = RULES[name]
-    model = abstract(decoder_config(rule, TrainConfig(d_model=8, n_heads=1, d_mlp=8)))
+    model = abstract(decoder_config(rule, SmallTrainConfig(d_model=8, n_heads=1, d_mlp=8)))
     if name == "multiplication":
         assert task(rule.name, model).texts == modular.task(11, "multiply").texts
         return
@@ -121,7 +121,9 @@ def test_impossible_sizes_are_refused(make, arguments):
 
 def test_a_small_model_learns_what_it_is_shown():
     rule = parity(4)
-    config = TrainConfig(d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=300, check_every=50)
+    config = SmallTrainConfig(
+        d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=300, check_every=50
+    )
     reports = []
     model = train_small(rule, config=config, on_step=lambda *report: reports.append(report))
     inputs = rule.examples(TRAIN, 100, np.random.default_rng(0))
@@ -129,3 +131,14 @@ def test_a_small_model_learns_what_it_is_shown():
     assert (np.asarray(forward(model, tokens).logits).argmax(-1) == answers).mean() > 0.99
     assert reports[-1][2]["loss"] < reports[0][2]["loss"]
     assert model.name == "parity-4"
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[st.integers(-1, 3)] * n), min_size=1))
+)
+def test_different_rows_are_those_that_numpy_finds(rows):
+    rows = np.array(rows)
+    for scale in (1, 2**40):  # too large to be read as one number
+        _, first = np.unique(rows * scale, axis=0, return_index=True)
+        assert sorted(first_places(rows * scale)) == sorted(first)

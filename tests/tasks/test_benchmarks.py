@@ -13,7 +13,7 @@ from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import Tokenizer, abstract
 from hagd_jax.tasks import SPLITS, Sizes, benchmarks, modular, task
 from hagd_jax.tasks.lexicon import words
-from hagd_jax.testbeds.small_training import TrainConfig, decoder_config
+from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config
 
 THINGS = ("cup", "plate", "ball", "box", "stone", "vase")
 WORDS = [*THINGS, *words("The A broke the as _ fell. fell while we watched end. man: runs")]
@@ -164,7 +164,7 @@ def test_any_value_in_any_field_is_read_or_skipped(name, data):
 
 
 def test_by_name(write, tokenizer, tmp_path):
-    small = decoder_config(modular.algorithm(7), TrainConfig(d_model=8, n_heads=1, d_mlp=8))
+    small = decoder_config(modular.algorithm(7), SmallTrainConfig(d_model=8, n_heads=1, d_mlp=8))
     speaker = abstract(small).replace(tokenizer=tokenizer)
     made = task(f"WinoGrande:{write(gaps())}", speaker, sizes=SIZES)
     assert made.name == "winogrande"

@@ -11,10 +11,10 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel, Tokenizer, abstract, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import SPLITS, Sizes, correct, modular
-from hagd_jax.testbeds import TrainConfig, train_modular
+from hagd_jax.testbeds import SmallTrainConfig, train_modular
 from hagd_jax.testbeds.small_training import decoder_config
 
-TINY = TrainConfig(d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=150, check_every=10)
+TINY = SmallTrainConfig(d_model=32, n_heads=2, d_mlp=64, batch_size=64, steps=150, check_every=10)
 
 
 def as_set(pairs):
@@ -101,7 +101,7 @@ def test_a_model_of_another_vocabulary_is_refused():
 )
 def test_a_bad_training_configuration_is_refused(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
-        TrainConfig(**change)
+        SmallTrainConfig(**change)
 
 
 def test_nothing_to_train_on_is_refused():

@@ -3,13 +3,13 @@ import pytest
 from hagd_jax.errors import InputError
 from hagd_jax.models import abstract
 from hagd_jax.tasks import Sizes, find, modular, names, task
-from hagd_jax.testbeds.small_training import TrainConfig, decoder_config
+from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config
 
 
 @pytest.fixture(scope="module")
 def model():
     return abstract(
-        decoder_config(modular.algorithm(7), TrainConfig(d_model=8, n_heads=1, d_mlp=8))
+        decoder_config(modular.algorithm(7), SmallTrainConfig(d_model=8, n_heads=1, d_mlp=8))
     )
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.tasks import modular
-from hagd_jax.testbeds import TrainConfig, small_model
+from hagd_jax.testbeds import SmallTrainConfig, small_model
 from hagd_jax.testbeds.small_cache import CACHE
 
-CONFIG = TrainConfig(d_model=8, n_heads=2, d_mlp=8, steps=4, check_every=2)
+CONFIG = SmallTrainConfig(d_model=8, n_heads=2, d_mlp=8, steps=4, check_every=2)
 RULE = modular.algorithm(7)
 
 
@@ -37,7 +37,7 @@ def test_a_model_is_trained_once(tmp_path):
 
 def test_what_decides_the_weights_is_told_apart(tmp_path):
     _, first, _ = steps(tmp_path)
-    for changes in ({"seed": 1}, {"config": TrainConfig(d_model=16, d_mlp=8, steps=2)}):
+    for changes in ({"seed": 1}, {"config": SmallTrainConfig(d_model=16, d_mlp=8, steps=2)}):
         _, other, _ = steps(tmp_path, **changes)
         assert other.config != first.config or not same(first, other)
     assert len(list(tmp_path.iterdir())) == 3
