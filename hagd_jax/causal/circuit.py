@@ -13,12 +13,13 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Space
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "task", "dictionary", "ablation"), str),
+    **dict.fromkeys(("model", "task", "dictionary"), str),
     "seed": int,
     "config": dict,
 }
@@ -53,7 +54,8 @@ class Circuit:
         task: The task's name.
         dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
             as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
-        ablation: What replaced the complement while the circuit was found.
+        seen: The data that the circuit was chosen by looking at; unknown by default, and then the
+            judge does not accept it. Of a circuit that no data decided it is `Seen.nothing()`.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
 
@@ -68,7 +70,7 @@ class Circuit:
     model: str
     task: str
     dictionary: str = NEURONS
-    ablation: str = "counterfactual"
+    seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -171,6 +173,7 @@ class Circuit:
         """What `load` reads: nodes as [kind, layer, index], one field a line."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
+        record["seen"] = self.seen.to_json()
         fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
@@ -229,6 +232,17 @@ def require_kinds(record: dict[str, Any]) -> None:
             raise TypeError(f"{name} is {record[name]!r:.80}")
 
 
+def read_seen(record: dict[str, Any]) -> Seen:
+    """What the circuit of a file has seen; takes the fields that say so out of the record.
+
+    Files written before this was recorded have the ablation of the search at most.
+    """
+    before, seen = record.pop("ablation", None), record.pop("seen", None)
+    if before is None or seen is not None:
+        return Seen.from_json(seen)
+    return Seen(known=False, ablations=(before,))
+
+
 def _identity(label: str) -> str:
     return label.rpartition("#")[2]
 
@@ -238,6 +252,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(record, dict) or record.pop("format") != FORMAT:
         raise ValueError("another format version")
     require_kinds(record)
+    record["seen"] = read_seen(record)
     record["nodes"] = tuple(
         Node(str(k), operator.index(a), operator.index(b)) for k, a, b in record["nodes"]
     )

@@ -9,10 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hagd_jax.causal.circuit import BROKEN, FORMAT, Circuit, plain_config, require_kinds
+from hagd_jax.causal.circuit import (
+    BROKEN,
+    FORMAT,
+    Circuit,
+    plain_config,
+    read_seen,
+    require_kinds,
+)
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges
 from hagd_jax.units.components import Components
 
@@ -78,7 +86,7 @@ class EdgeCircuit:
         shape: Of the model's component graph.
         model: The model's name.
         task: The task's name.
-        ablation: What the other edges carried while the circuit was found.
+        seen: The data that the circuit was chosen by looking at, see `Circuit`.
         seed: Seed of its discovery.
         config: Everything else that decided it, as JSON has it.
 
@@ -91,7 +99,7 @@ class EdgeCircuit:
     shape: Shape
     model: str
     task: str
-    ablation: str = "counterfactual"
+    seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -171,6 +179,7 @@ class EdgeCircuit:
     def to_json(self) -> str:
         """What `load` reads, one field a line."""
         record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
+        record["seen"] = self.seen.to_json()
         fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
@@ -203,6 +212,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
             raise ValueError("another format version")
         del record["kind"]
         require_kinds(record)
+        record["seen"] = read_seen(record)
         record["edges"] = tuple(Edge(*map(str, edge)) for edge in record["edges"])
         record["scores"] = tuple(map(float, record["scores"]))
         return EdgeCircuit(**record)

@@ -39,8 +39,8 @@ class ValidateConfig:
     """How hard a circuit is tested.
 
     Attributes:
-        ablations: What ablated nodes are set to, each in turn. The circuit's own does not count
-            for its acceptance.
+        ablations: What ablated nodes are set to, each in turn. Those that the circuit was found
+            with do not count for its acceptance.
         alpha: Level of every test.
         controls: Random circuits of the same size: half of them layer by layer, half from all
             nodes of a kind; and as many random sets of nodes outside the circuit, to be taken
@@ -104,9 +104,10 @@ class ValidationReport:
 
     @property
     def decisive(self) -> tuple[Claim, ...]:
-        """Core claims under ablations that the circuit was not found with."""
-        own = self.circuit.ablation
-        return tuple(c for c in self.claims if c.name in CORE and c.ablation != own)
+        """Core claims under ablations that the circuit was not found with, as far as is known."""
+        seen = self.circuit.seen
+        core = (c for c in self.claims if c.name in CORE and c.ablation not in seen.ablations)
+        return tuple(core) if seen.known else ()
 
     @property
     def accepted(self) -> bool:
@@ -128,7 +129,7 @@ class ValidationReport:
             "model": self.circuit.model,
             "task": self.circuit.task,
             "members": len(self.circuit),
-            "found_with": self.circuit.ablation,
+            "seen": self.circuit.seen.to_json(),
             "split": self.split,
             "prompts": self.prompts,
             "claims": [claim.to_json() for claim in self.claims],

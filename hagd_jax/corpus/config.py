@@ -19,7 +19,8 @@ class CorpusConfig:
             they are too few to spare one. 0 holds nothing out.
         seed: Of the choice of what is held out, of a task's prompts and of sampled text. The
             order of batches has a seed of its own.
-        bos: Whether sequences begin with the tokenizer's beginning token, if it has one.
+        bos: Whether sequences begin with what the tokenizer's template puts in front of a text, or
+            else with its beginning token, if it has one.
         prompts: Prompts drawn for `task:NAME`; their counterfactuals come on top.
         samples: Sequences drawn for `self`.
         column: Where a data set of the hub keeps its text.

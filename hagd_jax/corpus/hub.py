@@ -138,7 +138,7 @@ def _encode(
     if column not in example:
         raise _no_column(path, list(example), column)
     text = example[column]
-    return [] if text is None else tokenizer.encode(text, bos=False)
+    return [] if text is None else tokenizer.encode(text, begin=False, end=False)
 
 
 def _no_column(path: str, columns: list[str], column: str) -> InputError:

@@ -31,14 +31,14 @@ class Layout:
 
     Attributes:
         length: Tokens of a row, T.
-        bos: Token that every row begins with, or None.
+        begin: Tokens that every row begins with.
         separator: Token between two documents, or None.
         pad: Token that fills rows on the right.
         weightless: Tokens that weigh nothing.
     """
 
     length: int
-    bos: int | None = None
+    begin: tuple[int, ...] = ()
     separator: int | None = None
     pad: int = 0
     weightless: tuple[int, ...] = ()
@@ -49,26 +49,38 @@ class Layout:
 
         Args:
             tokenizer: Of the model, if it has one.
-            config: Length, and whether rows begin with the beginning token.
+            config: Length, and whether rows begin with beginning tokens.
 
         Returns:
-            The layout. Documents are separated by the ending token, or else the beginning one.
+            The layout. A row begins as a text does: with all that the tokenizer's template puts in
+            front, or else with its beginning token, since a row seldom begins where a document
+            does. Documents are separated by the ending token, or else the beginning one.
+
+        Raises:
+            ConfigError: If the beginning leaves no room for text.
         """
         bos = tokenizer.bos_id if tokenizer else None
         eos = tokenizer.eos_id if tokenizer else None
         special = [id for id in (eos, bos) if id is not None]
+        begin = tokenizer.begin if tokenizer else ()
+        if config.bos and not begin and bos is not None:
+            begin = (bos,)
+        if config.length <= len(begin):
+            raise ConfigError(
+                "length", got=config.length, expected=f"more than the {len(begin)} beginning tokens"
+            )
         return cls(
             length=config.length,
-            bos=bos if config.bos else None,
+            begin=begin if config.bos else (),
             separator=special[0] if special else None,
             pad=special[0] if special else 0,
-            weightless=tuple(sorted(set(special))),
+            weightless=tuple(sorted({*special, *begin})),
         )
 
     @property
     def body(self) -> int:
         """Tokens of the corpus in a row."""
-        return self.length - (self.bos is not None)
+        return self.length - len(self.begin)
 
     def weigh(self, tokens: np.ndarray, real: np.ndarray) -> Batch:
         """Rows with their weights.
@@ -84,8 +96,8 @@ class Layout:
         tokens = np.where(real, tokens, self.pad)
         return Batch(tokens.astype(np.int32), weight.astype(np.float32))
 
-    def begin(self, body: np.ndarray, real: np.ndarray) -> Batch:
-        """Rows from what follows their beginning token.
+    def rows(self, body: np.ndarray, real: np.ndarray) -> Batch:
+        """Rows from what follows their beginning tokens.
 
         Args:
             body: (..., `body`) ids.
@@ -94,8 +106,8 @@ class Layout:
         Returns:
             The rows, begun, padded and weighed.
         """
-        if self.bos is not None:
-            front = np.full((*body.shape[:-1], 1), self.bos)
+        if self.begin:
+            front = np.broadcast_to(self.begin, (*body.shape[:-1], len(self.begin)))
             body = np.concatenate([front, body], axis=-1)
             real = np.concatenate([np.ones(front.shape, bool), real], axis=-1)
         return self.weigh(body, real)

@@ -52,7 +52,7 @@ class Packed(Rows):
         layout: How a row begins.
 
     Example:
-        >>> rows = Packed(np.arange(5), Layout(length=4, bos=9))
+        >>> rows = Packed(np.arange(5), Layout(length=4, begin=(9,)))
         >>> rows[:].tokens.tolist()
         [[9, 0, 1, 2], [9, 3, 4, 0]]
     """
@@ -68,7 +68,7 @@ class Packed(Rows):
         rows = index if isinstance(index, np.ndarray) else np.asarray(range(len(self))[index])
         at = rows[..., None] * body + np.arange(body)
         real = at < len(self.stream)
-        return self.layout.begin(self.stream[np.where(real, at, 0)], real)
+        return self.layout.rows(self.stream[np.where(real, at, 0)], real)
 
     @property
     def padded(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,9 @@ def self_corpus(
             expected="a causal model to sample from",
         )
     layout = Layout.of(model.tokenizer, config)
-    first = layout.separator if layout.bos is None else layout.bos
-    tokens = sample(model, config.samples, config.length, config.seed, first, progress)
+    special = () if layout.separator is None else (layout.separator,)
+    begin = layout.begin or special
+    tokens = sample(model, config.samples, config.length, config.seed, begin, progress)
     return corpus_of_tokens(f"self:{model.name}", tokens, model, config)
 
 
@@ -60,7 +61,7 @@ def sample(
     count: int,
     length: int,
     seed: int,
-    first: int | None = None,
+    begin: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Sequences from the model's own distribution, at temperature 1.
@@ -70,7 +71,7 @@ def sample(
         count: Sequences, N.
         length: Tokens of each, T.
         seed: Of the draw.
-        first: Token that each begins with; drawn from all alike if None.
+        begin: Tokens that each begins with; without any, the first is drawn from all alike.
         progress: Called with ("sample", sequences done, N).
 
     Returns:
@@ -79,11 +80,10 @@ def sample(
     parts = batch_parts(model.mesh)
     most = max(1, _LOGITS // (length * model.config.vocab_size))
     size = -(-min(count, most) // parts) * parts
-    begin = np.int32(-1 if first is None else first)
-    found = []
+    first, found = np.asarray(begin, np.int32), []
     for start in range(0, count, size):
         rows = np.arange(start, start + size, dtype=np.uint32)
-        found.append(np.asarray(_sample(model.bare(), rows, np.uint32(seed), begin, length)))
+        found.append(np.asarray(_sample(model.bare(), rows, np.uint32(seed), first, length)))
         if progress is not None:
             progress("sample", min(start + size, count), count)
     return np.concatenate(found)[:count]
@@ -91,25 +91,25 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames="length")
 def _sample(
-    model: LanguageModel, rows: jax.Array, seed: jax.Array, first: jax.Array, length: int
+    model: LanguageModel, rows: jax.Array, seed: jax.Array, begin: jax.Array, length: int
 ) -> jax.Array:
     """Sequences as the fixed point of x_t = argmax(logits(x_<t) + Gumbel noise of t).
 
     Position t is right once those before it are, so `length` rounds settle all of them; they stop
-    sooner where a token hangs on few of those before it. A negative `first` draws the first token.
+    sooner where a token hangs on few of those before it. Without `begin` the first is drawn.
     """
     noise, start = jax.vmap(lambda row: _noise(model, seed, row, length))(rows)
-    start = jnp.where(first < 0, start, first)
+    fixed = jnp.tile(begin, (len(rows), 1)) if len(begin) else start[:, None]
 
     def settle(state: tuple) -> tuple:
         tokens, _, step = state
         logits = forward(model, tokens).logits[:, :-1]
         chosen = jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
-        settled = jnp.concatenate([start[:, None], chosen], axis=1)
+        settled = jnp.concatenate([fixed, chosen[:, fixed.shape[1] - 1 :]], axis=1)
         settled = constrain(settled, ("batch", None), model.mesh)
         return settled, jnp.any(settled != tokens), step + 1
 
-    tokens = jnp.zeros((len(rows), length), jnp.int32).at[:, 0].set(start)
+    tokens = jnp.zeros((len(rows), length), jnp.int32).at[:, : fixed.shape[1]].set(fixed)
     state = (constrain(tokens, ("batch", None), model.mesh), True, 0)
     tokens, _, _ = jax.lax.while_loop(lambda s: s[1] & (s[2] < length), settle, state)
     return replicate(tokens, model.mesh)

@@ -98,7 +98,7 @@ class StreamIterator(grain.DatasetIterator[Batch]):
         if len(row) < body:
             self._go_to(Place())
         real = np.arange(body) < len(row)
-        return self._stream.layout.begin(np.resize(row, body), real)
+        return self._stream.layout.rows(np.resize(row, body), real)
 
     def get_state(self) -> dict[str, Any]:
         """The position, for JSON."""

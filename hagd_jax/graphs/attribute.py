@@ -28,7 +28,8 @@ from hagd_jax.graphs.prompt import HeldPrompt, hold_prompt, prompt_tokens
 from hagd_jax.graphs.rows import block_size
 from hagd_jax.graphs.stored_rows import Columns, StoredRows, stored_rows
 from hagd_jax.graphs.targets import choose_logits, logit_targets
-from hagd_jax.models import LanguageModel
+from hagd_jax.models import LanguageModel, token_label
+from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders.graph import layer_graph
@@ -212,10 +213,14 @@ def _graph(
     edges, number = stored.edges(columns, order), number[order]
     table = _table(ready, chosen, tokens, selected, c)
     table.folded[number], table.remainder[number] = edges.folded, edges.remainder
-    words = () if model.tokenizer is None else tuple(model.tokenizer.token(int(i)) for i in tokens)
+    words = (
+        ()
+        if model.tokenizer is None
+        else tuple(token_label(model.tokenizer, int(i)) for i in tokens)
+    )
     info = GraphInfo(
         model=model.name,
-        dictionary=nodes.name,
+        dictionary=nodes.label,
         tokens=tuple(map(int, tokens)),
         words=words,
         targets=tuple(chosen),
@@ -223,6 +228,7 @@ def _graph(
         features=nodes.space.features,
         active=active,
         settings=finite(dataclasses.asdict(config)),
+        weights=digest(model),
     )
     return make_graph(table, edges.columns, number[edges.rows], edges.weights, info)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite, writing_to
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import as_path, finite, read_arrays, save_arrays
 from hagd_jax.graphs.graph import (
     KINDS,
     AttributionGraph,
@@ -42,19 +38,12 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
-    path = Path(path)
+    require_is("graph", graph, AttributionGraph)
+    path = as_path(path)
     arrays = {name: np.asarray(getattr(graph.nodes, name), kind) for name, kind in _NODES.items()}
     arrays |= {name: np.asarray(getattr(graph.graph, name), kind) for name, kind in _EDGES.items()}
     info = json.dumps(finite(dataclasses.asdict(graph.info)))
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing_to(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, part, {"format": _FORMAT, "info": info})
-            os.replace(part, path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    save_arrays(path, arrays, {"format": _FORMAT, "info": info})
 
 
 def load_graph(path: str | Path) -> AttributionGraph:
@@ -74,18 +63,16 @@ def load_graph(path: str | Path) -> AttributionGraph:
         >>> load_graph("paris.safetensors").info == graph.info
         True
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}", got="no such file", expected="a saved graph")
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("format") != _FORMAT:
-                raise ValueError(f"format {about.get('format')!r}")
-            arrays = {name: file.get_tensor(name) for name in (*_NODES, *_EDGES)}
+        arrays, about = read_arrays(path)
+        if about.get("format") != _FORMAT:
+            raise ValueError(f"format {about.get('format')!r}")
         info = _info(json.loads(about["info"]))
         _check(arrays, info)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}",
             got=f"{type(error).__name__}: {error}",

@@ -20,8 +20,8 @@ from flax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain, replicate
-from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.replace import dividing
 from hagd_jax.units import Dictionary, Features, Neurons
 

@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 from flax import struct
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.files import writing_to
+from hagd_jax.files import read_arrays, save_arrays
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
 
 _SHIPPED = "learner.safetensors"
@@ -163,8 +161,7 @@ def save(learner: Learner, path: str | Path) -> None:
     flat = flax.traverse_util.flatten_dict(learner.params, sep="/")
     about = {"config": json.dumps(dataclasses.asdict(learner.config))}
     arrays = {name: np.asarray(x, np.float32, order="C") for name, x in flat.items()}
-    with writing_to(Path(path)):
-        save_file(arrays, str(path), metadata=about)
+    save_arrays(Path(path), arrays, about)
 
 
 @functools.cache
@@ -190,10 +187,9 @@ def load(path: str | Path | None = None) -> Learner:
     """
     file = _shipped() if path is None else Path(path)
     try:
-        with safe_open(file, framework="numpy") as held:
-            about = json.loads((held.metadata() or {})["config"])
-            flat = {name: jnp.asarray(held.get_tensor(name)) for name in held.keys()}  # noqa: SIM118
-        config = LearnerConfig(**about)
+        arrays, about = read_arrays(file)
+        flat = {name: jnp.asarray(array) for name, array in arrays.items()}
+        config = LearnerConfig(**json.loads(about["config"]))
         params = flax.traverse_util.unflatten_dict(flat, sep="/")
         like = jax.eval_shape(lambda: init(config, jax.random.key(0))).params
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, like):
@@ -201,6 +197,6 @@ def load(path: str | Path | None = None) -> Learner:
     except Exception as error:
         raise CheckpointError(
             str(file), got=f"{type(error).__name__}: {error}", expected="a learner's safetensors",
-            mend="Make one with experiments/meta_learning.py.",
+            mend="Make one with `python -m experiments.circuits.meta_learning`.",
         ) from error  # fmt: skip
     return Learner(params, config)

@@ -2,6 +2,7 @@
 
 from hagd_jax.models.config import DecoderConfig, RopeScaling
 from hagd_jax.models.decoder import ParamSpec, param_specs
+from hagd_jax.models.digest import digest
 from hagd_jax.models.intervention import (
     Chain,
     Context,
@@ -20,7 +21,7 @@ from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens,
 from hagd_jax.models.presets import preset, presets
 from hagd_jax.models.saving import save
 from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
-from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.models.tokenizer import Tokenizer, token_label
 
 __all__ = [
     "BLOCK_SITES",
@@ -40,6 +41,7 @@ __all__ = [
     "carried",
     "chain",
     "check_tokens",
+    "digest",
     "forward",
     "init",
     "load",
@@ -52,4 +54,5 @@ __all__ = [
     "scanned",
     "shared",
     "static",
+    "token_label",
 ]

@@ -141,7 +141,7 @@ class GgufFile:
     table: tuple[Weight, ...]
 
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer inside the file, or None (with a warning if there is one of another kind).
+        """The tokenizer inside the file, or None (the log says if there is one of another kind).
 
         Raises:
             CheckpointError: If it is inconsistent.

@@ -7,18 +7,19 @@ follow each model's own `tokenizer.json`.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tokenizers
 from gguf.constants import TokenType
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.tokenizer import Tokenizer
 
+_log = logging.getLogger(__name__)
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -46,8 +47,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
         where: The file's name, for messages.
 
     Returns:
-        The tokenizer; None if the file has none. None with a warning if it has one of a kind that
-        is not supported, since the model itself works on token ids all the same.
+        The tokenizer; None if the file has none, or one of a kind that is not supported (the log
+        says so), since the model itself works on token ids all the same.
 
     Raises:
         CheckpointError: If the vocabulary is missing, inconsistent, or has tokens twice.
@@ -62,10 +63,13 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     if model == "llama":
         vocabulary = _Vocabulary(metadata, where, bos=1, eos=2)
         return vocabulary.finish(_sentence_piece(vocabulary), add_bos=True)
-    warnings.warn(
-        f"{where}: the tokenizer (model {model!r}, pre {pre!r}) is not supported, so the model is "
-        f"loaded without one. Supported: 'llama', and 'gpt2' with pre {', '.join(_CUTS)}.",
-        stacklevel=2,
+    _log.warning(
+        "%s: the tokenizer (model %r, pre %r) is not supported, so the model is loaded without "
+        "one. Supported: 'llama', and 'gpt2' with pre %s.",
+        where,
+        model,
+        pre,
+        ", ".join(_CUTS),
     )
     return None
 
@@ -201,15 +205,12 @@ class _Vocabulary:
         return native
 
     def finish(self, native: tokenizers.Tokenizer, *, add_bos: bool) -> Tokenizer:
-        """The tokenizer as a value; `add_bos` is what holds if the file does not say."""
-        add_bos = self.flag("add_bos_token", add_bos)
-        if add_bos and self.bos is not None:
-            # Not used here, but by whoever reads the saved JSON.
-            token = self.tokens[self.bos]
-            native.post_processor = processors.TemplateProcessing(
-                single=[token, "$A"],
-                pair=[token, "$A", token, "$B"],
-                special_tokens=[(token, self.bos)],
-            )
-        add_bos = add_bos and self.bos is not None
-        return Tokenizer.from_native(native, bos_id=self.bos, eos_id=self.eos, add_bos=add_bos)
+        """The tokenizer as a value; `add_bos` holds if the file does not say."""
+        add_bos, add_eos = self.flag("add_bos_token", add_bos), self.flag("add_eos_token", False)
+        return Tokenizer.from_native(
+            native,
+            bos_id=self.bos,
+            eos_id=self.eos,
+            add_bos=add_bos and self.bos is not None,
+            add_eos=add_eos and self.eos is not None,
+        )

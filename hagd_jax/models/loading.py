@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.models import families
-from hagd_jax.models.config import DecoderConfig
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.models import derived, families
+from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import Source, Weight, axis_sizes, select
 from hagd_jax.models.gguf_source import open_gguf
@@ -25,6 +25,9 @@ from hagd_jax.models.placing import leaf_dtype, place
 from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+from hagd_jax.parallel.rules import require_mesh
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,9 @@ def load(
 ) -> LanguageModel:
     """Load a language model; the host holds no more than what is placed on it, and one slice.
 
+    Where a configuration ties the unembedding to the embedding and the file stores another one,
+    the stored one is used, as in transformers 5, and the log says so.
+
     Args:
         source: A folder as Hugging Face or `save` writes it, a `.gguf` file, a name of
             `presets()`, or a hub id `owner/name`.
@@ -63,7 +69,8 @@ def load(
         mesh: Devices to spread the weights over, each reading only its slice; None for one device.
         tokenizer: Used instead of the one beside the weights.
         check_finite: Refuse NaN and infinite weights.
-        strict: Refuse configuration options and tensors that nobody here has heard of.
+        strict: Refuse configuration options and tensors that nobody here has heard of, and stored
+            rotary frequencies and masks that disagree with the configuration.
 
     Returns:
         The model.
@@ -76,6 +83,9 @@ def load(
         MeshError: If the mesh does not divide the model.
     """
     wanted = None if dtype is None else float_dtype(dtype)
+    if tokenizer is not None:
+        require_is("tokenizer", tokenizer, Tokenizer, mend="Tokenizer.from_file reads one.")
+    require_mesh(mesh)
     located = locate(source)
     checkpoint = open_checkpoint(located.path, strict)
     tokenizer = tokenizer or checkpoint.tokenizer
@@ -111,7 +121,7 @@ def _require_fitting(tokenizer: Tokenizer | None, config: DecoderConfig, path: P
 
 
 def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
-    """Find and check a model on disk without reading its weights.
+    """Find and check a model on disk, reading only weights that the configuration derives.
 
     Args:
         path: A folder or a file.
@@ -134,6 +144,9 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         raise CheckpointError(str(folder), got="no config.json", expected="one beside the weights")
     config = families.from_hf(read_json_object(folder / "config.json"), strict)
     source, family = open_safetensors(path), families.family_of(config)
+    config = derived.with_stored_head(config, source, family)
+    if not strict:
+        derived.refuse_switched_off(config, source, family)
     weights = match(
         source,
         family.table(param_specs(config)),
@@ -142,6 +155,7 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         ignores=lambda name: family.ignores(name, config),
         strict=strict,
     )
+    derived.check_buffers(config, source, family, strict)
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_file(folder) if has_tokenizer else None
     return Checkpoint(config, weights, source, tokenizer)
@@ -152,7 +166,11 @@ def _find_gguf(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix == ".gguf" else None
     files = sorted(path.glob("*.gguf"))
-    if not files or any(path.glob("*.safetensors")):
+    if files and any(path.glob("*.safetensors")):
+        names = ", ".join(file.name for file in files)
+        _log.warning("%s: the safetensors files are read, not %s", path, names)
+        return None
+    if not files:
         return None
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
@@ -173,28 +191,6 @@ def _gguf(path: Path, strict: bool) -> Checkpoint:
         strict=strict,
     )
     return Checkpoint(file.config, weights, file.source, file.tokenizer())
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype meant, if a decoder can use it.
-
-    Raises:
-        ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.
-    """
-    try:
-        found = np.dtype(jax.numpy.dtype(dtype))
-    except TypeError as error:
-        raise ConfigError("dtype", got=repr(dtype), expected="a floating dtype") from error
-    if found.name not in ("float32", "bfloat16", "float16", "float64"):
-        raise ConfigError("dtype", got=found.name, expected="float32, bfloat16, float16 or float64")
-    if found.name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ConfigError(
-            "dtype",
-            got="float64",
-            expected="float32, or JAX in 64-bit mode",
-            mend='Call jax.config.update("jax_enable_x64", True) first.',
-        )
-    return found
 
 
 def _most_frequent(dtypes: dict[str, np.dtype[Any]], checkpoint: Checkpoint) -> np.dtype[Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Sizes, Source, Weight, shape
 
+_log = logging.getLogger(__name__)
 _AT_MOST = 5
 
 
@@ -37,9 +39,7 @@ def match(
     Raises:
         CheckpointError: Naming the tensor and its file.
     """
-    names = source.names()
-    if prefix and not any(name.startswith(prefix) for name in names):
-        weights = [_renamed(weight, prefix) for weight in weights]
+    names, weights = source.names(), named(weights, source, prefix)
     expected: set[str] = set()
     for weight, name in _tensors(weights, sizes["l"]):
         if name not in names:
@@ -55,9 +55,13 @@ def match(
             )
         source.dtype(name)
     unknown = sorted(name for name in names - expected if not ignores(name))
-    if strict and unknown:
+    if unknown:
+        what = f"{source.describe(unknown[0])}: tensor {_list(unknown)}"
+        if not strict:
+            _log.warning("%s: %d left out: the model has no place for them", what, len(unknown))
+            return tuple(weights)
         raise CheckpointError(
-            f"{source.describe(unknown[0])}: tensor {_list(unknown)}",
+            what,
             got=f"{len(unknown)} that the model has no place for",
             expected="only its own weights",
             mend="If they can be left out, load with strict=False.",
@@ -65,8 +69,20 @@ def match(
     return tuple(weights)
 
 
-def _renamed(weight: Weight, prefix: str) -> Weight:
-    return dataclasses.replace(weight, name=weight.name.removeprefix(prefix))
+def named(weights: Sequence[Weight], source: Source, prefix: str) -> Sequence[Weight]:
+    """A table under the names that a checkpoint uses.
+
+    Args:
+        weights: The table.
+        source: The checkpoint.
+        prefix: Start of names that is dropped when no tensor in the checkpoint has it.
+
+    Returns:
+        The table.
+    """
+    if not prefix or any(name.startswith(prefix) for name in source.names()):
+        return weights
+    return [dataclasses.replace(w, name=w.name.removeprefix(prefix)) for w in weights]
 
 
 def _tensors(weights: Sequence[Weight], layers: int) -> Iterator[tuple[Weight, str]]:

@@ -10,17 +10,18 @@ import flax.core.meta
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from hagd_jax.errors import InputError
-from hagd_jax.models.config import DecoderConfig
+from hagd_jax.errors import InputError, require_is, shown
+from hagd_jax.models.arrays import read_array, read_indices
+from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
-from hagd_jax.models.sites import require_site
+from hagd_jax.models.sites import require_sites
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+from hagd_jax.parallel.rules import require_mesh
 
 
 class LanguageModel(struct.PyTreeNode):
@@ -77,11 +78,21 @@ def init(
     Returns:
         The model.
 
+    Raises:
+        InputError: If `key` is no PRNG key.
+        MeshError: If the mesh does not divide the model.
+
     Example:
         >>> config = DecoderConfig(vocab_size=10, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
         >>> init(config, jax.random.key(0)).params["embed"]["embedding"].shape
         (10, 8)
     """
+    require_is("config", config, DecoderConfig)
+    require_mesh(mesh)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
+    if not raw and not (typed and key.shape == ()):
+        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")
     params = _creator(config, mesh)(key)
     return LanguageModel(params, config, tokenizer, mesh, name)
 
@@ -109,11 +120,18 @@ def abstract(
 
     Returns:
         A `LanguageModel` whose arrays are `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+        ConfigError: If there is no such floating dtype.
+        MeshError: If the mesh does not divide the model.
     """
+    require_is("config", config, DecoderConfig)
+    require_mesh(mesh)
+    dtype = config.dtype if dtype is None else float_dtype(dtype)
     shapes = {
         path: jax.ShapeDtypeStruct(
             spec.shape,
-            dtype or config.dtype,
+            dtype,
             sharding=mesh and sharding(mesh, spec.axes, spec.shape, name=path),
         )
         for path, spec in param_specs(config).items()
@@ -138,9 +156,10 @@ def forward(
 
     Args:
         model: The model.
-        tokens: (B, T) ids. Right-pad shorter prompts: in a causal model no position sees the
-            padding after it. In one that is not (`causal=False`) every position would, so there
-            run prompts of one length together.
+        tokens: (B, T) ids, or one text, which the tokenizer begins and ends as its template says.
+            Right-pad shorter prompts: in a causal model no position sees the padding after it. In
+            one that is not (`causal=False`) every position would, so there run prompts of one
+            length together.
         intervention: What rewrites values on their way, or None.
         capture: Sites to return, see `models.SITES`.
         read: (B, S) positions whose logits are wanted; all of them if None. With a large
@@ -153,7 +172,8 @@ def forward(
         Logits and the trace.
 
     Raises:
-        InputError: If tokens are empty, not integers, too long, or outside the vocabulary; or if
+        InputError: If tokens are empty, not integers, too long, or outside the vocabulary, or
+            positions to read are not those of tokens; if there is a text and no tokenizer; or if
             the intervention does not fit the model.
         ConfigError: If a captured site does not exist.
 
@@ -163,17 +183,16 @@ def forward(
         >>> forward(model, [[1, 2, 3]], capture=["neuron"]).trace["neuron"].shape
         (3, 1, 3, 16)
     """
+    require_is("model", model, LanguageModel, mend="models.load or models.init make one.")
+    require_is("remat", remat, bool)
+    tokens = [encode(model, tokens)] if isinstance(tokens, str) else tokens
     tokens = check_tokens(model.config, tokens)
     intervention = Identity() if intervention is None else intervention
     check(intervention, model.config, (tokens.shape[0], tokens.shape[1]))
-    sites = (capture,) if isinstance(capture, str) else tuple(sorted(set(capture)))
-    for site in sites:
-        require_site(site, "capture")
+    sites = tuple(sorted(set(require_sites(capture, "capture"))))
     options = Options(sites, model.mesh, remat)
     if read is not None:
-        read = jnp.asarray(read)
-        if read.ndim != 2 or read.shape[0] != tokens.shape[0]:
-            raise InputError("read", got=f"shape {read.shape}", expected=f"({len(tokens)}, S)")
+        read = jnp.asarray(read_indices("read", read, tokens.shape[1], (len(tokens), None)))
     logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
     return Output(logits, trace)
 
@@ -190,6 +209,29 @@ def _forward(
     return Decoder(config, options).apply({"params": params}, tokens, intervention, read)  # type: ignore[return-value]
 
 
+def encode(model: LanguageModel, text: str) -> list[int]:
+    """The ids of a text, as the model's tokenizer writes it.
+
+    Args:
+        model: The model.
+        text: Any text.
+
+    Returns:
+        The ids, with all that the tokenizer's template adds.
+
+    Raises:
+        InputError: If the model has no tokenizer, or the tokenizer cannot express the text.
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            "prompt",
+            got="a text",
+            expected="token ids: this model has no tokenizer",
+            mend="Load the model with tokenizer=..., or pass ids.",
+        )
+    return model.tokenizer.encode(text)
+
+
 def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
     """Check token ids before tracing.
 
@@ -203,16 +245,8 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
     Raises:
         InputError: As `forward` says.
     """
-    if not isinstance(tokens, jax.Array):
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError as error:
-            raise InputError(
-                "tokens",
-                got="rows of unequal length",
-                expected="a (B, T) array",
-                mend="Pad on the right to the longest row.",
-            ) from error
+    require_is("config", config, DecoderConfig)
+    tokens = read_array("tokens", tokens, "a (B, T) array of ids, right-padded to one length")
     if tokens.ndim != 2 or 0 in tokens.shape:
         raise InputError(
             "tokens",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ CONVERT = (
     "t = torch.load('pytorch_model.bin', map_location='cpu', weights_only=True); "
     "save_file({k: v.clone().contiguous() for k, v in t.items()}, 'model.safetensors')\""
 )
+_log = logging.getLogger(__name__)
 _AGAIN = "Was the download or copy cut short? Fetch the file again."
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -111,21 +113,23 @@ def open_safetensors(path: Path) -> SafetensorsSource:
     """Find the tensors of a checkpoint, and check that its files are whole.
 
     Args:
-        path: A folder, or one `.safetensors` file. In a folder: `model.safetensors`; or the shards
-            that `*.safetensors.index.json` lists; or all `.safetensors` files there are.
+        path: A folder, or one `.safetensors` file. In a folder: the shards that
+            `*.safetensors.index.json` lists; or `model.safetensors`; or all `.safetensors` files
+            there are. An index and a `model.safetensors` that it does not list are refused:
+            transformers would take the latter without a word.
 
     Returns:
         The source; nothing but headers has been read.
 
     Raises:
         CheckpointError: If a file is missing, truncated or damaged, a tensor is not where the
-            index says or lies in two files, or there are only pickles.
+            index says or lies in two files, there are two checkpoints, or there are only pickles.
     """
     if path.is_file():
         _refuse_pickle(path)
         return SafetensorsSource(_entries([path]))
     indices = sorted(path.glob("*.safetensors.index.json"))
-    if (path / "model.safetensors").exists() or not indices:
+    if not indices:
         return SafetensorsSource(_entries(_files(path)))
     if len(indices) > 1:
         raise CheckpointError(
@@ -156,9 +160,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder without an index."""
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
     files = sorted(folder.glob("*.safetensors"))
+    alone = folder / "model.safetensors"
+    if alone in files:
+        others = [file.name for file in files if _SHARD.fullmatch(file.name)]
+        if others:
+            _log.warning("%s is read, the shards beside it are not: %s", alone, ", ".join(others))
+        return [alone]
     if not files:
         pickles = sorted(file for pattern in PICKLES for file in folder.glob(pattern))
         if pickles:
@@ -190,6 +198,14 @@ def _from_index(index: Path) -> dict[str, Entry]:
                 f"{index}: tensor {name}", got=repr(shard), expected="a file beside the index"
             )
     files = [index.parent / shard for shard in sorted(set(listed.values()))]
+    alone = index.parent / "model.safetensors"
+    if alone.exists() and alone not in files:
+        raise CheckpointError(
+            str(index.parent),
+            got=f"both {alone.name} and an index of {len(files)} shards, {index.name}",
+            expected="one checkpoint",
+            mend=f"Move one of them away, or load {alone} itself, as transformers does.",
+        )
     for file in files:
         _require(file)
     entries = _entries(files)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import json
-import math
-import shutil
-import struct
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, require_is, require_number
+from hagd_jax.files import Tensor, as_path, replacing, whole_tensor, write_safetensors
 from hagd_jax.models import families
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
@@ -29,27 +25,11 @@ from hagd_jax.models.safetensors_source import DTYPES
 
 Params = Mapping[str, Any]
 
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
 # What a model folder may hold and still be replaced.
 _OURS = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    """One tensor to write: the parameters it is made of, their layer, and what it looks like."""
-
-    name: str
-    parts: tuple[Weight, ...]
-    layer: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def save(
@@ -76,37 +56,36 @@ def save(
 
     Raises:
         CheckpointError: If the folder holds something and `overwrite` is off, or holds files that
-            are no model's; or if some weights lie on another machine.
-        ConfigError: If the family cannot express the model's configuration.
+            are no model's; if the place cannot be written; if a parameter is missing, has no place
+            in the configuration, or lies on another machine.
+        ConfigError: If the family cannot express the model's configuration, or `max_shard_bytes`
+            is no positive number.
     """
     # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
-    folder = Path(folder).expanduser().resolve()
+    require_is("model", model, LanguageModel)
+    require_is("overwrite", overwrite, bool)
+    require_number("max_shard_bytes", max_shard_bytes, above=0)
+    folder = as_path(folder, "folder").resolve()
     given = families.to_hf(model.config)
     params = flax.traverse_util.flatten_dict(model.params, sep="/")
     tensors = _tensors(model.config, params)
     _require_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        draft.mkdir()
+    with replacing(folder) as draft:
         dtype = collections.Counter(t.dtype.name for t in tensors).most_common(1)[0][0]
         # Transformers 4 reads `torch_dtype`, transformers 5 `dtype`.
         _write_json(draft / "config.json", given | {"dtype": dtype, "torch_dtype": dtype})
         if model.tokenizer is not None:
             model.tokenizer.save(draft)
-        sizes = axis_sizes(model.config)
-        _write_weights(draft, tensors, lambda t: _value(t, params, sizes), max_shard_bytes)
-        _swap(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _write_weights(draft, tensors, max_shard_bytes)
     return folder
 
 
-def _tensors(config: DecoderConfig, params: Params) -> list[_Tensor]:
+def _tensors(config: DecoderConfig, params: Params) -> list[Tensor]:
     """Every tensor of the file, layer by layer; parameters that share one are brought together."""
     specs, sizes = param_specs(config), axis_sizes(config)
-    for leaf, spec in specs.items():
-        _check(params.get(leaf), leaf, spec.shape)
+    for leaf in (*specs, *(params.keys() - specs.keys())):
+        _check(params.get(leaf), leaf, specs[leaf].shape if leaf in specs else None)
     sharing: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in families.family_of(config).table(specs):
         sharing[weight.name].append(weight)
@@ -114,25 +93,33 @@ def _tensors(config: DecoderConfig, params: Params) -> list[_Tensor]:
     stacked = [parts for parts in sharing.values() if parts[0].per_layer]
     order = [(parts, 0) for parts in whole]
     order += [(parts, layer) for layer in range(config.n_layers) for parts in stacked]
-    return [
-        _Tensor(
-            parts[0].tensor(layer),
-            tuple(parts),
-            layer,
-            shape(parts[0].stored, sizes),
-            np.dtype(functools.reduce(jnp.promote_types, (params[p.leaf].dtype for p in parts))),
-        )
-        for parts, layer in order
-    ]
+    return [_tensor(parts, layer, params, sizes) for parts, layer in order]
 
 
-def _check(leaf: Any, name: str, want: tuple[int, ...]) -> None:
-    """A parameter must be there, in the right shape, of a dtype that can be written, and here."""
+def _tensor(parts: list[Weight], layer: int, params: Params, sizes: Sizes) -> Tensor:
+    """One tensor of the file: the parameters it is made of meet on the host when it is written."""
+    of = shape(parts[0].stored, sizes)
+    dtype = np.dtype(functools.reduce(jnp.promote_types, (params[p.leaf].dtype for p in parts)))
+
+    def value() -> np.ndarray:
+        out = np.empty(of, dtype)
+        for part in parts:
+            leaf = params[part.leaf]
+            write(part, sizes, np.asarray(leaf[layer] if part.per_layer else leaf), out)
+        return out
+
+    return whole_tensor(parts[0].tensor(layer), of, dtype, value)
+
+
+def _check(leaf: Any, name: str, want: tuple[int, ...] | None) -> None:
+    """A parameter must be the model's, in its shape, of a dtype that files have, and here."""
     what = f"parameter {name}"
+    if want is None:
+        raise CheckpointError(what, got=f"shape {leaf.shape}", expected="none by the config")
     if leaf is None or leaf.shape != want:
         got = "nothing" if leaf is None else f"shape {leaf.shape}"
         raise CheckpointError(what, got=got, expected=f"shape {want} by the model's config")
-    if np.dtype(leaf.dtype) not in _CODES:
+    if np.dtype(leaf.dtype) not in DTYPES.values():
         raise CheckpointError(what, got=leaf.dtype, expected=f"one of {', '.join(DTYPES)}")
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise CheckpointError(
@@ -143,36 +130,25 @@ def _check(leaf: Any, name: str, want: tuple[int, ...]) -> None:
         )
 
 
-def _value(tensor: _Tensor, params: Params, sizes: Sizes) -> np.ndarray:
-    """One tensor, assembled on the host from the parameters that share it."""
-    out = np.empty(tensor.shape, tensor.dtype)
-    for part in tensor.parts:
-        leaf = params[part.leaf]
-        write(part, sizes, np.asarray(leaf[tensor.layer] if part.per_layer else leaf), out)
-    return out
-
-
-def _write_weights(
-    folder: Path, tensors: list[_Tensor], value: Callable[[_Tensor], np.ndarray], most: float
-) -> None:
+def _write_weights(folder: Path, tensors: list[Tensor], most: float) -> None:
     """One file, or several and their index."""
     shards = _split(tensors, most)
     if len(shards) == 1:
-        _write_safetensors(folder / "model.safetensors", shards[0], value)
+        write_safetensors(folder / "model.safetensors", shards[0])
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_safetensors(folder / name, shard, value)
+        write_safetensors(folder / name, shard)
         places |= {tensor.name: name for tensor in shard}
     total = sum(tensor.nbytes for tensor in tensors)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _split(tensors: list[_Tensor], most: float) -> list[list[_Tensor]]:
+def _split(tensors: list[Tensor], most: float) -> list[list[Tensor]]:
     """Fill shards in order; a tensor beyond the limit has a file of its own."""
-    shards: list[list[_Tensor]] = [[]]
+    shards: list[list[Tensor]] = [[]]
     filled = 0
     for tensor in tensors:
         if shards[-1] and filled + tensor.nbytes > most:
@@ -181,30 +157,6 @@ def _split(tensors: list[_Tensor], most: float) -> list[list[_Tensor]]:
         shards[-1].append(tensor)
         filled += tensor.nbytes
     return shards
-
-
-def _write_safetensors(
-    path: Path, tensors: list[_Tensor], value: Callable[[_Tensor], np.ndarray]
-) -> None:
-    """The format: length of the header (8 bytes), header in JSON, then the tensors one by one.
-
-    The library's own writer wants all tensors in memory at once.
-    """
-    # transformers refuses files that do not say which framework their layout is of.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in tensors:
-        start, end = end, end + tensor.nbytes
-        code = _CODES[tensor.dtype]
-        header[tensor.name] = {
-            "dtype": code, "shape": tensor.shape, "data_offsets": [start, end]
-        }  # fmt: skip
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors:
-            file.write(np.ascontiguousarray(value(tensor)).view(np.uint8).data)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -233,18 +185,3 @@ def _require_free(folder: Path, overwrite: bool) -> None:
                 expected="a model folder",
                 mend="overwrite=True would remove it: move it away, or choose another folder.",
             )
-
-
-def _swap(draft: Path, folder: Path) -> None:
-    """Put the finished draft in place; the old folder goes only once the new one is there."""
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = draft.with_name(f"{draft.name}.old")
-    folder.rename(old)
-    try:
-        draft.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -12,8 +12,24 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.models.tokenizer_files import parse, read_settings, special_token, template_bos
+from hagd_jax.errors import (
+    CheckpointError,
+    InputError,
+    require_index,
+    require_is,
+    require_list,
+    shown,
+)
+from hagd_jax.files import as_path, write_atomic
+from hagd_jax.models.tokenizer_files import (
+    FLAGS,
+    parse,
+    read_settings,
+    special_token,
+    template_ends,
+    whole_texts,
+    with_template,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +37,19 @@ class Tokenizer:
     """A tokenizer as a value: equal and hashable by content, so it may be static under `jit`.
 
     Attributes:
-        json: The tokenizer in the format of the `tokenizers` library (a `tokenizer.json`).
-        bos_id: Id of the token that begins a text, if there is one.
-        eos_id: Id of the token that ends a text, if there is one.
-        add_bos: Whether `encode` puts `bos_id` in front. End tokens are never added: prompts go on.
+        json: The tokenizer in the format of the `tokenizers` library (a `tokenizer.json`). Its
+            post-processor is the template: it says which tokens begin and end a text.
+        bos_id: Id of the token that begins a text, if there is one; if None, the first that the
+            template puts in front.
+        eos_id: Id of the token that ends a text, if there is one; if None, the first that the
+            template puts behind.
+        add_bos: Whether a text begins with tokens of the template. If None, as the JSON says; if
+            True and the JSON adds none, `bos_id` becomes the template's.
+        add_eos: The same of its end, and of `eos_id`.
 
     Raises:
-        CheckpointError: If the JSON is broken, or an id above is not in the vocabulary.
+        CheckpointError: If the JSON is broken, an id above is not in the vocabulary, or one that
+            is to be added is not given.
 
     Example:
         >>> tokenizer = Tokenizer.words(["0", "1", "+", "="])
@@ -40,23 +62,46 @@ class Tokenizer:
     json: str = dataclasses.field(repr=False)
     bos_id: int | None = None
     eos_id: int | None = None
-    add_bos: bool = False
+    add_bos: bool | None = None
+    add_eos: bool | None = None
     # Parsed already, then `json` is taken from it: large vocabularies take seconds to parse.
     native: dataclasses.InitVar[tokenizers.Tokenizer | None] = None
 
     def __post_init__(self, native: tokenizers.Tokenizer | None):
-        backend = parse(self.json) if native is None else native
-        # A file may ask for training-time truncation or padding; prompts are taken whole.
-        backend.no_truncation()
-        backend.no_padding()
-        object.__setattr__(self, "json", backend.to_str())
-        object.__setattr__(self, "_backend", backend)
+        backend = whole_texts(parse(self.json) if native is None else native)
         for field in ("bos_id", "eos_id"):
             value = getattr(self, field)
-            if value is not None and backend.id_to_token(value) is None:
+            whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+            if value is not None and not (whole and backend.id_to_token(value) is not None):
                 raise CheckpointError(f"tokenizer {field}", got=value, expected="a token's id")
-        if self.add_bos and self.bos_id is None:
-            raise CheckpointError("tokenizer add_bos", got=True, expected="a bos_id to add")
+        for field in ("add_bos", "add_eos"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, bool):
+                raise CheckpointError(
+                    f"tokenizer {field}", got=shown(value), expected="True, False or None"
+                )
+        has = template_ends(backend)
+        wanted = self._ends("bos", has[0]), self._ends("eos", has[1])
+        if wanted != has:
+            backend = with_template(backend, *wanted)
+        values = {"json": backend.to_str(), "_backend": backend, "_ends_of_text": wanted}
+        values |= {"add_bos": bool(wanted[0]), "add_eos": bool(wanted[1])}
+        for field, tokens in (("bos_id", has[0]), ("eos_id", has[1])):
+            if getattr(self, field) is None and tokens:
+                values[field] = tokens[0]
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _ends(self, which: str, template: tuple[int, ...]) -> tuple[int, ...]:
+        """What a text begins (`bos`) or ends (`eos`) with, given what the template adds there."""
+        add, id = getattr(self, f"add_{which}"), getattr(self, f"{which}_id")
+        if add is None or add == bool(template):
+            return template
+        if add and id is None:
+            raise CheckpointError(
+                f"tokenizer add_{which}", got=True, expected=f"a {which}_id to add"
+            )
+        return (id,) if add else ()
 
     @classmethod
     def from_native(
@@ -66,14 +111,16 @@ class Tokenizer:
         bos_id: int | None = None,
         eos_id: int | None = None,
         add_bos: bool | None = None,
+        add_eos: bool | None = None,
     ) -> Tokenizer:
         """A tokenizer from an object of the `tokenizers` library.
 
         Args:
             native: The object; do not change it afterwards.
-            bos_id: Beginning token; if None, the one that its template puts in front.
-            eos_id: Ending token, if any.
-            add_bos: Whether to begin with it; if None, as the template does.
+            bos_id: Beginning token, see `Tokenizer`.
+            eos_id: Ending token.
+            add_bos: Whether a text begins with tokens, see `Tokenizer`.
+            add_eos: Whether a text ends with tokens.
 
         Returns:
             The tokenizer.
@@ -81,10 +128,7 @@ class Tokenizer:
         Raises:
             CheckpointError: If an id is not in the vocabulary.
         """
-        template = template_bos(native)
-        if add_bos is None:
-            add_bos = template is not None
-        return cls("", template if bos_id is None else bos_id, eos_id, add_bos, native)
+        return cls("", bos_id, eos_id, add_bos, add_eos, native)
 
     @classmethod
     def from_json(cls, text: str, **ids: Any) -> Tokenizer:
@@ -99,8 +143,9 @@ class Tokenizer:
     def from_file(cls, path: str | Path) -> Tokenizer:
         """A tokenizer from a `tokenizer.json`, or from the folder of a Hugging Face model.
 
-        `tokenizer_config.json` beside it, if there is one, names the beginning and ending tokens
-        and may say `add_bos_token`.
+        `tokenizer_config.json` beside it, if there is one, names the beginning and ending tokens.
+        If it says `add_bos_token` or `add_eos_token`, these two decide whether a text begins and
+        ends with tokens, as in transformers 5; which ones, the template says where it has any.
 
         Args:
             path: File or folder.
@@ -111,7 +156,8 @@ class Tokenizer:
         Raises:
             CheckpointError: If a file is missing or broken, or names a token that there is not.
         """
-        file = Path(path, "tokenizer.json") if Path(path).is_dir() else Path(path)
+        file = as_path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
         settings = read_settings(file.parent / "tokenizer_config.json")
         try:
             text = file.read_text("utf-8")
@@ -127,9 +173,9 @@ class Tokenizer:
             bos, eos = (
                 special_token(native, settings, field) for field in ("bos_token", "eos_token")
             )
-            return cls.from_native(
-                native, bos_id=bos, eos_id=eos, add_bos=settings.get("add_bos_token")
-            )
+            said = any(settings.get(flag) is not None for flag in FLAGS)
+            add_bos, add_eos = (bool(settings.get(flag)) if said else None for flag in FLAGS)
+            return cls.from_native(native, bos_id=bos, eos_id=eos, add_bos=add_bos, add_eos=add_eos)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
 
@@ -150,6 +196,7 @@ class Tokenizer:
             >>> Tokenizer.words(["0", "1", "odd", "even"]).encode("1 0 odd")
             [1, 0, 2]
         """
+        vocabulary = require_list("vocabulary", vocabulary, "a list of words")
         for word in vocabulary:
             if not isinstance(word, str) or word.split() != [word]:
                 raise InputError("vocabulary", got=repr(word), expected="words without whitespace")
@@ -167,25 +214,33 @@ class Tokenizer:
         """One more than the largest id; a model's own vocabulary may be padded further."""
         return max(self._native.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The tokens that the template puts in front of a text, in order."""
+        return self.__dict__["_ends_of_text"][0]
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The tokens that the template puts behind a text, in order."""
+        return self.__dict__["_ends_of_text"][1]
+
+    def encode(self, text: str, *, begin: bool = True, end: bool = True) -> list[int]:
         """Token ids of a text; special tokens written out in it are recognised.
 
         Args:
-            text: Any text; an empty one has no tokens.
-            bos: Whether to begin with `bos_id`; as the file says (`add_bos`) if None.
+            text: Any text; an empty one has no tokens of its own.
+            begin: Whether to put `self.begin` in front.
+            end: Whether to put `self.end` behind; a prompt that goes on has no end.
 
         Returns:
             The ids.
 
         Raises:
             InputError: If the text is not one, holds lone surrogates, or has a word the
-                vocabulary cannot express; or if `bos` asks for a token that there is not.
+                vocabulary cannot express.
         """
         if not isinstance(text, str):
             raise InputError("text", got=type(text).__name__, expected="a str")
-        start = self.add_bos if bos is None else bos
-        if start and self.bos_id is None:
-            raise InputError("bos", got=True, expected="a tokenizer that has a bos_id")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -197,10 +252,10 @@ class Tokenizer:
             raise InputError(
                 "text", got=repr((*unknown, text)[0][:80]), expected="words of the vocabulary"
             ) from error
-        return [self.bos_id, *ids] if start and self.bos_id is not None else ids
+        return [*(self.begin if begin else ()), *ids, *(self.end if end else ())]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, found in parallel; no token is put in front of them.
+        """Token ids of many texts, found in parallel; the template adds nothing to them.
 
         Args:
             texts: The texts.
@@ -215,10 +270,11 @@ class Tokenizer:
             >>> Tokenizer.words(["0", "1"]).encode_batch(["1 0", "1"])
             [[1, 0], [1]]
         """
+        require_is("texts", texts, list, tuple)
         try:
             found = self._native.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception:  # the library raises nothing narrower, and does not say which text
-            return [self.encode(text, bos=False) for text in texts]
+            return [self.encode(text, begin=False, end=False) for text in texts]
         return [encoding.ids for encoding in found]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -233,7 +289,8 @@ class Tokenizer:
         Raises:
             InputError: If an id is not in the vocabulary.
         """
-        return self._native.decode([self._check(i) for i in ids], skip_special_tokens=False)
+        numbers = [self._check(i) for i in require_list("token ids", ids, "integers")]
+        return self._native.decode(numbers, skip_special_tokens=False)
 
     def token(self, id: int) -> str:
         """How one token reads inside a text, e.g. `" Paris"`.
@@ -263,26 +320,58 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers` reads them.
 
+        The template stands in the JSON, where all readers find it. The flags are written only
+        where they say the same: transformers 5 makes a new template from them.
+
         Args:
             folder: An existing folder.
+
+        Raises:
+            CheckpointError: If it cannot be written.
         """
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
         for field, id in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
             if id is not None:
                 config[field] = self._native.id_to_token(id)
-        config |= {"add_bos_token": self.add_bos, "clean_up_tokenization_spaces": False}
-        Path(folder, "tokenizer.json").write_text(self.json, "utf-8")
-        Path(folder, "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
+        if self.begin in ((), (self.bos_id,)) and self.end in ((), (self.eos_id,)):
+            config |= {"add_bos_token": self.add_bos, "add_eos_token": self.add_eos}
+        config["clean_up_tokenization_spaces"] = False
+        folder = as_path(folder, "folder")
+        write_atomic(folder / "tokenizer.json", self.json)
+        write_atomic(folder / "tokenizer_config.json", json.dumps(config, indent=2))
 
     @property
     def _native(self) -> tokenizers.Tokenizer:
         return self.__dict__["_backend"]
 
     def _check(self, id: int) -> int:
-        try:
-            number = id.__index__()
-        except (AttributeError, TypeError) as error:
-            raise InputError("token id", got=repr(id), expected="an integer") from error
-        if 0 <= number < 2**32 and self._native.id_to_token(number) is not None:
-            return number
-        raise InputError("token id", got=number, expected=f"0 to {self.vocab_size - 1}")
+        number = require_index("token id", id, self.vocab_size)
+        if self._native.id_to_token(number) is None:
+            raise InputError("token id", got=number, expected="an id that the vocabulary has")
+        return number
+
+
+def token_label(tokenizer: Tokenizer | None, id: int) -> str:
+    """How a token is called in print: its text, or its number where it has none.
+
+    A model's vocabulary may be padded beyond its tokenizer's, and a tokenizer's may have gaps.
+
+    Args:
+        tokenizer: The model's, or None.
+        id: The token's id.
+
+    Returns:
+        Its text, or `#` and its id.
+
+    Example:
+        >>> words = Tokenizer.words(["no", "yes"])
+        >>> [token_label(words, 1), token_label(words, 7), token_label(None, 1)]
+        ['yes', '#7', '#1']
+    """
+    if tokenizer is not None:
+        require_is("tokenizer", tokenizer, Tokenizer)
+    try:
+        text = "" if tokenizer is None else tokenizer.token(id)
+    except InputError:
+        text = ""
+    return text or f"#{id}"

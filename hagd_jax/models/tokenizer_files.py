@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import processors
 
 from hagd_jax.errors import CheckpointError
+
+# Whether a text begins with `bos_token` and ends with `eos_token`.
+FLAGS = ("add_bos_token", "add_eos_token")
 
 
 def parse(text: str) -> tokenizers.Tokenizer:
@@ -25,24 +30,104 @@ def parse(text: str) -> tokenizers.Tokenizer:
         ) from error
 
 
-def template_bos(native: tokenizers.Tokenizer) -> int | None:
-    """The special token that the post-processor puts in front of a text, if any."""
-    # A post-processor pickles as its JSON.
-    state = None if native.post_processor is None else native.post_processor.__getstate__()
-    processor = {} if state is None else json.loads(state)
-    for step in processor.get("processors", [processor]):
-        if step.get("type") == "TemplateProcessing" and step["single"]:
-            first = step["single"][0].get("SpecialToken")
-            if first is not None:
-                return step["special_tokens"][first["id"]]["ids"][0]
-    return None
+def template_ends(native: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that the post-processor (template) puts in front of a text, and behind it.
+
+    They are read off an encoded token rather than off the template: there are several kinds of
+    post-processors, and they may be chained.
+
+    Args:
+        native: The tokenizer.
+
+    Returns:
+        Ids in front and behind, in order.
+
+    Raises:
+        CheckpointError: If it leaves the text out, or repeats it.
+    """
+    if native.post_processor is None:
+        return (), ()
+    size, added = native.get_vocab_size(with_added_tokens=True), native.get_added_tokens_decoder()
+    # Special tokens may stand in the template themselves: others are tried first.
+    for id in sorted(range(size), key=lambda id: id in added):
+        token = native.id_to_token(id)
+        try:
+            bare = native.encode(token or "", add_special_tokens=False)
+        except Exception:  # the library raises nothing narrower
+            continue
+        if not bare.ids:
+            continue
+        text, whole = bare.ids, native.post_process(bare).ids
+        found = [
+            at for at in range(len(whole) - len(text) + 1) if whole[at : at + len(text)] == text
+        ]
+        if len(found) == 1:
+            return tuple(whole[: found[0]]), tuple(whole[found[0] + len(text) :])
+        if id not in added:
+            break
+    raise CheckpointError(
+        "tokenizer post_processor",
+        got="one that leaves the text out or repeats it",
+        expected="tokens in front of the text, and behind it",
+    )
+
+
+def with_template(
+    native: tokenizers.Tokenizer, begin: Sequence[int], end: Sequence[int]
+) -> tokenizers.Tokenizer:
+    """A copy of a tokenizer whose template adds other tokens.
+
+    Args:
+        native: The tokenizer.
+        begin: Ids to put in front of a text.
+        end: Ids to put behind it.
+
+    Returns:
+        The copy.
+    """
+    copy = parse(native.to_str())
+    # A post-processor pickles as its JSON; byte-level ones only move offsets, and stay.
+    state = {} if copy.post_processor is None else json.loads(copy.post_processor.__getstate__())
+    kept = [
+        processors.ByteLevel(trim_offsets=step["trim_offsets"])
+        for step in state.get("processors", [state])
+        if step.get("type") == "ByteLevel"
+    ]
+    names = {id: _piece(copy.id_to_token(id), id) for id in (*begin, *end)}
+    one, two = ([f"{names[id]}:{side}" for id in begin] for side in (0, 1))
+    one_end, two_end = ([f"{names[id]}:{side}" for id in end] for side in (0, 1))
+    template = processors.TemplateProcessing(
+        single=[*one, "$A:0", *one_end],
+        pair=[*one, "$A:0", *one_end, *two, "$B:1", *two_end],
+        special_tokens=[
+            {"id": name, "ids": [id], "tokens": [copy.id_to_token(id)]}
+            for id, name in names.items()
+        ],
+    )
+    copy.post_processor = processors.Sequence([*kept, template]) if kept else template
+    return copy
+
+
+def _piece(token: str, id: int) -> str:
+    """What a template calls a token; pieces of a template have a syntax of their own."""
+    return f"token{id}" if ":" in token or token.startswith("$") else token
+
+
+def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A tokenizer that neither cuts nor pads; a file may ask for what training did."""
+    if native.truncation is None and native.padding is None:
+        return native
+    copy = parse(native.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """A `tokenizer_config.json`; nothing if there is no such file.
 
     Raises:
-        CheckpointError: If it is not a JSON object, or its `add_bos_token` is no boolean.
+        CheckpointError: If it is not a JSON object, or a flag in it is no boolean.
     """
     if not path.exists():
         return {}
@@ -52,9 +137,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise CheckpointError(str(path), got=error, expected="JSON") from error
     if not isinstance(settings, dict):
         raise CheckpointError(str(path), got=type(settings).__name__, expected="a JSON object")
-    add_bos = settings.get("add_bos_token")
-    if add_bos is not None and not isinstance(add_bos, bool):
-        raise CheckpointError(f"{path}: add_bos_token", got=repr(add_bos), expected="true or false")
+    for flag in FLAGS:
+        value = settings.get(flag)
+        if value is not None and not isinstance(value, bool):
+            raise CheckpointError(f"{path}: {flag}", got=repr(value), expected="true or false")
     return settings
 
 

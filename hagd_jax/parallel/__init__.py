@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
+from hagd_jax.parallel.checksum import checksum
 from hagd_jax.parallel.distributed import agree, is_main, start, sync, to_global
 from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
 from hagd_jax.parallel.plan import Plan, plan, topology_mesh
@@ -15,6 +16,7 @@ __all__ = [
     "Rule",
     "agree",
     "batch_parts",
+    "checksum",
     "constrain",
     "describe",
     "is_main",

@@ -24,7 +24,7 @@ from hagd_jax.pipeline.step_plan import StepConfig, plan
 from hagd_jax.search import top_nodes
 from hagd_jax.search.mask_search import start
 from hagd_jax.transcoders import training as tc
-from hagd_jax.transcoders.normalise import Normalisation
+from hagd_jax.transcoders.training.normalise import Normalisation
 from hagd_jax.units import Dictionary, Nodes
 
 

@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -106,13 +105,10 @@ def _normalised(
     """How a transcoder's activations are normalised, from some batches."""
     if config.train is None or corpus is None:
         return state
-    own, sums = config.train.transcoder(model.config), None
     batches = corpus.batches(config.train.batch_size, seed=config.train.seed)
-    for batch in itertools.islice(batches, config.train.estimate):
-        found = tc.moments(model.bare(), *map(jnp.asarray, batch), config=own)
-        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
-    assert sums is not None
-    trained = state.transcoder.replace(stats=sums.normalisation())
+    some = itertools.islice(batches, config.train.estimate)
+    stats = tc.estimate(model.bare(), some, config.train.transcoder(model.config))
+    trained = state.transcoder.replace(stats=stats)
     return state.replace(transcoder=trained)  # type: ignore[attr-defined]
 
 

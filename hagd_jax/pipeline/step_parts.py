@@ -22,7 +22,7 @@ from hagd_jax.search.objective import Target
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
-from hagd_jax.transcoders.normalise import fold
+from hagd_jax.transcoders.training.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units import Dictionary, Space, neurons
 from hagd_jax.units.features import Features

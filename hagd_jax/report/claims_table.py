@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
-from hagd_jax.report.words import inert
+from hagd_jax.report.words import found_under, inert
 
 _STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough data": "?"}
@@ -34,8 +34,8 @@ def claims_table(report: ValidationReport) -> Table:
         title_justify="left",
         title_style="bold",
         caption=Text(
-            f"{report.prompts} prompts of the {inert(report.split, 20)} split; found under "
-            f"{inert(report.circuit.ablation, 20)} ablation; claims marked * decide"
+            f"{report.prompts} prompts of the {inert(report.split, 20)} split; "
+            f"{found_under(report.circuit.seen)}; claims marked * decide"
         ),
         caption_justify="left",
     )

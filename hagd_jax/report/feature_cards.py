@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.errors import InputError
-from hagd_jax.models import Tokenizer
+from hagd_jax.models import Tokenizer, token_label
 from hagd_jax.report.words import inert
 from hagd_jax.transcoders import Contexts
-from hagd_jax.transcoders.context import Context
+from hagd_jax.transcoders.contexts.context import Context
 
 LONGEST_TOKEN = 40
 # What fires on more tokens than this has no contexts that stand out.
@@ -94,11 +93,7 @@ def token_text(tokenizer: Tokenizer | None, token: int) -> str:
         >>> token_text(None, 17)
         '#17'
     """
-    try:
-        text = tokenizer.token(token) if tokenizer is not None else ""
-    except InputError:
-        text = ""
-    return inert(text.translate(_SIGNS), LONGEST_TOKEN) if text else f"#{token}"
+    return inert(token_label(tokenizer, token).translate(_SIGNS), LONGEST_TOKEN)
 
 
 class _Words:

@@ -210,7 +210,7 @@ def _config(report: Report) -> str:
         "model": circuit.model,
         "task": circuit.task,
         "dictionary": circuit.dictionary,
-        "ablation": circuit.ablation,
+        "seen": circuit.seen.to_json(),
         "seed": circuit.seed,
         "nodes": len(circuit),
         "space": dict(zip(("layers", "heads", f"{circuit.kind}s"), circuit.space, strict=True)),

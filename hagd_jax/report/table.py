@@ -9,7 +9,7 @@ from rich.text import Text
 from hagd_jax.causal import Circuit
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report, claim
-from hagd_jax.report.words import inert, node_name, number
+from hagd_jax.report.words import found_under, inert, node_name, number
 
 
 def verdict_table(report: Report) -> Table:
@@ -71,9 +71,8 @@ def circuit_table(circuit: Circuit, n: int = 10) -> Table:
 
 
 def _caption(report: Report) -> Text:
-    used = inert(report.circuit.ablation, 30)
     counts = {f"{v.prompts:,} {inert(v.split, 20)} prompts" for v in report.verdicts}
-    parts = [*sorted(counts), f"found under {used} ablation", "beneath: 95% intervals, in %"]
+    parts = [*sorted(counts), found_under(report.circuit.seen), "beneath: 95% intervals, in %"]
     return Text("; ".join(parts))
 
 

@@ -12,7 +12,7 @@ from bokeh.models import ColumnDataSource, FixedTicker, LogTicker, NumeralTickFo
 from hagd_jax.report.plot import canvas, hover, paint, span_of
 from hagd_jax.report.words import number, percent
 from hagd_jax.transcoders import Evaluation
-from hagd_jax.transcoders.evaluation import EDGES
+from hagd_jax.transcoders.measures.evaluation import EDGES
 
 # Points of a training curve that are drawn: a run may log more steps than a page has pixels.
 DRAWN = 400

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Any
 
 from hagd_jax.causal import Estimate, Node
+from hagd_jax.tasks.seen import Seen
 
 UNDEFINED = "not defined"
 LETTERS = {"head": "H", "neuron": "N", "mlp": "M", "feature": "F"}
@@ -100,6 +101,19 @@ def node_name(node: Node) -> str:
         ('L3.H1', 'L0.F17')
     """
     return f"L{node.layer}.{LETTERS[node.kind]}{node.index}"
+
+
+def found_under(seen: Seen) -> str:
+    """Which ablations a circuit was found with.
+
+    Example:
+        >>> found_under(Seen(ablations=("mean", "zero"))), found_under(Seen.unknown())
+        ('found under mean and zero ablation', 'found under unknown ablations')
+    """
+    names = [inert(name, 20) for name in seen.ablations] + ["others unknown"] * (not seen.known)
+    if not seen.ablations:
+        return "found under unknown ablations" if not seen.known else "found under no ablation"
+    return f"found under {' and '.join(names)} ablation"
 
 
 def _finite(value: float, text: str) -> str:

@@ -12,6 +12,7 @@ from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.metric import correct, logit_difference, read_logits
 from hagd_jax.tasks.prompts import Prompts, batches, make_prompts
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
+from hagd_jax.tasks.seen import Seen, look, prompt_digests
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Choice",
     "Choices",
     "Prompts",
+    "Seen",
     "Sizes",
     "Task",
     "Text",
@@ -32,10 +34,12 @@ __all__ = [
     "find",
     "induction",
     "logit_difference",
+    "look",
     "make_choices",
     "make_prompts",
     "names",
     "parity",
+    "prompt_digests",
     "read_logits",
     "single_tokens",
     "small_algorithm",

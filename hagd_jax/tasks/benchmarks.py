@@ -270,10 +270,10 @@ def _choices(tokenizer: Tokenizer, item: Item) -> list[Choice]:
     """The choices of an item as tokens; the corrupted side of a context comes later."""
     made = []
     for i, (begin, end) in enumerate(zip(item.begins, item.ends, strict=True)):
-        before, whole = tokenizer.encode(begin), tokenizer.encode(begin + end)
+        before, whole = (tokenizer.encode(text, end=False) for text in (begin, begin + end))
         if whole[: len(before)] != before or len(whole) == len(before) or not before:
             raise Skipped("the tokenizer has a token across the start of the scored words")
-        other = tokenizer.encode(item.others[i]) if item.others else whole
+        other = tokenizer.encode(item.others[i], end=False) if item.others else whole
         if len(other) != len(whole):
             raise Skipped("the counterfactual has another number of tokens")
         made.append(Choice(whole, other, (len(before), len(whole)), float(len(end.encode()))))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Labelled, Seen, look
 
 SPLITS = ("discover", "select", "test")
 
@@ -94,6 +96,36 @@ class Task:
                         got=f"tokens {stray[:5]}",
                         expected="members of the task's candidates",
                     )
+
+    def look(
+        self,
+        split: str,
+        *,
+        ablation: str | Iterable[str] = (),
+        model: LanguageModel | None = None,
+        dictionary: Labelled | str | None = None,
+    ) -> Seen:
+        """What a finder has seen that read the prompts of one split.
+
+        Args:
+            split: Name of the split.
+            ablation: The ablation that the finder measured with, or several of them.
+            model: The model that read the prompts.
+            dictionary: The dictionary whose units were looked at, or its label.
+
+        Returns:
+            What was seen, see `seen.look`.
+
+        Raises:
+            InputError: If the task has no such split.
+        """
+        if split not in self.splits:
+            raise InputError(f"task {self.name!r}", got=repr(split),
+                             expected=f"one of its splits, {sorted(self.splits)}")  # fmt: skip
+        return look(
+            self.splits[split], ablation=ablation, split=split, task=self.name, model=model,
+            dictionary=dictionary,
+        )  # fmt: skip
 
 
 def _tokens(ids: Any) -> set[int]:

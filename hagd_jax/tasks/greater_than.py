@@ -77,7 +77,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     """
     sizes = sizes or Sizes()
     spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
-    width = max(len(tokenizer.encode(span.text())) for part in spans.values() for span in part)
+    width = max(len(_ids(tokenizer, span)) for part in spans.values() for span in part)
     return Task(
         "greater_than",
         "Continue a period with a year after its beginning.",
@@ -99,11 +99,11 @@ def following(tokenizer: Tokenizer, prompt: str) -> tuple[int, dict[int, int]]:
     Raises:
         InputError: If the tokenizer joins them in another way.
     """
-    before = tokenizer.encode(prompt)
+    before = tokenizer.encode(prompt, end=False)
     for digits in (2, 1):
         found = {}
         for number in range(10**digits):
-            ids = tokenizer.encode(f"{prompt}{number:0{digits}d}")
+            ids = tokenizer.encode(f"{prompt}{number:0{digits}d}", end=False)
             if ids[:-1] == before:
                 found[number] = ids[-1]
         if len(found) == len(set(found.values())) == 10**digits:
@@ -119,8 +119,8 @@ def following(tokenizer: Tokenizer, prompt: str) -> tuple[int, dict[int, int]]:
 def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
     later, earlier = zip(*(_sides(tokenizer, span) for span in spans), strict=True)
     return make_prompts(
-        [tokenizer.encode(span.text()) for span in spans],
-        [tokenizer.encode(span.text(1)) for span in spans],
+        [_ids(tokenizer, span) for span in spans],
+        [_ids(tokenizer, span, 1) for span in spans],
         later,
         earlier,
         vocab_size=tokenizer.vocab_size,
@@ -156,8 +156,12 @@ def _spans(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Span]
     return spans
 
 
+def _ids(tokenizer: Tokenizer, span: Span, year: int | None = None) -> list[int]:
+    return tokenizer.encode(span.text(year), end=False)
+
+
 def _aligned(tokenizer: Tokenizer, span: Span) -> bool:
-    return len(tokenizer.encode(span.text())) == len(tokenizer.encode(span.text(1)))
+    return len(_ids(tokenizer, span)) == len(_ids(tokenizer, span, 1))
 
 
 def _sides(tokenizer: Tokenizer, span: Span) -> tuple[list[int], list[int]]:

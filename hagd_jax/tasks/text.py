@@ -30,16 +30,15 @@ def word_token(tokenizer: Tokenizer, word: str) -> int:
     Raises:
         InputError: If it takes several tokens (they are named), or is not in the vocabulary.
     """
-    first = tokenizer.encode(word)
-    both = tokenizer.encode(f"{word} {word}")
+    first, both = (
+        tokenizer.encode(text, begin=False, end=False) for text in (word, f"{word} {word}")
+    )
     rest = both[len(first) :]
     # An unknown-word token also counts one, but does not read as the word.
-    if both[: len(first)] == first and len(rest) == 1:
-        if tokenizer.decode(rest).strip() == word:
-            return rest[0]
-        pieces = [tokenizer.token(rest[0])]
-    else:
-        pieces = [tokenizer.token(i) for i in rest]
+    whole = both[: len(first)] == first and len(rest) == 1
+    if whole and tokenizer.decode(rest).strip() == word:
+        return rest[0]
+    pieces = [tokenizer.token(i) for i in rest]
     raise InputError(
         f"answer {word!r}",
         got=f"{len(pieces)} pieces {pieces}",
@@ -79,6 +78,9 @@ def text_task(
 ) -> Task:
     """Build a task from prompts written as text; all splits are padded to one width.
 
+    A prompt begins with all that the tokenizer's template puts in front of a text. It goes on with
+    the answer, so what the template puts behind a text is left out.
+
     Args:
         name: Of the task.
         tokenizer: Of the model.
@@ -94,7 +96,7 @@ def text_task(
         InputError: If an answer is not one token or a counterfactual is not as long as its
             prompt, and as `make_prompts` says.
     """
-    clean = {s: [tokenizer.encode(t.clean) for t in rows] for s, rows in texts.items()}
+    clean = {s: [tokenizer.encode(t.clean, end=False) for t in rows] for s, rows in texts.items()}
     width = max((len(ids) for rows in clean.values() for ids in rows), default=0)
     splits = {
         split: _prompts(tokenizer, rows, clean[split], width) for split, rows in texts.items()
@@ -106,7 +108,7 @@ def text_task(
 def _prompts(
     tokenizer: Tokenizer, rows: Sequence[Text], clean: list[list[int]], width: int
 ) -> Prompts:
-    corrupted = [tokenizer.encode(t.corrupted) for t in rows]
+    corrupted = [tokenizer.encode(t.corrupted, end=False) for t in rows]
     for text, one, other in zip(rows, clean, corrupted, strict=True):
         require_same_length(
             f"prompt {text.clean!r} with counterfactual {text.corrupted!r}", one, other

@@ -1,17 +1,16 @@
 """Transcoders: sparse features that stand in for a model's MLPs."""
 
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.context import Contexts
-from hagd_jax.transcoders.context_files import load_contexts, save_contexts
-from hagd_jax.transcoders.contexts import top_contexts
+from hagd_jax.transcoders.contexts.context import Contexts
+from hagd_jax.transcoders.contexts.files import load_contexts, save_contexts
+from hagd_jax.transcoders.contexts.top import top_contexts
 from hagd_jax.transcoders.digest import digest
-from hagd_jax.transcoders.effects import logit_effects
-from hagd_jax.transcoders.evaluate import evaluate
-from hagd_jax.transcoders.evaluation import Evaluation
-from hagd_jax.transcoders.faithfulness import JacobianMatch, jacobian_match
 from hagd_jax.transcoders.formats import check_model, load, save
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.losses import LossConfig
+from hagd_jax.transcoders.measures.effects import logit_effects
+from hagd_jax.transcoders.measures.evaluate import evaluate
+from hagd_jax.transcoders.measures.evaluation import Evaluation
+from hagd_jax.transcoders.measures.faithfulness import JacobianMatch, jacobian_match
 from hagd_jax.transcoders.replace import (
     MaskFeatures,
     ReplaceMLPs,
@@ -19,8 +18,7 @@ from hagd_jax.transcoders.replace import (
     mask_features,
     replace_mlps,
 )
-from hagd_jax.transcoders.trainer import TrainingError, train, watch_at
-from hagd_jax.transcoders.training import TrainConfig
+from hagd_jax.transcoders.training import LossConfig, TrainConfig, TrainingError, train, watch_at
 from hagd_jax.transcoders.transcoder import (
     CrossLayerTranscoder,
     ParamSpec,

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-import zlib
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from hagd_jax.parallel import replicate
+from hagd_jax.parallel import checksum
 from hagd_jax.transcoders.transcoder import Transcoder
-
-# Odd numbers whose bits look random (of xxHash).
-_ODD = tuple(np.uint32(n) for n in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 
 
 def digest(transcoder: Transcoder) -> str:
@@ -28,30 +17,14 @@ def digest(transcoder: Transcoder) -> str:
         and of what is done with them. It finds mistakes, not forgers.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.transcoders import TranscoderConfig, init
         >>> config = TranscoderConfig(n_layers=1, d_model=4, n_features=8, k=2)
-        >>> digest(init(config, key)) == digest(init(config.replace(k=3), key))
+        >>> one = init(config, jax.random.key(0))
+        >>> digest(one) == digest(one.replace(config=config.replace(k=3)))
         False
     """
-    return f"{int(np.asarray(_checksum(transcoder.bare()))):08x}"
-
-
-@jax.jit
-def _checksum(transcoder: Transcoder) -> jax.Array:
-    def add(total: jax.Array, item: tuple[str, jax.Array]) -> jax.Array:
-        name, array = item
-        bits = jax.lax.bitcast_convert_type(array.astype(jnp.float32), jnp.uint32)
-        places = [
-            jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(factor)
-            for axis, factor in zip(range(bits.ndim), _ODD, strict=False)
-        ]
-        mixed = functools.reduce(operator.xor, places, bits) * _ODD[2]
-        mixed = (mixed ^ (mixed >> 15)) * _ODD[1]
-        # Whole numbers that wrap: their sum is the same in any order, so on any devices.
-        found = jnp.sum(mixed, dtype=jnp.uint32)
-        return (total ^ jnp.uint32(sum(map(ord, name)))) * _ODD[0] + found
-
     config = transcoder.config
-    kind = f"{config.activation} {config.k} {config.window} {config.reads}"
-    used = sorted(item for item in transcoder.params.items() if not item[0].endswith("_pred"))
-    total = functools.reduce(add, used, jnp.uint32(zlib.crc32(kind.encode())))
-    return replicate(total, transcoder.mesh)
+    about = f"{config.activation} {config.k} {config.window} {config.reads}"
+    used = {n: a for n, a in transcoder.params.items() if not n.endswith("_pred")}
+    return f"{checksum(used, about, mesh=transcoder.mesh):08x}"

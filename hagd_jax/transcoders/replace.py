@@ -18,10 +18,10 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared, static
 from hagd_jax.parallel import batch_parts, constrain
-from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders import transcoder as tc
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import own_edges
+from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.transcoder import Transcoder
 
 _ENCODER = ("W_enc", "b_enc", "threshold")

@@ -14,9 +14,9 @@ from flax import struct
 
 from hagd_jax.errors import InputError
 from hagd_jax.parallel import sharding
-from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.kernels import dense as feat
 
 Params = dict[str, Any]
 

@@ -1,6 +1,7 @@
 """Units: what circuits consist of, from heads and neurons to features, whole MLPs and edges."""
 
 from hagd_jax.units.blocks import Blocks, blocks
+from hagd_jax.units.chosen import Scores, Selection
 from hagd_jax.units.components import Components, Parts, components, parts_of
 from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
@@ -24,6 +25,8 @@ __all__ = [
     "Neurons",
     "Nodes",
     "Parts",
+    "Scores",
+    "Selection",
     "Space",
     "as_dictionary",
     "blocks",

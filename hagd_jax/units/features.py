@@ -11,8 +11,8 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.parallel import constrain
-from hagd_jax.transcoders import features as feat
 from hagd_jax.transcoders.digest import digest
+from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.replace import dividing, mask_features, require_fit, site_of
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary

@@ -13,6 +13,7 @@ from hagd_jax.causal import Circuit, Node
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
+from hagd_jax.tasks import Seen, look
 from hagd_jax.transcoders import TranscoderConfig, init
 from hagd_jax.units import Features, Neurons, Nodes
 
@@ -44,6 +45,7 @@ def circuits(draw):
         SPACE,
         model=draw(st.text()),
         task=draw(st.text()),
+        seen=draw(st.sampled_from([Seen.nothing(), Seen.unknown(), look(ablation="mean")])),
         seed=draw(st.integers()),
         config=draw(st.dictionaries(st.text(), json_values, max_size=3)),
     )
@@ -56,6 +58,18 @@ def test_round_trip(circuit, tmp_path_factory):
     circuit.save(path)
     assert Circuit.load(path) == circuit
     json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("before", ["mean", None])
+def test_files_without_what_was_seen_are_of_unknown_history(tmp_path, before):
+    record = json.loads(small(seen=look(ablation="zero")).to_json())
+    del record["seen"]
+    if before:
+        record["ablation"] = before
+    (tmp_path / "old.json").write_text(json.dumps(record))
+    found = Circuit.load(tmp_path / "old.json").seen
+    assert not found.known
+    assert found.ablations == ((before,) if before else ())
 
 
 def test_tuples_in_the_configuration_come_back_equal(tmp_path):
@@ -171,6 +185,10 @@ def test_every_truncation_is_an_error_with_the_file_in_it(tmp_path):
         {"seed": "0"},
         {"config": [1]},
         {"surprise": 1},
+        {"seen": {}},
+        {"seen": "nothing"},
+        {"seen": {"known": True, "ablations": "mean"}},
+        {"seen": None, "ablation": 3},
     ],
 )
 def test_broken_fields(tmp_path, change):

@@ -11,7 +11,7 @@ from hagd_jax.causal.negative import permuted
 from hagd_jax.errors import InputError
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
-from hagd_jax.tasks import correct
+from hagd_jax.tasks import Seen, correct
 from hagd_jax.testbeds import as_task, hand_built, necessary_edges
 from hagd_jax.units import components, neurons
 from tests.models.noise import on_mesh
@@ -25,7 +25,8 @@ CONFIG = ValidateConfig(
 def circuit(case, nodes, **changes):
     chosen = tuple(sorted(nodes))
     space = neurons(case.model).space
-    made = Circuit(chosen, (1.0,) * len(chosen), space, case.model.name, case.name)
+    ones = (1.0,) * len(chosen)
+    made = Circuit(chosen, ones, space, case.model.name, case.name, seen=Seen.nothing())
     return dataclasses.replace(made, **changes)
 
 
@@ -131,8 +132,9 @@ def test_circuits_of_edges_are_judged_too():
     parts = components(case.model)
     needed = necessary_edges(case.model, [case.prompts], "mean", batch_size=128)
     made = EdgeCircuit.from_mask(
-        needed, needed, case.model.config, model=case.model.name, task=case.name
-    )
+        needed, needed, case.model.config, model=case.model.name, task=case.name,
+        seen=Seen.nothing(),
+    )  # fmt: skip
     assert 4 <= len(made) < parts.space.count() / 2
     report = validate(case.model, made, as_task(case), CONFIG)
     assert report.verdict == "accepted", [c for c in report.claims if c.verdict != "holds"]

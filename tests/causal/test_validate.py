@@ -9,7 +9,7 @@ import pytest
 from hagd_jax.causal import Circuit, Node, ValidateConfig, validate
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.parallel import make_mesh
-from hagd_jax.tasks import make_prompts
+from hagd_jax.tasks import Seen, look, make_prompts
 from hagd_jax.testbeds import as_task, hand_built, scrambled
 from hagd_jax.units import neurons
 from tests.models.noise import on_mesh
@@ -23,7 +23,8 @@ CONFIG = ValidateConfig(
 def circuit(case, nodes, **changes):
     chosen = tuple(sorted(nodes))
     space = neurons(case.model).space
-    made = Circuit(chosen, (1.0,) * len(chosen), space, case.model.name, case.name)
+    ones = (1.0,) * len(chosen)
+    made = Circuit(chosen, ones, space, case.model.name, case.name, seen=Seen.nothing())
     return dataclasses.replace(made, **changes)
 
 
@@ -59,7 +60,7 @@ def test_the_true_circuit_is_accepted_and_others_are_not(name):
 def test_a_circuit_is_not_accepted_by_the_ablation_it_was_found_with():
     case = CASES["either"]
     task, truth = as_task(case), case.truth["mean"]
-    own = circuit(case, truth, ablation="mean")
+    own = circuit(case, truth, seen=look(ablation="mean"))
     report = validate(case.model, own, task, CONFIG)
     assert not report.decisive
     assert report.verdict == "not enough data"
@@ -107,7 +108,7 @@ def test_a_behaviour_that_the_model_does_not_have_is_no_circuits():
     )  # fmt: skip
     lost = case._replace(prompts=same)
     counterfactual = dataclasses.replace(CONFIG, ablations=("counterfactual",))
-    own = circuit(lost, case.truth["mean"], ablation="zero")
+    own = circuit(lost, case.truth["mean"], seen=look(ablation="zero"))
     report = validate(case.model, own, as_task(lost), counterfactual)
     assert report.verdict == "rejected"
     assert "does not tell model from empty" in report.claims[0].says

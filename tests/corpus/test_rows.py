@@ -1,13 +1,22 @@
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
+from hagd_jax.corpus import CorpusConfig, corpus_of_tokens, open_corpus
 from hagd_jax.corpus.layout import Layout
 from hagd_jax.corpus.rows import Packed
 from hagd_jax.errors import ConfigError, InputError
-from tests.corpus.corpus_models import BOS, EOS, plain_rows, tiny_model, word_tokenizer
+from hagd_jax.models import Tokenizer
+from tests.corpus.corpus_models import (
+    BOS,
+    EOS,
+    plain_rows,
+    tiny_model,
+    with_weights,
+    word_tokenizer,
+)
 
 TABLE = np.arange(60).reshape(20, 3) % 40
 
@@ -37,7 +46,7 @@ def test_packed_rows_equal_lists(stream, length, bos):
 
 def test_without_special_tokens_every_token_weighs():
     layout = Layout.of(word_tokenizer(special=False), CorpusConfig(length=4))
-    assert (layout.body, layout.bos, layout.separator) == (4, None, None)
+    assert (layout.body, layout.begin, layout.separator) == (4, (), None)
     batch = Packed(np.arange(6), layout)[:]
     assert batch.tokens.tolist() == [[0, 1, 2, 3], [4, 5, 0, 0]]
     assert batch.weight.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
@@ -125,3 +134,26 @@ def test_models_that_cannot_read_the_rows():
 def test_bad_configurations(fields):
     with pytest.raises(ConfigError, match=f"{next(iter(fields))}: got"):
         CorpusConfig(**fields)
+
+
+def test_rows_begin_with_all_that_a_template_begins_texts_with():
+    """As a text does, with both tokens and in their order; the end of a text is no row's end."""
+    native = tokenizers.Tokenizer.from_str(word_tokenizer().json)
+    special = [("40", 40), ("41", 41), ("7", 7)]
+    native.post_processor = tokenizers.processors.TemplateProcessing(
+        single="7 40 $A 41", special_tokens=special
+    )
+    tokenizer = Tokenizer.from_native(native, eos_id=EOS)
+    assert tokenizer.encode("1") == [7, BOS, 1, EOS]
+    layout = Layout.of(tokenizer, CorpusConfig(length=5))
+    batch = Packed(np.array([1, 2, 3, EOS]), layout)[:]
+    assert batch.tokens.tolist() == [[7, BOS, 1, 2, 3], [7, BOS, EOS, EOS, EOS]]
+    assert batch.weight.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
+    assert Layout.of(tokenizer, CorpusConfig(length=5, bos=False)).begin == ()
+    with pytest.raises(ConfigError, match="length: got 2; expected more than the 2 beginning"):
+        Layout.of(tokenizer, CorpusConfig(length=2))
+    model = with_weights(tiny_model(tokenizer))
+    sampled = open_corpus("self", model, CorpusConfig(length=6, samples=30)).train[:]
+    assert (sampled.tokens[:, :2] == (7, BOS)).all()
+    assert not sampled.weight[:, :2].any()
+    assert len(np.unique(sampled.tokens[:, 2])) > 5

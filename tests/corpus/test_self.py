@@ -45,7 +45,7 @@ def test_samples_equal_a_loop_over_positions():
     # Larger weights, so that a token hangs on all before it.
     model = with_weights(tiny_model())
     model = model.replace(params=jax.tree.map(lambda x: 2 * x, model.params))
-    found = sampling.sample(model, 10, 8, seed=7, first=BOS)
+    found = sampling.sample(model, 10, 8, seed=7, begin=(BOS,))
     noise = jax.vmap(lambda row: sampling._noise(model, np.uint32(7), row, 8)[0])(jnp.arange(10))
     tokens = np.zeros((10, 8), np.int32)
     tokens[:, 0] = BOS
@@ -59,17 +59,17 @@ def test_samples_equal_a_loop_over_positions():
 def test_sampling_in_parts_and_on_a_mesh_changes_nothing(monkeypatch):
     model = with_weights(tiny_model())
     calls = []
-    whole = sampling.sample(model, 10, 8, 1, BOS, lambda *call: calls.append(call))
+    whole = sampling.sample(model, 10, 8, 1, (BOS,), lambda *call: calls.append(call))
     assert calls == [("sample", 10, 10)]
     monkeypatch.setattr(sampling, "_LOGITS", 4 * 8 * 42)  # four rows at a time
-    parts = sampling.sample(model, 10, 8, 1, BOS, lambda *call: calls.append(call))
+    parts = sampling.sample(model, 10, 8, 1, (BOS,), lambda *call: calls.append(call))
     assert calls[1:] == [("sample", 4, 10), ("sample", 8, 10), ("sample", 10, 10)]
     np.testing.assert_array_equal(whole, parts)
     mesh = make_mesh("data=2,model=2", jax.devices()[:4])
     spread = on_mesh(model, mesh)
     # Ties within rounding do not occur in these few draws.
-    np.testing.assert_array_equal(whole, sampling.sample(spread, 10, 8, 1, BOS))
-    assert not np.array_equal(whole, sampling.sample(model, 10, 8, 2, BOS))
+    np.testing.assert_array_equal(whole, sampling.sample(spread, 10, 8, 1, (BOS,)))
+    assert not np.array_equal(whole, sampling.sample(model, 10, 8, 2, (BOS,)))
 
 
 def test_corpus_of_the_model_itself():

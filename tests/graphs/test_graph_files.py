@@ -25,6 +25,10 @@ def test_a_graph_comes_back(tmp_path, features):
         np.testing.assert_array_equal(getattr(again.nodes, name), column)
     assert np.abs(graph.nodes.folded).max() > 0
     assert os.listdir(tmp_path / "deep") == ["graph.safetensors"]
+    # Readable for others, as far as the umask of these tests allows.
+    (tmp_path / "plain").touch()
+    modes = [os.stat(tmp_path / name).st_mode for name in ("plain", "deep/graph.safetensors")]
+    assert modes[0] == modes[1]
 
 
 def broken(path, **changes):

@@ -176,14 +176,14 @@ def test_names_without_the_prefix_buffers_and_tied_copies_are_understood(tmp_pat
     plain = load(write(tmp_path / "a", GPT2, tensors))
     hub_names = {name.removeprefix("transformer."): value for name, value in tensors.items()}
     for layer in range(2):
-        hub_names[f"h.{layer}.attn.bias"] = np.ones((1, 1, 4, 4), np.uint8)
+        hub_names[f"h.{layer}.attn.bias"] = np.tri(4, dtype=np.uint8)[None, None]
         hub_names[f"h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
-    hub_names["lm_head.weight"] = np.zeros((11, 8), np.float32)
+    hub_names["lm_head.weight"] = tensors["transformer.wte.weight"]
     other = load(write(tmp_path / "b", GPT2, hub_names))
     jax.tree.map(np.testing.assert_array_equal, plain.params, other.params)
     neox = tensors_of(NEOX) | {
         "gpt_neox.layers.0.attention.rotary_emb.inv_freq": np.ones(1, np.float32),
-        "gpt_neox.layers.1.attention.bias": np.ones((1, 1, 4, 4), bool),
+        "gpt_neox.layers.1.attention.bias": np.tri(4, dtype=bool)[None, None],
         "gpt_neox.layers.1.attention.masked_bias": np.array(-1e9, np.float32),
     }
     load(write(tmp_path / "c", NEOX, neox))

@@ -54,10 +54,22 @@ def test_shards_with_and_without_an_index(tmp_path):
     assert open_safetensors(tmp_path).names() == {"a", "b"}
 
 
-def test_a_single_file_wins_over_leftover_shards(tmp_path):
+def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path, caplog):
     sharded(tmp_path, {"model-00001-of-00001.safetensors": {"a": A}})
-    save_file({"b": B}, tmp_path / "model.safetensors")
+    alone = tmp_path / "model.safetensors"
+    save_file({"b": B}, alone)
+    with pytest.raises(CheckpointError, match=r"both model\.safetensors and an index of 1 shards"):
+        open_safetensors(tmp_path)
+    # What the message says to do helps, either way.
+    assert open_safetensors(alone).names() == {"b"}
+    (tmp_path / "model.safetensors.index.json").unlink()
     assert open_safetensors(tmp_path).names() == {"b"}
+    assert "model-00001-of-00001.safetensors" in caplog.text
+
+
+def test_an_index_may_list_the_single_file(tmp_path):
+    source = open_safetensors(sharded(tmp_path, {"model.safetensors": {"a": A}}))
+    np.testing.assert_array_equal(source.read("a", ALL), A)
 
 
 ONE, TWO = "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"

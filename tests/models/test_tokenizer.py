@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_many_texts_are_encoded_as_each_alone(native: tokenizers.Tokenizer):
     assert tokenizer.add_bos
     texts = ["the cat", "", "</s> and\n", "é the other " * 50]
     found = tokenizer.encode_batch(texts)
-    assert found == [tokenizer.encode(text, bos=False) for text in texts]
+    assert found == [tokenizer.encode(text, begin=False, end=False) for text in texts]
     assert [len(ids) > 0 for ids in found] == [True, False, True, True]
     assert tokenizer.encode_batch([]) == []
 
@@ -177,17 +178,112 @@ def test_special_ids_must_exist():
         Tokenizer(WORDS.json, eos_id=99)
     with pytest.raises(CheckpointError, match="add_bos"):
         Tokenizer(WORDS.json, add_bos=True)
-    with pytest.raises(InputError, match="bos"):
-        WORDS.encode("1", bos=True)
+    with pytest.raises(CheckpointError, match="add_eos"):
+        Tokenizer(WORDS.json, add_eos=True)
 
 
-def test_template_adds_the_beginning_but_no_end(tmp_path: Path, native: tokenizers.Tokenizer):
+def test_template_adds_the_beginning_and_the_end(tmp_path: Path, native: tokenizers.Tokenizer):
     tokenizer = Tokenizer.from_file(write(tmp_path, with_template(native)))
     plain = native.encode("the cat").ids
-    assert (tokenizer.bos_id, tokenizer.add_bos) == (0, True)
-    assert tokenizer.encode("the cat") == [0, *plain]
-    assert tokenizer.encode("the cat", bos=False) == plain
-    assert tokenizer.encode("") == [0]
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
+    assert (tokenizer.add_bos, tokenizer.add_eos) == (True, True)
+    assert tokenizer.encode("the cat") == [0, *plain, 1]
+    assert tokenizer.encode("the cat", end=False) == [0, *plain]
+    assert tokenizer.encode("the cat", begin=False, end=False) == plain
+    assert tokenizer.encode("") == [0, 1]
+
+
+SPECIAL = ["<s>", "</s>", "<other>", "<|im:start|>", "$x"]
+
+
+@functools.cache
+def word_level() -> tokenizers.Tokenizer:
+    """Some words and special tokens; two of these are hard to write in a template."""
+    words = {word: i for i, word in enumerate([*SPECIAL, "a", "b"])}
+    native = tokenizers.Tokenizer(models.WordLevel(words))
+    native.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    native.add_special_tokens(SPECIAL)
+    return native
+
+
+def template(begin: list[str], end: list[str]) -> processors.TemplateProcessing:
+    """One that says it in the way of any tokenizer.json."""
+    names = {token: f"t{i}" for i, token in enumerate(SPECIAL)}
+    return processors.TemplateProcessing(
+        single=[*(names[t] for t in begin), "$A", *(names[t] for t in end)],
+        special_tokens=[
+            {"id": name, "ids": [SPECIAL.index(token)], "tokens": [token]}
+            for token, name in names.items()
+        ],
+    )
+
+
+TOKENS = st.lists(st.sampled_from(SPECIAL), max_size=3)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(TOKENS, TOKENS, st.booleans(), st.sampled_from(["", "a", "b a b"]))
+def test_all_that_the_template_adds_in_its_order(begin, end, chained, text):
+    native = tokenizers.Tokenizer.from_str(word_level().to_str())
+    made = template(begin, end)
+    native.post_processor = processors.Sequence([processors.ByteLevel(), made]) if chained else made
+    tokenizer = Tokenizer(native.to_str())
+    assert tokenizer.encode(text) == native.encode(text).ids
+    assert [SPECIAL[i] for i in tokenizer.begin] == begin
+    assert [SPECIAL[i] for i in tokenizer.end] == end
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        processors.BertProcessing(("</s>", 1), ("<s>", 0)),
+        processors.RobertaProcessing(("</s>", 1), ("<s>", 0)),
+        processors.Sequence([template(["<s>"], []), template(["<other>"], ["</s>"])]),
+        processors.ByteLevel(),
+    ],
+    ids=["bert", "roberta", "two templates", "none"],
+)
+def test_other_post_processors(processor):
+    native = tokenizers.Tokenizer.from_str(word_level().to_str())
+    native.post_processor = processor
+    for text in ("", "a b"):
+        assert Tokenizer(native.to_str()).encode(text) == native.encode(text).ids
+
+
+def test_a_template_without_the_text_is_refused():
+    native = tokenizers.Tokenizer.from_str(word_level().to_str())
+    for single in ("<s>", "$A $A"):
+        native.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0)]
+        )
+        with pytest.raises(CheckpointError, match="leaves the text out or repeats it"):
+            Tokenizer(native.to_str())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(TOKENS, TOKENS, st.sampled_from([None, True, False]), st.sampled_from([None, True, False]))
+def test_what_is_saved_says_the_same_to_others(tmp_path_factory, begin, end, add_bos, add_eos):
+    """Flag, template and JSON agree, whichever of them a reader goes by."""
+    folder = tmp_path_factory.mktemp("saved")
+    native = tokenizers.Tokenizer.from_str(word_level().to_str())
+    native.post_processor = template(begin, end)
+    ours = Tokenizer(native.to_str(), 0, 1, add_bos, add_eos)
+    ours.save(folder)
+    assert Tokenizer.from_file(folder) == ours
+    ids = ours.encode("a b")
+    assert bool(ours.begin) == ours.add_bos == (bool(begin) if add_bos is None else add_bos)
+    assert bool(ours.end) == ours.add_eos == (bool(end) if add_eos is None else add_eos)
+    # The tokenizers library, and all that goes by tokenizer.json alone.
+    alone = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert alone.encode("a b").ids == ids
+    # transformers 5 makes a template of the flags, where there are any.
+    given_ = json.loads((folder / "tokenizer_config.json").read_text())
+    if {"add_bos_token", "add_eos_token"} & given_.keys():
+        front = [alone.token_to_id(given_["bos_token"])] * given_["add_bos_token"]
+        back = [alone.token_to_id(given_["eos_token"])] * given_["add_eos_token"]
+        assert [*front, *alone.encode("a b", add_special_tokens=False).ids, *back] == ids
+    else:
+        assert ours.begin not in ((), (0,)) or ours.end not in ((), (1,))
 
 
 @pytest.mark.parametrize("spelling", ["<s>", {"content": "<s>", "lstrip": False}])

@@ -6,6 +6,7 @@ import numpy as np
 
 from hagd_jax.causal import Circuit, Estimate, Faithfulness, Node, SizePoint, Verdict
 from hagd_jax.report import Report
+from hagd_jax.tasks import look
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 
@@ -68,6 +69,7 @@ def make_report(
         model="small",
         task="sums",
         dictionary=dictionary,
+        seen=look(ablation="counterfactual"),
         config={"steps": 5},
     )
     total = layers * (heads + features)

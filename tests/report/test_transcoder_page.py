@@ -12,8 +12,9 @@ from hagd_jax.report.feature_cards import SHADES, cards, striking, token_text
 from hagd_jax.report.transcoder_page import TranscoderReport, points_of_log, transcoder_page
 from hagd_jax.report.transcoder_plots import Point, thinned
 from hagd_jax.transcoders import Contexts, Evaluation, Transcoder, TranscoderConfig
-from hagd_jax.transcoders.context import LayerContexts, LogitEffects
-from hagd_jax.transcoders.evaluation import EDGES
+from hagd_jax.transcoders.contexts.context import LayerContexts
+from hagd_jax.transcoders.measures.effects import LogitEffects
+from hagd_jax.transcoders.measures.evaluation import EDGES
 from tests.report.test_page import HOSTILE, URLS, Read, column, figures
 
 LAYERS, FEATURES, ROWS, LENGTH, KEPT = 3, 20, 9, 12, 4

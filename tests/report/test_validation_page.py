@@ -7,6 +7,7 @@ import pytest
 
 from hagd_jax.causal import Circuit, Claim, Estimate, Evidence, Node, ValidationReport
 from hagd_jax.report.validation_page import rows, validation_page
+from hagd_jax.tasks import look
 from tests.report.test_page import HOSTILE, URLS, Read, column, figures
 
 NAN = float("nan")
@@ -38,7 +39,8 @@ def evidence(ablation="mean", **changes):
 
 
 def report(**changes):
-    circuit = Circuit(NODES, (1.0, 2.0, 3.0), (1, 4, 5), model="small", task="t")
+    circuit = Circuit(NODES, (1.0, 2.0, 3.0), (1, 4, 5), model="small", task="t",
+                      seen=look(ablation="zero"))  # fmt: skip
     claims = [claim(name, ablation=a) for a in ("mean", "counterfactual")
               for name in ("sufficiency", "necessity", "minimality", "completeness")]  # fmt: skip
     claims.append(claim("stability", ablation=""))
@@ -102,7 +104,7 @@ def test_a_page_without_evidence_has_no_plots():
 def test_hostile_text_changes_no_tag():
     def page(word):
         circuit = dataclasses.replace(
-            report().circuit, model=word, task=word, ablation=word, config={word: [word]}
+            report().circuit, model=word, task=word, seen=look(ablation=word), config={word: [word]}
         )
         claims = [claim(word, ablation=word, says=word), claim("sufficiency", says=word)]
         seen = (evidence(word, members=(word,) * 3),)

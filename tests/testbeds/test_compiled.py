@@ -23,7 +23,7 @@ from hagd_jax.testbeds.blank import zeros
 from hagd_jax.testbeds.crafting import run
 from hagd_jax.units import components
 
-# One of each kind; the others are compiled in experiments/ground_truth_edges.py.
+# One of each kind; the others are compiled in experiments/judge/ground_truth_edges.py.
 SOME = ["reverse", "hist", "xproportion", "pair_balance"]
 
 

@@ -26,8 +26,9 @@ class Family:
         to_hf: Configuration → what is special to the family in `config.json`.
         table: `param_specs` → one `Weight` for each parameter.
         prefix: Start of most tensor names that some checkpoints leave out.
-        unembed: Name of the unembedding; ignored when it is tied to the embedding.
-        buffers: Pattern of the names of stored tensors that are no parameters.
+        unembed: Name of the unembedding; ignored when it equals the embedding it is tied to.
+        buffers: Pattern of the names of stored tensors that are no parameters; they are held
+            against the configuration.
     """
 
     model_type: str
@@ -64,7 +65,12 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": _hugging_face(gpt_neox),
     "llama": _hugging_face(llama),
     "custom": Family(
-        custom.MODEL_TYPE, custom.ARCHITECTURE, custom.from_hf, custom.to_hf, custom.table
+        custom.MODEL_TYPE,
+        custom.ARCHITECTURE,
+        custom.from_hf,
+        custom.to_hf,
+        custom.table,
+        unembed="unembed.kernel",
     ),
 }
 

@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import Rows, Tensor
 from hagd_jax.models.safetensors_source import SafetensorsSource
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats.circuit_tracer import (
     CONFIG,
     CROSS_LAYER_SKIP,
     Given,
+    layer_tensor,
     prediction_views,
 )
 from hagd_jax.transcoders.formats.finding import (
@@ -36,7 +38,6 @@ from hagd_jax.transcoders.formats.finding import (
     refuse_others,
 )
 from hagd_jax.transcoders.formats.stored import Stored, View, Views
-from hagd_jax.transcoders.formats.writing import Rows, Tensor, whole
 from hagd_jax.transcoders.graph import layer_graph, own_edges
 
 _NEEDED = {name: f"{name}_{{layer}}" for name in ("W_enc", "b_enc", "b_dec")}
@@ -141,7 +142,7 @@ def files(params: dict[str, Any], config: TranscoderConfig) -> Iterator[tuple[st
         yield (
             f"W_enc_{layer}.safetensors",
             [
-                whole(name.replace("{layer}", str(layer)), params[leaf], layer)
+                layer_tensor(name.replace("{layer}", str(layer)), params[leaf], layer)
                 for leaf, name in names.items()
             ],
         )

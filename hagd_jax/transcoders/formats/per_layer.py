@@ -12,8 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import Tensor
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.formats.circuit_tracer import CONFIG, Given, prediction_views
+from hagd_jax.transcoders.formats.circuit_tracer import (
+    CONFIG,
+    Given,
+    layer_tensor,
+    prediction_views,
+)
 from hagd_jax.transcoders.formats.finding import (
     first_shape,
     gather,
@@ -24,7 +30,6 @@ from hagd_jax.transcoders.formats.finding import (
 )
 from hagd_jax.transcoders.formats.hub import fetch
 from hagd_jax.transcoders.formats.stored import Stored, Views
-from hagd_jax.transcoders.formats.writing import Tensor, whole
 
 # Parameter → tensor.
 _NEEDED = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
@@ -107,5 +112,5 @@ def files(params: dict[str, Any], config: TranscoderConfig) -> Iterator[tuple[st
     """
     names = _NEEDED | {leaf: name for leaf, name in _OPTIONAL.items() if leaf in params}
     for layer in range(config.n_layers):
-        tensors = [whole(name, params[leaf], layer) for leaf, name in names.items()]
+        tensors = [layer_tensor(name, params[leaf], layer) for leaf, name in names.items()]
         yield f"layer_{layer}.safetensors", tensors

@@ -1,0 +1,1 @@
+"""Experiments: each script states its command and runtime, and writes a file of `results/`."""

@@ -1,0 +1,173 @@
+"""What experiments on small trained models share: features, circuits, verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import hagd_jax as hagd
+from experiments.common.record import half_interval, write
+from hagd_jax import tasks, testbeds, transcoders, units
+from hagd_jax.causal import behaviour
+from hagd_jax.cli.extract import SMALL_FEATURES
+from hagd_jax.corpus import corpus_of_tokens
+from hagd_jax.errors import ConfigError
+from hagd_jax.scores import GradientConfig
+from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
+from hagd_jax.tasks import Sizes
+from hagd_jax.units import Nodes
+
+Row = dict
+# Circuits are found under counterfactual ablation; the search does not see the others.
+ABLATIONS = ("counterfactual", "mean", "resample", "zero")
+ATTEMPTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """How small models are trained, and how their circuits are found and tested.
+
+    Attributes:
+        train: Training of the models.
+        least_accuracy: Accuracy on the select split below which a model is trained again.
+        feature_steps: Training steps of a transcoder.
+        feature_batch: Sequences in each of those steps.
+        scored: Discover prompts over which integrated gradients are averaged.
+        search: Training of the masks.
+        repair: Swaps measured afterwards.
+        sizes: Prompts of each split.
+        batch_size: Prompts in one call when circuits are tested.
+    """
+
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
+    least_accuracy: float = 0.95
+    feature_steps: int = 1500
+    feature_batch: int = SMALL_FEATURES.batch_size
+    scored: int = 256
+    search: MaskConfig = MaskConfig(steps=800, batch_size=64, learning_rate=0.1, start=1.0)
+    repair: RepairConfig = RepairConfig(rounds=20, pairs=6, batch_size=256)
+    sizes: Sizes = Sizes(discover=512, select=128, test=256)
+    batch_size: int = 256
+
+
+def trained(
+    algorithm: tasks.Algorithm, seed: int, small: Small, layers: int = 0
+) -> hagd.models.LanguageModel:
+    """A model of an algorithm; as many layers as the algorithm needs if `layers` is 0."""
+    config = dataclasses.replace(small.train, n_layers=layers)
+    return testbeds.train_small(algorithm, seed=seed, config=config)
+
+
+def learnt(name: str, seed: int, small: Small) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
+    """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
+    algorithm = algorithm_of(name)
+    for failed in range(ATTEMPTS):
+        model = trained(algorithm, seed + 100 * failed, small)
+        task = tasks.task(name, model, sizes=small.sizes, seed=seed)
+        everything = Nodes.full(units.neurons(model).space, True)
+        found = behaviour(
+            model, task.splits["select"], [everything], ablation="counterfactual",
+            candidates=task.candidates, batch_size=small.batch_size,
+        )  # fmt: skip
+        if np.mean(found.correct[0]) >= small.least_accuracy:
+            return model, task, failed
+    raise ConfigError(
+        f"{ATTEMPTS} models of {name}", got="none of them accurate enough",
+        expected=f"accuracy of {small.least_accuracy} on the select split",
+        mend="Allow more --small.train.steps.",
+    )  # fmt: skip
+
+
+def algorithm_of(name: str, **options: int) -> tasks.Algorithm:
+    """An algorithm that small models are trained on."""
+    algorithm = tasks.small_algorithm(name, **options)
+    if algorithm is None:
+        raise ConfigError("task", got=name, expected="an algorithm, such as parity")
+    return algorithm
+
+
+def features_of(
+    model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int,
+    small: Small,
+) -> transcoders.Transcoder:  # fmt: skip
+    """A transcoder of `count` features a layer, 60% of them active."""
+    seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
+    corpus = corpus_of_tokens("what the model was trained on", seen, model)
+    config = dataclasses.replace(
+        SMALL_FEATURES, features=str(count), k=max(1, round(0.6 * count)), seed=seed,
+        batch_size=small.feature_batch,
+        tokens=small.feature_steps * small.feature_batch * seen.shape[-1],
+    )  # fmt: skip
+    return transcoders.train(model, corpus, config)
+
+
+def circuit_of(
+    model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, size: int,
+    seed: int, small: Small,
+) -> tuple[Nodes, float]:  # fmt: skip
+    """Masks from signed IG, then repair; and how many seconds they took."""
+    prompts, began = task.splits["discover"], time.monotonic()
+    if size >= nodes.space.nodes:
+        return Nodes.full(nodes.space, True), 0.0
+    gradients = GradientConfig(batch_size=small.search.batch_size)
+    scores = hagd.scores.mean_scores(model, prompts[: small.scored], gradients, dictionary=nodes)
+    found, _ = search_masks(
+        model, prompts, scores, [size], small.search, dictionary=nodes, seed=seed
+    )
+    mask = repair(model, prompts, found[size], small.repair, dictionary=nodes).mask
+    jax.block_until_ready(mask.heads)
+    return mask, time.monotonic() - began
+
+
+def judged(
+    model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, mask: Nodes,
+    seed: int, batch_size: int = 256,
+) -> list[Row]:  # fmt: skip
+    """One row an ablation: what is kept of accuracy, and what is left without the circuit."""
+    rows = []
+    for ablation in ABLATIONS:
+        empty = Nodes.full(nodes.space, False)
+        found = behaviour(
+            model, task.splits["test"], [mask, ~mask, empty], dictionary=nodes, ablation=ablation,
+            candidates=task.candidates, reference=task.splits["discover"], batch_size=batch_size,
+            seed=seed, with_model=True,
+        )  # fmt: skip
+        right = found.correct.mean(1)
+        rows.append({
+            "nodes": int(mask.flat().sum()), "heads": int(np.asarray(mask.heads).sum()),
+            "of": nodes.space.nodes, "ablation": ablation,
+            "optimised_for": ablation == "counterfactual",
+            "accuracy_model": round(float(right[0]), 4), "accuracy": round(float(right[1]), 4),
+            "preservation": round(float(right[1] / right[0]), 4),
+            "accuracy_without": round(float(right[2]), 4),
+            "kl": round(float(found.kl[1].mean()), 4),
+            "kl_empty": round(float(found.kl[3].mean()), 4),
+        })  # fmt: skip
+    return rows
+
+
+def summarise(file: Path, rows: list[Row], *by: str) -> None:
+    """Add to a record the `summary` of some of its rows, by columns."""
+    write(file, json.loads(file.read_text()) | {"summary": summary(rows, *by)})
+
+
+def summary(rows: list[Row], *by: str) -> list[Row]:
+    """Mean and 95% interval over seeds (Student's t) of preservation, by columns."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    found = []
+    for key, own in groups.items():
+        values = np.array([row["preservation"] for row in own])
+        half = half_interval(values.tolist())
+        found.append(dict(zip(by, key, strict=True)) | {
+            "seeds": len(values), "preservation": round(float(values.mean()), 4),
+            "low": round(float(values.mean() - half), 4),
+            "high": round(float(values.mean() + half), 4), "least": round(float(values.min()), 4),
+        })  # fmt: skip
+    return found

@@ -1,0 +1,1 @@
+"""Runs that are killed end with the same bytes."""

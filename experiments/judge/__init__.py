@@ -1,0 +1,1 @@
+"""The judge judged: known circuits, simulated circuits, calibration."""

@@ -1,0 +1,1 @@
+"""Comparisons with other implementations, and golden files made by them."""

@@ -1,0 +1,78 @@
+"""Rows of the README's table about the judge; see `readme/tables.py`."""
+
+from __future__ import annotations
+
+from experiments.readme.rows import Row, Rows
+
+
+def edges(result: dict) -> list[Row]:
+    """Compiled programs: what they compute, and how many edges that takes."""
+    rows, script = result["rows"], "judge/ground_truth_edges.py"
+    exact = sum(row["accuracy"] == 1 for row in rows)
+    counted = [row for row in rows if row["published zero"] is not None]
+    said = "; ".join(
+        f"{row['program']} {row['zero']} and {row['resample']}" for row in counted
+    )  # fmt: skip
+    wanted = "; ".join(
+        f"{row['published zero']} and {row['published resample']}" for row in counted
+    )
+    return [
+        ("RASP programs compiled into our decoder, right on all inputs of all lengths",
+         f"{exact} of {len(rows)}", "all", script),
+        ("Edges they need under zero and under resample ablation", said, wanted, script),
+    ]  # fmt: skip
+
+
+def judged(result: dict) -> list[Row]:
+    """The judge on circuits whose truth is known."""
+    names = {
+        "true": "true circuits accepted",
+        "random": "random circuits of their size accepted",
+        "one unit less": "true circuits without one unit rejected",
+        "one idle unit more": "true circuits with one idle unit fail minimality",
+        "permuted weights": "true circuits accepted on permuted weights",
+    }
+    made = []
+    for row in result["rows"]:
+        share = f"{row['share']:.1%} of {row['judged']} ({row['low']:.1%} to {row['high']:.1%})"
+        target = row["target"].split(", ")[1]
+        what = f"{result['models']} models of known circuits: {names[row['circuits']]}"
+        made.append((what, share, target, "judge/judged.py"))
+    return made
+
+
+def calibrated(result: dict) -> list[Row]:
+    """P-values and intervals on simulated circuits."""
+    rows, script = result["rows"], "judge/calibrated.py"
+    uniform = [row for row in rows if row["kind"] == "p-value"]
+    errors = [row for row in rows if row["kind"] == "error"]
+    covers = [row for row in rows if row["kind"] == "interval"]
+    count = f"{result['circuits']:,} simulated circuits"
+    return [
+        (f"P-values of false claims uniform, {count}: Kolmogorov-Smirnov p",
+         ", ".join(f"{row['what']} {row['ks_p']:.2f}" for row in uniform), "> 0.01", script),
+        ("the same: rejected at 0.05",
+         ", ".join(f"{row['what']} {row['below_0.05']:.1%}" for row in (*uniform, *errors)),
+         "≤ 5%", script),
+        ("95% intervals cover the truth",
+         ", ".join(f"{row['what']} {row['covers']:.1%}" for row in covers), "93 to 97%", script),
+    ]  # fmt: skip
+
+
+def speed(result: dict) -> list[Row]:
+    """Circuits against plain passes."""
+    plain, answers = result["rows"]
+    what = f"{plain['circuits']:,} circuits of SmolLM2's heads, 32 IOI prompts: speed of passes"
+    measured = (
+        f"{plain['ratio']:.2f} ({plain['low']:.2f} to {plain['high']:.2f}); of passes that give "
+        f"the answer's logits alone {answers['ratio']:.2f}"
+    )
+    return [(what, measured, "≥ 0.8", "speed/judge.py")]
+
+
+ROWS: Rows = {
+    "ground_truth_edges": edges,
+    "judge_judged": judged,
+    "judge_calibrated": calibrated,
+    "judge_speed": speed,
+}

@@ -1,0 +1,177 @@
+"""Rows of the README's table about the method itself; see `readme/tables.py`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from experiments.readme.rows import GIB, Row, Rows
+
+
+def modular(result: dict) -> list[Row]:
+    """Preservation under mean and under the worst ablation, by model and how nodes were chosen."""
+    made = []
+    for by, nodes in (("whole", None), ("searched", 40), ("searched", 49)):
+        said = []
+        for p in (53, 113):
+            for layers in (1, 2):
+                own = [r for r in result["summary"]
+                       if (r["p"], r["layers"], r["by"]) == (p, layers, by)
+                       and nodes in (None, r["nodes"])]  # fmt: skip
+                if own:
+                    worst = min(own, key=lambda r: r["preservation"])
+                    count = f", {own[0]['nodes']} nodes" if nodes is None else ""
+                    mean = next(r for r in own if r["ablation"] == "mean")
+                    deep = f"{layers} layer{'s' * (layers > 1)}"
+                    both = f"{_spread(mean)}, {_spread(worst)}"
+                    said.append(f"p = {p}, {deep}{count}: {both}")
+        what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
+        ablations = "accuracy kept under mean, and under the worst of four ablations"
+        made.append((f"Modular addition, {what}: {ablations}", "; ".join(said),
+                     "≥ 97% with 49", "circuits/modular_arithmetic.py"))  # fmt: skip
+    return made
+
+
+def algorithmic(result: dict) -> list[Row]:
+    """Parity and sorting."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for row in result["summary"]:
+        groups[row["task"], row["kind"], row["nodes"]].append(row)
+    made = []
+    for (task, kind, nodes), own in sorted(groups.items()):
+        mean = next(r for r in own if r["ablation"] == "mean")
+        worst = min(own, key=lambda r: r["preservation"])
+        what = "heads and neurons" if kind == "neurons" else "heads and features, all of them"
+        made.append((f"{task.title()}, {nodes} {what}: accuracy kept under mean, and under the "
+                     "worst of four ablations", f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
+                     "circuits/algorithmic.py"))  # fmt: skip
+    return made
+
+
+def _spread(row: dict) -> str:
+    return f"{row['preservation']:.1%} ({row['low']:.1%} to {min(row['high'], 1):.1%})"
+
+
+def ground_truth(result: dict) -> list[Row]:
+    """AUROC 1 and exact recovery, beside EAP-IG."""
+    made = []
+    kinds = {"nodes": ("by hand", "nodes"), "edges": ("by hand", "edges"),
+             "edges of compiled programs": ("compiled", "edges")}  # fmt: skip
+    for what, (family, of) in kinds.items():
+        own = [r for r in result["rows"] if (r["family"], r["of"]) == (family, of)]
+        said = []
+        for by, name in (("hagd", "masks and swaps"), ("masks", "masks alone"),
+                         ("eap_ig", "EAP-IG"), ("|eap_ig|", "EAP-IG's magnitude")):  # fmt: skip
+            mine = [r for r in own if r["by"] == by]
+            if mine:
+                perfect = sum(r["auroc"] == 1 for r in mine)
+                exact = sum(r["exact"] for r in mine)
+                said.append(f"{name} {perfect} and {exact}")
+        if said:
+            count = len(own) // len({r["by"] for r in own})
+            made.append((f"Known circuits of {what}, {count} cases: AUROC 1.0 and found exactly",
+                         "; ".join(said), "≥ 90% and ≥ 80%",
+                         "circuits/ground_truth.py"))  # fmt: skip
+    return made
+
+
+def exhaustive(result: dict) -> list[Row]:
+    """How near to the best of all circuits."""
+    rows = result["rows"]
+    within, spent = sum(r["within"] for r in rows), [r["evaluations"] for r in rows]
+    worst = max(r["ratio"] for r in rows)
+    ig = sum(r["ig"] <= 1.01 * r["least"] for r in rows)
+    said = (f"{within} of {len(rows)} (worst {worst:.3f} times the least loss; signed IG {ig}); "
+            f"{int(np.median(spent))} evaluations, {max(spent)} at most")  # fmt: skip
+    return [("Random models of 16 nodes, all 65,536 circuits tried: loss within 1% of the best",
+             said, "≥ 95%, ≤ 655 evaluations", "circuits/exhaustive.py")]  # fmt: skip
+
+
+def growth(result: dict) -> list[Row]:
+    """Exponents of time and memory."""
+    exponents = result["exponents"]
+    said = ", ".join(f"{name} {list(e.values())[1]:.2f}" for name, e in exponents.items())
+    first, last = result["rows"][0]["nodes"], result["rows"][-1]["nodes"]
+    part = list(exponents["all"])[1]
+    return [(f"Time and memory grow with nodes to the power of ({first} to {last:,}; {part})", said,
+             "≤ 2.2, memory ≤ 2", "scale/complexity.py")]  # fmt: skip
+
+
+def plans(result: dict) -> list[Row]:
+    """The composed step on slices."""
+    return [
+        (f"Composed step of {r['model']}, {r['topology']}",
+         f"{r['total'] / GIB:.1f} GiB a chip{'' if r['fits'] else ', does not fit'}; "
+         f"{r['flops_train'] / 1e15:.2f}, {r['flops_attribute'] / 1e15:.2f} and "
+         f"{r['flops_search'] / 1e15:.2f} PFLOP a step of training, graph, search",
+         f"< {r['memory'] / GIB:.2f} GiB", "scale/plan_pipeline.py")
+        for r in result["rows"]
+    ]  # fmt: skip
+
+
+def kills(result: dict) -> list[Row]:
+    """Resumed is uninterrupted."""
+    return [("Composed step killed at random",
+             f"{result['identical']} of {result['kills']} end with the same bits", "all",
+             "faults/pipeline.py")]  # fmt: skip
+
+
+def learner(result: dict) -> list[Row]:
+    """The meta-learner, family by family."""
+    made = []
+    for row in result["rows"]:
+        best = row["best single"]
+        said = (
+            f"{row['prior']:.3f}, adapted {row['adapted']:.3f}; {best.strip('|')} {row[best]:.3f}, "
+            f"signed IG {row['ig']:.3f}, each node ablated {row['effects of all']:.3f}"
+        )
+        made.append((f"Meta-learner, family “{row['family left out']}” left out: AUROC of "
+                     f"{row['graphs']} graphs", said, "0.05 above the best single score",
+                     "circuits/meta_learning.py"))  # fmt: skip
+    loss = {(r["family"], r["graph"], r["begins at"], r["steps"]): r["loss"]
+            for r in result["starts"]}  # fmt: skip
+    for family in dict.fromkeys(r["family"] for r in result["starts"]):
+        graphs = dict.fromkeys(r["graph"] for r in result["starts"] if r["family"] == family)
+        pairs = [(loss[family, g, "prior", n], loss[family, g, "ig", 2 * n])
+                 for g in graphs for n in (25, 50, 100)]  # fmt: skip
+        better = sum(ours < 0.99 * theirs for ours, theirs in pairs)
+        equal = sum(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in pairs)
+        made.append((f"Masks that begin at its logits, {len(graphs)} graphs of “{family}”: loss "
+                     "after 25, 50, 100 steps beside those from signed IG after twice as many",
+                     f"lower {better}, equal {equal}, higher {len(pairs) - better - equal}",
+                     "none higher", "circuits/meta_learning.py"))  # fmt: skip
+    return made
+
+
+def stability(result: dict) -> list[Row]:
+    """Overlap of circuits found from other prompts."""
+    made, clusters = [], " and ".join(map(str, result["clusters"]))
+    for row in result["rows"]:
+        if row["share"] not in (0.05, 0.1):
+            continue
+
+        def both(name: str, row: dict = row) -> str:
+            return f"{row[name]:.2f} (chance {row[f'chance of {name}']:.2f})"
+
+        several = ", ".join(both(name) for name in row if name.startswith("level"))
+        said = f"heads {both('heads')}, supernodes {several}; leaves {both('leaves')}, " + (
+            f"of layer 0 {both('neurons of layer 0')}, later {both('later neurons')}"
+        )
+        what = f"{result['task']}, circuits of {row['share']:.0%}, {len(result['seeds'])} seeds"
+        made.append((f"{what} of disjoint prompts: Jaccard, supernodes of {clusters}", said,
+                     "≥ 0.7 on heads and supernodes", "circuits/stability.py"))  # fmt: skip
+    return made
+
+
+ROWS: Rows = {
+    "modular_arithmetic": modular,
+    "algorithmic": algorithmic,
+    "ground_truth": ground_truth,
+    "exhaustive_check": exhaustive,
+    "stability": stability,
+    "meta_learning": learner,
+    "complexity": growth,
+    "plan_pipeline": plans,
+    "pipeline_kills": kills,
+}

@@ -1,0 +1,35 @@
+"""The README's table of what each stage of the method gives; see `readme/tables.py`."""
+
+from __future__ import annotations
+
+from experiments.readme.smollm2 import interval
+
+TEXT = (
+    "Each stage of the method switched off (`circuits/ablation_study.py`): circuits of one size "
+    "over neurons and heads; their faithfulness, and their KL as a share of the empty circuit's, "
+    "on the test split under the ablation they were trained under (counterfactual) and another "
+    "(mean); seconds that finding them took:"
+)
+HEAD = (
+    "task, nodes", "variant", "seeds", "faithfulness, counterfactual", "KL, counterfactual",
+    "faithfulness, mean", "KL, mean", "seconds",
+)  # fmt: skip
+
+
+def rows(result: dict) -> list[tuple[str, ...]]:
+    """A row a task and variant."""
+    made = []
+    every = result["rows"]
+    for task, variant in dict.fromkeys((r["task"], r["variant"]) for r in every):
+        own = [r for r in every if (r["task"], r["variant"]) == (task, variant)]
+        measured = []
+        for ablation in ("counterfactual", "mean"):
+            under = [r for r in own if r["ablation"] == ablation]
+            shares = interval([100 * r["kl_share"] for r in under], "{:.0f}")
+            measured += [interval([r["faithfulness"] for r in under]), f"{shares}%"]
+        seconds = {r["seed"]: r["found_in_s"] for r in own}
+        made.append((
+            f"{task}, {own[0]['nodes']:,} of {own[0]['of']:,}", variant, str(len(seconds)),
+            *measured, interval(list(seconds.values()), "{:.0f}"),
+        ))  # fmt: skip
+    return made

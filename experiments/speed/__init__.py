@@ -1,0 +1,1 @@
+"""How fast, beside other implementations and beside what the arithmetic takes."""

@@ -1,0 +1,1 @@
+"""What transcoders learn, from how much text, and what they skip."""

@@ -1,0 +1,90 @@
+"""A transcoder of modular addition: does it explain the MLP, and does the model still add with it?
+
+    python -m experiments.transcoders.modular  # about a minute and a half on two idle cores
+
+For three trained models (p = 53, one layer): 256 features, 48 active, trained on the pairs that the
+model was trained on and measured on all the others. Expected: FVU ≤ 0.005 and accuracy ≥ 99.5% with
+the MLP replaced, in ≤ 30 s of training. Writes results/modular_transcoder.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax import models, tasks, testbeds, transcoders
+from hagd_jax.cli.extract import SMALL_FEATURES
+from hagd_jax.corpus import Batch, corpus_of_tokens
+from hagd_jax.tasks import modular
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """A transcoder of modular addition.
+
+    Attributes:
+        seeds: Seeds of the models and of their transcoders.
+        modulus: What is added modulo.
+        model: Training of the models.
+        train: Training of the transcoders.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    modulus: int = 53
+    model: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
+    train: transcoders.TrainConfig = SMALL_FEATURES
+
+
+def main(config: Config) -> None:
+    """Train and measure a transcoder for each seed."""
+    began = time.monotonic()
+    rows = [measure(seed, config) for seed in config.seeds]
+    record(
+        config.results / "modular_transcoder.json", rows, seconds=time.monotonic() - began,
+        seed=config.seeds, config=dataclasses.asdict(config.train),
+    )  # fmt: skip
+
+
+def measure(seed: int, config: Config) -> dict[str, float]:
+    """One model, its transcoder, and what is left of the model with it."""
+    p = config.modulus
+    model = testbeds.train_modular(p, seed=seed, config=config.model)
+    shares = modular.shares(p)
+    corpus = corpus_of_tokens("pairs", modular.tokens(shares["train"], p), model)
+    began = time.monotonic()
+    transcoder = transcoders.train(model, corpus, dataclasses.replace(config.train, seed=seed))
+    jax.block_until_ready(transcoder.params)
+    seconds = time.monotonic() - began
+    pairs = np.concatenate([shares[split] for split in tasks.SPLITS])
+    tokens, answer = modular.tokens(pairs, p), pairs.sum(1) % p
+    batch = Batch(tokens, np.ones(tokens.shape, np.float32))
+    last = batch._replace(weight=np.eye(3, dtype=np.float32)[[2] * len(tokens)])
+    full = models.forward(model, tokens).logits
+    replaced = models.forward(model, tokens, transcoders.replace_mlps(transcoder)).logits
+    whole, at_answer = (transcoders.evaluate(transcoder, model, [rows]) for rows in (batch, last))
+    return {
+        "seed": seed,
+        "held_out_pairs": len(pairs),
+        "fvu": whole.mean_fvu,
+        "fvu_at_answer": at_answer.mean_fvu,
+        "l0": whole.l0[0],
+        "dead": whole.dead[0],
+        "accuracy_model": right(full[:, -1, :p], answer),
+        "accuracy_replaced": right(replaced[:, -1, :p], answer),
+        "train_seconds": round(seconds, 1),
+    }
+
+
+def right(logits: jax.Array, answer: np.ndarray) -> float:
+    """Accuracy."""
+    return float((jnp.argmax(logits, -1) == answer).mean())
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

@@ -1,0 +1,267 @@
+"""Do transcoders keep the middle feature of A → B → C, and what makes them keep it?
+
+    python -m experiments.transcoders.two_hop --out runs/two_hop
+
+Trains transcoders of 20 hand-built Boolean models whose chains A → B → C are known
+(`hagd_jax/testbeds/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all),
+each with and without the paper's prediction head and the Jacobian loss, under four pressures
+towards sparsity; then other weights of the Jacobian loss, and the default one token in eight
+(`every`). Prints a row as soon as it is known and keeps it in the folder given; killed at any
+moment, the same command goes on after the last. Takes three quarters of an hour on two CPU cores;
+`seconds` counts CPU time. Writes results/two_hop.json.
+
+All numbers are means over models, on inputs left out of training:
+
+- fvu: over all layers; l0: active features of all layers together;
+- jacobian_random, jacobian_active: E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², mean over layers: 0 is
+  equal, 1 no better than nothing;
+- skip_share: how much of A → C's attribution bypasses B (`transcoders/skipping.py`); across: the
+  part of it that goes over cross-layer edges; adjacent and apart: skip share of chains whose two
+  MLPs are neighbours, or further apart;
+- response: how much of the model's change of C shows when B is flipped between the layers.
+
+Expected: without the Jacobian loss everything skips, cross-layer most, and more the sparser it
+is; the prediction head alone helps little, and harms cross-layer ones. With the loss, transcoders
+per layer mostly keep B at no cost in FVU, at one token in eight a little less and at some cost;
+cross-layer ones keep skipping across, and more the sparser they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich
+from rich.progress import track
+
+from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax.files import write_atomic
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.pipeline.run_folder import open_run
+from hagd_jax.testbeds.skipping import skip_share
+from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
+from hagd_jax.transcoders import Transcoder, decode, encode, init
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.measures.faithfulness import jacobian_match
+from hagd_jax.transcoders.training import TrainConfig, TrainState, finish, init_state, moments, step
+from hagd_jax.transcoders.training.losses import LossConfig
+
+SIZES = (
+    TwoHopConfig(chains=4, n_layers=3, d_model=24),
+    TwoHopConfig(chains=6, n_layers=4, d_model=32),
+)
+BATCH, LENGTH = 16, 8
+# At most two chains are present: two features a layer can say everything, one cannot.
+PRESSURES: dict[str, dict[str, Any]] = {
+    "k=2": {"activation": "topk", "k": 2},
+    "k=1": {"activation": "topk", "k": 1},
+    "l1=.1": {"activation": "relu", "sparsity": 0.1},
+    "l1=.3": {"activation": "relu", "sparsity": 0.3},
+}
+WINDOWS = {"0": 0, "1": 1, "all": -1}
+HEAD, JACOBIAN = 0.3, 0.3
+CELLS = [
+    (pressure, window, head, jacobian, 1)
+    for pressure in PRESSURES
+    for window in WINDOWS
+    for head in (0.0, HEAD)
+    for jacobian in (0.0, JACOBIAN)
+    if not (head and jacobian) or pressure in ("k=2", "l1=.1")
+] + [
+    (pressure, window, 0.0, jacobian, 1)
+    for pressure, window in (("k=2", "0"), ("l1=.1", "0"), ("l1=.1", "all"))
+    for jacobian in (0.03, 0.1, 1.0)
+]
+# The Jacobian loss at one token in eight, as is the default.
+CELLS += [(*cell, 0.0, JACOBIAN, 8) for cell in (("k=2", "0"), ("l1=.1", "0"), ("l1=.1", "all"))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Transcoders of two-hop models.
+
+    Attributes:
+        models: Models of each of the two sizes.
+        out: Folder of unfinished work; `two_hop` in the folder of runs if none is named.
+        steps: Training steps of a transcoder.
+        rows: Most ways of training; 0 for all.
+    """
+
+    models: int = 10
+    out: Path | None = None
+    steps: int = 2000
+    rows: int = 0
+
+
+def train_config(
+    steps: int, pressure: str, window: str, head: float, jacobian: float, every: int
+) -> TrainConfig:
+    """How the transcoders of one row are trained."""
+    look = dict(PRESSURES[pressure])
+    sparsity = look.pop("sparsity", 0.0)
+    return TrainConfig(
+        features="2x",
+        window=WINDOWS[window],
+        tokens=steps * BATCH * LENGTH,
+        batch_size=BATCH,
+        learning_rate=0.01,
+        loss=LossConfig(
+            sparsity=sparsity,
+            predict=head,
+            jacobian=jacobian,
+            jacobian_every=every,
+            dead_after=5_000,
+        ),
+        **look,
+    )
+
+
+def fit(chains: TwoHop, seen: jax.Array, seed: int, train: TrainConfig) -> Transcoder:
+    """A transcoder of one model, trained on the inputs that are seen."""
+    config = train.transcoder(chains.model.config)
+    for_params, key = jax.random.split(jax.random.key(seed))
+    params = init(config, for_params).params
+    made = _train(chains.model, params, seen, key, config, train)
+    # The head has done its work.
+    params = {name: value for name, value in made.params.items() if not name.endswith("_pred")}
+    return made.replace(params=params, config=made.config.replace(predict=False)).bare()
+
+
+@functools.partial(jax.jit, static_argnames=("config", "train"))
+def _train(
+    model: LanguageModel,
+    params: dict[str, jax.Array],
+    seen: jax.Array,
+    key: jax.Array,
+    config: TranscoderConfig,
+    train: TrainConfig,
+) -> Transcoder:
+    """All steps as one program, the same for all models of one size."""
+    stats = moments(model, seen[:, None], jnp.ones((len(seen), 1)), config=config).normalisation()
+    for_steps, for_data = jax.random.split(key)
+    steps = train.steps(LENGTH)
+    state = init_state(config, train, stats)
+    # Seeds of its own: `train.seed` would make a program of its own.
+    state = state.replace(params=params, key=for_steps)
+
+    def update(state: TrainState, key: jax.Array) -> tuple[TrainState, None]:
+        tokens = jax.random.choice(key, seen, (BATCH, LENGTH))
+        weight = jnp.ones((BATCH, LENGTH))
+        return step(state, model, tokens, weight, config=config, train=train, steps=steps)[0], None
+
+    state, _ = jax.lax.scan(update, state, jax.random.split(for_data, steps))
+    return finish(state, config)
+
+
+@jax.jit
+def measure(transcoder: Transcoder, chains: TwoHop, unseen: jax.Array) -> dict[str, jax.Array]:
+    """What a row shows, of one model."""
+    reads = transcoder.config.reads
+    trace = forward(chains.model, unseen[:, None], capture=(reads, "mlp_out")).trace
+    x, y = (trace[site][:, :, 0] for site in (reads, "mlp_out"))
+    active = encode(transcoder, x)
+    error = y - decode(transcoder, active, x)
+    match = jacobian_match(transcoder, chains.model, x, jax.random.key(0))
+    skip = skip_share(transcoder, chains, unseen)
+    far = chains.later - chains.earlier > 1
+    return {
+        "fvu": jnp.sum(error**2) / jnp.sum((y - y.mean(1, keepdims=True)) ** 2),
+        "l0": jnp.sum(active > 0) / len(unseen),
+        "jacobian_random": match.random.mean(),
+        "jacobian_active": match.active.mean(),
+        "skip_share": jnp.nanmean(skip.share),
+        "across": jnp.nanmean(skip.across),
+        "adjacent": jnp.nanmean(jnp.where(far, jnp.nan, skip.share)),
+        "apart": jnp.nanmean(jnp.where(far, skip.share, jnp.nan)),
+        "response": skip.response.mean(),
+    }
+
+
+def trained(train: TrainConfig, case: tuple) -> dict[str, jax.Array]:
+    """Fit one model's transcoder and measure it."""
+    chains, seen, unseen, seed = case
+    return jax.block_until_ready(measure(fit(chains, seen, seed, train), chains, unseen))
+
+
+def neuron_basis(model: LanguageModel) -> Transcoder:
+    """The neurons as features: the mechanism itself."""
+    c, mlp = model.config, model.params["blocks"]["mlp"]
+    config = TranscoderConfig(
+        n_layers=c.n_layers, d_model=c.d_model, n_features=c.d_mlp, activation="relu"
+    )
+    params = {"W_enc": mlp["in"]["kernel"].swapaxes(1, 2), "b_enc": mlp["in"]["bias"]}
+    params |= {"W_dec": mlp["out"]["kernel"], "b_dec": mlp["out"]["bias"]}
+    return Transcoder(params, config).bare()
+
+
+def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Means over models, and the standard errors of the three that decide."""
+    row = {}
+    for name in found[0]:
+        values = np.array([float(f[name]) for f in found])
+        row[name] = round(float(np.nanmean(values)), 4)
+        if name in ("fvu", "skip_share", "response"):
+            row[f"{name}_se"] = round(float(np.nanstd(values, ddof=1) / len(values) ** 0.5), 4)
+    return row
+
+
+def two_hop_models(count: int) -> list[tuple]:
+    """Models of both sizes, each with inputs to train on, others to measure on, and its seed."""
+    made = []
+    for seed in range(count):
+        for size in SIZES:
+            chains = two_hop(seed, size)
+            order = np.random.default_rng(seed).permutation(size.vocab_size)
+            kept = size.vocab_size * 4 // 5
+            plain = chains.replace(model=chains.model.bare())
+            made.append((plain, jnp.asarray(order[:kept]), jnp.asarray(order[kept:]), seed))
+    return made
+
+
+def main(config: Config) -> None:
+    """Measure each way of training, over all models."""
+    models = two_hop_models(config.models)
+    found = [measure(neuron_basis(c.model), c, unseen) for c, _, unseen, _ in models]
+    own = open_run(
+        config.out or config.runs / "two_hop", {"models": config.models, "steps": config.steps}
+    )
+    rows: list[dict[str, Any]] = [{"pressure": "neurons"} | summarise(found)]
+    seconds = 0.0
+    for number, cell in enumerate(track(CELLS[: config.rows or None])):
+        file = own.path / f"row-{number}.json"
+        if not file.exists():
+            write_atomic(file, json.dumps(measure_cell(models, cell, config.steps)))
+            rich.print(json.loads(file.read_text()))
+        row = json.loads(file.read_text())
+        seconds += row.pop("seconds")
+        rows.append(row)
+    record(
+        config.results / "two_hop.json", rows, seconds=seconds, seed=0, models=len(models),
+        steps=config.steps,
+    )  # fmt: skip
+
+
+def measure_cell(models: list[tuple], cell: tuple, steps: int) -> dict[str, Any]:
+    """One row: transcoders of all models, trained one way."""
+    began = time.process_time()
+    train = train_config(steps, *cell)
+    # Models of the two sizes take turns, so two threads compile two programs.
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(functools.partial(trained, train), models))
+    # A program a cell and size: all of them are more mappings than a Linux process may have.
+    jax.clear_caches()
+    row = dict(zip(("pressure", "window", "head", "jacobian", "every"), cell, strict=True))
+    return row | summarise(found) | {"seconds": round(time.process_time() - began, 1)}
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

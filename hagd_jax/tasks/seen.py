@@ -1,0 +1,244 @@
+"""What a result was chosen by looking at, so that a judge can decide on something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel
+from hagd_jax.models.digest import digest
+from hagd_jax.tasks.prompts import Prompts
+
+# Digits of a prompt's digest: two of 10,000 distinct prompts share one in 1% of the cases.
+_DIGITS = 8
+_SETS = ("ablations", "splits", "prompts", "tasks", "models", "dictionaries")
+
+
+class Labelled(Protocol):
+    """Anything with a label, such as a `units.Dictionary`."""
+
+    @property
+    def label(self) -> str:
+        """The label."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Seen:
+    """The data that a result was chosen by looking at; a finder adds to it and never removes.
+
+    A judge does not decide on ablations and prompts that are in it. The union `a | b` is what a
+    result has seen that was made from two others. Unknown is kept by every union: a result made
+    from one whose history is unknown has an unknown history, whatever else is known of it.
+
+    Attributes:
+        known: Whether this is all that was seen. A circuit file written before this was recorded
+            reads as unknown, and a circuit with an unknown history is never accepted.
+        ablations: Values that replaced ablated units, such as `counterfactual`.
+        splits: Names of splits, for reports; the prompts themselves decide.
+        prompts: Digests of prompts, see `prompt_digests`.
+        tasks: Names of tasks.
+        models: Names and digests of models, NAME#1a2b3c4d.
+        dictionaries: Labels of dictionaries; those of transcoders end with a digest.
+
+    Raises:
+        InputError: If a field is not a collection of non-empty texts, or a prompt is not a digest.
+
+    Example:
+        >>> one = Seen(ablations=["mean"], splits=["discover"], prompts=["00c0ffee"])
+        >>> one | Seen(ablations=["counterfactual"])
+        Seen(ablations counterfactual, mean; 1 prompt of discover)
+        >>> (one | Seen.unknown()).known
+        False
+    """
+
+    known: bool = True
+    ablations: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    dictionaries: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not isinstance(self.known, bool):
+            raise InputError("known of Seen", got=repr(self.known), expected="True or False")
+        for name in _SETS:
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        for prompt in self.prompts:
+            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", prompt):
+                raise InputError("prompts of Seen", got=repr(prompt),
+                                 expected=f"digests of {_DIGITS} hexadecimal digits",
+                                 mend="Use prompt_digests(prompts).")  # fmt: skip
+
+    @classmethod
+    def nothing(cls) -> Seen:
+        """What a result has seen that no data decided."""
+        return cls()
+
+    @classmethod
+    def unknown(cls) -> Seen:
+        """What a result has seen whose history is not recorded."""
+        return cls(known=False)
+
+    def __or__(self, other: Seen) -> Seen:
+        """What was seen by either."""
+        if not isinstance(other, Seen):
+            return NotImplemented
+        both = {name: (*getattr(self, name), *getattr(other, name)) for name in _SETS}
+        return Seen(self.known and other.known, **both)
+
+    def has(self, prompts: Prompts) -> np.ndarray:
+        """Which prompts are among those seen.
+
+        Args:
+            prompts: N prompts.
+
+        Returns:
+            (N,) bool on the host.
+        """
+        mine = set(self.prompts)
+        return np.array([each in mine for each in prompt_digests(prompts)], bool)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `from_json`."""
+        return {"known": self.known} | {name: list(getattr(self, name)) for name in _SETS}
+
+    @classmethod
+    def from_json(cls, record: Any) -> Seen:
+        """Read what `to_json` gave.
+
+        Args:
+            record: The value, or None where a file has none: then nothing is known.
+
+        Returns:
+            What was seen.
+
+        Raises:
+            InputError: If it is something else.
+
+        Example:
+            >>> Seen.from_json(None) == Seen.unknown()
+            True
+        """
+        if record is None:
+            return cls.unknown()
+        fields = {"known", *_SETS}
+        if not isinstance(record, dict) or set(record) != fields:
+            found = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
+            raise InputError("seen", got=found, expected=f"the fields {sorted(fields)}")
+        return cls(**record)
+
+    def __repr__(self) -> str:
+        count, of = len(self.prompts), f" of {', '.join(self.splits)}" if self.splits else ""
+        parts = [f"ablations {', '.join(self.ablations)}"] if self.ablations else []
+        parts += [f"{count} prompt{'s' * (count != 1)}{of}"] if count or of else []
+        parts += [", ".join(x) for x in (self.tasks, self.models, self.dictionaries) if x]
+        parts += [] if self.known else ["the rest unknown" if parts else "unknown"]
+        return f"Seen({'; '.join(parts) or 'nothing'})"
+
+
+def look(
+    prompts: Prompts | None = None,
+    *,
+    ablation: str | Iterable[str] = (),
+    split: str = "",
+    task: str = "",
+    model: LanguageModel | None = None,
+    dictionary: Labelled | str | None = None,
+) -> Seen:
+    """What a finder has seen that read these prompts; `Task.look` fills in task and split.
+
+    Args:
+        prompts: The prompts that were read, or None for none.
+        ablation: The ablation that the finder measured with, or several of them. Gradients from
+            the counterfactual to the clean prompt have seen `counterfactual`.
+        split: The prompts' split, if they are of one.
+        task: The task's name.
+        model: The model that read them.
+        dictionary: The dictionary whose units were looked at, or its label.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        InputError: If a value has another type.
+
+    Example:
+        >>> from hagd_jax.tasks import make_prompts
+        >>> prompts = make_prompts([[1, 2], [3]], [[1, 4], [5]], [6, 7], [8, 9], vocab_size=10)
+        >>> look(prompts, ablation="counterfactual", split="discover", dictionary="neurons")
+        Seen(ablations counterfactual; 2 prompts of discover; neurons)
+    """
+    label = dictionary if isinstance(dictionary, str | None) else dictionary.label
+    return Seen(
+        ablations=(ablation,) if isinstance(ablation, str) else tuple(ablation),
+        splits=(split,) if split else (),
+        prompts=() if prompts is None else prompt_digests(prompts),
+        tasks=(task,) if task else (),
+        models=() if model is None else (f"{model.name}#{digest(model)}",),
+        dictionaries=(label,) if label else (),
+    )
+
+
+def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
+    """A digest for each prompt: of its clean tokens without padding, and of nothing else.
+
+    The same prompt has the same digest in any batch, width, split, dtype and task. Prompts that
+    are answered by choosing have one digest each, of all their rows in any order.
+
+    Args:
+        prompts: N prompts, or N `Choices`.
+
+    Returns:
+        N texts of eight hexadecimal digits.
+
+    Example:
+        >>> from hagd_jax.tasks import make_prompts
+        >>> rows, other = [[1, 2], [3], [1, 2]], [[1, 4], [5], [1, 5]]
+        >>> one, two, three = prompt_digests(
+        ...     make_prompts(rows, other, [6, 7, 6], [8, 9, 8], vocab_size=10))
+        >>> one == three, one == two
+        (True, False)
+    """
+    tokens, lengths = np.asarray(prompts.inputs(), "<i8"), np.asarray(prompts.row_length)
+    rows = [row[:n].tobytes() for row, n in zip(tokens, lengths, strict=True)]
+    each = len(rows) // max(len(prompts), 1)
+    found = []
+    for start in range(0, len(rows), each or 1):
+        state = hashlib.blake2b(digest_size=_DIGITS // 2)
+        for row in sorted(rows[start : start + each]):
+            state.update(len(row).to_bytes(8, "little") + row)
+        found.append(state.hexdigest())
+    return tuple(found)
+
+
+def distinct(prompts: Prompts) -> Prompts:
+    """The first copy of each prompt, in order: repeated prompts are one prompt.
+
+    Args:
+        prompts: N prompts.
+
+    Returns:
+        As many as are distinct.
+    """
+    first = {key: row for row, key in reversed(list(enumerate(prompt_digests(prompts))))}
+    rows = np.array(sorted(first.values()), int)
+    return jax.tree.map(lambda x: np.asarray(x)[rows], prompts)
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    """Sorted, none twice."""
+    good = isinstance(values, Iterable) and not isinstance(values, str)
+    listed = list(values) if good else []
+    if not good or not all(isinstance(value, str) and value for value in listed):
+        raise InputError(f"{name} of Seen", got=repr(values)[:80],
+                         expected="a collection of texts, none of them empty")  # fmt: skip
+    return tuple(sorted(set(listed)))

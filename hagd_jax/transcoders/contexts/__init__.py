@@ -1,0 +1,1 @@
+"""Top activating contexts: where in held-out text each feature fires most."""

@@ -1,0 +1,1 @@
+"""Features and their products: densely, and from active features alone."""

@@ -1,0 +1,326 @@
+"""Feature activations as short lists: which features of a token are active, and how strongly.
+
+With k of F features active, a decoder product, its gradients and the encoder's gradient touch
+k rows of a weight matrix a token instead of F. The functions of `native/rows.cc` do this on CPU,
+for the edges of all layers at once, in about a twentieth of the time of the dense products, which
+say the same elsewhere (`dense.py`).
+
+With a mesh, tokens are split over its batch axes and features over `model`: each device keeps the
+active features that it owns, so a token's list has one part a device.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+
+from hagd_jax.parallel.rules import RULES
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, last_kept, mapped, shards, total
+
+Params = dict[str, Any]
+
+
+class Active(struct.PyTreeNode):
+    """A token's active features.
+
+    Attributes:
+        values: (..., N, K) activations; 0 fills up where fewer than K are active.
+        indices: (..., N, K) int32, which features.
+    """
+
+    values: jax.Array
+    indices: jax.Array
+
+    def dense(self, n_features: int) -> jax.Array:
+        """(..., N, F) with an entry for every feature."""
+        flat = self.values.reshape(-1, self.values.shape[-1])
+        rows = jnp.arange(len(flat))[:, None]
+        out = jnp.zeros((len(flat), n_features), flat.dtype)
+        out = out.at[rows, self.indices.reshape(flat.shape)].add(flat)
+        return out.reshape(*self.values.shape[:-1], n_features)
+
+
+def encode(params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | None) -> Active:
+    """TopK(W_enc x + b_enc) at every layer.
+
+    Args:
+        params: `W_enc`, `b_enc`.
+        x: (L, N, D).
+        config: Of a `topk` transcoder.
+        mesh: Devices, or None.
+
+    Returns:
+        (L, N, K) active features; gradients reach x and the active rows of the parameters.
+    """
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, None, config, mesh)
+    values, indices, _ = found
+    return Active(values, indices)
+
+
+def encode_with_dead(
+    params: Params, x: jax.Array, dead: jax.Array, config: TranscoderConfig, mesh: Mesh | None
+) -> tuple[Active, Active]:
+    """As `encode`, and the strongest k of the dead features, as if the others did not exist.
+
+    Args:
+        params: `W_enc`, `b_enc`.
+        x: (L, N, D).
+        dead: (L, F) bool.
+        config: Of a `topk` transcoder.
+        mesh: Devices, or None.
+
+    Returns:
+        The active features, and the dead ones.
+    """
+    found: Any = _encode(params["W_enc"], params["b_enc"], x, dead, config, mesh)
+    values, indices, others = found
+    return Active(values, indices), Active(*others)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@jax.named_scope("encode")
+def _encode(
+    weight: jax.Array,
+    bias: jax.Array,
+    x: jax.Array,
+    dead: jax.Array | None,
+    config: TranscoderConfig,
+    mesh: Any,
+) -> tuple:
+    # XLA on CPU multiplies bfloat16 twice as fast as float32, but only by a matrix that lies so.
+    lies = (0, 1) if config.dtype == "float32" else (1, 0)
+    weight = weight.transpose(0, *(1 + axis for axis in lies)).astype(config.dtype)
+
+    def layer(_: None, inputs: tuple) -> tuple:
+        weight, bias, x, dead = inputs
+        x, weight = x.astype(config.dtype), weight.transpose(lies)
+        pre = jnp.matmul(x, weight.T, preferred_element_type=jnp.float32) + bias
+        found = topk(pre, config.k, mesh)
+        if dead is None:
+            return None, (*found, None)
+        return None, (*found, topk(jnp.where(dead, pre, 0), config.k, mesh))
+
+    return jax.lax.scan(layer, None, (weight, bias, x, dead))[1]
+
+
+def _encode_fwd(weight: Any, bias: Any, x: Any, dead: Any, config: Any, mesh: Any) -> tuple:
+    found = _encode(weight, bias, x, dead, config, mesh)
+    return found, (weight, x, found)
+
+
+@jax.named_scope("encode")
+def _encode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grads: tuple) -> tuple:
+    weight, x, (values, indices, others) = saved
+    to_values = jnp.where(values > 0, grads[0], 0)
+    if others is not None:
+        to_others = jnp.where(others[0] > 0, grads[2][0], 0)
+        to_values, indices = _merge(to_values, to_others), _merge(indices, others[1])
+    own = own_layers(len(x))
+    to_weight, to_bias = _spread(to_values, indices, x, own, weight.shape[1], mesh)
+    to_x = _combine(to_values, indices, weight, own, mesh)
+    return to_weight, to_bias, to_x.astype(x.dtype), None
+
+
+_encode.defvjp(_encode_fwd, _encode_bwd)
+
+
+def _merge(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Two lists as one, entry by entry, so that each device keeps its own part of both."""
+    return jnp.stack([a, b], -1).reshape(*a.shape[:-1], -1)
+
+
+def decode(
+    params: Params, active: Active, config: TranscoderConfig, mesh: Mesh | None
+) -> jax.Array:
+    """Σ over incoming edges of the active rows of W_dec, plus b_dec.
+
+    Args:
+        params: `W_dec`, `b_dec`.
+        active: (L, N, K).
+        config: The transcoder.
+        mesh: Devices, or None.
+
+    Returns:
+        (L, N, D) reconstructions, without the skip.
+    """
+    written = combine(active.values, active.indices, params["W_dec"], edges(config), mesh)
+    return written + params["b_dec"][:, None]
+
+
+class Edges(NamedTuple):
+    """Edges of the layer graph: (E,) int32 each, the layer an edge leaves and the one it enters."""
+
+    senders: Any
+    receivers: Any
+
+
+def edges(config: TranscoderConfig) -> Edges:
+    """The edges that `W_dec` has rows for."""
+    graph = layer_graph(config)
+    return Edges(graph.senders, graph.receivers)
+
+
+def own_layers(n_layers: int) -> Edges:
+    """An edge from each layer to itself."""
+    layers = np.arange(n_layers, dtype=np.int32)
+    return Edges(layers, layers)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@jax.named_scope("decode")
+def combine(
+    values: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any
+) -> jax.Array:
+    """Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
+
+    Args:
+        values: (L, N, K).
+        indices: (L, N, K) int32.
+        weight: (E, F, D).
+        edges: E of them.
+        mesh: Devices, or None.
+
+    Returns:
+        (L, N, D).
+    """
+    return _combine(values, indices, weight, edges, mesh)
+
+
+def _combine_fwd(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+    return _combine(values, indices, weight, edges, mesh), (values, indices, weight, edges)
+
+
+@jax.named_scope("decode")
+def _combine_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
+    values, indices, weight, edges = saved
+    to_weight, _ = _spread(values, indices, grad, edges, weight.shape[1], mesh)
+    return _dot(grad, indices, weight, edges, mesh), None, to_weight, None
+
+
+combine.defvjp(_combine_fwd, _combine_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def dot(x: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any) -> jax.Array:
+    """Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
+
+    Args:
+        x: (L, N, D).
+        indices: (L, N, K) int32.
+        weight: (E, F, D).
+        edges: E of them.
+        mesh: Devices, or None.
+
+    Returns:
+        (L, N, K).
+    """
+    return _dot(x, indices, weight, edges, mesh)
+
+
+def _dot_fwd(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+    return _dot(x, indices, weight, edges, mesh), (x, indices, weight, edges)
+
+
+def _dot_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
+    x, indices, weight, edges = saved
+    to_weight, _ = _spread(grad, indices, x, edges, weight.shape[1], mesh)
+    return _combine(grad, indices, weight, edges, mesh), None, to_weight, None
+
+
+dot.defvjp(_dot_fwd, _dot_bwd)
+
+
+@jax.named_scope("topk")
+def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
+    """The k largest positive entries of each row: (N, F) → values and indices (N, K).
+
+    K is k a device of the `model` axis; a device lists only features that it owns, and zeros.
+    Equal values: the lower index first.
+    """
+
+    def local(pre: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kept = min(k, pre.shape[-1])
+        shape = (len(pre), kept)
+        shapes = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.int32)
+        values, indices = _native("topk", shapes, pre)
+        if shards(mesh) == 1:
+            return values, indices
+        smallest, last = last_kept(values, indices, k, pre.shape[-1])
+        indices = indices + jax.lax.axis_index("model") * pre.shape[-1]
+        selected = (values > smallest) | ((values == smallest) & (indices <= last))
+        return jnp.where(selected, values, 0), indices
+
+    lists = (BATCH, MODEL)
+    return mapped(local, mesh, (lists,), (lists, lists))(pre)
+
+
+def count(active: Active, n_features: int, mesh: Mesh | None) -> jax.Array:
+    """(L, F) how many tokens each feature is active on."""
+    ones = (active.values > 0).astype(jnp.float32)
+    nothing = jnp.zeros((*ones.shape[:2], 1))
+    return _spread(ones, active.indices, nothing, own_layers(len(ones)), n_features, mesh)[1]
+
+
+# How the arguments are split over devices: (L, N, K) lists, (L, N, D) rows, (E, F, D) weights.
+LISTS, ROWS, WEIGHTS = (None, BATCH, MODEL), (None, BATCH, None), (None, MODEL, None)
+EDGES = ((None,), (None,))
+
+
+def _combine(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+    def local(values: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((*values.shape[:2], weight.shape[-1]), jnp.float32)
+        owned = _owned(indices, weight.shape[1], mesh)
+        return total(_native("combine", shape, values, owned, weight, *edges), mesh, ("model",))
+
+    specs = (LISTS, LISTS, WEIGHTS, *EDGES)
+    return mapped(local, mesh, specs, ROWS)(values, indices, weight, *edges)
+
+
+def _dot(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+    def local(x: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
+        shape = jax.ShapeDtypeStruct(indices.shape, jnp.float32)
+        owned = _owned(indices, weight.shape[1], mesh)
+        return _native("dot", shape, x.astype(jnp.float32), owned, weight, *edges)
+
+    specs = (ROWS, LISTS, WEIGHTS, *EDGES)
+    return mapped(local, mesh, specs, LISTS)(x, indices, weight, *edges)
+
+
+def _spread(
+    values: Any, indices: Any, x: Any, edges: Edges, n_features: int, mesh: Mesh | None
+) -> tuple[jax.Array, jax.Array]:
+    """The features' sums of values · x, (E, F, D), and of values alone, (L, F)."""
+    here = n_features // shards(mesh)
+
+    def local(values: jax.Array, indices: jax.Array, x: jax.Array, *edges: Any) -> tuple:
+        shapes = (
+            jax.ShapeDtypeStruct((len(edges[0]), here, x.shape[-1]), jnp.float32),
+            jax.ShapeDtypeStruct((len(values), here), jnp.float32),
+        )
+        owned = _owned(indices, here, mesh)
+        parts = _native("spread", shapes, values, owned, x.astype(jnp.float32), *edges)
+        return tuple(total(part, mesh, RULES["batch"].mesh_axes) for part in parts)
+
+    outputs = (WEIGHTS, (None, MODEL))
+    specs = (LISTS, LISTS, ROWS, *EDGES)
+    return mapped(local, mesh, specs, outputs)(values, indices, x, *edges)
+
+
+def _native(name: str, shapes: Any, *args: Any) -> Any:
+    """A function of `native/rows.cc`."""
+    assert native.available()  # it registers them
+    return jax.ffi.ffi_call(f"hagd_{name}", shapes)(*args)
+
+
+def _owned(indices: jax.Array, width: int, mesh: Mesh | None) -> jax.Array:
+    """Indices within this device's features, of which there are `width`."""
+    return indices if shards(mesh) == 1 else indices - jax.lax.axis_index("model") * width

@@ -1,0 +1,1 @@
+"""How well a transcoder stands in for the MLPs, and what its features write."""

@@ -1,0 +1,272 @@
+"""What a transcoder is trained to make small."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hagd_jax.errors import ConfigError
+from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.graph import layer_graph, own_edges
+from hagd_jax.transcoders.kernels import dense as feat
+from hagd_jax.transcoders.kernels import native
+from hagd_jax.transcoders.kernels import sparse as rows
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms beside the reconstruction error.
+
+    Attributes:
+        sparsity: λ₂ of Σ_f f ‖W_dec f‖, for `relu` and `jump_relu`; top-k needs none.
+        predict: λ₁ of ‖f_{l+1} − f̂_{l+1}‖², the paper's prediction head.
+        dead: Weight of the error that dead features leave when they explain what is left over.
+        dead_after: Tokens without firing after which a feature counts as dead.
+        jacobian: Weight of ‖(J_transcoder − J_MLP) v‖² / ‖J_MLP v‖² for random directions v: it
+            keeps features from computing by another route than the MLP does.
+        jacobian_every: It looks at one token in so many: fewer cost less, and repair less.
+        most: A token counts at most as much as so many typical ones. Without, the few tokens on
+            which a model parks its attention, whose MLP outputs are hundreds of times as large,
+            are nearly all that some layers learn.
+    """
+
+    sparsity: float = 0.0
+    predict: float = 0.0
+    dead: float = 1 / 32
+    dead_after: int = 200_000
+    jacobian: float = 0.3
+    jacobian_every: int = 8
+    most: float = 10.0
+
+    def __post_init__(self):
+        for field in ("jacobian_every", "most"):
+            if not getattr(self, field) >= 1:
+                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ConfigError(field.name, got=getattr(self, field.name), expected="0 or more")
+
+
+class Terms(struct.PyTreeNode):
+    """What one batch says of a transcoder.
+
+    Attributes:
+        loss: () what is made small.
+        fvu: (L,) squared error over the variance that was estimated before training, both of
+            outputs no larger than `most` allows.
+        l0: (L,) active features a token.
+        fired: (L, F) tokens on which each feature is active.
+        smallest: (L,) the smallest activation that is not zero.
+        parts: Name → () the other terms, before their weights.
+    """
+
+    loss: jax.Array
+    fvu: jax.Array
+    l0: jax.Array
+    fired: jax.Array
+    smallest: jax.Array
+    parts: dict[str, jax.Array]
+
+
+def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
+    """Whether a transcoder computes with lists of active features (`kernels/sparse.py`).
+
+    Where matrix units or GPUs do the dense products, those are faster; measured on CPU only.
+    """
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    return (
+        config.activation == "topk"
+        and config.dtype in ("float32", "bfloat16")
+        and not config.predict
+        and getattr(device, "platform", "") == "cpu"
+        and native.available()
+    )
+
+
+def terms(
+    params: Params,
+    x: jax.Array,
+    y: jax.Array,
+    weight: jax.Array,
+    dead: jax.Array | None,
+    directions: tuple[jax.Array, jax.Array] | None,
+    *,
+    config: TranscoderConfig,
+    loss: LossConfig,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Terms:
+    """Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
+
+    The error of a token is divided by ‖y‖² / (most · D), where that is above 1.
+
+    Args:
+        params: The transcoder's.
+        x: (L, N, D) what features read.
+        y: (L, N, D) MLP outputs.
+        weight: (B, T) with N = B · T; 1 for tokens that count, 0 for BOS and padding.
+        dead: (L, F) bool, or None if no feature is.
+        directions: v and J_MLP v at `some` tokens, (L, n, D) each; needed for the Jacobian term.
+        config: The transcoder.
+        loss: Weights of the terms.
+        mesh: Devices, or None.
+
+    Returns:
+        The terms; `loss` is differentiable in `params`, `x` and `y`.
+    """
+    dead = dead if loss.dead else None
+    make = _by_rows if by_rows(config, mesh) else _densely
+    looked = functools.partial(some, length=weight.shape[1], every=loss.jacobian_every)
+    found = make(params, x, dead, looked, directions, config, mesh)
+    weight = weight.reshape(-1)
+    tokens = jnp.maximum(weight.sum(), 1)
+    share = 1 / jnp.maximum(jnp.mean(y**2, -1) / loss.most, 1)
+
+    def mean(per_token: jax.Array) -> jax.Array:
+        """(L, N) → (L,), over tokens that count."""
+        return per_token @ weight / tokens
+
+    error = y - found["output"] - feat.skip(params, x)
+    fvu = mean(share * jnp.mean(error**2, -1))
+    parts = {"reconstruction": fvu.mean()}
+    if loss.dead:
+        parts["dead"] = jnp.zeros(())
+    if dead is not None:
+        left = jax.lax.stop_gradient(error) - found["others"]
+        gone = mean(share * jnp.mean(left**2, -1)) * dead.any(-1)
+        parts["dead"] = gone.mean()
+    if loss.sparsity:
+        parts["sparsity"] = mean(_weighted_l1(params, found["dense"], config)).mean()
+    if config.predict:
+        ahead = jnp.einsum("lnf,lfg->lng", found["dense"][:-1], params["W_pred"])
+        miss = found["dense"][1:] - jax.nn.relu(ahead + params["b_pred"][:, None])
+        parts["predict"] = mean(jnp.sum(miss**2, -1)).mean() / config.d_model
+    if directions is not None:
+        truth = directions[1]
+        tangent = found["tangent"] + feat.skip(params, directions[0])
+        counts = looked(share * weight)
+        missed, size = (jnp.sum(counts * jnp.sum(v**2, -1), -1) for v in (tangent - truth, truth))
+        parts["jacobian"] = jnp.mean(missed / jnp.maximum(size, 1e-12))
+    total = jnp.asarray(sum(getattr(loss, name, 1.0) * part for name, part in parts.items()))
+    active = jax.lax.stop_gradient(found["active"]).astype(jnp.float32)
+    smallest = jnp.where(active > 0, active, jnp.inf).min((1, 2))
+    return Terms(total, fvu, mean(found["l0"]), found["fired"](weight), smallest, parts)
+
+
+def some(values: jax.Array, *, length: int, every: int) -> jax.Array:
+    """One token in so many, at the same places of each sequence: (L, N, ...) → (L, n, ...).
+
+    Args:
+        values: N tokens of sequences of equal length.
+        length: Of a sequence.
+        every: In how many; at least one token a sequence is taken.
+
+    Returns:
+        Those tokens.
+
+    Example:
+        >>> some(jnp.arange(12).reshape(1, 12), length=6, every=3).tolist()
+        [[2, 5, 8, 11]]
+    """
+    layers, _, *rest = values.shape
+    apart = values.reshape(layers, -1, length, *rest)
+    return apart[:, :, min(every, length) - 1 :: every].reshape(layers, -1, *rest)
+
+
+def _by_rows(
+    params: Params, x: Any, dead: Any, looked: Any, directions: Any, config: Any, mesh: Any
+) -> dict[str, Any]:
+    count = config.n_features
+    if dead is not None:
+        active, others = rows.encode_with_dead(params, x, dead, config, mesh)
+        # Side by side, so that a decoder's gradient is written once for both.
+        both = jax.tree.map(lambda a, b: _interleave(a, b), active, others)
+        outputs = rows.decode(params | {"b_dec": 0 * params["b_dec"]}, both, config, mesh)
+        outputs = outputs.reshape(*x.shape[:2], 2, -1)
+        found = {"output": outputs[:, :, 0] + params["b_dec"][:, None], "others": outputs[:, :, 1]}
+    else:
+        active = rows.encode(params, x, config, mesh)
+        found = {"output": rows.decode(params, active, config, mesh)}
+    if directions is not None:
+        here = jax.tree.map(looked, active)
+        found["tangent"] = _row_tangent(params, here, directions[0], config, mesh)
+    real = active.values > 0
+
+    def fired(weight: jax.Array) -> jax.Array:
+        counted = active.replace(values=real * weight[:, None])
+        return rows.count(jax.lax.stop_gradient(counted), count, mesh)
+
+    l0 = real.sum(-1).astype(jnp.float32)
+    return found | {"l0": l0, "fired": fired, "active": active.values}
+
+
+def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(L, N, K) twice → (L, 2N, K): both lists of a token together, on its device."""
+    return jnp.stack([a, b], 2).reshape(a.shape[0], -1, a.shape[-1])
+
+
+def _row_tangent(params: Params, active: rows.Active, v: Any, config: Any, mesh: Any) -> jax.Array:
+    """J v along the own-layer path: active rows of W_enc, then of the own edge's W_dec."""
+    own = rows.own_layers(len(v))
+    moved: Any = rows.dot(v, active.indices, params["W_enc"], own, mesh)
+    moved = jnp.where(active.values > 0, moved, 0)
+    return rows.combine(moved, active.indices, params["W_dec"][own_edges(config)], own, mesh)
+
+
+def _densely(
+    params: Params, x: Any, dead: Any, looked: Any, directions: Any, config: Any, mesh: Any
+) -> dict[str, Any]:
+    dense, others = _dense_features(params, x, dead, config, mesh)
+    found = {"output": feat.decode(params, dense, None, config), "dense": dense}
+    if others is not None:
+        centred = params | {"b_dec": jnp.zeros_like(params["b_dec"])}
+        found["others"] = feat.decode(centred, others, None, config)
+    if directions is not None:
+        moved = jnp.einsum("lnd,lfd->lnf", directions[0], params["W_enc"]) * (looked(dense) > 0)
+        own = params["W_dec"][own_edges(config)]
+        found["tangent"] = jnp.einsum("lnf,lfd->lnd", moved, own)
+    real = (dense > 0).astype(jnp.float32)
+    return found | {
+        "l0": real.sum(-1),
+        "fired": lambda weight: jnp.einsum("lnf,n->lf", real, weight),
+        "active": dense,
+    }
+
+
+@jax.named_scope("encode")
+def _dense_features(
+    params: Params, x: Any, dead: Any, config: TranscoderConfig, mesh: Any
+) -> tuple[jax.Array, jax.Array | None]:
+    """(L, N, F) features, and those of dead ones as if the others did not exist."""
+    names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
+
+    # Pre-activations of one layer at a time: the backward pass makes them again.
+    @jax.checkpoint
+    def layer(inputs: tuple) -> tuple[jax.Array, jax.Array | None]:
+        own, x, dead = inputs
+        pre = feat.pre_activations(own, x, config)
+        found = feat.activate(pre, config, own.get("threshold"), mesh).astype(config.dtype)
+        if dead is None:
+            return found, None
+        others = jax.nn.relu(jnp.where(dead, pre, 0))
+        if config.k:
+            # Nothing is dead most of the time: spare the sort.
+            strongest = functools.partial(feat.topk, k=config.k, mesh=mesh)
+            others = jax.lax.cond(dead.any(), strongest, lambda others: others, others)
+        return found, others.astype(config.dtype)
+
+    return jax.lax.map(layer, ({name: params[name] for name in names}, x, dead))
+
+
+def _weighted_l1(params: Params, dense: jax.Array, config: TranscoderConfig) -> jax.Array:
+    """(L, N) Σ_f f · ‖all that f writes‖: rescaling a feature does not lower it."""
+    senders = jnp.asarray(layer_graph(config).senders)
+    squares = jnp.sum(params["W_dec"] ** 2, -1)
+    norm = jnp.sqrt(jax.ops.segment_sum(squares, senders, config.n_layers) + 1e-12)
+    return jnp.einsum("lnf,lf->ln", dense, norm) / jnp.sqrt(config.d_model)
