@@ -203,3 +203,28 @@ NUMBERS = words(
     sixteen seventeen eighteen nineteen twenty
     """
 )
+
+# Words without a meaning of their own: articles, pronouns, prepositions (plus and minus among
+# them), conjunctions, auxiliaries, particles, numerals. Texts may share them freely.
+CLOSED_CLASS = frozenset(
+    words(
+        """
+        a an the this that these those each every either neither both all some any no none one
+        i you he she it we they me him her us them my your his its our their mine yours hers ours
+        theirs myself himself herself itself ourselves themselves who whom whose which what where
+        when why how there here then than so as if because since while after before until till
+        although though unless once whether and or but nor yet
+        of in on at by for with about against between into through during above below to from up
+        down out off over under near behind beside besides next across along around among inside
+        outside within without toward towards upon beyond per via like opposite close away
+        plus minus times
+        is are was were be been being am has have had having do does did doing done will would
+        shall should can could may might must isn't aren't wasn't weren't hasn't haven't hadn't
+        doesn't don't didn't won't wouldn't can't couldn't
+        not very too also just only even still again ever never more most less least much many
+        few such same other others another own else now
+        zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+        sixteen seventeen eighteen nineteen twenty first second third
+        """
+    )
+)
