@@ -9,6 +9,7 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
 
 KINDS = ("feature", "error", "embedding", "logit")
@@ -39,6 +40,8 @@ class NodeTable(NamedTuple):
     weight: Any
     folded: Any
     remainder: Any
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,8 @@ class GraphInfo:
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     weights: str = ""
+
+    __repr__ = one_line
 
 
 class AttributionGraph(struct.PyTreeNode):
@@ -185,7 +190,7 @@ class AttributionGraph(struct.PyTreeNode):
         what = "error" if kind == ERROR else f"#{int(table.index[node])}"
         return f"L{int(table.layer[node])} {what} @{position} {word}"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         chosen, edges = len(self.of_kind(FEATURE)), len(self.weights)
         return (
             f"attribution graph of {len(self.info.tokens)} tokens: {chosen:,} of "

@@ -9,6 +9,7 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_choice, require_is, require_number, shown
 from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
@@ -39,6 +40,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -55,6 +58,8 @@ class TaskEdges(NamedTuple):
     error: Any
     frequency: Any
 
+    __repr__ = one_line
+
 
 class TaskGraph(struct.PyTreeNode):
     """The mean of attribution graphs.
@@ -68,6 +73,8 @@ class TaskGraph(struct.PyTreeNode):
     graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
     @property
     def nodes(self) -> TaskNodes:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
@@ -26,6 +27,8 @@ class Coarsenable(NamedTuple):
 
     weights: Weights
     layer: np.ndarray
+
+    __repr__ = one_line
 
 
 def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
 from hagd_jax.meta.learner import Learner
@@ -29,6 +30,8 @@ class Measured(NamedTuple):
 
     places: Any
     effects: Any
+
+    __repr__ = one_line
 
 
 def effects(

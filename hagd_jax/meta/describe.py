@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.hierarchy import Weights, embed
 from hagd_jax.scores import NodeGraph
@@ -35,6 +36,8 @@ class Described(NamedTuple):
 
     graph: jraph.GraphsTuple
     singles: dict[str, Any]
+
+    __repr__ = one_line
 
 
 def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax import meta
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.hierarchy import clusters_of
 from hagd_jax.pipeline.context import Context, Left
@@ -31,6 +32,8 @@ class Coarse(NamedTuple):
 
     tree: Tree
     prior: Nodes
+
+    __repr__ = one_line
 
 
 def needs_graph(context: Context, left: Left) -> bool:

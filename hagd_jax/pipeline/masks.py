@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import sizes_of
 from hagd_jax.errors import CheckpointError
 from hagd_jax.parallel import agree
@@ -32,6 +33,8 @@ class Searched(NamedTuple):
     circuits: Mapping[int, Nodes]
     ranks: Nodes
     by: str
+
+    __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:

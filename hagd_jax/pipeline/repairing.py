@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.search import repair as swap
@@ -25,6 +26,8 @@ class Repaired(NamedTuple):
 
     mask: Nodes
     losses: tuple[float, ...] = ()
+
+    __repr__ = one_line
 
 
 def asked(context: Context, left: Left) -> bool:

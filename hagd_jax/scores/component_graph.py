@@ -11,6 +11,7 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -47,6 +48,8 @@ class Components(NamedTuple):
     layer: Any
     index: Any
 
+    __repr__ = one_line
+
 
 class ComponentEdges(NamedTuple):
     """Edges, split by the input of the reader that they end at.
@@ -62,6 +65,8 @@ class ComponentEdges(NamedTuple):
     error: Any
     input: Any
     index: Any
+
+    __repr__ = one_line
 
 
 class ComponentGraph(struct.PyTreeNode):
@@ -81,6 +86,8 @@ class ComponentGraph(struct.PyTreeNode):
     prompts: int = struct.field(pytree_node=False)
     config: DecoderConfig = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
+
+    __repr__ = one_line
 
     @property
     def nodes(self) -> Components:

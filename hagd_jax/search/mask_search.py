@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
@@ -49,6 +50,8 @@ class MaskState(struct.PyTreeNode):
     opt_state: Any
     key: jax.Array
     step: jax.Array
+
+    __repr__ = one_line
 
 
 def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:

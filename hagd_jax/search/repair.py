@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -65,6 +66,8 @@ class Repaired(NamedTuple):
     mask: Any
     losses: tuple[float, ...]
     evaluations: int
+
+    __repr__ = one_line
 
 
 def repair(

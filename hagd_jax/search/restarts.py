@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.mask_search import search_masks
@@ -28,6 +29,8 @@ class Best(NamedTuple):
     mask: Any
     kept: Any
     losses: tuple[float, ...]
+
+    __repr__ = one_line
 
 
 def search_restarts(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
 
 
@@ -62,6 +63,8 @@ class Schedule(NamedTuple):
 
     size: np.ndarray
     opened: np.ndarray
+
+    __repr__ = one_line
 
 
 def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedule:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.search.hard_concrete import held, open_probability, sample
 
@@ -25,6 +26,8 @@ class Tree:
 
     clusters: tuple[Any, ...]
     counts: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, clusters: Sequence[np.ndarray]) -> Tree:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.parallel import sharding
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -131,6 +132,17 @@ class Transcoder(struct.PyTreeNode):
     config: TranscoderConfig = struct.field(pytree_node=False)
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
     name: str = struct.field(pytree_node=False, default="unnamed")
+
+    def __repr__(self) -> str:
+        c = self.config
+        if not isinstance(c, TranscoderConfig):  # inside a transformation
+            return one_line(self)
+        few = f" with {c.k} active" if c.k else ""
+        reach = f", to {c.window} layers above" if c.window else ""
+        return (
+            f"Transcoder({self.name!r}: {c.n_layers} layers, d_model {c.d_model}, "
+            f"{c.n_features:,} {c.activation} features{few}{reach}, {c.dtype})"
+        )
 
     def bare(self) -> Transcoder:
         """Without its name, which would enter a compilation key for nothing."""

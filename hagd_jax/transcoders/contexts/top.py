@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
@@ -47,6 +48,8 @@ class Best(struct.PyTreeNode):
     nearby: Any
     fired: Any
     largest: Any
+
+    __repr__ = one_line
 
 
 def top_contexts(

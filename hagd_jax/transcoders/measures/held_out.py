@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, check_tokens
 from hagd_jax.parallel import batch_parts, constrain, replicate, sharding
@@ -46,6 +47,8 @@ class Placed(NamedTuple):
     tokens: jax.Array
     weight: jax.Array
     host: tuple[np.ndarray, np.ndarray]
+
+    __repr__ = one_line
 
 
 def placed(
