@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -45,6 +46,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -61,6 +64,8 @@ class TaskEdges(NamedTuple):
     error: Any
     frequency: Any
 
+    __repr__ = one_line
+
 
 class TaskGraph(Graph):
     """The mean of attribution graphs.
@@ -73,6 +78,8 @@ class TaskGraph(Graph):
 
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
     @property
     def nodes(self) -> TaskNodes:

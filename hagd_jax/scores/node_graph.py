@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores.flow import Flow, directions, flow, require_flow
@@ -42,6 +43,8 @@ class NodePlaces(NamedTuple):
     layer: Any
     index: Any
 
+    __repr__ = one_line
+
     @classmethod
     def of(cls, space: Space) -> NodePlaces:
         """The nodes of a space, on the host."""
@@ -70,6 +73,8 @@ class NodeGraph(Graph):
     space: Space = struct.field(pytree_node=False)
     prompts: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
+
+    __repr__ = one_line
 
     @property
     def nodes(self) -> NodePlaces:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import group_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
@@ -32,6 +33,8 @@ class Target(NamedTuple):
     at: jax.Array
     metric: jax.Array
     means: Any = None
+
+    __repr__ = one_line
 
     def scale(self) -> jax.Array:
         """The mean metric, which errors are measured in."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.models import Intervention, LanguageModel
@@ -31,6 +32,8 @@ class Features(Dictionary):
 
     transcoder: Transcoder | None = None
     keep_error: bool = struct.field(pytree_node=False, default=True)
+
+    __repr__ = one_line
 
     @property
     def trained(self) -> Transcoder:
