@@ -167,7 +167,7 @@ def _slope(
     scale = target.scale()
     batch = target.take(jnp.arange(len(target.metric)), model.mesh)
     other = counterfactual(model, parts, batch.prompts)
-    other = mixed(batch, other, float(mean), jax.random.key(0))
+    other = mixed(model, parts, batch, other, float(mean), jax.random.key(0))
 
     def of(row: jax.Array) -> jax.Array:
         rows = jnp.broadcast_to(row, (len(batch.metric), len(row)))
