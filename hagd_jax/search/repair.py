@@ -78,8 +78,9 @@ def repair(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import RepairConfig, repair, top_nodes
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> some = top_nodes(random_scores(case.space), 3)
+        >>> some = top_nodes(random_scores(neurons(case.model).space), 3)
         >>> better = repair(case.model, case.prompts, some, RepairConfig(rounds=2))
         >>> better.losses[-1] <= better.losses[0]
         True
