@@ -29,6 +29,7 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.common.cells import Row, measure_cells
+from experiments.common.record import share
 from experiments.common.script import Places, run
 from hagd_jax import scores
 from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
@@ -42,7 +43,6 @@ from hagd_jax.units import Dictionary, Nodes
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
-ABLATIONS = ("counterfactual", "mean", "resample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Config(Places):
         candidates: Nodes of that graph inside MLPs.
         graph: Gradients of the graph.
         path: Path of EAP-IG.
+        ablations: What circuits are tested under; those of signed IG under the first alone.
     """
 
     seeds: int = 5
@@ -78,6 +79,7 @@ class Config(Places):
     candidates: int = 4096
     graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
     path: GradientConfig = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
 
     @property
     def name(self) -> str:
@@ -160,7 +162,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         for by, circuits in found.items()
         for row in judged(
             model, own.task, nodes, [circuits[k] for k in sizes], cell["seed"],
-            ABLATIONS[: 1 if by == "ig" else None],
+            config.ablations[: 1 if by == "ig" else None],
         )
     ]  # fmt: skip
 
@@ -186,13 +188,13 @@ def judged(
         points = size_curve(model, task, masks, **options)
         found = curve_areas(points, total)
         for point in points:
-            kept = point.accuracy.value / accuracy
+            kept = share(point.accuracy.value, accuracy)
             rows.append({
                 "ablation": ablation, "nodes": point.nodes, "share": round(point.share, 5),
                 "faithfulness": round(point.faithfulness.value, 4),
-                "preservation": round(float(kept), 4), "kl": round(point.kl, 4),
-                "kl_share": round(point.kl / float(nothing), 4),
-                "gates": bool(kept >= ACCURACY_GATE and point.kl <= KL_GATE * nothing),
+                "preservation": kept, "kl": round(point.kl, 4),
+                "kl_share": share(point.kl, nothing),
+                "gates": (kept or 0) >= ACCURACY_GATE and point.kl <= float(KL_GATE * nothing),
                 "cpr": None if found is None else round(found.cpr, 4),
                 "cmd": None if found is None else round(found.cmd, 4),
             })  # fmt: skip
