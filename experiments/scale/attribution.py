@@ -29,7 +29,7 @@ from experiments.common.processes import few_programs, own_process
 from experiments.common.random_models import Shape, random_model, random_prompt, random_transcoder
 from experiments.common.record import record
 from experiments.common.script import Places, run
-from hagd_jax.graphs import AttributionConfig, attribute, scores
+from hagd_jax.graphs import AttributionConfig, attribute, graph_scores
 
 LIMITS = {"features": 1.0, "layers": 1.0, "tokens": 2.0}
 
@@ -129,7 +129,7 @@ def long_prompt(config: Config) -> dict[str, Any]:
     said: list[str] = []
     start = time.perf_counter()
     graph = attribute(model, made, random_prompt(tokens, config.shape), settings, tell=said.append)
-    found = scores(graph)
+    found = graph_scores(graph)
     return {
         "tokens": tokens,
         "active_features": graph.info.active,

@@ -1,6 +1,6 @@
 """The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour, group_means
+from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claims import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
@@ -17,6 +17,7 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
+from hagd_jax.causal.reference import group_means
 from hagd_jax.causal.validate import ValidateConfig, ValidationReport, validate
 
 __all__ = [

@@ -9,6 +9,8 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.errors import InputError, require_index
+
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
 
@@ -62,7 +64,7 @@ class GraphInfo:
 
     Attributes:
         model: Name of the model.
-        dictionary: Name of the dictionary.
+        dictionary: Label of the dictionary; a transcoder's ends with its digest.
         tokens: Ids of the prompt.
         words: Their texts, if the model has a tokenizer.
         targets: What the logit nodes are.
@@ -70,6 +72,8 @@ class GraphInfo:
         features: F, in the dictionary, a layer.
         active: Active features in the prompt; those that are no nodes were not chosen.
         settings: The configuration, as JSON values.
+        weights: Digest of the model's weights, see `models.digest`; empty where a file is older
+            than this field.
     """
 
     model: str
@@ -81,6 +85,7 @@ class GraphInfo:
     features: int
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    weights: str = ""
 
 
 class AttributionGraph(struct.PyTreeNode):
@@ -119,7 +124,12 @@ class AttributionGraph(struct.PyTreeNode):
         return np.asarray(self.graph.edges)
 
     def of_kind(self, kind: int) -> np.ndarray:
-        """Numbers of the nodes of a kind, such as `FEATURE`."""
+        """Numbers of the nodes of a kind, such as `FEATURE`.
+
+        Raises:
+            InputError: If there is no such kind.
+        """
+        require_index("kind", kind, len(KINDS))
         return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
 
     def to_dense(self) -> np.ndarray:
@@ -141,8 +151,15 @@ class AttributionGraph(struct.PyTreeNode):
 
         Returns:
             The target.
+
+        Raises:
+            InputError: If there is no such node, or it is no logit.
         """
-        return self.info.targets[node - len(self.nodes.kind) + len(self.info.targets)]
+        count = len(self.nodes.kind)
+        place = require_index("node", node, count) - count + len(self.info.targets)
+        if place < 0:
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a logit")
+        return self.info.targets[place]
 
     def label(self, node: int) -> str:
         """What a node is, in a few characters.
@@ -152,8 +169,12 @@ class AttributionGraph(struct.PyTreeNode):
 
         Returns:
             Such as `L3 #127 @4 " cat"`.
+
+        Raises:
+            InputError: If there is no such node.
         """
         table = self.nodes
+        node = require_index("node", node, len(table.kind))
         kind, position = int(table.kind[node]), int(table.position[node])
         if kind == LOGIT:
             return f"logit {self.target(node).label!r}"

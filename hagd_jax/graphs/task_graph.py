@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_choice, require_is, require_number
 from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
 from hagd_jax.units.graph import strongest_into
@@ -87,7 +87,11 @@ class TaskGraph(struct.PyTreeNode):
 
         Returns:
             (N, N) float32, [target, source].
+
+        Raises:
+            ConfigError: If there is no such column.
         """
+        require_choice("column", column, TaskEdges._fields)
         count = len(self.nodes.kind)
         dense = np.zeros((count, count), np.float32)
         places = np.asarray(self.graph.receivers), np.asarray(self.graph.senders)
@@ -119,13 +123,18 @@ def task_graph(
     Raises:
         InputError: If there is no graph, or they are of different dictionaries, targets, or, with
             `positions`, lengths.
+        ConfigError: If `edges_per_node` is not a positive whole number.
 
     Example:
         >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
         >>> mean.nodes.frequency.max()
         1.0
     """
+    if edges_per_node is not None:
+        require_number("edges_per_node", edges_per_node, least=1, whole=True)
+    require_is("positions", positions, bool)
     sums = _Sums(positions)
+    require_is("graphs", graphs, Iterable, mend="Pass a list of graphs.")
     for graph in graphs:
         sums.add(graph)
     if not sums.count:
@@ -159,6 +168,7 @@ class _Sums:
 
     def add(self, graph: AttributionGraph) -> None:
         """One more prompt."""
+        require_is("graphs", graph, AttributionGraph)
         self._check(graph)
         table, own = graph.nodes, self._numbers(graph)
         # Once a prompt, whatever positions a node has: sums of what it does, not of how often.

@@ -1,9 +1,7 @@
-"""The levels above the nodes, a graph of the task coarsened; and what the learner makes of it."""
+"""Stage 3: clusters of nodes, from a graph of the task; and where masks begin."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,99 +9,114 @@ import numpy as np
 from hagd_jax import meta
 from hagd_jax.errors import CheckpointError
 from hagd_jax.hierarchy import clusters_of
-from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import agree
-from hagd_jax.pipeline.config import ExtractConfig, Progress
-from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.scoring import discovering
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import Tree
-from hagd_jax.tasks import Task
-from hagd_jax.units import Dictionary, Nodes
+from hagd_jax.tasks import Seen
+from hagd_jax.units import Nodes, Space
 
 _FILE = "hierarchy.npz"
+# Levels of clusters where the configuration leaves the number open.
+_USUAL = 2
 
 
 class Coarse(NamedTuple):
-    """What the graph of a task says.
+    """The levels above the nodes.
 
     Attributes:
-        tree: Its levels; none if there are too few nodes for one, or none were asked for.
-        prior: Membership scores of all nodes: those given, or the meta-learner's.
+        tree: Clusters of nodes, level by level; it may have none.
+        prior: Membership scores of all nodes: their scores, or the meta-learner's.
     """
 
     tree: Tree
     prior: Nodes
 
 
-def levels(
-    model: LanguageModel,
-    task: Task,
-    scores: Nodes,
-    config: ExtractConfig,
-    *,
-    dictionary: Dictionary,
-    run: RunFolder | None = None,
-    progress: Progress | None = None,
-) -> Coarse:
-    """Clusters of nodes that do the same in a task, for masks to open from above; and a prior.
+def needs_graph(context: Context, left: Left) -> bool:
+    """Whether the search needs the graph of the task."""
+    config, space = context.config, left["features"].nodes.space
+    whole = config.search == "top" or config.size(space.nodes) == space.nodes
+    return not whole and (config.prior == "learner" or wanted(context, space) > 0)
 
-    Args:
-        model: The model.
-        task: The behaviour; its discover split is read.
-        scores: Signed integrated gradients of all nodes.
-        config: Which prompts the graph is made of, and how coarse levels are.
-        dictionary: Whose nodes.
-        run: Where the levels are kept; found there, they are not made again.
-        progress: Called with ("graph", layers, layers in all) and ("coarsen", 1, 1).
+
+def wanted(context: Context, space: Space) -> int:
+    """How many levels of clusters the search opens."""
+    config = context.config
+    possible = len(counts(context, space))
+    return min(_USUAL, possible) if config.levels is None else config.levels
+
+
+def counts(context: Context, space: Space) -> list[int]:
+    """Clusters of graph nodes at each level that the graph is large enough for, finest first."""
+    config = context.config
+    own = config.hierarchy
+    now = space.layers * (space.heads + space.features)
+    if now * own.ratio < own.least:
+        return []
+    now = space.layers * space.heads + min(config.candidates, space.layers * space.features)
+    found = []
+    while (fewer := max(int(np.ceil(own.ratio * now)), min(own.least, now))) < now:
+        found.append(now := fewer)
+    return found
+
+
+def looks(context: Context, left: Left) -> Seen:
+    """The discover split, if there is a graph."""
+    return discovering(context, left) if needs_graph(context, left) else Seen.nothing()
+
+
+def hierarchy(context: Context, left: Left) -> Coarse:
+    """Cluster nodes that play the same part in the task, for masks to open from above.
 
     Returns:
-        The finest `config.levels` levels, coarsest first, and the prior.
+        The finest levels, coarsest first, and the prior.
+
+    Raises:
+        CheckpointError: If the run's levels are broken, or of another model.
     """
-    few = dictionary.space.nodes * config.hierarchy.ratio < config.hierarchy.least
-    wanted, learnt = 0 if few else config.levels, config.prior == "learner"
-    if not wanted and not learnt:
+    scores, run = left["score"], context.run
+    if not needs_graph(context, left):
         return Coarse(Tree(()), scores)
-    path = run.path / _FILE if run else None
-    if path is not None and agree(path.exists()):
-        return _load(path, scores)
-    tell = progress or (lambda stage, done, total: None)
+    found = run.kept(_FILE) if run else None
+    if found is None:
+        found = _made(context, left)
+        if run is not None:
+            run.keep(_FILE, **found)
+    return _coarse(found, scores, context)
+
+
+def _made(context: Context, left: Left) -> dict[str, np.ndarray]:
+    config, scores, nodes = context.config, left["score"], left["features"].nodes
+    levels = wanted(context, nodes.space)
     graph = node_graph(
-        model,
-        task.splits["discover"][: config.graph_prompts],
+        context.model,
+        context.discover[: config.graph_prompts],
         GradientConfig(config.graph_steps, config.gradient.batch_size, config.gradient.remat),
-        dictionary=dictionary,
+        dictionary=nodes,
         candidates=config.candidates,
-        on_layer=lambda done, total: tell("graph", done, total),
+        on_layer=lambda done, total: context.progress("graph", done, total),
     )
-    clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-wanted:] if wanted else []
-    tell("coarsen", 1, 1)
-    prior = meta.score(meta.load(), meta.describe(graph, scores)) if learnt else scores.flat()
-    if run is not None:
-        run.log(
-            "hierarchy",
-            edges=len(graph.weights),
-            counts=[int(level.max()) + 1 for level in clusters],
-        )
-        held = io.BytesIO()
-        np.savez_compressed(held, *clusters, prior=prior)
-        run.write(_FILE, held.getvalue())
-    return Coarse(Tree.of(clusters), scores.like(prior))
+    clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-levels:] if levels else []
+    context.progress("coarsen", 1, 1)
+    prior = scores.flat()
+    if config.prior == "learner":
+        prior = meta.score(meta.load(), meta.describe(graph, scores))
+    sizes = [int(level.max()) + 1 for level in clusters]
+    if context.run is not None:
+        context.run.rewind("hierarchy", -1)
+    context.log("hierarchy", edges=len(graph.weights), counts=sizes)
+    arrays = {f"level{number}": level for number, level in enumerate(clusters)}
+    return arrays | {"prior": np.asarray(prior)}
 
 
-def _load(path: Path, scores: Nodes) -> Coarse:
-    """What an earlier call wrote."""
+def _coarse(found: dict[str, np.ndarray], scores: Nodes, context: Context) -> Coarse:
+    names = [f"level{number}" for number in range(len(found) - 1)]
     total = scores.space.nodes
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            clusters = [held[f"arr_{i}"] for i in range(len(held.files) - 1)]
-            prior = held["prior"]
-    except (OSError, ValueError, KeyError) as error:
+    if set(found) != {*names, "prior"} or any(len(row) != total for row in found.values()):
         raise CheckpointError(
-            str(path), got=f"a broken file ({error})", mend="Remove it; it is made again."
-        ) from error
-    if any(len(row) != total for row in (prior, *clusters)):
-        raise CheckpointError(
-            str(path), got="clusters of another model's nodes", expected=f"{total} nodes",
+            str(context.run.path / _FILE if context.run else _FILE),
+            got="levels of another model's nodes", expected=f"{total} nodes in each",
             mend="Remove it; it is made again.",
         )  # fmt: skip
-    return Coarse(Tree.of(clusters), scores.like(prior))
+    return Coarse(Tree.of([found[name] for name in names]), scores.like(found["prior"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.interventions import chain, replace
+from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
     DecoderConfig,
@@ -24,12 +23,13 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Edges
+from hagd_jax.tasks.seen import Seen, look
+from hagd_jax.units import WRITES, Edges, Scores
 
-Metric = Callable[[jax.Array, Prompts], jax.Array]
 EMBED, HEAD, MLP, LOGITS = range(4)
 INPUTS = ("q", "k", "v", "mlp", "logits")
 
@@ -74,11 +74,13 @@ class ComponentGraph(struct.PyTreeNode):
         graph: Nodes are `Components`, edges `ComponentEdges`.
         prompts: How many were averaged.
         config: The decoder's configuration.
+        seen: What its edges were scored by looking at.
     """
 
     graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     config: DecoderConfig = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def nodes(self) -> Components:
@@ -90,8 +92,8 @@ class ComponentGraph(struct.PyTreeNode):
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
-    def scores(self) -> Edges:
-        """Scores by reader, as circuits of edges have them; 0 where there is no edge."""
+    def scores(self) -> Scores:
+        """Scores of `Edges`, as circuits of edges have them; 0 where there is no edge."""
         found = jax.tree.map(
             lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
         )
@@ -102,7 +104,7 @@ class ComponentGraph(struct.PyTreeNode):
             place = (layer[own], np.asarray(edges.index)[own], writer[own])
             place = {"mlp": place[::2], "final": place[2:]}.get(name, place)
             getattr(found, name)[place] = np.asarray(edges.score)[own]
-        return found
+        return Scores(found, self.seen)
 
 
 @struct.dataclass
@@ -171,21 +173,24 @@ def component_graph(
         InputError: If the prompts do not fit the model.
 
     Example:
-        >>> graph = component_graph(model, task.splits["discover"], GradientConfig(steps=(1.0,)))
-        >>> best = np.argsort(-abs(graph.edges.score))[:10]
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = component_graph(case.model, case.prompts, GradientConfig(steps=(1.0,)))
+        >>> strongest = np.argsort(-abs(graph.edges.score))[:10]
+        >>> len(strongest)
+        10
     """
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
-    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
-    total: Any = 0.0
-    squares: Any = 0.0
-    for batch, weight in padded_batches(model, prompts, rows):
+
+    def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
         part = np.asarray(_scores(bare, batch, steps, metric, config.remat), np.float64)
         part = part[np.asarray(weight) > 0]
-        total, squares = total + part.sum(0), squares + (part**2).sum(0)
-    count = len(prompts)
+        return part.sum(0), (part**2).sum(0)
+
+    total, squares = summed(model, prompts, config.batch_size, moments)
+    count, seen = len(prompts), look(prompts, ablation="counterfactual", model=model)
     mean = total / count
     spread = np.maximum(squares / count - mean**2, 0) * count / max(count - 1, 1)
-    return _graph(model.config, mean, np.sqrt(spread / count), count)
+    return _graph(model.config, mean, np.sqrt(spread / count), count).replace(seen=seen)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
@@ -193,25 +198,19 @@ def _scores(
     model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool
 ) -> jax.Array:
     """(B, writers, readers) scores of all pairs, in whatever order they stand."""
-    sites = ("embed", "head_write", "mlp_out")
-    clean, other = (
-        forward(model, tokens, capture=sites).trace
-        for tokens in (batch.inputs(), batch.inputs("corrupted"))
-    )
+    ends = path_ends(model, batch, WRITES)
     c = model.config
     shape = batch.inputs().shape
 
     def gradient(step: jax.Array) -> AddToReads:
-        start = replace("embed", other["embed"] + step * (clean["embed"] - other["embed"]))
-
         def value(reads: AddToReads) -> jax.Array:
-            out = forward(model, batch.inputs(), chain(start, reads), remat=remat)
+            out = forward(model, batch.inputs(), chain(ends.at(step), reads), remat=remat)
             return jnp.sum(metric(out.logits, batch))
 
         return jax.grad(value)(no_reads(c, shape))
 
-    reads = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
-    writes = {site: (clean[site] - other[site]).astype(jnp.float32) for site in sites}
+    reads = path_gradient(gradient, steps)
+    writes = {site: (ends.clean[site] - ends.other[site]).astype(jnp.float32) for site in WRITES}
     heads = writes["head_write"].transpose(0, 3, 1, 2, 4).reshape(-1, *shape, c.d_model)
     written = jnp.concatenate([writes["embed"][None], heads, writes["mlp_out"]])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
+from hagd_jax.scores.path import Metric, path_gradient
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import look
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
-
-Metric = Callable[[jax.Array, Prompts], jax.Array]
+from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,8 @@ def mean_scores(
     *,
     dictionary: Dictionary | Transcoder | None = None,
     metric: Metric = logit_difference,
-) -> Nodes:
-    """`node_scores`, run to its end and averaged over prompts.
+) -> Scores:
+    """Integrated gradients of every node: `node_scores`, averaged over prompts.
 
     Args:
         model: The model.
@@ -104,10 +104,20 @@ def mean_scores(
         metric: As in `node_scores`.
 
     Returns:
-        Mean score of each node, in units of the metric.
+        Mean score of each node, in units of the metric, with what it has seen.
+
+    Raises:
+        InputError: If the prompts or the dictionary do not fit the model.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> mean_scores(case.model, case.prompts)
+        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
     """
-    *_, (_, total) = node_scores(model, prompts, config, dictionary=dictionary, metric=metric)
-    return jax.tree.map(lambda x: x / len(prompts), total)
+    nodes = as_dictionary(model, dictionary)
+    *_, (_, total) = node_scores(model, prompts, config, dictionary=nodes, metric=metric)
+    seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)
+    return Scores(jax.tree.map(lambda x: x / len(prompts), total), seen)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
@@ -130,6 +140,4 @@ def _batch_scores(
     def gradient(step: jax.Array) -> Nodes:
         return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(dictionary.space, 1.0)))
 
-    # One step at a time: memory of one gradient, whatever the number of steps.
-    scores = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
-    return replicate(scores, model.mesh)
+    return replicate(path_gradient(gradient, steps), model.mesh)

@@ -14,15 +14,16 @@ from flax import struct
 
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.component_graph import Metric
 from hagd_jax.scores.flow import Flow, directions, flow, require_flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
 from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.scores.path import Metric
+from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Space, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, Space, as_dictionary
 from hagd_jax.units.graph import strongest_into
 
 PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -64,12 +65,14 @@ class NodeGraph(struct.PyTreeNode):
         score: (N,) float32 how much each node moves the metric, to first order (EAP-IG).
         space: How many nodes there are.
         prompts: How many were averaged.
+        seen: What its edges were scored by looking at.
     """
 
     graph: jraph.GraphsTuple
     score: Any
     space: Space = struct.field(pytree_node=False)
     prompts: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def places(self) -> NodePlaces:
@@ -92,9 +95,9 @@ class NodeGraph(struct.PyTreeNode):
         return np.asarray(self.graph.edges)
 
     @property
-    def scores(self) -> Nodes:
-        """`score` as `Nodes`."""
-        return Nodes.from_flat(self.space, self.score)
+    def scores(self) -> Scores:
+        """`score` as scores of `Nodes`."""
+        return Scores(Nodes.from_flat(self.space, self.score), self.seen)
 
 
 def node_graph(
@@ -130,15 +133,18 @@ def node_graph(
         InputError: If prompts do not fit, or the dictionary's nodes do not read along directions.
 
     Example:
-        >>> graph = node_graph(model, task.splits["discover"][:32])
-        >>> hierarchy.coarsen(hierarchy.as_weights(graph).weights)
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = node_graph(case.model, case.prompts)
+        >>> levels = hagd.hierarchy.coarsen(hagd.hierarchy.as_weights(graph).weights)
     """
     if edges_per_node < 1 or (candidates is not None and candidates < 1):
         raise ConfigError(
             "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
         )
-    nodes = as_dictionary(model, dictionary).bare()
-    require_flow(nodes)
+    named = as_dictionary(model, dictionary)
+    require_flow(named)
+    seen = look(prompts, ablation="counterfactual", model=model, dictionary=named)
+    nodes = named.bare()
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
     space, parallel = nodes.space, model.config.parallel_residual
     own, heads = _own(space), space.layers * space.heads
@@ -151,7 +157,7 @@ def node_graph(
         if on_layer is not None:
             on_layer(space.layers, space.layers)
         ends = ([place[column]], [place[row]], [weight / len(prompts)])
-        return _graph(space, *ends, score, len(prompts))
+        return _graph(space, *ends, score, len(prompts)).replace(seen=seen)
     senders, receivers, weights = [], [], []
     for layer in range(space.layers):
         rows = [
@@ -165,7 +171,8 @@ def node_graph(
         weights.append(weight / len(prompts))
         if on_layer is not None:
             on_layer(layer + 1, space.layers)
-    return _graph(space, senders, receivers, weights, score, len(prompts))
+    found = _graph(space, senders, receivers, weights, score, len(prompts))
+    return found.replace(seen=seen)
 
 
 _chosen = jax.jit(chosen_edges, static_argnames="parallel")
@@ -176,11 +183,10 @@ def _flows(
     metric: Metric,
 ) -> Flow:  # fmt: skip
     """The flow of all prompts, one behind the other."""
-    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     steps = jnp.asarray(config.steps, jnp.float32)
     parts = [
         flow(model.bare(), nodes, batch, weight, steps, metric=metric, remat=config.remat)
-        for batch, weight in padded_batches(model, prompts, rows)
+        for batch, weight in padded_batches(model, prompts, config.batch_size)
     ]
 
     def joined(name: str, axis: int) -> jax.Array:

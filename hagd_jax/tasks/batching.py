@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,18 +51,105 @@ def padded_batches(
             expected="one length, since this model reads both ways and would read the padding",
             mend="Make a task of prompts of one length.",
         )
-    return _placed(host, batch_rows(len(prompts), size, model.mesh), model.mesh)
+    rows = _placed(host, len(host), batch_rows(len(prompts), size, model.mesh), model.mesh)
+    return ((batch, weight) for batch, weight in rows)
+
+
+def batches_with(
+    model: LanguageModel, prompts: Prompts, beside: Mapping[str, np.ndarray], size: int
+) -> Iterator[tuple[Prompts, dict[str, jax.Array]]]:
+    """The batches of `padded_batches`, with other arrays of the same prompts beside them.
+
+    Args:
+        model: The model that will read them, on its mesh.
+        prompts: N prompts.
+        beside: Name → (N, ...) arrays.
+        size: Rows a batch, see `batch_rows`.
+
+    Returns:
+        An iterator of (batch, name → (size, ...)); filling rows are copies of the last one.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model, see `padded_batches`.
+    """
+    first = padded_batches(model, prompts, size)
+    rows = batch_rows(len(prompts), size, model.mesh)
+    own = _placed(dict(beside), len(prompts), rows, model.mesh)
+    return ((batch, more) for (batch, _), (more, _) in zip(first, own, strict=True))
 
 
 def _placed(
-    host: Prompts, size: int, mesh: jax.sharding.Mesh | None
-) -> Iterator[tuple[Prompts, jax.Array]]:
+    host: Any, count: int, size: int, mesh: jax.sharding.Mesh | None
+) -> Iterator[tuple[Any, jax.Array]]:
+    """Batches of a pytree of (count, ...) arrays, with what each row weighs."""
+
     def place(x: np.ndarray) -> jax.Array:
         if mesh is None:
             return jnp.asarray(x)
         return jax.device_put(x, sharding(mesh, ("batch",) + (None,) * (x.ndim - 1), x.shape))
 
-    for start in range(0, len(host), size):
+    for start in range(0, count, size):
         rows = np.arange(start, start + size)
-        weight = (rows < len(host)).astype(np.float32)
-        yield jax.tree.map(place, (host[np.minimum(rows, len(host) - 1)], weight))
+        weight = (rows < count).astype(np.float32)
+        batch = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, count - 1)], host)
+        yield jax.tree.map(place, (batch, weight))
+
+
+def summed(
+    model: LanguageModel,
+    prompts: Prompts,
+    size: int,
+    part: Callable[[Prompts, jax.Array], Any],
+) -> Any:
+    """The sum over batches of what a function of a batch and its weights gives.
+
+    Args:
+        model: The model that reads the prompts, on its mesh.
+        prompts: N prompts.
+        size: Prompts in one call.
+        part: (batch, weight (B,) of 1 for prompts and 0 for the copies that fill up the last
+            batch) → a pytree of arrays, in which copies weigh nothing.
+
+    Returns:
+        The pytree, added up over batches.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model.
+    """
+    parts = (part(batch, weight) for batch, weight in padded_batches(model, prompts, size))
+    return functools.reduce(functools.partial(jax.tree.map, lambda a, b: a + b), parts)
+
+
+def joined(
+    model: LanguageModel,
+    prompts: Prompts,
+    size: int,
+    part: Callable[[Prompts], Any],
+    *,
+    axis: int = 0,
+) -> Any:
+    """What a function of a batch gives, one batch behind the other, without the copies.
+
+    Args:
+        model: The model that reads the prompts, on its mesh.
+        prompts: N prompts.
+        size: Prompts in one call.
+        part: batch → a pytree of arrays with an entry a prompt along `axis`.
+        axis: The axis of prompts.
+
+    Returns:
+        The pytree, with N entries along `axis`.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model.
+    """
+    parts = [part(batch) for batch, _ in padded_batches(model, prompts, size)]
+
+    def join(*pieces: jax.Array) -> jax.Array:
+        whole = jnp.concatenate(pieces, axis)
+        return jax.lax.slice_in_dim(whole, 0, len(prompts), axis=axis)
+
+    return jax.tree.map(join, *parts)

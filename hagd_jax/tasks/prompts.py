@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -32,8 +33,8 @@ class Prompts:
         answer: (N,) the token that follows the clean prompt; or (N, A) all that may, −1 for none.
         distractor: (N,) the wrong token it is compared with; or (N, B) all of them.
         length: (N,) real tokens in the row; the rest is padding.
-        group: (N,) numbers from 0, the same for prompts in which every position plays the same
-            part, as in those of one template and length; or None if all are alike.
+        group: (N,) numbers, the same for prompts in which every position plays the same part, as
+            in those of one template and length, whatever their split; or None if all are alike.
     """
 
     clean: Any
@@ -181,9 +182,8 @@ def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
 
 
 def _numbered(labels: Iterable[Any]) -> np.ndarray:
-    """Numbers from 0 for equal labels."""
-    seen: dict[Any, int] = {}
-    return np.asarray([seen.setdefault(label, len(seen)) for label in labels], np.int64)
+    """Numbers for labels: decided by each of them alone, so that those of two splits agree."""
+    return np.asarray([zlib.crc32(repr(label).encode()) >> 1 for label in labels], np.int64)
 
 
 def _alternatives(rows: Alternatives) -> np.ndarray:

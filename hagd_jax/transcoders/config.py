@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.models.loading import float_dtype
+from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
@@ -78,8 +78,13 @@ class TranscoderConfig:
                 raise ConfigError(
                     "k", got=self.k, expected=f"at most n_features = {self.n_features}"
                 )
-        elif self.k:
-            raise ConfigError("k", got=self.k, expected=f"0 with {self.activation}, which has none")
+        elif self.k != 0 or isinstance(self.k, bool):
+            raise ConfigError(
+                "k", got=repr(self.k), expected=f"0 with {self.activation}, which has none"
+            )
+        for field in ("skip", "predict"):
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigError(field, got=repr(getattr(self, field)), expected="True or False")
         if self.predict and self.n_layers < 2:
             raise ConfigError("predict", got=True, expected="False in a model of one layer")
 

@@ -1,14 +1,12 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hagd_jax import transcoders
 from hagd_jax.causal import ABLATIONS, behaviour
-from hagd_jax.causal.ablation import partners
+from hagd_jax.causal.partners import partners
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
@@ -72,36 +70,50 @@ def rows(prompts):
 
 
 def stand_ins(params, prompts, reference, ablation):
-    """What each node of each prompt is set to, computed prompt by prompt."""
-    if ablation.startswith("mean"):
-        means = reference_means(params, reference, prompts.clean.shape[1], ablation == "mean")
+    """What each node of each prompt is set to, computed prompt by prompt, by the rule as stated."""
+    tokens, length = partners(prompts, reference, seed=3)
     for i, (clean, corrupted, *_) in enumerate(rows(prompts)):
         n = len(clean)
+        if ablation.startswith("mean"):
+            yield reference_means(params, prompts, reference, i, ablation == "mean")
+            continue
         if ablation == "resample":
-            # A partner shorter than this prompt is read with its padding.
-            corrupted = prompts.clean[partners(prompts.length, 3)[i], :n]
+            corrupted = tokens[i, : length[i]]
         _, seen = plain.forward(params, clean if ablation == "zero" else corrupted)
-        if ablation == "zero":
-            yield {node: 0 * value for node, value in seen.items()}
-        elif ablation.startswith("mean"):
-            yield {node: means[node][:n] for node in seen}
-        else:
-            yield seen
+        # A position that the partner lacks reads its last token.
+        places = np.minimum(np.arange(n), len(corrupted) - 1)
+        factor = 0 if ablation == "zero" else 1
+        yield {node: factor * value[places] for node, value in seen.items()}
 
 
-def reference_means(params, reference, width, each):
-    seen = [plain.forward(params, clean)[1] for clean, *_ in rows(reference)]
+def reference_means(params, prompts, reference, i, each):
+    """Means without prompt i: of its group in the reference, of its group here, or of all."""
+    mine, n = tuple(prompts.clean[i, : prompts.length[i]]), prompts.length[i]
+
+    def others(pool, group):
+        """Distinct prompts of a group, without this one."""
+        kept = {
+            tuple(clean): clean
+            for k, (clean, *_) in enumerate(rows(pool))
+            if tuple(clean) != mine
+            and (group is None or pool.group is None or pool.group[k] == group)
+        }
+        return [plain.forward(params, clean)[1] for clean in kept.values()]
+
+    group = None if prompts.group is None else prompts.group[i]
+    near, own, far = others(reference, group), others(prompts, group), others(reference, None)
     means = {}
-    for node in seen[0]:
-        everything = np.concatenate([one[node][:width] for one in seen])
-        means[node] = np.stack(
-            [
-                np.mean([one[node][t] for one in seen if len(one[node]) > t], axis=0)
-                if each and any(len(one[node]) > t for one in seen)
-                else everything.mean(0)
-                for t in range(width)
-            ]
-        )
+    for node in far[0]:
+        whole = np.concatenate([seen[node] for seen in far]).mean(0)
+
+        def at(t, node=node, whole=whole):
+            for pool in (near, own) if each else ():
+                there = [seen[node][t] for seen in pool if len(seen[node]) > t]
+                if len(there) >= 8:
+                    return np.mean(there, axis=0)
+            return whole
+
+        means[node] = np.stack([at(t) for t in range(n)])
     return means
 
 
@@ -138,7 +150,7 @@ def measure(model, prompts, masks, ablation, **changes):
     options = {
         "candidates": CANDIDATES[ablation],
         # Shorter than the measured prompts, so that some positions have no reference token.
-        "reference": some_prompts(5, 2, longest=4),
+        "reference": some_prompts(14, 2, longest=4),
         # Seven prompts: the second batch is filled up.
         "batch_size": 4,
         "seed": 3,
@@ -148,7 +160,7 @@ def measure(model, prompts, masks, ablation, **changes):
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_against_editing_one_node_after_the_other(model, prompts, ablation):
-    reference, masks = some_prompts(5, 2, longest=4), some_masks()
+    reference, masks = some_prompts(14, 2, longest=4), some_masks()
     found = measure(model, prompts, masks, ablation)
     assert prompts.clean.shape[1] > reference.clean.shape[1]
     expected = one_by_one(model.params, prompts, masks, reference, ablation, CANDIDATES[ablation])
@@ -162,7 +174,7 @@ def test_against_editing_one_node_after_the_other(model, prompts, ablation):
 def test_whole_mlps_as_nodes(model, prompts, ablation):
     rng = np.random.default_rng(1)
     masks = [Nodes(rng.random((2, 2)) < 0.5, rng.random((2, 1)) < 0.5) for _ in range(3)]
-    reference = some_prompts(5, 2, longest=4)
+    reference = some_prompts(14, 2, longest=4)
     found = measure(model, prompts, masks, ablation, dictionary=blocks(model))
     expected = one_by_one(model.params, prompts, masks, reference, ablation, CANDIDATES[ablation])
     assert expected[2].max() > 0.1
@@ -203,36 +215,6 @@ def test_the_full_circuit_is_the_model_bit_for_bit(model, prompts, ablation):
 @jax.jit
 def direct(model, prompts):
     return logit_difference(forward(model, prompts.clean).logits, prompts)
-
-
-def test_means_and_partners_are_of_the_same_group(model, prompts):
-    """Groups of six and four prompts have means of their own; two single prompts have all's."""
-    rng = np.random.default_rng(4)
-    length = 4
-    rows = [rng.integers(0, 11, (12, length)).tolist() for _ in range(2)]
-    group = np.array([0, 1, 0, 2, 0, 0, 0, 3, 0, 2, 2, 2])
-    made = make_prompts(*rows, [1] * 12, [2] * 12, vocab_size=11, group=group.tolist())
-    np.testing.assert_array_equal(made.group, [0, 1, 0, 2, 0, 0, 0, 3, 0, 2, 2, 2])
-    found = measure(model, made, some_masks(), "mean", candidates=None, reference=None)
-    for i in range(12):
-        alone = group[i] in (1, 3)
-        same = made if alone else made[group == group[i]]
-        means = reference_means(model.params, same, length, True)
-        clean, _, position, answer, distractor = next(rows_of(made, i))
-        for k, mask in enumerate(some_masks()):
-            _, seen = plain.forward(model.params, clean)
-            edits = [(*node, means[node]) for node in seen if not kept(mask, *node)]
-            logits = plain.forward(model.params, clean, edits)[0][position]
-            want = logits[answer] - logits[distractor]
-            np.testing.assert_allclose(found.metric[k, i], want, atol=2e-4)
-    other = partners(made.length, 0, made.group)
-    alike = group[other] == group
-    assert alike[np.isin(group, (0, 2))].all()
-    assert (other != np.arange(12)).all()
-
-
-def rows_of(prompts, i):
-    return rows(prompts[np.array([i])])
 
 
 def test_the_empty_circuit_is_what_replaces_it(model, prompts):
@@ -283,35 +265,6 @@ def test_bad_requests(model, prompts):
         behaviour(model, prompts, [FULL], ablation="knockout")
     with pytest.raises(InputError, match="masks"):
         behaviour(model, prompts, [], ablation="zero")
-    with pytest.raises(InputError, match="reference"):
-        behaviour(model, prompts, [FULL], ablation="mean")
-    with pytest.raises(InputError, match="at least two"):
-        behaviour(model, prompts[:1], [FULL], ablation="resample")
-
-
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=30), st.integers(0, 5))
-def test_partners(lengths, seed):
-    lengths = np.array(lengths)
-    partner = partners(lengths, seed)
-    everyone = np.arange(len(lengths))
-    assert sorted(partner) == everyone.tolist()
-    assert (partner != everyone).all()
-    # Whoever has somebody of its own length gets one, but for one who helps out a loner.
-    shared = np.array([(lengths == n).sum() > 1 for n in lengths])
-    helped = (lengths[partner] != lengths) & shared
-    loners = (~shared).sum()
-    assert helped.sum() == (1 if loners == 1 else 0)
-
-
-def test_loners_are_paired_in_order_of_length():
-    lengths = np.array([40, 2, 9, 3])
-    assert lengths[partners(lengths, 0)].tolist() == [2, 3, 40, 9]
-    # The only one of its length takes the partner of the next shorter prompt.
-    lengths = np.array([3, 3, 9, 9, 8])
-    assert lengths[partners(lengths, 0)[4]] == 3
-
-
-def test_partners_depend_on_the_seed():
-    lengths = np.full(20, 5)
-    assert (partners(lengths, 0) == partners(lengths, 0)).all()
-    assert (partners(lengths, 0) != partners(lengths, 1)).any()
+    for ablation in ("mean", "mean_overall", "resample"):
+        with pytest.raises(InputError, match="reference: got no prompt but the measured one"):
+            behaviour(model, prompts[np.zeros(4, int)], [FULL], ablation=ablation)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import AttributionConfig, attribute, difference_target, prompt, scores, sources
+from hagd_jax.graphs import (
+    AttributionConfig,
+    attribute,
+    difference_target,
+    graph_scores,
+    prompt,
+    sources,
+)
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, LogitTarget
 from hagd_jax.graphs.sources import round_up
 from hagd_jax.models import DecoderConfig, forward
@@ -221,4 +228,4 @@ def test_half_precision_agrees_with_full_as_far_as_it_can():
     half = model.replace(params=cast(model.params), config=model.config.replace(dtype="bfloat16"))
     graph, full = (attribute(m, transcoder, PROMPT) for m in (half, model))
     assert np.isfinite(graph.to_dense()).all()
-    assert abs(scores(graph).replacement - scores(full).replacement) < 0.05
+    assert abs(graph_scores(graph).replacement - graph_scores(full).replacement) < 0.05

@@ -10,11 +10,9 @@ import pytest
 
 from hagd_jax import meta
 from hagd_jax.errors import ConfigError
-from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.meta.learner import init as init_learner
 from hagd_jax.parallel import make_mesh, restore, save
-from hagd_jax.pipeline import composed, extract, open_run, run_steps, step_parts, step_plan
-from hagd_jax.pipeline.find import steps_of
+from hagd_jax.pipeline import composed, run_steps, step_parts, step_plan
 from hagd_jax.pipeline.step_parts import StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig
 from hagd_jax.scores.node_graph import NodeGraph, NodePlaces
@@ -23,7 +21,7 @@ from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.transcoders import TrainConfig, TranscoderConfig
 from hagd_jax.transcoders import init as init_transcoder
 from tests.models.noise import on_mesh
-from tests.pipeline.copier import EXTRACT, make_copier, make_task
+from tests.pipeline.copier import make_copier, make_task
 
 NEURONS = StepConfig(
     nodes=1, graph_steps=2, candidates=4, masks=MaskConfig(steps=20, batch_size=8), levels=1
@@ -161,35 +159,6 @@ def test_what_cannot_be_is_refused():
             dataclasses.replace(NEURONS, **change)
 
 
-def test_extract_runs_it_and_goes_on_after_a_kill(tmp_path):
-
-    model, task = make_copier(), make_task()
-    config = dataclasses.replace(
-        EXTRACT, search="steps", hierarchy=HierarchyConfig(ratio=0.5, least=2), candidates=4
-    )
-    whole = open_run(tmp_path / "whole", {})
-    result = extract(model, task, config, run=whole)
-    assert [(n.kind, n.layer, n.index) for n in result.circuit.nodes] == [("head", 0, 1)]
-    assert result.circuit.config["found_by"] == "steps"
-
-    class Killed(BaseException):
-        pass
-
-    def kill(stage, done, total):
-        if (stage, done) == ("steps", 15):
-            raise Killed
-
-    broken = open_run(tmp_path / "broken", {})
-    asked = steps_of(config, 1, [1, 2, 5])
-    with pytest.raises(Killed):
-        run_steps(model, task, asked, run=broken, progress=kill, save_every=0)
-    assert broken.steps.steps()[-1] == 14
-    again = extract(model, task, config, run=broken)
-    assert again.circuit == result.circuit
-    lines = [(run.path / "metrics.jsonl").read_text().splitlines() for run in (whole, broken)]
-    assert len(lines[0]) == len(lines[1])
-
-
 def test_a_given_transcoder_is_searched():
 
     model, task = make_copier(), make_task()
@@ -214,8 +183,6 @@ def test_a_transcoder_needs_text():
 
 
 def test_what_the_step_does_not_do_is_refused():
-    with pytest.raises(ConfigError, match="composed step"):
-        dataclasses.replace(EXTRACT, search="steps", masks=MaskConfig(mean=0.5))
     with pytest.raises(ConfigError, match="scores or learner"):
         dataclasses.replace(NEURONS, prior="ig")
     with pytest.raises(ConfigError, match="mean"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.causal import ABLATIONS, Circuit, JudgeConfig, behaviour, evaluate
-from hagd_jax.causal.ablation import partners
+from hagd_jax.causal.partners import partners
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
 from hagd_jax.models import forward
@@ -132,7 +132,7 @@ def test_ablated_features_take_the_asked_values(model, task, window, ablation):
     elif ablation == "counterfactual":
         wanted = values(prompts.corrupted)[:, :, feature]
     else:
-        wanted = values(prompts.clean[partners(prompts.length, 3)])[:, :, feature]
+        wanted = values(partners(prompts, reference, seed=3)[0])[:, :, feature]
     moved = (wanted - own[:, :, feature])[..., None]
     assert np.abs(moved).max() > 0.1
     rows = np.asarray(window.params["W_dec"])[:, feature]
@@ -165,7 +165,7 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
 ):
     run = open_run(tmp_path, {})
     config = dataclasses.replace(EXTRACT, judge=JudgeConfig(("zero",), controls=2, batch_size=8))
-    result = extract(model, task, config, dictionary=window, run=run)
+    result = extract(model, task, config, dictionary=window, out=run)
     record = json.loads((tmp_path / "circuit.json").read_text())
     assert record["space"] == [2, 2, 10]
     assert {kind for kind, *_ in record["nodes"]} <= {"head", "feature"}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import yaml
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import replacing, write_safetensors
@@ -107,7 +105,6 @@ def _require_replaceable(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        values = yaml.safe_load((folder / circuit_tracer.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return "model_kind" in circuit_tracer.read_yaml(folder / circuit_tracer.CONFIG)
+    except CheckpointError:
         return False
-    return isinstance(values, Mapping) and "model_kind" in values

@@ -19,7 +19,6 @@ from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import Checkpoints, agree, batch_parts, is_main, sync, to_global
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.kernels import native
 from hagd_jax.transcoders.training.activations import estimate
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.normalise import Normalisation
@@ -115,8 +114,6 @@ def train(
         >>> transcoder = train(model, corpus, TrainConfig(features="8x", k=32))
     """
     plan = _plan(model, corpus, config)
-    if jax.default_backend() == "cpu":
-        native.keep_memory()
     share = (jax.process_index(), jax.process_count())
     batches = corpus.batches(config.batch_size, seed=config.seed, share=share)
     begun, state = _begin(plan, batches, run)

@@ -1,0 +1,255 @@
+"""Reference values: what ablated units are set to, read on other prompts.
+
+One rule holds for every ablation that reads other prompts. A prompt's own values never enter its
+reference, whatever copies of it there are, and values at padding never enter any. The reference is
+taken from the first of these that has at least eight prompts (`LEAST`):
+
+1. the reference prompts (the discover split, to the judge) of the same group, which means of the
+   same template and length, so that every position plays the same part;
+2. the measured prompts of the same group;
+3. all other reference prompts: for a mean, over all of their positions; for resampling, the eight
+   that are nearest in length, where a position past the end of one reads its last token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hagd_jax.errors import InputError
+from hagd_jax.interventions import mean_of_sums
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import distinct, prompt_digests
+from hagd_jax.units import Parts
+
+# Fewer prompts are no reference: one of them would weigh too much.
+LEAST = 8
+
+
+@struct.dataclass
+class Means:
+    """Sums over reference prompts, from which each prompt's own values are taken out.
+
+    Attributes:
+        sums: Name → (L, G, T, ...) sums over the prompts of each group, at each position.
+        count: (G, T) how many rows went into them.
+        own: (G, T) 1 where the measured prompts themselves were summed, and 0 where the reference
+            prompts were.
+        near: (G, T) whether the group has enough prompts there for a mean of its own.
+        total: Name → (L, 1, 1, ...) sums over all reference prompts and positions.
+        tokens: () how many tokens went into that.
+    """
+
+    sums: dict[str, jax.Array]
+    count: jax.Array
+    own: jax.Array
+    near: jax.Array
+    total: dict[str, jax.Array]
+    tokens: jax.Array
+
+    def values(
+        self, own: dict[str, jax.Array], batch: Prompts, group: jax.Array, shared: jax.Array
+    ) -> dict[str, jax.Array]:
+        """What each unit of each prompt is set to: the mean over its reference without itself.
+
+        Args:
+            own: Name → (L, R, T, ...) values of units on the measured prompts.
+            batch: Those prompts; R rows in all.
+            group: (N,) which row of the tables is each prompt's.
+            shared: (N,) 1 where the prompt is one of the reference prompts, too.
+
+        Returns:
+            Name → (L, R, T, ...).
+        """
+        rows = batch.inputs().shape[0] // group.shape[0]
+        real = jnp.arange(batch.clean.shape[-1]) < batch.row_length[:, None]
+
+        def of_prompt(x: jax.Array, axis: int) -> jax.Array:
+            """Sums over the rows of each prompt, for each of its rows."""
+            shape = x.shape
+            parts = x.reshape(*shape[:axis], -1, rows, *shape[axis + 1 :]).sum(axis + 1)
+            return jnp.repeat(parts, rows, axis)
+
+        shared, group = (batch.per_row(x) for x in (shared.astype(jnp.float32), group))
+        taken = jnp.where(self.own[group] > 0, 1.0, shared[:, None])
+        here = of_prompt(real.astype(jnp.float32), 0)
+        count = self.count[group] - taken * here
+        tokens = self.tokens - shared * here.sum(1)
+
+        def mean(name: str, value: jax.Array) -> jax.Array:
+            wide = lambda x: x.reshape(1, *x.shape, *[1] * (value.ndim - 1 - x.ndim))  # noqa: E731
+            mine = of_prompt(jnp.where(wide(real), value, 0), 1)
+            near = (self.sums[name][:, group] - wide(taken) * mine) / wide(jnp.maximum(count, 1))
+            rest = self.total[name] - wide(shared) * mine.sum(2, keepdims=True)
+            far = rest / wide(jnp.maximum(tokens, 1))
+            return jnp.where(wide(self.near[group]), near, far)
+
+        return {name: mean(name, value) for name, value in own.items()}
+
+
+class Places(NamedTuple):
+    """Where each measured prompt finds its reference; arrays of N prompts.
+
+    Attributes:
+        group: (N,) its row in the tables of `Means`.
+        shared: (N,) whether it is a reference prompt itself.
+    """
+
+    group: np.ndarray
+    shared: np.ndarray
+
+
+def reference_means(
+    model: LanguageModel,
+    parts: Parts,
+    prompts: Prompts,
+    reference: Prompts | None = None,
+    *,
+    batch_size: int,
+    per_position: bool = True,
+) -> tuple[Means, Places]:
+    """Sum the values of units over the reference of some prompts.
+
+    Args:
+        model: The model.
+        parts: What it consists of.
+        prompts: N prompts that will be measured.
+        reference: Prompts to average over; the measured ones if None.
+        batch_size: Prompts in one call.
+        per_position: Whether positions have means of their own where there are enough prompts;
+            if not, rule 3 alone is used.
+
+    Returns:
+        The sums, and where each prompt finds its own.
+
+    Raises:
+        InputError: If a prompt has no other prompt to be compared with.
+    """
+    width = prompts.clean.shape[-1]
+    measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
+    groups, group = np.unique(groups_of(prompts), return_inverse=True)
+    shared = np.isin(prompt_digests(prompts), prompt_digests(known))
+    if (shared & (len(known) < 2)).any():
+        raise InputError(
+            "reference", got="no prompt but the measured one", expected="others to average over"
+        )
+    ours, theirs = (_counts(p, groups, width) for p in (measured, known))
+    most = np.array([shared[group == g].any() for g in range(len(groups))])[:, None]
+    good, enough = ours - 1 >= LEAST, theirs - most >= LEAST
+    near, own = per_position & (good | enough), good & ~enough
+    sums, count = _summed(model, parts, known, groups, batch_size)
+    total = {name: x.sum((1, 2), keepdims=True) for name, x in sums.items()}
+    tokens = count.sum()
+    fit = functools.partial(_fitted, groups=len(groups), width=width)
+    sums, count = {name: fit(x, axis=1) for name, x in sums.items()}, fit(count, axis=0)
+    if (own & near).any():
+        extra, more = _summed(model, parts, measured, groups, batch_size)
+        choose = functools.partial(_chosen, own)
+        sums = {name: choose(fit(extra[name], axis=1), x, 1) for name, x in sums.items()}
+        count = choose(fit(more, axis=0), count, 0)
+    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
+    return means, Places(group.astype(np.int32), shared.astype(np.int32))
+
+
+def others_of(prompts: Prompts, reference: Prompts | None = None) -> int:
+    """How many distinct prompts the reference of each prompt is taken from, at the least."""
+    known = set(prompt_digests(prompts if reference is None else reference))
+    return min((len(known - {mine}) for mine in prompt_digests(prompts)), default=0)
+
+
+def group_means(
+    model: LanguageModel, parts: Parts, prompts: Prompts, batch_size: int
+) -> tuple[Prompts, dict[str, jax.Array]]:
+    """Means of each group with the prompts' own values in them, for training masks.
+
+    A group of fewer than eight distinct prompts has the mean of all prompts.
+
+    Args:
+        model: The model.
+        parts: What it consists of.
+        prompts: With groups.
+        batch_size: Prompts in one call.
+
+    Returns:
+        The prompts, their groups numbered anew, and name → (L, groups + 1, T, ...) means; the last
+        one is of all prompts.
+    """
+    once, group = distinct(prompts), groups_of(prompts)
+    groups, sizes = np.unique(groups_of(once), return_counts=True)
+    groups = groups[sizes >= LEAST]
+    numbered = np.where(np.isin(group, groups), np.searchsorted(groups, group), len(groups))
+    sums, count = _summed(model, parts, once, groups, batch_size)
+    # The last row has what is in no group; of all prompts it has to be.
+    whole = {name: x.at[:, -1].set(x.sum(1)) for name, x in sums.items()}
+    means = mean_of_sums(whole, count.at[-1].set(count.sum(0)))
+    return dataclasses.replace(prompts, group=numbered.astype(np.int32)), means
+
+
+def groups_of(prompts: Prompts) -> np.ndarray:
+    """(N,) the group of each prompt; −1 for all of those without groups."""
+    if prompts.group is None:
+        return np.full(len(prompts), -1)
+    return np.asarray(prompts.group, np.int64)
+
+
+def _counts(prompts: Prompts, groups: np.ndarray, width: int) -> np.ndarray:
+    """(G, T) how many prompts of each group have a token at each position."""
+    length = np.asarray(prompts.length).reshape(len(prompts), -1)
+    real = (np.arange(width) < length[..., None]).mean(1)
+    return np.stack([real[groups_of(prompts) == group].sum(0) for group in groups])
+
+
+def _summed(
+    model: LanguageModel, parts: Parts, prompts: Prompts, groups: np.ndarray, batch_size: int
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Sums over each of some groups and over all other prompts together, and their counts."""
+    own = groups_of(prompts)
+    place = np.where(np.isin(own, groups), np.searchsorted(groups, own), len(groups))
+    numbered = dataclasses.replace(prompts, group=np.minimum(place, len(groups)).astype(np.int32))
+    several = (
+        _group_sums(model.bare(), parts.bare(), batch, weight, len(groups) + 1)
+        for batch, weight in padded_batches(model, numbered, batch_size)
+    )
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), several)
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _group_sums(
+    model: LanguageModel, parts: Parts, batch: Prompts, weight: jax.Array, groups: int
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Name → (L, groups, T, ...) sums over real tokens, and (groups, T) how many there were."""
+    tokens, group = batch.inputs(), batch.per_row(batch.group)
+    real = jnp.arange(tokens.shape[1]) < batch.row_length[:, None]
+    real = real * batch.per_row(weight)[:, None]
+    values = parts.values(forward(model, tokens, capture=parts.capture).trace)
+
+    def total(value: jax.Array) -> jax.Array:
+        wide = real.reshape(1, *real.shape, *[1] * (value.ndim - 3))
+        # What stands at padding may be no number at all.
+        kept = jnp.where(wide > 0, value, 0) * wide
+        return jax.ops.segment_sum(kept.swapaxes(0, 1), group, groups).swapaxes(0, 1)
+
+    return {n: total(x) for n, x in values.items()}, jax.ops.segment_sum(real, group, groups)
+
+
+def _fitted(x: jax.Array, *, axis: int, groups: int, width: int) -> jax.Array:
+    """Without the row of other prompts, cut or filled with zeros to a width."""
+    x = jax.lax.slice_in_dim(x, 0, groups, axis=axis)
+    x = jax.lax.slice_in_dim(x, 0, min(width, x.shape[axis + 1]), axis=axis + 1)
+    room = [(0, 0)] * x.ndim
+    room[axis + 1] = (0, width - x.shape[axis + 1])
+    return jnp.pad(x, room)
+
+
+def _chosen(own: np.ndarray, ours: jax.Array, theirs: jax.Array, axis: int) -> jax.Array:
+    """The measured prompts' sums where they are the reference, the reference's elsewhere."""
+    shape = *[1] * axis, *own.shape, *[1] * (ours.ndim - axis - 2)
+    return jnp.where(jnp.asarray(own).reshape(shape), ours, theirs)
