@@ -14,9 +14,9 @@ import hagd_jax as hagd
 from experiments.common.record import half_interval, share, write
 from hagd_jax import tasks, testbeds, transcoders, units
 from hagd_jax.causal import behaviour
-from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import corpus_of_tokens
 from hagd_jax.errors import ConfigError
+from hagd_jax.pipeline.features import SMALL_FEATURES
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
 from hagd_jax.tasks import Sizes

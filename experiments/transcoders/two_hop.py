@@ -48,7 +48,7 @@ from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel, forward
-from hagd_jax.pipeline.run_folder import open_run
+from hagd_jax.pipeline import open_run
 from hagd_jax.testbeds.skipping import skip_share
 from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 from hagd_jax.transcoders import Transcoder, decode, encode, init

@@ -18,6 +18,7 @@ from experiments.circuits import (
     task_accuracy,
 )
 from experiments.common.small_models import Small
+from hagd_jax import meta
 from hagd_jax.errors import ConfigError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
@@ -34,7 +35,8 @@ SMALL = Small(
 SIZES = Sizes(8, 4, 8)
 SEARCH = {
     "masks": MASKS, "sizes": SIZES, "few": SIZES, "scored": 4, "graph_prompts": 4,
-    "graph": GradientConfig((0.5,), 4), "path": GradientConfig((0.5, 1.0), 4), "ablations": ("counterfactual", "mean"),
+    "graph": GradientConfig((0.5,), 4), "path": GradientConfig((0.5, 1.0), 4),
+    "ablations": ("counterfactual", "mean"),
 }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def test_algorithmic_circuits_of_all_nodes_keep_everything(places, read):
     whole = [row for row in result["rows"] if row["kind"] == "neurons"]
     assert [row["ablation"] for row in whole] == ["counterfactual", "mean"]
     for row in whole:
-        assert (row["preservation"], row["kl"]) == (1.0, 0.0)
+        assert (row["accuracy"], row["kl"]) == (row["accuracy_model"], 0.0)
         assert row["nodes"] == row["of"]
     features = [row for row in result["rows"] if row["kind"] == "features"]
     assert max(row["kl"] for row in features) > 0  # errors are in no circuit
