@@ -90,7 +90,7 @@ def prepared(name: str, seed: int, config: Config) -> tuple:
         batch = config.small.search.batch_size
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[: config.scored], GradientConfig(batch_size=batch))
-    jax.block_until_ready(scores.heads)
+    jax.block_until_ready(scores.values.heads)
     middle = time.monotonic()
     graph = node_graph(model, prompts[: config.graph_prompts], config.graph, candidates=4096)
     return model, task, scores, graph, middle - began, time.monotonic() - middle

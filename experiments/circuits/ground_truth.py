@@ -132,7 +132,7 @@ def rows_of(
         else:
             steps = path.PATH if name == "eap_ig" else path.CLEAN
             scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
-        row = flat(parts, scores)
+        row = flat(parts, scores.values)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
             took = time.monotonic() - began
             yield found(by, own, highest(own, size), truth, took)

@@ -38,7 +38,7 @@ from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import MaskConfig, Tree, init_masks, mask_ranks, top_nodes, train_masks
 from hagd_jax.tasks import Sizes
-from hagd_jax.units import Dictionary, Nodes
+from hagd_jax.units import Dictionary, Nodes, Scores
 
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # beside those of the curve
@@ -106,7 +106,7 @@ class Discovered(NamedTuple):
     """What was found on the discover split of a task, and in how many seconds."""
 
     task: hagd.tasks.Task
-    ig: Nodes
+    ig: Scores
     circuits: dict[int, Nodes]
     scored: float
     took: float
@@ -120,7 +120,7 @@ def discovered(cell: Row, config: Config) -> Discovered:
     prompts, total = task.splits["discover"], nodes.space.nodes
     began, gradients = time.monotonic(), GradientConfig(batch_size=config.path.batch_size)
     ig = hagd.scores.mean_scores(model, prompts[: config.scored], gradients, dictionary=nodes)
-    jax.block_until_ready(ig.heads)
+    jax.block_until_ready(ig.values.heads)
     scored = time.monotonic() - began
     graph = node_graph(
         model, prompts[: config.graph_prompts], config.graph, dictionary=nodes,
@@ -152,7 +152,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     began = time.monotonic()
     prompts = own.task.splits["discover"][: config.scored]
     eap = scores.eap_ig(model, prompts, config.path, dictionary=nodes)
-    jax.block_until_ready(eap.heads)
+    jax.block_until_ready(eap.values.heads)
     took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
     sizes = counts(nodes.space.nodes)
     top = {k: top_nodes(own.ig, k).mask for k in sizes}
