@@ -8,8 +8,7 @@ from hagd_jax.pipeline.config import TRANSCODER
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.features import require_text, width
 from hagd_jax.pipeline.levels import counts
-from hagd_jax.scores.flow import require_flow
-from hagd_jax.units import Space, as_dictionary, blocks
+from hagd_jax.units import Space, blocks, directed
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -61,9 +60,9 @@ def _require_sizes(context: Context, space: Space) -> None:
         )  # fmt: skip
     if graph and (config.levels or config.prior == "learner"):
         if config.features == MLPS:
-            require_flow(blocks(context.model))
+            directed(context.model, blocks(context.model))
         elif context.dictionary is not None:
-            require_flow(as_dictionary(context.model, context.dictionary))
+            directed(context.model, context.dictionary)
 
 
 def _notes(context: Context) -> list[str]:

@@ -182,7 +182,7 @@ BAD = {
     "target text": ({"targets": " Paris"}, "no tokenizer"),
     "no target": ({"targets": []}, "one or more"),
     "infinite direction": ({"targets": LogitTarget("x", (1,), (np.nan,))}, "finite numbers"),
-    "no direction": ({"targets": LogitTarget("x", (1,), (0.0,))}, "not all 0"),
+    "no direction": ({"targets": LogitTarget("x", (1,), (0.0,))}, "cancel to 0"),
     "empty direction": ({"targets": LogitTarget("x", (), ())}, "one or more tokens"),
     "worthless direction": ({"targets": LogitTarget("x", (1,), weight=-1.0)}, "above 0"),
     "nothing active": ({"prompt": [5]}, "none active"),

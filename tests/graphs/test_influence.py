@@ -200,6 +200,9 @@ def test_graphs_in_which_nothing_moves_a_target_have_no_influence(name, tmp_path
     if name != "no features":
         assert not influence(graph).any()
         assert not kept.cumulative.any()
+        # None of it is needed for any share of nothing.
+        assert not kept.edges.any()
+        assert (kept.nodes == (graph.nodes.kind >= EMBEDDING)).all()
     to_neuronpedia(graph, tmp_path / "graph.json")
     record = json.loads((tmp_path / "graph.json").read_text())
     assert len(record["nodes"]) == kept.nodes.sum()
