@@ -50,6 +50,13 @@ def test_every_kind_of_graph_has_weights_and_layers():
         Tree.of(levels)
     with pytest.raises(InputError, match="an attribution graph"):
         as_weights(jraph.GraphsTuple(*[None] * 7))
+    with pytest.raises(InputError, match="a NodeGraph"):
+        clusters_of(prompt)
+    with pytest.raises(InputError, match="an AttributionGraph"):
+        supernodes(nodes)
+    for clusters, chosen in (([np.zeros(2, int)], [0]), ([np.zeros(1, int)], [3])):
+        with pytest.raises(InputError, match="expected"):
+            with_rest(clusters, np.array(chosen), np.zeros(3, int))
 
 
 def test_nodes_without_edges_are_clustered_by_layer_and_kind():
