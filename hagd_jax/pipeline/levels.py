@@ -16,13 +16,13 @@ from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.scoring import looks as discovering
-from hagd_jax.scores.flow import Directions, Flow, directions, flow, require_flow
+from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Seen
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
-from hagd_jax.units import Scores, Space
+from hagd_jax.units import Scores, Space, directed
 
 FILE = "hierarchy.npz"
 
@@ -64,7 +64,7 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     config, scores, nodes = context.config, left["score"], left["features"].nodes
     if not needs_graph(context, nodes.space):
         return Coarse(Tree((), seen=Seen.nothing()), scores)
-    require_flow(nodes)
+    nodes = directed(context.model, nodes)
     size = graph_size(config, nodes.space)
     learner = meta.load() if config.prior == "learner" else None
     flows = _flows(context, left)
