@@ -42,6 +42,11 @@ class Basis(NamedTuple):
     seen: Seen
 
 
+def looks(context: Context, left: Left) -> Seen:
+    """None of the task's prompts."""
+    return Seen.nothing()
+
+
 def features(context: Context, left: Left) -> Basis:
     """The nodes that the configuration names, or that were given.
 
@@ -63,11 +68,6 @@ def features(context: Context, left: Left) -> Basis:
         nodes = as_dictionary(model, found)
     seen = look(task=context.task.name, model=model, dictionary=nodes)
     return Basis(nodes, measured, seen)
-
-
-def nothing_seen(context: Context, left: Left) -> Seen:
-    """A stage that looks at none of the task's prompts."""
-    return Seen.nothing()
 
 
 def width(context: Context) -> int | None:
