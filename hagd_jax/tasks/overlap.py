@@ -1,6 +1,6 @@
-"""How near the splits of a task come to each other: templates, words, and prompts that are the same.
+"""How near the splits of a task come to each other: near templates, shared words, shared prompts.
 
-A circuit that was found on some sentences and is tested on nearly the same ones has not been tested.
+A circuit that was found on some sentences and is tested on nearly the same has not been tested.
 Templates are compared by the share of words that would have to change, and the words that carry
 meaning are counted for themselves: names, things and places that fill the slots, and the rest of
 the sentence, with verbs and nouns in any form.
@@ -26,7 +26,7 @@ DISTANCE = 0.5
 SHARED = 0.2
 
 _SLOT = re.compile(r"\{[^{}]*\}")
-_WORD = re.compile(r"\{\}|[^\W\d_]+(?:['’][^\W\d_]+)?|\d+")
+_WORD = re.compile(r"\{\}|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|\d+")
 _PRESENT = {past: present for present, past in PAST_TENSES}
 _Words = tuple[str, ...]
 
@@ -133,8 +133,8 @@ def overlap(task: Task, *, most: int = 3) -> Overlap:
         InputError: If `most` is not a whole number, 1 or more.
 
     Example:
-        >>> row = Text("When Mary came, she", "When John came, he", "said", "was", "When {} came, {}")
-        >>> words = Tokenizer.words("When Mary John came, she he said was".split())
+        >>> row = Text("When Mary came", "When John came", "she", "he", "When {name} came")
+        >>> words = Tokenizer.words("When Mary John came she he".split())
         >>> task = text_task("mine", words, {"discover": [row], "test": [row]}, description="")
         >>> overlap(task).problems()[0]
         '1 prompts are in both discover and test'
@@ -203,7 +203,7 @@ def basic_form(word: str) -> str:
 
 
 def _is_word(word: str) -> bool:
-    return len(word) > 1 and word.isalpha() or "'" in word
+    return (len(word) > 1 and word.isalpha()) or "'" in word
 
 
 def _taken_apart(text: Text) -> tuple[str, tuple[str, ...]]:
