@@ -14,13 +14,14 @@ _ITEMS = 4
 _PLAIN = bool | int | float | str | None
 
 
-def one_line(value: Any) -> str:
+def one_line(self: Any) -> str:
     """Describe a dataclass or a named tuple by its fields, arrays by their shapes.
 
     Classes that hold arrays use it as their `__repr__`, so that `print(model)` is not its weights.
 
     Args:
-        value: The value. No array is looked into, so it may be traced or on other machines.
+        self: The value, called so since classes take this function as a method. No array is looked
+            into, so it may be traced or on other machines.
 
     Returns:
         Its class and its fields, at most 160 characters without a line break.
@@ -33,10 +34,10 @@ def one_line(value: Any) -> str:
         >>> one_line(Pair("a", np.ones((3, 4))))
         "Pair(name='a', values=float64[3, 4])"
     """
-    if not (dataclasses.is_dataclass(value) or hasattr(value, "_fields")):
-        return brief(value)
-    parts = ", ".join(f"{name}={brief(part)}" for name, part in _fields(value))
-    return _cut(f"{type(value).__name__}({parts}", _LONGEST - 1) + ")"
+    if not (dataclasses.is_dataclass(self) or hasattr(self, "_fields")):
+        return brief(self)
+    parts = ", ".join(f"{name}={brief(part)}" for name, part in _fields(self))
+    return _cut(f"{type(self).__name__}({parts}", _LONGEST - 1) + ")"
 
 
 def brief(value: Any) -> str:

@@ -56,7 +56,7 @@ def difference_target(
 
 def _listed(asked: Any) -> list[Any]:
     """One token, of whatever library, or several."""
-    alone = isinstance(asked, str | LogitTarget) or not hasattr(asked, "__iter__")
+    alone = isinstance(asked, str) or not isinstance(asked, Iterable)
     return [asked] if alone or getattr(asked, "ndim", 1) == 0 else list(asked)
 
 
