@@ -56,8 +56,8 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
-class NoCircuitError(HagdError):
-    """A search ended with a circuit that is no closer to the model than the empty one."""
+class NoCircuitError(HagdError, RuntimeError):
+    """A search ended without a circuit: what it found does no more than the empty circuit."""
 
 
 class MissingDependencyError(HagdError, ImportError):

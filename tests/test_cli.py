@@ -37,7 +37,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks",
-        "search.npz", "seen",
+        "scores.npz", "search.npz", "seen",
     }  # fmt: skip
     circuit = Circuit.load(tmp_path / "run" / "circuit.json")
     assert len(circuit) == 6
@@ -63,11 +63,11 @@ def test_a_search_that_finds_nothing_says_so_and_leaves_no_circuit(folder, tmp_p
     with pytest.raises(SystemExit) as stop:
         main(arguments(folder, tmp_path / "run", "--nodes", "1"))
     assert stop.value.code == 1
-    assert "found nothing" in " ".join(capsys.readouterr().err.split())
+    assert "the empty circuit has" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run" / "circuit.json").exists()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (found,) = [line for line in map(json.loads, lines) if line["stage"] == "found"]
-    assert found["loss"] > 0.99 * found["empty_loss"] > 1
+    assert found["loss"] > 0.95 * found["empty_loss"] > 1
 
 
 def test_an_algorithm_without_a_model_keeps_the_one_it_trains(tmp_path, monkeypatch):

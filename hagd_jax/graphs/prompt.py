@@ -15,7 +15,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
-from hagd_jax.graphs.rows import Rows, Targets, rows
+from hagd_jax.graphs.rows import TargetRows, Targets, rows
 from hagd_jax.graphs.sources import (
     Sources,
     active_bound,
@@ -58,7 +58,7 @@ class HeldPrompt(NamedTuple):
 
     __repr__ = one_line
 
-    def rows(self, targets: Targets) -> Rows:
+    def rows(self, targets: Targets) -> TargetRows:
         """Rows of a batch of targets."""
         skip, reads = None, "mlp_in"
         if isinstance(self.dictionary, Features):

@@ -56,8 +56,9 @@ def difference_target(
 
 def _listed(asked: Any) -> list[Any]:
     """One token, of whatever library, or several."""
-    alone = isinstance(asked, str) or not isinstance(asked, Iterable)
-    return [asked] if alone or getattr(asked, "ndim", 1) == 0 else list(asked)
+    if isinstance(asked, str | LogitTarget) or not hasattr(asked, "__iter__"):
+        return [asked]
+    return [asked] if getattr(asked, "ndim", 1) == 0 else list(asked)
 
 
 def token_id(model: LanguageModel, token: str | int) -> int:

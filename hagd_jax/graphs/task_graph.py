@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jraph
 import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_choice, require_is, require_number, shown
-from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
+from hagd_jax.errors import (
+    InputError,
+    require_choice,
+    require_index,
+    require_is,
+    require_number,
+    shown,
+)
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
-from hagd_jax.units.graph import strongest_into
+from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 _BITS = 31
 
@@ -61,7 +67,7 @@ class TaskEdges(NamedTuple):
     __repr__ = one_line
 
 
-class TaskGraph(struct.PyTreeNode):
+class TaskGraph(Graph):
     """The mean of attribution graphs.
 
     Attributes:
@@ -70,11 +76,8 @@ class TaskGraph(struct.PyTreeNode):
         layers: L.
     """
 
-    graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
-
-    __repr__ = one_line
 
     @property
     def nodes(self) -> TaskNodes:
@@ -86,6 +89,16 @@ class TaskGraph(struct.PyTreeNode):
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) mean of A over prompts."""
+        return np.asarray(self.edges.mean)
+
+    @property
+    def strength(self) -> np.ndarray:
+        """(E,) mean of |A| over prompts."""
+        return np.asarray(self.edges.size)
+
     def to_dense(self, column: str = "mean") -> np.ndarray:
         """An edge column as a matrix.
 
@@ -96,14 +109,25 @@ class TaskGraph(struct.PyTreeNode):
             (N, N) float32, [target, source].
 
         Raises:
-            ConfigError: If there is no such column.
+            ConfigError: If there is no such field.
         """
         require_choice("column", column, TaskEdges._fields)
-        count = len(self.nodes.kind)
-        dense = np.zeros((count, count), np.float32)
-        places = np.asarray(self.graph.receivers), np.asarray(self.graph.senders)
-        dense[places] = getattr(self.edges, column)
-        return dense
+        return self._dense(getattr(self.edges, column))
+
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 #127 @4` or `target 0`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        kind, index, place = (int(x[node]) for x in (table.kind, table.index, table.position))
+        where = "" if place < 0 else f" @{place}"
+        if kind == LOGIT:
+            return f"target {index}"
+        if kind == EMBEDDING:
+            return f"embedding{'' if index < 0 else f' #{index}'}{where}"
+        what = KINDS[ERROR] if kind == ERROR else f"#{index}"
+        return f"L{int(table.layer[node])} {what}{where}"
+
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
 
 
 def task_graph(
@@ -192,7 +216,7 @@ class _Sums:
 
     def finish(self, edges_per_node: int | None) -> TaskGraph:
         """Means, in the order of layers."""
-        columns = np.array(list(self.numbers), np.int64)
+        columns = np.array(list(self.numbers), np.int64).reshape(-1, 4)
         order = np.lexsort((columns[:, 3], columns[:, 2], columns[:, 1], columns[:, 0]))
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
@@ -205,18 +229,12 @@ class _Sums:
         spread = np.maximum(squares - total**2, 0) / max(self.count - 1, 1)
         keep = strongest_into(receivers, size, edges_per_node)
         mean = TaskEdges(*(x[keep].astype(np.float32) for x in (total, size, spread**0.5, often)))
-        arrays: Any = {
-            "nodes": TaskNodes(
-                kind.astype(np.int8), layer, position, index, frequency, activation, reach
-            ),
-            "edges": mean,
-            "senders": senders[keep].astype(np.int32),
-            "receivers": receivers[keep].astype(np.int32),
-            "n_node": np.array([len(kind)], np.int32),
-            "n_edge": np.array([len(keep)], np.int32),
-        }
+        table = TaskNodes(
+            kind.astype(np.int8), layer, position, index, frequency, activation, reach
+        )
         assert self.about is not None
-        return TaskGraph(jraph.GraphsTuple(**arrays, globals=None), self.count, self.about[0])
+        parts = graph_parts(table, mean, senders[keep], receivers[keep])
+        return TaskGraph(parts, self.count, self.about[0])
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info

@@ -93,7 +93,7 @@ def with_template(
         for step in state.get("processors", [state])
         if step.get("type") == "ByteLevel"
     ]
-    names = {id: _piece(copy.id_to_token(id) or "", id) for id in (*begin, *end)}
+    names = {id: _piece(copy.id_to_token(id), id) for id in (*begin, *end)}
     one, two = ([f"{names[id]}:{side}" for id in begin] for side in (0, 1))
     one_end, two_end = ([f"{names[id]}:{side}" for id in end] for side in (0, 1))
     template = processors.TemplateProcessing(
@@ -108,9 +108,11 @@ def with_template(
     return copy
 
 
-def _piece(token: str, id: int) -> str:
+def _piece(token: str | None, id: int) -> str:
     """What a template calls a token; pieces of a template have a syntax of their own."""
-    return f"token{id}" if ":" in token or token.startswith("$") or not token else token
+    if token is None or ":" in token or token.startswith("$"):
+        return f"token{id}"
+    return token
 
 
 def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

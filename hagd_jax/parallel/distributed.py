@@ -191,14 +191,12 @@ def _check_cluster(coordinator: str, num_processes: int, process_id: int) -> Non
 def _device_ids(local_devices: int | Sequence[int] | None) -> list[int] | None:
     if local_devices is None:
         return None
-    if isinstance(local_devices, str) or not isinstance(local_devices, Sequence):
-        require_number("local_devices", local_devices, least=1, whole=True)
-        return list(range(int(local_devices)))
-    ids = list(local_devices)
+    many = not isinstance(local_devices, int | str)
+    ids: list[Any] = [local_devices] if isinstance(local_devices, int | str) else [*local_devices]
     for id in ids:
-        require_number("local_devices", id, least=0, whole=True)
+        require_number("local_devices", id, least=0 if many else 1, whole=True)
     if not ids or len(set(ids)) < len(ids):
         raise ConfigError(
             "local_devices", got=local_devices, expected="a positive number, or different ids"
         )
-    return ids
+    return ids if many else list(range(ids[0]))

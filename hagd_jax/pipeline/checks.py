@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hagd_jax import meta
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.pipeline.config import TRANSCODER
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.features import require_text, width
-from hagd_jax.pipeline.levels import counts
+from hagd_jax.pipeline.graph import graph_size
+from hagd_jax.pipeline.repairing import swaps
+from hagd_jax.pipeline.selecting import loss_of
 from hagd_jax.scores.flow import require_flow
+from hagd_jax.search.config import shares
 from hagd_jax.units import Space, as_dictionary, blocks
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
@@ -51,8 +56,8 @@ def _require_sizes(context: Context, space: Space) -> None:
     config = context.config
     size = config.size(space.nodes)
     graph = config.search != "top" and size < space.nodes
-    possible = len(counts(context, space))
-    if graph and config.levels is not None and config.levels > possible:
+    possible = len(graph_size(dataclasses.replace(config, levels=config.levels or 0), space).levels)
+    if graph and possible < (config.levels or 0):
         raise ConfigError(
             "levels", got=config.levels,
             expected=f"at most {possible}, to which {space.nodes} nodes shrink by "
@@ -67,7 +72,7 @@ def _require_sizes(context: Context, space: Space) -> None:
 
 
 def _notes(context: Context) -> list[str]:
-    used = set(context.config.ablations) | {"counterfactual"}
+    used = {"counterfactual", *shares(loss_of(context.config)), *shares(swaps(context.config))}
     if set(context.config.judge.ablations) <= used:
         names = " and ".join(sorted(used))
         return [

@@ -100,18 +100,6 @@ class ExtractConfig:
                 expected="neurons, mlps, transcoder, a folder or a hub id",
             )  # fmt: skip
 
-    @property
-    def ablations(self) -> dict[str, float]:
-        """The ablations of the search, each with the share of prompts it is trained under.
-
-        Example:
-            >>> ExtractConfig(masks=MaskConfig(mean=0.25)).ablations
-            {'counterfactual': 0.75, 'mean': 0.25}
-        """
-        mean = self.masks.mean if self.search != "top" else 0.0
-        shares = {"counterfactual": 1 - mean, "mean": mean}
-        return {name: share for name, share in shares.items() if share}
-
     def size(self, total: int) -> int:
         """The number of nodes asked for.
 

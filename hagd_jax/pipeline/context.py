@@ -1,4 +1,4 @@
-"""The inputs of every stage, and the results of the stages before it."""
+"""The inputs of every stage, the results of the stages before it, and what a stage is."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ class Context:
         if self.run is not None:
             self.run.log(stage, **values)
 
+    def log_once(self, stage: str, **values: Any) -> None:
+        """Append a line in place of what an interrupted run logged from this stage on."""
+        if self.run is not None:
+            self.run.rewind(stage, -1)
+            self.run.log(stage, **values)
+
 
 @dataclasses.dataclass(frozen=True)
 class Left:
@@ -81,16 +87,22 @@ class Left:
     def __getitem__(self, stage: str) -> Any:
         return self.values[stage]
 
-    def __contains__(self, stage: str) -> bool:
-        return stage in self.values
-
     def seeing(self, seen: Seen) -> Left:
         """The same results, which more data have decided."""
         return Left(self.values, self.seen | seen)
 
-    def after(self, stage: str, value: Any, seen: Seen) -> Left:
-        """These results and one more."""
+    def after(self, stage: str, value: Any) -> Left:
+        """These results and one more, which may have seen more than was said before."""
+        seen = getattr(value, "seen", Seen.nothing())
         return Left({**self.values, stage: value}, self.seen | seen)
+
+
+def nothing_kept(context: Context, left: Left) -> None:
+    """A stage whose result is made again each time."""
+
+
+def keep_nothing(run: RunFolder, value: Any) -> None:
+    """A stage that keeps its result by itself, or not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +113,19 @@ class Stage:
         name: Its name, for `--until`, `--from` and the log.
         reads: Fields of `ExtractConfig` that decide its result and that of no earlier stage.
         leaves: Files and folders that it writes into the run's folder.
-        run: (context, results of earlier stages) → its result. A stage whose files are in the
-            run's folder reads them back, and one that was interrupted goes on from its checkpoint.
         looks: (context, results of earlier stages) → the data that decide its result.
+        make: (context, results of earlier stages) → its result; an interrupted one goes on from
+            its checkpoint.
+        keep: (run, result) → None, which writes the result into the run's folder.
+        kept: (context, results of earlier stages) → the result that the folder holds, or None.
     """
 
     name: str
     reads: tuple[str, ...]
     leaves: tuple[str, ...]
-    run: Callable[[Context, Left], Any]
     looks: Callable[[Context, Left], Seen]
+    make: Callable[[Context, Left], Any]
+    keep: Callable[[RunFolder, Any], None] = keep_nothing
+    kept: Callable[[Context, Left], Any] = nothing_kept
 
     __repr__ = one_line

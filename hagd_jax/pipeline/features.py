@@ -45,6 +45,11 @@ class Basis(NamedTuple):
     __repr__ = one_line
 
 
+def looks(context: Context, left: Left) -> Seen:
+    """None of the task's prompts."""
+    return Seen.nothing()
+
+
 def features(context: Context, left: Left) -> Basis:
     """The nodes that the configuration names, or that were given.
 
@@ -66,11 +71,6 @@ def features(context: Context, left: Left) -> Basis:
         nodes = as_dictionary(model, found)
     seen = look(task=context.task.name, model=model, dictionary=nodes)
     return Basis(nodes, measured, seen)
-
-
-def nothing_seen(context: Context, left: Left) -> Seen:
-    """A stage that looks at none of the task's prompts."""
-    return Seen.nothing()
 
 
 def width(context: Context) -> int | None:

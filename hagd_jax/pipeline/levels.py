@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax import meta
-from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError
-from hagd_jax.hierarchy import clusters_of
+from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.context import Context, Left
-from hagd_jax.pipeline.scoring import discovering
-from hagd_jax.scores import GradientConfig, node_graph
+from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.scoring import looks as discovering
+from hagd_jax.scores.flow import Directions, Flow, directions, flow, require_flow
+from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes, Space
+from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.units import Scores, Space
 
-_FILE = "hierarchy.npz"
-# Levels of clusters where the configuration leaves the number open.
-_USUAL = 2
+FILE = "hierarchy.npz"
 
 
 class Coarse(NamedTuple):
@@ -31,42 +35,21 @@ class Coarse(NamedTuple):
     """
 
     tree: Tree
-    prior: Nodes
-
-    __repr__ = one_line
+    prior: Scores
 
 
-def needs_graph(context: Context, left: Left) -> bool:
+def needs_graph(context: Context, space: Space) -> bool:
     """Whether the search needs the graph of the task."""
-    config, space = context.config, left["features"].nodes.space
-    whole = config.search == "top" or config.size(space.nodes) == space.nodes
-    return not whole and (config.prior == "learner" or wanted(context, space) > 0)
-
-
-def wanted(context: Context, space: Space) -> int:
-    """How many levels of clusters the search opens."""
     config = context.config
-    possible = len(counts(context, space))
-    return min(_USUAL, possible) if config.levels is None else config.levels
-
-
-def counts(context: Context, space: Space) -> list[int]:
-    """Clusters of graph nodes at each level that the graph is large enough for, finest first."""
-    config = context.config
-    own = config.hierarchy
-    now = space.layers * (space.heads + space.features)
-    if now * own.ratio < own.least:
-        return []
-    now = space.layers * space.heads + min(config.candidates, space.layers * space.features)
-    found = []
-    while (fewer := max(int(np.ceil(own.ratio * now)), min(own.least, now))) < now:
-        found.append(now := fewer)
-    return found
+    if config.search == "top" or config.size(space.nodes) == space.nodes:
+        return False
+    return config.prior == "learner" or bool(graph_size(config, space).levels)
 
 
 def looks(context: Context, left: Left) -> Seen:
     """The discover split, if there is a graph."""
-    return discovering(context, left) if needs_graph(context, left) else Seen.nothing()
+    needed = needs_graph(context, left["features"].nodes.space)
+    return discovering(context, left) if needed else Seen.nothing()
 
 
 def hierarchy(context: Context, left: Left) -> Coarse:
@@ -74,52 +57,80 @@ def hierarchy(context: Context, left: Left) -> Coarse:
 
     Returns:
         The finest levels, coarsest first, and the prior.
-
-    Raises:
-        CheckpointError: If the run's levels are broken, or of another model.
     """
-    scores, run = left["score"], context.run
-    if not needs_graph(context, left):
-        return Coarse(Tree(()), scores)
-    found = run.kept(_FILE) if run else None
-    if found is None:
-        found = _made(context, left)
-        if run is not None:
-            run.keep(_FILE, **found)
-    return _coarse(found, scores, context)
-
-
-def _made(context: Context, left: Left) -> dict[str, np.ndarray]:
     config, scores, nodes = context.config, left["score"], left["features"].nodes
-    levels = wanted(context, nodes.space)
-    graph = node_graph(
-        context.model,
-        context.discover[: config.graph_prompts],
-        GradientConfig(config.graph_steps, config.gradient.batch_size, config.gradient.remat),
-        dictionary=nodes,
-        candidates=config.candidates,
-        on_layer=lambda done, total: context.progress("graph", done, total),
-    )
-    clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-levels:] if levels else []
+    if not needs_graph(context, nodes.space):
+        return Coarse(Tree((), seen=Seen.nothing()), scores)
+    require_flow(nodes)
+    size = graph_size(config, nodes.space)
+    learner = meta.load() if config.prior == "learner" else None
+    flows = _flows(context, left)
+    tree, prior = _coarse(
+        directions(context.model, nodes.bare()), flows, learner, jnp.asarray(scores.flat()),
+        jax.random.key(config.seed), size=size, config=config.hierarchy,
+        parallel=context.model.config.parallel_residual,
+    )  # fmt: skip
     context.progress("coarsen", 1, 1)
-    prior = scores.flat()
-    if config.prior == "learner":
-        prior = meta.score(meta.load(), meta.describe(graph, scores))
-    sizes = [int(level.max()) + 1 for level in clusters]
-    if context.run is not None:
-        context.run.rewind("hierarchy", -1)
-    context.log("hierarchy", edges=len(graph.weights), counts=sizes)
-    arrays = {f"level{number}": level for number, level in enumerate(clusters)}
-    return arrays | {"prior": np.asarray(prior)}
+    context.log_once("hierarchy", nodes=size.nodes, counts=list(size.counts))
+    tree = Tree(tuple(map(np.asarray, tree.clusters)), tree.counts, left.seen)
+    return Coarse(tree, scores.after(left.seen).like(np.asarray(prior)))
 
 
-def _coarse(found: dict[str, np.ndarray], scores: Nodes, context: Context) -> Coarse:
-    names = [f"level{number}" for number in range(len(found) - 1)]
-    total = scores.space.nodes
-    if set(found) != {*names, "prior"} or any(len(row) != total for row in found.values()):
-        raise CheckpointError(
-            str(context.run.path / _FILE if context.run else _FILE),
-            got="levels of another model's nodes", expected=f"{total} nodes in each",
-            mend="Remove it; it is made again.",
+def _flows(context: Context, left: Left) -> list[Flow]:
+    """What nodes do on the graph's prompts, batch by batch."""
+    config, model = context.config, context.model
+    prompts, nodes = context.discover[: config.graph_prompts], left["features"].nodes.bare()
+    steps, found = jnp.asarray(config.graph_steps, jnp.float32), []
+    for batch, weight in padded_batches(model, prompts, config.gradient.batch_size):
+        found.append(
+            flow(model.bare(), nodes, batch, weight, steps, metric=logit_difference,
+                 remat=config.gradient.remat)
         )  # fmt: skip
-    return Coarse(Tree.of([found[name] for name in names]), scores.like(found["prior"]))
+        done = min(len(found) * config.gradient.batch_size, len(prompts))
+        context.progress("graph", done, len(prompts))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("size", "config", "parallel"))
+def _coarse(
+    along: Directions,
+    flows: list[Flow],
+    learner: meta.Learner | None,
+    scores: jax.Array,
+    key: jax.Array,
+    *,
+    size: GraphSize,
+    config: HierarchyConfig,
+    parallel: bool,
+) -> tuple[Tree, jax.Array]:
+    """The tree and the prior, from what nodes do on all batches."""
+    firsts = functools.reduce(jnp.add, [found.score for found in flows])
+    chosen = choose(firsts, size)
+    edges = functools.reduce(
+        jnp.add, [chosen_edges(along, found, chosen, parallel=parallel) for found in flows]
+    )
+    tree = clusters(edges, chosen, size, key, config)
+    if learner is None:
+        return tree, scores
+    return tree, membership(learner, edges, chosen, firsts, scores, size)
+
+
+def keep(run: RunFolder, coarse: Coarse) -> None:
+    """Write the levels and the prior, if there was a graph."""
+    if coarse.tree.clusters or coarse.tree.seen != Seen.nothing():
+        levels = {f"level{i}": level for i, level in enumerate(coarse.tree.clusters)}
+        run.keep(FILE, prior=coarse.prior.flat(), **levels)
+
+
+def kept(context: Context, left: Left) -> Coarse | None:
+    """The levels that the run holds."""
+    scores = left["score"]
+    size = graph_size(context.config, scores.space)
+    if context.run is None or not needs_graph(context, scores.space):
+        return None
+    shapes = {f"level{i}": (scores.space.nodes,) for i in range(len(size.counts))}
+    found = context.run.kept(FILE, prior=(scores.space.nodes,), **shapes)
+    if found is None:
+        return None
+    prior = scores.after(left.seen).like(found.pop("prior"))
+    return Coarse(Tree(tuple(found[name] for name in shapes), size.counts, left.seen), prior)

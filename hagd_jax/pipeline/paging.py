@@ -24,7 +24,7 @@ def write_page(context: Context, left: Left) -> Report:
         title=f"{task.name} in {model.name}",
         circuit=circuit,
         verdicts=left["judge"].verdicts,
-        scores=left["score"],
+        scores=left["score"].values,
         curve=left["judge"].curve,
         curve_ablation=context.config.judge.ablations[0],
         texts=task.texts["test"],

@@ -2,71 +2,87 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError
+from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.search import RepairConfig
 from hagd_jax.search import repair as swap
+from hagd_jax.search.config import shares
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes
+from hagd_jax.units import Selection, Space
 
-_FILE = "repair.npz"
+FILE = "repair.npz"
 
 
 class Repaired(NamedTuple):
     """The circuit after repair.
 
     Attributes:
-        mask: `Nodes` of bool.
+        circuit: The circuit.
         losses: Before, and after each round that found a better circuit; none without repair.
     """
 
-    mask: Nodes
+    circuit: Selection
     losses: tuple[float, ...] = ()
 
-    __repr__ = one_line
+    @property
+    def seen(self) -> Seen:
+        """The data that decided it."""
+        return self.circuit.seen
 
 
-def asked(context: Context, left: Left) -> bool:
+def asked(config: ExtractConfig, space: Space) -> bool:
     """Whether there is something to swap."""
-    space = left["score"].space
-    return context.config.repair.rounds > 0 and context.config.size(space.nodes) < space.nodes
+    return config.repair.rounds > 0 and config.size(space.nodes) < space.nodes
+
+
+def swaps(config: ExtractConfig) -> RepairConfig:
+    """How circuits are repaired: under the ablations of the search, unless others are asked for."""
+    if config.repair.mean is not None:
+        return config.repair
+    mean = config.masks.mean if config.search == "masks" else 0.0
+    return dataclasses.replace(config.repair, mean=mean)
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split under the ablations of the search, if there are swaps."""
-    if not asked(context, left):
+    """The discover split under the ablations of the swaps, if there are any."""
+    if not asked(context.config, left["score"].space):
         return Seen.nothing()
-    return context.task.look("discover", ablation=context.config.ablations)
+    return context.task.look("discover", ablation=shares(swaps(context.config)))
 
 
 def repair(context: Context, left: Left) -> Repaired:
     """Swap members as long as that lowers the loss of the search."""
-    scores, run = left["score"], context.run
-    size = context.config.size(scores.space.nodes)
-    mask = left["search"].circuits[size]
-    if not asked(context, left):
-        return Repaired(mask)
-    found = run.kept(_FILE) if run else None
+    size = context.config.size(left["score"].space.nodes)
+    circuit = Selection(left["search"].circuits()[size], left.seen)
+    if not asked(context.config, left["score"].space):
+        return Repaired(circuit)
+    better = swap(
+        context.model, context.discover, circuit, swaps(context.config),
+        dictionary=left["features"].nodes,
+    )  # fmt: skip
+    context.log_once("repair", losses=better.losses, evaluations=better.evaluations)
+    return Repaired(better.mask, better.losses)
+
+
+def keep(run: RunFolder, repaired: Repaired) -> None:
+    """Write the circuit, if it was repaired."""
+    if repaired.losses:
+        run.keep(FILE, mask=repaired.circuit.flat(), losses=np.array(repaired.losses))
+
+
+def kept(context: Context, left: Left) -> Repaired | None:
+    """The circuit that the run holds."""
+    scores = left["score"]
+    if context.run is None or not asked(context.config, scores.space):
+        return None
+    found = context.run.kept(FILE, mask=(scores.space.nodes,), losses=None)
     if found is None:
-        better = swap(
-            context.model, context.discover, mask, context.config.repair,
-            dictionary=left["features"].nodes,
-        )  # fmt: skip
-        if run is not None:
-            run.rewind("repair", -1)
-        context.log("repair", losses=better.losses, evaluations=better.evaluations)
-        found = {"mask": np.asarray(better.mask.flat(), bool), "losses": np.array(better.losses)}
-        if run is not None:
-            run.keep(_FILE, **found)
-    members = found.get("mask", np.zeros(0, bool))
-    if np.shape(members) != (scores.space.nodes,) or int(np.sum(members)) != size:
-        raise CheckpointError(
-            str(run.path / _FILE if run else _FILE), got="a circuit of another size or model",
-            expected=f"{size} of {scores.space.nodes} nodes",
-            mend="Do the repair again: --from repair.",
-        )  # fmt: skip
-    return Repaired(scores.like(members), tuple(np.ravel(found.get("losses", ())).tolist()))
+        return None
+    circuit = Selection(scores.values.like(found["mask"]), left.seen)
+    return Repaired(circuit, tuple(found["losses"].tolist()))

@@ -5,10 +5,11 @@ config.json     the configuration; a folder belongs to one
 metrics.jsonl   the log, one JSON object a line
 seen/           what each stage looked at, one JSON file a stage
 features/       the transcoder that was learned for the run
-checkpoints/    running sums of the node scores
+checkpoints/    running sums of the node scores; scores.npz the scores
 hierarchy.npz   clusters of nodes, level by level, and where masks begin
 masks/          masks in training; search.npz the ranks of all nodes at each size
 repair.npz      the circuit after swaps
+steps/          the state of the fused executor
 circuit.json    the circuit
 report.html     the page to look at
 ```
@@ -85,25 +86,34 @@ class RunFolder:
         np.savez_compressed(held, **named)
         self.write(name, held.getvalue())
 
-    def kept(self, name: str) -> dict[str, np.ndarray] | None:
+    def kept(self, name: str, **shapes: tuple[int, ...] | None) -> dict[str, np.ndarray] | None:
         """Read the arrays that `keep` wrote.
+
+        Args:
+            name: The file.
+            **shapes: Name → shape of every array that it must hold, None for any.
 
         Returns:
             Name → array, or None if there is no such file.
 
         Raises:
-            CheckpointError: If the file is broken.
+            CheckpointError: If the file is broken, or holds arrays of other names or shapes.
         """
-        path = self.path / name
         if not self.has(name):
             return None
+        path, mend = self.path / name, "Remove it; it is made again."
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-                return {key: held[key] for key in held.files}
+                found = {key: held[key] for key in held.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise CheckpointError(str(path), got=f"a broken file ({error})", mend=mend) from error
+        got = {key: array.shape for key, array in found.items()}
+        wanted = {key: got.get(key) if shape is None else shape for key, shape in shapes.items()}
+        if got != wanted:
             raise CheckpointError(
-                str(path), got=f"a broken file ({error})", mend="Remove it; it is made again."
-            ) from error
+                str(path), got=f"arrays {got}", expected=f"{shapes} for this model", mend=mend
+            )
+        return found
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget logged lines that a resumed run will write again.

@@ -9,21 +9,24 @@ import numpy as np
 
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.scores import node_scores
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes
+from hagd_jax.units import Nodes, Scores
+
+FILE = "scores.npz"
 
 
-def discovering(context: Context, left: Left) -> Seen:
-    """A stage that reads the discover split and its counterfactuals."""
+def looks(context: Context, left: Left) -> Seen:
+    """The discover split, and its counterfactuals."""
     return context.task.look("discover", ablation="counterfactual")
 
 
-def score(context: Context, left: Left) -> Nodes:
-    """Mean score of every node over the discover split; see `scores.node_scores`.
+def score(context: Context, left: Left) -> Scores:
+    """Score every node by its mean integrated gradient over the discover split.
 
     Returns:
-        `Nodes` of float32 on the host.
+        `Scores` of float32 on the host, see `scores.node_scores`.
     """
     prompts, run, nodes = context.discover, context.run, left["features"].nodes
     nothing = Nodes.full(nodes.space, 0.0)
@@ -47,4 +50,18 @@ def score(context: Context, left: Left) -> Nodes:
         if agree(now - saved >= context.save_every or done == len(prompts)):
             run.checkpoints.save(done, total)
             saved = now
-    return jax.tree.map(lambda x: np.asarray(x) / len(prompts), total)
+    return Scores(jax.tree.map(lambda x: np.asarray(x) / len(prompts), total), left.seen)
+
+
+def keep(run: RunFolder, scores: Scores) -> None:
+    """Write the scores, in the order of `Nodes.flat`."""
+    run.keep(FILE, scores=scores.flat())
+
+
+def kept(context: Context, left: Left) -> Scores | None:
+    """The scores that the run holds."""
+    space = left["features"].nodes.space
+    found = context.run.kept(FILE, scores=(space.nodes,)) if context.run else None
+    if found is None:
+        return None
+    return Scores(Nodes.from_flat(space, found["scores"]), left.seen)

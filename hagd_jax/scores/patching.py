@@ -17,16 +17,13 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import component_graph
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
-from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.scores.path import CLEAN, PATH, Metric, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
-
-CLEAN = (1.0,)
-PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def eap_ig(
@@ -103,7 +100,7 @@ def eap_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) ->
     Returns:
         Scores of `Edges`, float32; 0 where there is no edge.
     """
-    return component_graph(model, prompts, GradientConfig(CLEAN, batch_size)).scores()
+    return component_graph(model, prompts, GradientConfig(CLEAN, batch_size)).scores
 
 
 def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) -> Scores:
@@ -117,7 +114,7 @@ def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8)
     Returns:
         Scores of `Edges`, float32; 0 where there is no edge.
     """
-    return component_graph(model, prompts, GradientConfig(PATH, batch_size)).scores()
+    return component_graph(model, prompts, GradientConfig(PATH, batch_size)).scores
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))

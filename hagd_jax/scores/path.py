@@ -13,6 +13,9 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.prompts import Prompts
 
 Metric = Callable[[jax.Array, Prompts], jax.Array]
+# Places on the path: those of edge attribution patching, without and with integrated gradients.
+CLEAN = (1.0,)
+PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any:

@@ -123,14 +123,18 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         Raises:
             InputError: If there is no such node, or the count is not a whole number from 0.
         """
-        count = require_index("count", count, max(len(self.weights), 10**9))
+        count = require_index("count", count, 10**9)
         order = np.argsort(-self.strength, kind="stable")
         if into is not None:
             order = order[self.receivers[order] == require_index("into", into, self.count)]
-        ends = self.senders, self.receivers
         return [
-            Edge(int(e), *(self.label(int(end[e])) for end in ends), float(self.weights[e]))
-            for e in order[:count]
+            Edge(
+                int(edge),
+                self.label(int(self.senders[edge])),
+                self.label(int(self.receivers[edge])),
+                float(self.weights[edge]),
+            )
+            for edge in order[:count]
         ]
 
     def to_networkx(self) -> Any:

@@ -7,6 +7,7 @@ import jax
 import jraph
 import numpy as np
 import pytest
+import scipy.optimize
 
 from hagd_jax import meta
 from hagd_jax.errors import ConfigError
@@ -107,7 +108,7 @@ def test_the_learner_sees_in_the_step_what_it_sees_of_a_graph(whole):
         "n_node": np.array([space.nodes]), "n_edge": np.array([len(reader)]),
     }  # fmt: skip
     graph = NodeGraph(jraph.GraphsTuple(**arrays), np.asarray(state.score), space, 1)
-    expected = meta.score(learner, meta.describe(graph))
+    expected = meta.score(learner, meta.describe(graph)).flat()
     found = np.asarray(step_parts.membership(learner, state, space))
     assert np.ptp(expected[some]) > 1
     # Nodes without an edge have eigenvectors of one eigenvalue among them, and no basis of those.
@@ -193,4 +194,31 @@ def test_there_are_no_more_clusters_than_nodes():
     few = dataclasses.replace(NEURONS, candidates=1, levels=3)
     assert few.counts(make_copier().config) == (4, 4, 4)  # 3 of 3 nodes, and the layer of the rest
     state, _ = finish(make_copier(), few)
-    assert np.isfinite(state.masks.kept).all()
+    assert all(np.isfinite(level).all() for level in state.masks.kept)
+
+
+def test_circuits_of_all_sizes_are_the_likeliest_nodes():
+    """From 1 to all 10 nodes of the copier, sizes above the first expected one, 8, among them.
+
+    Float64 at the shift that SciPy finds; the layers' clusters, and the nodes in them, decide.
+    """
+    model, total = make_copier(), 10
+    asked = dataclasses.replace(NEURONS, sizes=tuple(range(1, total + 1)))
+    state, _ = finish(model, asked)
+    found = composed.circuits(state, model)
+    assert [int(mask.flat().sum()) for mask in found.values()] == list(found) == [*asked.sizes]
+    for place, (size, mask) in enumerate(found.items()):
+        levels = [np.float64(level[place]) for level in state.masks.kept]
+        each = [level[c] for level, c in zip(levels, map(np.asarray, state.clusters), strict=False)]
+        each = np.stack([*each, levels[-1]])
+
+        def chance(shift, each=each):
+            return -np.logaddexp(0, shift - each - 2 / 3 * np.log(11)).sum(0)
+
+        def off(shift, size=size, chance=chance):
+            return np.exp(chance(shift)).sum() - size
+
+        right = chance(-60.0 if size == total else scipy.optimize.brentq(off, -60, 60))
+        chosen = mask.flat().astype(bool)
+        most = right[~chosen].max(initial=-np.inf)
+        assert right[chosen].min() >= most - 1e-4 * abs(right).max()

@@ -50,7 +50,7 @@ def test_finds_the_planted_head_and_proves_it(copier, task):
 
 def test_a_wrong_circuit_is_rejected(copier, task):
     worst = Nodes(np.array([[1.0, 0.0]]), np.zeros((1, 8)))
-    mask = hagd.search.top_nodes(worst, 1)
+    mask = hagd.search.top_nodes(worst, 1).mask
     circuit = Circuit.from_mask(mask, worst, model="copier", task="copy")
     for verdict in hagd.causal.evaluate(copier, circuit, task, EXTRACT.judge):
         assert verdict.faithfulness.ratio_of_means.value < 0.1

@@ -79,8 +79,6 @@ class FeatureContexts:
     raised: tuple[tuple[int, float], ...]
     lowered: tuple[tuple[int, float], ...]
 
-    __repr__ = one_line
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contexts:
@@ -108,7 +106,11 @@ class Contexts:
     largest: np.ndarray
     layers: Mapping[int, LayerContexts]
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        return (
+            f"Contexts({self.transcoder!r} of {self.model!r}, {len(self.layers)} layers, "
+            f"{len(self.tokens)} sequences of {self.tokens.shape[-1]} tokens)"
+        )
 
     @property
     def density(self) -> np.ndarray:
@@ -156,7 +158,12 @@ class Contexts:
 
         Args:
             effects: Layer → effects of the features that were followed there.
+
+        Raises:
+            InputError: If a layer has none.
         """
+        if missing := sorted(set(self.layers) - set(effects)):
+            raise InputError("effects", got=f"none of layers {missing}", expected="all layers'")
         layers = {
             layer: dataclasses.replace(found, effects=effects[layer])
             for layer, found in self.layers.items()
