@@ -82,8 +82,6 @@ class TaskGraph(Graph):
     layers: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
-    __repr__ = one_line
-
     @property
     def nodes(self) -> TaskNodes:
         """The table of nodes."""

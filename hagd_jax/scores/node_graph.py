@@ -73,8 +73,6 @@ class NodeGraph(Graph):
     prompts: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
-    __repr__ = one_line
-
     @property
     def nodes(self) -> NodePlaces:
         """The table of nodes."""

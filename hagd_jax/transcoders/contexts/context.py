@@ -79,8 +79,6 @@ class FeatureContexts:
     raised: tuple[tuple[int, float], ...]
     lowered: tuple[tuple[int, float], ...]
 
-    __repr__ = one_line
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contexts:
