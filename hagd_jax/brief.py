@@ -20,8 +20,7 @@ def one_line(self: Any) -> str:
     Classes that hold arrays use it as their `__repr__`, so that `print(model)` is not its weights.
 
     Args:
-        self: The value, called so since classes take this function as a method. No array is looked
-            into, so it may be traced or on other machines.
+        self: The value. No array is looked into, so it may be traced or on other machines.
 
     Returns:
         Its class and its fields, at most 160 characters without a line break.

@@ -93,7 +93,7 @@ class Intervention:
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):
             # Found by the dataclass that is made of it: arrays are not printed.
-            cls.__repr__ = one_line  # type: ignore[method-assign]
+            type.__setattr__(cls, "__repr__", one_line)
         for name in vars(cls):
             if name.startswith("on_"):
                 require_site(name[3:], what=f"{cls.__name__}.{name}")

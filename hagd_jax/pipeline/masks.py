@@ -34,11 +34,11 @@ class Ranked(NamedTuple):
     ranks: Mapping[int, Scores]
     by: str
 
-    __repr__ = one_line
-
     def circuits(self) -> dict[int, Nodes]:
         """Size → the nodes with the highest ranks."""
         return {size: top_nodes(row, size).mask for size, row in self.ranks.items()}
+
+    __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:
