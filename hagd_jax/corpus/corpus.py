@@ -90,9 +90,10 @@ class Corpus:
             InputError: If there is no such part.
 
         Example:
-            >>> corpus = open_corpus("self", model, CorpusConfig(length=16, samples=64))
+            >>> model = hagd.testbeds.hand_built()[0].model
+            >>> corpus = hagd.corpus.open_corpus("self", model, CorpusConfig(length=4, samples=64))
             >>> next(corpus.batches(8)).tokens.shape
-            (8, 16)
+            (8, 4)
         """
         if part not in PARTS:
             raise InputError("part", got=repr(part), expected=f"one of {', '.join(PARTS)}")
@@ -119,9 +120,10 @@ class Corpus:
             InputError: If nothing is held out.
 
         Example:
-            >>> corpus = open_corpus("self", model, CorpusConfig(length=16, samples=64))
+            >>> model = hagd.testbeds.hand_built()[0].model
+            >>> corpus = hagd.corpus.open_corpus("self", model, CorpusConfig(length=4, samples=64))
             >>> corpus.held_out_batches(1)[0].tokens.shape
-            (1, 16)
+            (1, 4)
         """
         if not isinstance(self.held_out, Rows):
             stream = self.batches(batch_size, part="held_out")
@@ -163,6 +165,7 @@ def corpus_of_tokens(
             the model's positions.
 
     Example:
+        >>> model = hagd.testbeds.hand_built()[0].model
         >>> corpus = corpus_of_tokens("pairs", np.array([[1, 2], [3, 4]]), model)
         >>> len(corpus.train), len(corpus.held_out)
         (1, 1)

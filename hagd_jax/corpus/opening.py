@@ -51,9 +51,12 @@ def open_corpus(
         MissingDependencyError: If `hf:` is used without the package `datasets`.
 
     Example:
-        >>> corpus = open_corpus("books/*.txt", model, CorpusConfig(length=64))
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> written = Path("book.txt").write_text(50 * "a b yes b a ")
+        >>> corpus = open_corpus("*.txt", model, CorpusConfig(length=4))
         >>> batches = corpus.batches(8, seed=0)
-        >>> tokens, weight = next(batches)
+        >>> next(batches).tokens.shape
+        (8, 4)
         >>> batches.restore(batches.state())
     """
     config = config or CorpusConfig()

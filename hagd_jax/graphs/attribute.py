@@ -68,9 +68,10 @@ def attribute(
             is active, activations are not finite, or the run needs more memory than allowed.
 
     Example:
-        >>> graph = attribute(model, transcoder, "The capital of France is", targets=" Paris")
-        >>> scores(graph).replacement
-        0.71
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = attribute(case.model, None, case.prompts.clean[0], targets="yes")
+        >>> hagd.graphs.graph_scores(graph)  # neurons leave no error
+        GraphScores(replacement=1.0, completeness=1.0)
     """
     nodes = directed(model, dictionary)
     tokens = prompt_tokens(model, prompt)

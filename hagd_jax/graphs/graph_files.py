@@ -59,8 +59,10 @@ def load_graph(path: str | Path) -> AttributionGraph:
         CheckpointError: If there is no such file, or it is not a whole graph.
 
     Example:
-        >>> save_graph(graph, "paris.safetensors")
-        >>> load_graph("paris.safetensors").info == graph.info
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = hagd.graphs.attribute(case.model, None, case.prompts.clean[0])
+        >>> save_graph(graph, "yes.safetensors")
+        >>> load_graph("yes.safetensors").info == graph.info
         True
     """
     path = as_path(path)

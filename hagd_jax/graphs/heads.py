@@ -77,9 +77,11 @@ def edge_heads(
         ConfigError: If `batch_size` is not a positive whole number.
 
     Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = hagd.graphs.attribute(case.model, None, case.prompts.clean[0])
         >>> strongest = np.argsort(-abs(graph.weights))[:10]
-        >>> edge_heads(model, transcoder, graph, strongest).shape
-        (10, 30, 9)
+        >>> edge_heads(case.model, None, graph, strongest).shape  # one layer of four heads
+        (10, 1, 4)
     """
     require_is("graph", graph, AttributionGraph)
     require_number("batch_size", batch_size, least=1, whole=True)

@@ -160,9 +160,12 @@ def task_graph(
         ConfigError: If `edges_per_node` is not a positive whole number.
 
     Example:
-        >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
-        >>> mean.nodes.frequency.max()
-        1.0
+        >>> import functools
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> attribute = functools.partial(hagd.graphs.attribute, case.model, None, targets="yes")
+        >>> mean = task_graph(map(attribute, case.prompts.clean[:2]))
+        >>> mean.prompts, float(mean.nodes.frequency.max())
+        (2, 1.0)
     """
     if edges_per_node is not None:
         require_number("edges_per_node", edges_per_node, least=1, whole=True)

@@ -86,8 +86,7 @@ def blocks(model: LanguageModel) -> Blocks:
         The dictionary.
 
     Example:
-        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> blocks(models.init(config, jax.random.key(0))).space
-        Space(layers=2, heads=2, features=1)
+        >>> blocks(hagd.testbeds.hand_built()[0].model).space
+        Space(layers=1, heads=4, features=1)
     """
     return Blocks(model.config, MLPS)

@@ -65,8 +65,9 @@ def components(model: LanguageModel) -> Components:
         What to give the judge as `dictionary`.
 
     Example:
-        >>> everything = components(model).space
-        >>> behaviour(model, prompts, [everything], ablation="zero", dictionary=components(model))
+        >>> own = components(hagd.testbeds.hand_built()[0].model)
+        >>> int(own.space.count())  # 12 into four heads, 5 into the MLP, 6 into the logits
+        23
     """
     return Components(model.config)
 

@@ -44,8 +44,8 @@ class Edges:
 
     Example:
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> int(Edges.existing(config).count())  # readers q, k, v of two heads and an MLP see 1, 3
-        40
+        >>> int(Edges.existing(config).count())  # 9 and 30 into the layers, 7 into the logits
+        46
     """
 
     q: Any
@@ -197,8 +197,12 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
         InputError: If the alternative lacks a site, or the mask is one of another model.
 
     Example:
-        >>> other = forward(model, corrupted, capture=WRITES).trace
-        >>> forward(model, tokens, mask_edges(model.config, mask, other)).logits
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> model, prompts = case.model, case.prompts
+        >>> other = hagd.models.forward(model, prompts.corrupted, capture=WRITES).trace
+        >>> cut = mask_edges(model.config, Edges.existing(model.config).without(0), other)
+        >>> hagd.models.forward(model, prompts.clean, cut).logits.shape
+        (81, 6, 7)
     """
     require_is("config", config, DecoderConfig)
     require_is("mask", mask, Edges)

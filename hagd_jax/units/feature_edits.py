@@ -193,9 +193,10 @@ def intervene(
             not finite.
 
     Example:
-        >>> off = FeatureEdit(layer=3, position=5, feature=17)
-        >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
-        (1, 9, 49152)
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> off = FeatureEdit(layer=0, position=5, feature=2)
+        >>> intervene(case.model, None, case.prompts.clean, [off], regime="free").logits.shape
+        (81, 6, 7)
     """
     require_choice("regime", regime, REGIMES)
     nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)

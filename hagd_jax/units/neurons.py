@@ -137,9 +137,8 @@ def neurons(model: LanguageModel) -> Neurons:
         The dictionary.
 
     Example:
-        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> neurons(models.init(config, jax.random.key(0))).space
-        Space(layers=2, heads=2, features=16)
+        >>> neurons(hagd.testbeds.hand_built()[0].model).space
+        Space(layers=1, heads=4, features=6)
     """
     return Neurons(model.config, NEURONS)
 
