@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -46,6 +47,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -61,6 +64,8 @@ class TaskEdges(NamedTuple):
     size: Any
     error: Any
     frequency: Any
+
+    __repr__ = one_line
 
 
 class TaskGraph(Graph):

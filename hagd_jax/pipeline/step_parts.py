@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.hierarchy import Weights, embed, kmeans
 from hagd_jax.meta import Learner, describe_arrays, logits
 from hagd_jax.models import LanguageModel, forward
@@ -51,6 +52,8 @@ class State(struct.PyTreeNode):
     step: Any
     config: StepConfig = struct.field(pytree_node=False)
 
+    __repr__ = one_line
+
 
 class StepBatch(NamedTuple):
     """What a step reads.
@@ -64,6 +67,8 @@ class StepBatch(NamedTuple):
     tokens: Any
     weight: Any
     prompts: Prompts
+
+    __repr__ = one_line
 
 
 def dictionary(state: State, model: LanguageModel, nodes: Directed | None = None) -> Directed:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -80,6 +81,8 @@ class Edits(struct.PyTreeNode):
     feature: Any
     value: Any
     scale: Any
+
+    __repr__ = one_line
 
     def change(self, activation: jax.Array) -> jax.Array:
         """By how much activations move: (..., n) → (..., n)."""
