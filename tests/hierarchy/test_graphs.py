@@ -48,7 +48,7 @@ def test_every_kind_of_graph_has_weights_and_layers():
         assert len(found.layer) == len(expected)
         levels = coarsen(found.weights, HierarchyConfig(ratio=0.3, least=2)).clusters()
         Tree.of(levels)
-    with pytest.raises(InputError, match="an attribution graph"):
+    with pytest.raises(InputError, match="expected Graph"):
         as_weights(jraph.GraphsTuple(*[None] * 7))
     with pytest.raises(InputError, match="a NodeGraph"):
         clusters_of(prompt)
