@@ -54,7 +54,7 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
-class SearchError(HagdError, RuntimeError):
+class NoCircuitError(HagdError, RuntimeError):
     """A search ended without a circuit: what it found does no more than the empty circuit."""
 
 

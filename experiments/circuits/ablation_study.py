@@ -29,11 +29,11 @@ from experiments.common.script import Places, run
 from experiments.common.small_models import Small, learnt
 from hagd_jax import meta, tasks
 from hagd_jax.causal import behaviour, size_curve
-from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+from hagd_jax.hierarchy import HierarchyConfig, Levels, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, Tree, repair, search_masks, top_nodes
-from hagd_jax.tasks import Sizes
-from hagd_jax.units import Nodes, neurons
+from hagd_jax.tasks import Seen, Sizes
+from hagd_jax.units import Nodes, Scores, neurons
 
 Variant = Literal[
     "whole", "no levels", "random levels", "layers as level", "no scores", "learner's scores",
@@ -107,21 +107,22 @@ def measure(cell: Row, config: Config) -> list[Row]:
         levels = clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=seed)[-2:]
         if variant == "random levels":
             order = np.random.default_rng(seed).permutation(space.nodes)
-            levels = [level[order] for level in levels]
+            levels = Levels(tuple(level[order] for level in levels), levels.seen)
         tree, took = Tree.of(levels), took + drawn
     if variant == "layers as level":
         tree = Tree.of([2 * np.asarray(graph.nodes.layer) + np.asarray(graph.nodes.kind)])
     start = scores
     if variant == "no scores":
-        start, took = Nodes.full(space, 0.0), took - scored
+        start, took = Scores(Nodes.full(space, 0.0), Seen.nothing()), took - scored
     if variant == "learner's scores":
-        start = Nodes.from_flat(space, meta.score(meta.load(), meta.describe(graph, scores)))
-    mask = top_nodes(start, size)
+        start = meta.score(meta.load(), meta.describe(graph, scores))
+    chosen = top_nodes(start, size)
     if variant != "no masks":
-        circuits, _ = search_masks(model, prompts, start, [size], masks, tree=tree, seed=seed)
-        mask = circuits[size]
+        found = search_masks(model, prompts, start, [size], masks, tree=tree, seed=seed)
+        chosen = found.circuits[size]
     if variant == "with repair":
-        mask = repair(model, prompts[: config.scored], mask, config.repair).mask
+        chosen = repair(model, prompts[: config.scored], chosen, config.repair).mask
+    mask = chosen.mask
     jax.block_until_ready(mask.heads)
     took += time.monotonic() - began
     return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, seed)]

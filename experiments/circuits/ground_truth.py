@@ -33,7 +33,7 @@ from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, pat
 from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
 from hagd_jax.search.parts import count, flat, unflat
 from hagd_jax.search.top import highest
-from hagd_jax.tasks import Prompts
+from hagd_jax.tasks import Prompts, Seen
 from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
@@ -45,7 +45,7 @@ from hagd_jax.testbeds import (
     scrambled,
     true_edges,
 )
-from hagd_jax.units import components, parts_of
+from hagd_jax.units import Scores, components, parts_of
 
 ABLATION = "counterfactual"
 
@@ -113,15 +113,16 @@ def rows_of(
     """A row for each way to find the circuit."""
     size, total = int(truth.sum()), count(parts)
     began = time.monotonic()
-    nothing = unflat(parts, np.zeros(total, np.float32))
+    nothing = Scores(unflat(parts, np.zeros(total, np.float32)), Seen.nothing())
     starts = [nothing] * config.restarts
     best = search_restarts(
         model, prompts, starts, size, config.search, config.repair, dictionary=parts, seed=seed
     )
-    mask, ranks = flat(parts, best.mask).astype(bool), np.asarray(best.kept)
+    mask, ranks = flat(parts, best.mask.mask).astype(bool), best.ranks
     spread, took = np.ptp(ranks) + 1, time.monotonic() - began
     yield found("hagd", ranks + spread * mask, mask, truth, took) | {
-        "losses": [round(loss, 5) for loss in best.losses]
+        "losses": [round(loss, 5) for loss in best.losses],
+        "nothing_found": not best.found,
     }
     edges = parts == components(model)
     for name in ("eap", "eap_ig"):

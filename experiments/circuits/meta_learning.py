@@ -117,10 +117,11 @@ def trained(seed: int, name: str, config: Config) -> Known:
     prompts, space = task.splits["discover"], neurons(model).space
     scores = mean_scores(model, prompts[: config.prompts], gradients(config))
     sizes = [round(share * space.nodes) for share in SHARES]
-    circuits, _ = search_masks(model, prompts, scores, sizes, config.masks, seed=seed)
+    circuits = search_masks(model, prompts, scores, sizes, config.masks, seed=seed).circuits
     best = np.ones(space.nodes, bool)
     for size in sizes:
-        mask = repair(model, prompts, circuits[size], RepairConfig(rounds=5, batch_size=64)).mask
+        swaps = RepairConfig(rounds=5, batch_size=64)
+        mask = repair(model, prompts, circuits[size], swaps).mask.mask
         kept = []
         for ablation in ("counterfactual", "mean"):
             found = behaviour(
@@ -219,6 +220,11 @@ def read(path: Path, family: str, name: str) -> One:
                    held["effects"])  # fmt: skip
 
 
+def scored(learner: meta.Learner, one: One) -> np.ndarray:
+    """(N,) the learner's logits."""
+    return np.asarray(meta.logits(learner, meta.padded(one.seen.graph)))[: len(one.members)]
+
+
 def example(one: One, seed: int) -> meta.Example:
     """With K ablations chosen at random: as many members among them as there happen to be."""
     places = np.resize(np.random.default_rng(seed).permutation(len(one.members)), K)
@@ -236,7 +242,7 @@ def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
     """AUROC of the learner and of single scores on each graph."""
     rows = []
     for one in graphs:
-        prior = meta.score(learner, one.seen)
+        prior = scored(learner, one)
         places = meta.most_telling(prior, K)
         measured = meta.Measured(places.astype(np.int32), one.effects[places])
         after = np.asarray(meta.adapted(learner, states(learner, one.seen.graph), measured))
@@ -260,14 +266,14 @@ def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
         jax.clear_caches()
         one = read(file_of(config, family, name, seed), family, name)
         space, train = neurons(model).space, functools.partial(search_masks, model, prompts)
-        starts = {"ig": one.ig, "prior": meta.score(learner, one.seen)}
+        starts = {"ig": one.ig, "prior": scored(learner, one)}
         for by, scores in starts.items():
             for steps in config.mask_steps:
                 masks = dataclasses.replace(
                     config.masks, steps=steps, check_every=min(config.mask_steps)
                 )
-                circuits, _ = train(Nodes.from_flat(space, scores), [size], masks)
-                (loss,) = measured_losses(model, prompts, [circuits[size]])
+                made = train(Nodes.from_flat(space, scores), [size], masks)
+                (loss,) = measured_losses(model, prompts, [made.circuits[size]])
                 rows.append({"family": family, "graph": f"{name}-{seed}", "begins at": by,
                              "steps": steps, "loss": round(float(loss), 5)})  # fmt: skip
     return rows

@@ -35,7 +35,7 @@ from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
-from hagd_jax.search import MaskConfig, Tree, search_masks, top_nodes
+from hagd_jax.search import MaskConfig, Tree, init_masks, mask_ranks, top_nodes, train_masks
 from hagd_jax.tasks import Sizes
 from hagd_jax.units import Dictionary, Nodes
 
@@ -125,11 +125,15 @@ def discovered(cell: Row, config: Config) -> Discovered:
         candidates=config.candidates,
     )  # fmt: skip
     tree = Tree.of(clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=cell["seed"])[-2:])
-    circuits, _ = search_masks(
-        model, prompts, ig, [k for k in counts(total) if k < 0.8 * total],
-        dataclasses.replace(config.masks, mean=config.mean),
-        least=round(LEAST * total), tree=tree, dictionary=nodes, seed=cell["seed"],
+    chosen = [k for k in counts(total) if k < 0.8 * total]
+    masks = dataclasses.replace(config.masks, mean=config.mean)
+    start = init_masks(jax.random.key(cell["seed"]), ig, masks, tree=tree, sizes=len(chosen))
+    *_, (state, _) = train_masks(
+        model, prompts, start, chosen, masks, least=round(LEAST * total), tree=tree,
+        dictionary=nodes,
     )  # fmt: skip
+    ranks = zip(chosen, mask_ranks(state, chosen, tree), strict=True)
+    circuits = {k: top_nodes(Nodes.from_flat(nodes.space, row), k).mask for k, row in ranks}
     _keep(config.runs / config.name, cell, circuits, tree)
     return Discovered(task, ig, circuits, scored, time.monotonic() - began)
 
@@ -149,11 +153,11 @@ def measure(cell: Row, config: Config) -> list[Row]:
     jax.block_until_ready(eap.heads)
     took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
     sizes = counts(nodes.space.nodes)
-    top = {k: top_nodes(own.ig, k) for k in sizes}
+    top = {k: top_nodes(own.ig, k).mask for k in sizes}
     found = {
         "hagd": top | own.circuits,
         "ig": top,
-        "eap_ig": {k: top_nodes(eap, k) for k in sizes},
+        "eap_ig": {k: top_nodes(eap, k).mask for k in sizes},
     }  # fmt: skip
     return [
         row | {"by": by, "search_seconds": round(took[by], 1)}

@@ -116,10 +116,9 @@ def circuit_of(
         return Nodes.full(nodes.space, True), 0.0
     gradients = GradientConfig(batch_size=small.search.batch_size)
     scores = hagd.scores.mean_scores(model, prompts[: small.scored], gradients, dictionary=nodes)
-    found, _ = search_masks(
-        model, prompts, scores, [size], small.search, dictionary=nodes, seed=seed
-    )
-    mask = repair(model, prompts, found[size], small.repair, dictionary=nodes).mask
+    found = search_masks(model, prompts, scores, [size], small.search, dictionary=nodes, seed=seed)
+    better = repair(model, prompts, found.circuits[size], small.repair, dictionary=nodes)
+    mask = better.mask.mask
     jax.block_until_ready(mask.heads)
     return mask, time.monotonic() - began
 

@@ -88,6 +88,7 @@ def edge_heads(
     numbers = np.ravel(np.asarray(read_array("edges", edges, "numbers of edges")))
     numbers = numbers if numbers.size else np.zeros(0, np.int64)
     numbers = read_indices("edges", numbers, len(graph.weights), numbers.shape)
+    batch_size = min(batch_size, max(len(numbers), 1))
     ready = held_again(model, nodes, graph)
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     held = ("attn_pattern", "norm1_scale", "norm2_scale")

@@ -62,6 +62,8 @@ def neuronpedia_json(
     said = {"node_threshold": 0.8} if kept is None else {}
     kept = prune(graph, **said) if kept is None else kept
     require_kept(graph, kept)
+    require_is("slug", slug, str)
+    require_is("scan", scan, str)
     if labels is not None:
         require_is("labels", labels, Mapping)
     info = graph.info

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError, require_index, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.frozen import Frozen, norm_back, unembedding, weight_of
 from hagd_jax.graphs.graph import LogitTarget
@@ -56,8 +56,9 @@ def difference_target(
 
 def _listed(asked: Any) -> list[Any]:
     """One token, of whatever library, or several."""
-    alone = isinstance(asked, str | LogitTarget) or not hasattr(asked, "__iter__")
-    return [asked] if alone or getattr(asked, "ndim", 1) == 0 else list(asked)
+    if isinstance(asked, str | LogitTarget) or not hasattr(asked, "__iter__"):
+        return [asked]
+    return [asked] if getattr(asked, "ndim", 1) == 0 else list(asked)
 
 
 def token_id(model: LanguageModel, token: str | int) -> int:
@@ -73,6 +74,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
     Raises:
         InputError: If it is no single token of the vocabulary.
     """
+    require_is("model", model, LanguageModel)
     size = model.config.vocab_size
     if isinstance(token, str):
         if model.tokenizer is None:

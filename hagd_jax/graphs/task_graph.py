@@ -14,6 +14,7 @@ from hagd_jax.errors import (
     require_index,
     require_is,
     require_number,
+    shown,
 )
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
@@ -159,7 +160,8 @@ def task_graph(
         require_number("edges_per_node", edges_per_node, least=1, whole=True)
     require_is("positions", positions, bool)
     sums = _Sums(positions)
-    require_is("graphs", graphs, Iterable, mend="Pass a list of graphs.")
+    if not hasattr(graphs, "__iter__") or getattr(graphs, "ndim", 1) == 0:
+        raise InputError("graphs", got=shown(graphs), expected="graphs, in a list or one by one")
     for graph in graphs:
         sums.add(graph)
     if not sums.count:

@@ -172,9 +172,9 @@ def coarsen(
 
     Args:
         weights: Of the graph.
-        config: How coarse.
-        layer: (N,) of every node, where supernodes are bound to bands of layers.
-        seed: Of Lanczos's first vectors and of k-means.
+        config: How coarse each level is.
+        layer: (N,) layer of every node, where supernodes are bound to bands of layers.
+        seed: Seed of the embedding's random vectors and of k-means.
 
     Returns:
         The levels; none if the graph is no larger than the least level.

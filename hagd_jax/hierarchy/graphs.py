@@ -73,8 +73,8 @@ class Levels(Sequence[np.ndarray]):
 
 
 def history(graph: Graph) -> Seen:
-    """What a graph was made by looking at; unknown if it does not say."""
-    return getattr(graph, "seen", None) or Seen.unknown()
+    """What a graph was made by looking at; graphs of prompts do not say, so that is unknown."""
+    return graph.seen if isinstance(graph, NodeGraph | ComponentGraph) else Seen.unknown()
 
 
 def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:

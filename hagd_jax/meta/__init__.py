@@ -2,7 +2,7 @@
 
 from hagd_jax.meta.adapt import Measured, adapt, adapted, effects, most_telling
 from hagd_jax.meta.describe import Described, describe, describe_arrays
-from hagd_jax.meta.learner import Learner, LearnerConfig, init, load, logits, save, score
+from hagd_jax.meta.learner import Learner, LearnerConfig, init, load, logits, padded, save, score
 from hagd_jax.meta.training import Example, MetaConfig, train
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "logits",
     "most_telling",
+    "padded",
     "save",
     "score",
     "train",

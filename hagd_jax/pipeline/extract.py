@@ -89,7 +89,7 @@ def extract(
         InputError: If the task is unknown, has no discover or test split, or does not fit; or
             if the dictionary is one for another model.
         CheckpointError: If the folder holds something else, or the run in it cannot be continued.
-        SearchError: If the circuit that was found is no closer to the model than the empty one.
+        NoCircuitError: If the circuit that was found is no closer to the model than the empty one.
 
     Example:
         >>> from hagd_jax.search import MaskConfig

@@ -59,7 +59,7 @@ def select(context: Context, left: Left) -> Selected:
     which neither has seen. As close is close enough: rounding must not decide.
 
     Raises:
-        SearchError: If the chosen circuit takes away hardly any of the empty circuit's loss.
+        NoCircuitError: If the chosen circuit takes away hardly any of the empty circuit's loss.
     """
     size = context.config.size(left["score"].space.nodes)
     masks, top = left["repair"].circuit.mask, top_of(context, left["score"])
@@ -107,12 +107,16 @@ def selected(context: Context, left: Left, keeps: bool, losses: np.ndarray) -> S
         The circuit.
 
     Raises:
-        SearchError: If the circuit takes away hardly any of the empty circuit's loss.
+        NoCircuitError: If the circuit takes away hardly any of the empty circuit's loss.
     """
     size = context.config.size(left["score"].space.nodes)
     ours, empty = (float(loss) for loss in losses)
     context.log_once("found", loss=ours, empty_loss=empty)
-    require_found(ours, empty, size)
+    require_found(
+        ours, empty, f"circuit of {size} nodes for {context.task.name}",
+        mend="The search found nothing. Ask for more --nodes, for more --masks.steps, or add "
+        "--repair.rounds.",
+    )  # fmt: skip
     found = left["search"] if keeps else top_of(context, left["score"])
     masks = left["repair"].circuit.mask if keeps else found.circuits()[size]
     ranks = found.ranks[size]

@@ -22,7 +22,7 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
@@ -196,6 +196,7 @@ def component_graph(
         >>> len(strongest)
         10
     """
+    check_scored(model, prompts, config)
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError, require_index
+from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores.flow import Flow, directions, flow, require_flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import PATH, Metric
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
@@ -128,10 +128,10 @@ def node_graph(
         >>> graph = node_graph(case.model, case.prompts)
         >>> levels = hagd.hierarchy.coarsen(hagd.hierarchy.as_weights(graph).weights)
     """
-    if edges_per_node < 1 or (candidates is not None and candidates < 1):
-        raise ConfigError(
-            "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
-        )
+    check_scored(model, prompts, config)
+    require_number("edges_per_node", edges_per_node, least=1, whole=True)
+    if candidates is not None:
+        require_number("candidates", candidates, least=1, whole=True)
     named = as_dictionary(model, dictionary)
     require_flow(named)
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=named)

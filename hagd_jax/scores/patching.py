@@ -16,7 +16,7 @@ from hagd_jax.interventions import chain
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import component_graph
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import CLEAN, PATH, Metric, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
@@ -55,6 +55,7 @@ def eap_ig(
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
         Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
     """
+    check_scored(model, prompts, config)
     nodes, bare = as_dictionary(model, dictionary), model.bare()
     steps = jnp.asarray(config.steps, jnp.float32)
 

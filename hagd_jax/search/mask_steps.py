@@ -248,7 +248,8 @@ def update(
     size, on = asked
     key, _, of_noise = jax.random.split(state.key, 3)
     other = counterfactual(model, search.parts, batch.prompts)
-    other = mixed(batch, other, config.mean, jax.random.fold_in(of_noise, 1))
+    of_means = jax.random.fold_in(of_noise, 1)
+    other = mixed(model, search.parts, batch, other, config.mean, of_means)
     rows = len(batch.metric)
 
     def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:

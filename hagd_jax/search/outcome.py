@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagd_jax.causal import behaviour
-from hagd_jax.errors import InputError, SearchError
+from hagd_jax.errors import InputError, NoCircuitError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.parts import Given, read, unflat
@@ -95,25 +95,32 @@ def is_found(loss: float, empty: float) -> bool:
     return bool(empty > _NOTHING and loss <= (1 - GAIN) * empty)
 
 
-def require_found(loss: float, empty: float, size: int) -> None:
+def require_found(
+    loss: float,
+    empty: float,
+    what: str = "circuit",
+    *,
+    mend: str = "Search longer, for a larger circuit, from other scores or with several restarts.",
+) -> None:
     """Refuse the result of a search that found nothing.
 
     Args:
-        loss: Of the circuit.
+        loss: Of the circuit, see `measured_losses`.
         empty: Of the empty circuit.
-        size: Number of its members.
+        what: What the circuit is called in the message.
+        mend: What the user can do about it.
 
     Raises:
-        SearchError: If the circuit does no more than the empty one, see `is_found`.
+        NoCircuitError: If the circuit does no more than the empty one, see `is_found`.
 
     Example:
         >>> from hagd_jax.search import require_found
-        >>> require_found(0.2, 1.4, 16)
+        >>> require_found(0.2, 1.4)
     """
     if not is_found(loss, empty):
-        raise SearchError(
-            f"circuit of {size} units",
-            got=f"a loss of {loss:.4g}, where the empty circuit has {empty:.4g}",
-            expected=f"at most {1 - GAIN:.0%} of it, and a behaviour that ablation changes",
-            mend="Search longer, for a larger circuit, from other scores or with several restarts.",
+        raise NoCircuitError(
+            what,
+            got=f"a loss of {loss:.4g} on the discover split",
+            expected=f"at most {1 - GAIN:.0%} of the empty circuit's, {empty:.4g}",
+            mend=mend,
         )

@@ -245,20 +245,20 @@ def _checked(edits: Sequence[FeatureEdit], nodes: Dictionary, shape: tuple[int, 
     limits = {
         "layer": nodes.space.layers, "position": shape[1], "feature": nodes.space.features,
     }  # fmt: skip
+    places = []
     for edit in edits:
         require_is("edits", edit, FeatureEdit)
-        for name, limit in limits.items():
-            require_index(f"{name} of {edit}", getattr(edit, name), limit)
+        place = (require_index(f"{n} of {edit}", getattr(edit, n), limits[n]) for n in limits)
+        places.append(tuple(place))
         for name in ("value", "scale"):
             number = read_array(f"{name} of {edit}", getattr(edit, name), "a number")
             if number.ndim or not np.isfinite(number):
                 raise InputError(f"{name} of {edit}", got=number, expected="a finite number")
-    places = {(edit.layer, edit.position, edit.feature) for edit in edits}
-    if len(places) < len(edits):
+    if len(set(places)) < len(edits):
         raise InputError("edits", got="one place twice", expected="one edit for each place")
-    columns = {name: [getattr(edit, name) for edit in edits] for name in limits}
+    columns = jnp.asarray(places, jnp.int32).T
     return Edits(
-        **{name: jnp.asarray(column, jnp.int32) for name, column in columns.items()},
+        *columns,
         value=jnp.asarray([edit.value for edit in edits], jnp.float32),
         scale=jnp.asarray([edit.scale for edit in edits], jnp.float32),
     )

@@ -58,10 +58,10 @@ class Nodes:
     def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:
         """The same value for every node."""
         require_is("space", space, Space)
-        value = read_array("value", value)
-        if value.ndim:
-            raise InputError("value", got=f"shape {value.shape}", expected="one number")
-        dtype = dtype or (jnp.bool_ if value.dtype == bool else jnp.float32)
+        given = read_array("value", value)
+        if given.ndim:
+            raise InputError("value", got=f"shape {given.shape}", expected="one number")
+        dtype = dtype or (jnp.bool_ if given.dtype == bool else jnp.float32)
         return cls(
             jnp.full((space.layers, space.heads), value, dtype),
             jnp.full((space.layers, space.features), value, dtype),

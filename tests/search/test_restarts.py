@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.baselines import random_scores
-from hagd_jax.errors import InputError, SearchError
+from hagd_jax.errors import InputError, NoCircuitError
 from hagd_jax.search import (
     MaskConfig,
     RepairConfig,
@@ -57,11 +57,11 @@ def test_a_search_that_found_nothing_says_so():
     assert min(best.losses) > 0.95 * empty
     again = repair(CASE.model, CASE.prompts, best.mask)
     assert not again.found
-    with pytest.raises(SearchError, match=r"3 units: got a loss of .*; expected at most 95%"):
-        require_found(best.losses[0], best.empty, 3)
+    with pytest.raises(NoCircuitError, match=r"circuit: got a loss of .*; expected at most 95%"):
+        require_found(best.losses[0], best.empty)
     whole = repair(CASE.model, CASE.prompts, Nodes.full(SPACE, True))
     assert whole.found
-    require_found(whole.losses[-1], whole.empty, SPACE.nodes)
+    require_found(whole.losses[-1], whole.empty)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hagd_jax import meta
 from hagd_jax.baselines import random_scores
 from hagd_jax.errors import InputError
-from hagd_jax.hierarchy import HierarchyConfig, Levels, as_weights, clusters_of
+from hagd_jax.hierarchy import HierarchyConfig, Levels, as_weights, clusters_of, history
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import (
     MaskConfig,
@@ -28,6 +28,7 @@ from hagd_jax.search.mask_steps import scan_jitted
 from hagd_jax.tasks import Seen, look
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import Nodes, Scores, neurons
+from tests.graphs.made_up import made_up
 
 CASE = {case.name: case for case in hand_built()}["both"]
 MODEL, PROMPTS, SPACE = CASE.model, CASE.prompts, neurons(CASE.model).space
@@ -110,12 +111,14 @@ def test_trees_know_what_they_were_made_of_and_programs_do_not():
 
 def test_graphs_hand_on_what_they_have_seen():
     graph = node_graph(MODEL, PROMPTS, GradientConfig(steps=(1.0,)))
-    seen = getattr(graph, "seen", None) or Seen.unknown()
+    seen = graph.seen
+    assert seen.has(PROMPTS).all()
     assert clusters_of(graph, HierarchyConfig(ratio=0.5, least=2)).seen == seen
     assert as_weights(graph).seen == seen
     described = meta.describe(graph, scored())
     assert described.seen == BEFORE | seen
     assert not meta.describe(graph, scored().values).seen.known
+    assert not history(made_up(1)).known
     prior = meta.score(meta.load(), described)
     assert prior.seen == described.seen
     assert top_nodes(prior, 3).seen == described.seen

@@ -21,7 +21,7 @@ from hagd_jax.files import Tensor, whole_tensor
 from hagd_jax.transcoders.config import Activation, TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import gather, open_files
-from hagd_jax.transcoders.formats.options import ANY, Allowed, require_known, shown
+from hagd_jax.transcoders.formats.options import ANY, Allowed, clipped, require_known
 from hagd_jax.transcoders.formats.stored import View
 
 CONFIG = "config.yaml"
@@ -88,7 +88,7 @@ class Given:
         if activation is None:
             raise ConfigError(
                 f"{self.folder / CONFIG}: activation",
-                got=shown(name),
+                got=clipped(name),
                 expected=f"one of {', '.join(_ACTIVATIONS)}",
             )
         return {
@@ -117,7 +117,7 @@ def read_config(folder: Path) -> Given:
     kind = values.get("model_kind")
     if not isinstance(kind, str) or kind not in _FIELDS_OF:
         raise ConfigError(
-            f"{path}: model_kind", got=shown(kind), expected=" or ".join(map(repr, _FIELDS_OF))
+            f"{path}: model_kind", got=clipped(kind), expected=" or ".join(map(repr, _FIELDS_OF))
         )
     require_known(values, _FIELDS_OF[kind], str(path))
     written = values.get("feature_output_hook")

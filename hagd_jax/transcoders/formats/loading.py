@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.config import float_dtype
 from hagd_jax.models.placing import place
@@ -20,7 +20,13 @@ from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer, saelens, sparsify
 from hagd_jax.transcoders.formats.hub import locate
 from hagd_jax.transcoders.formats.stored import Stored
-from hagd_jax.transcoders.transcoder import Params, Transcoder, param_specs, shardings
+from hagd_jax.transcoders.transcoder import (
+    Params,
+    Transcoder,
+    param_specs,
+    require_transcoder,
+    shardings,
+)
 
 _FORMATS = (
     "circuit-tracer's config.yaml, or folders with cfg.json and sae.safetensors (sparsify) or "
@@ -64,6 +70,7 @@ def load(
     located = locate(source)
     stored = open_stored(located.path)
     if model is not None:
+        require_is("model", model, LanguageModel)
         _require_fit(stored.config, model, str(located.path))
         mesh = model.mesh if mesh is None else mesh
     weights = _norm_weights(stored, model, str(located.path))
@@ -134,6 +141,8 @@ def check_model(transcoder: Transcoder, model: LanguageModel) -> None:
     Raises:
         CheckpointError: Naming those of both.
     """
+    require_transcoder(transcoder)
+    require_is("model", model, LanguageModel)
     _require_fit(transcoder.config, model, f"transcoder {transcoder.name}")
 
 

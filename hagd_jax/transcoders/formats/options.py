@@ -41,19 +41,19 @@ def require_known(values: Mapping[Any, Any], allowed: Allowed, what: str) -> Non
         value = values[name]
         if name not in allowed:
             raise ConfigError(
-                f"{what}: {shown(name, str)}",
-                got=shown(value),
+                f"{what}: {clipped(name, str)}",
+                got=clipped(value),
                 expected="no such field: it is not known what it changes",
                 mend="If it does not change what the transcoder computes, remove it.",
             )
         right = allowed[name]
         if right is not None and not any(value is one or _equal(value, one) for one in right):
             raise ConfigError(
-                f"{what}: {name}", got=shown(value), expected=" or ".join(map(repr, right))
+                f"{what}: {name}", got=clipped(value), expected=" or ".join(map(repr, right))
             )
 
 
-def shown(value: Any, text: Any = repr) -> str:
+def clipped(value: Any, text: Any = repr) -> str:
     """A value for a message, cut where it is long."""
     found = text(value)
     return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}..."

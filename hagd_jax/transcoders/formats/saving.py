@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import replacing, write_safetensors
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import as_path, replacing, write_safetensors
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
 from hagd_jax.transcoders.transcoder import Transcoder, param_specs
@@ -43,7 +43,8 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
         3
     """
     # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
-    folder = Path(folder).expanduser().resolve()
+    require_is("transcoder", transcoder, Transcoder)
+    folder = as_path(folder, "folder").resolve()
     config = transcoder.config
     params = {leaf: transcoder.params.get(leaf) for leaf in param_specs(config)}
     for leaf, spec in param_specs(config).items():

@@ -26,7 +26,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
-from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, require_known, shown
+from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, clipped, require_known
 from hagd_jax.transcoders.formats.stored import Stored, Views
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -101,8 +101,8 @@ def _same(files: Iterable[Path]) -> dict[str, Any]:
             if first.get(name) != other.get(name):
                 raise ConfigError(
                     f"{file}: {name}",
-                    got=shown(other.get(name)),
-                    expected=f"{shown(first.get(name))}, as in {place}",
+                    got=clipped(other.get(name)),
+                    expected=f"{clipped(first.get(name))}, as in {place}",
                 )
     return first
 

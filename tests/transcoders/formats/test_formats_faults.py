@@ -545,7 +545,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, fails):
         monkeypatch.setattr(saving.circuit_tracer, "config_text", full_text)
     for folder in (tmp_path / "new", first):
         with pytest.raises(
-            CheckpointError, match=r"got No space left on device; .* Nothing was cha"
+            CheckpointError, match=r"No space left on device; .* Nothing was changed"
         ):
             save(transcoder, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
