@@ -259,11 +259,11 @@ def _influence(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
 
 
 def _threshold(values: np.ndarray, share: float) -> float:
-    """The smallest of the largest values that have a share of the total together."""
+    """The smallest of the largest values that have a share of the total; ∞ where it is zero."""
     falling = np.sort(values)[::-1]
     running = np.cumsum(falling)
     if not len(values) or not running[-1]:
-        return 0.0
+        return np.inf
     place = np.searchsorted(running / running[-1], share)
     return float(falling[min(place, len(falling) - 1)])
 

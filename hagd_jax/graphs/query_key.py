@@ -17,8 +17,7 @@ from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets, before_layer
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.models import LanguageModel, forward, rope
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, as_dictionary
+from hagd_jax.units import Source, directed
 
 
 class QueryKey(NamedTuple):
@@ -38,7 +37,7 @@ class QueryKey(NamedTuple):
 
 def query_key(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     graph: AttributionGraph,
     *,
     layer: int,
@@ -67,7 +66,7 @@ def query_key(
         InputError: If there is no such head or position, or the graph is another model's.
     """
     require_is("graph", graph, AttributionGraph)
-    nodes, c = as_dictionary(model, dictionary), model.config
+    nodes, c = directed(model, dictionary), model.config
     length = len(graph.info.tokens)
     layer, head = require_index("layer", layer, c.n_layers), require_index("head", head, c.n_heads)
     query = require_index("query", query, length)

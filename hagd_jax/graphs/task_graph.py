@@ -18,6 +18,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 _BITS = 31
@@ -69,10 +70,12 @@ class TaskGraph(Graph):
         graph: Nodes are `TaskNodes`, edges `TaskEdges`.
         prompts: How many were averaged.
         layers: L.
+        seen: What the graphs were made by looking at; unknown if one of them does not say.
     """
 
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def nodes(self) -> TaskNodes:
@@ -190,6 +193,7 @@ class _Sums:
     def __init__(self, positions: bool):
         self.positions, self.count = positions, 0
         self.about: tuple | None = None
+        self.seen = Seen.nothing()
         self.numbers: dict[tuple[int, int, int, int], int] = {}
         self.nodes, self.edges = _Table(3), _Table(4)
 
@@ -198,6 +202,7 @@ class _Sums:
         require_is("graphs", graph, AttributionGraph)
         self._check(graph)
         table, own = graph.nodes, self._numbers(graph)
+        self.seen = self.seen | graph.seen
         # Once a prompt, whatever positions a node has: sums of what it does, not of how often.
         ones = np.zeros(len(own))
         ones[np.unique(own, return_index=True)[1]] = 1
@@ -229,7 +234,7 @@ class _Sums:
         )
         assert self.about is not None
         parts = graph_parts(table, mean, senders[keep], receivers[keep])
-        return TaskGraph(parts, self.count, self.about[0])
+        return TaskGraph(parts, self.count, self.about[0], self.seen)
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info
@@ -259,4 +264,5 @@ class _Sums:
             position = np.full_like(position, -1)
         keys = np.stack([kind, np.asarray(table.layer, np.int64), position, index], 1)
         numbers = self.numbers
-        return np.array([numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()])
+        found = [numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()]
+        return np.array(found, np.int64)

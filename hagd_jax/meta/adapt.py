@@ -15,8 +15,7 @@ from hagd_jax.meta.learner import Learner, as_scores, padded, states
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Nodes, Scores, Source, as_dictionary
 
 MAGNITUDES = 6
 
@@ -40,7 +39,7 @@ def effects(
     prompts: Prompts,
     places: np.ndarray,
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     batch_size: int = 32,
 ) -> Measured:

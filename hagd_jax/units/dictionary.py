@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from typing import Self
 
 import jax
 from flax import struct
@@ -73,6 +74,16 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
             The intervention. A mask of ones is exact.
         """
 
-    def bare(self) -> Dictionary:
+    def bare(self) -> Self:
         """Without its name, which would enter a compilation key for nothing."""
         return self.replace(name="")
+
+
+def tail(label: str) -> str:
+    """What of a dictionary's label does not depend on where it lies: a digest, or its kind.
+
+    Example:
+        >>> tail("runs/mine#1a2b3c4d"), tail("neurons")
+        ('1a2b3c4d', 'neurons')
+    """
+    return label.rpartition("#")[2]

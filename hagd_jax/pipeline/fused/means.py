@@ -1,7 +1,6 @@
 """Mean ablation in the fused executor: sums over groups of prompts, added up batch by batch.
 
-The values are those of `causal.reference`, which the staged executor uses: `group_means` while
-masks are trained, and `reference_means`, without the prompt itself, where circuits are measured.
+The values are those of `causal.reference`: means over other prompts, a prompt never in its own.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.causal.reference import LEAST, Means, group_sums, groups_of, reference_rule
-from hagd_jax.interventions import mean_of_sums
+from hagd_jax.causal.reference import Means, Places, group_sums, groups_of, reference_rule
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Prompts, prompt_digests
-from hagd_jax.tasks.seen import distinct
 from hagd_jax.units import Dictionary
 
 SPLITS = ("discover", "select")
@@ -44,7 +41,6 @@ class Groups(NamedTuple):
         once: (R,) float32 1 for the first copy of each prompt, 0 for others.
         near: (G, T) bool whether the group has enough prompts for a mean of its own.
         own: (G, T) float32 1 where those are of the measured split.
-        large: (G,) bool whether the group has a mean of its own while masks are trained.
     """
 
     group: Any
@@ -52,7 +48,6 @@ class Groups(NamedTuple):
     once: Any
     near: Any
     own: Any
-    large: Any
 
 
 def groups_in(splits: dict[str, Prompts]) -> np.ndarray:
@@ -67,12 +62,10 @@ def groups_for(splits: dict[str, Prompts]) -> dict[str, Groups]:
         splits: The discover split, and the select split if there is one, of one width.
     """
     every, discover = groups_in(splits), splits["discover"]
-    names, sizes = np.unique(groups_of(distinct(discover)), return_counts=True)
-    large = np.isin(every, names[sizes >= LEAST])
-    return {name: _groups(prompts, discover, every, large) for name, prompts in splits.items()}
+    return {name: _groups(prompts, discover, every) for name, prompts in splits.items()}
 
 
-def _groups(prompts: Prompts, discover: Prompts, every: np.ndarray, large: np.ndarray) -> Groups:
+def _groups(prompts: Prompts, discover: Prompts, every: np.ndarray) -> Groups:
     rule = reference_rule(prompts, discover)
     place = np.searchsorted(every, rule.groups)
     shape = len(every), prompts.clean.shape[-1]
@@ -82,7 +75,7 @@ def _groups(prompts: Prompts, discover: Prompts, every: np.ndarray, large: np.nd
     first = [digest not in digests[:row] for row, digest in enumerate(digests)]
     return Groups(
         place[rule.places.group].astype(np.int32), rule.places.shared.astype(np.float32),
-        np.array(first, np.float32), near, own, large,
+        np.array(first, np.float32), near, own,
     )  # fmt: skip
 
 
@@ -112,7 +105,7 @@ def batch_sums(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums over the prompts of a batch, each prompt once."""
     own = batch.replace(group=groups.group)  # type: ignore[attr-defined]
-    return _summed(model, nodes, own, weight * groups.once, len(groups.large))
+    return _summed(model, nodes, own, weight * groups.once, len(groups.near))
 
 
 def _summed(
@@ -121,26 +114,12 @@ def _summed(
     return group_sums(model, nodes, batch, weight, many)
 
 
-def training_means(tables: Tables, groups: Groups) -> dict[str, jax.Array]:
-    """Name → (L, R, T, ...) means that masks are trained with, as `group_means` has them."""
-    sums = {name: x[0] for name, x in tables.sums.items()}
-    count = tables.count[0]
-    whole = {name: jnp.concatenate([x, x.sum(1, keepdims=True)], 1) for name, x in sums.items()}
-    means = mean_of_sums(whole, jnp.concatenate([count, count.sum(0, keepdims=True)]))
-    row = jnp.where(groups.large[groups.group], groups.group, len(groups.large))
-    return {name: x[:, row] for name, x in means.items()}
-
-
-def reference_values(
-    tables: Tables, own: dict[str, jax.Array], batch: Prompts, groups: Groups
-) -> dict[str, jax.Array]:
-    """Name → (L, R, T, ...) means that circuits are measured with, as `reference_means` has them.
+def means_of(tables: Tables, groups: Groups) -> Means:
+    """The sums from which the prompts of a split have their means, as `reference_means` has them.
 
     Args:
-        tables: Of all prompts.
-        own: Name → values of nodes on the measured prompts.
-        batch: Those prompts.
-        groups: Their groups.
+        tables: Sums of all prompts.
+        groups: Groups of the measured prompts.
     """
 
     def chosen(both: jax.Array, ahead: int) -> jax.Array:
@@ -149,7 +128,10 @@ def reference_values(
 
     sums = {name: chosen(x, 1) for name, x in tables.sums.items()}
     total = {name: x[0].sum((1, 2), keepdims=True) for name, x in tables.sums.items()}
-    means = Means(
-        sums, chosen(tables.count, 0), groups.own, groups.near, total, tables.count[0].sum()
-    )
-    return means.values(own, batch, groups.group, groups.shared)
+    count, tokens = chosen(tables.count, 0), tables.count[0].sum()
+    return Means(sums, count, groups.own, groups.near, total, tokens)
+
+
+def places_of(groups: Groups) -> Places:
+    """Where each prompt finds its own among those sums."""
+    return Places(groups.group, groups.shared)

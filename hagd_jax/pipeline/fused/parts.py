@@ -19,7 +19,7 @@ from hagd_jax.scores.integrated_gradients import batch_scores
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
-from hagd_jax.units import Dictionary
+from hagd_jax.units import Dictionary, Directed, directed
 
 Said = dict[str, jax.Array]
 
@@ -72,6 +72,10 @@ class Given(NamedTuple):
     def dictionary(self, state: State) -> Dictionary:
         """The nodes as they are now."""
         return current_nodes(state.learning, self.model, self.nodes, state.setting)
+
+    def directed(self, state: State) -> Directed:
+        """The nodes as they are now, which read and write along directions."""
+        return directed(self.model, self.dictionary(state))
 
 
 def moments(state: State, given: Given) -> tuple[State, Said]:
@@ -128,7 +132,7 @@ def _flow(state: State, given: Given) -> Any:
     config, batch = state.setting.config, given.batch
     steps = jnp.asarray(config.graph_steps, jnp.float32)
     return flow_arrays(
-        given.model, given.dictionary(state), batch.prompts, batch.weight, steps,
+        given.model, given.directed(state), batch.prompts, batch.weight, steps,
         logit_difference, config.gradient.remat,
     )  # fmt: skip
 
@@ -141,7 +145,7 @@ def choose(state: State, given: Given) -> tuple[State, Said]:
 
 def edges(state: State, given: Given) -> tuple[State, Said]:
     """Add a batch to the edges of the graph."""
-    along = directions(given.model, given.dictionary(state))
+    along = directions(given.model, given.directed(state))
     parallel = given.model.config.parallel_residual
     more = chosen_edges(along, _flow(state, given), state.chosen, parallel=parallel)
     return state.replace(edges=state.edges + more), {"edges": jnp.abs(more).sum()}

@@ -82,7 +82,7 @@ def select(context: Context, left: Left, state: State) -> Selected:
     """The circuit that was chosen.
 
     Raises:
-        SearchError: If it takes away hardly any of the empty circuit's loss.
+        NoCircuitError: If it takes away hardly any of the empty circuit's loss.
     """
     ours, theirs = np.asarray(state.kl).tolist()
     if state.setting.masks and "select" in context.task.splits:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.models import forward
-from hagd_jax.pipeline.fused.means import reference_values, training_means
+from hagd_jax.pipeline.fused.means import means_of, places_of
 from hagd_jax.pipeline.fused.parts import Given, Said, StepBatch
 from hagd_jax.pipeline.fused.setting import Setting, swap_sizes
 from hagd_jax.pipeline.fused.state import State
 from hagd_jax.search import Tree
 from hagd_jax.search.mask_steps import Search, start, start_logits, traced, update
-from hagd_jax.search.objective import Target, distances
+from hagd_jax.search.objective import Target, counterfactual, distances, mixed
 from hagd_jax.search.schedule import schedule, trained_at
 from hagd_jax.search.tree import ranks
 
@@ -40,12 +40,7 @@ def begin(state: State, given: Given) -> tuple[State, Said]:
 def search(state: State, given: Given) -> tuple[State, Said]:
     """Update the masks on a batch."""
     setting, batch, config = state.setting, given.batch, state.setting.config.masks
-    prompts = batch.prompts
-    at = forward(given.model, prompts.inputs(), read=prompts.reads).logits
-    means = None
-    if config.mean and state.tables is not None and batch.groups is not None:
-        means = training_means(state.tables, batch.groups)
-    target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at), means)
+    target = target_on(state, given)
     plan = schedule(config, setting.space.nodes, setting.asked, len(state.clusters))
     sizes = jnp.asarray(trained_at(setting.sizes, config, plan))
     masks, metrics = update(
@@ -53,6 +48,24 @@ def search(state: State, given: Given) -> tuple[State, Said]:
         scale_of(state, batch), state.masks, (batch.size, batch.opened), traced(config),
     )  # fmt: skip
     return state.replace(masks=masks), metrics
+
+
+def target_on(state: State, given: Given) -> Target:
+    """What the model does on the prompts of the batch."""
+    batch, prompts = given.batch, given.batch.prompts
+    at = forward(given.model, prompts.inputs(), read=prompts.reads).logits
+    target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
+    if state.tables is None or batch.groups is None:
+        return target
+    means, places = means_of(state.tables, batch.groups), places_of(batch.groups)
+    return target._replace(means=means, places=places)
+
+
+def ablated(state: State, given: Given, target: Target, number: int) -> dict[str, jax.Array]:
+    """What closed nodes are set to, under counterfactual (0) or mean (1) ablation."""
+    nodes = given.dictionary(state)
+    other = counterfactual(given.model, nodes, target.prompts)
+    return mixed(given.model, nodes, target, other, float(number), jax.random.key(0))
 
 
 def scale_of(state: State, batch: StepBatch) -> jax.Array:
@@ -90,27 +103,17 @@ def ask(state: State, rows: list[jax.Array] | jax.Array, valid: Any = None) -> S
 
 def measure(state: State, given: Given) -> tuple[State, Said]:
     """Add a batch to the distances of circuits from the model, under each ablation's share."""
-    batch, prompts, nodes = given.batch, given.batch.prompts, given.dictionary(state)
-    inside = nodes.capture if state.tables is not None else ()
-    clean = forward(given.model, prompts.inputs(), capture=inside, read=prompts.reads)
-    at = clean.logits.reshape(len(prompts), -1, *clean.logits.shape[1:])
-    target = Target(prompts, at, prompts.metric(clean.logits))
+    batch, nodes, target = given.batch, given.dictionary(state), target_on(state, given)
     scale = scale_of(state, batch)
 
-    def other(ablation: int) -> dict[str, jax.Array]:
-        if ablation == 0 or state.tables is None or batch.groups is None:
-            trace = forward(given.model, prompts.inputs("corrupted"), capture=nodes.capture).trace
-            return nodes.values(trace)
-        return reference_values(state.tables, nodes.values(clean.trace), prompts, batch.groups)
-
     def under(ablation: int) -> jax.Array:
-        values = other(ablation)
+        values = ablated(state, given, target, ablation)
 
         def one(asked: tuple[jax.Array, jax.Array]) -> jax.Array:
             row, valid = asked
 
             def far() -> jax.Array:
-                mask = jnp.broadcast_to(row.astype(jnp.float32), (len(prompts), len(row)))
+                mask = jnp.broadcast_to(row.astype(jnp.float32), (len(batch.weight), len(row)))
                 kl, off = distances(given.model, nodes, target, values, mask, scale)
                 return jnp.stack([kl @ batch.weight, off @ batch.weight])
 
@@ -153,25 +156,18 @@ def still(state: State, given: Given) -> tuple[State, Said]:
 
 def slope(state: State, given: Given) -> tuple[State, Said]:
     """Add a batch to the gradient of the loss with respect to the mask."""
-    batch, prompts, repairs = given.batch, given.batch.prompts, state.setting.repairs
+    batch, repairs, nodes = given.batch, state.setting.repairs, given.dictionary(state)
     assert repairs is not None
-    nodes = given.dictionary(state)
-    at = forward(given.model, prompts.inputs(), read=prompts.reads).logits
-    target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
-    scale = scale_of(state, batch)
-    trace = forward(given.model, prompts.inputs("corrupted"), capture=nodes.capture).trace
-    others = [nodes.values(trace)]
-    if state.tables is not None and batch.groups is not None:
-        means = training_means(state.tables, batch.groups)
-        others.append({n: prompts.per_row(x.swapaxes(0, 1)).swapaxes(0, 1)
-                       for n, x in means.items()})  # fmt: skip
+    target, scale = target_on(state, given), scale_of(state, batch)
+    few = 2 if state.tables is not None else 1
+    others = [ablated(state, given, target, number) for number in range(few)]
 
     def loss(row: jax.Array) -> jax.Array:
-        mask = jnp.broadcast_to(row, (len(prompts), len(row)))
+        mask = jnp.broadcast_to(row, (len(batch.weight), len(row)))
         total = jnp.float32(0)
-        for share, values in zip(batch.shares, others, strict=False):
+        for number, values in enumerate(others):
             kl, off = distances(given.model, nodes, target, values, mask, scale)
-            total = total + share * ((kl + repairs.metric * off) @ batch.weight)
+            total = total + batch.shares[number] * ((kl + repairs.metric * off) @ batch.weight)
         return total
 
     def far() -> jax.Array:
