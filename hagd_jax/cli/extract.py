@@ -108,8 +108,8 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
         result = pipeline.extract(
             model, task, command.config, dictionary=nodes, run=run, progress=progress.update
         )
-        if not result.verdicts[0].able:
-            right = result.verdicts[0].accuracy["model"].value
+        if not result.report.able and result.report.evidence:
+            right = result.report.evidence[0].accuracy[0].value
             progress.say(
                 f"warning: the model is right on only {right:.0%} of the test prompts; a circuit "
                 "of a behaviour that it lacks means nothing, and the report says so"
@@ -247,10 +247,9 @@ def _report(
     return Report(
         title=f"{result.task.name} in {model.name}",
         circuit=result.circuit,
-        verdicts=result.verdicts,
+        validation=result.report,
         scores=result.scores,
         curve=result.curve,
-        curve_ablation=command.config.judge.ablations[0],
         texts=result.task.texts["test"],
         facts=facts,
     )

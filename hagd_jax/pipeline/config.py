@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from hagd_jax.causal import JudgeConfig
+from hagd_jax.causal import ValidateConfig
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.scores import GradientConfig
@@ -39,7 +39,8 @@ class ExtractConfig:
         hierarchy: How that graph is coarsened.
         masks: How masks are trained.
         repair: Swaps that are measured at the end.
-        judge: How the circuit is tested.
+        judge: How the circuit is tested: by default the claims that decide, and no more of them
+            than it takes.
     """
 
     nodes: str = "5%"
@@ -55,7 +56,7 @@ class ExtractConfig:
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
-    judge: JudgeConfig = JudgeConfig()
+    judge: ValidateConfig = ValidateConfig(claims="core")
 
     def __post_init__(self):
         if self.seed < 0:

@@ -13,16 +13,16 @@ from hagd_jax import meta
 from hagd_jax.causal import (
     Circuit,
     SizePoint,
-    Verdict,
+    ValidationReport,
     curve_areas,
-    evaluate,
     size_curve,
+    validate,
 )
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.config import ExtractConfig, Progress
-from hagd_jax.pipeline.find import Found, find
+from hagd_jax.pipeline.find import SELECT, Found, find
 from hagd_jax.pipeline.levels import Coarse, levels
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.stages import Stage, require_stage
@@ -40,14 +40,14 @@ class Result:
 
     Attributes:
         circuit: The circuit, with its provenance.
-        verdicts: What was measured of it on the test split, one for each ablation.
-        curve: Faithfulness against size, under the first ablation.
+        report: The verdict of the judge, on the test split.
+        curve: Faithfulness against size, under the counterfactual.
         scores: Every node's score.
         task: The behaviour, with its prompts.
     """
 
     circuit: Circuit
-    verdicts: tuple[Verdict, ...]
+    report: ValidationReport
     curve: tuple[SizePoint, ...]
     scores: Nodes
     task: Task
@@ -88,8 +88,8 @@ def extract(
     Example:
         >>> model = hagd.models.load("smollm2-135m")
         >>> result = hagd.extract(model, "ioi", ExtractConfig(nodes="5%"))
-        >>> result.verdicts[0].faithfulness.ratio_of_means.value
-        0.519
+        >>> result.report.headline
+        'rejected on 64 test prompts under mean, resample'
     """
     nodes = as_dictionary(model, dictionary)
     size = config.size(nodes.space.nodes)
@@ -110,17 +110,16 @@ def extract(
     )
     if run is not None:
         run.rewind("verdict", -1)
-    verdicts = _judge(model, nodes, circuit, task, config, tell)
+    report = _judge(model, nodes, circuit, task, config, tell)
     curve = _curve(model, nodes, found.masks, task, config, tell)
     if run is not None:
-        for verdict in verdicts:
-            run.log("verdict", **verdict.to_json())
+        run.log("verdict", **report.to_json())
         for point in curve:
             run.log("curve", **_plain(point))
         if (found := curve_areas(curve, nodes.space.nodes)) is not None:
             run.log("areas", cpr=found.cpr, cmd=found.cmd)
         run.write("circuit.json", circuit.to_json())
-    return Result(circuit, verdicts, curve, scores, task)
+    return Result(circuit, report, curve, scores, task)
 
 
 def _seen(
@@ -131,7 +130,7 @@ def _seen(
     ablations += ["mean"] if found.by != "steps" and config.masks.mean else []
     seen = task.look("discover", ablation=ablations, model=model, dictionary=nodes)
     if found.compared:
-        seen |= task.look("select", ablation=config.judge.ablations[0])
+        seen |= task.look("select", ablation=SELECT)
     return seen
 
 
@@ -251,21 +250,21 @@ def _judge(
     task: Task,
     config: ExtractConfig,
     tell: Progress,
-) -> tuple[Verdict, ...]:
+) -> ValidationReport:
     done = []
 
     def on_ablation(name: str) -> None:
         done.append(name)
         tell("judge", len(done), len(config.judge.ablations))
 
-    return evaluate(
+    return validate(
         model,
         circuit,
         task,
         config.judge,
         dictionary=nodes,
         seed=config.seed,
-        on_ablation=on_ablation,
+        progress=on_ablation,
     )
 
 
@@ -282,7 +281,7 @@ def _curve(
         task,
         [masks[size] for size in sorted(masks)],
         dictionary=nodes,
-        ablation=config.judge.ablations[0],
+        ablation=SELECT,
         batch_size=config.judge.batch_size,
         seed=config.seed,
     )

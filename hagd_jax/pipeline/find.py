@@ -20,6 +20,10 @@ from hagd_jax.search import MaskState, Tree, init_masks, repair, search_masks, t
 from hagd_jax.tasks import Task
 from hagd_jax.units import Dictionary, Nodes
 
+# What masks and the best scores are compared under: one that the search has seen already, whatever
+# the judge will ask.
+SELECT = "counterfactual"
+
 
 class Found(NamedTuple):
     """What a search found.
@@ -122,7 +126,7 @@ def _nearer(
     """Whether masks are as near to the model as the best scores, on prompts neither has seen."""
     masks, top = size_curve(
         model, task, pair, dictionary=dictionary, split="select",
-        ablation=config.judge.ablations[0], batch_size=config.judge.batch_size, seed=config.seed,
+        ablation=SELECT, batch_size=config.judge.batch_size, seed=config.seed,
     )  # fmt: skip
     if run is not None:
         run.log("select", masks_kl=masks.kl, top_kl=top.kl)
