@@ -54,6 +54,10 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
+class NoCircuitError(HagdError, RuntimeError):
+    """A search ended without a circuit: what it found does no more than the empty circuit."""
+
+
 class MissingDependencyError(HagdError, ImportError):
     """An optional package is needed for what was asked."""
 
@@ -126,9 +130,11 @@ def require_number(
         "" if below is None else f"below {below}",
     ]
     kind = "a whole number" if whole else "a number"
-    first, *others = [bound for bound in bounds if bound] or ["finite"]
-    joint = " " if first.startswith(("above", "at", "below")) else ", "
-    raise ConfigError(what, got=repr(value), expected=kind + joint + ", ".join([first, *others]))
+    said = ", ".join(bound for bound in bounds if bound)
+    if not said:
+        raise ConfigError(what, got=repr(value), expected=f"a finite {kind[2:]}")
+    joint = " " if least is None else ", "
+    raise ConfigError(what, got=repr(value), expected=f"{kind}{joint}{said}")
 
 
 def require_choice(what: str, value: Any, allowed: Collection[Any]) -> None:
@@ -150,13 +156,67 @@ def require_choice(what: str, value: Any, allowed: Collection[Any]) -> None:
         raise ConfigError(what, got=repr(value), expected=expected)
 
 
-def require_index(what: str, value: Any, size: int, *, mend: str | None = None) -> int:
+def require_is(what: str, value: Any, *kinds: type, mend: str | None = None) -> None:
+    """Raise an `InputError` unless an argument is an instance of a class.
+
+    Args:
+        what: The argument.
+        value: Its value.
+        kinds: The classes that will do.
+        mend: What the user can do about it.
+
+    Raises:
+        InputError: If it is of another class.
+
+    Example:
+        >>> require_is("text", "cat", str)
+    """
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(what, got=shown(value), expected=expected, mend=mend)
+
+
+def require_list(what: str, value: Any, expected: str) -> list[Any]:
+    """Read an argument that lists things.
+
+    Args:
+        what: The argument.
+        value: An iterable; not a text, whose items would be characters.
+        expected: What would be right, for the message.
+
+    Returns:
+        Its items.
+
+    Raises:
+        InputError: If it lists nothing.
+
+    Example:
+        >>> require_list("edges", range(3), "numbers of edges")
+        [0, 1, 2]
+    """
+    try:
+        if not isinstance(value, str | bytes):
+            return list(value)
+    except TypeError:
+        pass
+    raise InputError(what, got=shown(value), expected=expected)
+
+
+def shown(value: Any) -> str:
+    """What a value of some class is called in a message: its class, and a few characters of it."""
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def require_index(
+    what: str, value: Any, size: int | None = None, *, mend: str | None = None
+) -> int:
     """Read an index that a user gave, as a Python integer.
 
     Args:
         what: The argument.
         value: An integer of Python, NumPy or JAX.
-        size: How many things there are; indices count from 0.
+        size: How many things there are, if that is known; indices count from 0.
         mend: What the user can do about it.
 
     Returns:
@@ -173,7 +233,9 @@ def require_index(what: str, value: Any, size: int, *, mend: str | None = None) 
         index = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         index = None
-    if index is None or not 0 <= index < size:
-        expected = f"an integer from 0 to {size - 1}" if size else "none: there is nothing to index"
-        raise InputError(what, got=repr(value)[:80], expected=expected, mend=mend)
-    return index
+    if index is not None and index >= 0 and (size is None or index < size):
+        return index
+    expected = "an integer, 0 or more" if size is None else f"an integer from 0 to {size - 1}"
+    if size == 0:
+        expected = "none: there is nothing to index"
+    raise InputError(what, got=repr(value)[:80], expected=expected, mend=mend)

@@ -5,94 +5,132 @@
     python -m experiments.circuits.ablation_study --seeds 5 --tasks sorting parity  # 15 minutes
 
 IOI in SmolLM2-135M, and sorting and parity in small models that learnt it, over neurons and heads.
-Same prompts, steps and size for all; masks are trained under counterfactual ablation and judged on
-the test split under that and mean. `whole`: signed IG, two levels of spectral clusters, masks.
-Without levels; with levels of the same sizes whose members are drawn by lot; with layers as the
-only level; from scores that say nothing; from the meta-learner's scores; without masks (the best
-scores); and with repair by measured swaps besides. Writes results/ablation_study.json.
+All variants have the same prompts, steps and size; masks are trained under counterfactual ablation
+and tested on the test split under that and mean. `whole` is signed IG, two levels of spectral
+clusters, and masks. The variants have no levels; levels of the same sizes with random members;
+layers as the only level; constant initial scores; the meta-learner's scores; no masks (the best
+scores are the circuit); or repair by measured swaps in addition. Writes
+results/ablation_study.json.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import time
 from functools import cache
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 
 import hagd_jax as hagd
 from experiments.common.cells import Row, measure_cells
-from experiments.common.small_models import learnt
+from experiments.common.script import Places, run
+from experiments.common.small_models import Small, learnt
 from hagd_jax import meta, tasks
 from hagd_jax.causal import behaviour, size_curve
-from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+from hagd_jax.hierarchy import HierarchyConfig, Levels, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, Tree, repair, search_masks, top_nodes
-from hagd_jax.tasks import Sizes
-from hagd_jax.units import Nodes, neurons
+from hagd_jax.tasks import Seen, Sizes
+from hagd_jax.units import Nodes, Scores, neurons
 
-VARIANTS = (
-    "whole", "no levels", "levels by lot", "layers as level", "no scores", "learner's scores",
+Variant = Literal[
+    "whole", "no levels", "random levels", "layers as level", "no scores", "learner's scores",
     "no masks", "with repair",
-)  # fmt: skip
+]  # fmt: skip
 ABLATIONS = ("counterfactual", "mean")
-GRAPH = (0.3, 0.6, 0.9)
 SHARE = {"ioi": 0.05, "sorting": 0.1, "parity": 0.1}
-MASKS = {
-    "ioi": MaskConfig(steps=140),
-    "sorting": MaskConfig(steps=200, batch_size=64, learning_rate=0.1),
-    "parity": MaskConfig(steps=200, batch_size=64, learning_rate=0.1),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """The method with one stage switched off at a time.
+
+    Attributes:
+        seeds: Seeds of prompts, noise and small models.
+        tasks: Behaviours.
+        variants: What is switched off.
+        model: Model of IOI.
+        sizes: Prompts of IOI in each split.
+        masks: Training of IOI's masks.
+        small: Training of the other models, and their masks.
+        batch_size: IOI's prompts in one call.
+        scored: Discover prompts over which integrated gradients are averaged.
+        graph: Gradients of the attribution graph.
+        graph_prompts: Its prompts.
+        repair: Swaps of the variant with repair.
+    """
+
+    seeds: int = 1
+    tasks: tuple[Literal["ioi", "sorting", "parity"], ...] = ("ioi", "sorting", "parity")
+    variants: tuple[Variant, ...] = get_args(Variant)
+    model: str = "smollm2-135m"
+    sizes: Sizes = Sizes(1024, 64, 64)
+    masks: MaskConfig = MaskConfig(steps=140)
+    small: Small = Small(search=MaskConfig(steps=200, batch_size=64, learning_rate=0.1))
+    batch_size: int = 16
+    scored: int = 64
+    graph: GradientConfig = GradientConfig((0.3, 0.6, 0.9), 8)
+    graph_prompts: int = 16
+    repair: RepairConfig = RepairConfig(rounds=4, pairs=0, batch_size=32)
 
 
 @cache
-def prepared(name: str, seed: int) -> tuple:
+def prepared(name: str, seed: int, config: Config) -> tuple:
     """Model, task, scores, graph, and how long scores and graph took."""
     if name == "ioi":
-        model = hagd.models.load("smollm2-135m")
-        task = tasks.task("ioi", model, sizes=Sizes(1024, 64, 64), seed=seed)
-        batch = 16
+        model = hagd.models.load(config.model)
+        task = tasks.task("ioi", model, sizes=config.sizes, seed=seed)
+        batch = config.batch_size
     else:
-        model, task, _ = learnt(name, seed, Sizes(512, 128, 256))
-        batch = 64
+        model, task, _ = learnt(name, seed, config.small)
+        batch = config.small.search.batch_size
     prompts, began = task.splits["discover"], time.monotonic()
-    scores = mean_scores(model, prompts[:64], GradientConfig(batch_size=batch))
+    scores = mean_scores(model, prompts[: config.scored], GradientConfig(batch_size=batch))
     jax.block_until_ready(scores.heads)
     middle = time.monotonic()
-    graph = node_graph(model, prompts[:16], GradientConfig(GRAPH, 8), candidates=4096)
+    graph = node_graph(model, prompts[: config.graph_prompts], config.graph, candidates=4096)
     return model, task, scores, graph, middle - began, time.monotonic() - middle
 
 
-def measure(cell: Row) -> list[Row]:
+def measure(cell: Row, config: Config) -> list[Row]:
+    """A circuit by one variant of the method, tested under two ablations."""
     name, seed, variant = cell["task"], cell["seed"], cell["variant"]
-    model, task, scores, graph, scored, drawn = prepared(name, seed)
+    model, task, scores, graph, scored, drawn = prepared(name, seed, config)
     prompts, space = task.splits["discover"], neurons(model).space
+    masks = config.masks if name == "ioi" else config.small.search
     size = round(SHARE[name] * space.nodes)
     took, began = scored, time.monotonic()
     tree = Tree(())
     if variant not in ("no levels", "no masks", "layers as level"):
         levels = clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=seed)[-2:]
-        if variant == "levels by lot":
+        if variant == "random levels":
             order = np.random.default_rng(seed).permutation(space.nodes)
-            levels = [level[order] for level in levels]
+            levels = Levels(tuple(level[order] for level in levels), levels.seen)
         tree, took = Tree.of(levels), took + drawn
     if variant == "layers as level":
-        tree = Tree.of([2 * np.asarray(graph.places.layer) + np.asarray(graph.places.kind)])
+        tree = Tree.of([2 * np.asarray(graph.nodes.layer) + np.asarray(graph.nodes.kind)])
     start = scores
     if variant == "no scores":
-        start, took = Nodes.full(space, 0.0), took - scored
+        start, took = Scores(Nodes.full(space, 0.0), Seen.nothing()), took - scored
     if variant == "learner's scores":
-        start = Nodes.from_flat(space, meta.score(meta.load(), meta.describe(graph, scores)))
-    mask = top_nodes(start, size)
+        start = meta.score(meta.load(), meta.describe(graph, scores))
+    chosen = top_nodes(start, size)
     if variant != "no masks":
-        circuits, _ = search_masks(model, prompts, start, [size], MASKS[name], tree=tree, seed=seed)
-        mask = circuits[size]
+        found = search_masks(model, prompts, start, [size], masks, tree=tree, seed=seed)
+        chosen = found.circuits[size]
     if variant == "with repair":
-        few = prompts[:64]
-        mask = repair(model, few, mask, RepairConfig(rounds=4, pairs=0, batch_size=32)).mask
+        chosen = repair(model, prompts[: config.scored], chosen, config.repair).mask
+    mask = chosen.mask
     jax.block_until_ready(mask.heads)
     took += time.monotonic() - began
+    return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, seed)]
+
+
+def tested(model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, seed: int) -> list[Row]:
+    """A row for each ablation, on the test split."""
+    size, space, prompts = int(mask.flat().sum()), mask.space, task.splits["discover"]
     rows = []
     for ablation in ABLATIONS:
         (point,) = size_curve(model, task, [mask], ablation=ablation, batch_size=64, seed=seed)
@@ -105,24 +143,23 @@ def measure(cell: Row) -> list[Row]:
             "faithfulness": round(point.faithfulness.value, 4),
             "preservation": round(point.accuracy.value / float(found.correct[0].mean()), 4),
             "kl": round(point.kl, 4), "kl_share": round(point.kl / float(found.kl[1].mean()), 4),
-            "found_in_s": round(took, 1),
         })  # fmt: skip
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--tasks", nargs="+", default=list(SHARE), choices=list(SHARE))
-    args = parser.parse_args()
+def main(config: Config) -> None:
+    """Measure all variants of all tasks and seeds."""
     cells = [
         {"task": name, "seed": seed, "variant": variant}
-        for seed in range(args.seeds)
-        for name in args.tasks
-        for variant in VARIANTS
+        for seed in range(config.seeds)
+        for name in config.tasks
+        for variant in config.variants
     ]
-    measure_cells("ablation_study", cells, measure, split="test")
+    measure_cells(
+        "ablation_study", cells, lambda cell: measure(cell, config), config,
+        varied=("seeds", "tasks", "variants"), split="test",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -11,50 +11,70 @@ Expected: 97% and more. Writes results/algorithmic.json.
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 
 from experiments.common.cells import Row, measure_cells
-from experiments.common.record import RESULTS, write
-from experiments.common.small_models import circuit_of, features_of, judged, learnt, summary
-from hagd_jax import tasks, units
-from hagd_jax.tasks import Sizes
+from experiments.common.script import Places, run
+from experiments.common.small_models import (
+    Small,
+    algorithm_of,
+    circuit_of,
+    features_of,
+    judged,
+    learnt,
+    summarise,
+)
+from hagd_jax import units
 
-SIZES = Sizes(discover=512, select=128, test=256)
-NAMES = ("parity", "sorting")
-FEATURES, NODES = 40, (32, 49)
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Circuits of parity and sorting.
+
+    Attributes:
+        seeds: Models of each algorithm.
+        tasks: Algorithms.
+        features: Features a layer of the transcoders.
+        nodes: Sizes of circuits over heads and neurons; the last one also over features.
+        small: Training and search.
+    """
+
+    seeds: int = 5
+    tasks: tuple[str, ...] = ("parity", "sorting")
+    features: int = 40
+    nodes: tuple[int, ...] = (32, 49)
+    small: Small = Small()
 
 
-def measure(cell: Row) -> list[Row]:
-    seed = cell["seed"]
-    algorithm = tasks.small_algorithm(cell["task"])
-    assert algorithm is not None
-    model, task, failed = learnt(cell["task"], seed, SIZES)
-    features = features_of(model, algorithm, FEATURES, seed)
+def measure(cell: Row, config: Config) -> list[Row]:
+    """Circuits of one model, over neurons and over features."""
+    seed, small = cell["seed"], config.small
+    model, task, failed = learnt(cell["task"], seed, small)
+    features = features_of(model, algorithm_of(cell["task"]), config.features, seed, small)
     kinds = {
-        "neurons": (units.neurons(model), NODES),
-        "features": (units.as_dictionary(model, features, keep_error=False), NODES[1:]),
+        "neurons": (units.neurons(model), config.nodes),
+        "features": (units.as_dictionary(model, features, keep_error=False), config.nodes[-1:]),
     }
     rows = []
     for kind, (nodes, sizes) in kinds.items():
         for size in sizes:
-            mask, seconds = circuit_of(model, task, nodes, min(size, nodes.space.nodes), seed)
+            least = min(size, nodes.space.nodes)
+            mask, seconds = circuit_of(model, task, nodes, least, seed, small)
             own = {"kind": kind, "layers": model.config.n_layers, "not_learnt": failed,
                    "search_seconds": round(seconds, 1)}  # fmt: skip
-            rows += [own | row for row in judged(model, task, nodes, mask, seed)]
+            rows += [own | row for row in judged(model, task, nodes, mask, seed, small.batch_size)]
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    seeds = range(parser.parse_args().seeds)
-    cells = [{"task": name, "seed": seed} for seed in seeds for name in NAMES]
-    rows = measure_cells("algorithmic", cells, measure, split="test")
-    held = json.loads((RESULTS / "algorithmic.json").read_text())
-    made = summary(rows, "task", "kind", "nodes", "ablation")
-    write("algorithmic", held | {"summary": made})
+def main(config: Config) -> None:
+    """Measure all models, and summarise over seeds."""
+    cells = [{"task": name, "seed": seed} for seed in range(config.seeds) for name in config.tasks]
+    rows = measure_cells(
+        "algorithmic", cells, lambda cell: measure(cell, config), config,
+        varied=("seeds", "tasks"), split="test",
+    )  # fmt: skip
+    summarise(config.results / "algorithmic.json", rows, "task", "kind", "nodes", "ablation")
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -4,19 +4,20 @@
 
 Random transformers of 16 heads and neurons, random weights, 32 random prompts: nothing in them is
 sparse, so that every node counts and circuits differ by little. All 65,536 circuits are measured;
-the search may measure 1% of as many, a gradient counted as three. Its loss over the least loss of
-the same size, sizes 4 to 8. Expected: within 1% on 95% of 60 graphs. Writes
-results/exhaustive_check.json.
+the search may use 1% as many evaluations, where a gradient counts as three. `ratio` is its loss
+divided by the least loss of a circuit of the same size, for sizes 4 to 8. Expected: within 1% on
+95% of 60 graphs. Writes results/exhaustive_check.json.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 
 import jax
 import numpy as np
 
 from experiments.common.cells import Row, measure_cells
+from experiments.common.script import Places, run
 from hagd_jax import models
 from hagd_jax.baselines import exhaustive
 from hagd_jax.models import forward
@@ -30,36 +31,71 @@ from hagd_jax.search import (
     top_nodes,
 )
 from hagd_jax.search.repair import GRADIENT
-from hagd_jax.tasks.prompts import make_prompts
+from hagd_jax.tasks import Prompts, make_prompts
 
-CONFIG = models.DecoderConfig(
-    vocab_size=12, n_layers=2, d_model=16, n_heads=2, d_mlp=6, max_positions=8
-)
-PROMPTS, LENGTH, BUDGET = 32, 6, 655
-SEARCH = MaskConfig(steps=40, batch_size=PROMPTS, learning_rate=0.2, check_every=40)
-REPAIR = RepairConfig(rounds=6, pairs=8, batch_size=PROMPTS, least=0)
-GRADIENTS = GradientConfig(batch_size=PROMPTS)
+BUDGET = 655  # evaluations that the search may use: 1% of all circuits
 
 
-def measure(cell: Row) -> list[Row]:
-    seed, size = cell["seed"], cell["size"]
-    model = models.init(CONFIG, jax.random.key(seed))
-    model = model.replace(params=jax.tree.map(lambda x: 2 * x, model.params))
-    rng = np.random.default_rng(seed)
-    clean, other = rng.integers(0, CONFIG.vocab_size, (2, PROMPTS, LENGTH))
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Search beside exhaustive search.
+
+    Attributes:
+        graphs: Random models.
+        layers: Layers of each; a layer has two heads and `neurons` neurons.
+        neurons: Neurons a layer.
+        prompts: Random prompts.
+        length: Tokens of a prompt.
+        sizes: Circuit sizes, one a model, in turn.
+        search: Training of the masks.
+        repair: Swaps measured afterwards.
+    """
+
+    graphs: int = 60
+    layers: int = 2
+    neurons: int = 6
+    prompts: int = 32
+    length: int = 6
+    sizes: tuple[int, ...] = (4, 5, 6, 7, 8)
+    search: MaskConfig = MaskConfig(steps=40, batch_size=32, learning_rate=0.2, check_every=40)
+    repair: RepairConfig = RepairConfig(rounds=6, pairs=8, batch_size=32, least=0)
+
+    @property
+    def model(self) -> models.DecoderConfig:
+        """Shapes of the random models."""
+        return models.DecoderConfig(
+            vocab_size=12, n_layers=self.layers, d_model=16, n_heads=2, d_mlp=self.neurons,
+            max_positions=8,
+        )  # fmt: skip
+
+
+def random_prompts(
+    model: models.LanguageModel, config: Config, rng: np.random.Generator
+) -> Prompts:
+    """Random token ids; answers are what the model says, distractors what it says otherwise."""
+    vocabulary = model.config.vocab_size
+    clean, other = rng.integers(0, vocabulary, (2, config.prompts, config.length))
     said, instead = (np.asarray(forward(model, x).logits[:, -1]).argmax(-1) for x in (clean, other))
-    instead = np.where(instead == said, (said + 1) % CONFIG.vocab_size, instead)
-    prompts = make_prompts(
-        clean.tolist(), other.tolist(), said.tolist(), instead.tolist(), vocab_size=12
-    )
-    every = exhaustive(model, prompts, REPAIR)
+    instead = np.where(instead == said, (said + 1) % vocabulary, instead)
+    sides = (x.tolist() for x in (clean, other, said, instead))
+    return make_prompts(*sides, vocab_size=vocabulary)
+
+
+def measure(cell: Row, config: Config) -> list[Row]:
+    """The search's loss on one random model, and the least loss of all circuits of its size."""
+    seed, size = cell["seed"], cell["size"]
+    search, gradients = config.search, GradientConfig(batch_size=config.prompts)
+    model = models.init(config.model, jax.random.key(seed))
+    model = model.replace(params=jax.tree.map(lambda x: 2 * x, model.params))
+    prompts = random_prompts(model, config, np.random.default_rng(seed))
+    every = exhaustive(model, prompts, config.repair)
     best = every.losses[every.best(size)]
-    scores = mean_scores(model, prompts, GRADIENTS)
-    circuits, _ = search_masks(model, prompts, scores, [size], SEARCH, seed=seed)
-    found = repair(model, prompts, circuits[size], REPAIR)
-    spent = GRADIENT * (len(GRADIENTS.steps) + SEARCH.steps) + found.evaluations
-    tops = [top_nodes(s, size) for s in (scores, eap_ig(model, prompts, GRADIENTS))]
-    ig, eap = measured_losses(model, prompts, tops, REPAIR)
+    scores = mean_scores(model, prompts, gradients)
+    made = search_masks(model, prompts, scores, [size], search, seed=seed)
+    found = repair(model, prompts, made.circuits[size], config.repair)
+    spent = GRADIENT * (len(gradients.steps) + search.steps) + found.evaluations
+    tops = [top_nodes(s, size) for s in (scores, eap_ig(model, prompts, gradients))]
+    ig, eap = measured_losses(model, prompts, tops, config.repair)
     ranked = np.sort(every.losses[every.members.sum(1) == size])
     return [{
         "nodes": every.members.shape[1], "least": round(float(best), 5),
@@ -72,13 +108,18 @@ def measure(cell: Row) -> list[Row]:
     }]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--graphs", type=int, default=60)
-    graphs = range(parser.parse_args().graphs)
-    cells = [{"seed": seed, "size": 4 + seed % 5} for seed in graphs]
-    measure_cells("exhaustive_check", cells, measure, evaluations_of_all=2**16)
+def main(config: Config) -> None:
+    """Measure all graphs."""
+    cells = [
+        {"seed": seed, "size": config.sizes[seed % len(config.sizes)]}
+        for seed in range(config.graphs)
+    ]
+    nodes = config.layers * (config.model.n_heads + config.neurons)
+    measure_cells(
+        "exhaustive_check", cells, lambda cell: measure(cell, config), config, varied=("graphs",),
+        evaluations_of_all=2**nodes,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -3,31 +3,37 @@
     pip install -e '.[tracr]'
     python -m experiments.circuits.ground_truth  # about twenty minutes on two cores
 
-Models written by hand, each in three guises: circuits of nodes, and of edges. RASP programs
-compiled by Tracr: circuits of edges, the truth being the edges without which some answer changes
-under the ablation searched with (counterfactual, three pairings). The size is given; masks begin
-at scores that say nothing, and are repaired by measured swaps: the best of three searches by its
-loss on what it saw, all inputs, or 200 of them. `exact`: the circuit is the true one. AUROC is of
-the last masks' logits, members of the circuit first. Beside it EAP and EAP-IG on the same nodes,
-edges and inputs. Expected: AUROC 1.0 on 90% of cases, exact on 80%. Writes
-results/ground_truth.json.
+Models written by hand, each in three guises, have circuits of nodes and of edges. RASP programs
+compiled by Tracr have circuits of edges: those without which some answer changes under the
+ablation of the search (counterfactual, three pairings). The true size is given. Masks begin at
+constant scores and are repaired by measured swaps; of three searches the one with the least loss on
+the inputs of the search (all inputs, or 200 of them) counts. `exact` says whether the circuit is
+the true one. AUROC ranks units by the last masks' logits, members of the circuit first. EAP and
+EAP-IG are measured on the same nodes, edges and inputs. Expected: AUROC 1.0 on 90% of
+cases, exact on 80%. Writes results/ground_truth.json.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import time
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.common.cells import Row, measure_cells
+from experiments.common.known import sample, truth_of
+from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import auroc
-from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, patching
+from hagd_jax.models import LanguageModel
+from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, path
 from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
 from hagd_jax.search.parts import count, flat, unflat
 from hagd_jax.search.top import highest
+from hagd_jax.tasks import Prompts, Seen
 from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
@@ -39,11 +45,36 @@ from hagd_jax.testbeds import (
     scrambled,
     true_edges,
 )
-from hagd_jax.units import components, parts_of
+from hagd_jax.units import Scores, components, parts_of
 
-SEARCH = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)
-REPAIR = RepairConfig(rounds=20, pairs=6, batch_size=64)
-MOST, PAIRINGS, RESTARTS = 200, 3, 3
+ABLATION = "counterfactual"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Search for circuits that are known.
+
+    Attributes:
+        seeds: Guises of the models written by hand.
+        by_hand: Names of those models; all of them if empty.
+        programs: Names of compiled programs.
+        of: What circuits of models written by hand consist of.
+        inputs: Most inputs of a program that the search sees.
+        pairings: Random pairings of inputs with counterfactuals that the true edges are taken from.
+        restarts: Searches, the best of which counts.
+        search: Training of the masks.
+        repair: Swaps measured afterwards.
+    """
+
+    seeds: int = 3
+    by_hand: tuple[str, ...] = ()
+    programs: tuple[str, ...] = tuple(PROGRAMS)
+    of: tuple[str, ...] = ("nodes", "edges")
+    inputs: int = 200
+    pairings: int = 3
+    restarts: int = 3
+    search: MaskConfig = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, check_every=100)
+    repair: RepairConfig = RepairConfig(rounds=20, pairs=6, batch_size=64)
 
 
 @cache
@@ -51,58 +82,47 @@ def case_of(name: str) -> Case:
     return {case.name: case for case in hand_built()}[name]
 
 
-def measure(cell: Row) -> list[Row]:
+def measure(cell: Row, config: Config) -> list[Row]:
+    """Rows of one model: the search, and first-order scores beside it."""
     if cell["family"] == "by hand":
         case = scrambled(case_of(cell["model"]), cell["seed"])
         model, prompts = case.model, case.prompts
         if cell["of"] == "edges":
             parts, truth = components(model), flat(components(model), true_edges(case, ABLATION))
         else:
-            parts, truth = parts_of(model, None), members(case)
+            parts, truth = parts_of(model, None), truth_of(case, ABLATION)
     else:
         jax.clear_caches()  # each program has shapes of its own: too many to keep
         compiled = compile_program(PROGRAMS[cell["model"]])
         model, parts = compiled.model, components(compiled.model)
-        own = [compiled_prompts(compiled, seed=seed) for seed in range(PAIRINGS)]
+        own = [compiled_prompts(compiled, seed=seed) for seed in range(config.pairings)]
         found = [
             necessary_edges(model, [p], ABLATION, among=program_edges(model)).flat() for p in own
         ]
         truth = flat(parts, parts.space.like(np.any(found, axis=0)))
-        every = own[0]
-        rows = np.random.default_rng(cell["seed"]).permutation(len(every))[:MOST]
-        prompts = every[np.sort(rows)]
+        prompts = sample(own[0], config.inputs, cell["seed"])
     truth = truth.astype(bool)
     if not 0 < truth.sum() < len(truth):
         return []
-    return list(rows_of(model, prompts, parts, truth, cell["seed"]))
+    return list(rows_of(model, prompts, parts, truth, cell["seed"], config))
 
 
-ABLATION = "counterfactual"
-
-
-def members(case: Case) -> np.ndarray:
-    space = parts_of(case.model, None).space
-    row = np.zeros(space.nodes, bool)
-    for node in case.truth[ABLATION]:
-        first = 0 if node.kind == "head" else space.layers * space.heads
-        width = space.heads if node.kind == "head" else space.features
-        row[first + node.layer * width + node.index] = True
-    return row
-
-
-def rows_of(model, prompts, parts, truth: np.ndarray, seed: int):
+def rows_of(
+    model: LanguageModel, prompts: Prompts, parts: Any, truth: np.ndarray, seed: int, config: Config
+) -> Iterator[Row]:
     """A row for each way to find the circuit."""
     size, total = int(truth.sum()), count(parts)
     began = time.monotonic()
-    nothing = unflat(parts, np.zeros(total, np.float32))
-    starts = [nothing] * RESTARTS
+    nothing = Scores(unflat(parts, np.zeros(total, np.float32)), Seen.nothing())
+    starts = [nothing] * config.restarts
     best = search_restarts(
-        model, prompts, starts, size, SEARCH, REPAIR, dictionary=parts, seed=seed
+        model, prompts, starts, size, config.search, config.repair, dictionary=parts, seed=seed
     )
-    mask, ranks = flat(parts, best.mask).astype(bool), np.asarray(best.kept)
+    mask, ranks = flat(parts, best.mask.mask).astype(bool), best.ranks
     spread, took = np.ptp(ranks) + 1, time.monotonic() - began
     yield found("hagd", ranks + spread * mask, mask, truth, took) | {
-        "losses": [round(loss, 5) for loss in best.losses]
+        "losses": [round(loss, 5) for loss in best.losses],
+        "nothing_found": not best.found,
     }
     edges = parts == components(model)
     for name in ("eap", "eap_ig"):
@@ -110,7 +130,7 @@ def rows_of(model, prompts, parts, truth: np.ndarray, seed: int):
         if edges:
             scores = {"eap": eap_edges, "eap_ig": eap_ig_edges}[name](model, prompts, batch_size=64)
         else:
-            steps = patching.PATH if name == "eap_ig" else patching.CLEAN
+            steps = path.PATH if name == "eap_ig" else path.CLEAN
             scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
         row = flat(parts, scores)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
@@ -119,6 +139,7 @@ def rows_of(model, prompts, parts, truth: np.ndarray, seed: int):
 
 
 def found(by: str, scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, took: float) -> Row:
+    """How near a ranking and a circuit are to the truth."""
     return {
         "by": by, "size": int(truth.sum()), "total": len(truth),
         "auroc": round(auroc(scores, truth), 4), "exact": bool((mask == truth).all()),
@@ -126,17 +147,23 @@ def found(by: str, scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, took
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="guises of models written by hand")
-    args = parser.parse_args()
+def main(config: Config) -> None:
+    """Search in all models."""
+    by_hand = config.by_hand or tuple(case.name for case in hand_built())
     cells = [
-        {"family": "by hand", "of": of, "model": case.name, "seed": seed}
-        for seed in range(args.seeds) for of in ("nodes", "edges") for case in hand_built()
-    ]  # fmt: skip
-    cells += [{"family": "compiled", "of": "edges", "model": name, "seed": 0} for name in PROGRAMS]
-    measure_cells("ground_truth", cells, measure, packages="tracr-pypi", ablation=ABLATION)
+        {"family": "by hand", "of": of, "model": name, "seed": seed}
+        for seed in range(config.seeds)
+        for of in config.of
+        for name in by_hand
+    ]
+    cells += [
+        {"family": "compiled", "of": "edges", "model": name, "seed": 0} for name in config.programs
+    ]
+    measure_cells(
+        "ground_truth", cells, lambda cell: measure(cell, config), config,
+        varied=("seeds", "by_hand", "programs", "of"), packages="tracr-pypi", ablation=ABLATION,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

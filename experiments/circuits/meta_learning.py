@@ -17,22 +17,25 @@ Graphs are kept in runs/experiments/meta/. Writes results/meta_learning.json.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import jax
 import jraph
 import numpy as np
 from scipy import stats
 
-from experiments.common.cells import RUNS
+from experiments.common.known import sample, truth_of
 from experiments.common.record import record
+from experiments.common.script import Places, run
+from experiments.common.small_models import algorithm_of
 from hagd_jax import meta, tasks, testbeds
 from hagd_jax.causal import behaviour
-from hagd_jax.causal.evaluate import KL_GATE
+from hagd_jax.causal.gates import KL_GATE
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.meta.learner import states
 from hagd_jax.models import LanguageModel
@@ -42,29 +45,56 @@ from hagd_jax.tasks import Prompts, Sizes
 from hagd_jax.testbeds import PROGRAMS, compile_program, compiled_prompts, hand_built, scrambled
 from hagd_jax.units import Nodes, neurons
 
-K, MOST = 16, 96
-GRADIENTS = GradientConfig(batch_size=32)
-MASKS = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, start=1.0)
-SMALL = testbeds.SmallTrainConfig(d_model=64, n_heads=4, d_mlp=64)
+K = 16  # ablations that the learner adapts to
 ALGORITHMS = ("parity", "sorting", "induction", "dyck")
+SHARES = (0.5, 0.35, 0.25, 0.15, 0.1)
 Known = tuple[LanguageModel, Prompts, np.ndarray]
+Family = Literal["by hand", "compiled", "trained"]
 
 
-def by_hand(seed: int, name: str) -> Known:
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Meta-training with one family of graphs left out.
+
+    Attributes:
+        steps: Steps of meta-training.
+        seeds: Learners for each family that is left out.
+        halving: Graphs of a family on which masks are trained; 0 for none.
+        families: Families of graphs.
+        graphs: Most graphs of a family; 0 for all.
+        prompts: Most prompts of a graph.
+        train: Training of the small models.
+        sizes: Their prompts in each split.
+        masks: Training of masks.
+        mask_steps: Lengths of the trainings that compare where masks begin.
+        learner: File that the learner of all families is written to.
+    """
+
+    steps: int = 600
+    seeds: int = 3
+    halving: int = 3
+    families: tuple[Family, ...] = get_args(Family)
+    graphs: int = 0
+    prompts: int = 96
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig(d_model=64, n_heads=4, d_mlp=64)
+    sizes: Sizes = Sizes(256, 64, 128)
+    masks: MaskConfig = MaskConfig(steps=400, batch_size=32, learning_rate=0.1, start=1.0)
+    mask_steps: tuple[int, ...] = (25, 50, 100, 200)
+    learner: Path = Path(meta.__file__).parent / "learner.safetensors"
+
+
+def by_hand(seed: int, name: str, config: Config) -> Known:
+    """A model written by hand."""
     case = scrambled({case.name: case for case in hand_built()}[name], seed)
-    space = neurons(case.model).space
-    row = np.zeros(space.nodes, bool)
-    for node in case.truth["counterfactual"]:
-        first = 0 if node.kind == "head" else space.layers * space.heads
-        width = space.heads if node.kind == "head" else space.features
-        row[first + node.layer * width + node.index] = True
-    return case.model, case.prompts[:MOST], row
+    truth = truth_of(case, "counterfactual")
+    return case.model, case.prompts[: config.prompts], truth
 
 
-def compiled(seed: int, name: str) -> Known:
+def compiled(seed: int, name: str, config: Config) -> Known:
+    """A compiled program; members are the nodes without which some answer changes."""
     found = compile_program(PROGRAMS[name])
-    model, prompts = found.model, compiled_prompts(found, seed=seed)
-    prompts = prompts[np.sort(np.random.default_rng(seed).permutation(len(prompts))[:MOST])]
+    model = found.model
+    prompts = sample(compiled_prompts(found, seed=seed), config.prompts, seed)
     space = neurons(model).space
     needed = np.zeros(space.nodes, bool)
     for start in range(0, space.nodes, 256):
@@ -72,26 +102,26 @@ def compiled(seed: int, name: str) -> Known:
         rows = np.ones((len(places), space.nodes), bool)
         rows[np.arange(len(places)), places] = False
         own = behaviour(
-            model, prompts, [Nodes.from_flat(space, row) for row in rows], batch_size=MOST,
+            model, prompts, [Nodes.from_flat(space, row) for row in rows],
+            batch_size=config.prompts,
             ablation="counterfactual",
         )  # fmt: skip
         needed[places] |= ~own.match.all(1)
     return model, prompts, needed
 
 
-def trained(seed: int, name: str) -> Known:
+def trained(seed: int, name: str, config: Config) -> Known:
     """The least of some sizes whose circuit keeps 97% and both gates under two ablations."""
-    algorithm = tasks.small_algorithm(name)
-    assert algorithm is not None
-    model = testbeds.train_small(algorithm, seed=seed, config=SMALL)
-    task = tasks.task(name, model, sizes=Sizes(256, 64, 128), seed=seed)
+    model = testbeds.train_small(algorithm_of(name), seed=seed, config=config.train)
+    task = tasks.task(name, model, sizes=config.sizes, seed=seed)
     prompts, space = task.splits["discover"], neurons(model).space
-    scores = mean_scores(model, prompts[:MOST], GRADIENTS)
-    sizes = [round(share * space.nodes) for share in (0.5, 0.35, 0.25, 0.15, 0.1)]
-    circuits, _ = search_masks(model, prompts, scores, sizes, MASKS, seed=seed)
+    scores = mean_scores(model, prompts[: config.prompts], gradients(config))
+    sizes = [round(share * space.nodes) for share in SHARES]
+    circuits = search_masks(model, prompts, scores, sizes, config.masks, seed=seed).circuits
     best = np.ones(space.nodes, bool)
     for size in sizes:
-        mask = repair(model, prompts, circuits[size], RepairConfig(rounds=5, batch_size=64)).mask
+        swaps = RepairConfig(rounds=5, batch_size=64)
+        mask = repair(model, prompts, circuits[size], swaps).mask.mask
         kept = []
         for ablation in ("counterfactual", "mean"):
             found = behaviour(
@@ -102,10 +132,15 @@ def trained(seed: int, name: str) -> Known:
             kept.append(right[1] >= 0.97 * right[0] and kl[1] <= KL_GATE * kl[2])
         if all(kept):
             best = mask.flat().astype(bool)
-    return model, prompts[:MOST], best
+    return model, prompts[: config.prompts], best
 
 
-FAMILIES: dict[str, tuple[Callable[[int, str], Known], list[tuple[int, str]]]] = {
+def gradients(config: Config) -> GradientConfig:
+    """How nodes are scored."""
+    return GradientConfig(batch_size=config.masks.batch_size)
+
+
+FAMILIES: dict[str, tuple[Callable[[int, str, Config], Known], list[tuple[int, str]]]] = {
     "by hand": (by_hand, [(s, case.name) for s in range(5) for case in hand_built()]),
     "compiled": (compiled, [(0, name) for name in PROGRAMS]),
     "trained": (trained, [(s, name) for s in range(3) for name in ALGORITHMS]),
@@ -124,36 +159,48 @@ class One:
     effects: np.ndarray
 
 
-def all_graphs(families: list[str]) -> Iterator[One]:
-    for family in families:
-        make, every = FAMILIES[family]
-        for seed, name in every:
-            path = RUNS / "meta" / f"{family}-{name}-{seed}.npz".replace(" ", "_")
+def members_of(config: Config, family: str) -> list[tuple[int, str]]:
+    """Seeds and names of a family's graphs."""
+    every = FAMILIES[family][1]
+    return every[: config.graphs] if config.graphs else every
+
+
+def file_of(config: Config, family: str, name: str, seed: int) -> Path:
+    """Where a graph is kept."""
+    return config.runs / "meta" / f"{family}-{name}-{seed}.npz".replace(" ", "_")
+
+
+def all_graphs(config: Config) -> Iterator[One]:
+    """Graphs of all families, made or read; those whose members are none or all are left out."""
+    for family in config.families:
+        for seed, name in members_of(config, family):
+            path = file_of(config, family, name, seed)
             if not path.exists():
-                write(path, *make(seed, name))
+                write(path, FAMILIES[family][0](seed, name, config), config)
                 jax.clear_caches()  # each graph has programs of its own: too many to keep
             one = read(path, family, f"{name}-{seed}")
             if 0 < one.members.sum() < len(one.members):
                 yield one
 
 
-def write(path: Path, model: LanguageModel, prompts: Prompts, members: np.ndarray) -> None:
-    began = time.monotonic()
+def write(path: Path, known: Known, config: Config) -> None:
+    """Describe one graph, ablate each of its nodes, and keep both."""
+    (model, prompts, members), began = known, time.monotonic()
     graph = node_graph(
         model, prompts, GradientConfig((0.2, 0.4, 0.6, 0.8, 1.0), 32), candidates=1024
     )
-    scores = mean_scores(model, prompts, GRADIENTS)
+    scores = mean_scores(model, prompts, gradients(config))
     seen = meta.describe(graph, scores)
     # Every node alone, in calls of one shape.
     total, places = len(members), np.arange(len(members))
     at_once = min(256, total)
     found = [
         meta.effects(model, prompts, np.resize(places[start : start + at_once], at_once),
-                     batch_size=MOST).effects[: len(places[start : start + at_once])]
+                     batch_size=config.prompts).effects[: len(places[start : start + at_once])]
         for start in range(0, total, at_once)
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    g = seen.graph
+    g: Any = seen.graph
     np.savez_compressed(
         path, nodes=g.nodes, edges=g.edges, senders=g.senders, receivers=g.receivers,
         members=members, effects=np.concatenate(found), **seen.singles,
@@ -162,14 +209,20 @@ def write(path: Path, model: LanguageModel, prompts: Prompts, members: np.ndarra
 
 
 def read(path: Path, family: str, name: str) -> One:
+    """A graph that was kept."""
     with np.load(path) as held:
-        n = np.array([len(held["nodes"])], np.int32), np.array([len(held["edges"])], np.int32)
+        n: Any = [np.array([len(held[kind])], np.int32) for kind in ("nodes", "edges")]
         graph = jraph.GraphsTuple(
             held["nodes"], held["edges"], held["receivers"], held["senders"], None, *n
         )
         singles = {key: held[key] for key in ("influence", "|attribution|", "ig")}
         return One(family, name, meta.Described(graph, singles), held["ig"], held["members"],
                    held["effects"])  # fmt: skip
+
+
+def scored(learner: meta.Learner, one: One) -> np.ndarray:
+    """(N,) the learner's logits."""
+    return np.asarray(meta.logits(learner, meta.padded(one.seen.graph)))[: len(one.members)]
 
 
 def example(one: One, seed: int) -> meta.Example:
@@ -180,14 +233,16 @@ def example(one: One, seed: int) -> meta.Example:
 
 
 def learnt(graphs: list[One], steps: int, seed: int) -> meta.Learner:
+    """A learner of some graphs, each with three draws of ablations."""
     draws = [example(one, 100 * draw + seed) for draw in range(3) for one in graphs]
     return meta.train(draws, meta.MetaConfig(steps=steps, seed=seed))
 
 
 def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
+    """AUROC of the learner and of single scores on each graph."""
     rows = []
     for one in graphs:
-        prior = meta.score(learner, one.seen)
+        prior = scored(learner, one)
         places = meta.most_telling(prior, K)
         measured = meta.Measured(places.astype(np.int32), one.effects[places])
         after = np.asarray(meta.adapted(learner, states(learner, one.seen.graph), measured))
@@ -200,54 +255,50 @@ def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
     return rows
 
 
-def halving(learner: meta.Learner, family: str, count: int) -> list[dict]:
+def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
     """Loss of masks after so many steps, from the learner's logits and from signed IG."""
-    make, every = FAMILIES[family]
     rows = []
-    for seed, name in every[:count]:
-        model, prompts, members = make(seed, name)
-        if not 0 < members.sum() < len(members):
+    for seed, name in members_of(config, family)[: config.halving]:
+        model, prompts, members = FAMILIES[family][0](seed, name, config)
+        size = int(members.sum())
+        if not 0 < size < len(members):
             continue
         jax.clear_caches()
-        path = RUNS / "meta" / f"{family}-{name}-{seed}.npz".replace(" ", "_")
-        one, space = read(path, family, name), neurons(model).space
-        starts = {"ig": one.ig, "prior": meta.score(learner, one.seen)}
+        one = read(file_of(config, family, name, seed), family, name)
+        space, train = neurons(model).space, functools.partial(search_masks, model, prompts)
+        starts = {"ig": one.ig, "prior": scored(learner, one)}
         for by, scores in starts.items():
-            for steps in (25, 50, 100, 200):
-                config = dataclasses.replace(MASKS, steps=steps, check_every=25)
-                size = int(members.sum())
-                circuits, _ = search_masks(
-                    model, prompts, Nodes.from_flat(space, scores), [size], config
+            for steps in config.mask_steps:
+                masks = dataclasses.replace(
+                    config.masks, steps=steps, check_every=min(config.mask_steps)
                 )
-                (loss,) = measured_losses(model, prompts, [circuits[size]])
+                made = train(Nodes.from_flat(space, scores), [size], masks)
+                (loss,) = measured_losses(model, prompts, [made.circuits[size]])
                 rows.append({"family": family, "graph": f"{name}-{seed}", "begins at": by,
                              "steps": steps, "loss": round(float(loss), 5)})  # fmt: skip
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600, help="of meta-training")
-    parser.add_argument("--seeds", type=int, default=3, help="learners a family left out")
-    parser.add_argument("--halving", type=int, default=3, help="graphs a family; 0 for none")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    args = parser.parse_args()
+def main(config: Config) -> None:
+    """Test learners on the family that they did not see; keep one that saw all."""
     began = time.monotonic()
-    graphs = list(all_graphs(args.families))
+    graphs = list(all_graphs(config))
     rows, summary, starts = [], [], []
-    for family in args.families:
+    for family in config.families:
         others = [one for one in graphs if one.family != family]
         own = [one for one in graphs if one.family == family]
-        for seed in range(args.seeds):
-            learner = learnt(others, args.steps, seed)
+        for seed in range(config.seeds):
+            learner = learnt(others, config.steps, seed)
             rows += [row | {"seed": seed} for row in tested(learner, own)]
-            if seed == 0 and args.halving:
-                starts += halving(learner, family, args.halving)
+            if seed == 0 and config.halving:
+                starts += halving(learner, family, config)
         summary.append(summarised(family, rows))
         print(summary[-1], flush=True)
-    meta.save(learnt(graphs, args.steps, 0), Path(meta.__file__).parent / "learner.safetensors")
-    record("meta_learning", summary, seconds=time.monotonic() - began, k=K, steps=args.steps,
-           seeds=args.seeds, graphs=rows, starts=starts)  # fmt: skip
+    meta.save(learnt(graphs, config.steps, 0), config.learner)
+    record(
+        config.results / "meta_learning.json", summary, seconds=time.monotonic() - began, k=K,
+        steps=config.steps, seeds=config.seeds, graphs=rows, starts=starts,
+    )  # fmt: skip
 
 
 def summarised(family: str, rows: list[dict]) -> dict:
@@ -268,4 +319,4 @@ def summarised(family: str, rows: list[dict]) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -13,57 +13,87 @@ does so for p = 53. Writes results/modular_arithmetic.json.
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 from functools import cache
 
 from experiments.common.cells import Row, measure_cells
-from experiments.common.record import RESULTS, write
-from experiments.common.small_models import circuit_of, features_of, judged, summary, trained
+from experiments.common.script import Places, run
+from experiments.common.small_models import (
+    Small,
+    algorithm_of,
+    circuit_of,
+    features_of,
+    judged,
+    summarise,
+    trained,
+)
 from hagd_jax import tasks, units
-from hagd_jax.tasks import Sizes
 
-SIZES = Sizes(discover=512, select=128, test=256)
-WHOLE = {1: 28, 2: 16}  # features a layer
-SEARCHED = {1: 48, 2: 24}
-NODES = (32, 40, 49)
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Circuits of modular addition.
+
+    Attributes:
+        seeds: Models of each prime and depth.
+        primes: Moduli.
+        layers: Depths of the models.
+        whole: Features a layer, for each depth, of a dictionary all of whose nodes are the circuit.
+        searched: Features a layer, for each depth, of a dictionary that circuits are searched in.
+        nodes: Sizes of the circuits that are searched.
+        small: Training and search.
+    """
+
+    seeds: int = 5
+    primes: tuple[int, ...] = (53, 113)
+    layers: tuple[int, ...] = (1, 2)
+    whole: tuple[int, ...] = (28, 16)
+    searched: tuple[int, ...] = (48, 24)
+    nodes: tuple[int, ...] = (32, 40, 49)
+    small: Small = Small()
 
 
 @cache
-def model_of(p: int, layers: int, seed: int) -> tuple:
-    algorithm = tasks.small_algorithm("modular_addition", p=p)
-    assert algorithm is not None
-    model = trained(algorithm, seed, layers)
-    task = tasks.task("modular_addition", model, sizes=SIZES, seed=seed)
+def model_of(p: int, layers: int, seed: int, small: Small) -> tuple:
+    """The algorithm, a model trained on it, and its task."""
+    algorithm = algorithm_of("modular_addition", p=p)
+    model = trained(algorithm, seed, small, layers)
+    task = tasks.task("modular_addition", model, sizes=small.sizes, seed=seed)
     return algorithm, model, task
 
 
-def measure(cell: Row) -> list[Row]:
-    p, layers, seed = cell["p"], cell["layers"], cell["seed"]
-    algorithm, model, task = model_of(p, layers, seed)
-    rows = []
-    for by, count in (("whole", WHOLE[layers]), ("searched", SEARCHED[layers])):
-        found = features_of(model, algorithm, count, seed)
+def measure(cell: Row, config: Config) -> list[Row]:
+    """Circuits of one model, over a dictionary that is all circuit and over a larger one."""
+    seed, small = cell["seed"], config.small
+    algorithm, model, task = model_of(cell["p"], cell["layers"], seed, small)
+    at, rows = config.layers.index(cell["layers"]), []
+    for by, count in (("whole", config.whole[at]), ("searched", config.searched[at])):
+        found = features_of(model, algorithm, count, seed, small)
         nodes = units.as_dictionary(model, found, keep_error=False)
-        for size in NODES if by == "searched" else (nodes.space.nodes,):
-            mask, seconds = circuit_of(model, task, nodes, size, seed)
+        for size in config.nodes if by == "searched" else (nodes.space.nodes,):
+            mask, seconds = circuit_of(model, task, nodes, size, seed, small)
             own = {"by": by, "search_seconds": round(seconds, 1)}
-            rows += [own | row for row in judged(model, task, nodes, mask, seed)]
+            rows += [own | row for row in judged(model, task, nodes, mask, seed, small.batch_size)]
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    seeds = range(parser.parse_args().seeds)
-    cells = [{"p": p, "layers": layers, "seed": seed}
-             for seed in seeds for p in (53, 113) for layers in (1, 2)]  # fmt: skip
-    more = {"split": "test", "sizes": [SIZES.discover, SIZES.select, SIZES.test]}
-    rows = measure_cells("modular_arithmetic", cells, measure, **more)
-    held = json.loads((RESULTS / "modular_arithmetic.json").read_text())
+def main(config: Config) -> None:
+    """Measure all models, and summarise over seeds."""
+    cells = [
+        {"p": p, "layers": layers, "seed": seed}
+        for seed in range(config.seeds)
+        for p in config.primes
+        for layers in config.layers
+    ]
+    sizes = config.small.sizes
+    rows = measure_cells(
+        "modular_arithmetic", cells, lambda cell: measure(cell, config), config,
+        varied=("seeds", "primes"), split="test",
+        sizes=[sizes.discover, sizes.select, sizes.test],
+    )  # fmt: skip
     by = ("p", "layers", "by", "nodes", "ablation")
-    write("modular_arithmetic", held | {"summary": summary(rows, *by)})
+    summarise(config.results / "modular_arithmetic.json", rows, *by)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

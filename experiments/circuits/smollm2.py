@@ -18,46 +18,86 @@ all nodes at once, and is what masks begin with (judged under the first ablation
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.common.cells import RUNS, Row, measure_cells
+from experiments.common.cells import Row, measure_cells
+from experiments.common.script import Places, run
 from hagd_jax import scores
 from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
-from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
+from hagd_jax.causal.gates import ACCURACY_GATE, KL_GATE
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
-from hagd_jax.search import MaskConfig, Tree, search_masks, top_nodes
+from hagd_jax.search import MaskConfig, Tree, init_masks, mask_ranks, top_nodes, train_masks
 from hagd_jax.tasks import Sizes
-from hagd_jax.units import Nodes
+from hagd_jax.units import Dictionary, Nodes
 
-TASKS = ("ioi", "greater_than", "agreement", "pronouns", "continents", "capitals")
-PROMPTS = {"capitals": Sizes(discover=64, select=64, test=64)}
-MOST = Sizes(discover=1024, select=64, test=64)
-SCORED = 64
+Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
 ABLATIONS = ("counterfactual", "mean", "resample")
-MASKS = MaskConfig(steps=200)
-GRAPH = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
-PATH = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Circuits of SmolLM2 at all sizes.
+
+    Attributes:
+        seeds: Seeds of prompts and noise.
+        tasks: Behaviours.
+        mean: Share of the prompts of a step that are trained under mean ablation.
+        features: Folder of a transcoder whose features are the nodes inside MLPs; neurons if empty.
+        model: The model.
+        masks: Training of the masks; `mean` above takes the place of its own.
+        sizes: Prompts of each split.
+        few: Prompts of each split of capitals, of which there are fewer.
+        scored: Discover prompts over which gradients are averaged.
+        graph_prompts: Prompts of the attribution graph.
+        candidates: Nodes of that graph inside MLPs.
+        graph: Gradients of the graph.
+        path: Path of EAP-IG.
+    """
+
+    seeds: int = 5
+    tasks: tuple[Name, ...] = get_args(Name)
+    mean: float = 0.0
+    features: str = ""
+    model: str = "smollm2-135m"
+    masks: MaskConfig = MaskConfig(steps=200)
+    sizes: Sizes = Sizes(discover=1024, select=64, test=64)
+    few: Sizes = Sizes(discover=64, select=64, test=64)
+    scored: int = 64
+    graph_prompts: int = 16
+    candidates: int = 4096
+    graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
+    path: GradientConfig = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
+
+    @property
+    def name(self) -> str:
+        """Name of the record and of the folder of circuits."""
+        features, mean = "_features" * bool(self.features), "_mean" * bool(self.mean)
+        return f"smollm2{features}{mean}"
+
+    def prompts(self, task: str) -> Sizes:
+        """Prompts of a task."""
+        return self.few if task == "capitals" else self.sizes
 
 
 @cache
-def loaded(features: str) -> tuple:
-    model = hagd.models.load("smollm2-135m")
+def loaded(model: str, features: str) -> tuple[hagd.models.LanguageModel, Dictionary]:
+    """The model, and what the nodes inside its MLPs are."""
+    found = hagd.models.load(model)
     if not features:
-        return model, hagd.units.neurons(model)
-    found = hagd.transcoders.load(features, model=model)
-    return model, hagd.units.as_dictionary(model, found)
+        return found, hagd.units.neurons(found)
+    made = hagd.transcoders.load(features, model=found)
+    return found, hagd.units.as_dictionary(found, made)
 
 
 class Discovered(NamedTuple):
@@ -70,45 +110,54 @@ class Discovered(NamedTuple):
     took: float
 
 
-def discovered(cell: Row, name: str, features: str, masks: MaskConfig) -> Discovered:
+def discovered(cell: Row, config: Config) -> Discovered:
     """The method, from prompts to circuits of all sizes, kept for `circuits/stability.py`."""
-    model, nodes = loaded(features)
-    sizes = PROMPTS.get(cell["task"], MOST)
+    model, nodes = loaded(config.model, config.features)
+    sizes = config.prompts(cell["task"])
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
     prompts, total = task.splits["discover"], nodes.space.nodes
-    began = time.monotonic()
-    ig = hagd.scores.mean_scores(
-        model, prompts[:SCORED], GradientConfig(batch_size=16), dictionary=nodes
-    )
+    began, gradients = time.monotonic(), GradientConfig(batch_size=config.path.batch_size)
+    ig = hagd.scores.mean_scores(model, prompts[: config.scored], gradients, dictionary=nodes)
     jax.block_until_ready(ig.heads)
     scored = time.monotonic() - began
-    graph = node_graph(model, prompts[:16], GRAPH, dictionary=nodes, candidates=4096)
-    tree = Tree.of(clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=cell["seed"])[-2:])
-    circuits, _ = search_masks(
-        model, prompts, ig, [k for k in counts(total) if k < 0.8 * total], masks,
-        least=round(LEAST * total), tree=tree, dictionary=nodes, seed=cell["seed"],
+    graph = node_graph(
+        model, prompts[: config.graph_prompts], config.graph, dictionary=nodes,
+        candidates=config.candidates,
     )  # fmt: skip
-    _keep(name, cell, circuits, tree)
+    tree = Tree.of(clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=cell["seed"])[-2:])
+    chosen = [k for k in counts(total) if k < 0.8 * total]
+    masks = dataclasses.replace(config.masks, mean=config.mean)
+    start = init_masks(jax.random.key(cell["seed"]), ig, masks, tree=tree, sizes=len(chosen))
+    *_, (state, _) = train_masks(
+        model, prompts, start, chosen, masks, least=round(LEAST * total), tree=tree,
+        dictionary=nodes,
+    )  # fmt: skip
+    ranks = zip(chosen, mask_ranks(state, chosen, tree), strict=True)
+    circuits = {k: top_nodes(Nodes.from_flat(nodes.space, row), k).mask for k, row in ranks}
+    _keep(config.runs / config.name, cell, circuits, tree)
     return Discovered(task, ig, circuits, scored, time.monotonic() - began)
 
 
 def counts(total: int) -> list[int]:
+    """Sizes of circuits, in nodes."""
     return sorted({*sizes_of(total), *(round(share * total) for share in SHARES)})
 
 
-def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]:
-    model, nodes = loaded(features)
-    own = discovered(cell, name, features, masks)
+def measure(cell: Row, config: Config) -> list[Row]:
+    """The method and its rivals on one task and seed."""
+    model, nodes = loaded(config.model, config.features)
+    own = discovered(cell, config)
     began = time.monotonic()
-    eap = scores.eap_ig(model, own.task.splits["discover"][:SCORED], PATH, dictionary=nodes)
+    prompts = own.task.splits["discover"][: config.scored]
+    eap = scores.eap_ig(model, prompts, config.path, dictionary=nodes)
     jax.block_until_ready(eap.heads)
     took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
     sizes = counts(nodes.space.nodes)
-    top = {k: top_nodes(own.ig, k) for k in sizes}
+    top = {k: top_nodes(own.ig, k).mask for k in sizes}
     found = {
         "hagd": top | own.circuits,
         "ig": top,
-        "eap_ig": {k: top_nodes(eap, k) for k in sizes},
+        "eap_ig": {k: top_nodes(eap, k).mask for k in sizes},
     }  # fmt: skip
     return [
         row | {"by": by, "search_seconds": round(took[by], 1)}
@@ -121,7 +170,12 @@ def measure(cell: Row, name: str, features: str, masks: MaskConfig) -> list[Row]
 
 
 def judged(
-    model, task, nodes, masks: list[Nodes], seed: int, ablations: tuple[str, ...]
+    model: hagd.models.LanguageModel,
+    task: hagd.tasks.Task,
+    nodes: Dictionary,
+    masks: list[Nodes],
+    seed: int,
+    ablations: tuple[str, ...],
 ) -> list[Row]:
     """Rows of circuits of all sizes under some ablations, and the areas under their curves."""
     rows, total = [], nodes.space.nodes
@@ -149,34 +203,25 @@ def judged(
     return rows
 
 
-def _keep(name: str, cell: Row, circuits: dict[int, Nodes], tree: Tree) -> None:
+def _keep(folder: Path, cell: Row, circuits: dict[int, Nodes], tree: Tree) -> None:
     """Members of every circuit and the clusters, for measures of stability."""
-    folder = RUNS / name
     folder.mkdir(parents=True, exist_ok=True)
     members = {str(size): np.flatnonzero(mask.flat()) for size, mask in circuits.items()}
     levels = {f"level{i}": level for i, level in enumerate(tree.clusters)}
-    np.savez_compressed(folder / f"{cell['task']}-{cell['seed']}.npz", **members, **levels)
+    arrays: Any = members | levels
+    np.savez_compressed(folder / f"{cell['task']}-{cell['seed']}.npz", **arrays)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--mean", type=float, default=0.0, help="share trained under mean ablation")
-    parser.add_argument("--features", default="", help="a transcoder's folder; neurons if empty")
-    args = parser.parse_args()
-    name = "smollm2_features" if args.features else "smollm2"
-    name += "_mean" if args.mean else ""
-    masks = dataclasses.replace(MASKS, mean=args.mean)
+def main(config: Config) -> None:
+    """Measure all tasks and seeds."""
+    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
     measure_cells(
-        name,
-        [{"task": task, "seed": seed} for seed in range(args.seeds) for task in args.tasks],
-        lambda cell: measure(cell, name, args.features, masks),
-        steps=masks.steps, mean=args.mean, split="test",
-        features=Path(args.features).name if args.features else "neurons",
-        discover={t: PROMPTS.get(t, MOST).discover for t in TASKS},
+        config.name, cells, lambda cell: measure(cell, config), config, varied=("seeds", "tasks"),
+        steps=config.masks.steps, mean=config.mean, split="test",
+        features=Path(config.features).name or "neurons",
+        discover={task: config.prompts(task).discover for task in get_args(Name)},
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

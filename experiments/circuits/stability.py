@@ -13,19 +13,34 @@ results/stability.json.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import itertools
 import time
 
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.circuits.smollm2 import MASKS, discovered
-from experiments.common.cells import RUNS
+from experiments.circuits import smollm2
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import tasks
 from hagd_jax.tasks import Sizes
-from hagd_jax.units import neurons
+from hagd_jax.units import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Overlap of circuits from different prompts.
+
+    Attributes:
+        task: The behaviour.
+        seeds: Circuits that are compared.
+        search: How they are found; its folders and tasks are not used.
+    """
+
+    task: str = "ioi"
+    seeds: int = 10
+    search: smollm2.Config = smollm2.Config()
 
 
 def jaccard(rows: list[np.ndarray]) -> float:
@@ -41,7 +56,7 @@ def supernodes(members: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def by_chance(rows: list[np.ndarray], layer: np.ndarray) -> list[np.ndarray]:
-    """As many in each layer, drawn by lot."""
+    """Random members, as many in each layer."""
     rng = np.random.default_rng(0)
     found = []
     for row in rows:
@@ -53,52 +68,66 @@ def by_chance(rows: list[np.ndarray], layer: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def shared_prompts(model, name: str, seeds: list[int]) -> float:
+def shared_prompts(
+    model: hagd.models.LanguageModel, name: str, sizes: Sizes, seeds: list[int]
+) -> float:
     """The largest share of one seed's discovery prompts that another has, too."""
-    sizes = Sizes(1024, 64, 64)
     splits = [tasks.task(name, model, sizes=sizes, seed=seed).splits for seed in seeds]
     sets = [{tuple(row) for row in split["discover"].clean.tolist()} for split in splits]
     return max(len(a & b) / len(a) for a, b in itertools.combinations(sets, 2))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--seeds", type=int, default=10)
-    args = parser.parse_args()
-    name, began = args.task, time.monotonic()
-    files = [RUNS / "smollm2" / f"{name}-{seed}.npz" for seed in range(args.seeds)]
+def found(config: Config) -> list[dict[str, np.ndarray]]:
+    """Circuits and clusters of every seed, searched for unless an earlier run kept them."""
+    search = dataclasses.replace(config.search, runs=config.runs)
+    folder, began = search.runs / search.name, time.monotonic()
+    files = [folder / f"{config.task}-{seed}.npz" for seed in range(config.seeds)]
     for seed, file in enumerate(files):
         if not file.exists():
-            discovered({"task": name, "seed": seed}, "smollm2", "", MASKS)
+            smollm2.discovered({"task": config.task, "seed": seed}, search)
             print(f"{file.stem}, {time.monotonic() - began:.0f} s", flush=True)
-    held = [dict(np.load(file, allow_pickle=False)) for file in files]
-    model = hagd.models.load("smollm2-135m")
-    space = neurons(model).space
-    heads, total = space.layers * space.heads, space.nodes
+    return [dict(np.load(file, allow_pickle=False)) for file in files]
+
+
+def overlap(size: int, held: list[dict[str, np.ndarray]], space: Space) -> dict[str, float]:
+    """Jaccard indices of circuits of one size, by kind of node, and what chance would give."""
+    total, heads = space.nodes, space.layers * space.heads
     layer = np.where(np.arange(total) < heads, space.layer, space.layers + space.layer)
-    levels = [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
     parts = (("heads", np.arange(total) < heads), ("leaves", layer >= 0),
              ("neurons of layer 0", layer == space.layers),
              ("later neurons", layer > space.layers))  # fmt: skip
-    rows = []
-    for size in sorted(int(key) for key in held[0] if key.isdigit()):
-        masks = [np.isin(np.arange(total), one[str(size)]) for one in held]
-        row = {"nodes": size, "share": round(size / total, 4)}
-        for said, found in (("", masks), ("chance of ", by_chance(masks, layer))):
-            row |= {said + part: jaccard([m[of] for m in found]) for part, of in parts}
-            for number, level in enumerate(levels):
-                row[f"{said}level {number}"] = jaccard([supernodes(m, level) for m in found])
+    levels = levels_of(held)
+    masks = [np.isin(np.arange(total), one[str(size)]) for one in held]
+    row = {"nodes": size, "share": round(size / total, 4)}
+    for said, found in (("", masks), ("chance of ", by_chance(masks, layer))):
+        row |= {said + part: jaccard([m[of] for m in found]) for part, of in parts}
         for number, level in enumerate(levels):
-            own = [supernodes(m, level).sum() for m in masks]
-            row[f"supernodes {number}"] = int(np.mean(own))
-        rows.append(row)
-    seeds = list(range(args.seeds))
-    record("stability", rows, seconds=time.monotonic() - began, task=name, seeds=seeds,
-           clusters=[int(level.max()) + 1 for level in levels],
-           note="seconds are without those of circuits that earlier runs had found",
-           most_shared_prompts=round(shared_prompts(model, name, seeds), 4))  # fmt: skip
+            row[f"{said}level {number}"] = jaccard([supernodes(m, level) for m in found])
+    for number, level in enumerate(levels):
+        own = [supernodes(m, level).sum() for m in masks]
+        row[f"supernodes {number}"] = int(np.mean(own))
+    return row
+
+
+def levels_of(held: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """Clusters of the first seed's hierarchy."""
+    return [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
+
+
+def main(config: Config) -> None:
+    """Find or read the circuits of all seeds, and compare them."""
+    began, held, seeds = time.monotonic(), found(config), list(range(config.seeds))
+    model, nodes = smollm2.loaded(config.search.model, config.search.features)
+    sizes = sorted(int(key) for key in held[0] if key.isdigit())
+    shared = shared_prompts(model, config.task, config.search.prompts(config.task), seeds)
+    record(
+        config.results / "stability.json", [overlap(size, held, nodes.space) for size in sizes],
+        seconds=time.monotonic() - began, task=config.task, seeds=seeds,
+        clusters=[int(level.max()) + 1 for level in levels_of(held)],
+        note="seconds are without those of circuits that earlier runs had found",
+        most_shared_prompts=round(shared, 4),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -12,31 +12,61 @@ compilation included, under the `load` (processes that want a core) beside them.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import os
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
+from experiments.common.small_models import algorithm_of
+from experiments.common.smollm2 import MODEL, load
 from hagd_jax import models, tasks, testbeds
 
 SEED = 0
 FIT = 0.8  # accuracy on the test split, from which a circuit can be claimed
-SIZES = {"ioi": 256}  # test prompts; 64 of the others
-MOST = 1500  # prompts of a split, of small models
-MODULAR = [
+MODULAR = (
     ("modular_addition", 53), ("modular_addition", 113), ("modular_multiplication", 53),
-]  # fmt: skip
+)  # fmt: skip
 KNOWN = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
 )
+BENCHMARKS = ("winogrande", "hellaswag")  # need files of their own
+LANGUAGE = tuple(
+    name for name in tasks.names() if tasks.small_algorithm(name) is None and name not in BENCHMARKS
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Accuracy of the models whose circuits are searched for.
+
+    Attributes:
+        model: Model of the tasks of language.
+        language: Tasks of language.
+        sizes: Their prompts in each split.
+        ioi: Test prompts of IOI.
+        algorithms: Algorithms that small models are trained on.
+        modular: Operations and moduli that small models are trained on.
+        most: Most prompts of an algorithm in each split.
+        train: Training of the small models.
+    """
+
+    model: str = MODEL
+    language: tuple[str, ...] = LANGUAGE
+    sizes: tasks.Sizes = tasks.Sizes(test=64)
+    ioi: int = 256
+    algorithms: tuple[str, ...] = tuple(tasks.ALGORITHMS)
+    modular: tuple[tuple[str, int], ...] = MODULAR
+    most: int = 1500
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
 
 
 def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple[str, float]]:
+    """The most probable next tokens, with their probabilities."""
     logits = models.forward(model, text).logits[0, -1]
     values, ids = jax.lax.top_k(jax.nn.softmax(logits), k)
     return [
@@ -71,16 +101,19 @@ def score(
     return row, by_template, [t.clean for t, ok in zip(texts, right, strict=True) if not ok]
 
 
-def small(algorithm: tasks.Algorithm, seed: int) -> tuple[list[dict], dict]:
+def small(algorithm: tasks.Algorithm, config: Config) -> tuple[list[dict], dict]:
     """Rows of a model that is trained here, and how its training went."""
     steps: list[int] = []
     start, cpu = time.perf_counter(), time.process_time()
     model = testbeds.train_small(
-        algorithm, seed=seed, on_step=lambda step, total, metrics: steps.append(step)
+        algorithm,
+        seed=SEED,
+        config=config.train,
+        on_step=lambda step, total, metrics: steps.append(step),
     )
     jax.block_until_ready(model.params)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    task = tasks.task(algorithm.name, model, sizes=tasks.Sizes(MOST, MOST, MOST))
+    task = tasks.task(algorithm.name, model, sizes=tasks.Sizes(*[config.most] * 3))
     training = {
         "model": model.name,
         "examples": len(algorithm.table("train", testbeds.MOST_EXAMPLES)[0]),
@@ -92,46 +125,32 @@ def small(algorithm: tasks.Algorithm, seed: int) -> tuple[list[dict], dict]:
     return [score(model, task, split)[0] for split in ("discover", "test")], training
 
 
-def algorithms() -> list[tasks.Algorithm]:
-    """All that small models are trained for here."""
-    modular = [tasks.small_algorithm(name, p=p) for name, p in MODULAR]
-    return [rule for rule in modular if rule] + [make() for make in tasks.ALGORITHMS.values()]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    model = models.load(arguments.model, dtype=jnp.float32)
+def main(config: Config) -> None:
+    """Measure the real model on tasks of language, then train and measure small ones."""
+    began, model = time.monotonic(), load(config.model)
     rows, templates, wrong, training = [], {}, {}, []
-    for name in tasks.names():
-        if tasks.small_algorithm(name) is not None:
-            continue
-        task = tasks.task(name, model, sizes=tasks.Sizes(test=SIZES.get(name, 64)), seed=SEED)
+    for name in config.language:
+        test = config.ioi if name == "ioi" else config.sizes.test
+        sizes = dataclasses.replace(config.sizes, test=test)
+        task = tasks.task(name, model, sizes=sizes, seed=SEED)
         for split in tasks.SPLITS:
             row, by_template, failed = score(model, task, split)
             rows.append(row | {"fit": row["accuracy"] >= FIT})
             templates[f"{task.name}/{split}"] = by_template
             wrong[f"{task.name}/{split}"] = failed
             print(rows[-1], flush=True)
-    for algorithm in algorithms():
-        scores, trained = small(algorithm, SEED)
+    algorithms = [algorithm_of(name, p=p) for name, p in config.modular]
+    for algorithm in algorithms + [tasks.ALGORITHMS[name]() for name in config.algorithms]:
+        scores, trained = small(algorithm, config)
         rows += [row | {"fit": row["accuracy"] >= FIT} for row in scores]
         training.append(trained)
         print(scores, trained, flush=True)
     record(
-        "task_accuracy",
-        rows,
-        seconds=time.monotonic() - began,
-        seed=SEED,
-        fit_from=FIT,
-        top_tokens={text: top_tokens(model, text) for text in KNOWN},
-        accuracy_by_template=templates,
-        wrong=wrong,
-        training=training,
-    )
+        config.results / "task_accuracy.json", rows, seconds=time.monotonic() - began, seed=SEED,
+        fit_from=FIT, top_tokens={text: top_tokens(model, text) for text in KNOWN},
+        accuracy_by_template=templates, wrong=wrong, training=training,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,23 +16,47 @@ ACTIVE = 32
 _THRESHOLD = 2.4176
 
 
-def random_model(layers: int = 12, positions: int = 4096) -> models.LanguageModel:
-    """A Llama-like model: d 256, 8 heads, MLP 1024, vocabulary 8192."""
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A Llama-like random model and its transcoders.
+
+    Attributes:
+        layers: Blocks.
+        width: Width of the residual stream.
+        heads: Attention heads.
+        mlp: Neurons a layer.
+        vocabulary: Token ids.
+        positions: Longest prompt.
+        features: Features a layer.
+    """
+
+    layers: int = 12
+    width: int = 256
+    heads: int = 8
+    mlp: int = 1024
+    vocabulary: int = 8192
+    positions: int = 4096
+    features: int = 4096
+
+
+def random_model(shape: Shape = Shape()) -> models.LanguageModel:
+    """A model of random weights."""
     config = models.DecoderConfig(
-        vocab_size=8192, n_layers=layers, d_model=256, n_heads=8, d_mlp=1024, family="llama",
-        max_positions=positions, norm="rms", positions="rotary", activation="silu",
-        gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
+        vocab_size=shape.vocabulary, n_layers=shape.layers, d_model=shape.width,
+        n_heads=shape.heads, d_mlp=shape.mlp, family="llama", max_positions=shape.positions,
+        norm="rms", positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False,
+        attn_out_bias=False, mlp_bias=False,
     )  # fmt: skip
     return models.init(config, jax.random.key(0), name="random")
 
 
-def random_transcoder(kind: str, layers: int = 12, features: int = 4096) -> transcoders.Transcoder:
+def random_transcoder(kind: str, shape: Shape = Shape()) -> transcoders.Transcoder:
     """Some 32 active features a token: by TopK, one layer each, or by ReLU and a bias, to all."""
     per_layer = kind == "per-layer"
     config = transcoders.TranscoderConfig(
-        n_layers=layers,
-        d_model=256,
-        n_features=features,
+        n_layers=shape.layers,
+        d_model=shape.width,
+        n_features=shape.features,
         activation="topk" if per_layer else "relu",
         k=ACTIVE if per_layer else 0,
         window=0 if per_layer else None,
@@ -39,14 +65,16 @@ def random_transcoder(kind: str, layers: int = 12, features: int = 4096) -> tran
     keys = jax.random.split(jax.random.key(2))
     params = {
         name: jax.random.normal(key, made.params[name].shape) * scale
-        for name, key, scale in zip(("W_enc", "W_dec"), keys, (1 / 16, 0.05), strict=True)
+        for name, key, scale in zip(
+            ("W_enc", "W_dec"), keys, (shape.width**-0.5, 0.05), strict=True
+        )
     }
     bias = jnp.full_like(made.params["b_enc"], 0.0 if per_layer else -_THRESHOLD)
     return made.replace(params=made.params | params | {"b_enc": bias}, name=kind)
 
 
-def random_prompt(length: int, seed: int = 0) -> np.ndarray:
+def random_prompt(length: int, shape: Shape = Shape(), seed: int = 0) -> np.ndarray:
     """Token ids, of which 1 stands for the beginning."""
-    tokens = np.random.default_rng(seed).integers(2, 8192, length)
+    tokens = np.random.default_rng(seed).integers(2, shape.vocabulary, length)
     tokens[0] = 1
     return tokens.astype(np.int32)

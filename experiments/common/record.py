@@ -21,35 +21,29 @@ from scipy import stats
 import hagd_jax
 from hagd_jax.files import finite
 
-RESULTS = Path(__file__).parents[1] / "results"
-
 
 def record(
-    name: str,
+    file: Path,
     rows: Sequence[dict[str, Any]],
     *,
     seconds: float,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     packages: Sequence[str] = (),
     **more: Any,
-) -> Path:
-    """Write `results/<name>.json` and print its rows as a table.
+) -> None:
+    """Write a record and print its rows as a table.
 
     Args:
-        name: Of the experiment.
-        rows: What was measured, one flat dict a row.
+        file: The record, such as `config.results / "complexity.json"`.
+        rows: The measurements, one flat dict a row.
         seconds: Runtime of the experiment.
-        seed: Of everything random in it, if there is one.
-        packages: Distributions whose versions matter, beside those always kept.
+        seed: Seed of everything random in it, if there is one.
+        packages: Distributions whose versions matter, beside those that are always kept.
         **more: Whatever else a reader needs: targets, units, notes.
-
-    Returns:
-        The file.
     """
     seeded = {} if seed is None else {"seed": seed}
-    path = write(name, conditions(seconds, packages) | seeded | more | {"rows": list(rows)})
-    rich.print(_table(name, rows))
-    return path
+    write(file, conditions(seconds, packages) | seeded | more | {"rows": list(rows)})
+    rich.print(_table(file.stem, rows))
 
 
 def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
@@ -63,12 +57,21 @@ def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/<name>.json`; numbers that are not finite become null."""
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
-    return path
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write a record; numbers that are not finite become null."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(plain(result), indent=1, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back: tuples are lists, paths text, numbers finite or None."""
+    return json.loads(json.dumps(finite(value), default=_path))
+
+
+def _path(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} cannot be written as JSON")
 
 
 def half_interval(values: Sequence[float]) -> float:

@@ -3,87 +3,129 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.common.record import half_interval
+from experiments.common.record import half_interval, write
 from hagd_jax import tasks, testbeds, transcoders, units
 from hagd_jax.causal import behaviour
 from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import corpus_of_tokens
+from hagd_jax.errors import ConfigError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
+from hagd_jax.tasks import Sizes
 from hagd_jax.units import Nodes
 
 Row = dict
-# Found under counterfactual ablation; the others nobody optimised for.
+# Circuits are found under counterfactual ablation; the search does not see the others.
 ABLATIONS = ("counterfactual", "mean", "resample", "zero")
-SEARCH = MaskConfig(steps=800, batch_size=64, learning_rate=0.1, start=1.0)
-REPAIR = RepairConfig(rounds=20, pairs=6, batch_size=256)
-STEPS = 1500
+ATTEMPTS = 5
 
 
-def trained(algorithm: tasks.Algorithm, seed: int, layers: int = 0) -> hagd.models.LanguageModel:
-    config = dataclasses.replace(testbeds.SmallTrainConfig(), n_layers=layers)
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """How small models are trained, and how their circuits are found and tested.
+
+    Attributes:
+        train: Training of the models.
+        least_accuracy: Accuracy on the select split below which a model is trained again.
+        feature_steps: Training steps of a transcoder.
+        feature_batch: Sequences in each of those steps.
+        scored: Discover prompts over which integrated gradients are averaged.
+        search: Training of the masks.
+        repair: Swaps measured afterwards.
+        sizes: Prompts of each split.
+        batch_size: Prompts in one call when circuits are tested.
+    """
+
+    train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
+    least_accuracy: float = 0.95
+    feature_steps: int = 1500
+    feature_batch: int = SMALL_FEATURES.batch_size
+    scored: int = 256
+    search: MaskConfig = MaskConfig(steps=800, batch_size=64, learning_rate=0.1, start=1.0)
+    repair: RepairConfig = RepairConfig(rounds=20, pairs=6, batch_size=256)
+    sizes: Sizes = Sizes(discover=512, select=128, test=256)
+    batch_size: int = 256
+
+
+def trained(
+    algorithm: tasks.Algorithm, seed: int, small: Small, layers: int = 0
+) -> hagd.models.LanguageModel:
+    """A model of an algorithm; as many layers as the algorithm needs if `layers` is 0."""
+    config = dataclasses.replace(small.train, n_layers=layers)
     return testbeds.train_small(algorithm, seed=seed, config=config)
 
 
-def learnt(
-    name: str, seed: int, sizes: tasks.Sizes
-) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
+def learnt(name: str, seed: int, small: Small) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
     """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
-    algorithm = tasks.small_algorithm(name)
-    assert algorithm is not None
-    for failed in range(5):
-        model = trained(algorithm, seed + 100 * failed)
-        task = tasks.task(name, model, sizes=sizes, seed=seed)
-        prompts = task.splits["select"]
+    algorithm = algorithm_of(name)
+    for failed in range(ATTEMPTS):
+        model = trained(algorithm, seed + 100 * failed, small)
+        task = tasks.task(name, model, sizes=small.sizes, seed=seed)
         everything = Nodes.full(units.neurons(model).space, True)
         found = behaviour(
-            model, prompts, [everything], ablation="counterfactual", candidates=task.candidates,
-            batch_size=128,
+            model, task.splits["select"], [everything], ablation="counterfactual",
+            candidates=task.candidates, batch_size=small.batch_size,
         )  # fmt: skip
-        if np.mean(found.correct[0]) >= 0.95:
+        if np.mean(found.correct[0]) >= small.least_accuracy:
             return model, task, failed
-    raise SystemExit(f"{name}: five models in a row did not learn it")
+    raise ConfigError(
+        f"{ATTEMPTS} models of {name}", got="none of them accurate enough",
+        expected=f"accuracy of {small.least_accuracy} on the select split",
+        mend="Allow more --small.train.steps.",
+    )  # fmt: skip
+
+
+def algorithm_of(name: str, **options: int) -> tasks.Algorithm:
+    """An algorithm that small models are trained on."""
+    algorithm = tasks.small_algorithm(name, **options)
+    if algorithm is None:
+        raise ConfigError("task", got=name, expected="an algorithm, such as parity")
+    return algorithm
 
 
 def features_of(
-    model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int
-) -> transcoders.Transcoder:
-    """A transcoder of `count` features a layer, half of them active, and a bit more."""
+    model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int,
+    small: Small,
+) -> transcoders.Transcoder:  # fmt: skip
+    """A transcoder of `count` features a layer, 60% of them active."""
     seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
     corpus = corpus_of_tokens("what the model was trained on", seen, model)
     config = dataclasses.replace(
         SMALL_FEATURES, features=str(count), k=max(1, round(0.6 * count)), seed=seed,
-        tokens=STEPS * SMALL_FEATURES.batch_size * seen.shape[-1],
+        batch_size=small.feature_batch,
+        tokens=small.feature_steps * small.feature_batch * seen.shape[-1],
     )  # fmt: skip
     return transcoders.train(model, corpus, config)
 
 
 def circuit_of(
     model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, size: int,
-    seed: int,
+    seed: int, small: Small,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Masks from signed IG, then repair; and how many seconds they took."""
     prompts, began = task.splits["discover"], time.monotonic()
     if size >= nodes.space.nodes:
         return Nodes.full(nodes.space, True), 0.0
-    scores = hagd.scores.mean_scores(
-        model, prompts[:256], GradientConfig(batch_size=64), dictionary=nodes
-    )
-    found, _ = search_masks(model, prompts, scores, [size], SEARCH, dictionary=nodes, seed=seed)
-    mask = repair(model, prompts, found[size], REPAIR, dictionary=nodes).mask
+    gradients = GradientConfig(batch_size=small.search.batch_size)
+    scores = hagd.scores.mean_scores(model, prompts[: small.scored], gradients, dictionary=nodes)
+    found = search_masks(model, prompts, scores, [size], small.search, dictionary=nodes, seed=seed)
+    better = repair(model, prompts, found.circuits[size], small.repair, dictionary=nodes)
+    mask = better.mask.mask
     jax.block_until_ready(mask.heads)
     return mask, time.monotonic() - began
 
 
 def judged(
     model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, mask: Nodes,
-    seed: int,
+    seed: int, batch_size: int = 256,
 ) -> list[Row]:  # fmt: skip
     """One row an ablation: what is kept of accuracy, and what is left without the circuit."""
     rows = []
@@ -91,7 +133,7 @@ def judged(
         empty = Nodes.full(nodes.space, False)
         found = behaviour(
             model, task.splits["test"], [mask, ~mask, empty], dictionary=nodes, ablation=ablation,
-            candidates=task.candidates, reference=task.splits["discover"], batch_size=256,
+            candidates=task.candidates, reference=task.splits["discover"], batch_size=batch_size,
             seed=seed, with_model=True,
         )  # fmt: skip
         right = found.correct.mean(1)
@@ -108,6 +150,11 @@ def judged(
     return rows
 
 
+def summarise(file: Path, rows: list[Row], *by: str) -> None:
+    """Add to a record the `summary` of some of its rows, by columns."""
+    write(file, json.loads(file.read_text()) | {"summary": summary(rows, *by)})
+
+
 def summary(rows: list[Row], *by: str) -> list[Row]:
     """Mean and 95% interval over seeds (Student's t) of preservation, by columns."""
     groups: dict[tuple, list[Row]] = {}
@@ -116,7 +163,7 @@ def summary(rows: list[Row], *by: str) -> list[Row]:
     found = []
     for key, own in groups.items():
         values = np.array([row["preservation"] for row in own])
-        half = half_interval(values)
+        half = half_interval(values.tolist())
         found.append(dict(zip(by, key, strict=True)) | {
             "seeds": len(values), "preservation": round(float(values.mean()), 4),
             "low": round(float(values.mean() - half), 4),

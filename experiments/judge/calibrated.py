@@ -16,7 +16,7 @@ jitter of a step, without which no test for uniformity is defined.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import accuracy, permutation_p, ratio_of_means
 from hagd_jax.causal.statistics import equivalence, holm, independence_p, stability, worsens
 
@@ -32,32 +33,43 @@ PROMPTS, CONTROLS = 64, 99
 Rng = np.random.Generator
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--circuits", type=int, default=1000)
-    args = parser.parse_args()
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """P-values and intervals on simulated circuits.
+
+    Attributes:
+        circuits: Simulated circuits of each kind.
+    """
+
+    circuits: int = 1000
+
+
+def main(config: Config) -> None:
+    """Simulate each kind of p-value, of error and of interval."""
     began, rows = time.monotonic(), []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(row, flush=True)
+
     for name, (draw, step) in NULLS.items():
         rng = np.random.default_rng(0)
-        p = np.array([draw(rng) for _ in range(args.circuits)])
+        p = np.array([draw(rng) for _ in range(config.circuits)])
         smooth = p - rng.random(len(p)) * step
         found: Any = stats.kstest(smooth, "uniform")
-        rows.append({"what": name, "kind": "p-value", "ks_p": round(float(found.pvalue), 4),
-                     "below_0.05": float((p <= 0.05).mean())})  # fmt: skip
-        print(rows[-1], flush=True)
-    for name, draw in FAMILIES.items():
-        rng = np.random.default_rng(0)
-        errs = np.mean([draw(rng) for _ in range(args.circuits)])
-        rows.append({"what": name, "kind": "error", "below_0.05": float(errs)})
-        print(rows[-1], flush=True)
-    for name, draw in INTERVALS.items():
-        rng = np.random.default_rng(0)
-        covers = np.mean([draw(rng) for _ in range(args.circuits)])
-        rows.append({"what": name, "kind": "interval", "covers": float(covers)})
-        print(rows[-1], flush=True)
+        add({"what": name, "kind": "p-value", "ks_p": round(float(found.pvalue), 4),
+             "below_0.05": float((p <= 0.05).mean())})  # fmt: skip
+    for kind, column, draws in (
+        ("error", "below_0.05", FAMILIES),
+        ("interval", "covers", INTERVALS),
+    ):
+        for name, draw in draws.items():
+            rng = np.random.default_rng(0)
+            share = np.mean([draw(rng) for _ in range(config.circuits)])
+            add({"what": name, "kind": kind, column: float(share)})
     record(
-        "judge_calibrated", rows, seconds=time.monotonic() - began, seed=0,
-        circuits=args.circuits, prompts=PROMPTS, packages=("scipy", "numpy"),
+        config.results / "judge_calibrated.json", rows, seconds=time.monotonic() - began, seed=0,
+        circuits=config.circuits, prompts=PROMPTS, packages=("scipy", "numpy"),
     )  # fmt: skip
 
 
@@ -160,4 +172,4 @@ INTERVALS: dict[str, Callable[[Rng], bool]] = {
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -17,13 +17,15 @@ writer.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import dataclasses
 import time
+from typing import Literal
 
 import numpy as np
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax.causal import named_edges
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, forward
@@ -41,16 +43,28 @@ from hagd_jax.units import Edges
 PUBLISHED = {"reverse": {"zero": 10, "resample": 2}, "xproportion": {"zero": 5, "resample": 3}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
-    parser.add_argument("--ablations", nargs="+", default=["zero", "resample"])
-    args = parser.parse_args()
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Edges that compiled programs need.
+
+    Attributes:
+        programs: Names of the programs.
+        ablations: What a cut edge's reader sees instead.
+        longest: Most tokens of an input; as many as the program was compiled for if 0.
+    """
+
+    programs: tuple[str, ...] = tuple(PROGRAMS)
+    ablations: tuple[Literal["zero", "resample"], ...] = ("zero", "resample")
+    longest: int = 0
+
+
+def main(config: Config) -> None:
+    """Compile each program, and cut its edges one by one."""
     began, rows, names = time.monotonic(), [], {}
-    for name in args.programs:
+    for name in config.programs:
         compiled = compile_program(PROGRAMS[name])
         model = compiled.model
-        prompts = all_prompts(compiled)
+        prompts = all_prompts(compiled, config.longest)
         row = {
             "program": name,
             "layers": model.config.n_layers,
@@ -59,7 +73,7 @@ def main() -> None:
             "of the program": int(program_edges(model).count()),
             "accuracy": round(accuracy(model, prompts), 4),
         }
-        for ablation in args.ablations:
+        for ablation in config.ablations:
             found = necessary_edges(model, prompts, ablation, among=program_edges(model))
             row[ablation] = int(found.count())
             names[f"{name}, {ablation}"] = [" ".join(e) for e in named_edges(model.config, found)]
@@ -67,15 +81,15 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     record(
-        "ground_truth_edges", rows, seconds=time.monotonic() - began, seed=0,
+        config.results / "ground_truth_edges.json", rows, seconds=time.monotonic() - began, seed=0,
         packages=("tracr-pypi",), needed=names,
     )  # fmt: skip
 
 
-def all_prompts(compiled: Compiled) -> list[Prompts]:
+def all_prompts(compiled: Compiled, longest: int = 0) -> list[Prompts]:
     """All inputs of all lengths, from the first one at which the program has a value."""
     found = []
-    for length in range(2, compiled.program.length + 1):
+    for length in range(2, (longest or compiled.program.length) + 1):
         # Shifted by two, words of two letters leave nothing to say.
         with contextlib.suppress(InputError):
             found.append(compiled_prompts(compiled, length))
@@ -93,4 +107,4 @@ def accuracy(model: LanguageModel, prompts: list[Prompts]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

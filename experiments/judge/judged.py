@@ -18,7 +18,6 @@ discovered.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.known import places, sample, truth_of
 from experiments.common.record import record
-from hagd_jax.causal import Circuit, EdgeCircuit, Node, ValidateConfig, validate
+from experiments.common.script import Places, run
+from hagd_jax.causal import Circuit, EdgeCircuit, ValidateConfig, validate
 from hagd_jax.causal.metrics import accuracy
 from hagd_jax.causal.negative import permuted
 from hagd_jax.models import LanguageModel
@@ -54,7 +55,30 @@ TARGETS = {
     "true": "accepted, 100%", "random": "accepted, at most 5%", "one unit less": "rejected, 95%",
     "one idle unit more": "fails minimality, 95%", "permuted weights": "accepted, 0%",
 }  # fmt: skip
-MOST = 200  # prompts of a compiled program
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Verdicts on circuits whose truth is known.
+
+    Attributes:
+        guises: Guises of every model written by hand.
+        random: Random circuits of every model.
+        by_hand: Names of the models written by hand; all of them if empty.
+        programs: Names of the compiled programs.
+        less: Most circuits of a model that lack one unit; 0 for all of them.
+        inputs: Most inputs of a program.
+        judge: Settings of the judge; programs are judged under `resample` alone, with 40 controls
+            and 4 draws at most.
+    """
+
+    guises: int = 3
+    random: int = 10
+    by_hand: tuple[str, ...] = ()
+    programs: tuple[str, ...] = tuple(PROGRAMS)
+    less: int = 0
+    inputs: int = 200
+    judge: ValidateConfig = CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,71 +95,61 @@ class Known:
     config: ValidateConfig
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--guises", type=int, default=3, help="of every model written by hand")
-    parser.add_argument("--random", type=int, default=10, help="random circuits of every model")
-    parser.add_argument("--programs", nargs="*", default=list(PROGRAMS), choices=list(PROGRAMS))
-    args = parser.parse_args()
+def main(config: Config) -> None:
+    """Judge all circuits of all models."""
     began, rows, models = time.monotonic(), [], 0
-    for known in known_models(args.guises, args.programs):
-        rows += list(judged(known, np.random.default_rng(models), args.random))
+    for known in known_models(config):
+        rows += list(judged(known, np.random.default_rng(models), config))
         models += 1
         own = [row for row in rows if row["model"] == known.name]
         print(known.name, len(known.truth), own[0]["verdict"],
               sum(row["verdict"] == "accepted" for row in own[1:]), flush=True)  # fmt: skip
     summary = [summarised(kind, rows) for kind in TARGETS]
     record(
-        "judge_judged", summary, seconds=time.monotonic() - began, seed=0, models=models,
-        packages=("tracr-pypi",), details=rows,
+        config.results / "judge_judged.json", summary, seconds=time.monotonic() - began, seed=0,
+        models=models, packages=("tracr-pypi",), details=rows,
     )  # fmt: skip
 
 
-def known_models(guises: int, programs: Iterable[str]) -> Iterator[Known]:
+def known_models(config: Config) -> Iterator[Known]:
     """All of them."""
-    for guise in range(guises):
+    for guise in range(config.guises):
         for plain in hand_built():
-            yield by_hand(scrambled(plain, guise), guise)
-    for name in programs:
-        known = compiled(name)
+            if not config.by_hand or plain.name in config.by_hand:
+                yield by_hand(scrambled(plain, guise), guise, config)
+    for name in config.programs:
+        known = compiled(name, config)
         if known.truth:  # `length` depends on no input, so under resampling on no edge
             yield known
 
 
-def by_hand(case: Case, guise: int) -> Known:
+def by_hand(case: Case, guise: int, config: Config) -> Known:
     """Nodes of a model written by hand."""
     space = neurons(case.model).space
-    layers, heads, features = space
-    both = (("head", heads), ("neuron", features))
-    every = [Node(kind, i, j) for kind, n in both for i in range(layers) for j in range(n)]
+    every = list(places(space))
 
-    def make(places: Iterable[int]) -> Circuit:
-        nodes = tuple(every[place] for place in sorted(places))
+    def make(members: Iterable[int]) -> Circuit:
+        nodes = tuple(every[place] for place in sorted(members))
         return Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name,
                        seen=Seen.nothing())  # fmt: skip
 
-    number = {node: i for i, node in enumerate(every)}
-    truth = frozenset(number[node] for node in case.truth["mean"])
+    truth = frozenset(np.flatnonzero(truth_of(case, "mean")).tolist())
     # A unit that carries a constant is needed under zero ablation, so it is not called idle.
-    busy = {number[node] for node in case.truth["zero"]}
-    idle = tuple(i for i in range(len(every)) if i not in busy)
-    name = f"{case.name}, guise {guise}"
-    return Known(
-        name, case.model, as_task(case), truth, tuple(range(len(every))), idle, make, CONFIG
-    )
+    idle = tuple(np.flatnonzero(~truth_of(case, "zero")).tolist())
+    name, units = f"{case.name}, guise {guise}", tuple(range(len(every)))
+    return Known(name, case.model, as_task(case), truth, units, idle, make, config.judge)
 
 
-def compiled(name: str) -> Known:
+def compiled(name: str, config: Config) -> Known:
     """Edges of a compiled program."""
     found = compile_program(PROGRAMS[name])
-    model, prompts = found.model, compiled_prompts(found)
-    prompts = prompts[np.random.default_rng(0).permutation(len(prompts))[:MOST]]
+    model, prompts = found.model, sample(compiled_prompts(found), config.inputs, 0)
     there = components(model).space
     needed = necessary_edges(model, [prompts], "resample", among=program_edges(model))
 
-    def make(places: Iterable[int]) -> EdgeCircuit:
+    def make(members: Iterable[int]) -> EdgeCircuit:
         flat = np.zeros(len(there.flat()), bool)
-        flat[list(places)] = True
+        flat[list(members)] = True
         mask = there.like(flat)
         return EdgeCircuit.from_mask(mask, mask, model.config, model=model.name, task=name,
                                      seen=Seen.nothing())  # fmt: skip
@@ -146,25 +160,30 @@ def compiled(name: str) -> Known:
         np.flatnonzero(edges.flat()).tolist() for edges in (needed, there, program_edges(model))
     )
     idle = tuple(set(units) - set(used)) or tuple(set(units) - set(truth))
-    config = dataclasses.replace(CONFIG, ablations=("resample",), controls=40, draws=4)
-    return Known(name, model, task, frozenset(truth), tuple(units), idle, make, config)
+    asked = config.judge
+    judge = dataclasses.replace(
+        asked, ablations=("resample",), controls=min(asked.controls, 40), draws=min(asked.draws, 4)
+    )
+    return Known(name, model, task, frozenset(truth), tuple(units), idle, make, judge)
 
 
-def judged(known: Known, rng: Any, random: int) -> Iterator[dict[str, Any]]:
+def judged(known: Known, rng: Any, config: Config) -> Iterator[dict[str, Any]]:
     """All circuits of one model, the true one first."""
 
-    def row(kind: str, places: Iterable[int], model: LanguageModel | None = None) -> dict[str, Any]:
-        report = validate(model or known.model, known.make(places), known.task, known.config)
+    def row(
+        kind: str, members: Iterable[int], model: LanguageModel | None = None
+    ) -> dict[str, Any]:
+        report = validate(model or known.model, known.make(members), known.task, known.config)
         minimal = [c.verdict for c in report.claims if c.name == "minimality"]
         return {"kind": kind, "model": known.name, "verdict": report.verdict, "minimality": minimal}
 
     truth = known.truth
     yield row("true", truth)
-    for place in sorted(truth):
+    for place in sorted(truth)[: config.less or None]:
         yield row("one unit less", truth - {place})
     yield row("one idle unit more", truth | {known.idle[rng.integers(len(known.idle))]})
     drawn = 0
-    while drawn < random:
+    while drawn < config.random:
         chosen = frozenset(rng.permutation(known.units)[: len(truth)].tolist())
         # By chance, a small model's true circuit may be drawn; that is not a false one.
         if chosen != truth:
@@ -192,4 +211,4 @@ def summarised(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -20,44 +20,64 @@ Differences are the largest over all entries, but for:
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tyro.conf import Positional
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models, transcoders
+from hagd_jax.errors import InputError
 from hagd_jax.graphs import (
     AttributionConfig,
     AttributionGraph,
     attribute,
+    graph_scores,
     influence,
     neuronpedia_json,
     prune,
-    scores,
 )
 from hagd_jax.graphs.graph import FEATURE, LOGIT
 from hagd_jax.units import FeatureEdit, intervene
+from hagd_jax.units.feature_edits import Regime
 
 LIMITS = {"weights": 2e-5, "influence": 1e-5, "scores": 1e-5, "identity": 1e-5, "edits": 1e-4}
-REGIMES = {"direct": "direct", "freeze_attention": "freeze_attn", "free": "free"}
+REGIMES: dict[Regime, str] = {"direct": "direct", "freeze_attention": "freeze_attn", "free": "free"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="reference cases")
-    folder, began = parser.parse_args().folder, time.monotonic()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Places):
+    """Attribution graphs beside circuit-tracer's.
+
+    Attributes:
+        folder: Folder of reference cases.
+    """
+
+    folder: Positional[Path]
+
+
+def main(config: Config) -> None:
+    """Compare all cases."""
+    began, folder = time.monotonic(), config.folder
     rows = [compare(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
-    record("attribution_parity", rows, seconds=time.monotonic() - began, limits=LIMITS)
+    if not rows:
+        raise InputError(str(folder), got="no case", expected="files CASE.npz and CASE.json")
+    record(
+        config.results / "attribution_parity.json", rows, seconds=time.monotonic() - began,
+        limits=LIMITS,
+    )  # fmt: skip
     wrong = [r["case"] for r in rows if any(r[name] > limit for name, limit in LIMITS.items())]
     wrong += [
         r["case"] for r in rows if any(value for name, value in r.items() if "differ" in name)
     ]
     if wrong:
-        raise SystemExit(f"beyond the limits: {sorted(set(wrong))}")
+        sys.exit(f"beyond the limits: {sorted(set(wrong))}")
 
 
 def compare(folder: Path, case: str) -> dict[str, Any]:
@@ -107,7 +127,7 @@ def nodes(graph: AttributionGraph, theirs: Any) -> dict[str, int]:
 
 def numbers(graph: AttributionGraph, theirs: Any) -> dict[str, float]:
     """Weights and what follows from them."""
-    dense, kept, found = graph.to_dense(), prune(graph), scores(graph)
+    dense, kept, found = graph.to_dense(), prune(graph), graph_scores(graph)
     edges = np.zeros(dense.shape, bool)
     edges[graph.receivers[kept.edges], graph.senders[kept.edges]] = True
     row = {
@@ -171,4 +191,4 @@ def _largest(values: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

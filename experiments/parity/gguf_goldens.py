@@ -14,9 +14,9 @@ Needs `pip install llama-cpp-python` (a C++ build of several minutes); takes a f
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib.util
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ import tokenizers
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, TokenType
 from tokenizers import models, pre_tokenizers, trainers
 
+from experiments.common.script import ROOT, need, run
 from experiments.parity.tokenizer import FIXED
 
-GOLDENS = Path(__file__).parents[2] / "tests" / "models" / "goldens"
 PRE = ("smollm", "gpt-2", "default", "llama-bpe")
 BLOCK_TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -147,7 +147,8 @@ def tokenizer_goldens() -> list[dict[str, Any]]:
 def block_goldens() -> dict[str, np.ndarray]:
     """Two rows of 512 numbers in each quantized type."""
     package = importlib.util.find_spec("llama_cpp")
-    folder = Path(package.origin or "").parent / "lib"  # type: ignore[union-attr]
+    assert package is not None
+    folder = Path(package.origin or "").parent / "lib"
     ggml = ctypes.CDLL(str(next(folder.glob("libggml-base*"))))
     values = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32)
     values[0, 300] = 20.0
@@ -169,14 +170,26 @@ def block_goldens() -> dict[str, np.ndarray]:
     return found
 
 
-def main() -> None:
-    if importlib.util.find_spec("llama_cpp") is None:
-        sys.exit("Skipped: package llama-cpp-python is not installed; see the top of this file.")
-    GOLDENS.mkdir(parents=True, exist_ok=True)
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Goldens by llama.cpp.
+
+    Attributes:
+        out: Folder that they are written to.
+    """
+
+    out: Path = ROOT / "tests" / "models" / "goldens"
+
+
+def main(config: Config) -> None:
+    """Write both files."""
+    need("llama_cpp", install="pip install llama-cpp-python")
+    config.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(tokenizer_goldens(), separators=(",", ":"))
-    (GOLDENS / "gguf_tokenizers.json").write_text(text, "utf-8")
-    np.savez_compressed(GOLDENS / "gguf_blocks.npz", **block_goldens())  # type: ignore[arg-type]
+    (config.out / "gguf_tokenizers.json").write_text(text, "utf-8")
+    arrays: Any = block_goldens()
+    np.savez_compressed(config.out / "gguf_blocks.npz", **arrays)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

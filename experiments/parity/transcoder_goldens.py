@@ -13,6 +13,7 @@ outputs (L, N, D), in float32.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -21,12 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from sae_lens.saes import transcoder as saelens
-from sae_lens.saes.sae import SAEMetadata
-from sparsify import SparseCoder, SparseCoderConfig
 
-OUT = pathlib.Path(__file__).parents[2] / "tests" / "transcoders" / "formats" / "goldens"
+from experiments.common.script import ROOT, need, run
+
 LAYERS, TOKENS, WIDTH, FEATURES = 2, 16, 6, 20
 
 # Name → options. The second is what folders from before the option `transcode` look like.
@@ -35,34 +33,53 @@ SPARSIFY = {
     "sparsify_old_skip": {"skip_connection": True},
     "sparsify_plain": {"transcode": True},
 }
+# Name → class, whose configuration has the same name and `Config`.
 SAELENS = {
-    "saelens_relu": (saelens.Transcoder, saelens.TranscoderConfig),
-    "saelens_skip": (saelens.SkipTranscoder, saelens.SkipTranscoderConfig),
-    "saelens_jump": (saelens.JumpReLUTranscoder, saelens.JumpReLUTranscoderConfig),
-    "saelens_jump_skip": (saelens.JumpReLUSkipTranscoder, saelens.JumpReLUSkipTranscoderConfig),
+    "saelens_relu": "Transcoder",
+    "saelens_skip": "SkipTranscoder",
+    "saelens_jump": "JumpReLUTranscoder",
+    "saelens_jump_skip": "JumpReLUSkipTranscoder",
 }
 OLD_OPTIONS = ("expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk",
                "skip_connection", "d_in")  # fmt: skip
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Goldens by sparsify and SAELens.
+
+    Attributes:
+        out: Folder that they are written to.
+    """
+
+    out: pathlib.Path = ROOT / "tests" / "transcoders" / "formats" / "goldens"
+
+
+def main(config: Config) -> None:
+    """Write all folders."""
+    need(
+        "torch", "sparsify", "sae_lens",
+        install="pip install torch==2.13.0 eai-sparsify==1.3.3 sae-lens==6.54.12",
+    )  # fmt: skip
     for name, options in SPARSIFY.items():
-        write(name, lambda layer, folder, o=options: sparsify(layer, folder, **o))
+        write(config.out / name, lambda layer, folder, o=options: sparsify(layer, folder, **o))
     for name, kind in SAELENS.items():
-        write(name, lambda layer, folder, k=kind: sae_lens(layer, folder, *k))
+        write(config.out / name, lambda layer, folder, k=kind: sae_lens(layer, folder, k))
 
 
-def write(name: str, save: Callable[[int, pathlib.Path], Any]) -> None:
+def write(folder: pathlib.Path, save: Callable[[int, pathlib.Path], Any]) -> None:
     """Save a transcoder a layer, and what each of them computes."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    name = folder.name
     torch.manual_seed(zlib.crc32(name.encode()))
-    folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     xs, features, outputs = [], [], []
     for layer in range(LAYERS):
-        run = save(layer, folder)
+        compute = save(layer, folder)
         x = torch.randn(TOKENS, WIDTH)
         with torch.no_grad():
-            found, output = run(x)
+            found, output = compute(x)
         xs.append(x)
         features.append(found)
         outputs.append(output)
@@ -76,6 +93,9 @@ def write(name: str, save: Callable[[int, pathlib.Path], Any]) -> None:
 
 def sparsify(layer: int, folder: pathlib.Path, **options: Any) -> Any:
     """One layer of a `sparsify` folder, and what it computes as it is loaded again."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
+
     config = SparseCoderConfig(num_latents=FEATURES, k=4, **options)
     coder = SparseCoder(WIDTH, config)
     randomise(coder)
@@ -87,16 +107,20 @@ def sparsify(layer: int, folder: pathlib.Path, **options: Any) -> Any:
         (place / "cfg.json").write_text(json.dumps({name: given[name] for name in OLD_OPTIONS}))
     loaded = SparseCoder.load_from_disk(place)
 
-    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute(x: Any) -> tuple[Any, Any]:
         out = loaded(x, torch.zeros_like(x))
         dense = torch.zeros(len(x), FEATURES).scatter(1, out.latent_indices, out.latent_acts)
         return dense, out.sae_out
 
-    return run
+    return compute
 
 
-def sae_lens(layer: int, folder: pathlib.Path, kind: Any, config: Any) -> Any:
+def sae_lens(layer: int, folder: pathlib.Path, name: str) -> Any:
     """One layer of a SAELens folder, and what it computes as it is loaded again."""
+    from sae_lens.saes import transcoder as saelens  # pyright: ignore[reportMissingImports]
+    from sae_lens.saes.sae import SAEMetadata  # pyright: ignore[reportMissingImports]
+
+    kind, config = getattr(saelens, name), getattr(saelens, f"{name}Config")
     metadata = SAEMetadata(
         model_name="gpt2", hook_name=f"blocks.{layer}.mlp.hook_in",
         hook_name_out=f"blocks.{layer}.hook_mlp_out",
@@ -108,18 +132,20 @@ def sae_lens(layer: int, folder: pathlib.Path, kind: Any, config: Any) -> Any:
     made.save_model(place)
     loaded = kind.load_from_disk(place).eval()
 
-    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute(x: Any) -> tuple[Any, Any]:
         output, found = loaded.forward_with_activations(x)
         return found, output
 
-    return run
+    return compute
 
 
-def randomise(module: torch.nn.Module) -> None:
+def randomise(module: Any) -> None:
     """Every parameter matters; thresholds are of either sign."""
+    import torch  # pyright: ignore[reportMissingImports]
+
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

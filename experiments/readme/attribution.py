@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-Row = tuple[str, str, str, str]
-GIB = 2**30
+from experiments.readme.rows import GIB, Row, Rows
 
 
 def parity(result: dict[str, Any]) -> list[Row]:
@@ -97,7 +95,7 @@ def plan(result: dict[str, Any]) -> list[Row]:
     return out
 
 
-ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+ROWS: Rows = {
     "attribution_parity": parity,
     "attribution_speed": speed,
     "attribution_growth": growth,

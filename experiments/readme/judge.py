@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Row = tuple[str, str, str, str]
+from experiments.readme.rows import Row, Rows
 
 
 def edges(result: dict) -> list[Row]:
@@ -72,7 +70,7 @@ def speed(result: dict) -> list[Row]:
     return [(what, measured, "≥ 0.8", "speed/judge.py")]
 
 
-ROWS: dict[str, Callable[[dict], list[Row]]] = {
+ROWS: Rows = {
     "ground_truth_edges": edges,
     "judge_judged": judged,
     "judge_calibrated": calibrated,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 
 import numpy as np
 
-Row = tuple[str, str, str, str]
-GIB = 2**30
+from experiments.readme.rows import GIB, Row, Rows
 
 
 def modular(result: dict) -> list[Row]:
@@ -166,7 +164,7 @@ def stability(result: dict) -> list[Row]:
     return made
 
 
-ROWS: dict[str, Callable[[dict], list[Row]]] = {
+ROWS: Rows = {
     "modular_arithmetic": modular,
     "algorithmic": algorithmic,
     "ground_truth": ground_truth,

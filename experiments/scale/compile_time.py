@@ -9,19 +9,47 @@ rematerialisation. Targets: forward ≤ 5 s, gradient ≤ 10 s. Writes results/c
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models
 from hagd_jax.interventions import add, chain, freeze, replace
 from hagd_jax.units import Nodes, Space, mask_nodes
 
 SHAPE = (2, 32)  # prompts, tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Compile time of a large model.
+
+    Attributes:
+        model: Preset whose configuration is compiled.
+        layers: Blocks; as many as the preset has if 0.
+        width: Width of the residual stream; the preset's if 0. The MLP gets four times as many
+            neurons.
+    """
+
+    model: str = "llama-70b"
+    layers: int = 0
+    width: int = 0
+
+    def decoder(self) -> models.DecoderConfig:
+        """The model's configuration."""
+        config = models.preset(self.model).replace(dtype="bfloat16")
+        if self.layers:
+            config = config.replace(n_layers=self.layers)
+        if self.width:
+            config = config.replace(d_model=self.width, d_mlp=4 * self.width)
+        return config
 
 
 def five(config: models.DecoderConfig) -> models.Intervention:
@@ -33,45 +61,49 @@ def five(config: models.DecoderConfig) -> models.Intervention:
     return chain(
         freeze({"norm1_scale": scales, "norm2_scale": scales}),
         mask_nodes(Nodes.full(Space(layers, config.n_heads, config.d_mlp), 1.0), nodes),
-        add("resid_post", jnp.zeros(width), layer=3),
-        add("mlp_out", jnp.zeros(width), layer=40),
-        replace("attn_out", jnp.zeros(width), layer=79),
+        add("resid_post", jnp.zeros(width), layer=layers // 20),
+        add("mlp_out", jnp.zeros(width), layer=layers // 2),
+        replace("attn_out", jnp.zeros(width), layer=layers - 1),
     )
 
 
 def seconds(function: Callable, *args: object) -> float:
+    """Time of lowering and compiling."""
     began = time.monotonic()
     jax.jit(function).lower(*args).compile()
     return round(time.monotonic() - began, 2)
 
 
-def main() -> None:
-    began = time.monotonic()
-    config = models.preset("llama-70b").replace(dtype="bfloat16")
-    model = models.abstract(config)
+def main(config: Config) -> None:
+    """Compile with and without an intervention."""
+    began, decoder = time.monotonic(), config.decoder()
+    model = models.abstract(decoder)
 
-    def forward(params: object, tokens: jax.Array, iv: object, remat: bool = False) -> jax.Array:
+    def forward(params: Any, tokens: jax.Array, iv: Any, remat: bool = False) -> jax.Array:
         return models.forward(model.replace(params=params), tokens, iv, remat=remat).logits
 
-    def gradient(params: object, tokens: jax.Array, iv: object, remat: bool) -> object:
+    def gradient(params: Any, tokens: jax.Array, iv: Any, remat: bool) -> Any:
         return jax.grad(lambda p: forward(p, tokens, iv, remat).sum())(params)
 
     tokens = jax.ShapeDtypeStruct(SHAPE, jnp.int32)
     rows = []
-    for name, intervention in (("none", models.Identity()), ("chain of five", five(config))):
+    for name, intervention in (("none", models.Identity()), ("chain of five", five(decoder))):
         args = model.params, tokens, intervention
         rows.append(
             {
                 "intervention": name,
-                "layers": config.n_layers,
+                "layers": decoder.n_layers,
                 "forward_s": seconds(forward, *args),
                 "gradient_s": seconds(functools.partial(gradient, remat=False), *args),
                 "gradient_remat_s": seconds(functools.partial(gradient, remat=True), *args),
             }
         )
     targets = {"forward_s": 5, "gradient_s": 10}
-    record("compile_time", rows, seconds=time.monotonic() - began, targets=targets)
+    record(
+        config.results / "compile_time.json", rows, seconds=time.monotonic() - began,
+        targets=targets,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -14,60 +14,93 @@ Expected: exponents of at most 2.2 and 2. Writes results/complexity.json and com
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common.record import RESULTS, record
+from experiments.common.processes import own_process
+from experiments.common.record import record
+from experiments.common.script import Places, need, run
 from hagd_jax import meta, models
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, Tree, search_masks
-from hagd_jax.tasks.prompts import make_prompts
+from hagd_jax.tasks import Prompts, make_prompts
 
-SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
-LAYERS, HEADS, PROMPTS, LENGTH = 4, 4, 16, 12
-GRADIENTS = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=16)
 STAGES = ("scores", "graph", "coarsen", "prior", "search")
 
 
-def measure(nodes: int) -> dict:
-    start = peak()
-    config = models.DecoderConfig(
-        vocab_size=32, n_layers=LAYERS, d_model=64, n_heads=HEADS, d_mlp=nodes // LAYERS - HEADS,
-        max_positions=16,
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Growth of the method's time and memory with the number of nodes.
+
+    Attributes:
+        sizes: Numbers of nodes.
+        one: Measure this number of nodes in this process, print it and end; used by this script.
+        apart: Measure each size in a process of its own, so that its peak of memory is its own.
+        plot: Draw results/complexity.png, which takes matplotlib.
+        layers: Blocks of the models.
+        heads: Heads a layer.
+        width: Width of the residual stream.
+        prompts: Random prompts.
+        length: Tokens of a prompt.
+        gradient: Gradients of scores and graph.
+        masks: Training of the masks.
+    """
+
+    sizes: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384)
+    one: int = 0
+    apart: bool = True
+    plot: bool = True
+    layers: int = 4
+    heads: int = 4
+    width: int = 64
+    prompts: int = 16
+    length: int = 12
+    gradient: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=16)
+    masks: MaskConfig = MaskConfig(steps=50, check_every=50)
+
+
+def subject(nodes: int, config: Config) -> tuple[models.LanguageModel, Prompts]:
+    """A random model with so many heads and neurons, and random prompts."""
+    decoder = models.DecoderConfig(
+        vocab_size=32, n_layers=config.layers, d_model=config.width, n_heads=config.heads,
+        d_mlp=nodes // config.layers - config.heads, max_positions=16,
     )  # fmt: skip
-    model = models.init(config, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 32, (PROMPTS, LENGTH)).tolist() for _ in range(2)]
-    prompts = make_prompts(*rows, [1] * PROMPTS, [2] * PROMPTS, vocab_size=32)
-    scores, took = timed(lambda: mean_scores(model, prompts, GRADIENTS))
-    row = {"nodes": nodes, "scores": took}
-    graph, row["graph"] = timed(lambda: node_graph(model, prompts, GRADIENTS))
+    rng, count = np.random.default_rng(0), config.prompts
+    clean, other = rng.integers(0, 32, (2, count, config.length)).tolist()
+    prompts = make_prompts(clean, other, [1] * count, [2] * count, vocab_size=32)
+    return models.init(decoder, jax.random.key(0)), prompts
+
+
+def measure(nodes: int, config: Config) -> dict[str, Any]:
+    """Seconds of each stage, and the memory that all of them took."""
+    start, path = peak(), config.gradient
+    model, prompts = subject(nodes, config)
+    row: dict[str, Any] = {"nodes": nodes}
+    scores, row["scores"] = timed(lambda: mean_scores(model, prompts, path))
+    graph, row["graph"] = timed(lambda: node_graph(model, prompts, path))
     row["edges"] = len(graph.weights)
     levels, row["coarsen"] = timed(lambda: clusters_of(graph, HierarchyConfig(ratio=1 / 16)))
-    learner = meta.learner.init(meta.LearnerConfig(), jax.random.key(0))
+    learner = meta.init(meta.LearnerConfig(), jax.random.key(0))
     _, row["prior"] = timed(lambda: meta.score(learner, meta.describe(graph, scores)))
-    masks = MaskConfig(steps=50, check_every=50)
+    size, tree = nodes // 20, Tree.of(levels[-2:])
     _, row["search"] = timed(
-        lambda: search_masks(
-            model, prompts, scores, [nodes // 20], masks, tree=Tree.of(levels[-2:])
-        )
+        lambda: search_masks(model, prompts, scores, [size], config.masks, tree=tree)
     )
     row["all"] = sum(row[stage] for stage in STAGES)
     return row | {"bytes": peak() - start}
 
 
 def timed(act: Callable) -> tuple:
+    """What a second call returns, and its seconds."""
     jax.block_until_ready(jax.tree.leaves(act()))
     began = time.perf_counter()
     found = act()
@@ -76,10 +109,12 @@ def timed(act: Callable) -> tuple:
 
 
 def peak() -> int:
+    """Bytes of memory of this process, at most so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def slope(rows: list[dict], name: str, least: int = 0) -> float:
+    """Slope of log time against log nodes, from a number of nodes on."""
     own = [row for row in rows if row["nodes"] >= least]
     return float(
         np.polyfit(np.log([r["nodes"] for r in own]), np.log([r[name] for r in own]), 1)[0]
@@ -87,6 +122,9 @@ def slope(rows: list[dict], name: str, least: int = 0) -> float:
 
 
 def draw(rows: list[dict], path: Path) -> None:
+    """Plot seconds of each stage against nodes."""
+    import matplotlib.pyplot as plt  # pyright: ignore[reportMissingImports]
+
     figure, axes = plt.subplots(figsize=(6, 4))
     nodes = [row["nodes"] for row in rows]
     for stage in (*STAGES, "all"):
@@ -101,31 +139,36 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--one", type=int, help="measure this size alone; used by this script")
-    parser.add_argument("--most", type=int, default=SIZES[-1])
-    args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.one)))
-        return
+def main(config: Config) -> None:
+    """Measure all sizes, and fit exponents."""
+    if config.one:
+        return print(json.dumps(measure(config.one, config)))
+    if config.plot:
+        need("matplotlib", install="pip install 'hagd-jax[plots]'")
     began, rows = time.monotonic(), []
-    for nodes in (n for n in SIZES if n <= args.most):
-        command = [sys.executable, "-m", "experiments.scale.complexity", "--one", str(nodes)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    for nodes in config.sizes:
+        rows.append(own_measure(nodes) if config.apart else measure(nodes, config))
         print({k: round(v, 3) for k, v in rows[-1].items()}, flush=True)
     half = rows[len(rows) // 2]["nodes"]
-    names = (*STAGES, "all", "bytes")
     exponents = {
         name: {"all sizes": slope(rows, name), f"from {half}": slope(rows, name, half)}
-        for name in names
+        for name in (*STAGES, "all", "bytes")
     }
-    draw(rows, RESULTS / "complexity.png")
+    if config.plot:
+        draw(rows, config.results / "complexity.png")
     rounded = [{k: round(v, 4) for k, v in row.items()} for row in rows]
-    record("complexity", rounded, seconds=time.monotonic() - began, seed=0, exponents=exponents)
+    record(
+        config.results / "complexity.json", rounded, seconds=time.monotonic() - began, seed=0,
+        exponents=exponents,
+    )  # fmt: skip
     print(exponents)
 
 
+def own_measure(nodes: int) -> dict[str, Any]:
+    """`measure` where nothing else was in memory."""
+    said = own_process("experiments.scale.complexity", "--one", nodes)
+    return json.loads(said.splitlines()[-1])
+
+
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -16,71 +16,88 @@ The first run of modular addition also trains. Writes results/devices.json.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.common.processes import own_process
 from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax import cli
 from hagd_jax.causal import Circuit
+from hagd_jax.errors import InputError
 
-HAGD = Path(sys.executable).parent / "hagd"
-MODULAR = ("--task", "modular-addition", "--nodes", "256")
 IOI = (
-    *("--task", "ioi", "--model", "smollm2-135m", "--nodes", "10%"),
-    *("--sizes.discover", "16", "--sizes.test", "8"),
-    *("--judge.controls", "2", "--gradient.steps", "0.5"),
+    "--task ioi --model smollm2-135m --nodes 10% --sizes.discover 16 --sizes.test 8 "
+    "--judge.controls 2 --gradient.steps 0.5"
 )
-MODULAR_MESHES = ("data=8", "data=4,model=2", "replica=2,data=2,model=2")
-IOI_MESHES = ("data=8",)
 
 
-def main() -> None:
-    began = time.monotonic()
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """The same extraction on one device and on several.
+
+    Attributes:
+        modular: Arguments of `hagd extract` for modular addition.
+        modular_meshes: Meshes of its runs on several devices.
+        ioi: Arguments of `hagd extract` for IOI.
+        ioi_meshes: Meshes of its runs on several devices.
+        devices: Host devices of those runs.
+        apart: Run each extraction in a process with as many devices as it needs.
+    """
+
+    modular: str = "--task modular-addition --nodes 256"
+    modular_meshes: tuple[str, ...] = ("data=8", "data=4,model=2", "replica=2,data=2,model=2")
+    ioi: str = IOI
+    ioi_meshes: tuple[str, ...] = ("data=8",)
+    devices: int = 8
+    apart: bool = True
+
+
+def main(config: Config) -> None:
+    """Compare runs of both behaviours."""
+    began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as scratch:
-        rows = compare(Path(scratch), "modular_addition", MODULAR, MODULAR_MESHES)
-        rows += compare(Path(scratch), "ioi", IOI, IOI_MESHES)
+        if config.modular_meshes:
+            rows += compare(Path(scratch, "modular_addition"), config.modular, config)
+        if config.ioi_meshes:
+            rows += compare(Path(scratch, "ioi"), config.ioi, config)
     record(
-        "devices",
-        rows,
-        seconds=time.monotonic() - began,
-        seed=0,
-        arguments={"modular_addition": " ".join(MODULAR), "ioi": " ".join(IOI)},
-    )
+        config.results / "devices.json", rows, seconds=time.monotonic() - began, seed=0,
+        arguments={"modular_addition": config.modular, "ioi": config.ioi},
+    )  # fmt: skip
 
 
-def compare(
-    scratch: Path, task: str, arguments: tuple[str, ...], meshes: tuple[str, ...]
-) -> list[dict]:
+def compare(one: Path, arguments: str, config: Config) -> list[dict]:
     """One run without a mesh, one for each mesh; a row for each of the latter."""
-    one = scratch / task
-    alone = extract(one, arguments, devices=1)
-    trained = one / "model"
-    if trained.exists():
-        arguments += ("--model", str(trained))
+    asked, task = shlex.split(arguments), one.name
+    alone = extract(one, asked, 1, config)
+    if (one / "model").exists():
+        asked += ["--model", str(one / "model")]
     rows = []
-    for mesh in meshes:
-        run = scratch / f"{task}-{mesh}"
-        seconds = extract(run, (*arguments, "--mesh", mesh), devices=8)
-        row = {"task": task, "mesh": mesh, **differences(one, run)}
+    for mesh in config.ioi_meshes if task == "ioi" else config.modular_meshes:
+        own = one.with_name(f"{task}-{mesh}")
+        seconds = extract(own, [*asked, "--mesh", mesh], config.devices, config)
+        row = {"task": task, "mesh": mesh, **differences(one, own)}
         row |= {"seconds": round(seconds, 1), "seconds_one_device": round(alone, 1)}
         rows.append(row)
         print(row, flush=True)
     return rows
 
 
-def extract(out: Path, arguments: tuple[str, ...], devices: int) -> float:
-    """Seconds that `hagd extract` took, in a fresh process with that many host devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    began = time.monotonic()
-    subprocess.run([HAGD, "extract", *arguments, "--out", out], env=environment, check=True)
+def extract(out: Path, arguments: list[str], devices: int, config: Config) -> float:
+    """Seconds that `hagd extract` took."""
+    began, asked = time.monotonic(), ["extract", *arguments, "--out", str(out)]
+    if config.apart:
+        own_process("hagd_jax.cli", *asked, devices=devices)
+    else:
+        cli.main(asked)
     return time.monotonic() - began
 
 
@@ -90,10 +107,11 @@ def differences(one: Path, many: Path) -> dict[str, Any]:
     scores_a, scores_b = (dict(zip(c.nodes, c.scores, strict=True)) for c in (a, b))
     both, either = scores_a.keys() & scores_b.keys(), scores_a.keys() | scores_b.keys()
     largest, cut = max(map(abs, a.scores)), min(a.scores)
-    swapped = [scores_a.get(node, scores_b.get(node)) for node in either - both]
+    swapped = [(scores_a | scores_b)[node] for node in either - both]
     verdict_a, verdict_b = (dict(verdicts(run)) for run in (one, many))
     if verdict_a.keys() != verdict_b.keys():
-        raise SystemExit("the verdicts name different measures")
+        different = sorted(verdict_a.keys() ^ verdict_b.keys())
+        raise InputError("verdicts", got=f"measures of one run alone: {different}")
     apart = {name: abs(verdict_a[name] - verdict_b[name]) for name in verdict_a}
     worst = max(apart, key=lambda name: apart[name])
     return {
@@ -104,7 +122,7 @@ def differences(one: Path, many: Path) -> dict[str, Any]:
         "swapped_from_cut": max((abs(s - cut) for s in swapped), default=0.0) / largest,
         "verdict_difference": apart[worst],
         "verdict_measure": worst,
-        "faithfulness": verdict_a["counterfactual/faithfulness/ratio_of_means/value"],
+        "faithfulness": verdict_a["counterfactual/alone/faithfulness/ratio_of_means/value"],
     }
 
 
@@ -113,7 +131,8 @@ def verdicts(run: Path) -> Iterator[tuple[str, float]]:
     for line in (run / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if entry["stage"] == "verdict":
-            yield from numbers(entry["ablation"], entry)
+            for found in entry["evidence"]:
+                yield from numbers(found["ablation"], found)
 
 
 def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
@@ -130,4 +149,4 @@ def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -15,124 +15,140 @@ is read too. On host devices the placed weights are host memory themselves: 1.0 
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from experiments.common.processes import own_process
 from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax.models import DecoderConfig, LanguageModel, forward, load, save
+from hagd_jax.models.decoder import param_specs
+from hagd_jax.parallel import make_mesh
 
 LIMIT = 1.25
 TOLERANCE = 1e-4
 MESHES = {"mesh": ("data=2,model=4", 8), "one_device": ("", 1)}
+Part = Literal["write", "mesh", "one_device"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["write", *MESHES], help="internal: one process of it")
-    parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    if given.part == "write":
-        write(given.folder)
-    elif given.part:
-        print(json.dumps(measure(given.folder, MESHES[given.part][0])))
-    else:
-        compare()
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Host memory while a model is loaded.
+
+    Attributes:
+        layers: Blocks of the model.
+        width: Width of the residual stream; there are 16 heads.
+        mlp: Neurons a layer.
+        vocabulary: Token ids.
+        apart: Run each part in a process with devices of its own, so that its memory is its own.
+        part: Run this part in this process, print what it found and end; used by this script.
+        folder: Folder of the model, for a part.
+    """
+
+    layers: int = 8
+    width: int = 2048
+    mlp: int = 5632
+    vocabulary: int = 32000
+    apart: bool = True
+    part: Part | None = None
+    folder: Path = Path("model")
+
+    def decoder(self) -> DecoderConfig:
+        """The model's configuration."""
+        return DecoderConfig(
+            family="llama", vocab_size=self.vocabulary, n_layers=self.layers, d_model=self.width,
+            n_heads=16, n_kv_heads=8, d_mlp=self.mlp, max_positions=2048, norm="rms",
+            positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False,
+            attn_out_bias=False, mlp_bias=False, dtype="bfloat16",
+        )  # fmt: skip
 
 
-def compare() -> None:
-    """Run every part in a process of its own, and compare."""
+def main(config: Config) -> None:
+    """Run every part, each in a process of its own, and compare."""
+    if config.part is not None:
+        return print(one(config.part, config))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "model")
-        run("write", folder, devices=1)
-        files = sorted(folder.glob("*.safetensors"))
+        config = dataclasses.replace(config, folder=Path(temporary, "model"))
+        ask("write", config, devices=1)
+        files = sorted(config.folder.glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
-        parts = {part: json.loads(run(part, folder, n)) for part, (_, n) in MESHES.items()}
-    mesh, one = parts["mesh"], parts["one_device"]
+        parts = {part: json.loads(ask(part, config, devices=n)) for part, (_, n) in MESHES.items()}
+    row, good = compared(parts["mesh"], parts["one_device"], size)
+    record(
+        config.results / "loading_memory.json", list(parts.values()),
+        seconds=time.monotonic() - began, seed=0, unit="bytes resident, mapped files included",
+        model_bytes=size, shards=len(files), limit=LIMIT, **row,
+    )  # fmt: skip
+    if not good:
+        sys.exit("NOT as expected")
+
+
+def compared(mesh: dict, one: dict, size: int) -> tuple[dict[str, Any], bool]:
+    """What two ways of loading have in common, and whether that is as expected."""
     logits = [part.pop("logits") for part in (mesh, one)]
     difference = max(abs(a - b) for a, b in zip(*logits, strict=True))
-    for part in parts.values():
+    for part in (mesh, one):
         part["peak_over_model"] = round((part["peak"] - part["baseline"]) / size, 4)
     same = mesh["weights"] == one["weights"]
-    record(
-        "loading_memory",
-        list(parts.values()),
-        seconds=time.monotonic() - began,
-        seed=0,
-        unit="bytes resident, mapped files included",
-        model_bytes=size,
-        shards=len(files),
-        limit=LIMIT,
-        same_weights=same,
-        largest_logit=max(map(abs, logits[1])),
-        largest_logit_difference=difference,
-    )
     good = mesh["peak_over_model"] <= LIMIT and same and difference <= TOLERANCE
-    sys.exit(0 if good else "NOT as expected")
+    return {
+        "same_weights": same,
+        "largest_logit": max(map(abs, logits[1])),
+        "largest_logit_difference": difference,
+    }, good
 
 
-def run(part: str, folder: Path, devices: int) -> str:
-    """One part in a fresh process with that many host devices; what it printed."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.scale.loading_memory",
-        "--part",
-        part,
-        "--folder",
-        str(folder),
-    ]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
-
-
-def write(folder: Path) -> None:
-    """A random model of 0.51 billion parameters."""
-    import jax
-    import jax.numpy as jnp
-    from flax.traverse_util import unflatten_dict
-
-    from hagd_jax.models.config import DecoderConfig
-    from hagd_jax.models.decoder import param_specs
-    from hagd_jax.models.model import LanguageModel
-    from hagd_jax.models.saving import save
-
-    config = DecoderConfig(
-        family="llama", vocab_size=32000, n_layers=8, d_model=2048, n_heads=16, n_kv_heads=8,
-        d_mlp=5632, max_positions=2048, norm="rms", positions="rotary", activation="silu",
-        gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False, dtype="bfloat16",
+def ask(part: str, config: Config, devices: int) -> str:
+    """What one part says, run with that many host devices if it has a process of its own."""
+    if not config.apart:
+        return one(part, config)
+    sizes = {name: getattr(config, name) for name in ("layers", "width", "mlp", "vocabulary")}
+    more = [text for name, value in sizes.items() for text in (f"--{name}", value)]
+    said = own_process(
+        "experiments.scale.loading_memory", "--part", part, "--folder", config.folder, *more,
+        devices=devices,
     )  # fmt: skip
+    return said.splitlines()[-1]
+
+
+def one(part: str, config: Config) -> str:
+    """One part, here and now."""
+    if part == "write":
+        write(config)
+        return ""
+    return json.dumps(measure(config.folder, MESHES[part][0]))
+
+
+def write(config: Config) -> None:
+    """A random model; of 0.51 billion parameters, in three shards, by default."""
     params = {
         # Norm scales about one, so that the logits are not small.
         leaf: leaf.endswith("scale")
         + 0.02 * jax.random.normal(jax.random.key(i), spec.shape, jnp.bfloat16)
-        for i, (leaf, spec) in enumerate(param_specs(config).items())
+        for i, (leaf, spec) in enumerate(param_specs(config.decoder()).items())
     }
-    save(LanguageModel(unflatten_dict(params, sep="/"), config), folder, max_shard_bytes=4e8)
+    shard = 0.4 * sum(2 * leaf.size for leaf in params.values())
+    model = LanguageModel(unflatten_dict(params, sep="/"), config.decoder())
+    save(model, config.folder, max_shard_bytes=int(shard))
 
 
 def measure(folder: Path, mesh_description: str) -> dict[str, Any]:
     """Load once, watching the memory; then the weights' digest and some logits."""
-    import jax
-    import numpy as np
-    from flax.traverse_util import flatten_dict
-
-    from hagd_jax.models.loading import load
-    from hagd_jax.models.model import forward
-    from hagd_jax.parallel import make_mesh
-
     mesh = make_mesh(mesh_description) if mesh_description else None
-    jax.block_until_ready(jax.numpy.zeros(1) + 1)
+    jax.block_until_ready(jnp.zeros(1) + 1)
     baseline, start = resident(), time.time()
     with Watch() as watch:
         model = jax.block_until_ready(load(folder, mesh=mesh))
@@ -140,7 +156,7 @@ def measure(folder: Path, mesh_description: str) -> dict[str, Any]:
     leaves = flatten_dict(model.params, sep="/")
     digest = hashlib.sha256()
     for name in sorted(leaves):
-        digest.update(np.asarray(leaves[name]).view(np.uint16).data)
+        digest.update(np.asarray(leaves[name]).view(np.uint16).tobytes())
     exact = model.replace(config=model.config.replace(dtype="float32"))
     tokens = np.random.default_rng(0).integers(model.config.vocab_size, size=(2, 8))
     logits = forward(exact, tokens).logits[:, -1, :500]
@@ -185,4 +201,4 @@ def resident(field: str = "VmRSS") -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -15,16 +15,16 @@ Takes some minutes on two CPU cores; no weights, no TPU. Writes results/plan_att
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 import time
-from typing import Any
-
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
 
+from experiments.common.plans import Program, Slices, account, like
+from experiments.common.processes import on_cpu
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.graphs import AttributionConfig
 from hagd_jax.graphs.frozen import Frozen, run_sites
@@ -35,84 +35,108 @@ from hagd_jax.graphs.sources import Sources, gathered, source_sites
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.units.features import Features
 
-MODEL = "llama-2-70b"
-SLICES = (("v5p:4x4x2", "data=1,model=32"), ("v5p:4x4x4", "data=2,model=32"),
-          ("v5p:4x4x8", "data=4,model=32"))  # fmt: skip
-LENGTH, ACTIVE = 2048, 128
-CONFIG = AttributionConfig(max_feature_nodes=7500, batch_size=64, edges_per_node=2048)
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Attribution graph of a large model.
+
+    Attributes:
+        model: Preset.
+        slices: Slices and their meshes; the first that fits is the last that is tried.
+        length: Tokens of the prompt.
+        features: Features a layer, as a multiple of the width of the residual stream.
+        active: Active features a token.
+        attribution: Settings of the graph.
+    """
+
+    model: str = "llama-2-70b"
+    slices: Slices = (
+        ("v5p:4x4x2", "data=1,model=32"),
+        ("v5p:4x4x4", "data=2,model=32"),
+        ("v5p:4x4x8", "data=4,model=32"),
+    )
+    length: int = 2048
+    features: int = 8
+    active: int = 128
+    attribution: AttributionConfig = AttributionConfig(
+        max_feature_nodes=7500, batch_size=64, edges_per_node=2048
+    )
 
 
-def main() -> None:
+def main(config: Config) -> None:
+    """Compile the programs for one slice after another."""
+    on_cpu()
     began, table = time.monotonic(), []
-    config = models.preset(MODEL).replace(dtype="bfloat16")
-    for topology, mesh in SLICES:
-        plans = plan(config, topology, mesh)
+    decoder = models.preset(config.model).replace(dtype="bfloat16")
+    for topology, description in config.slices:
+        mesh = parallel.topology_mesh(topology, description)
+        made = programs(decoder, config, mesh)
+        plans = {name: program.plan(topology, mesh) for name, program in made.items()}
         for name, found in plans.items():
             print(name, found, flush=True)
-            table.append(
-                {"program": name} | dataclasses.asdict(found)
-                | {"total": found.total, "fits": found.fits}
-            )  # fmt: skip
+            table.append({"program": name} | account(found))
         if all(found.fits for found in plans.values()):
             break
-    columns = Columns(config.n_layers, LENGTH, ACTIVE)
-    host = memory_of(config, columns, config.n_layers, CONFIG, features=columns.features)
+    columns = Columns(decoder.n_layers, config.length, config.active)
+    host = memory_of(
+        decoder, columns, decoder.n_layers, config.attribution, features=columns.features
+    )
     record(
-        "plan_attribution", table, seconds=time.monotonic() - began, packages=("libtpu",),
-        unit="bytes a chip", model=f"{MODEL}, bfloat16", tokens=LENGTH,
-        settings=dataclasses.asdict(CONFIG), host_bytes=host.host,
+        config.results / "plan_attribution.json", table, seconds=time.monotonic() - began,
+        packages=("libtpu",), unit="bytes a chip", model=f"{config.model}, bfloat16",
+        tokens=config.length, settings=dataclasses.asdict(config.attribution),
+        host_bytes=host.host,
     )  # fmt: skip
 
 
-def plan(config: models.DecoderConfig, topology: str, description: str) -> dict[str, Any]:
-    """The three programs, for a slice."""
-    mesh = parallel.topology_mesh(topology, description)
-    model = models.abstract(config, mesh=mesh)
+def programs(
+    decoder: models.DecoderConfig, config: Config, mesh: jax.sharding.Mesh
+) -> dict[str, Program]:
+    """The pass that is held, the gathering of what writes, and rows of a batch of targets."""
+    made = functools.partial(like, mesh)
+    model, nodes = models.abstract(decoder, mesh=mesh), features(decoder, config, mesh)
+    layers, width, length = decoder.n_layers, decoder.d_model, config.length
+    stream = ("layers", None, "length", "trace_embed")
+    trace = {site: made((layers, 1, length, width), stream, jnp.bfloat16)
+             for site in source_sites(nodes)}  # fmt: skip
+    tokens, counts = made((1, length), (None, None), jnp.int32), made((length,), (None,), jnp.bool_)
+    slots, shape = ("layers", "length", "features"), (layers, length, config.active)
+    found = Sources(
+        activation=made(shape, slots),
+        index=made(shape, slots, jnp.int32),
+        decoders=made((*shape, width), (*slots, None), jnp.bfloat16),
+        error=made((layers, length, width), ("layers", "length", "trace_embed")),
+        embedding=made((length, width), (None, None)),
+        senders=tuple(range(layers)),
+        receivers=tuple(range(layers)),
+    )
+    gains = made((layers, length), (None, None))
+    pattern = made((layers, decoder.n_heads, length, length), ("layers", "heads", None, None))
+    held = Frozen(pattern, gains, gains, made((length,), (None,)))
+    size = config.attribution.batch_size
+    whole = made((size,), (None,), jnp.int32)
+    targets = Targets(made((size, width), ("batch", None)), whole, whole)
+    sites = run_sites(source_sites(nodes))
+    return {
+        "pass": Program(lambda m, t: run_pass(m, t, length - 1, sites), (model, tokens)),
+        "gather": Program(
+            lambda *a: gathered(*a, slots=config.active), (model, nodes, tokens, trace, counts)
+        ),
+        "rows": Program(rows, (model, found, held, targets)),
+    }
+
+
+def features(decoder: models.DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> Features:
+    """A transcoder's features, its weights as shapes in bfloat16."""
     shape = transcoders.TranscoderConfig(
-        n_layers=config.n_layers, d_model=config.d_model, n_features=8 * config.d_model, k=ACTIVE,
-        dtype="bfloat16",
+        n_layers=decoder.n_layers, d_model=decoder.d_model, k=config.active, dtype="bfloat16",
+        n_features=config.features * decoder.d_model,
     )  # fmt: skip
     weights = transcoders.abstract(shape, mesh=mesh)
     narrow = {k: jax.ShapeDtypeStruct(v.shape, jnp.bfloat16, sharding=v.sharding)
               for k, v in weights.params.items()}  # fmt: skip
-    nodes = Features(config, "", weights.replace(params=narrow))
-
-    def like(shape: tuple[int, ...], axes: tuple, dtype: Any = jnp.float32) -> Any:
-        place = parallel.sharding(mesh, axes, shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-
-    layers, width = config.n_layers, config.d_model
-    stream = ("layers", None, "length", "trace_embed")
-    trace = {site: like((layers, 1, LENGTH, width), stream, jnp.bfloat16)
-             for site in source_sites(nodes)}  # fmt: skip
-    tokens, counts = like((1, LENGTH), (None, None), jnp.int32), like((LENGTH,), (None,), jnp.bool_)
-    slots = ("layers", "length", "features")
-    found = Sources(
-        activation=like((layers, LENGTH, ACTIVE), slots),
-        index=like((layers, LENGTH, ACTIVE), slots, jnp.int32),
-        decoders=like((layers, LENGTH, ACTIVE, width), (*slots, None), jnp.bfloat16),
-        error=like((layers, LENGTH, width), ("layers", "length", "trace_embed")),
-        embedding=like((LENGTH, width), (None, None)),
-        senders=tuple(range(layers)),
-        receivers=tuple(range(layers)),
-    )
-    gains = like((layers, LENGTH), (None, None))
-    pattern = like((layers, config.n_heads, LENGTH, LENGTH), ("layers", "heads", None, None))
-    held = Frozen(pattern, gains, gains, like((LENGTH,), (None,)))
-    size = CONFIG.batch_size
-    whole = like((size,), (None,), jnp.int32)
-    targets = Targets(like((size, width), ("batch", None)), whole, whole)
-    sites = run_sites(source_sites(nodes))
-    programs = {
-        "pass": (lambda m, t: run_pass(m, t, LENGTH - 1, sites), (model, tokens)),
-        "gather": (lambda *a: gathered(*a, slots=ACTIVE), (model, nodes, tokens, trace, counts)),
-        "rows": (rows, (model, found, held, targets)),
-    }
-    return {
-        name: parallel.plan(program, args, topology=topology, mesh=mesh)
-        for name, (program, args) in programs.items()
-    }
+    return Features(decoder, "", weights.replace(params=narrow))
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

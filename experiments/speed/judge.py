@@ -5,8 +5,7 @@
 
 Takes some twenty minutes on two idle CPU cores. Expected: at least 0.8 of the speed of plain
 forward passes over the same tokens, measured in turns: 100 circuits, then 25 passes, ten times.
-Writes
-results/judge_speed.json.
+Writes results/judge_speed.json.
 
 A circuit keeps some heads (each with probability one half) and all MLPs; the others see the
 counterfactual prompt. A plain pass gives the logits of all positions, as a loop over circuits with
@@ -16,56 +15,73 @@ as the judge does.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.record import record
-from hagd_jax import models, tasks
+from experiments.common.script import Places, run
+from experiments.common.smollm2 import MODEL, load
+from hagd_jax import tasks
 from hagd_jax.causal import behaviour
 from hagd_jax.models import forward
 from hagd_jax.units import Nodes, blocks
 
-PASSES = 25
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Speed of the judge's passes.
+
+    Attributes:
+        model: The model.
+        rounds: Rounds, after the first.
+        circuits: Circuits in a round.
+        passes: Plain passes in a round.
+        prompts: Prompts of IOI.
+    """
+
+    model: str = MODEL
+    rounds: int = 10
+    circuits: int = 100
+    passes: int = 25
+    prompts: int = 32
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--circuits", type=int, default=100, help="a round")
-    args = parser.parse_args()
-    began, rng = time.monotonic(), np.random.default_rng(0)
-    model = models.load(args.model, dtype=jnp.float32)
-    prompts = tasks.task("ioi", model, sizes=tasks.Sizes(test=32)).splits["test"]
+def main(config: Config) -> None:
+    """Time circuits and plain passes in turns."""
+    began, rng, model = time.monotonic(), np.random.default_rng(0), load(config.model)
+    prompts = tasks.task("ioi", model, sizes=tasks.Sizes(test=config.prompts)).splits["test"]
     parts = blocks(model)
     layers, heads, _ = parts.space
 
     def judge() -> None:
         masks = [
             Nodes(rng.random((layers, heads)) < 0.5, np.ones((layers, 1), bool))
-            for _ in range(args.circuits)
+            for _ in range(config.circuits)
         ]
-        behaviour(model, prompts, masks, ablation="counterfactual", dictionary=parts, batch_size=32)
+        behaviour(
+            model, prompts, masks, ablation="counterfactual", dictionary=parts,
+            batch_size=config.prompts,
+        )  # fmt: skip
 
     def plain(read: np.ndarray | None) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(PASSES):
+        def passes() -> None:
+            for _ in range(config.passes):
                 jax.block_until_ready(forward(model, prompts.clean, read=read).logits)
 
-        return run
+        return passes
 
     work = {"circuits": judge, "passes": plain(None), "answer_passes": plain(prompts.reads)}
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    for turn in range(args.rounds + 1):
-        for name, run in work.items():
+    counts = {name: config.circuits if name == "circuits" else config.passes for name in work}
+    for turn in range(config.rounds + 1):
+        for name, act in work.items():
             start = time.perf_counter()
-            run()
-            took = (time.perf_counter() - start) / (args.circuits if name == "circuits" else PASSES)
+            act()
+            took = (time.perf_counter() - start) / counts[name]
             if turn:  # the first round compiles
                 seconds[name].append(took)
         print(turn, {name: round(s[-1], 4) for name, s in seconds.items() if s}, flush=True)
@@ -73,7 +89,7 @@ def main() -> None:
     rows = [
         {
             "against": name,
-            "circuits": args.rounds * args.circuits,
+            "circuits": config.rounds * config.circuits,
             "ratio": round(float(each[name].sum() / each["circuits"].sum()), 4),
             "low": round(float((each[name] / each["circuits"]).min()), 4),
             "high": round(float((each[name] / each["circuits"]).max()), 4),
@@ -83,8 +99,8 @@ def main() -> None:
         }
         for name in ("passes", "answer_passes")
     ]
-    record("judge_speed", rows, seconds=time.monotonic() - began, seed=0)
+    record(config.results / "judge_speed.json", rows, seconds=time.monotonic() - began, seed=0)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

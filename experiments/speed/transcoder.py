@@ -36,14 +36,15 @@ itself, with its own code; the two must agree.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -53,75 +54,121 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
+from tyro.conf import Positional
 
+from experiments.common.processes import simulate_devices
 from experiments.common.record import record
-from experiments.common.smollm2 import MODEL, advance, begin, smollm2, take
+from experiments.common.script import Places, run
+from experiments.common.smollm2 import MODEL, advance, begin, load, take
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
+from hagd_jax.errors import ConfigError, MissingDependencyError
 from hagd_jax.transcoders import training
-from hagd_jax.transcoders.kernels import native
 from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
-PEERS = ("signum+memory", "adam@0.001+memory", "signum@0.003+memory+bfloat16")
-THREADS = 2
 AGREE = 1e-3  # relative: float32 sums in two orders, and a k-th feature that may swap with the next
 
 
-def main() -> None:
-    native.keep_memory()  # before anything touches a device
-    args = _arguments()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Places):
+    """Training of transcoders by this package and by `eai-sparsify`.
+
+    Attributes:
+        text: Folder of text files, as `transcoders/english.py` writes it.
+        peer_python: A Python that has torch and eai-sparsify, or a command that speaks as
+            `transcoder_peer.py` does.
+        peers: Variants of the peer, as described above.
+        rounds: Turns of each contestant.
+        block: Steps of a turn.
+        batch: Sequences of a step.
+        length: Tokens of a sequence.
+        features: Features a layer.
+        k: Active features a token.
+        held_out: Batches to measure on.
+        learning_rate: Ours.
+        mesh: Our devices, such as "replica=2"; one device if empty.
+        threads: Threads of each side.
+        model: The model.
+    """
+
+    text: Positional[Path]
+    peer_python: str
+    peers: tuple[str, ...] = ("signum+memory", "adam@0.001+memory", "signum@0.003+memory+bfloat16")
+    rounds: int = 16
+    block: int = 8
+    batch: int = 8
+    length: int = 128
+    features: int = 4608
+    k: int = 32
+    held_out: int = 32
+    learning_rate: float = training.TrainConfig.learning_rate
+    mesh: str = ""
+    threads: int = 2
+    model: str = MODEL
+
+    def __post_init__(self):
+        for name in self.peers:
+            variant(name)
+
+    def train(self, dtype: str) -> training.TrainConfig:
+        """Our training, with the peer's loss."""
+        return training.TrainConfig(
+            features=str(self.features), k=self.k, batch_size=self.batch, dtype=dtype,
+            tokens=self.rounds * self.block * self.batch * self.length,
+            learning_rate=self.learning_rate, loss=LossConfig(jacobian=0.0),
+        )  # fmt: skip
+
+
+def main(config: Config) -> None:
+    """Let all train in turns, then measure what they learned."""
     began = time.monotonic()
-    jax.config.update("jax_num_cpu_devices", THREADS)
-    mesh = parallel.make_mesh(args.mesh) if args.mesh else None
-    model = smollm2(mesh)
-    train = training.TrainConfig(
-        features=str(args.features),
-        k=args.k,
-        batch_size=args.batch,
-        tokens=args.rounds * args.block * args.batch * args.length,
-        learning_rate=args.learning_rate,
-        loss=LossConfig(jacobian=0.0),  # the peer's loss
-    )
-    config = CorpusConfig(length=args.length)
-    corpus = open_corpus(args.text, model, config)
-    batches = take(corpus, args.batch, args.rounds * args.block)
-    held_out = take(corpus, args.batch, args.held_out, part="held_out")
+    simulate_devices(config.threads)
+    model = load(config.model, parallel.make_mesh(config.mesh) if config.mesh else None)
+    corpus = open_corpus(config.text, model, CorpusConfig(length=config.length))
+    batches = take(corpus, config.batch, config.rounds * config.block)
+    held_out = take(corpus, config.batch, config.held_out, part="held_out")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        exclude = _write_tokens(folder, model, batches, held_out)
-        models.save(smollm2(), folder / "model")
-        contestants: dict[str, Any] = {}
-        for dtype in DTYPES:
-            ours = dataclasses.replace(train, dtype=dtype)
-            contestants[f"hagd_jax {dtype}"] = Ours(model, ours, batches, args.block)
-        settings = {"exclude": exclude} | {n: getattr(args, n) for n in SHARED}
-        for name in args.peers:
-            contestants[f"sparsify {name}"] = Peer(args.peer_python, folder, name, settings)
-        seconds = take_turns(contestants, args.rounds)
-        measured = {name: measure(c, model, held_out) for name, c in contestants.items()}
-    tokens = args.block * batches[0].tokens.size
-    rows = [_row(name, seconds, tokens, measured[name]) for name in contestants]
+        made = contestants(Path(scratch), config, model, batches, held_out)
+        seconds = take_turns(made, config.rounds)
+        measured = {name: measure(c, model, held_out) for name, c in made.items()}
+    tokens = config.block * batches[0].tokens.size
+    rows = [_row(name, seconds, tokens, measured[name]) for name in made]
     record(
-        "transcoder_speed",
+        config.results / "transcoder_speed.json",
         rows,
         seconds=time.monotonic() - began,
-        seed=train.seed,
-        model=MODEL,
-        peer=contestants["sparsify " + args.peers[0]].versions,
+        seed=config.train(DTYPES[0]).seed,
+        model=f"{model.name}, float32",
+        peer=made["sparsify " + config.peers[0]].versions,
         trained_on=f"{len(batches) * batches[0].tokens.size} tokens of {corpus.name}",
         held_out_tokens=next(iter(measured.values())).tokens,
-        threads=THREADS,
-        mesh=args.mesh or "one device",
+        threads=config.threads,
+        mesh=config.mesh or "one device",
         batch=list(batches[0].tokens.shape),
-        features=args.features,
-        k=args.k,
-        learning_rate=train.learning_rate,
+        features=config.features,
+        k=config.k,
+        learning_rate=config.learning_rate,
         block_seconds={name: [round(s, 3) for s in each] for name, each in seconds.items()},
         fvu_of_layers={name: [round(f, 5) for f in m.fvu] for name, m in measured.items()},
     )
-    _judge(rows)
+    if behind(rows):
+        sys.exit("behind the peer")
+
+
+def contestants(
+    folder: Path, config: Config, model: models.LanguageModel, batches: list, held_out: list
+) -> dict[str, Any]:
+    """Ours in each precision, and the peer's variants in processes of their own."""
+    exclude = _write_tokens(folder, model, batches, held_out)
+    models.save(load(config.model), folder / "model")
+    made: dict[str, Any] = {}
+    for dtype in DTYPES:
+        made[f"hagd_jax {dtype}"] = Ours(model, config.train(dtype), batches, config.block)
+    for name in config.peers:
+        made[f"sparsify {name}"] = Peer(config, folder, name, exclude)
+    return made
 
 
 VARIANT = re.compile(r"(adam|muon|signum)(?:@([\d.e-]+))?(?:/(\d+))?(\+memory)?(\+bfloat16)?")
@@ -134,22 +181,18 @@ KEEP_MEMORY = {
 SHARED = ("batch", "block", "features", "k")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="text files, as of transcoders/english.py")
-    parser.add_argument("--peer-python", required=True, help="has torch and eai-sparsify")
-    parser.add_argument("--peers", nargs="+", default=PEERS, help="variants, see above")
-    parser.add_argument("--rounds", type=int, default=16, help="turns of each")
-    parser.add_argument("--block", type=int, default=8, help="steps of a turn")
-    parser.add_argument("--batch", type=int, default=8, help="sequences of a step")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
-    parser.add_argument("--features", type=int, default=4608, help="of a layer")
-    parser.add_argument("--k", type=int, default=32, help="active features of a token")
-    parser.add_argument("--held-out", type=int, default=32, help="batches to measure on")
-    default = training.TrainConfig.learning_rate
-    parser.add_argument("--learning-rate", type=float, default=default, help="ours")
-    parser.add_argument("--mesh", default="", help='ours, such as "replica=2"; default one device')
-    return parser.parse_args()
+def variant(name: str) -> dict[str, Any]:
+    """What the name of a peer's variant says."""
+    match = VARIANT.fullmatch(name)
+    if not match:
+        raise ConfigError(
+            "peers", got=name, expected="OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]"
+        )
+    optimizer, rate, parts, memory, narrow = match.groups()
+    return {
+        "optimizer": optimizer, "rate": float(rate) if rate else None, "parts": int(parts or 1),
+        "memory": bool(memory), "narrow": bool(narrow),
+    }  # fmt: skip
 
 
 def _write_tokens(folder: Path, model: Any, train: list, held_out: list) -> list[int]:
@@ -158,7 +201,8 @@ def _write_tokens(folder: Path, model: Any, train: list, held_out: list) -> list
         np.save(folder / f"{name}.npy", np.concatenate([b.tokens for b in batches]))
     exclude = [model.tokenizer.bos_id, model.tokenizer.eos_id]
     for batch in train + held_out:
-        assert np.array_equal(batch.weight > 0, ~np.isin(batch.tokens, exclude))
+        if not np.array_equal(batch.weight > 0, ~np.isin(batch.tokens, exclude)):
+            raise ConfigError("tokens that do not count", expected="begin and end alone")
     return exclude
 
 
@@ -186,17 +230,14 @@ class Ours:
 class Peer:
     """`speed/transcoder_peer.py` in a process of its own, which waits while it is not asked."""
 
-    def __init__(self, python: str, folder: Path, name: str, settings: dict[str, Any]):
-        self.name, self.folder, self.settings = name, folder, settings
-        match = VARIANT.fullmatch(name)
-        if not match:
-            raise SystemExit(f"--peers: {name} is not OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]")
-        optimizer, rate, parts, memory, narrow = match.groups()
-        told = {"optimizer": optimizer, "parts": int(parts or 1), "threads": THREADS}
-        told |= {"rate": float(rate) if rate else None, "narrow": bool(narrow)}
+    def __init__(self, config: Config, folder: Path, name: str, exclude: list[int]):
+        self.name, self.folder, self.k = name, folder, config.k
+        settings = variant(name) | {"exclude": exclude, "threads": config.threads}
+        settings |= {field: getattr(config, field) for field in SHARED}
+        memory = settings.pop("memory")
         script = Path(__file__).with_name("transcoder_peer.py")
         self.process = subprocess.Popen(
-            [python, str(script), str(folder), json.dumps(settings | told)],
+            [*shlex.split(config.peer_python), str(script), str(folder), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -216,7 +257,7 @@ class Peer:
         self.process.wait()
         params = load_file(self.folder / "peer.safetensors")
         layers, features, width = params["W_enc"].shape
-        config = transcoders.TranscoderConfig(layers, width, features, k=self.settings["k"])
+        config = transcoders.TranscoderConfig(layers, width, features, k=self.k)
         return transcoders.Transcoder(jax.tree.map(jnp.asarray, params), config), claimed
 
     def _ask(self, word: str) -> dict[str, Any]:
@@ -229,7 +270,10 @@ class Peer:
         for line in self.process.stdout:
             if line.startswith("{"):  # other lines are what sparsify prints
                 return json.loads(line)
-        raise SystemExit(f"sparsify {self.name} ended; it said why above")
+        raise MissingDependencyError(
+            f"sparsify {self.name}", got="a process that ended", expected="answers",
+            mend="It said why above; a peer's Python needs the packages of its script.",
+        )  # fmt: skip
 
 
 def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float]]:
@@ -271,10 +315,11 @@ def _row(name: str, seconds: dict, tokens: int, measured: Any) -> dict[str, Any]
     return row
 
 
-def _judge(rows: list[dict[str, Any]]) -> None:
+def behind(rows: list[dict[str, Any]]) -> bool:
+    """Whether one of ours is slower than the fastest peer, or worse than the best."""
     theirs = rows[len(DTYPES) :]
     best = min(theirs, key=lambda row: row["fvu"])
-    behind = False
+    worse = False
     for dtype, ours in zip(DTYPES, rows, strict=False):
         fastest = min(theirs, key=lambda row: row[f"{dtype}_faster_by"])
         ratio = fastest[f"{dtype}_faster_by"]
@@ -282,10 +327,9 @@ def _judge(rows: list[dict[str, Any]]) -> None:
             f"{ours['trainer']}: {ratio} times as fast as the fastest ({fastest['trainer']}); "
             f"FVU {ours['fvu']}, the best of theirs {best['fvu']} ({best['trainer']})"
         )
-        behind |= ratio < 1 or ours["fvu"] > best["fvu"]
-    if behind:
-        raise SystemExit("behind the peer")
+        worse |= ratio < 1 or ours["fvu"] > best["fvu"]
+    return worse
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__, keep_memory=True)

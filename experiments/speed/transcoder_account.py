@@ -22,9 +22,9 @@ matrix unit busy, so features are dense. The same program on more chips says how
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -34,73 +34,95 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.profiler import ProfileData
+from tyro.conf import Positional
 
 from experiments.common.hlo import account, parse
+from experiments.common.plans import Slices, abstract_state, layout
 from experiments.common.record import record
-from experiments.common.smollm2 import MODEL, advance, begin, smollm2, take
-from experiments.scale.plan_transcoder import abstract_state
+from experiments.common.script import Places, run
+from experiments.common.smollm2 import MODEL, advance, begin, load, take
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.transcoders import training
-from hagd_jax.transcoders.kernels import native
 from hagd_jax.transcoders.training.losses import LossConfig
 
-TRAIN = training.TrainConfig(loss=LossConfig(jacobian=0.0), tokens=10**6)
-STEPS, WARM = 6, 3
 PEAK, BANDWIDTH = 197e12, 819e9  # of a v5e: cloud.google.com/tpu/docs/v5e
-SLICES = (("v5e:1x1", "data=1"), ("v5e:2x2", "data=4"), ("v5e:2x4", "data=8"))
-TPU_LENGTH = 1024
 
 
-def main() -> None:
-    native.keep_memory()  # before anything touches a device
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="text files, as of transcoders/english.py")
-    args = parser.parse_args()
-    began = time.monotonic()
-    rows = on_cpu(args.text)
-    rows += [row for topology, mesh in SLICES for row in on_tpu(topology, mesh)]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Places):
+    """The time of a training step, part by part.
+
+    Attributes:
+        text: Folder of text files, as `transcoders/english.py` writes it.
+        model: The model.
+        preset: Preset whose step is compiled for TPUs.
+        train: The training.
+        length: Tokens of a sequence on this CPU.
+        steps: Steps that are timed.
+        warm: Steps before them.
+        slices: TPU slices and their meshes.
+        tpu_length: Tokens of a sequence there.
+    """
+
+    text: Positional[Path]
+    model: str = MODEL
+    preset: str = "smollm2-135m"
+    train: training.TrainConfig = training.TrainConfig(loss=LossConfig(jacobian=0.0), tokens=10**6)
+    length: int = 128
+    steps: int = 6
+    warm: int = 3
+    slices: Slices = (("v5e:1x1", "data=1"), ("v5e:2x2", "data=4"), ("v5e:2x4", "data=8"))
+    tpu_length: int = 1024
+
+
+def main(config: Config) -> None:
+    """Account for the step here, and for the one that is compiled for TPUs."""
+    began, batch = time.monotonic(), config.train.batch_size
+    rows = on_cpu(config)
+    rows += [row for topology, mesh in config.slices for row in on_tpu(topology, mesh, config)]
     record(
-        "transcoder_account",
+        config.results / "transcoder_account.json",
         rows,
         seconds=time.monotonic() - began,
-        seed=TRAIN.seed,
-        packages=("libtpu",),
-        model=MODEL,
+        seed=config.train.seed,
+        packages=("libtpu",) if config.slices else (),
+        model=f"{Path(config.model).name}, float32",
         peak={"TPU v5e": PEAK, "bytes a second": BANDWIDTH},
-        tokens={"cpu": TRAIN.batch_size * 128, "tpu": TRAIN.batch_size * TPU_LENGTH},
+        tokens={"cpu": batch * config.length, "tpu": batch * config.tpu_length},
     )
     step, limit = (next(r["ms"] for r in rows if r["part"] == p) for p in ("step", "limit"))
     print(f"CPU: {step / limit:.2f} times the arithmetic limit")
     if step > 2 * limit:
-        raise SystemExit("more than twice the limit")
+        sys.exit("more than twice the limit")
 
 
-def on_cpu(text: Path) -> list[dict[str, Any]]:
+def on_cpu(config: Config) -> list[dict[str, Any]]:
     """The measured step, its limit, and the parts of its time."""
-    model = smollm2()
-    corpus = open_corpus(text, model, CorpusConfig(length=128))
-    batches = take(corpus, TRAIN.batch_size, WARM + STEPS + 1)
-    config, steps = TRAIN.transcoder(model.config), 100
-    state = advance(begin(model, TRAIN, batches), model, TRAIN, batches[:WARM], steps)
+    model, train, warm = load(config.model), config.train, config.warm
+    corpus = open_corpus(config.text, model, CorpusConfig(length=config.length))
+    batches = take(corpus, train.batch_size, warm + config.steps + 1)
+    shape, steps = train.transcoder(model.config), 100
+    state = advance(begin(model, train, batches), model, train, batches[:warm], steps)
     # Products are timed before and after: a machine may change its pace.
-    speeds, seconds = [product_speed(config)], []
-    for batch in batches[WARM : WARM + STEPS]:
+    speeds, seconds = [product_speed(shape)], []
+    for batch in batches[warm:-1]:
         start = time.perf_counter()
-        state = advance(state, model, TRAIN, [batch], steps)
+        state = advance(state, model, train, [batch], steps)
         seconds.append(time.perf_counter() - start)
-    speeds.append(product_speed(config))
+    speeds.append(product_speed(shape))
     tokens, weight = (jnp.asarray(part) for part in batches[-1])
     program = training.step.lower(
-        state, model.bare(), tokens, weight, config=config, train=TRAIN, steps=steps
+        state, model.bare(), tokens, weight, config=shape, train=train, steps=steps
     ).compile()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            advance(state, model, TRAIN, batches[-1:], steps)
-        shares = threads(Path(folder), program.as_text())
+            advance(state, model, train, batches[-1:], steps)
+        shares = threads(Path(folder), str(program.as_text()))
     step, speed = statistics.median(seconds), max(speeds)
     parts = {f"step: {name}": step * share for name, share in shares.items()}
-    needed = {f"limit: {n}": f / speed for n, f in arithmetic(model, config, 8, 128).items()}
+    flop = arithmetic(model, shape, train.batch_size, config.length)
+    needed = {f"limit: {name}": count / speed for name, count in flop.items()}
     timed = {"step": step} | parts | {"limit": sum(needed.values())} | needed
     return [
         {"machine": "CPU", "part": name, "ms": round(1e3 * s, 1)} for name, s in timed.items()
@@ -166,28 +188,28 @@ def part(path: str, *, product: bool) -> str:
     return "all else"
 
 
-def on_tpu(topology: str, described: str) -> list[dict[str, Any]]:
+def on_tpu(topology: str, described: str, asked: Config) -> list[dict[str, Any]]:
     """What the compiled step multiplies and moves, and how much memory it takes, on each chip."""
-    train = dataclasses.replace(TRAIN, dtype="bfloat16")
+    train = dataclasses.replace(asked.train, dtype="bfloat16")
     mesh = parallel.topology_mesh(topology, described)
-    c = models.preset("smollm2-135m").replace(dtype="bfloat16")
+    c = models.preset(asked.preset).replace(dtype="bfloat16")
     model, config = models.abstract(c, mesh=mesh), train.transcoder(c)
-    shape = (train.batch_size, TPU_LENGTH)
+    shape = (train.batch_size, asked.tpu_length)
     place = parallel.sharding(mesh, ("batch", "length"), shape, name="tokens")
     batch = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in (jnp.int32, float)]
     state = abstract_state(config, mesh)
     program = jax.jit(
         lambda *args: training.step(*args, config=config, train=train, steps=100),
         donate_argnums=(0,),
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+        out_shardings=(layout(state), None),
     ).lower(state, model, *batch).compile()  # fmt: skip
-    stats = program.memory_analysis()
+    stats: Any = program.memory_analysis()
     held = stats.argument_size_in_bytes + stats.temp_size_in_bytes
     memory = {"machine": topology, "part": "memory of a chip, GiB", "gib": round(held / 2**30, 2)}
     if mesh.size > 1:
         return [memory]
     flops, moved = account(
-        program.as_text(), c.n_layers, lambda path: part(path, product=False).split(",")[0]
+        str(program.as_text()), c.n_layers, lambda path: part(path, product=False).split(",")[0]
     )
     needed = arithmetic(model, config, *shape)
     total = {"step": (sum(flops.values()), sum(moved.values()))}
@@ -206,4 +228,4 @@ def on_tpu(topology: str, described: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__, keep_memory=True)

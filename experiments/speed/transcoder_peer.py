@@ -13,32 +13,45 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # Triton is for GPUs, but may be installed here too.
-
 import numpy as np
-import torch
-import transformers
-from safetensors.torch import save_file
-from sparsify import SparseCoder, TrainConfig, Trainer, TranscoderConfig
 
 Answer = dict[str, Any]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str]) -> None:
+    """Train, pausing between blocks of steps."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="with model/, train.npy and held_out.npy")
     parser.add_argument("settings", type=json.loads, help="JSON: see `run`")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    needs("torch", "transformers", "sparsify")
     run(args.folder, **args.settings)
+
+
+def needs(*packages: str) -> None:
+    """Refuse to begin where a package is not installed.
+
+    Where this runs there need not be any of this repository but this file.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        from hagd_jax.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            "sparsify's side", got=f"no {', '.join(missing)}",
+            expected=f"a Python that has {', '.join(packages)}",
+            mend="The top of speed/transcoder.py says how to make one.",
+        )  # fmt: skip
 
 
 def run(
@@ -71,6 +84,15 @@ def run(
         exclude: Tokens that do not count.
         threads: Of torch.
     """
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # Triton is for GPUs
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+    from sparsify import (  # pyright: ignore[reportMissingImports]
+        SparseCoder,
+        TrainConfig,
+        TranscoderConfig,
+    )
+
     torch.set_num_threads(threads)
     if narrow:
         SparseCoder.forward = torch.autocast("cpu", dtype=torch.bfloat16)(SparseCoder.forward)
@@ -82,14 +104,14 @@ def run(
         TranscoderConfig(num_latents=features, k=k),
         batch_size=batch,
         micro_acc_steps=parts,
-        optimizer=optimizer,  # type: ignore
+        optimizer=optimizer,
         lr=rate,
         **({} if rate is None else {"lr_warmup_steps": len(train) // batch // 20}),
         hookpoints=["layers.*.mlp"],
         exclude_tokens=exclude,
         log_to_wandb=False,
     )
-    trainer = Paused(config, batches, model)
+    trainer = paused()(config, batches, model)
     batches.deliver = lambda: deliver(trainer, held_out.split(batch), folder / "peer.safetensors")
     answer({"layers": len(trainer.saes), "versions": {p: version(p) for p in PACKAGES}})
     trainer.fit()
@@ -99,10 +121,10 @@ FILES = ("train.npy", "held_out.npy")
 PACKAGES = ("eai-sparsify", "torch", "transformers", "schedulefree")
 
 
-class Batches(torch.utils.data.Dataset):
+class Batches:
     """Rows of tokens; the trainer's loop asks for a batch of them as each step begins."""
 
-    def __init__(self, tokens: torch.Tensor, batch: int, block: int):
+    def __init__(self, tokens: Any, batch: int, block: int):
         self.tokens, self.batch, self.block = tokens, batch, block
         self.deliver: Callable[[], Answer] = dict  # set when there is a trainer
         self.clock: list[float] = []
@@ -110,14 +132,14 @@ class Batches(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitems__(self, rows: list[int]) -> list[dict[str, torch.Tensor]]:
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
         self.clock.append(time.perf_counter())
         if rows[0] // self.batch % self.block == 0:
             self.pause()
         return [{"input_ids": self.tokens[row]} for row in rows]
 
     def pause(self) -> None:
-        """Tell how long the steps since the last pause took; wait for what is next."""
+        """Say how long the steps since the last pause took; wait for what is next."""
         steps = np.diff(self.clock).tolist()
         if steps:
             answer({"seconds": steps})
@@ -128,23 +150,30 @@ class Batches(torch.utils.data.Dataset):
         self.clock = [time.perf_counter()]
 
 
-class Paused(Trainer):
+def paused() -> Any:
     """A trainer that ends in a pause; saving its gigabytes would be timed with the last step."""
+    from sparsify import Trainer  # pyright: ignore[reportMissingImports]
 
-    def save(self) -> None:
-        """Note the end of the last step instead."""
-        self.dataset.clock.append(time.perf_counter())
-        self.dataset.pause()
+    class Paused(Trainer):
+        def save(self) -> None:
+            """Note the end of the last step instead."""
+            self.dataset.clock.append(time.perf_counter())
+            self.dataset.pause()
+
+    return Paused
 
 
 def answer(message: Answer) -> None:
+    """A line of JSON on standard output."""
     print(json.dumps(message), flush=True)
 
 
-@torch.no_grad()
-def deliver(trainer: Trainer, batches: tuple[torch.Tensor, ...], path: Path) -> Answer:
+def deliver(trainer: Any, batches: tuple[Any, ...], path: Path) -> Answer:
     """Write all layers' weights, stacked, and measure them on held-out tokens."""
-    with averaged(trainer):
+    import torch  # pyright: ignore[reportMissingImports]
+    from safetensors.torch import save_file
+
+    with torch.no_grad(), averaged(trainer):
         coders = list(trainer.saes.values())
         weights = {
             "W_enc": torch.stack([c.encoder.weight for c in coders]),
@@ -157,7 +186,7 @@ def deliver(trainer: Trainer, batches: tuple[torch.Tensor, ...], path: Path) -> 
 
 
 @contextlib.contextmanager
-def averaged(trainer: Trainer) -> Iterator[None]:
+def averaged(trainer: Any) -> Iterator[None]:
     """A schedule-free optimizer steps from one point and delivers another, an average."""
     schedule_free = [o for o in trainer.optimizers if hasattr(o, "eval")]
     for optimizer in schedule_free:
@@ -167,13 +196,15 @@ def averaged(trainer: Trainer) -> Iterator[None]:
         optimizer.train()
 
 
-def fvu(trainer: Trainer, batches: tuple[torch.Tensor, ...]) -> list[float]:
+def fvu(trainer: Any, batches: tuple[Any, ...]) -> list[float]:
     """Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of each layer, in float64; ȳ is the mean over these tokens."""
+    import torch  # pyright: ignore[reportMissingImports]
+
     sums = {name: [0.0, 0.0, torch.zeros(c.d_in).double(), 0] for name, c in trainer.saes.items()}
     kept = torch.empty(0)
 
     def hook(name: str) -> Callable[..., None]:
-        def see(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        def see(_: Any, inputs: tuple, output: Any) -> None:
             x, y = inputs[0][kept], output[kept]
             coder = trainer.saes[name]
             values, indices, _ = coder.encode(x)
@@ -195,9 +226,9 @@ def fvu(trainer: Trainer, batches: tuple[torch.Tensor, ...]) -> list[float]:
     ]
 
 
-def _square(x: torch.Tensor) -> float:
+def _square(x: Any) -> float:
     return x.double().pow(2).sum().item()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

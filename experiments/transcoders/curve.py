@@ -26,7 +26,6 @@ each point in turn; and the fit without a floor. None of them knows whether the 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -34,14 +33,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from tyro.conf import Positional
 
 from experiments.common.power_law import describe
+from experiments.common.processes import simulate_devices
 from experiments.common.record import record
-from experiments.common.smollm2 import MODEL, advance, begin, smollm2, take
+from experiments.common.script import Places, run
+from experiments.common.smollm2 import MODEL, advance, begin, load, take
 from hagd_jax import parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
+from hagd_jax.errors import ConfigError
 from hagd_jax.files import write_atomic
 from hagd_jax.pipeline.run_folder import open_run
 from hagd_jax.transcoders import training
@@ -49,51 +51,88 @@ from hagd_jax.transcoders.kernels import native
 from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
-WARMUP = 10  # steps, of every point
 PLAIN = "window 0 without Jacobian loss"
 KINDS = {
     "window 0": (0, LossConfig()),
     "window 2": (2, LossConfig()),
     PLAIN: (0, LossConfig(jacobian=0.0)),
 }
-SHORT = 128_000  # tokens of the last
 PAPER = (0.20, 0.15)  # what HAGD's own transcoders leave unexplained
 EVERY = 64  # steps of the trunk between checkpoints
 
 
-def main() -> None:
-    native.keep_memory()  # before anything touches a device
-    args = _arguments()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Places):
+    """FVU of transcoders against tokens.
+
+    Attributes:
+        text: Folder of text files, as `transcoders/english.py` writes it.
+        out: Folder of unfinished work.
+        kinds: Kinds of transcoders.
+        budgets: Training tokens of each point.
+        short: Most training tokens of transcoders without Jacobian loss.
+        batch: Sequences in a step.
+        length: Tokens in a sequence.
+        features: Features a layer.
+        k: Active features a token.
+        held_out: Batches to measure on.
+        keep: Save the last transcoder of each kind.
+        mesh: Devices, such as "replica=2"; one device if empty.
+        model: The model.
+        warmup: Steps in which the learning rate rises, in every point.
+    """
+
+    text: Positional[Path]
+    out: Path
+    kinds: tuple[str, ...] = tuple(KINDS)
+    budgets: tuple[int, ...] = tuple(2**i * 1000 for i in range(4, 10))
+    short: int = 128_000
+    batch: int = 8
+    length: int = 128
+    features: str = "8x"
+    k: int = 32
+    held_out: int = 16
+    keep: bool = False
+    mesh: str = ""
+    model: str = MODEL
+    warmup: int = 10
+
+    def __post_init__(self):
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ConfigError("kinds", got=sorted(unknown), expected=f"some of {list(KINDS)}")
+
+
+def main(config: Config) -> None:
+    """Train and measure all points of all kinds."""
     began = time.monotonic()
-    jax.config.update("jax_num_cpu_devices", 2)
-    model = smollm2(parallel.make_mesh(args.mesh) if args.mesh else None)
-    config = CorpusConfig(length=args.length)
-    corpus = open_corpus(args.text, model, config)
-    held_out = take(corpus, args.batch, args.held_out, part="held_out")
+    simulate_devices(2)
+    model = load(config.model, parallel.make_mesh(config.mesh) if config.mesh else None)
+    corpus = open_corpus(config.text, model, CorpusConfig(length=config.length))
+    held_out = take(corpus, config.batch, config.held_out, part="held_out")
     rows, fits = [], {}
 
     def write() -> None:
         """After every point: a run that is stopped has told what it knows."""
         record(
-            "transcoder_curve",
+            config.results / "transcoder_curve.json",
             [{name: row[name] for name in row if name != "fvu_of_layers"} for row in rows],
             seconds=time.monotonic() - began,
             seed=0,
-            model=MODEL,
+            model=f"{model.name}, float32",
             corpus=f"{corpus.name}, {corpus.fingerprint}",
-            batch=[args.batch, args.length],
+            batch=[config.batch, config.length],
             held_out_tokens=sum(float(batch.weight.sum()) for batch in held_out),
-            features=args.features,
-            k=args.k,
+            features=config.features,
+            k=config.k,
             fvu_of_layers=[row["fvu_of_layers"] for row in rows],
             fits=fits,
         )
 
-    for kind in args.kinds:
+    for kind in config.kinds:
         # Without the loss there is a cost to see, not a law to fit.
-        most = SHORT if kind == PLAIN else max(args.budgets)
-        budgets = sorted(budget for budget in args.budgets if budget <= most)
-        curve = Curve(model, corpus, held_out, kind, args, max(budgets))
+        most = config.short if kind == PLAIN else max(config.budgets)
+        budgets = sorted(budget for budget in config.budgets if budget <= most)
+        curve = Curve(model, corpus, held_out, kind, config, max(budgets))
         points = []
         for budget in budgets:
             points.append(curve.point(budget))
@@ -106,42 +145,28 @@ def main() -> None:
     print(json.dumps(fits, indent=1))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="text files, as of transcoders/english.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for unfinished work")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
-    budgets = [2**i * 1000 for i in range(4, 10)]
-    parser.add_argument("--budgets", type=int, nargs="+", default=budgets, help="tokens")
-    parser.add_argument("--batch", type=int, default=8, help="sequences of a step")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
-    parser.add_argument("--features", default="8x", help="of a layer")
-    parser.add_argument("--k", type=int, default=32, help="active features of a token")
-    parser.add_argument("--held-out", type=int, default=16, help="batches to measure on")
-    parser.add_argument("--keep", action="store_true", help="save the last transcoder of a kind")
-    parser.add_argument("--mesh", default="", help='such as "replica=2"; default one device')
-    return parser.parse_args()
-
-
 class Curve:
     """Trainings of one kind of transcoder on more and more tokens, with a common trunk."""
 
-    def __init__(self, model: Any, corpus: Any, held_out: list, kind: str, args: Any, longest: int):
+    def __init__(
+        self, model: Any, corpus: Any, held_out: list, kind: str, config: Config, longest: int
+    ):
         self.model, self.corpus, self.held_out, self.kind = model, corpus, held_out, kind
-        self.length, self.longest, self.keep = args.length, longest, args.keep
+        self.config, self.length, self.longest = config, config.length, longest
         window, loss = KINDS[kind]
         self.base = training.TrainConfig(
-            features=args.features, k=args.k, window=window, loss=loss, batch_size=args.batch,
+            features=config.features, k=config.k, window=window, loss=loss,
+            batch_size=config.batch,
             dtype="bfloat16",
         )  # fmt: skip
-        asked = {"corpus": corpus.fingerprint, "length": args.length, "budget": self.longest}
-        asked |= dataclasses.asdict(self.base) | {"held_out": args.held_out}
-        self.run = open_run(args.out / kind.replace(" ", "-"), asked)
+        asked = {"corpus": corpus.fingerprint, "length": self.length, "budget": self.longest}
+        asked |= dataclasses.asdict(self.base) | {"held_out": config.held_out}
+        self.run = open_run(config.out / kind.replace(" ", "-"), asked)
 
     def train(self, budget: int) -> training.TrainConfig:
         """The training of a point."""
         base = dataclasses.replace(self.base, tokens=budget)
-        return dataclasses.replace(base, warmup=WARMUP / base.steps(self.length))
+        return dataclasses.replace(base, warmup=self.config.warmup / base.steps(self.length))
 
     def point(self, budget: int) -> dict[str, Any]:
         """What a whole training on `budget` tokens reaches; kept once it was measured."""
@@ -154,14 +179,18 @@ class Curve:
         train = self.train(budget)
         steps = train.steps(self.length)
         leaves = steps - max(1, round(train.decay * steps))
-        if leaves < WARMUP:
-            raise SystemExit(f"--budgets: {budget} tokens are only {steps} steps")
+        if leaves < self.config.warmup:
+            raise ConfigError(
+                "budgets", got=f"{budget} tokens, which are {steps} steps",
+                expected="steps before the learning rate falls, beyond those of the warm-up",
+                mend="Use larger --budgets.",
+            )  # fmt: skip
         state = self._trunk(leaves)
         state = self._advance(state, steps, train, steps)
         learned = training.finish(state, train.transcoder(self.model.config), mesh=self.model.mesh)
         del state
         native.return_memory()
-        if self.keep and budget == self.longest:
+        if self.config.keep and budget == self.longest:
             transcoders.save(learned, self.run.path / "transcoder")
         found = evaluate(learned, self.model, self.held_out)
         print(f"{self.kind}, {budget} tokens: FVU {found.mean_fvu:.4f}, "
@@ -187,7 +216,10 @@ class Curve:
         del saved  # would keep the state, which the first step gives away, alive
         native.return_memory()
         if int(state.step) > to:
-            raise SystemExit(f"{self.run.path} is past {to} steps already: use another --out")
+            raise ConfigError(
+                "out", got=f"{self.run.path}, at step {int(state.step)}",
+                expected=f"a run of at most {to} steps", mend="Name another folder with --out.",
+            )  # fmt: skip
         while (done := int(state.step)) < to:
             state = self._advance(state, min(to, done + EVERY), train, steps)
             self.run.checkpoints.save(int(state.step), state)
@@ -204,4 +236,4 @@ class Curve:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__, keep_memory=True)

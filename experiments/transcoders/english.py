@@ -16,7 +16,7 @@ The same packages give the same bytes.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import gzip
 import hashlib
 import html.parser
@@ -25,7 +25,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-SHARE = Path("/usr/share")
+from tyro.conf import Positional
+
+from experiments.common.script import run
+from hagd_jax.errors import InputError, MissingDependencyError
+
 LENGTH = 4_000  # characters of a document, about
 DICTIONARY = "dict-gcide"
 INSTALL = "sudo apt-get install debian-handbook python3.11-doc dict-gcide fortunes"
@@ -33,26 +37,43 @@ INSTALL = "sudo apt-get install debian-handbook python3.11-doc dict-gcide fortun
 Documents = dict[str, str]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the text files go; made if need be")
-    args = parser.parse_args()
-    sources = corpus()
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An English corpus.
+
+    Attributes:
+        folder: Where the text files go; made if need be.
+        share: Where Debian packages keep what does not depend on the machine.
+    """
+
+    folder: Positional[Path]
+    share: Path = Path("/usr/share")
+
+
+def main(config: Config) -> None:
+    """Write the corpus."""
+    sources, folder = corpus(config.share), config.folder
     if not sources:
-        raise SystemExit(f"None of the packages is installed: {INSTALL}")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    if any(args.folder.iterdir()):
-        raise SystemExit(f"{args.folder} is not empty: name another folder, or empty it")
+        raise MissingDependencyError(
+            "a corpus of English", got=f"no text of {', '.join(READERS)} in {config.share}",
+            expected="one of these packages", mend=f"Install with: {INSTALL}",
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise InputError(
+            str(folder), got="a folder with files", expected="an empty folder",
+            mend="Name another folder, or empty it.",
+        )  # fmt: skip
     for name, documents in sources.items():
         for place, text in documents.items():
-            (args.folder / f"{_hash(place)}-{place}.txt").write_text(text, "utf-8")
+            (folder / f"{_hash(place)}-{place}.txt").write_text(text, "utf-8")
         print(_line(name, documents.values()))
     print(_line("all", [text for some in sources.values() for text in some.values()]))
 
 
-def corpus() -> dict[str, Documents]:
+def corpus(share: Path) -> dict[str, Documents]:
     """The documents of each package that is installed."""
-    found = {name: gather(name, read()) for name, read in READERS.items()}
+    found = {name: gather(name, read(share)) for name, read in READERS.items()}
     found = {name: documents for name, documents in found.items() if documents}
     rest = sum(size(documents) for name, documents in found.items() if name != DICTIONARY)
     if DICTIONARY in found and rest:
@@ -94,24 +115,24 @@ def thin(documents: Documents, characters: int) -> Documents:
     }
 
 
-def handbook() -> Iterator[str]:
+def handbook(share: Path) -> Iterator[str]:
     """Sections of the Debian Administrator's Handbook."""
-    for page in sorted(SHARE.glob("doc/debian-handbook/html/en-US/*.html")):
+    for page in sorted(share.glob("doc/debian-handbook/html/en-US/*.html")):
         if page.stem != "index":
             yield from sections(page)
 
 
-def python() -> Iterator[str]:
+def python(share: Path) -> Iterator[str]:
     """Sections of Python's documentation, without its indices and its log of changes."""
-    folder = SHARE / "doc/python3.11/html"
+    folder = share / "doc/python3.11/html"
     for page in sorted(folder.rglob("*.html")):
         if not re.match(r"_|genindex|contents|search|py-modindex|whatsnew/changelog", page.stem):
             yield from sections(page)
 
 
-def dictionary() -> Iterator[str]:
+def dictionary(share: Path) -> Iterator[str]:
     """Entries of the Collaborative International Dictionary of English."""
-    file = SHARE / "dictd/gcide.dict.dz"
+    file = share / "dictd/gcide.dict.dz"
     if not file.exists():
         return
     text = gzip.decompress(file.read_bytes()).decode("utf-8", "replace")
@@ -121,16 +142,16 @@ def dictionary() -> Iterator[str]:
             yield plain_entry(entry)
 
 
-def fortunes() -> Iterator[str]:
+def fortunes(share: Path) -> Iterator[str]:
     """Sayings."""
-    for file in sorted(SHARE.glob("games/fortunes/*")):
+    for file in sorted(share.glob("games/fortunes/*")):
         if file.suffix == "" and file.name not in ("art", "ascii-art", "translate-me"):
             # A letter, backspace and a letter over it is how a printer makes bold and underlined.
             text = re.sub(".\b", "", file.read_text("utf-8", "replace"))
             yield from filter(None, (saying.strip("\n") for saying in text.split("\n%\n")))
 
 
-READERS: dict[str, Callable[[], Iterator[str]]] = {
+READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     "debian-handbook": handbook,
     "python3.11-doc": python,
     DICTIONARY: dictionary,
@@ -254,4 +275,4 @@ def _line(name: str, texts: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

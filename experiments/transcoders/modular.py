@@ -17,32 +17,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax import models, tasks, testbeds, transcoders
 from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import Batch, corpus_of_tokens
 from hagd_jax.tasks import modular
 
-P = 53
-SEEDS = (0, 1, 2)
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """A transcoder of modular addition.
+
+    Attributes:
+        seeds: Seeds of the models and of their transcoders.
+        modulus: What is added modulo.
+        model: Training of the models.
+        train: Training of the transcoders.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    modulus: int = 53
+    model: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
+    train: transcoders.TrainConfig = SMALL_FEATURES
 
 
-def main() -> None:
+def main(config: Config) -> None:
+    """Train and measure a transcoder for each seed."""
     began = time.monotonic()
-    rows = [row(seed) for seed in SEEDS]
-    record("modular_transcoder", rows, seconds=time.monotonic() - began,
-           seed=list(SEEDS), config=dataclasses.asdict(SMALL_FEATURES))  # fmt: skip
+    rows = [measure(seed, config) for seed in config.seeds]
+    record(
+        config.results / "modular_transcoder.json", rows, seconds=time.monotonic() - began,
+        seed=config.seeds, config=dataclasses.asdict(config.train),
+    )  # fmt: skip
 
 
-def row(seed: int) -> dict[str, float]:
-    model = testbeds.train_modular(P, seed=seed)
-    shares = modular.shares(P)
-    corpus = corpus_of_tokens("pairs", modular.tokens(shares["train"], P), model)
+def measure(seed: int, config: Config) -> dict[str, float]:
+    """One model, its transcoder, and what is left of the model with it."""
+    p = config.modulus
+    model = testbeds.train_modular(p, seed=seed, config=config.model)
+    shares = modular.shares(p)
+    corpus = corpus_of_tokens("pairs", modular.tokens(shares["train"], p), model)
     began = time.monotonic()
-    transcoder = transcoders.train(model, corpus, dataclasses.replace(SMALL_FEATURES, seed=seed))
+    transcoder = transcoders.train(model, corpus, dataclasses.replace(config.train, seed=seed))
     jax.block_until_ready(transcoder.params)
     seconds = time.monotonic() - began
     pairs = np.concatenate([shares[split] for split in tasks.SPLITS])
-    tokens, answer = modular.tokens(pairs, P), pairs.sum(1) % P
+    tokens, answer = modular.tokens(pairs, p), pairs.sum(1) % p
     batch = Batch(tokens, np.ones(tokens.shape, np.float32))
     last = batch._replace(weight=np.eye(3, dtype=np.float32)[[2] * len(tokens)])
     full = models.forward(model, tokens).logits
@@ -55,15 +75,16 @@ def row(seed: int) -> dict[str, float]:
         "fvu_at_answer": at_answer.mean_fvu,
         "l0": whole.l0[0],
         "dead": whole.dead[0],
-        "accuracy_model": right(full, answer),
-        "accuracy_replaced": right(replaced, answer),
+        "accuracy_model": right(full[:, -1, :p], answer),
+        "accuracy_replaced": right(replaced[:, -1, :p], answer),
         "train_seconds": round(seconds, 1),
     }
 
 
 def right(logits: jax.Array, answer: np.ndarray) -> float:
-    return float((jnp.argmax(logits[:, -1, :P], -1) == answer).mean())
+    """Accuracy."""
+    return float((jnp.argmax(logits, -1) == answer).mean())
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

@@ -28,7 +28,7 @@ cross-layer ones keep skipping across, and more the sparser they are.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -43,6 +43,7 @@ import rich
 from rich.progress import track
 
 from experiments.common.record import record
+from experiments.common.script import Places, run
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.pipeline.run_folder import open_run
@@ -58,7 +59,7 @@ SIZES = (
     TwoHopConfig(chains=4, n_layers=3, d_model=24),
     TwoHopConfig(chains=6, n_layers=4, d_model=32),
 )
-STEPS, BATCH, LENGTH = 2000, 16, 8
+BATCH, LENGTH = 16, 8
 # At most two chains are present: two features a layer can say everything, one cannot.
 PRESSURES: dict[str, dict[str, Any]] = {
     "k=2": {"activation": "topk", "k": 2},
@@ -84,8 +85,25 @@ CELLS = [
 CELLS += [(*cell, 0.0, JACOBIAN, 8) for cell in (("k=2", "0"), ("l1=.1", "0"), ("l1=.1", "all"))]
 
 
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Transcoders of two-hop models.
+
+    Attributes:
+        models: Models of each of the two sizes.
+        out: Folder of unfinished work; `two_hop` in the folder of runs if none is named.
+        steps: Training steps of a transcoder.
+        rows: Most ways of training; 0 for all.
+    """
+
+    models: int = 10
+    out: Path | None = None
+    steps: int = 2000
+    rows: int = 0
+
+
 def train_config(
-    pressure: str, window: str, head: float, jacobian: float, every: int
+    steps: int, pressure: str, window: str, head: float, jacobian: float, every: int
 ) -> TrainConfig:
     """How the transcoders of one row are trained."""
     look = dict(PRESSURES[pressure])
@@ -93,7 +111,7 @@ def train_config(
     return TrainConfig(
         features="2x",
         window=WINDOWS[window],
-        tokens=STEPS * BATCH * LENGTH,
+        tokens=steps * BATCH * LENGTH,
         batch_size=BATCH,
         learning_rate=0.01,
         loss=LossConfig(
@@ -130,6 +148,7 @@ def _train(
     """All steps as one program, the same for all models of one size."""
     stats = moments(model, seen[:, None], jnp.ones((len(seen), 1)), config=config).normalisation()
     for_steps, for_data = jax.random.split(key)
+    steps = train.steps(LENGTH)
     state = init_state(config, train, stats)
     # Seeds of its own: `train.seed` would make a program of its own.
     state = state.replace(params=params, key=for_steps)
@@ -137,9 +156,9 @@ def _train(
     def update(state: TrainState, key: jax.Array) -> tuple[TrainState, None]:
         tokens = jax.random.choice(key, seen, (BATCH, LENGTH))
         weight = jnp.ones((BATCH, LENGTH))
-        return step(state, model, tokens, weight, config=config, train=train, steps=STEPS)[0], None
+        return step(state, model, tokens, weight, config=config, train=train, steps=steps)[0], None
 
-    state, _ = jax.lax.scan(update, state, jax.random.split(for_data, STEPS))
+    state, _ = jax.lax.scan(update, state, jax.random.split(for_data, steps))
     return finish(state, config)
 
 
@@ -195,38 +214,46 @@ def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Two-hop models: who keeps the middle feature?")
-    parser.add_argument("--models", type=int, default=10, help="models of each of two sizes")
-    parser.add_argument("--out", type=Path, required=True, help="folder for unfinished work")
-    arguments = parser.parse_args()
-    models = []
-    for seed in range(arguments.models):
+def two_hop_models(count: int) -> list[tuple]:
+    """Models of both sizes, each with inputs to train on, others to measure on, and its seed."""
+    made = []
+    for seed in range(count):
         for size in SIZES:
             chains = two_hop(seed, size)
             order = np.random.default_rng(seed).permutation(size.vocab_size)
             kept = size.vocab_size * 4 // 5
             plain = chains.replace(model=chains.model.bare())
-            models.append((plain, jnp.asarray(order[:kept]), jnp.asarray(order[kept:]), seed))
+            made.append((plain, jnp.asarray(order[:kept]), jnp.asarray(order[kept:]), seed))
+    return made
+
+
+def main(config: Config) -> None:
+    """Measure each way of training, over all models."""
+    models = two_hop_models(config.models)
     found = [measure(neuron_basis(c.model), c, unseen) for c, _, unseen, _ in models]
-    run = open_run(arguments.out, {"models": arguments.models, "steps": STEPS})
+    own = open_run(
+        config.out or config.runs / "two_hop", {"models": config.models, "steps": config.steps}
+    )
     rows: list[dict[str, Any]] = [{"pressure": "neurons"} | summarise(found)]
     seconds = 0.0
-    for number, cell in enumerate(track(CELLS)):
-        file = run.path / f"row-{number}.json"
+    for number, cell in enumerate(track(CELLS[: config.rows or None])):
+        file = own.path / f"row-{number}.json"
         if not file.exists():
-            write_atomic(file, json.dumps(measure_cell(models, cell)))
+            write_atomic(file, json.dumps(measure_cell(models, cell, config.steps)))
             rich.print(json.loads(file.read_text()))
         row = json.loads(file.read_text())
         seconds += row.pop("seconds")
         rows.append(row)
-    record("two_hop", rows, seconds=seconds, seed=0, models=len(models), steps=STEPS)
+    record(
+        config.results / "two_hop.json", rows, seconds=seconds, seed=0, models=len(models),
+        steps=config.steps,
+    )  # fmt: skip
 
 
-def measure_cell(models: list[tuple], cell: tuple) -> dict[str, Any]:
+def measure_cell(models: list[tuple], cell: tuple, steps: int) -> dict[str, Any]:
     """One row: transcoders of all models, trained one way."""
     began = time.process_time()
-    train = train_config(*cell)
+    train = train_config(steps, *cell)
     # Models of the two sizes take turns, so two threads compile two programs.
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(functools.partial(trained, train), models))
@@ -237,4 +264,4 @@ def measure_cell(models: list[tuple], cell: tuple) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Config, __doc__)

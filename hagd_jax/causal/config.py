@@ -39,7 +39,7 @@ class ValidateConfig:
     """
 
     claims: Claims = "all"
-    ablations: tuple[str, ...] = ("mean", "resample", "counterfactual")
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
     alpha: float = 0.05
     controls: int = 40
     draws: int = 4

@@ -16,6 +16,7 @@ from rich.markup import escape
 import hagd_jax
 from hagd_jax import models, parallel, tasks, transcoders, units
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
+from hagd_jax.cli.cluster import Cluster
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import bars
@@ -43,6 +44,7 @@ class Validate:
         sizes: Prompts in each split.
         dtype: Of weights and computation: float32 or bfloat16.
         mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
+        cluster: For runs of several processes.
         config: How hard it is tested.
     """
 
@@ -59,6 +61,7 @@ class Validate:
     sizes: Sizes = Sizes()
     dtype: str = "float32"
     mesh: str = ""
+    cluster: Cluster = Cluster()
     config: Annotated[ValidateConfig, tyro.conf.arg(name="")] = ValidateConfig()
 
 
@@ -72,6 +75,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     Returns:
         The report, which was also saved.
     """
+    command.cluster.start()
     circuit = load_circuit(command.circuit)
     out = command.out or command.circuit.with_name("validation.json")
     again = [load_circuit(path) for path in command.again]

@@ -9,6 +9,7 @@ from hagd_jax.files.tensors import (
     write_safetensors,
 )
 from hagd_jax.files.writing import (
+    as_path,
     draft_of,
     finite,
     replacing,
@@ -20,6 +21,7 @@ from hagd_jax.files.writing import (
 __all__ = [
     "Rows",
     "Tensor",
+    "as_path",
     "draft_of",
     "finite",
     "read_arrays",

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, require_is
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -29,6 +29,23 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     with draft_of(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def as_path(path: Any, what: str = "path") -> Path:
+    """Read an argument as a path.
+
+    Args:
+        path: A string or a path.
+        what: The argument, for the message.
+
+    Returns:
+        The path, with `~` expanded.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    require_is(what, path, str, os.PathLike)
+    return Path(path).expanduser()
 
 
 @contextlib.contextmanager

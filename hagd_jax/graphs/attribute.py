@@ -29,6 +29,7 @@ from hagd_jax.graphs.rows import block_size
 from hagd_jax.graphs.stored_rows import Columns, StoredRows, stored_rows
 from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
+from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders.graph import layer_graph
@@ -219,7 +220,7 @@ def _graph(
     )
     info = GraphInfo(
         model=model.name,
-        dictionary=nodes.name,
+        dictionary=nodes.label,
         tokens=tuple(map(int, tokens)),
         words=words,
         targets=tuple(chosen),
@@ -227,6 +228,7 @@ def _graph(
         features=nodes.space.features,
         active=active,
         settings=finite(dataclasses.asdict(config)),
+        weights=digest(model),
     )
     return make_graph(table, edges.columns, number[edges.rows], edges.weights, info)
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import require_is, require_number
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, AttributionGraph, LogitTarget
 from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets
 from hagd_jax.graphs.targets import logit_targets
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Context, Intervention, LanguageModel, forward, scanned, shared, static
+from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Features, as_dictionary
 
@@ -74,16 +75,20 @@ def edge_heads(
 
     Raises:
         InputError: If an edge does not exist, or the graph is another model's.
+        ConfigError: If `batch_size` is not a positive whole number.
 
     Example:
         >>> strongest = np.argsort(-abs(graph.weights))[:10]
         >>> edge_heads(model, transcoder, graph, strongest).shape
         (10, 30, 9)
     """
+    require_is("graph", graph, AttributionGraph)
+    require_number("batch_size", batch_size, least=1, whole=True)
     nodes = as_dictionary(model, dictionary)
-    numbers = np.asarray(edges, np.int64).reshape(-1)
-    if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(graph.weights):
-        raise InputError("edges", got=numbers.tolist()[:5], expected=f"below {len(graph.weights)}")
+    numbers = np.ravel(np.asarray(read_array("edges", edges, "numbers of edges")))
+    numbers = numbers if numbers.size else np.zeros(0, np.int64)
+    numbers = read_indices("edges", numbers, len(graph.weights), numbers.shape)
+    batch_size = min(batch_size, max(len(numbers), 1))
     ready = held_again(model, nodes, graph)
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     held = ("attn_pattern", "norm1_scale", "norm2_scale")

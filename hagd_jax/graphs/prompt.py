@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
-from hagd_jax.graphs.rows import Rows, Targets, rows
+from hagd_jax.graphs.rows import TargetRows, Targets, rows
 from hagd_jax.graphs.sources import (
     Sources,
     active_bound,
@@ -24,10 +25,13 @@ from hagd_jax.graphs.sources import (
 )
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.graphs.targets import feature_targets
-from hagd_jax.models import LanguageModel, forward
+from hagd_jax.models import LanguageModel, digest, forward
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
 from hagd_jax.units import Dictionary, Features
+
+_LOG = logging.getLogger("hagd_jax")
 
 
 class HeldPrompt(NamedTuple):
@@ -51,7 +55,7 @@ class HeldPrompt(NamedTuple):
     probabilities: np.ndarray
     length: int
 
-    def rows(self, targets: Targets) -> Rows:
+    def rows(self, targets: Targets) -> TargetRows:
         """Rows of a batch of targets."""
         skip, reads = None, "mlp_in"
         if isinstance(self.dictionary, Features):
@@ -155,9 +159,10 @@ def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
         InputError: If it is text and the model has no tokenizer, is empty or too long, or an id
             is not in the vocabulary.
     """
+    require_is("model", model, LanguageModel)
     if isinstance(prompt, str):
         prompt = encode(model, prompt)
-    tokens = np.asarray(prompt)
+    tokens = np.asarray(read_array("prompt", prompt, "text, or one row of token ids"))
     c = model.config
     if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(
@@ -189,6 +194,7 @@ def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionG
     Raises:
         InputError: If the graph is another model's or dictionary's.
     """
+    require_is("graph", graph, AttributionGraph)
     ours = model.config.n_layers, dictionary.space.features
     theirs = graph.info.layers, graph.info.features
     if ours != theirs:
@@ -198,5 +204,26 @@ def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionG
             expected=f"{ours[0]} layers of {ours[1]}",
             mend="Give the model and the dictionary that it was made with.",
         )
+    _require_weights(model, dictionary, graph)
     skipped = tuple(graph.info.settings.get("skip_positions", (0,)))
     return hold_prompt(model, dictionary, prompt_tokens(model, graph.info.tokens), skipped)
+
+
+def _require_weights(model: LanguageModel, dictionary: Dictionary, graph: AttributionGraph) -> None:
+    """Refuse weights that the graph was not made with; of an older file, say it is not known."""
+    _, hashed, transcoder = graph.info.dictionary.rpartition("#")
+    known = {"model": graph.info.weights, "transcoder": transcoder if hashed else ""}
+    ours = {"model": digest(model), "transcoder": dictionary.label.rpartition("#")[2]}
+    if not isinstance(dictionary, Features) and not hashed:
+        known["transcoder"] = ours["transcoder"] = "none"
+    for what, mine in ours.items():
+        if not known[what]:
+            _LOG.warning(
+                "The graph does not record the weights of its %s, so they were not compared.", what
+            )
+        elif known[what] != mine:
+            raise InputError(
+                "graph", got=f"a {what} with digest {mine}",
+                expected=f"{known[what]}, with which the graph was made",
+                mend="Give the model and the dictionary that it was made with.",
+            )  # fmt: skip

@@ -41,12 +41,15 @@ def supernodes(
         (name, node numbers) of each, the most influential first.
 
     Raises:
-        InputError: If `most` is not positive.
+        InputError: If `most` is not positive, or it is another kind of graph.
 
     Example:
         >>> supernodes(graph)[0]
         ("L0-3 ' Mary'", [4, 17, 21])
     """
+    if not isinstance(graph, AttributionGraph):
+        raise InputError("graph", got=type(graph).__name__, expected="an AttributionGraph",
+                         mend="Make one with graphs.attribute.")  # fmt: skip
     if most < 1:
         raise InputError("most", got=most, expected="1 or more")
     table = graph.nodes

@@ -6,7 +6,11 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args
 
-from hagd_jax.errors import ConfigError
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.errors import ConfigError, shown
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["learned", "rotary", "none"]
@@ -162,6 +166,30 @@ _CHOICES: dict[str, frozenset[str]] = {
     "activation": frozenset({"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"}),
     "dtype": frozenset({"float32", "bfloat16", "float16", "float64"}),
 }
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype meant, if a decoder can use it.
+
+    Raises:
+        ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.
+    """
+    if isinstance(dtype, jax.Array | np.ndarray | np.generic):
+        raise ConfigError("dtype", got=shown(dtype), expected="a floating dtype")
+    try:
+        found = np.dtype(jnp.dtype(dtype))
+    except (TypeError, ValueError) as error:
+        raise ConfigError("dtype", got=repr(dtype), expected="a floating dtype") from error
+    if found.name not in ("float32", "bfloat16", "float16", "float64"):
+        raise ConfigError("dtype", got=found.name, expected="float32, bfloat16, float16 or float64")
+    if found.name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "dtype",
+            got="float64",
+            expected="float32, or JAX in 64-bit mode",
+            mend='Call jax.config.update("jax_enable_x64", True) first.',
+        )
+    return found
 
 
 def _check_rotary(config: DecoderConfig) -> None:

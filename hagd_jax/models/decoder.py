@@ -7,6 +7,8 @@ the intervention rewrite it and keeps it when it was asked for.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.intervention import Identity, Intervention, Skeleton, split
 from hagd_jax.models.layers import MLP, Attention, Linear, Norm, matmul, param, wide_dtype
@@ -134,8 +136,7 @@ class ParamSpec(NamedTuple):
     axes: tuple[str | None, ...]
 
 
-@functools.cache
-def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
+def param_specs(config: DecoderConfig) -> Mapping[str, ParamSpec]:
     """Every parameter of a decoder, read off the module itself without allocating anything.
 
     Args:
@@ -143,13 +144,23 @@ def param_specs(config: DecoderConfig) -> dict[str, ParamSpec]:
 
     Returns:
         Path, e.g. `blocks/attn/q/kernel`, → `ParamSpec`.
+
+    Raises:
+        InputError: If it is no configuration.
     """
+    require_is("config", config, DecoderConfig)
+    return _param_specs(config)
+
+
+@functools.cache
+def _param_specs(config: DecoderConfig) -> Mapping[str, ParamSpec]:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens, Identity())["params"]
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(
         boxed, is_leaf=lambda _, leaf: isinstance(leaf, nn.LogicallyPartitioned), sep="/"
     )
-    return {path: ParamSpec(box.value.shape, box.names) for path, box in flat.items()}
+    specs = {path: ParamSpec(box.value.shape, box.names) for path, box in flat.items()}
+    return MappingProxyType(specs)
 
 
 def _carried(intervention: Intervention, before: list[jax.Array]) -> list[jax.Array]:

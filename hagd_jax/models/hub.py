@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import as_path
 from hagd_jax.models.presets import Preset, find
 
 # Weights as safetensors only: pickles are not opened anyway.
@@ -44,7 +45,7 @@ def locate(source: str | Path) -> Located:
         CheckpointError: If there is no such path, or the hub cannot be reached.
         ConfigError: If it is neither a path nor a hub id nor a preset.
     """
-    path = Path(source).expanduser()
+    path = as_path(source, "model")
     if path.exists():
         return Located(path, path.resolve().name)
     text = str(source)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, require_is
 from hagd_jax.models import derived, families
-from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import Source, Weight, axis_sizes, select
 from hagd_jax.models.gguf_source import open_gguf
@@ -26,6 +25,7 @@ from hagd_jax.models.placing import leaf_dtype, place
 from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+from hagd_jax.parallel.rules import require_mesh
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +83,9 @@ def load(
         MeshError: If the mesh does not divide the model.
     """
     wanted = None if dtype is None else float_dtype(dtype)
+    if tokenizer is not None:
+        require_is("tokenizer", tokenizer, Tokenizer, mend="Tokenizer.from_file reads one.")
+    require_mesh(mesh)
     located = locate(source)
     checkpoint = open_checkpoint(located.path, strict)
     tokenizer = tokenizer or checkpoint.tokenizer
@@ -188,28 +191,6 @@ def _gguf(path: Path, strict: bool) -> Checkpoint:
         strict=strict,
     )
     return Checkpoint(file.config, weights, file.source, file.tokenizer())
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype meant, if a decoder can use it.
-
-    Raises:
-        ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.
-    """
-    try:
-        found = np.dtype(jax.numpy.dtype(dtype))
-    except TypeError as error:
-        raise ConfigError("dtype", got=repr(dtype), expected="a floating dtype") from error
-    if found.name not in ("float32", "bfloat16", "float16", "float64"):
-        raise ConfigError("dtype", got=found.name, expected="float32, bfloat16, float16 or float64")
-    if found.name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ConfigError(
-            "dtype",
-            got="float64",
-            expected="float32, or JAX in 64-bit mode",
-            mend='Call jax.config.update("jax_enable_x64", True) first.',
-        )
-    return found
 
 
 def _most_frequent(dtypes: dict[str, np.dtype[Any]], checkpoint: Checkpoint) -> np.dtype[Any]:

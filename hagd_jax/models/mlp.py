@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import InputError, require_choice, require_is
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.intervention import Identity
 from hagd_jax.models.layers import MLP, Norm
@@ -46,10 +47,10 @@ def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array
         >>> change.shape
         (2, 5, 8)
     """
-    c = model.config
-    if site not in get_args(MLPInput):
-        raise ConfigError("site", got=repr(site), expected=f"one of {get_args(MLPInput)}")
-    shape = jnp.shape(x)
+    require_is("model", model, LanguageModel)
+    c, x = model.config, read_array(f"inputs at {site!r}", x)
+    require_choice("site", site, get_args(MLPInput))
+    shape = x.shape
     if len(shape) < 2 or (shape[0], shape[-1]) != (c.n_layers, c.d_model):
         raise InputError(
             f"inputs at {site!r}",

@@ -10,17 +10,18 @@ import flax.core.meta
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from hagd_jax.errors import InputError
-from hagd_jax.models.config import DecoderConfig
+from hagd_jax.errors import InputError, require_is, shown
+from hagd_jax.models.arrays import read_array, read_indices
+from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
-from hagd_jax.models.sites import require_site
+from hagd_jax.models.sites import require_sites
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
+from hagd_jax.parallel.rules import require_mesh
 
 
 class LanguageModel(struct.PyTreeNode):
@@ -77,11 +78,21 @@ def init(
     Returns:
         The model.
 
+    Raises:
+        InputError: If `key` is no PRNG key.
+        MeshError: If the mesh does not divide the model.
+
     Example:
         >>> config = DecoderConfig(vocab_size=10, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
         >>> init(config, jax.random.key(0)).params["embed"]["embedding"].shape
         (10, 8)
     """
+    require_is("config", config, DecoderConfig)
+    require_mesh(mesh)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
+    if not raw and not (typed and key.shape == ()):
+        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")
     params = _creator(config, mesh)(key)
     return LanguageModel(params, config, tokenizer, mesh, name)
 
@@ -109,11 +120,18 @@ def abstract(
 
     Returns:
         A `LanguageModel` whose arrays are `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+        ConfigError: If there is no such floating dtype.
+        MeshError: If the mesh does not divide the model.
     """
+    require_is("config", config, DecoderConfig)
+    require_mesh(mesh)
+    dtype = config.dtype if dtype is None else float_dtype(dtype)
     shapes = {
         path: jax.ShapeDtypeStruct(
             spec.shape,
-            dtype or config.dtype,
+            dtype,
             sharding=mesh and sharding(mesh, spec.axes, spec.shape, name=path),
         )
         for path, spec in param_specs(config).items()
@@ -165,16 +183,16 @@ def forward(
         >>> forward(model, [[1, 2, 3]], capture=["neuron"]).trace["neuron"].shape
         (3, 1, 3, 16)
     """
+    require_is("model", model, LanguageModel, mend="models.load or models.init make one.")
+    require_is("remat", remat, bool)
     tokens = [encode(model, tokens)] if isinstance(tokens, str) else tokens
     tokens = check_tokens(model.config, tokens)
     intervention = Identity() if intervention is None else intervention
     check(intervention, model.config, (tokens.shape[0], tokens.shape[1]))
-    sites = (capture,) if isinstance(capture, str) else tuple(sorted(set(capture)))
-    for site in sites:
-        require_site(site, "capture")
+    sites = tuple(sorted(set(require_sites(capture, "capture"))))
     options = Options(sites, model.mesh, remat)
     if read is not None:
-        read = _check_read(read, tokens.shape)
+        read = jnp.asarray(read_indices("read", read, tokens.shape[1], (len(tokens), None)))
     logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
     return Output(logits, trace)
 
@@ -214,26 +232,6 @@ def encode(model: LanguageModel, text: str) -> list[int]:
     return model.tokenizer.encode(text)
 
 
-def _check_read(read: Any, shape: tuple[int, ...]) -> jax.Array:
-    """Positions to read: (B, S) integers, each of a token."""
-    try:
-        read = read if isinstance(read, jax.Array) else np.asarray(read)
-    except ValueError as error:
-        raise InputError("read", got="rows of unequal length", expected="(B, S)") from error
-    batch, length = shape
-    if read.ndim != 2 or read.shape[0] != batch or not read.shape[1]:
-        raise InputError("read", got=f"shape {read.shape}", expected=f"({batch}, S), S at least 1")
-    if not jnp.issubdtype(read.dtype, jnp.integer):
-        raise InputError("read", got=f"dtype {read.dtype}", expected="integer positions")
-    if not isinstance(read, Tracer):
-        low, high = int(read.min()), int(read.max())
-        if low < 0 or high >= length:
-            raise InputError(
-                "read", got=f"positions from {low} to {high}", expected=f"0 to {length - 1}"
-            )
-    return jnp.asarray(read, jnp.int32)
-
-
 def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
     """Check token ids before tracing.
 
@@ -247,16 +245,8 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
     Raises:
         InputError: As `forward` says.
     """
-    if not isinstance(tokens, jax.Array):
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError as error:
-            raise InputError(
-                "tokens",
-                got="rows of unequal length",
-                expected="a (B, T) array",
-                mend="Pad on the right to the longest row.",
-            ) from error
+    require_is("config", config, DecoderConfig)
+    tokens = read_array("tokens", tokens, "a (B, T) array of ids, right-padded to one length")
     if tokens.ndim != 2 or 0 in tokens.shape:
         raise InputError(
             "tokens",

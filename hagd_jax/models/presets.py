@@ -59,9 +59,9 @@ def find(name: str) -> Preset:
     Raises:
         ConfigError: If there is no such name; close ones are listed.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name.lower(), PRESETS, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), PRESETS, n=3, cutoff=0.4)
     raise ConfigError(
         "preset",
         got=repr(name),

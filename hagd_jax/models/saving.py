@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import Tensor, replacing, whole_tensor, write_safetensors
+from hagd_jax.errors import CheckpointError, require_is, require_number
+from hagd_jax.files import Tensor, as_path, replacing, whole_tensor, write_safetensors
 from hagd_jax.models import families
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
@@ -58,10 +58,14 @@ def save(
         CheckpointError: If the folder holds something and `overwrite` is off, or holds files that
             are no model's; if the place cannot be written; if a parameter is missing, has no place
             in the configuration, or lies on another machine.
-        ConfigError: If the family cannot express the model's configuration.
+        ConfigError: If the family cannot express the model's configuration, or `max_shard_bytes`
+            is no positive number.
     """
     # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
-    folder = Path(folder).expanduser().resolve()
+    require_is("model", model, LanguageModel)
+    require_is("overwrite", overwrite, bool)
+    require_number("max_shard_bytes", max_shard_bytes, above=0)
+    folder = as_path(folder, "folder").resolve()
     given = families.to_hf(model.config)
     params = flax.traverse_util.flatten_dict(model.params, sep="/")
     tensors = _tensors(model.config, params)

@@ -10,8 +10,9 @@ M neurons, V vocabulary.
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_list
 from hagd_jax.models.config import DecoderConfig
 
 _STREAM = ("batch", "length", "act_embed")
@@ -81,6 +82,26 @@ def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tup
     return tuple(sizes[axis] for axis in SITES[site])
 
 
+def require_sites(names: Any, what: str = "sites") -> tuple[str, ...]:
+    """Read names of sites.
+
+    Args:
+        names: One name, or several.
+        what: Who asked, for the message.
+
+    Returns:
+        The names.
+
+    Raises:
+        ConfigError: If a site does not exist.
+        InputError: If it is no list of names.
+    """
+    names = (names,) if isinstance(names, str) else tuple(require_list(what, names, "sites"))
+    for name in names:
+        require_site(name, what)
+    return names
+
+
 def require_site(name: str, what: str = "site") -> None:
     """Check that a site exists.
 
@@ -91,7 +112,7 @@ def require_site(name: str, what: str = "site") -> None:
     Raises:
         ConfigError: If there is no such site; the message names the closest ones.
     """
-    if name not in SITES:
-        close = difflib.get_close_matches(name, SITES, n=3)
+    if not isinstance(name, str) or name not in SITES:
+        close = difflib.get_close_matches(str(name), SITES, n=3)
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else None
         raise ConfigError(what, got=repr(name), expected=f"one of {', '.join(SITES)}", mend=hint)

@@ -12,8 +12,15 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.files import write_atomic
+from hagd_jax.errors import (
+    CheckpointError,
+    InputError,
+    require_index,
+    require_is,
+    require_list,
+    shown,
+)
+from hagd_jax.files import as_path, write_atomic
 from hagd_jax.models.tokenizer_files import (
     FLAGS,
     parse,
@@ -64,8 +71,15 @@ class Tokenizer:
         backend = whole_texts(parse(self.json) if native is None else native)
         for field in ("bos_id", "eos_id"):
             value = getattr(self, field)
-            if value is not None and backend.id_to_token(value) is None:
+            whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+            if value is not None and not (whole and backend.id_to_token(value) is not None):
                 raise CheckpointError(f"tokenizer {field}", got=value, expected="a token's id")
+        for field in ("add_bos", "add_eos"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, bool):
+                raise CheckpointError(
+                    f"tokenizer {field}", got=shown(value), expected="True, False or None"
+                )
         has = template_ends(backend)
         wanted = self._ends("bos", has[0]), self._ends("eos", has[1])
         if wanted != has:
@@ -142,7 +156,8 @@ class Tokenizer:
         Raises:
             CheckpointError: If a file is missing or broken, or names a token that there is not.
         """
-        file = Path(path, "tokenizer.json") if Path(path).is_dir() else Path(path)
+        file = as_path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
         settings = read_settings(file.parent / "tokenizer_config.json")
         try:
             text = file.read_text("utf-8")
@@ -181,6 +196,7 @@ class Tokenizer:
             >>> Tokenizer.words(["0", "1", "odd", "even"]).encode("1 0 odd")
             [1, 0, 2]
         """
+        vocabulary = require_list("vocabulary", vocabulary, "a list of words")
         for word in vocabulary:
             if not isinstance(word, str) or word.split() != [word]:
                 raise InputError("vocabulary", got=repr(word), expected="words without whitespace")
@@ -254,6 +270,7 @@ class Tokenizer:
             >>> Tokenizer.words(["0", "1"]).encode_batch(["1 0", "1"])
             [[1, 0], [1]]
         """
+        require_is("texts", texts, list, tuple)
         try:
             found = self._native.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception:  # the library raises nothing narrower, and does not say which text
@@ -272,7 +289,8 @@ class Tokenizer:
         Raises:
             InputError: If an id is not in the vocabulary.
         """
-        return self._native.decode([self._check(i) for i in ids], skip_special_tokens=False)
+        numbers = [self._check(i) for i in require_list("token ids", ids, "integers")]
+        return self._native.decode(numbers, skip_special_tokens=False)
 
     def token(self, id: int) -> str:
         """How one token reads inside a text, e.g. `" Paris"`.
@@ -318,21 +336,19 @@ class Tokenizer:
         if self.begin in ((), (self.bos_id,)) and self.end in ((), (self.eos_id,)):
             config |= {"add_bos_token": self.add_bos, "add_eos_token": self.add_eos}
         config["clean_up_tokenization_spaces"] = False
-        write_atomic(Path(folder, "tokenizer.json"), self.json)
-        write_atomic(Path(folder, "tokenizer_config.json"), json.dumps(config, indent=2))
+        folder = as_path(folder, "folder")
+        write_atomic(folder / "tokenizer.json", self.json)
+        write_atomic(folder / "tokenizer_config.json", json.dumps(config, indent=2))
 
     @property
     def _native(self) -> tokenizers.Tokenizer:
         return self.__dict__["_backend"]
 
     def _check(self, id: int) -> int:
-        try:
-            number = id.__index__()
-        except (AttributeError, TypeError) as error:
-            raise InputError("token id", got=repr(id), expected="an integer") from error
-        if 0 <= number < 2**32 and self._native.id_to_token(number) is not None:
-            return number
-        raise InputError("token id", got=number, expected=f"0 to {self.vocab_size - 1}")
+        number = require_index("token id", id, self.vocab_size)
+        if self._native.id_to_token(number) is None:
+            raise InputError("token id", got=number, expected="an id that the vocabulary has")
+        return number
 
 
 def token_label(tokenizer: Tokenizer | None, id: int) -> str:
@@ -347,13 +363,19 @@ def token_label(tokenizer: Tokenizer | None, id: int) -> str:
     Returns:
         Its text, or `#` and its id.
 
+    Raises:
+        InputError: If the id is no integer, or negative.
+
     Example:
         >>> words = Tokenizer.words(["no", "yes"])
         >>> [token_label(words, 1), token_label(words, 7), token_label(None, 1)]
         ['yes', '#7', '#1']
     """
+    number = require_index("token id", id)
+    if tokenizer is None:
+        return f"#{number}"
+    require_is("tokenizer", tokenizer, Tokenizer)
     try:
-        text = "" if tokenizer is None else tokenizer.token(id)
+        return tokenizer.token(number) or f"#{number}"
     except InputError:
-        text = ""
-    return text or f"#{id}"
+        return f"#{number}"

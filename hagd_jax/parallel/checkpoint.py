@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_index, require_number
+from hagd_jax.files import as_path
 
 PathLike = str | os.PathLike[str]
 _Scalar = (bool, int, float, complex, np.generic)
@@ -44,8 +45,9 @@ def save(path: PathLike, state: Any) -> None:
         ...     restore(folder, {"w": jnp.zeros(3, int), "step": 0})
         {'step': 7, 'w': Array([0, 1, 2], dtype=int32)}
     """
-    steps = _steps(Path(path))
-    _save(Path(path), steps[-1] + 1 if steps else 0, state, keep=1)
+    path = as_path(path)
+    steps = _steps(path)
+    _save(path, steps[-1] + 1 if steps else 0, state, keep=1)
 
 
 def restore(path: PathLike, like: Any) -> Any:
@@ -66,7 +68,7 @@ def restore(path: PathLike, like: Any) -> Any:
             files are noticed; the format has no checksum over the numbers, so a flipped bit
             among them may not be.
     """
-    path = Path(path)
+    path = as_path(path)
     steps = _steps(path)
     if not steps:
         raise CheckpointError(
@@ -99,29 +101,30 @@ class Checkpoints:
     keep: int = 2
 
     def __post_init__(self):
-        if self.keep < 1:
-            raise InputError("keep", got=self.keep, expected="at least 1")
+        as_path(self.folder, "folder")
+        require_number("keep", self.keep, least=1, whole=True)
 
     def steps(self) -> list[int]:
         """The steps that can be restored, in order."""
-        return _steps(Path(self.folder))
+        return _steps(as_path(self.folder))
 
     def save(self, step: int, state: Any) -> None:
         """Write a state under a step number.
 
         Raises:
             CheckpointError: If the step is not after the last one saved.
-            InputError: If the state holds something other than arrays and numbers.
+            InputError: If the step is no whole number, or the state holds something other than
+                arrays and numbers.
         """
-        steps = self.steps()
-        if step < 0 or (steps and step <= steps[-1]):
+        step, steps = require_index("step", step), self.steps()
+        if steps and step <= steps[-1]:
             raise CheckpointError(
                 f"step in {self.folder}",
                 got=step,
-                expected=f"a step after {steps[-1]}" if steps else "0 or more",
+                expected=f"a step after {steps[-1]}",
                 mend="Continue from latest(), or use another folder.",
             )
-        _save(Path(self.folder), step, state, self.keep)
+        _save(as_path(self.folder), step, state, self.keep)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
         """The last step and its state, or None before the first save; see `restore`.
@@ -130,7 +133,7 @@ class Checkpoints:
             CheckpointError: As `restore` does.
         """
         steps = self.steps()
-        return (steps[-1], _restore(Path(self.folder), steps[-1], like)) if steps else None
+        return (steps[-1], _restore(as_path(self.folder), steps[-1], like)) if steps else None
 
 
 def _manager(path: Path, **options: Any) -> ocp.CheckpointManager:

@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from hagd_jax.errors import ConfigError, InputError, MeshError
-from hagd_jax.parallel.rules import RULES, sharding
+from hagd_jax.errors import ConfigError, InputError, MeshError, require_number
+from hagd_jax.parallel.rules import RULES, require_mesh, sharding
 
 
 def start(
@@ -119,6 +119,8 @@ def to_global(mesh: Mesh | None, batch: Any) -> Any:
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, batch)
 
+    require_mesh(mesh)
+
     def place(path: tuple[Any, ...], local: Any) -> jax.Array:
         local = np.asarray(local)
         name = "batch" + jax.tree_util.keystr(path)
@@ -177,23 +179,24 @@ def _initialize(
 
 
 def _check_cluster(coordinator: str, num_processes: int, process_id: int) -> None:
-    host, _, port = coordinator.rpartition(":")
+    host, _, port = str(coordinator).rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
         raise ConfigError(
             "coordinator", got=repr(coordinator), expected="host:port, e.g. 10.0.0.1:1234"
         )
-    if num_processes < 1:
-        raise ConfigError("num_processes", got=num_processes, expected="at least 1")
-    if not 0 <= process_id < num_processes:
-        raise ConfigError("process_id", got=process_id, expected=f"from 0 to {num_processes - 1}")
+    require_number("num_processes", num_processes, least=1, whole=True)
+    require_number("process_id", process_id, least=0, below=num_processes, whole=True)
 
 
 def _device_ids(local_devices: int | Sequence[int] | None) -> list[int] | None:
     if local_devices is None:
         return None
-    ids = list(range(local_devices)) if isinstance(local_devices, int) else list(local_devices)
-    if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+    many = not isinstance(local_devices, int | str)
+    ids: list[Any] = [local_devices] if isinstance(local_devices, int | str) else [*local_devices]
+    for id in ids:
+        require_number("local_devices", id, least=0 if many else 1, whole=True)
+    if not ids or len(set(ids)) < len(ids):
         raise ConfigError(
             "local_devices", got=local_devices, expected="a positive number, or different ids"
         )
-    return ids
+    return ids if many else list(range(ids[0]))

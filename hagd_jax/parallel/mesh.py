@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from hagd_jax.errors import MeshError
+from hagd_jax.errors import MeshError, require_is, shown
 
 AXES = ("replica", "data", "model")
 _FORM = f"name=size, comma-separated, names among {', '.join(AXES)}, e.g. data=2,model=4"
@@ -34,6 +34,8 @@ def parse_mesh(description: str) -> dict[str, int]:
         >>> parse_mesh("data=2, model=-1")
         {'data': 2, 'model': -1}
     """
+    if not isinstance(description, str):
+        raise _malformed(description, "this is no text")
     sizes: dict[str, int] = {}
     for part in description.split(","):
         name, equals, size = (piece.strip() for piece in part.partition("="))
@@ -70,10 +72,14 @@ def make_mesh(description: str | None, devices: Sequence[Any] | None = None) -> 
         >>> dict(make_mesh("data=1,model=1").shape)
         {'data': 1, 'model': 1}
     """
-    if description is None or not description.strip():
+    if description is None or (isinstance(description, str) and not description.strip()):
         return None
     sizes = parse_mesh(description)
-    here = list(jax.devices() if devices is None else devices)
+    here = list(jax.devices()) if devices is None else devices
+    if not isinstance(here, list | tuple) or not here or not all(map(_is_device, here)):
+        raise MeshError(
+            "devices", got=shown(devices), expected="a list of devices, such as jax.devices()"
+        )
     shape = _fill(description, sizes, len(here))
     used = here[: math.prod(shape)]
     if len({device.process_index for device in here}) > 1 and len(used) < len(here):
@@ -91,7 +97,10 @@ def describe(mesh: Mesh | None) -> str:
         >>> describe(make_mesh("model=1"))
         'model=1'
     """
-    return "" if mesh is None else ",".join(f"{name}={size}" for name, size in mesh.shape.items())
+    if mesh is None:
+        return ""
+    require_is("mesh", mesh, Mesh)
+    return ",".join(f"{name}={size}" for name, size in mesh.shape.items())
 
 
 def _fill(description: str, sizes: dict[str, int], n_devices: int) -> tuple[int, ...]:
@@ -125,5 +134,9 @@ def _fitting(names: tuple[str, ...], n_devices: int, most: int = 4) -> list[str]
     return [f"{first}={size}{whole},{last}={n_devices // size}" for size in sorted(squarest)]
 
 
-def _malformed(description: str, why: str) -> MeshError:
+def _is_device(value: Any) -> bool:
+    return hasattr(value, "process_index") and hasattr(value, "platform")
+
+
+def _malformed(description: Any, why: str) -> MeshError:
     return MeshError("mesh", got=f"{description!r} ({why})", expected=_FORM)

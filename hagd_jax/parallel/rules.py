@@ -19,9 +19,10 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hagd_jax.errors import ConfigError, InputError, MeshError
+from hagd_jax.errors import ConfigError, InputError, MeshError, require_is, require_number, shown
 
 Axes = Sequence[str | None]
 
@@ -91,7 +92,28 @@ def sharding(
         >>> sharding(make_mesh("model=1"), ("embed", "heads", None), (8, 2, 4)).spec
         P(None, 'model', None)
     """
+    if mesh is None:
+        raise MeshError("mesh", got=None, expected="one from parallel.make_mesh")
+    require_mesh(mesh)
     return NamedSharding(mesh, _spec(mesh, axes, shape, name, strict=True))
+
+
+def require_mesh(mesh: Any) -> None:
+    """Raise a `MeshError` unless a value is a mesh, or None.
+
+    Args:
+        mesh: The value.
+
+    Raises:
+        MeshError: If it is something else, such as a description of a mesh.
+    """
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise MeshError(
+            "mesh",
+            got=shown(mesh),
+            expected="a jax.sharding.Mesh or None",
+            mend='parallel.make_mesh("data=2,model=4") makes one.',
+        )
 
 
 def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
@@ -114,6 +136,8 @@ def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
     """
     if mesh is None:
         return x
+    require_mesh(mesh)
+    require_is("x", x, jax.Array, np.ndarray)
     spec = _spec(mesh, axes, x.shape, "activation", strict=False)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
@@ -127,6 +151,7 @@ def batch_parts(mesh: Mesh | None) -> int:
     """
     if mesh is None:
         return 1
+    require_mesh(mesh)
     return math.prod(mesh.shape.get(axis, 1) for axis in RULES["batch"].mesh_axes)
 
 
@@ -146,6 +171,10 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
 def _spec(
     mesh: Mesh, axes: Axes, shape: Sequence[int] | None, name: str, *, strict: bool
 ) -> PartitionSpec:
+    for what, value in (("axes", axes), ("shape", () if shape is None else shape)):
+        require_is(f"{what} of {name}", value, tuple, list)
+    for size in shape or ():
+        require_number(f"shape of {name}", size, least=0, whole=True)
     if shape is not None and len(axes) != len(shape):
         raise InputError(
             f"axes of {name}", got=tuple(axes), expected=f"one for each dimension of {tuple(shape)}"
@@ -170,7 +199,7 @@ def _spec(
 
 
 def _rule(axis: str) -> Rule:
-    if axis not in RULES:
+    if not isinstance(axis, str) or axis not in RULES:
         raise ConfigError("logical axis", got=repr(axis), expected=f"one of {', '.join(RULES)}")
     return RULES[axis]
 

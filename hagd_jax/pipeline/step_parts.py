@@ -17,7 +17,7 @@ from hagd_jax.scores.flow import directions, flow_arrays
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.scores.node_graph import EDGES_PER_NODE
 from hagd_jax.search import MaskState, Tree
-from hagd_jax.search.mask_search import start_logits, update
+from hagd_jax.search.mask_steps import Search, start_logits, update
 from hagd_jax.search.objective import Target
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
@@ -127,8 +127,8 @@ def coarsen(
         count = number - space.layers
         key, of_vectors, of_centres = jax.random.split(key, 3)
         krylov = min(own.krylov, now.count)
-        points, _ = embed(now, of_vectors, size=min(own.vectors, count, krylov), krylov=krylov,
-                          regularise=own.regularise)  # fmt: skip
+        points = embed(now, of_vectors, size=min(own.vectors, count, krylov), krylov=krylov,
+                       regularise=own.regularise)[0]  # fmt: skip
         alike = jnp.zeros(now.count, jnp.int32), jnp.zeros(count, jnp.int32)
         cluster = kmeans(points, *alike, of_centres, iterations=own.iterations)
         place, now = cluster[place], now.merged(cluster, count)
@@ -177,9 +177,11 @@ def search(
     prompts = batch.prompts
     at = forward(model, prompts.inputs(), read=prompts.reads).logits
     target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
-    tree = Tree(state.clusters, state.config.counts(model.config))
-    masks, metrics = update(
-        model, dictionary(state, model, nodes), target, target.scale(), tree, state.masks,
-        (size, opened), jnp.asarray(state.config.kept, jnp.float32), state.config.masks,
+    over = Search(
+        dictionary(state, model, nodes), Tree(state.clusters, state.config.counts(model.config)),
+        jnp.asarray(state.config.trained_at(model.config)),
     )  # fmt: skip
+    masks, metrics = update(
+        model, over, target, target.scale(), state.masks, (size, opened), state.config.masks
+    )
     return state.replace(masks=masks), metrics

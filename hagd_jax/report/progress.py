@@ -1,9 +1,17 @@
-"""Progress bars with an estimate of the time that is left."""
+"""Progress of the stages of a command, with an estimate of the time that is left.
+
+On a terminal these are bars. Elsewhere (a log file, a batch system) they are lines: one when a
+stage begins, one every half minute while it runs, and one when it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import datetime
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -18,17 +26,22 @@ from rich.progress import (
 
 WORDS = {
     "train": "Training the model",
+    "sample": "Sampling text",
+    "tokenise": "Tokenising text",
     "transcoder": "Training features",
     "evaluate": "Measuring features",
     "contexts": "Reading contexts",
     "score": "Scoring nodes",
     "judge": "Testing the circuit",
+    "features": "Tracing features",
     "graph": "Drawing the graph",
     "coarsen": "Coarsening it",
     "masks": "Training masks",
     "steps": "Composed steps",
     "curve": "Sweeping sizes",
 }
+# Seconds between two lines about the same stage.
+EVERY = 30.0
 
 
 class Bars:
@@ -65,13 +78,99 @@ class Bars:
             self._progress.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
 
+@dataclasses.dataclass
+class _Stage:
+    """A stage that is running: where and when it began, and where it is."""
+
+    first: int
+    began: float
+    done: int
+    total: int
+
+
+class Lines(Bars):
+    """The same as lines of text, for where no bar can move.
+
+    Args:
+        console: Where to print.
+        clock: Seconds, as `time.monotonic` counts them.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._console, self._clock = console, clock
+        self._running: dict[str, _Stage] = {}
+        self._ended: set[str] = set()
+        self._lock = threading.RLock()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Note where a stage is; print a line if it begins or ends here."""
+        with self._lock:
+            now = self._clock()
+            if stage in self._ended and done >= total:
+                return
+            if stage not in self._running:
+                self._ended.discard(stage)
+                self._running[stage] = _Stage(done, now, done, total)
+                begun = f", {done:,} of {total:,} are done" if done and done < total else ""
+                self._print(stage, f"begins{begun}")
+            here = self._running[stage]
+            here.done, here.total = done, total
+            if done >= total:
+                self.finish(stage)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self, stage: str) -> None:
+        """A stage ended: print how long it took."""
+        with self._lock:
+            here = self._running.pop(stage, None)
+            if here is not None:
+                self._ended.add(stage)
+                self._print(stage, f"done in {_time(self._clock() - here.began)}")
+
+    def report(self) -> None:
+        """Print a line about every stage that is running."""
+        with self._lock:
+            for stage, here in self._running.items():
+                took, steps = self._clock() - here.began, here.done - here.first
+                text = f"{here.done:,} of {here.total:,} after {_time(took)}"
+                if steps > 0:
+                    text += f", about {_time(took / steps * (here.total - here.done))} left"
+                self._print(stage, text)
+
+    def _print(self, stage: str, text: str) -> None:
+        self.say(f"{WORDS.get(stage, stage)}: {text}")
+
+
+def _time(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Example:
+        >>> _time(3725.4)
+        '1:02:05'
+    """
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
 @contextlib.contextmanager
-def bars() -> Iterator[Bars]:
-    """Show progress on standard error until the context ends.
+def bars(console: Console | None = None, *, every: float = EVERY) -> Iterator[Bars]:
+    """Show progress until the context ends.
+
+    Args:
+        console: Where; standard error if None.
+        every: Seconds between lines about a stage, where there is no terminal.
 
     Yields:
-        The bars.
+        The bars, or lines where the console is no terminal.
     """
+    console = Console(stderr=True) if console is None else console
+    if not (console.is_terminal or console.is_jupyter):
+        with _reporting(Lines(console), every) as lines:
+            yield lines
+        return
     columns = (
         TextColumn("{task.description:<20}"),
         BarColumn(),
@@ -80,5 +179,23 @@ def bars() -> Iterator[Bars]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         yield Bars(progress)
+
+
+@contextlib.contextmanager
+def _reporting(lines: Lines, every: float) -> Iterator[Lines]:
+    """Let a thread report now and then, also while a step takes long."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every):
+            lines.report()
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        thread.join()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.interventions import chain, replace
+from hagd_jax.errors import require_index
+from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
     DecoderConfig,
@@ -23,18 +22,20 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Edges
+from hagd_jax.tasks.seen import Seen, look
+from hagd_jax.units import WRITES, Edges, Scores
+from hagd_jax.units.graph import Graph, graph_parts
 
-Metric = Callable[[jax.Array, Prompts], jax.Array]
 EMBED, HEAD, MLP, LOGITS = range(4)
 INPUTS = ("q", "k", "v", "mlp", "logits")
 
 
-class Components(NamedTuple):
+class ComponentNodes(NamedTuple):
     """Nodes: the embedding, heads by layer, MLPs, the logits.
 
     Attributes:
@@ -64,24 +65,27 @@ class ComponentEdges(NamedTuple):
     index: Any
 
 
-class ComponentGraph(struct.PyTreeNode):
+class ComponentGraph(Graph):
     """Who writes what whom reads, with a score for each edge.
 
     Query heads that share a key/value head share its inputs: an edge into one of these ends at
     the first of them.
 
     Attributes:
-        graph: Nodes are `Components`, edges `ComponentEdges`.
+        graph: Nodes are `ComponentNodes`, edges `ComponentEdges`.
         prompts: How many were averaged.
         config: The decoder's configuration.
+        seen: What its edges were scored by looking at.
     """
 
-    graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     config: DecoderConfig = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
+
+    parallel: ClassVar[bool] = True
 
     @property
-    def nodes(self) -> Components:
+    def nodes(self) -> ComponentNodes:
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
@@ -90,19 +94,34 @@ class ComponentGraph(struct.PyTreeNode):
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
-    def scores(self) -> Edges:
-        """Scores by reader, as circuits of edges have them; 0 where there is no edge."""
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) score of each edge."""
+        return np.asarray(self.edges.score)
+
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 head 2` or `L3 MLP`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        kind, layer, index = (int(column[node]) for column in table)
+        return {EMBED: "embedding", HEAD: f"L{layer} head {index}", MLP: f"L{layer} MLP",
+                LOGITS: "logits"}[kind]  # fmt: skip
+
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of `Edges`, as circuits of edges have them; 0 where there is no edge."""
         found = jax.tree.map(
             lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
         )
-        edges, writer = self.edges, np.asarray(self.graph.senders)
-        layer = np.asarray(self.nodes.layer)[np.asarray(self.graph.receivers)]
+        edges, writer, layer = self.edges, self.senders, self.layer[self.receivers]
         for number, name in enumerate(("q", "k", "v", "mlp", "final")):
             own = np.asarray(edges.input) == number
             place = (layer[own], np.asarray(edges.index)[own], writer[own])
             place = {"mlp": place[::2], "final": place[2:]}.get(name, place)
             getattr(found, name)[place] = np.asarray(edges.score)[own]
-        return found
+        return Scores(found, self.seen)
 
 
 @struct.dataclass
@@ -171,21 +190,25 @@ def component_graph(
         InputError: If the prompts do not fit the model.
 
     Example:
-        >>> graph = component_graph(model, task.splits["discover"], GradientConfig(steps=(1.0,)))
-        >>> best = np.argsort(-abs(graph.edges.score))[:10]
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = component_graph(case.model, case.prompts, GradientConfig(steps=(1.0,)))
+        >>> strongest = np.argsort(-abs(graph.edges.score))[:10]
+        >>> len(strongest)
+        10
     """
+    check_scored(model, prompts, config)
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
-    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
-    total: Any = 0.0
-    squares: Any = 0.0
-    for batch, weight in padded_batches(model, prompts, rows):
+
+    def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
         part = np.asarray(_scores(bare, batch, steps, metric, config.remat), np.float64)
         part = part[np.asarray(weight) > 0]
-        total, squares = total + part.sum(0), squares + (part**2).sum(0)
-    count = len(prompts)
+        return part.sum(0), (part**2).sum(0)
+
+    total, squares = summed(model, prompts, config.batch_size, moments)
+    count, seen = len(prompts), look(prompts, ablation="counterfactual", model=model)
     mean = total / count
     spread = np.maximum(squares / count - mean**2, 0) * count / max(count - 1, 1)
-    return _graph(model.config, mean, np.sqrt(spread / count), count)
+    return _graph(model.config, mean, np.sqrt(spread / count), count).replace(seen=seen)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
@@ -193,25 +216,19 @@ def _scores(
     model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool
 ) -> jax.Array:
     """(B, writers, readers) scores of all pairs, in whatever order they stand."""
-    sites = ("embed", "head_write", "mlp_out")
-    clean, other = (
-        forward(model, tokens, capture=sites).trace
-        for tokens in (batch.inputs(), batch.inputs("corrupted"))
-    )
+    ends = path_ends(model, batch, WRITES)
     c = model.config
     shape = batch.inputs().shape
 
     def gradient(step: jax.Array) -> AddToReads:
-        start = replace("embed", other["embed"] + step * (clean["embed"] - other["embed"]))
-
         def value(reads: AddToReads) -> jax.Array:
-            out = forward(model, batch.inputs(), chain(start, reads), remat=remat)
+            out = forward(model, batch.inputs(), chain(ends.at(step), reads), remat=remat)
             return jnp.sum(metric(out.logits, batch))
 
         return jax.grad(value)(no_reads(c, shape))
 
-    reads = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
-    writes = {site: (clean[site] - other[site]).astype(jnp.float32) for site in sites}
+    reads = path_gradient(gradient, steps)
+    writes = {site: (ends.clean[site] - ends.other[site]).astype(jnp.float32) for site in WRITES}
     heads = writes["head_write"].transpose(0, 3, 1, 2, 4).reshape(-1, *shape, c.d_model)
     written = jnp.concatenate([writes["embed"][None], heads, writes["mlp_out"]])
 
@@ -276,12 +293,5 @@ def _graph(c: DecoderConfig, mean: np.ndarray, error: np.ndarray, prompts: int) 
         input=input_[readers].astype(np.int8),
         index=reader[readers].astype(np.int32),
     )
-    arrays: Any = {
-        "nodes": Components(kind, layer, index.astype(np.int32)),
-        "edges": edges,
-        "senders": senders.astype(np.int32),
-        "receivers": node[readers].astype(np.int32),
-        "n_node": np.array([len(kind)], np.int32),
-        "n_edge": np.array([len(senders)], np.int32),
-    }
-    return ComponentGraph(jraph.GraphsTuple(**arrays, globals=None), prompts, c)
+    table = ComponentNodes(kind, layer, index.astype(np.int32))
+    return ComponentGraph(graph_parts(table, edges, senders, node[readers]), prompts, c)

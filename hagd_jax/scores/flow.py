@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import chain, replace
+from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
     DecoderConfig,
@@ -32,7 +32,8 @@ from hagd_jax.models import (
 )
 from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.component_graph import AddToReads, Metric, no_reads
+from hagd_jax.scores.component_graph import AddToReads, no_reads
+from hagd_jax.scores.path import Metric, path_ends, path_gradient
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
@@ -199,25 +200,21 @@ def flow_arrays(
     Returns:
         The flow, float32.
     """
-    sites = ("embed", *nodes.capture)
-    clean, other = (
-        forward(model, batch.inputs(side), capture=sites).trace for side in ("clean", "corrupted")
-    )
-    own, theirs = nodes.values(clean), nodes.values(other)
+    ends = path_ends(model, batch, nodes.capture)
+    own, theirs = map(nodes.values, ends)
     moved = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), own, theirs)
     name = "neuron" if isinstance(nodes, Neurons) else "feature"
     shape = batch.inputs().shape
 
     def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        start = replace("embed", other["embed"] + step * (clean["embed"] - other["embed"]))
-        read = _reads(nodes)
+        start, read = ends.at(step), _reads(nodes)
         trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
 
         def value(added: tuple) -> jax.Array:
             heads, features, reads = added
             moves = (AddToHeads(heads), _adding(nodes, features), reads)
             out = forward(model, batch.inputs(), chain(start, *moves), remat=remat)
-            return jnp.sum(metric(out.logits, batch) * batch_weight)
+            return jnp.sum(metric(out.logits, batch) * weight)
 
         zeros = (*(jnp.zeros_like(moved[n]) for n in ("head_out", name)),
                  no_reads(model.config, shape))  # fmt: skip
@@ -229,8 +226,7 @@ def flow_arrays(
         pull = _pull(model, nodes, trace, features)
         return pull, _shared(reads, model.config), score
 
-    batch_weight = weight
-    pull, read, score = jax.tree.map(lambda x: x.mean(0), jax.lax.map(pulls, steps))
+    pull, read, score = path_gradient(pulls, steps)
     first = lambda x: jnp.moveaxis(x, -1, -3)  # noqa: E731
     heads = lambda x: jnp.moveaxis(x, 3, 1)  # noqa: E731
     found = Flow(first(moved[name]), first(pull), heads(moved["head_out"]), heads(read), score)

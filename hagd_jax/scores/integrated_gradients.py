@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import InputError, require, require_is, require_number
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
+from hagd_jax.scores.path import Metric, path_gradient
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import look
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
-
-Metric = Callable[[jax.Array, Prompts], jax.Array]
+from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,30 @@ class GradientConfig:
     remat: bool = False
 
     def __post_init__(self):
-        if not self.steps or not all(0 <= step <= 1 for step in self.steps):
-            raise ConfigError("steps", got=self.steps, expected="numbers from 0 to 1, at least one")
-        if self.batch_size < 1:
-            raise ConfigError("batch_size", got=self.batch_size, expected="1 or more")
+        steps = self.steps
+        whole = isinstance(steps, tuple) and len(steps) > 0
+        require(whole, "steps", got=repr(steps), expected="a tuple of one number or more")
+        for step in steps:
+            require_number("steps", step, least=0, most=1)
+        require_number("batch_size", self.batch_size, least=1, whole=True)
+
+
+def check_scored(model: Any, prompts: Any, config: Any) -> None:
+    """Refuse what cannot be scored, by class and number.
+
+    Args:
+        model: A `LanguageModel`.
+        prompts: One prompt or more.
+        config: A `GradientConfig`.
+
+    Raises:
+        InputError: If one of them is something else, or there are no prompts.
+    """
+    require_is("model", model, LanguageModel)
+    require_is("prompts", prompts, Prompts, mend="A split of a task has some.")
+    require_is("config", config, GradientConfig)
+    if not len(prompts):
+        raise InputError("prompts", got="none", expected="one or more")
 
 
 def node_scores(
@@ -73,6 +94,7 @@ def node_scores(
     Raises:
         InputError: If the prompts or the dictionary do not fit the model.
     """
+    check_scored(model, prompts, config)
     bare, nodes = model.bare(), as_dictionary(model, dictionary).bare()
     done, total = (0, Nodes.full(nodes.space, 0.0)) if start is None else start
     if done >= len(prompts):
@@ -93,8 +115,8 @@ def mean_scores(
     *,
     dictionary: Dictionary | Transcoder | None = None,
     metric: Metric = logit_difference,
-) -> Nodes:
-    """`node_scores`, run to its end and averaged over prompts.
+) -> Scores:
+    """Integrated gradients of every node: `node_scores`, averaged over prompts.
 
     Args:
         model: The model.
@@ -104,10 +126,21 @@ def mean_scores(
         metric: As in `node_scores`.
 
     Returns:
-        Mean score of each node, in units of the metric.
+        Mean score of each node, in units of the metric, with what it has seen.
+
+    Raises:
+        InputError: If there are no prompts, or they or the dictionary do not fit the model.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> mean_scores(case.model, case.prompts)
+        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
     """
-    *_, (_, total) = node_scores(model, prompts, config, dictionary=dictionary, metric=metric)
-    return jax.tree.map(lambda x: x / len(prompts), total)
+    check_scored(model, prompts, config)
+    nodes = as_dictionary(model, dictionary)
+    *_, (_, total) = node_scores(model, prompts, config, dictionary=nodes, metric=metric)
+    seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)
+    return Scores(jax.tree.map(lambda x: x / len(prompts), total), seen)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
@@ -130,6 +163,4 @@ def _batch_scores(
     def gradient(step: jax.Array) -> Nodes:
         return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(dictionary.space, 1.0)))
 
-    # One step at a time: memory of one gradient, whatever the number of steps.
-    scores = jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
-    return replicate(scores, model.mesh)
+    return replicate(path_gradient(gradient, steps), model.mesh)

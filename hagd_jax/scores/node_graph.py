@@ -8,24 +8,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.component_graph import Metric
 from hagd_jax.scores.flow import Flow, directions, flow, require_flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
-from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.tasks.batching import batch_rows, padded_batches
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.path import PATH, Metric
+from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Space, as_dictionary
-from hagd_jax.units.graph import strongest_into
+from hagd_jax.units import Dictionary, Nodes, Scores, Space, as_dictionary
+from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
-PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 EDGES_PER_NODE = 32
 HEAD, FEATURE = range(2)
 
@@ -52,7 +51,7 @@ class NodePlaces(NamedTuple):
         return cls(kind.astype(np.int8), space.layer, index.astype(np.int32))
 
 
-class NodeGraph(struct.PyTreeNode):
+class NodeGraph(Graph):
     """Every node of a circuit's space, and the strongest edges into each.
 
     An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
@@ -64,37 +63,32 @@ class NodeGraph(struct.PyTreeNode):
         score: (N,) float32 how much each node moves the metric, to first order (EAP-IG).
         space: How many nodes there are.
         prompts: How many were averaged.
+        seen: What its edges were scored by looking at.
     """
 
-    graph: jraph.GraphsTuple
     score: Any
     space: Space = struct.field(pytree_node=False)
     prompts: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
-    def places(self) -> NodePlaces:
+    def nodes(self) -> NodePlaces:
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
-    @property
-    def senders(self) -> np.ndarray:
-        """(E,) the writer of each edge."""
-        return np.asarray(self.graph.senders)
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        sign = "head " if table.kind[node] == HEAD else "#"
+        return f"L{int(table.layer[node])} {sign}{int(table.index[node])}"
+
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
 
     @property
-    def receivers(self) -> np.ndarray:
-        """(E,) its reader."""
-        return np.asarray(self.graph.receivers)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """(E,) A[reader, writer]."""
-        return np.asarray(self.graph.edges)
-
-    @property
-    def scores(self) -> Nodes:
-        """`score` as `Nodes`."""
-        return Nodes.from_flat(self.space, self.score)
+    def scores(self) -> Scores:
+        """`score` as scores of `Nodes`."""
+        return Scores(Nodes.from_flat(self.space, self.score), self.seen)
 
 
 def node_graph(
@@ -130,15 +124,18 @@ def node_graph(
         InputError: If prompts do not fit, or the dictionary's nodes do not read along directions.
 
     Example:
-        >>> graph = node_graph(model, task.splits["discover"][:32])
-        >>> hierarchy.coarsen(hierarchy.as_weights(graph).weights)
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> graph = node_graph(case.model, case.prompts)
+        >>> levels = hagd.hierarchy.coarsen(hagd.hierarchy.as_weights(graph).weights)
     """
-    if edges_per_node < 1 or (candidates is not None and candidates < 1):
-        raise ConfigError(
-            "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
-        )
-    nodes = as_dictionary(model, dictionary).bare()
-    require_flow(nodes)
+    check_scored(model, prompts, config)
+    require_number("edges_per_node", edges_per_node, least=1, whole=True)
+    if candidates is not None:
+        require_number("candidates", candidates, least=1, whole=True)
+    named = as_dictionary(model, dictionary)
+    require_flow(named)
+    seen = look(prompts, ablation="counterfactual", model=model, dictionary=named)
+    nodes = named.bare()
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
     space, parallel = nodes.space, model.config.parallel_residual
     own, heads = _own(space), space.layers * space.heads
@@ -151,7 +148,7 @@ def node_graph(
         if on_layer is not None:
             on_layer(space.layers, space.layers)
         ends = ([place[column]], [place[row]], [weight / len(prompts)])
-        return _graph(space, *ends, score, len(prompts))
+        return _graph(space, *ends, score, len(prompts)).replace(seen=seen)
     senders, receivers, weights = [], [], []
     for layer in range(space.layers):
         rows = [
@@ -165,7 +162,8 @@ def node_graph(
         weights.append(weight / len(prompts))
         if on_layer is not None:
             on_layer(layer + 1, space.layers)
-    return _graph(space, senders, receivers, weights, score, len(prompts))
+    found = _graph(space, senders, receivers, weights, score, len(prompts))
+    return found.replace(seen=seen)
 
 
 _chosen = jax.jit(chosen_edges, static_argnames="parallel")
@@ -176,11 +174,10 @@ def _flows(
     metric: Metric,
 ) -> Flow:  # fmt: skip
     """The flow of all prompts, one behind the other."""
-    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     steps = jnp.asarray(config.steps, jnp.float32)
     parts = [
         flow(model.bare(), nodes, batch, weight, steps, metric=metric, remat=config.remat)
-        for batch, weight in padded_batches(model, prompts, rows)
+        for batch, weight in padded_batches(model, prompts, config.batch_size)
     ]
 
     def joined(name: str, axis: int) -> jax.Array:
@@ -218,14 +215,5 @@ def _graph(
 ) -> NodeGraph:
     s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
     order = strongest_into(r, np.abs(w), None)
-    arrays: Any = {
-        "nodes": NodePlaces.of(space),
-        "edges": w[order].astype(np.float32),
-        "senders": s[order].astype(np.int32),
-        "receivers": r[order].astype(np.int32),
-        "n_node": np.array([space.nodes], np.int32),
-        "n_edge": np.array([len(w)], np.int32),
-    }
-    return NodeGraph(
-        jraph.GraphsTuple(**arrays, globals=None), score.astype(np.float32), space, prompts
-    )
+    parts = graph_parts(NodePlaces.of(space), w[order].astype(np.float32), s[order], r[order])
+    return NodeGraph(parts, score.astype(np.float32), space, prompts)

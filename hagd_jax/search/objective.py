@@ -12,9 +12,10 @@ import numpy as np
 from hagd_jax.causal import group_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
-from hagd_jax.search.parts import Parts, masks
+from hagd_jax.search.parts import masks
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.units import Parts
 
 
 class Target(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -93,3 +94,62 @@ def _placed(
         weight = (rows < count).astype(np.float32)
         batch = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, count - 1)], host)
         yield jax.tree.map(place, (batch, weight))
+
+
+def summed(
+    model: LanguageModel,
+    prompts: Prompts,
+    size: int,
+    part: Callable[[Prompts, jax.Array], Any],
+) -> Any:
+    """The sum over batches of what a function of a batch and its weights gives.
+
+    Args:
+        model: The model that reads the prompts, on its mesh.
+        prompts: N prompts.
+        size: Prompts in one call.
+        part: (batch, weight (B,) of 1 for prompts and 0 for the copies that fill up the last
+            batch) → a pytree of arrays, in which copies weigh nothing.
+
+    Returns:
+        The pytree, added up over batches.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model.
+    """
+    parts = (part(batch, weight) for batch, weight in padded_batches(model, prompts, size))
+    return functools.reduce(functools.partial(jax.tree.map, lambda a, b: a + b), parts)
+
+
+def joined(
+    model: LanguageModel,
+    prompts: Prompts,
+    size: int,
+    part: Callable[[Prompts], Any],
+    *,
+    axis: int = 0,
+) -> Any:
+    """What a function of a batch gives, one batch behind the other, without the copies.
+
+    Args:
+        model: The model that reads the prompts, on its mesh.
+        prompts: N prompts.
+        size: Prompts in one call.
+        part: batch → a pytree of arrays with an entry a prompt along `axis`.
+        axis: The axis of prompts.
+
+    Returns:
+        The pytree, with N entries along `axis`.
+
+    Raises:
+        ConfigError: If `size` is not positive.
+        InputError: If the prompts do not fit the model.
+    """
+    parts = [part(batch) for batch, _ in padded_batches(model, prompts, size)]
+
+    def join(*pieces: jax.Array) -> jax.Array:
+        whole = jnp.concatenate(pieces, axis)
+        return jax.lax.slice_in_dim(whole, 0, len(prompts), axis=axis)
+
+    return jax.tree.map(join, *parts)

@@ -25,7 +25,8 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.models import DecoderConfig, LanguageModel, param_specs
+from hagd_jax.models import DecoderConfig, LanguageModel
+from hagd_jax.testbeds.blank import zeros
 
 VARIABLES = ("a", "b", "c", "B", "C")
 # Every Boolean function that depends on both arguments: its value on (0,0), (0,1), (1,0), (1,1).
@@ -210,7 +211,7 @@ def _weights(
     config: TwoHopConfig,
 ) -> dict:
     """The parameters: inputs in the embedding, truth tables in the MLPs, C in the unembedding."""
-    params = {path: np.zeros(spec.shape) for path, spec in param_specs(config.decoder).items()}
+    params = zeros(config.decoder)
     params["embed/embedding"] = np.einsum("tnv,nvd->td", values[..., :3], directions[:, :3])
     params["unembed/kernel"][:, : config.chains] = directions[:, 4].T
     into, bias, out = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args
 
-from hagd_jax.errors import ConfigError
-from hagd_jax.models.loading import float_dtype
+from hagd_jax.errors import ConfigError, require, require_choice, require_number
+from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
+# Those that keep a given number of features, k.
+COUNTED = ("topk", "batch_topk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +56,31 @@ class TranscoderConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        for field in ("n_layers", "d_model", "n_features"):
+            require_number(field, getattr(self, field), least=1, whole=True)
         if self.window is None:
             object.__setattr__(self, "window", self.n_layers - 1)
-        for field in ("n_layers", "d_model", "n_features"):
-            _require_whole(field, getattr(self, field), 1)
-        if self.activation not in get_args(Activation):
-            raise ConfigError(
-                "activation", got=repr(self.activation), expected=f"one of {get_args(Activation)}"
-            )
-        if self.reads not in get_args(Reads):
-            raise ConfigError("reads", got=repr(self.reads), expected=f"one of {get_args(Reads)}")
+        require_choice("activation", self.activation, get_args(Activation))
+        require_choice("reads", self.reads, get_args(Reads))
         float_dtype(self.dtype)  # or refused
-        _require_whole("window", self.window, 0)
-        if self.width > self.n_layers:
-            raise ConfigError(
-                "window",
-                got=self.window,
-                expected=f"0 to {self.n_layers - 1} in a model of {self.n_layers} layers",
-            )
-        if self.activation in ("topk", "batch_topk"):
-            _require_whole("k", self.k, 1)
-            if self.k > self.n_features:
-                raise ConfigError(
-                    "k", got=self.k, expected=f"at most n_features = {self.n_features}"
-                )
-        elif self.k:
-            raise ConfigError("k", got=self.k, expected=f"0 with {self.activation}, which has none")
+        require_number("window", self.window, least=0, whole=True)
+        require(
+            self.width <= self.n_layers,
+            "window",
+            got=self.window,
+            expected=f"0 to {self.n_layers - 1} in a model of {self.n_layers} layers",
+        )
+        require_number("k", self.k, least=0, whole=True)
+        if self.activation in COUNTED:
+            require_number("k", self.k, least=1, whole=True)
+            most = f"at most n_features = {self.n_features}"
+            require(self.k <= self.n_features, "k", got=self.k, expected=most)
+        else:
+            none = f"0 with {self.activation}, which has none"
+            require(self.k == 0, "k", got=self.k, expected=none)
+        for field in ("skip", "predict"):
+            value = getattr(self, field)
+            require(isinstance(value, bool), field, got=repr(value), expected="True or False")
         if self.predict and self.n_layers < 2:
             raise ConfigError("predict", got=True, expected="False in a model of one layer")
 
@@ -92,8 +93,3 @@ class TranscoderConfig:
     def replace(self, **changes: Any) -> TranscoderConfig:
         """This configuration with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def _require_whole(field: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(field, got=repr(value), expected=f"a whole number, {least} or more")

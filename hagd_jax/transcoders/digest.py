@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hagd_jax.parallel import checksum
-from hagd_jax.transcoders.transcoder import Transcoder
+from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder
 
 
 def digest(transcoder: Transcoder) -> str:
@@ -16,6 +16,9 @@ def digest(transcoder: Transcoder) -> str:
         A checksum of every bit of the parameters that features and reconstructions depend on,
         and of what is done with them. It finds mistakes, not forgers.
 
+    Raises:
+        InputError: If it is no transcoder, or lacks a parameter.
+
     Example:
         >>> import jax
         >>> from hagd_jax.transcoders import TranscoderConfig, init
@@ -24,6 +27,7 @@ def digest(transcoder: Transcoder) -> str:
         >>> digest(one) == digest(one.replace(config=config.replace(k=3)))
         False
     """
+    require_transcoder(transcoder)
     config = transcoder.config
     about = f"{config.activation} {config.k} {config.window} {config.reads}"
     used = {n: a for n, a in transcoder.params.items() if not n.endswith("_pred")}

@@ -8,6 +8,7 @@ from typing import Any
 import jraph
 import numpy as np
 
+from hagd_jax.errors import require_is
 from hagd_jax.transcoders.config import TranscoderConfig
 
 
@@ -29,6 +30,7 @@ def layer_graph(config: TranscoderConfig) -> jraph.GraphsTuple:
         >>> list(zip(graph.senders.tolist(), graph.receivers.tolist()))
         [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]
     """
+    require_is("config", config, TranscoderConfig)
     layers = np.arange(config.n_layers, dtype=np.int32)
     distance = layers[None] - layers[:, None]
     senders, receivers = np.nonzero((distance >= 0) & (distance < config.width))

@@ -14,15 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
-from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared, static
+from hagd_jax.models import (
+    Context,
+    DecoderConfig,
+    Intervention,
+    LanguageModel,
+    carried,
+    scanned,
+    shared,
+    static,
+)
+from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import batch_parts, constrain
 from hagd_jax.transcoders import transcoder as tc
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import own_edges
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.transcoder import Transcoder
+from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder
 
 _ENCODER = ("W_enc", "b_enc", "threshold")
 _WRITE = ("batch", "length", "act_embed")
@@ -164,12 +174,12 @@ def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
         >>> sorted(stand_in.sites)
         ['embed', 'mlp_out']
     """
-    params = transcoder.params
+    fields, params = writer_fields(transcoder), transcoder.params
     return ReplaceMLPs(
-        **writer_fields(transcoder),
+        **fields,
         b_dec=params["b_dec"],
         W_skip=params.get("W_skip"),
-        error=None if error is None else jnp.asarray(error),
+        error=None if error is None else jnp.asarray(read_array("error", error)),
     )
 
 
@@ -186,9 +196,15 @@ def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
     Raises:
         InputError: If the trace lacks a site, or is another model's.
     """
+    require_transcoder(transcoder)
     x, out = site_of(trace, transcoder.config.reads), site_of(trace, "mlp_out")
-    found = tc.decode(transcoder.bare(), tc.encode(transcoder.bare(), x), x)
-    return out.astype(jnp.float32) - found
+    if jnp.shape(x) != jnp.shape(out):
+        raise InputError(
+            "trace",
+            got=f"shapes {jnp.shape(x)} and, at mlp_out, {jnp.shape(out)}",
+            expected="sites of one pass",
+        )
+    return out.astype(jnp.float32) - tc.decode(transcoder, tc.encode(transcoder, x), x)
 
 
 @struct.dataclass
@@ -245,13 +261,13 @@ def mask_features(
     Returns:
         The intervention.
     """
-    params = transcoder.params
+    fields, params = writer_fields(transcoder), transcoder.params
     return MaskFeatures(
-        **writer_fields(transcoder),
+        **fields,
         b_dec=params["b_dec"],
         W_skip=params.get("W_skip"),
-        mask=jnp.asarray(mask, jnp.float32),
-        alternative=jnp.asarray(alternative),
+        mask=jnp.asarray(read_array("mask", mask), jnp.float32),
+        alternative=jnp.asarray(read_array("alternative", alternative)),
         keep_error=keep_error,
     )
 
@@ -262,6 +278,7 @@ def site_of(trace: Mapping[str, jax.Array], site: str) -> jax.Array:
     Raises:
         InputError: If it was not captured.
     """
+    require_is("trace", trace, Mapping)
     if site not in trace:
         raise InputError(
             "trace", got=sorted(trace), expected=repr(site), mend="Add it to `capture`."
@@ -289,8 +306,20 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
         )
 
 
+def require_pair(transcoder: Transcoder, model: LanguageModel) -> None:
+    """Refuse what is no transcoder and no model, and two that do not belong together.
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    require_transcoder(transcoder)
+    require_is("model", model, LanguageModel)
+    require_fit(transcoder.config, model.config)
+
+
 def writer_fields(transcoder: Transcoder) -> dict[str, Any]:
     """The fields of `FeatureWriter` that a transcoder decides."""
+    require_transcoder(transcoder)
     config, params = transcoder.config, transcoder.params
     layers = np.arange(config.n_layers)
     return {

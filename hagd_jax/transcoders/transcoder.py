@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, shown
+from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import sharding
+from hagd_jax.parallel.rules import require_mesh
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.kernels import dense as feat
@@ -132,6 +134,14 @@ class Transcoder(struct.PyTreeNode):
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
     name: str = struct.field(pytree_node=False, default="unnamed")
 
+    def __repr__(self) -> str:
+        c = self.config
+        kept = f" with k={c.k}" if c.k else ""
+        return (
+            f"Transcoder({self.name!r}, {c.n_layers} layers of {c.n_features} {c.activation} "
+            f"features{kept}, d_model={c.d_model}, window={c.window})"
+        )
+
     def bare(self) -> Transcoder:
         """Without its name, which would enter a compilation key for nothing."""
         return self.replace(name="")
@@ -150,11 +160,18 @@ def init(
     Returns:
         Short encoder rows in random directions, and zeros.
 
+    Raises:
+        InputError: If `key` is no PRNG key.
+        MeshError: If the mesh does not divide the features.
+
     Example:
         >>> config = TranscoderConfig(n_layers=2, d_model=4, n_features=8, k=2)
         >>> init(config, jax.random.key(0)).params["W_dec"].shape
         (2, 8, 4)
     """
+    require_is("config", config, TranscoderConfig)
+    require_mesh(mesh)
+    require_key(key)
     return Transcoder(_creator(config, mesh)(key), config, mesh, "untrained")
 
 
@@ -188,6 +205,8 @@ def abstract(config: TranscoderConfig, *, mesh: jax.sharding.Mesh | None = None)
     Returns:
         A `Transcoder` whose arrays are `jax.ShapeDtypeStruct`s with shardings.
     """
+    require_is("config", config, TranscoderConfig)
+    require_mesh(mesh)
     places = shardings(config, mesh) or {}
     params = {
         name: jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=places.get(name))
@@ -196,8 +215,7 @@ def abstract(config: TranscoderConfig, *, mesh: jax.sharding.Mesh | None = None)
     return Transcoder(params, config, mesh, "abstract")
 
 
-@jax.jit
-def encode(transcoder: Transcoder, x: jax.Array) -> jax.Array:
+def encode(transcoder: Transcoder, x: Any) -> jax.Array:
     """Features of activations.
 
     Args:
@@ -215,12 +233,16 @@ def encode(transcoder: Transcoder, x: jax.Array) -> jax.Array:
         >>> encode(init(config, jax.random.key(0)), jnp.ones((2, 3, 4))).shape
         (2, 3, 8)
     """
-    check_inputs(transcoder.config, x)
-    return feat.encode(transcoder.params, x, transcoder.config)
+    require_transcoder(transcoder)
+    return _encode(transcoder.bare(), check_inputs(transcoder.config, x))
 
 
 @jax.jit
-def decode(transcoder: Transcoder, features: jax.Array, x: jax.Array | None = None) -> jax.Array:
+def _encode(transcoder: Transcoder, x: jax.Array) -> jax.Array:
+    return feat.encode(transcoder.params, x, transcoder.config)
+
+
+def decode(transcoder: Transcoder, features: Any, x: Any = None) -> jax.Array:
     """MLP outputs reconstructed from features.
 
     Args:
@@ -232,24 +254,94 @@ def decode(transcoder: Transcoder, features: jax.Array, x: jax.Array | None = No
         (L, ..., D) reconstructions.
 
     Raises:
-        InputError: If there is a skip connection and no `x`.
+        InputError: If the features are not this transcoder's, or `x` is not theirs; or if there
+            is a skip connection and no `x`.
+
+    Example:
+        >>> config = TranscoderConfig(n_layers=2, d_model=4, n_features=8, k=2)
+        >>> decode(init(config, jax.random.key(0)), jnp.ones((2, 3, 8))).shape
+        (2, 3, 4)
     """
-    if transcoder.config.skip and x is None:
+    require_transcoder(transcoder)
+    config = transcoder.config
+    features = _stacked("features", features, (config.n_layers, config.n_features), "n_features")
+    if config.skip and x is None:
         raise InputError("x", got="none", expected="what the features read: this one has W_skip")
+    if x is not None:
+        x = check_inputs(config, x)
+        if x.shape[:-1] != features.shape[:-1]:
+            raise InputError(
+                "x", got=f"shape {x.shape}", expected=f"that of the features, {features.shape[:-1]}"
+            )
+    return _decode(transcoder.bare(), features, x)
+
+
+@jax.jit
+def _decode(transcoder: Transcoder, features: jax.Array, x: jax.Array | None) -> jax.Array:
     return feat.decode(transcoder.params, features, x, transcoder.config)
 
 
-def check_inputs(config: TranscoderConfig, x: Any) -> None:
-    """Refuse activations of another model.
+def check_inputs(config: TranscoderConfig, x: Any) -> jax.Array:
+    """Read activations, and refuse those of another model.
+
+    Args:
+        config: Of the transcoder that is to read them.
+        x: (L, ..., D).
+
+    Returns:
+        The same as an array.
 
     Raises:
         InputError: If their layers or width are not the transcoder's.
     """
-    shape = jnp.shape(x)
-    if len(shape) < 2 or (shape[0], shape[-1]) != (config.n_layers, config.d_model):
+    sizes = config.n_layers, config.d_model
+    return _stacked(f"activations at {config.reads!r}", x, sizes, "d_model")
+
+
+def _stacked(what: str, value: Any, sizes: tuple[int, int], name: str) -> jax.Array:
+    """An array with an axis of layers first and one of the given size last."""
+    array = read_array(what, value)
+    if array.ndim < 2 or (array.shape[0], array.shape[-1]) != sizes:
         raise InputError(
-            f"activations at {config.reads!r}",
-            got=f"shape {shape}",
-            expected=f"({config.n_layers} layers, ..., d_model {config.d_model})",
+            what,
+            got=f"shape {array.shape}",
+            expected=f"({sizes[0]} layers, ..., {name} {sizes[1]})",
             mend="Is this a transcoder for another model?",
         )
+    return jnp.asarray(array)
+
+
+def require_transcoder(value: Any) -> None:
+    """Refuse what is no transcoder, or one whose parameters are not those of its configuration.
+
+    Args:
+        value: The argument.
+
+    Raises:
+        InputError: Naming the parameter that is absent or has another shape.
+    """
+    require_is("transcoder", value, Transcoder)
+    # The prediction head serves training alone.
+    for name, spec in param_specs(value.config.replace(predict=False)).items():
+        found = value.params.get(name)
+        if found is None or jnp.shape(found) != spec.shape:
+            raise InputError(
+                f"transcoder: parameter {name}",
+                got="none" if found is None else f"shape {jnp.shape(found)}",
+                expected=f"shape {spec.shape}, by its configuration",
+            )
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is no PRNG key.
+
+    Args:
+        key: The argument.
+
+    Raises:
+        InputError: If it is none.
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
+    if not raw and not (typed and key.shape == ()):
+        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")

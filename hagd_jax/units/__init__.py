@@ -7,7 +7,7 @@ from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.feature_edits import FeatureEdit, intervene
 from hagd_jax.units.features import Features, as_dictionary
-from hagd_jax.units.graph import strongest_into
+from hagd_jax.units.graph import Edge, Graph, strongest_into
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -18,9 +18,11 @@ __all__ = [
     "Blocks",
     "Components",
     "Dictionary",
+    "Edge",
     "Edges",
     "FeatureEdit",
     "Features",
+    "Graph",
     "MaskEdges",
     "Neurons",
     "Nodes",

@@ -11,18 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import (
+    InputError,
+    require_choice,
+    require_index,
+    require_is,
+    require_list,
+)
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import (
     Context,
     Intervention,
     LanguageModel,
     Output,
+    check_tokens,
     forward,
     scanned,
     shared,
     static,
 )
+from hagd_jax.models.arrays import read_array
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
 from hagd_jax.transcoders.transcoder import Transcoder
@@ -183,10 +191,9 @@ def intervene(
         >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
         (1, 9, 49152)
     """
-    if regime not in REGIMES:
-        raise ConfigError("regime", got=repr(regime), expected=f"one of {', '.join(REGIMES)}")
-    nodes = as_dictionary(model, dictionary)
-    made = _checked(edits, nodes, np.shape(tokens))
+    require_choice("regime", regime, REGIMES)
+    nodes, tokens = as_dictionary(model, dictionary), check_tokens(model.config, tokens)
+    made = _checked(edits, nodes, tokens.shape)
     held = REGIMES[regime]
     reads = nodes.trained.config.reads if isinstance(nodes, Features) else "neuron"
     trace = {} if not held else forward(model, tokens, capture=(*held, reads)).trace
@@ -232,27 +239,26 @@ def _written(
 
 
 def _checked(edits: Sequence[FeatureEdit], nodes: Dictionary, shape: tuple[int, ...]) -> Edits:
+    edits = require_list("edits", edits, "a list of FeatureEdit")
     if not edits:
         raise InputError("edits", got="none", expected="one or more")
-    if len(shape) != 2:
-        raise InputError("tokens", got=f"shape {shape}", expected="(prompts, positions)")
     limits = {
         "layer": nodes.space.layers, "position": shape[1], "feature": nodes.space.features,
     }  # fmt: skip
+    places = []
     for edit in edits:
-        for name, limit in limits.items():
-            if not 0 <= getattr(edit, name) < limit:
-                raise InputError(
-                    f"{name} of {edit}", got=getattr(edit, name), expected=f"0 to {limit - 1}"
-                )
-        if not np.isfinite([edit.value, edit.scale]).all():
-            raise InputError(f"{edit}", got="NaN or infinity", expected="finite numbers")
-    places = {(edit.layer, edit.position, edit.feature) for edit in edits}
-    if len(places) < len(edits):
+        require_is("edits", edit, FeatureEdit)
+        place = (require_index(f"{n} of {edit}", getattr(edit, n), limits[n]) for n in limits)
+        places.append(tuple(place))
+        for name in ("value", "scale"):
+            number = read_array(f"{name} of {edit}", getattr(edit, name), "a number")
+            if number.ndim or not np.isfinite(number):
+                raise InputError(f"{name} of {edit}", got=number, expected="a finite number")
+    if len(set(places)) < len(edits):
         raise InputError("edits", got="one place twice", expected="one edit for each place")
-    columns = {name: [getattr(edit, name) for edit in edits] for name in limits}
+    columns = jnp.asarray(places, jnp.int32).T
     return Edits(
-        **{name: jnp.asarray(column, jnp.int32) for name, column in columns.items()},
+        *columns,
         value=jnp.asarray([edit.value for edit in edits], jnp.float32),
         scale=jnp.asarray([edit.scale for edit in edits], jnp.float32),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.parallel import constrain
@@ -105,6 +105,7 @@ def as_dictionary(
     Raises:
         InputError: If it is one for another model.
     """
+    require_is("model", model, LanguageModel)
     if source is None:
         return neurons(model)
     if isinstance(source, Transcoder):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import require_is
 from hagd_jax.interventions import MaskNeurons, chain, mask_heads
+from hagd_jax.interventions.shapes import require_values
 from hagd_jax.models import Chain, Intervention, LanguageModel
 from hagd_jax.transcoders.replace import site_of
 from hagd_jax.units.dictionary import NEURONS, Dictionary
@@ -82,13 +83,7 @@ def mask_nodes(mask: Nodes, alternative: Mapping[str, jax.Array]) -> Chain:
     Raises:
         InputError: If the alternative lacks one of the two sites.
     """
-    missing = [site for site in ("head_out", "neuron") if site not in alternative]
-    if missing:
-        raise InputError(
-            "alternative",
-            got=sorted(alternative),
-            expected=f"{missing} as well",
-            mend="Capture both `head_out` and `neuron`.",
-        )
+    require_is("mask", mask, Nodes)
+    require_values("alternative", alternative, ("head_out", "neuron"))
     neurons = MaskNeurons(mask.astype(jnp.float32).features, alternative["neuron"])
     return chain(mask_heads(mask.heads, alternative["head_out"]), neurons)

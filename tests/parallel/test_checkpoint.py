@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.parallel import Checkpoints, make_mesh, restore, save, sharding
 
 
@@ -117,7 +117,7 @@ def test_only_whole_checkpoints_and_only_the_last_ones_are_kept(tmp_path: Path):
     assert run.latest({"x": 0}) == (7, {"x": 7})
     with pytest.raises(CheckpointError, match=r"got 7; expected a step after 7"):
         run.save(7, {"x": 1})
-    with pytest.raises(InputError, match="keep"):
+    with pytest.raises(ConfigError, match="keep"):
         Checkpoints(tmp_path, keep=0)
 
 

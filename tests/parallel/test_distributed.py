@@ -69,11 +69,11 @@ def test_a_start_after_devices_were_used_is_refused():
         ({"local_devices": 2}, "no coordinator, num_processes, process_id"),
         ({"coordinator": "localhost", "num_processes": 2, "process_id": 0}, "host:port"),
         ({"coordinator": "host:99999", "num_processes": 2, "process_id": 0}, "host:port"),
-        ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "at least 1"),
-        ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "from 0 to 1"),
+        ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "1 or more"),
+        ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "0 or more, below 2"),
         (
             {"coordinator": "a:1", "num_processes": 2, "process_id": 1, "local_devices": 0},
-            "positive number",
+            "1 or more",
         ),
         (
             {"coordinator": "a:1", "num_processes": 2, "process_id": 1, "local_devices": [1, 1]},

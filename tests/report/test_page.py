@@ -186,12 +186,11 @@ def test_every_figure_is_the_reports(report, read):
     assert [c[0] for c in read.measures["p-value"]] == [1 / 11] * 2
     for name in ("Sufficiency", "Necessity", "Minimality"):
         # Under the counterfactual, which it was found with, it decides nothing.
-        assert [text.strip() for _, text in read.measures[name]] == [
-            "✓ holdsdecides nothing",
-            "✓ holds",
-        ]
+        first, second = (text.strip() for _, text in read.measures[name])
+        assert first == "✓ holdsdecides nothing"
+        assert second.startswith("✓ holds")
     # What is hardest to game comes first.
-    assert next(iter(read.measures)) == "Same top token"
+    assert next(name for name in read.measures if name) == "Same top token"
     assert "The circuit is 8.1% of the model" in read.text
 
 

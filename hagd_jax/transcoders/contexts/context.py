@@ -101,6 +101,12 @@ class Contexts:
     largest: np.ndarray
     layers: Mapping[int, LayerContexts]
 
+    def __repr__(self) -> str:
+        return (
+            f"Contexts({self.transcoder!r} of {self.model!r}, {len(self.layers)} layers, "
+            f"{len(self.tokens)} sequences of {self.tokens.shape[-1]} tokens)"
+        )
+
     @property
     def density(self) -> np.ndarray:
         """(L, F) share of tokens on which each feature fires."""
@@ -147,7 +153,12 @@ class Contexts:
 
         Args:
             effects: Layer → effects of the features that were followed there.
+
+        Raises:
+            InputError: If a layer has none.
         """
+        if missing := sorted(set(self.layers) - set(effects)):
+            raise InputError("effects", got=f"none of layers {missing}", expected="all layers'")
         layers = {
             layer: dataclasses.replace(found, effects=effects[layer])
             for layer, found in self.layers.items()

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import read_arrays, save_arrays, write_atomic, writing_to
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import as_path, read_arrays, save_arrays, write_atomic, writing_to
 from hagd_jax.parallel import is_main
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
 FORMAT = 1
-_BROKEN = (OSError, ValueError, KeyError, TypeError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError)
 _NAMES = ("model", "transcoder", "digest")
 _TEXT = ("tokens", "weight", "fired", "largest")
 
@@ -38,7 +38,8 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
     """
     if not is_main():
         return
-    folder = Path(folder)
+    require_is("contexts", contexts, Contexts)
+    folder = as_path(folder, "folder")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "contexts.json").unlink(missing_ok=True)
@@ -63,7 +64,7 @@ def load_contexts(folder: str | Path) -> Contexts:
         CheckpointError: If something is absent, broken, or of another format; for a layer's file,
             when that layer is asked for.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     try:
         record = json.loads((folder / "contexts.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_number, shown
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -26,6 +26,7 @@ from hagd_jax.transcoders.measures.held_out import (
     followed_features,
     placed,
 )
+from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 
@@ -91,7 +92,9 @@ def top_contexts(
         >>> found.feature(12, 345).contexts[0].activations.max()
         7.25
     """
+    require_pair(transcoder, model)
     _check(per_feature, window, effects, model.config.vocab_size)
+    window = window[0], window[1]
     followed = followed_features(features, transcoder.config)
     columns = _columns(followed, transcoder.config)
     best, gain, texts, first = None, 0.0, [], 0
@@ -242,12 +245,12 @@ def _columns(followed: dict[int, np.ndarray], config: TranscoderConfig) -> jax.A
 
 
 def _check(per_feature: int, window: tuple[int, int], effects: int, vocab_size: int) -> None:
-    if per_feature < 1:
-        raise ConfigError("per_feature", got=per_feature, expected="1 or more")
-    if len(window) != 2 or min(window) < 0:
-        raise ConfigError("window", got=window, expected="tokens before and after, 0 or more each")
-    if not 0 <= effects <= vocab_size:
-        raise ConfigError("effects", got=effects, expected=f"0 to {vocab_size} tokens")
+    require_number("per_feature", per_feature, least=1, whole=True)
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        raise ConfigError("window", got=shown(window), expected="tokens before and after a peak")
+    for side in window:
+        require_number("window", side, least=0, whole=True)
+    require_number("effects", effects, least=0, most=vocab_size, whole=True)
 
 
 def _check_length(texts: list[tuple[np.ndarray, np.ndarray]], batch: Placed) -> None:

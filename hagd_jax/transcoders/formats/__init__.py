@@ -1,7 +1,8 @@
 """Public formats of transcoders: one file each, and `load` and `save` over all of them.
 
 `per_layer` and `cross_layer` are circuit-tracer's, read and written; `sparsify` and `saelens` are
-read. `finding` and `stored` look a folder over without reading its weights; `writing` writes it.
+read. `finding` and `stored` look a folder over without reading its weights; `options` says which
+fields a configuration may have.
 """
 
 from hagd_jax.transcoders.formats.loading import check_model, load

@@ -21,6 +21,7 @@ from hagd_jax.files import Tensor, whole_tensor
 from hagd_jax.transcoders.config import Activation, TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import gather, open_files
+from hagd_jax.transcoders.formats.options import ANY, Allowed, clipped, require_known
 from hagd_jax.transcoders.formats.stored import View
 
 CONFIG = "config.yaml"
@@ -34,6 +35,21 @@ _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu", "jump_relu": "jump_relu", "jumprelu": "jump_relu", "topk": "topk",
     "batch_topk": "batch_topk", "batchtopk": "batch_topk",
 }  # fmt: skip
+# `config.yaml` may hold these fields, by its `model_kind`; circuit-tracer itself adds the second
+# line of them to what it has read.
+_FIELDS: Allowed = {
+    "model_kind": ANY, "model_name": ANY, "scan": ANY, "feature_input_hook": ANY,
+    "repo_id": ANY, "revision": ANY, "subfolder": ANY,
+    "feature_output_hook": ANY, "activation": ANY, "k": ANY, "predict": (None, False, True),
+}  # fmt: skip
+_FIELDS_OF: dict[str, Allowed] = {
+    PER_LAYER: _FIELDS | {"transcoders": ANY, "window": (None, 0)},
+    # A list of files would be those of another layout, which is not read.
+    CROSS_LAYER: _FIELDS | {"transcoders": (None,), "window": ANY},
+    CROSS_LAYER_SKIP: _FIELDS | {"transcoders": (None,), "window": ANY},
+}
+# A mapping of scalars and lists of strings.
+_DEEPEST = 3
 _HOOKS = {
     "mlp_in": ("mlp.hook_in", "mlp.hook_out"),
     "resid_mid": ("hook_resid_mid", "hook_mlp_out"),
@@ -65,17 +81,19 @@ class Given:
         Raises:
             ConfigError: If the activation function is unknown.
         """
-        name = self.values.get("activation") or ("jump_relu" if thresholds else "relu")
+        name = self.values.get("activation")
+        if name is None:
+            name = "jump_relu" if thresholds else "relu"
         activation = _ACTIVATIONS.get(str(name).lower())
         if activation is None:
             raise ConfigError(
                 f"{self.folder / CONFIG}: activation",
-                got=repr(name),
+                got=clipped(name),
                 expected=f"one of {', '.join(_ACTIVATIONS)}",
             )
         return {
             "activation": activation,
-            "k": self.values.get("k") or 0,
+            "k": 0 if self.values.get("k") is None else self.values["k"],
             "reads": self.reading.site,
             "predict": bool(self.values.get("predict")),
         }
@@ -92,27 +110,52 @@ def read_config(folder: Path) -> Given:
 
     Raises:
         CheckpointError: If it cannot be read.
-        ConfigError: If the kind or a hook is not supported.
+        ConfigError: If the kind, a hook or a field is not supported.
     """
     path = folder / CONFIG
+    values = read_yaml(path)
+    kind = values.get("model_kind")
+    if not isinstance(kind, str) or kind not in _FIELDS_OF:
+        raise ConfigError(
+            f"{path}: model_kind", got=clipped(kind), expected=" or ".join(map(repr, _FIELDS_OF))
+        )
+    require_known(values, _FIELDS_OF[kind], str(path))
+    written = values.get("feature_output_hook")
+    hooks.require_output(written, values.get("model_name"), f"{path}: feature_output_hook")
+    read = hooks.reading(values.get("feature_input_hook"), f"{path}: feature_input_hook")
+    return Given(folder, kind, values, read)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """A small YAML file that holds a mapping.
+
+    Anchors are refused, and so is deep nesting: a few hundred bytes of either can take all of the
+    memory, or of the stack.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds something else.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                raise ValueError("an anchor that is referred to, or deep nesting")
+        values = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(str(path), got=reason, expected="a YAML file") from error
     if not isinstance(values, dict):
         raise CheckpointError(str(path), got=type(values).__name__, expected="a YAML mapping")
-    kind = values.get("model_kind")
-    if kind not in (PER_LAYER, CROSS_LAYER, CROSS_LAYER_SKIP):
-        raise ConfigError(
-            f"{path}: model_kind",
-            got=repr(kind),
-            expected=f"{PER_LAYER}, {CROSS_LAYER} or {CROSS_LAYER_SKIP}",
-        )
-    written = values.get("feature_output_hook")
-    hooks.require_output(written, values.get("model_name"), f"{path}: feature_output_hook")
-    read = hooks.reading(values.get("feature_input_hook"), f"{path}: feature_input_hook")
-    return Given(folder, str(kind), values, read)
+    return values
 
 
 def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:

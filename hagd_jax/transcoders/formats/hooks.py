@@ -11,6 +11,7 @@ import re
 
 from hagd_jax.errors import ConfigError
 from hagd_jax.transcoders.config import Reads
+from hagd_jax.transcoders.formats.options import clipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def reading(hook: object, what: str) -> Reading:
     """
     name = split(hook)[1]
     if name not in _READ:
-        raise ConfigError(what, got=repr(hook), expected=f"one of {', '.join(_READ)}")
+        raise ConfigError(what, got=clipped(hook), expected=f"one of {', '.join(_READ)}")
     return _READ[name]
 
 
@@ -75,7 +76,7 @@ def require_output(hook: object, model_name: object, what: str) -> None:
     """
     name = split(hook)[1]
     if name not in _WRITTEN:
-        raise ConfigError(what, got=repr(hook), expected=f"one of {', '.join(_WRITTEN)}")
+        raise ConfigError(what, got=clipped(hook), expected=f"one of {', '.join(_WRITTEN)}")
     if name == "hook_mlp_out" and _POST_NORM.search(str(model_name)):
         raise ConfigError(
             what,

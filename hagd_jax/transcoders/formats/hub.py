@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.files import as_path
 from hagd_jax.models.hub import Located
 
 # Weights as safetensors only: pickles are not opened anyway.
@@ -31,7 +32,7 @@ def locate(source: str | Path) -> Located:
         CheckpointError: If there is no such folder, or the hub cannot be reached.
         ConfigError: If it is neither a path nor a hub id.
     """
-    path = Path(source).expanduser()
+    path = as_path(source, "transcoder")
     if path.exists():
         return Located(path, path.resolve().name)
     text = str(source)

@@ -11,16 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError, require_is
 from hagd_jax.models import LanguageModel
-from hagd_jax.models.loading import float_dtype
+from hagd_jax.models.config import float_dtype
 from hagd_jax.models.placing import place
 from hagd_jax.models.safetensors_source import CONVERT, PICKLES
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer, saelens, sparsify
 from hagd_jax.transcoders.formats.hub import locate
 from hagd_jax.transcoders.formats.stored import Stored
-from hagd_jax.transcoders.transcoder import Params, Transcoder, param_specs, shardings
+from hagd_jax.transcoders.transcoder import (
+    Params,
+    Transcoder,
+    param_specs,
+    require_transcoder,
+    shardings,
+)
 
 _FORMATS = (
     "circuit-tracer's config.yaml, or folders with cfg.json and sae.safetensors (sparsify) or "
@@ -64,6 +70,7 @@ def load(
     located = locate(source)
     stored = open_stored(located.path)
     if model is not None:
+        require_is("model", model, LanguageModel)
         _require_fit(stored.config, model, str(located.path))
         mesh = model.mesh if mesh is None else mesh
     weights = _norm_weights(stored, model, str(located.path))
@@ -134,6 +141,8 @@ def check_model(transcoder: Transcoder, model: LanguageModel) -> None:
     Raises:
         CheckpointError: Naming those of both.
     """
+    require_transcoder(transcoder)
+    require_is("model", model, LanguageModel)
     _require_fit(transcoder.config, model, f"transcoder {transcoder.name}")
 
 
@@ -176,6 +185,8 @@ def _fold(params: Params, stored: Stored, weights: jax.Array | None) -> Params:
     """Parameters that compute from `config.reads` what the folder computes from its own input."""
     if stored.positive:
         params = _changed(params, ["threshold"], _positive)
+    if stored.rescaled:
+        params = _changed(params, ["W_enc", "b_enc", "W_dec"], _rescaled)
     if stored.centred:
         params = _changed(params, ["b_enc"], _centred)
     if weights is not None:
@@ -195,6 +206,22 @@ def _changed(params: Params, leaves: list[str], change: Callable[..., Any], *mor
 def _positive(leaf: str, params: Params) -> jax.Array:
     """relu(x) above θ is x above max(θ, 0)."""
     return jnp.maximum(params[leaf], 0)
+
+
+def _rescaled(leaf: str, params: Params) -> jax.Array:
+    """act((W_enc x + b_enc) n) W_dec / n, with n the norms of the rows of W_dec, one edge a layer.
+
+    A row of zeros writes nothing, whatever its feature is divided by.
+    """
+    rows = params["W_dec"].astype(jnp.promote_types(params["W_dec"].dtype, jnp.float32))
+    norm = jnp.linalg.norm(rows, axis=-1)
+    if leaf == "b_enc":
+        changed = params[leaf] * norm
+    elif leaf == "W_enc":
+        changed = params[leaf] * norm[..., None]
+    else:
+        changed = rows / jnp.where(norm > 0, norm, 1)[..., None]
+    return changed.astype(params[leaf].dtype)
 
 
 def _centred(leaf: str, params: Params) -> jax.Array:

@@ -4,7 +4,10 @@ A file holds W_enc (D, F), b_enc (F), W_dec (F, D), b_dec (D), and by the archit
 (D, D), applied as x W_skipᵀ, and `threshold` (F). What a transcoder reads and writes, and thereby
 its layer, is told by the hook names in the `metadata`.
 
-Its JumpReLU is relu(x) above the threshold, so that a negative threshold counts as 0.
+Its JumpReLU is relu(x) above the threshold, so that a negative threshold counts as 0. With `k` and
+the activation function `topk`, the k largest pre-activations are kept where they are positive. With
+`rescale_acts_by_decoder_norm`, pre-activations are multiplied by the norms of their rows of W_dec,
+and features divided by them before they are decoded; both go into the weights.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
+from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, clipped, require_known
 from hagd_jax.transcoders.formats.stored import Stored, Views
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -34,29 +38,63 @@ _ARCHITECTURES = {
     "jumprelu_transcoder": ("threshold",),
     "jumprelu_skip_transcoder": ("threshold", "W_skip"),
 }
-# Options that change the mathematics, and the values under which they do not.
-_OFF: dict[str, tuple[Any, ...]] = {
-    "normalize_activations": ("none", None, False),
-    "reshape_activations": ("none", None),
-    "apply_b_dec_to_input": (False, None),
-    "activation_fn": ("relu", None),
-    "activation_fn_str": ("relu", None),
-    "hook_head_index": (None,),
-    "hook_head_index_out": (None,),
-}
-# TransformerLens then runs another model: norms without weights, or other MLP outputs.
-_PROCESSING = ("fold_ln", "center_writing_weights")
+# Every field of a configuration, and the values under which the mathematics is as above.
+_ALLOWED: Allowed = {
+    "architecture": ANY, "d_in": ANY, "d_sae": ANY, "d_out": ANY, "metadata": ANY,
+    "hook_name": ANY, "hook_name_out": ANY, "model_name": ANY,
+    "model_from_pretrained_kwargs": ANY, "k": ANY, "activation_fn_kwargs": ANY,
+    "activation_fn": ("relu", "topk", None), "activation_fn_str": ("relu", "topk", None),
+    "rescale_acts_by_decoder_norm": (False, True, None),
+    "normalize_activations": ("none", None, False), "reshape_activations": ("none", None),
+    "apply_b_dec_to_input": OFF, "finetuning_scaling_factor": OFF,
+    "hook_head_index": (None,), "hook_head_index_out": (None,),
+    # Which text it was trained on, and how: `SAEMetadata` and `TrainingSAEConfig`.
+    **dict.fromkeys((
+        "dtype", "device", "hook_layer", "hook_layer_out", "hf_hook_name", "hf_hook_name_out",
+        "model_class_name", "prepend_bos", "exclude_special_tokens", "neuronpedia_id",
+        "context_size", "seqpos_slice", "dataset_path", "dataset_trust_remote_code",
+        "sae_lens_version", "sae_lens_training_version", "noise_scale", "mse_loss_normalization",
+        "b_dec_init_method", "decoder_init_norm", "lp_norm", "l0_coefficient", "l1_coefficient",
+        "l0_warm_up_steps", "l1_warm_up_steps", "aux_loss_coefficient", "use_sparse_activations",
+    ), ANY),
+}  # fmt: skip
+# What TransformerLens is asked for when it loads the model, if that is the model as it was
+# published: folding norms or centring what is written makes another one of it.
+_LOADING: Allowed = {
+    "fold_ln": OFF, "center_writing_weights": OFF, "refactor_factored_attn_matrices": OFF,
+    "revision": (None,), "checkpoint_index": (None,), "checkpoint_value": (None,),
+    **dict.fromkeys((
+        "center_unembed", "fold_value_biases", "default_prepend_bos", "default_padding_side",
+        "dtype", "torch_dtype", "device", "n_devices", "move_to_device", "trust_remote_code",
+    ), ANY),
+}  # fmt: skip
+_POST = "post_feedforward_layernorm"
+
+
+class _Kind(NamedTuple):
+    """What all layers must share: what they read, what they compute, and their sizes."""
+
+    reading: hooks.Reading
+    architecture: str
+    k: int
+    rescaled: bool
+    d_in: Any
+    d_sae: Any
+
+    def __str__(self) -> str:
+        kept = f" keeping {self.k} features" if self.k else ""
+        scaled = ", rescaled by decoder norms," if self.rescaled else ""
+        return (
+            f"{self.architecture}{kept}{scaled} of d_in {self.d_in} that reads {self.reading.site}"
+        )
 
 
 class _Layer(NamedTuple):
-    """One folder: its layer, what it reads, and the options that all layers must share."""
+    """One folder and its layer."""
 
     folder: Path
     layer: int
-    reading: hooks.Reading
-    architecture: str
-    d_in: Any
-    d_sae: Any
+    kind: _Kind
 
 
 def open_folder(folder: Path) -> Stored:
@@ -73,32 +111,34 @@ def open_folder(folder: Path) -> Stored:
         ConfigError: If an option is not supported, or layers differ in one.
     """
     layers = _layers(folder)
-    first = layers[0]
+    first, kind = layers[0], layers[0].kind
     sources = open_files(layer.folder / WEIGHTS for layer in layers)
     width, features = first_shape(sources[0], "W_enc", 2)
-    if (first.d_in, first.d_sae) != (width, features):
+    if (kind.d_in, kind.d_sae) != (width, features):
         raise CheckpointError(
             str(first.folder / CONFIG),
-            got=f"d_in {first.d_in} and d_sae {first.d_sae}",
+            got=f"d_in {clipped(kind.d_in)} and d_sae {clipped(kind.d_sae)}",
             expected=f"d_in {width} and d_sae {features}, by W_enc",
         )
-    extra = _ARCHITECTURES[first.architecture]
+    extra = _ARCHITECTURES[kind.architecture]
     views = gather(sources, {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", *extra)})
     refuse_others(sources, views.values())
     config = TranscoderConfig(
         n_layers=len(layers),
         d_model=width,
         n_features=features,
-        activation="jump_relu" if "threshold" in extra else "relu",
-        reads=first.reading.site,
+        activation="jump_relu" if "threshold" in extra else "topk" if kind.k else "relu",
+        k=kind.k,
+        reads=kind.reading.site,
         skip="W_skip" in extra,
     )
     return Stored(
         config,
         Views(views),
         layouts={"W_enc": "e f"},
-        unweighted=first.reading.unweighted,
+        unweighted=kind.reading.unweighted,
         positive="threshold" in extra,
+        rescaled=kind.rescaled,
     )
 
 
@@ -117,33 +157,30 @@ def _layers(folder: Path) -> list[_Layer]:
                 expected="one folder a layer",
             )
     layers_of(found, str(folder))
-    layers = [found[layer] for layer in sorted(found)]
-    for one in layers:
-        if one[2:] != layers[0][2:]:
+    first, *rest = layers = [found[layer] for layer in sorted(found)]
+    for one in rest:
+        if one.kind != first.kind:
             raise ConfigError(
                 str(one.folder / CONFIG),
-                got=f"{one.architecture} of d_in {one.d_in} that reads {one.reading.site}",
-                expected=f"{layers[0].architecture} of d_in {layers[0].d_in} that reads "
-                f"{layers[0].reading.site}, as in {layers[0].folder.name}",
+                got=str(one.kind),
+                expected=f"{first.kind}, as in {first.folder.name}",
             )
     return layers
 
 
 def _read(folder: Path) -> _Layer:
     path = folder / CONFIG
-    cfg = read_json_object(path)
-    # Version 6 moved what says how a transcoder is used into the metadata.
-    metadata = cfg.get("metadata")
-    cfg = (metadata if isinstance(metadata, dict) else {}) | cfg
-    architecture = str(cfg.get("architecture"))
-    if architecture not in _ARCHITECTURES:
+    cfg = _merged(read_json_object(path), path)
+    architecture = cfg.get("architecture")
+    if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         raise ConfigError(
             f"{path}: architecture",
-            got=repr(architecture),
+            got=clipped(architecture),
             expected=f"one of {', '.join(_ARCHITECTURES)}",
             mend="The others are autoencoders, which reconstruct what they read.",
         )
     _check(cfg, path)
+    k, rescaled = _activation(cfg, architecture, path)
     read, written = cfg.get("hook_name"), cfg.get("hook_name_out")
     hooks.require_output(written, cfg.get("model_name"), f"{path}: hook_name_out")
     reading = hooks.reading(read, f"{path}: hook_name")
@@ -151,34 +188,88 @@ def _read(folder: Path) -> _Layer:
     if not re.fullmatch(r"\d{1,6}", block) or block != block_out:
         raise ConfigError(
             f"{path}: hook_name_out",
-            got=f"{written!r} with hook_name {read!r}",
+            got=f"{clipped(written)} with hook_name {clipped(read)}",
             expected="hooks of one and the same block",
         )
-    return _Layer(folder, int(block), reading, architecture, cfg.get("d_in"), cfg.get("d_sae"))
+    kind = _Kind(reading, architecture, k, rescaled, cfg.get("d_in"), cfg.get("d_sae"))
+    return _Layer(folder, int(block), kind)
+
+
+def _merged(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields and those of the metadata, where version 6 keeps how a transcoder is used."""
+    metadata = cfg.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise ConfigError(f"{path}: metadata", got=clipped(metadata), expected="an object")
+    for name in sorted(metadata.keys() & cfg.keys()):
+        if metadata[name] != cfg[name]:
+            raise ConfigError(
+                f"{path}: {name}",
+                got=f"{clipped(cfg[name])}, and {clipped(metadata[name])} in the metadata",
+                expected="one value",
+            )
+    return metadata | cfg
 
 
 def _check(cfg: Mapping[str, Any], path: Path) -> None:
-    """Refuse options that change the mathematics."""
-    for name, allowed in _OFF.items():
-        if cfg.get(name) not in allowed:
-            raise ConfigError(
-                f"{path}: {name}",
-                got=repr(cfg[name]),
-                expected=repr(allowed[0]),
-                mend="Fold it into the weights first; SAELens has methods named fold_... for that."
-                if name == "normalize_activations"
-                else None,
-            )
+    """Refuse what is not known, and what is not computed here."""
+    if cfg.get("normalize_activations") not in _ALLOWED["normalize_activations"]:  # type: ignore[operator]
+        raise ConfigError(
+            f"{path}: normalize_activations",
+            got=clipped(cfg["normalize_activations"]),
+            expected="'none'",
+            mend="Fold it into the weights first; SAELens has methods named fold_... for that.",
+        )
+    require_known(cfg, _ALLOWED, str(path))
     if cfg.get("d_in") != cfg.get("d_out"):
         raise ConfigError(
-            f"{path}: d_out", got=cfg.get("d_out"), expected=f"d_in = {cfg.get('d_in')}"
+            f"{path}: d_out",
+            got=clipped(cfg.get("d_out")),
+            expected=f"d_in = {clipped(cfg.get('d_in'))}",
         )
-    options = cfg.get("model_from_pretrained_kwargs")
-    for name in _PROCESSING:
-        if isinstance(options, dict) and options.get(name):
-            raise ConfigError(
-                f"{path}: model_from_pretrained_kwargs",
-                got=f"{name}: {options[name]}",
-                expected="a model as it was published",
-                mend="TransformerLens changed the model that this was trained on.",
-            )
+    if _POST in str(cfg.get("hf_hook_name_out")):
+        raise ConfigError(
+            f"{path}: hf_hook_name_out",
+            got=f"{clipped(cfg['hf_hook_name_out'])}, which is after a norm of the MLP's output",
+            expected="the output of the MLP itself",
+            mend="Models with such a norm are not supported.",
+        )
+    options = cfg.get("model_from_pretrained_kwargs") or {}
+    what = f"{path}: model_from_pretrained_kwargs"
+    if not isinstance(options, dict):
+        raise ConfigError(what, got=clipped(options), expected="an object")
+    require_known(options, _LOADING, what)
+
+
+def _activation(cfg: Mapping[str, Any], architecture: str, path: Path) -> tuple[int, bool]:
+    """How many features are kept (0 for all), and whether they are rescaled by decoder norms."""
+    extra = cfg.get("activation_fn_kwargs") or {}
+    if not isinstance(extra, dict):
+        raise ConfigError(f"{path}: activation_fn_kwargs", got=clipped(extra), expected="an object")
+    require_known(extra, {"k": ANY}, f"{path}: activation_fn_kwargs")
+    names = {str(cfg[n]) for n in ("activation_fn", "activation_fn_str") if cfg.get(n)}
+    counts = [k for k in (cfg.get("k"), extra.get("k")) if k is not None]
+    if len(names) > 1 or any(k != counts[0] for k in counts):
+        raise ConfigError(
+            f"{path}: activation_fn",
+            got=f"{' and '.join(map(repr, sorted(names)))} with k of {clipped(counts)}",
+            expected="one activation function with one k",
+        )
+    rescaled = bool(cfg.get("rescale_acts_by_decoder_norm"))
+    topk = names == {"topk"} or (not names and bool(counts))
+    if "threshold" in _ARCHITECTURES[architecture] and (topk or rescaled):
+        raise ConfigError(
+            f"{path}: {'k' if topk else 'rescale_acts_by_decoder_norm'}",
+            got=clipped(counts[0]) if counts else True,
+            expected=f"none with architecture {architecture}, whose features have thresholds",
+        )
+    if topk != bool(counts):
+        raise ConfigError(
+            f"{path}: k",
+            got=clipped(counts[0]) if counts else "none",
+            expected="the number of features that topk keeps, and none with relu",
+        )
+    if topk and (type(counts[0]) is not int or counts[0] < 1):
+        raise ConfigError(
+            f"{path}: k", got=clipped(counts[0]), expected="a whole number, 1 or more"
+        )
+    return (counts[0] if topk else 0), rescaled

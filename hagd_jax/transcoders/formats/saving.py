@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import yaml
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import replacing, write_safetensors
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import as_path, replacing, write_safetensors
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
 from hagd_jax.transcoders.transcoder import Transcoder, param_specs
@@ -45,7 +43,8 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
         3
     """
     # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
-    folder = Path(folder).expanduser().resolve()
+    require_is("transcoder", transcoder, Transcoder)
+    folder = as_path(folder, "folder").resolve()
     config = transcoder.config
     params = {leaf: transcoder.params.get(leaf) for leaf in param_specs(config)}
     for leaf, spec in param_specs(config).items():
@@ -107,7 +106,6 @@ def _require_replaceable(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        values = yaml.safe_load((folder / circuit_tracer.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return "model_kind" in circuit_tracer.read_yaml(folder / circuit_tracer.CONFIG)
+    except CheckpointError:
         return False
-    return isinstance(values, Mapping) and "model_kind" in values

@@ -26,6 +26,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
+from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, clipped, require_known
 from hagd_jax.transcoders.formats.stored import Stored, Views
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -33,17 +34,16 @@ _MLP = r"(?:\w+\.)*(?:layers|h)\.(\d+)\.mlp"
 _NAMES = {
     "W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec",
 }  # fmt: skip
-# Options that are handled here, and those that say nothing about a trained transcoder.
-_HANDLED = {
-    "activation",
-    "d_in",
-    "k",
-    "num_latents",
-    "expansion_factor",
-    "skip_connection",
-    "transcode",
-}
-_OF_TRAINING = {"normalize_decoder", "multi_topk", "lookup_max_order", "gram_table_hash"}
+# Every option of `sparsify`, and the values under which the mathematics is as above.
+_ALLOWED: Allowed = {
+    "activation": ("topk",), "d_in": ANY, "k": ANY, "num_latents": ANY, "expansion_factor": ANY,
+    "skip_connection": (False, True), "transcode": (True, False), "signed": OFF,
+    "embed_skip": OFF, "gram_lookup": OFF,
+    # How it was trained.
+    "normalize_decoder": ANY, "multi_topk": ANY, "lookup_max_order": ANY, "gram_table_hash": ANY,
+}  # fmt: skip
+# What all layers must agree on; a number of latents may be given in two ways.
+_SHARED = ("activation", "d_in", "k", "num_latents", "skip_connection", "transcode")
 
 
 def open_folder(folder: Path) -> Stored:
@@ -62,7 +62,7 @@ def open_folder(folder: Path) -> Stored:
     layers = _layers(folder)
     cfg = _same(path / CONFIG for path in layers)
     what = str(layers[0] / CONFIG)
-    transcode = _check(cfg, what)
+    transcode = _transcodes(cfg, what)
     sources = open_files(path / WEIGHTS for path in layers)
     features, width = first_shape(sources[0], "encoder.weight", 2)
     skip = bool(cfg.get("skip_connection"))
@@ -92,16 +92,17 @@ def _layers(folder: Path) -> list[Path]:
 
 def _same(files: Iterable[Path]) -> dict[str, Any]:
     """The configuration, which must be that of every layer."""
-    files = list(files)
-    first = read_json_object(files[0])
-    for file in files[1:]:
-        other = read_json_object(file)
-        for name in sorted((_HANDLED - {"expansion_factor"}) & (first.keys() | other.keys())):
+    found = {file: read_json_object(file) for file in files}
+    for file, cfg in found.items():
+        require_known(cfg, _ALLOWED, str(file))
+    (place, first), *rest = found.items()
+    for file, other in rest:
+        for name in _SHARED:
             if first.get(name) != other.get(name):
                 raise ConfigError(
                     f"{file}: {name}",
-                    got=repr(other.get(name)),
-                    expected=f"{first.get(name)!r}, as in {files[0]}",
+                    got=clipped(other.get(name)),
+                    expected=f"{clipped(first.get(name))}, as in {place}",
                 )
     return first
 
@@ -117,16 +118,8 @@ def _check_sizes(cfg: Mapping[str, Any], width: int, features: int, what: str) -
         )
 
 
-def _check(cfg: Mapping[str, Any], what: str) -> bool:
-    """Refuse what we cannot compute; whether the folder says that it is a transcoder."""
-    activation = cfg.get("activation", "topk")
-    if activation != "topk":
-        raise ConfigError(f"{what}: activation", got=repr(activation), expected="'topk'")
-    for name in sorted(cfg.keys() - _HANDLED - _OF_TRAINING):
-        if cfg[name]:
-            raise ConfigError(
-                f"{what}: {name}", got=repr(cfg[name]), expected="an option that is known, or off"
-            )
+def _transcodes(cfg: Mapping[str, Any], what: str) -> bool:
+    """Whether the folder says that it is a transcoder; an autoencoder is refused."""
     transcode = cfg.get("transcode")
     if not transcode and (transcode is not None or not cfg.get("skip_connection")):
         raise ConfigError(

@@ -101,6 +101,8 @@ class Stored:
         centred: Whether b_dec is taken off what the features read.
         unweighted: Whether they read an RMSNorm's value before its weights.
         positive: Whether a threshold below 0 counts as 0.
+        rescaled: Whether pre-activations are multiplied by the norms of their rows of W_dec, and
+            features divided by them before they are decoded.
     """
 
     config: TranscoderConfig
@@ -109,6 +111,7 @@ class Stored:
     centred: bool = False
     unweighted: bool = False
     positive: bool = False
+    rescaled: bool = False
 
     def __post_init__(self):
         for weight in self.weights:

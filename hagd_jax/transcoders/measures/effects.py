@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.measures.held_out import Selection, followed_features
-from hagd_jax.transcoders.replace import require_fit
+from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 # Features whose logits are in memory at once: of each, one number a token of the vocabulary.
@@ -61,7 +61,7 @@ def logit_effects(
         Layer → effects of its features, in rising order of the features.
 
     Raises:
-        ConfigError: If `count` is not positive, or more than the vocabulary.
+        ConfigError: If `count` is not from 1 to the size of the vocabulary, or `gain` not finite.
         InputError: If a feature does not exist, or the transcoder is another model's.
 
     Example:
@@ -69,9 +69,9 @@ def logit_effects(
         >>> [token_label(model.tokenizer, i) for i in effects[12].tokens[0, :2]]
         [' Paris', ' France']
     """
-    require_fit(transcoder.config, model.config)
-    if not 1 <= count <= model.config.vocab_size:
-        raise ConfigError("count", got=count, expected=f"1 to {model.config.vocab_size} tokens")
+    require_pair(transcoder, model)
+    require_number("count", count, least=1, most=model.config.vocab_size, whole=True)
+    require_number("gain", gain)
     found = {}
     w_dec, senders = transcoder.params["W_dec"], np.asarray(layer_graph(transcoder.config).senders)
     for layer, chosen in followed_features(features, transcoder.config).items():

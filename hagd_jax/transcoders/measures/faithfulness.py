@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_number
 from hagd_jax.models import LanguageModel, mlp
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import own_edges
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import require_fit
-from hagd_jax.transcoders.transcoder import Params, Transcoder, check_inputs
+from hagd_jax.transcoders.replace import require_pair
+from hagd_jax.transcoders.transcoder import Params, Transcoder, check_inputs, require_key
 
 _ENCODER = ("W_enc", "b_enc", "threshold")
 
@@ -62,8 +62,9 @@ def jacobian_match(
         The `JacobianMatch`.
 
     Raises:
-        InputError: If transcoder, model and `x` do not belong together; if there are not two
-            tokens to take differences of, or no directions.
+        ConfigError: If `directions` is not a whole number, 1 or more.
+        InputError: If transcoder, model and `x` do not belong together, there are not two tokens
+            to take differences of, or `key` is no PRNG key.
 
     Example:
         >>> from hagd_jax import models, transcoders
@@ -77,13 +78,13 @@ def jacobian_match(
         >>> jacobian_match(untrained, model, x, jax.random.key(2)).active.tolist()
         [1.0, 1.0]
     """
-    require_fit(transcoder.config, model.config)
-    check_inputs(transcoder.config, x)
-    x = jnp.asarray(x, jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+    require_pair(transcoder, model)
+    require_key(key)
+    require_number("directions", directions, least=1, whole=True)
+    x = check_inputs(transcoder.config, x).astype(jnp.float32)
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
     if x.shape[1] < 2:
         raise InputError("x", got=f"{x.shape[1]} tokens", expected="2 or more")
-    if directions < 1:
-        raise InputError("directions", got=directions, expected="1 or more")
     keys = jax.random.split(key, directions)
     return _match(transcoder.bare(), model.bare(), x, keys)
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is, shown
 from hagd_jax.models import LanguageModel, check_tokens
+from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import batch_parts, constrain, replicate, sharding
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import require_fit
+from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 Selection = Mapping[int, Sequence[int]]
@@ -65,10 +66,24 @@ def placed(
         InputError: If the transcoder is another model's; if a batch does not fit the model, or
             its weights do not fit its tokens; or if there is no token that counts.
     """
-    require_fit(transcoder.config, model.config)
+    require_pair(transcoder, model)
+    if hasattr(batches, "tokens") or not isinstance(batches, Iterable):
+        raise InputError(
+            "held-out text",
+            got=shown(batches),
+            expected="batches with tokens and weight",
+            mend="Wrap a single batch in a list.",
+        )
     heavy = False
     for i, batch in enumerate(batches):
-        tokens, weight = (_host(x, model.mesh) for x in (batch.tokens, batch.weight))
+        if not (hasattr(batch, "tokens") and hasattr(batch, "weight")):
+            raise InputError(
+                f"batch {i}", got=shown(batch), expected="something with tokens and weight"
+            )
+        tokens, weight = (
+            _host(read_array(f"{name} of batch {i}", getattr(batch, name)), model.mesh)
+            for name in ("tokens", "weight")
+        )
         check_tokens(model.config, tokens)
         if weight.shape != tokens.shape or not (np.isfinite(weight) & (weight >= 0)).all():
             raise InputError(
@@ -129,21 +144,28 @@ def followed_features(
     if features is None:
         every = np.arange(config.n_features, dtype=np.int32)
         return dict.fromkeys(range(config.n_layers), every)
+    require_is("features", features, Mapping)
     found = {}
-    for layer, indices in sorted(features.items()):
-        chosen = np.unique(np.asarray(indices, np.int64))
-        outside = (chosen < 0) | (chosen >= config.n_features)
-        if not 0 <= layer < config.n_layers or outside.any():
+    for layer, indices in features.items():
+        require_index("features: layer", layer, config.n_layers)
+        array = read_array(f"features of layer {layer}", indices, "numbers of features")
+        if array.size and not np.issubdtype(array.dtype, np.integer):
             raise InputError(
-                "features",
-                got=f"{chosen[outside][:5].tolist() or 'some'} in layer {layer}",
-                expected=f"0 to {config.n_features - 1} in layers 0 to {config.n_layers - 1}",
+                f"features of layer {layer}", got=f"dtype {array.dtype}", expected="whole numbers"
+            )
+        chosen = np.unique(np.asarray(array, np.int64))
+        outside = (chosen < 0) | (chosen >= config.n_features)
+        if outside.any():
+            raise InputError(
+                f"features of layer {layer}",
+                got=str(chosen[outside][:5].tolist()),
+                expected=f"0 to {config.n_features - 1}",
             )
         if len(chosen):
             found[int(layer)] = chosen.astype(np.int32)
     if not found:
         raise InputError("features", got="none", expected="at least one, or None for all")
-    return found
+    return dict(sorted(found.items()))
 
 
 def _host(x: Any, mesh: jax.sharding.Mesh | None) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import require_number
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
 from hagd_jax.transcoders.kernels import dense as feat
@@ -46,12 +46,11 @@ class LossConfig:
     most: float = 10.0
 
     def __post_init__(self):
-        for field in ("jacobian_every", "most"):
-            if not getattr(self, field) >= 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise ConfigError(field.name, got=getattr(self, field.name), expected="0 or more")
+        require_number("jacobian_every", self.jacobian_every, least=1, whole=True)
+        require_number("dead_after", self.dead_after, least=0, whole=True)
+        require_number("most", self.most, least=1)
+        for field in ("sparsity", "predict", "dead", "jacobian"):
+            require_number(field, getattr(self, field), least=0)
 
 
 class Terms(struct.PyTreeNode):

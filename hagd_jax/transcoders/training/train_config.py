@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require, require_choice, require_is, require_number
 from hagd_jax.models import DecoderConfig
-from hagd_jax.transcoders.config import Activation, Reads, TranscoderConfig
+from hagd_jax.models.config import float_dtype
+from hagd_jax.transcoders.config import COUNTED, Activation, Reads, TranscoderConfig
 from hagd_jax.transcoders.training.losses import LossConfig
 
 
@@ -36,7 +38,12 @@ class TrainConfig:
         loss: Weights of the terms beside the reconstruction error.
 
     Raises:
-        ConfigError: If a number is impossible.
+        ConfigError: If a number is impossible, or two of them contradict each other.
+        InputError: If `loss` is no `LossConfig`.
+
+    Example:
+        >>> TrainConfig(features="8x", k=32, tokens=100_000).steps(length=128)
+        97
     """
 
     features: str = "8x"
@@ -59,46 +66,54 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
 
     def __post_init__(self):
+        _parse(self.features)
+        require_choice("activation", self.activation, get_args(Activation))
+        require_choice("reads", self.reads, get_args(Reads))
+        float_dtype(self.dtype)  # or refused
         for field in ("tokens", "batch_size", "accumulate", "estimate"):
-            if not getattr(self, field) >= 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
+            require_number(field, getattr(self, field), least=1, whole=True)
+        require_number("k", self.k, least=int(self.activation in COUNTED), whole=True)
+        require_number("window", self.window, least=-1, whole=True)
+        require_number("seed", self.seed, least=0, most=2**32 - 1, whole=True)
         for field in ("learning_rate", "clip"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(field, got=getattr(self, field), expected="more than 0")
+            require_number(field, getattr(self, field), above=0)
         for field in ("warmup", "decay", "through"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(field, got=getattr(self, field), expected="a share, 0 to 1")
-        if self.warmup + self.decay > 1:
-            raise ConfigError("warmup + decay", got=self.warmup + self.decay, expected="at most 1")
-        if self.seed < 0:
-            raise ConfigError("seed", got=self.seed, expected="0 or more")
-        if self.batch_size % self.accumulate:
+            require_number(field, getattr(self, field), least=0, most=1)
+        both = self.warmup + self.decay
+        require(both <= 1, "warmup + decay", got=both, expected="at most 1")
+        divisor = f"a divisor of {self.batch_size}"
+        parts = self.accumulate
+        require(self.batch_size % parts == 0, "accumulate", got=parts, expected=divisor)
+        require_is("loss", self.loss, LossConfig)
+        if self.loss.sparsity and self.activation in COUNTED:
             raise ConfigError(
-                "accumulate", got=self.accumulate, expected=f"a divisor of {self.batch_size}"
+                "loss.sparsity",
+                got=self.loss.sparsity,
+                expected=f"0 with {self.activation}, which keeps k features anyway",
+                mend="Use --k, or --activation relu or jump_relu.",
             )
 
     def transcoder(self, model: DecoderConfig) -> TranscoderConfig:
         """The transcoder asked for, of a model.
 
+        Args:
+            model: The model's configuration.
+
+        Returns:
+            The transcoder's.
+
         Raises:
-            ConfigError: If it does not fit the model, or `features` is not of its form.
+            ConfigError: If it does not fit the model.
         """
-        text = str(self.features).strip().lower()
-        try:
-            times = text.endswith("x")
-            count = round(float(text[:-1]) * model.d_model) if times else int(text)
-        except (ValueError, OverflowError):
-            count = 0
-        if count < 1:
-            raise ConfigError(
-                "features", got=repr(self.features), expected='a number, or a multiple like "8x"'
-            )
+        size, times = _parse(self.features)
+        count = round(size * model.d_model) if times else int(size)
+        require(count >= 1, "features", got=repr(self.features), expected="1 feature or more")
         return TranscoderConfig(
             n_layers=model.n_layers,
             d_model=model.d_model,
             n_features=count,
             activation=self.activation,
-            k=self.k if self.activation in ("topk", "batch_topk") else 0,
+            k=self.k if self.activation in COUNTED else 0,
             window=None if self.window == -1 else self.window,
             reads=self.reads,
             skip=self.skip,
@@ -109,3 +124,18 @@ class TrainConfig:
     def steps(self, length: int) -> int:
         """Steps of sequences of `length` tokens."""
         return max(1, self.tokens // (self.batch_size * length))
+
+
+def _parse(features: object) -> tuple[float, bool]:
+    """A number of features, and whether it is a multiple of d_model."""
+    text = str(features).strip().lower()
+    times = text.endswith("x")
+    try:
+        size = float(text[:-1]) if times else int(text)
+    except (ValueError, OverflowError):
+        size = 0
+    if not 0 < size < 2**31:
+        raise ConfigError(
+            "features", got=repr(features), expected='a number, or a multiple like "8x"'
+        )
+    return size, times

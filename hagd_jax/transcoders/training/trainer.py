@@ -14,12 +14,18 @@ import jax
 import numpy as np
 
 from hagd_jax.corpus import Batch, Batches, Corpus
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    require_index,
+    require_is,
+    require_list,
+    require_number,
+)
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import Checkpoints, agree, batch_parts, is_main, sync, to_global
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.kernels import native
 from hagd_jax.transcoders.training.activations import estimate
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.normalise import Normalisation
@@ -106,6 +112,7 @@ def train(
 
     Raises:
         ConfigError: If the configuration does not fit the model, the corpus or the mesh.
+        InputError: If `model`, `corpus` or `config` is something else.
         TrainingError: If a loss or a gradient is not finite; the message names the layer.
         CheckpointError: If the run cannot be continued, or a checkpoint cannot be written; the
             last good one is kept.
@@ -114,9 +121,11 @@ def train(
         >>> corpus = open_corpus("books/*.txt", model)
         >>> transcoder = train(model, corpus, TrainConfig(features="8x", k=32))
     """
+    require_is("model", model, LanguageModel)
+    require_is("corpus", corpus, Corpus)
+    require_is("config", config, TrainConfig)
+    require_number("save_every", save_every, least=0)
     plan = _plan(model, corpus, config)
-    if jax.default_backend() == "cpu":
-        native.keep_memory()
     share = (jax.process_index(), jax.process_count())
     batches = corpus.batches(config.batch_size, seed=config.seed, share=share)
     begun, state = _begin(plan, batches, run)
@@ -307,8 +316,12 @@ def watch_at(points: list[int], then: Callable[[int, Transcoder], None]) -> Watc
 
     Returns:
         For `train`.
+
+    Raises:
+        InputError: If a point is no whole number.
     """
-    left = sorted(points)
+    numbers = require_list("points", points, "numbers of tokens")
+    left = sorted(require_index("points", point) for point in numbers)
 
     def look(tokens: int, transcoder: Callable[[], Transcoder]) -> None:
         due = [point for point in left if point <= tokens]

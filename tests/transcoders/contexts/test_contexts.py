@@ -298,9 +298,9 @@ def test_names_go_through_json(found, tmp_path):
     [
         ({"per_feature": 0}, ConfigError, "per_feature"),
         ({"window": (-1, 3)}, ConfigError, "window"),
-        ({"effects": 25}, ConfigError, "0 to 24 tokens"),
-        ({"features": {4: [0]}}, InputError, "layers 0 to 3"),
-        ({"features": {0: [24]}}, InputError, r"\[24\] in layer 0"),
+        ({"effects": 25}, ConfigError, "effects: got 25; expected .* at most 24"),
+        ({"features": {4: [0]}}, InputError, "layer: got 4; expected an integer from 0 to 3"),
+        ({"features": {0: [24]}}, InputError, r"layer 0: got \[24\]; expected 0 to 23"),
         ({"features": {0: []}}, InputError, "at least one"),
     ],
 )

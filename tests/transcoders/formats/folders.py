@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import yaml
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 L, D, F = 3, 8, 16
 
@@ -12,6 +12,12 @@ L, D, F = 3, 8, 16
 def arrays(seed=0, **shapes):
     rng = np.random.default_rng(seed)
     return {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def put_tensors(file, **tensors):
+    """Replace tensors of a file; None removes one."""
+    kept = load_file(file) | tensors
+    save_file({name: value for name, value in kept.items() if value is not None}, file)
 
 
 def config_yaml(folder, **values):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, mlp
 from hagd_jax.transcoders import Transcoder, TranscoderConfig, init, param_specs
 from hagd_jax.transcoders.graph import layer_graph
@@ -152,5 +152,5 @@ def test_what_does_not_fit_is_refused():
         jacobian_match(transcoder, model, inputs(model)[:1], KEY)
     with pytest.raises(InputError, match="x: got 1 tokens; expected 2 or more"):
         jacobian_match(transcoder, model, inputs(model)[:, :1, :1], KEY)
-    with pytest.raises(InputError, match="directions: got 0"):
+    with pytest.raises(ConfigError, match="directions: got 0"):
         jacobian_match(transcoder, model, inputs(model), KEY, directions=0)

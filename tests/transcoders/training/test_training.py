@@ -200,7 +200,7 @@ def test_one_program_for_all_steps(model, corpus):
         ({"dtype": "float99"}, "a floating dtype"),
         ({"dtype": "int8"}, "float32, bfloat16"),
         ({"batch_size": 10_000}, "sequences there are"),
-        ({"learning_rate": float("nan")}, "more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: got nan; expected a number above 0"),
         ({"warmup": 0.9, "decay": 0.9}, "at most 1"),
         ({"accumulate": 3}, "divisor of 8"),
         ({"seed": -1}, "0 or more"),

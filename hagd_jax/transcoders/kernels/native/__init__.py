@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import jax
 
+LOG = logging.getLogger("hagd_jax")
 SOURCE = Path(__file__).with_name("rows.cc")
 NAMES = ("topk", "combine", "dot", "spread")
 # Sums may be reassociated, so that they vectorise; NaN and infinity keep their meaning.
@@ -30,7 +32,7 @@ def available() -> bool:
 
     The first call compiles them (some seconds) with `$CXX`, `g++` or `clang++` and keeps the
     library in the user's cache folder. Without a compiler, or with HAGD_NATIVE=0, everything
-    runs through XLA alone, with the same results to rounding.
+    runs through XLA alone, with the same results to rounding; the logger `hagd_jax` says why.
 
     Returns:
         True if they are registered.
@@ -39,15 +41,25 @@ def available() -> bool:
         return False
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        return False
+        return _without("there is no C++ compiler: install g++ or clang++, or set CXX")
     try:
         library = ctypes.CDLL(str(_build(compiler)))
-    except (OSError, subprocess.SubprocessError):
-        return False
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return _without(f"{compiler} failed: {said[-1] if said else error}")
+    except subprocess.SubprocessError as error:
+        return _without(f"{compiler} failed: {error}")
+    except OSError as error:
+        return _without(f"{error}; set XDG_CACHE_HOME to a folder that can be written")
     for name in NAMES:
         handler = jax.ffi.pycapsule(getattr(library, f"hagd_{name}"))
         jax.ffi.register_ffi_target(f"hagd_{name}", handler, platform="cpu")
     return True
+
+
+def _without(reason: str) -> bool:
+    LOG.warning("features are computed densely, which takes longer: %s", reason)
+    return False
 
 
 def _build(compiler: str) -> Path:
@@ -97,7 +109,8 @@ def keep_memory() -> bool:
     pass (0.46 s against 0.15 s for SmolLM2). Does nothing with another C library.
 
     Call it before JAX touches a device: a thread that has allocated something goes on as it did.
-    The `hagd` command does; a script that trains on CPU should, too.
+    The `hagd` command does. Nothing else in the package does, since it changes how the whole
+    process allocates; a script that trains on CPU may want to.
 
     Returns:
         Whether it was set.

@@ -1,0 +1,73 @@
+"""Gradients along the path from the counterfactual prompts to the clean ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from hagd_jax.interventions import Edit, replace
+from hagd_jax.models import LanguageModel, forward
+from hagd_jax.tasks.prompts import Prompts
+
+Metric = Callable[[jax.Array, Prompts], jax.Array]
+# Places on the path: those of edge attribution patching, without and with integrated gradients.
+CLEAN = (1.0,)
+PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any:
+    """The mean gradient along a path: (1/S) Σ_s ∂m(x(α_s)), which stands for ∫₀¹ ∂m(x(α)) dα.
+
+    Args:
+        gradient: α → a pytree of gradients where the path is at α: 0 is the counterfactual, 1 the
+            clean prompt.
+        steps: (S,) float32 places on the path. They are taken one after the other, so memory is
+            that of one gradient.
+
+    Returns:
+        The pytree, averaged over steps.
+
+    Example:
+        >>> import jax
+        >>> square = lambda at: jax.grad(lambda x: x**2)(at)
+        >>> float(path_gradient(square, jnp.array([0.25, 0.75])))
+        1.0
+    """
+    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(gradient, steps))
+
+
+class Ends(NamedTuple):
+    """What a model does at both ends of the path of embeddings.
+
+    Attributes:
+        clean: Site → values on the clean prompts.
+        other: Site → values on the counterfactual prompts.
+    """
+
+    clean: dict[str, jax.Array]
+    other: dict[str, jax.Array]
+
+    def at(self, step: jax.Array) -> Edit:
+        """The intervention that starts the model at a place on the path of embeddings."""
+        clean, other = self.clean["embed"], self.other["embed"]
+        return replace("embed", other + step * (clean - other))
+
+
+def path_ends(model: LanguageModel, batch: Prompts, sites: tuple[str, ...]) -> Ends:
+    """Run both ends of the path.
+
+    Args:
+        model: The model.
+        batch: B prompts with their counterfactuals.
+        sites: What to capture, beside the embeddings.
+
+    Returns:
+        The values at both ends.
+    """
+    capture = ("embed", *(site for site in sites if site != "embed"))
+    clean, other = (
+        forward(model, batch.inputs(side), capture=capture).trace for side in ("clean", "corrupted")
+    )
+    return Ends(clean, other)

@@ -1,0 +1,190 @@
+"""Experiments on circuits, at toy size."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.circuits import (
+    ablation_study,
+    algorithmic,
+    exhaustive,
+    ground_truth,
+    meta_learning,
+    modular_arithmetic,
+    smollm2,
+    smollm2_graphs,
+    stability,
+    task_accuracy,
+)
+from experiments.common.small_models import Small
+from hagd_jax.errors import ConfigError
+from hagd_jax.scores import GradientConfig
+from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.tasks import Sizes
+from hagd_jax.testbeds import SmallTrainConfig as TrainConfig
+
+MASKS = MaskConfig(steps=2, batch_size=4, check_every=2)
+REPAIR = RepairConfig(rounds=1, pairs=1, batch_size=8)
+SMALL = Small(
+    train=TrainConfig(d_model=16, n_heads=2, d_mlp=8, steps=2, check_every=2, batch_size=8),
+    least_accuracy=0.0, feature_steps=2, feature_batch=8, scored=8, search=MASKS, repair=REPAIR,
+    sizes=Sizes(16, 8, 8), batch_size=8,
+)  # fmt: skip
+SIZES = Sizes(8, 4, 8)
+SEARCH = {
+    "masks": MASKS, "sizes": SIZES, "few": SIZES, "scored": 4, "graph_prompts": 4,
+    "graph": GradientConfig((0.5,), 4), "path": GradientConfig((0.5, 1.0), 4),
+}  # fmt: skip
+
+
+def test_the_ablation_study_measures_each_variant_once(tiny, places, read):
+    config = ablation_study.Config(
+        **places, tasks=("ioi",), variants=("no masks",), model=tiny, sizes=SIZES, masks=MASKS,
+        batch_size=4, scored=4, graph=GradientConfig((0.5,), 4), graph_prompts=4,
+        repair=RepairConfig(rounds=1, pairs=0, batch_size=4),
+    )  # fmt: skip
+    ablation_study.main(config)
+    first = read("ablation_study")["rows"]
+    ablation_study.main(dataclasses.replace(config, variants=("no masks", "random levels")))
+    result = read("ablation_study")
+    assert result["rows"][:2] == first  # kept, seconds included
+    assert [row["variant"] for row in result["rows"][2:]] == ["random levels"] * 2
+    for row in result["rows"]:
+        assert row["nodes"] == round(0.05 * row["of"])
+        assert np.isfinite([row["faithfulness"], row["kl_share"]]).all()
+    with pytest.raises(ConfigError, match="--runs"):
+        ablation_study.main(dataclasses.replace(config, scored=2))
+
+
+def test_algorithmic_circuits_of_all_nodes_keep_everything(places, read):
+    algorithmic.main(
+        algorithmic.Config(**places, seeds=1, tasks=("parity",), features=4, nodes=(9999,),
+                           small=SMALL)
+    )  # fmt: skip
+    result = read("algorithmic")
+    whole = [row for row in result["rows"] if row["kind"] == "neurons"]
+    assert [row["ablation"] for row in whole] == ["counterfactual", "mean", "resample", "zero"]
+    for row in whole:
+        assert (row["preservation"], row["kl"]) == (1.0, 0.0)
+        assert row["nodes"] == row["of"]
+    features = [row for row in result["rows"] if row["kind"] == "features"]
+    assert max(row["kl"] for row in features) > 0  # errors are in no circuit
+    assert len(result["summary"]) == len(result["rows"])
+
+
+def test_modular_arithmetic_searches_for_circuits_of_the_asked_size(places, read):
+    modular_arithmetic.main(
+        modular_arithmetic.Config(**places, seeds=1, primes=(5,), layers=(1,), whole=(4,),
+                                  searched=(6,), nodes=(3,), small=SMALL)
+    )  # fmt: skip
+    result = read("modular_arithmetic")
+    assert {(row["by"], row["nodes"], row["of"]) for row in result["rows"]} == {
+        ("whole", 6, 6), ("searched", 3, 8)
+    }  # fmt: skip
+    assert {row["by"] for row in result["summary"]} == {"whole", "searched"}
+
+
+def test_the_search_cannot_beat_the_best_of_all_circuits(places, read):
+    exhaustive.main(
+        exhaustive.Config(**places, graphs=2, layers=1, neurons=3, prompts=4, length=3,
+                          sizes=(2, 3), search=MaskConfig(steps=4, batch_size=4, check_every=4),
+                          repair=RepairConfig(rounds=2, pairs=2, batch_size=4, least=0))
+    )  # fmt: skip
+    result = read("exhaustive_check")
+    assert result["evaluations_of_all"] == 32
+    assert [row["circuits_of_the_size"] for row in result["rows"]] == [10, 10]
+    for row in result["rows"]:
+        assert row["ratio"] >= 1 - 1e-4
+        assert min(row["ig"], row["eap_ig"], row["masks"]) >= row["least"] - 1e-5
+        assert row["within"] == (row["found"] <= 1.01 * row["least"] + 1e-5)
+
+
+def test_known_circuits_are_searched_for(places, read):
+    ground_truth.main(
+        ground_truth.Config(
+            **places, seeds=1, by_hand=("or",), programs=(), of=("nodes",), restarts=1,
+            search=MaskConfig(steps=20, batch_size=4, learning_rate=0.3, check_every=20),
+            repair=REPAIR,
+        )
+    )  # fmt: skip
+    rows = {row["by"]: row for row in read("ground_truth")["rows"]}
+    assert rows.keys() == {"hagd", "eap", "|eap|", "eap_ig", "|eap_ig|"}
+    assert rows["hagd"]["exact"]
+    assert rows["hagd"]["auroc"] == 1
+
+
+def test_the_meta_learner_is_trained_without_a_family(places, tmp_path, read):
+    meta_learning.main(
+        meta_learning.Config(
+            **places, steps=2, seeds=1, halving=1, families=("by hand",), graphs=1, prompts=8,
+            masks=MaskConfig(steps=2, batch_size=4), mask_steps=(2,), learner=tmp_path / "learner",
+        )
+    )  # fmt: skip
+
+
+def test_circuits_of_all_sizes_and_their_overlap(tiny, places, read):
+    config = smollm2.Config(**places, seeds=1, tasks=("ioi",), model=tiny, **SEARCH)
+    smollm2.main(config)
+    rows = read("smollm2")["rows"]
+    assert {(row["by"], row["ablation"]) for row in rows} == {
+        *((by, ablation) for by in ("hagd", "eap_ig") for ablation in smollm2.ABLATIONS),
+        ("ig", "counterfactual"),
+    }
+    for row in rows:
+        if row["share"] == 1:
+            assert row["faithfulness"] == pytest.approx(1, abs=1e-3)
+            assert row["kl"] == pytest.approx(0, abs=1e-4)
+            assert row["gates"]
+    kept = tuple(path.stat().st_mtime for path in (places["runs"] / "smollm2").iterdir())
+    stability.main(stability.Config(**places, seeds=2, search=config))
+    result = read("stability")
+    assert kept[0] in [path.stat().st_mtime for path in (places["runs"] / "smollm2").iterdir()]
+    assert result["seeds"] == [0, 1]
+    for row in result["rows"]:
+        assert 0 <= row["leaves"] <= 1
+        assert 0 <= row["chance of leaves"] <= 1
+
+
+def test_overlaps_are_jaccard_indices_and_chance_keeps_layers():
+    a, b = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
+    assert stability.jaccard([a, a]) == 1
+    assert stability.jaccard([a, b]) == round(1 / 3, 4)
+    layer = np.repeat([0, 1], 50)
+    row = np.arange(100) < 60
+    (drawn,) = stability.by_chance([row], layer)
+    assert [drawn[layer == i].sum() for i in (0, 1)] == [50, 10]
+    assert (drawn != row).any()
+
+
+def test_attribution_graphs_over_neurons_and_features(tiny, features, places, read):
+    smollm2_graphs.main(
+        smollm2_graphs.Config(**places, transcoder=features, features=8, model=tiny)
+    )
+    rows = read("attribution_smollm2")["rows"]
+    assert [(row["prompt"], row["over"]) for row in rows] == [
+        ("ioi", "neurons"), ("ioi", "transcoder"), ("capital", "neurons"), ("capital", "transcoder")
+    ]  # fmt: skip
+    for row in rows:
+        assert (row["replacement"] == 1) == (row["over"] == "neurons")  # neurons leave no error
+        assert row["pruned_edges"] <= row["edges"]
+
+
+def test_task_accuracy_counts_the_prompts_that_go_wrong(tiny, places, read):
+    task_accuracy.main(
+        task_accuracy.Config(**places, model=tiny, language=("ioi", "capitals"), sizes=SIZES, ioi=8,
+                             algorithms=(), modular=(("modular_addition", 5),), most=4,
+                             train=SMALL.train)
+    )  # fmt: skip
+    result = read("task_accuracy")
+    for row in result["rows"]:
+        if row["task"] in ("ioi", "capitals"):
+            wrong = result["wrong"][f"{row['task']}/{row['split']}"]
+            assert len(wrong) == round((1 - row["accuracy"]) * row["prompts"])
+        assert row["fit"] == (row["accuracy"] >= 0.8)
+    assert any(result["wrong"].values())  # nobody trained it
+    for tokens in result["top_tokens"].values():
+        probabilities = [p for _, p in tokens]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1
+    assert result["training"][0]["steps"] == 2
