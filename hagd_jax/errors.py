@@ -10,6 +10,8 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
+from hagd_jax.brief import brief
+
 
 class HagdError(Exception):
     """Base of every error this package raises on purpose.
@@ -52,6 +54,10 @@ class InputError(HagdError, ValueError):
 
 class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
+
+
+class NoCircuitError(HagdError, RuntimeError):
+    """A search ended without a circuit: what it found does no more than the empty circuit."""
 
 
 class MissingDependencyError(HagdError, ImportError):
@@ -200,8 +206,9 @@ def require_list(what: str, value: Any, expected: str) -> list[Any]:
 
 def shown(value: Any) -> str:
     """What a value of some class is called in a message: its class, and a few characters of it."""
-    text = " ".join(repr(value).split())
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    described = brief(value)
+    known = described.startswith(type(value).__name__)
+    return described if known else f"{type(value).__name__} {described}"
 
 
 def require_index(

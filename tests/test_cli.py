@@ -5,30 +5,30 @@ import json
 import re
 
 import jax
+import numpy as np
 import pytest
 
-from hagd_jax import models, transcoders
-from hagd_jax.causal import Circuit
+from hagd_jax import models, testbeds, transcoders
+from hagd_jax.causal import Circuit, Node
 from hagd_jax.cli import main
 from hagd_jax.graphs import load_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
+from hagd_jax.tasks import Seen
 from hagd_jax.tasks.modular import vocabulary
-from hagd_jax.testbeds import SmallTrainConfig, train_modular
+from tests.adder import make_adder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A hardly trained model of addition modulo 11, as a folder."""
-    config = SmallTrainConfig(d_model=16, n_heads=2, d_mlp=24, steps=50, target=2.0)
-    model = train_modular(11, config=config)
-    return str(models.save(model, tmp_path_factory.mktemp("cli") / "model"))
+    """A model that adds modulo 11, as a folder: 3 heads and 8 neurons, of which 6 do the work."""
+    return str(models.save(make_adder(), tmp_path_factory.mktemp("cli") / "model"))
 
 
 def arguments(folder, out, *more):
     small = ["--sizes.discover", "8", "--sizes.test", "8", "--judge.controls", "3"]
     small += ["--masks.steps", "4", "--masks.check-every", "2"]
-    command = ["extract", "--task", "modular-addition", "--model", folder, "--nodes", "25%"]
+    command = ["extract", "--task", "modular-addition", "--model", folder, "--nodes", "6"]
     return [*command, "--out", str(out), *small, *more]
 
 
@@ -36,26 +36,61 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     main(arguments(folder, tmp_path / "run"))
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert names == {
-        "config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks"
+        "config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks",
+        "scores.npz", "search.npz", "seen",
     }  # fmt: skip
     circuit = Circuit.load(tmp_path / "run" / "circuit.json")
-    assert len(circuit) == round(0.25 * 26)
+    assert len(circuit) == 6
+    assert {("head", 0), ("head", 1)} <= {(node.kind, node.index) for node in circuit.nodes}
     assert circuit.task == "modular_addition"
+    assert circuit.seen.known
+    assert circuit.seen.ablations == ("counterfactual",)
+    assert circuit.seen.splits == ("discover", "select")
     stages = [
         json.loads(line)["stage"]
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert [s for i, s in enumerate(stages) if s not in [*stages[:i], "areas"]] == [
-        "score", "masks", "select", "verdict", "curve"
+        "score", "masks", "select", "found", "verdict", "curve"
     ]  # fmt: skip
     out = " ".join(capsys.readouterr().out.split())
     for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Look at it"):
         assert word in out
 
 
+def test_a_search_that_finds_nothing_says_so_and_leaves_no_circuit(folder, tmp_path, capsys):
+    """One unit of six that multiply with each other is as far from the model as none."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folder, tmp_path / "run", "--nodes", "1"))
+    assert stop.value.code == 1
+    assert "the empty circuit has" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run" / "circuit.json").exists()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (found,) = [line for line in map(json.loads, lines) if line["stage"] == "found"]
+    assert found["loss"] > 0.95 * found["empty_loss"] > 1
+
+
+def test_an_algorithm_without_a_model_keeps_the_one_it_trains(tmp_path, monkeypatch):
+    asked = []
+
+    def small_model(algorithm, **options):
+        asked.append((algorithm.model_name, options["seed"], options["dtype"]))
+        return make_adder()
+
+    monkeypatch.setattr(testbeds, "small_model", small_model)
+    command = arguments("", tmp_path / "run", "--modulus", "11", "--until", "score")
+    at = command.index("--model")
+    main([*command[:at], *command[at + 2 :]])
+    assert asked == [("modular-11", 0, "float32")]
+    kept = models.load(tmp_path / "run" / "model")
+    np.testing.assert_array_equal(kept.params["unembed"]["kernel"],
+                                  make_adder().params["unembed"]["kernel"])  # fmt: skip
+    assert not (tmp_path / "run" / "circuit.json").exists()
+
+
 def made_transcoder(folder, layers=1):
     """A transcoder's folder: features that write, though nobody trained them."""
-    config = transcoders.TranscoderConfig(n_layers=layers, d_model=16, n_features=30, k=6)
+    config = transcoders.TranscoderConfig(n_layers=layers, d_model=12, n_features=30, k=6)
     made = transcoders.init(config, jax.random.key(3))
     w_dec = 0.3 * jax.random.normal(jax.random.key(4), made.params["W_dec"].shape)
     made = made.replace(params=made.params | {"W_dec": w_dec})
@@ -67,11 +102,11 @@ def test_extract_over_the_features_of_a_transcoder(folder, tmp_path, capsys):
     run = tmp_path / "run"
     main(arguments(folder, run, "--features", features))
     circuit = Circuit.load(run / "circuit.json")
-    assert circuit.space == (1, 2, 30)
-    assert len(circuit) == 8
+    assert circuit.space == (1, 3, 30)
+    assert len(circuit) == 6
     assert {node.kind for node in circuit.nodes} <= {"head", "feature"}
     assert any(node.kind == "feature" for node in circuit.nodes)
-    assert json.loads((run / "config.json").read_text())["features"] == features
+    assert json.loads((run / "config.json").read_text())["config"]["features"] == features
     out = " ".join(capsys.readouterr().out.split())
     assert re.search(r"L0\.F\d+ feature", out)
     report = (run / "report.html").read_text()
@@ -97,7 +132,7 @@ def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
     assert "Jacobian mismatch" in (tmp_path / "run" / "report.html").read_text()
     learned = tmp_path / "run" / "transcoder"
     main(arguments(folder, tmp_path / "circuit", "--features", str(learned)))
-    assert Circuit.load(tmp_path / "circuit" / "circuit.json").space == (1, 2, 32)
+    assert Circuit.load(tmp_path / "circuit" / "circuit.json").space == (1, 3, 24)
     # The run is finished: asked again, it is read back.
     before = {file: file.stat().st_mtime_ns for file in learned.iterdir()}
     main(command)
@@ -128,17 +163,28 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     assert "memory beside the model" in " ".join((captured.out + captured.err).split())
 
 
-def test_validate_judges_what_extract_found(folder, tmp_path, capsys):
-    main(arguments(folder, tmp_path / "run"))
-    circuit = tmp_path / "run" / "circuit.json"
-    command = ["validate", "--circuit", str(circuit), "--model", folder, "--controls", "19"]
-    command += ["--sizes.test", "10", "--members", "3", "--subsets", "2", "--greedy", "0"]
-    command += ["--ablations", "mean", "counterfactual", "--again", str(circuit)]
-    main(command)
-    record = json.loads((tmp_path / "run" / "validation.json").read_text())
-    assert record["verdict"] in ("accepted", "rejected", "not enough data")
-    assert {c["ablation"] for c in record["claims"]} == {"mean", "counterfactual", ""}
-    looked = (tmp_path / "run" / "validation.html").read_text()
+def judged(folder, tmp_path, heads, *more):
+    """The verdict of `hagd validate` on the neurons that multiply and some of the heads."""
+    members = (
+        *(Node("head", 0, head) for head in heads),
+        *(Node("neuron", 0, i) for i in range(4)),
+    )
+    circuit = Circuit(members, (1.0,) * len(members), (1, 3, 8), "model", "modular_addition",
+                      seen=Seen(ablations=["counterfactual"]))  # fmt: skip
+    circuit.save(tmp_path / "circuit.json")
+    command = ["validate", "--circuit", str(tmp_path / "circuit.json"), "--model", folder]
+    command += ["--sizes.test", "10", "--controls", "19", "--members", "3", "--subsets", "2"]
+    main([*command, "--greedy", "0", "--ablations", "mean", "counterfactual", *more])
+    return json.loads((tmp_path / "validation.json").read_text())
+
+
+def test_validate_rejects_a_circuit_without_a_head_that_it_needs(folder, tmp_path, capsys):
+    record = judged(folder, tmp_path, (0,), "--again", str(tmp_path / "circuit.json"))
+    assert record["verdict"] == "rejected"
+    claims = {(claim["name"], claim["ablation"]): claim["verdict"] for claim in record["claims"]}
+    assert claims["sufficiency", "mean"] == "fails"
+    assert {ablation for _, ablation in claims} == {"mean", "counterfactual", ""}
+    looked = (tmp_path / "validation.html").read_text()
     assert "What was claimed, and what came of it" in looked
     assert record["command"].startswith("hagd validate")
     out = " ".join(capsys.readouterr().out.split())
@@ -146,8 +192,14 @@ def test_validate_judges_what_extract_found(folder, tmp_path, capsys):
     for word in ("sufficiency*", "minimality*", "stability", "negative control", said):
         assert word in out
     with pytest.raises(SystemExit):
-        main([*command, "--task", "modular-multiplication"])
+        judged(folder, tmp_path, (0,), "--task", "modular-multiplication")
     assert "error" in capsys.readouterr().err
+
+
+def test_validate_finds_both_heads_sufficient(folder, tmp_path):
+    record = judged(folder, tmp_path, (0, 1))
+    claims = {(claim["name"], claim["ablation"]): claim["verdict"] for claim in record["claims"]}
+    assert claims["sufficiency", "mean"] == claims["sufficiency", "counterfactual"] == "holds"
 
 
 @pytest.mark.parametrize(
@@ -187,9 +239,11 @@ def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
     [
         (["--task", "modular-additoin"], "Did you mean modular_addition?"),
         (["--task", "ioi"], "single-token|one token|tokenizer"),
-        (["--nodes", "0"], "1 to 26"),
+        (["--nodes", "0"], "1 to 11"),
+        (["--levels", "3"], "at most 0"),
+        (["--until", "dance"], "one of features, score"),
         (["--mesh", "data=3,model=5"], "8 devices here"),
-        (["--mesh", "model=8"], "axis 'heads' of size 2"),
+        (["--mesh", "model=8"], "axis 'heads' of size 3"),
         (["--model", "no/such/model/anywhere"], "no/such/model"),
         (["--dtype", "int8"], "int8"),
         (["--features", "./no/such/features"], "no such folder"),

@@ -25,21 +25,21 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.common.cells import Row, measure_cells
+from experiments.common.record import share
 from experiments.common.script import Places, run
 from experiments.common.small_models import Small, learnt
 from hagd_jax import meta, tasks
 from hagd_jax.causal import behaviour, size_curve
-from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+from hagd_jax.hierarchy import HierarchyConfig, Levels, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, Tree, repair, search_masks, top_nodes
-from hagd_jax.tasks import Sizes
-from hagd_jax.units import Nodes, neurons
+from hagd_jax.tasks import Seen, Sizes
+from hagd_jax.units import Nodes, Scores, neurons
 
 Variant = Literal[
     "whole", "no levels", "random levels", "layers as level", "no scores", "learner's scores",
     "no masks", "with repair",
 ]  # fmt: skip
-ABLATIONS = ("counterfactual", "mean")
 SHARE = {"ioi": 0.05, "sorting": 0.1, "parity": 0.1}
 
 
@@ -60,6 +60,7 @@ class Config(Places):
         graph: Gradients of the attribution graph.
         graph_prompts: Its prompts.
         repair: Swaps of the variant with repair.
+        ablations: What circuits are tested under.
     """
 
     seeds: int = 1
@@ -74,6 +75,7 @@ class Config(Places):
     graph: GradientConfig = GradientConfig((0.3, 0.6, 0.9), 8)
     graph_prompts: int = 16
     repair: RepairConfig = RepairConfig(rounds=4, pairs=0, batch_size=32)
+    ablations: tuple[str, ...] = ("counterfactual", "mean")
 
 
 @cache
@@ -88,7 +90,7 @@ def prepared(name: str, seed: int, config: Config) -> tuple:
         batch = config.small.search.batch_size
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[: config.scored], GradientConfig(batch_size=batch))
-    jax.block_until_ready(scores.heads)
+    jax.block_until_ready(scores.values.heads)
     middle = time.monotonic()
     graph = node_graph(model, prompts[: config.graph_prompts], config.graph, candidates=4096)
     return model, task, scores, graph, middle - began, time.monotonic() - middle
@@ -107,32 +109,37 @@ def measure(cell: Row, config: Config) -> list[Row]:
         levels = clusters_of(graph, HierarchyConfig(ratio=1 / 16), seed=seed)[-2:]
         if variant == "random levels":
             order = np.random.default_rng(seed).permutation(space.nodes)
-            levels = [level[order] for level in levels]
+            levels = Levels(tuple(level[order] for level in levels), levels.seen)
         tree, took = Tree.of(levels), took + drawn
     if variant == "layers as level":
-        tree = Tree.of([2 * np.asarray(graph.places.layer) + np.asarray(graph.places.kind)])
+        tree = Tree.of([2 * np.asarray(graph.nodes.layer) + np.asarray(graph.nodes.kind)])
     start = scores
     if variant == "no scores":
-        start, took = Nodes.full(space, 0.0), took - scored
+        start, took = Scores(Nodes.full(space, 0.0), Seen.nothing()), took - scored
     if variant == "learner's scores":
-        start = Nodes.from_flat(space, meta.score(meta.load(), meta.describe(graph, scores)))
-    mask = top_nodes(start, size)
+        start = meta.score(meta.load(), meta.describe(graph, scores))
+    chosen = top_nodes(start, size)
     if variant != "no masks":
-        circuits, _ = search_masks(model, prompts, start, [size], masks, tree=tree, seed=seed)
-        mask = circuits[size]
+        found = search_masks(model, prompts, start, [size], masks, tree=tree, seed=seed)
+        chosen = found.circuits[size]
     if variant == "with repair":
-        mask = repair(model, prompts[: config.scored], mask, config.repair).mask
+        chosen = repair(model, prompts[: config.scored], chosen, config.repair).mask
+    mask = chosen.mask
     jax.block_until_ready(mask.heads)
     took += time.monotonic() - began
-    return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, seed)]
+    return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, cell, config)]
 
 
-def tested(model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, seed: int) -> list[Row]:
+def tested(
+    model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, cell: Row, config: Config
+) -> list[Row]:
     """A row for each ablation, on the test split."""
     size, space, prompts = int(mask.flat().sum()), mask.space, task.splits["discover"]
     rows = []
-    for ablation in ABLATIONS:
-        (point,) = size_curve(model, task, [mask], ablation=ablation, batch_size=64, seed=seed)
+    for ablation in config.ablations:
+        (point,) = size_curve(
+            model, task, [mask], ablation=ablation, batch_size=64, seed=cell["seed"]
+        )
         found = behaviour(
             model, task.splits["test"], [Nodes.full(space, False)], ablation=ablation,
             candidates=task.candidates, reference=prompts, batch_size=64, with_model=True,
@@ -140,8 +147,8 @@ def tested(model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, seed
         rows.append({
             "nodes": size, "of": space.nodes, "ablation": ablation,
             "faithfulness": round(point.faithfulness.value, 4),
-            "preservation": round(point.accuracy.value / float(found.correct[0].mean()), 4),
-            "kl": round(point.kl, 4), "kl_share": round(point.kl / float(found.kl[1].mean()), 4),
+            "preservation": share(point.accuracy.value, found.correct[0].mean()),
+            "kl": round(point.kl, 4), "kl_share": share(point.kl, found.kl[1].mean()),
         })  # fmt: skip
     return rows
 

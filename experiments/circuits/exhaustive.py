@@ -91,8 +91,8 @@ def measure(cell: Row, config: Config) -> list[Row]:
     every = exhaustive(model, prompts, config.repair)
     best = every.losses[every.best(size)]
     scores = mean_scores(model, prompts, gradients)
-    circuits, _ = search_masks(model, prompts, scores, [size], search, seed=seed)
-    found = repair(model, prompts, circuits[size], config.repair)
+    made = search_masks(model, prompts, scores, [size], search, seed=seed)
+    found = repair(model, prompts, made.circuits[size], config.repair)
     spent = GRADIENT * (len(gradients.steps) + search.steps) + found.evaluations
     tops = [top_nodes(s, size) for s in (scores, eap_ig(model, prompts, gradients))]
     ig, eap = measured_losses(model, prompts, tops, config.repair)

@@ -21,19 +21,19 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.common.cells import Row, measure_cells
 from experiments.common.known import sample, truth_of
+from experiments.common.processes import few_programs
 from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, patching
+from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, path
 from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
 from hagd_jax.search.parts import count, flat, unflat
 from hagd_jax.search.top import highest
-from hagd_jax.tasks import Prompts
+from hagd_jax.tasks import Prompts, Seen
 from hagd_jax.testbeds import (
     PROGRAMS,
     Case,
@@ -45,7 +45,7 @@ from hagd_jax.testbeds import (
     scrambled,
     true_edges,
 )
-from hagd_jax.units import components, parts_of
+from hagd_jax.units import Scores, components, parts_of
 
 ABLATION = "counterfactual"
 
@@ -92,7 +92,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         else:
             parts, truth = parts_of(model, None), truth_of(case, ABLATION)
     else:
-        jax.clear_caches()  # each program has shapes of its own: too many to keep
+        few_programs()
         compiled = compile_program(PROGRAMS[cell["model"]])
         model, parts = compiled.model, components(compiled.model)
         own = [compiled_prompts(compiled, seed=seed) for seed in range(config.pairings)]
@@ -113,15 +113,16 @@ def rows_of(
     """A row for each way to find the circuit."""
     size, total = int(truth.sum()), count(parts)
     began = time.monotonic()
-    nothing = unflat(parts, np.zeros(total, np.float32))
+    nothing = Scores(unflat(parts, np.zeros(total, np.float32)), Seen.nothing())
     starts = [nothing] * config.restarts
     best = search_restarts(
         model, prompts, starts, size, config.search, config.repair, dictionary=parts, seed=seed
     )
-    mask, ranks = flat(parts, best.mask).astype(bool), np.asarray(best.kept)
+    mask, ranks = flat(parts, best.mask.mask).astype(bool), best.ranks
     spread, took = np.ptp(ranks) + 1, time.monotonic() - began
     yield found("hagd", ranks + spread * mask, mask, truth, took) | {
-        "losses": [round(loss, 5) for loss in best.losses]
+        "losses": [round(loss, 5) for loss in best.losses],
+        "nothing_found": not best.found,
     }
     edges = parts == components(model)
     for name in ("eap", "eap_ig"):
@@ -129,9 +130,9 @@ def rows_of(
         if edges:
             scores = {"eap": eap_edges, "eap_ig": eap_ig_edges}[name](model, prompts, batch_size=64)
         else:
-            steps = patching.PATH if name == "eap_ig" else patching.CLEAN
+            steps = path.PATH if name == "eap_ig" else path.CLEAN
             scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
-        row = flat(parts, scores)
+        row = flat(parts, scores.values)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
             took = time.monotonic() - began
             yield found(by, own, highest(own, size), truth, took)

@@ -24,13 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import jraph
 import numpy as np
-from scipy import stats
 
 from experiments.common.known import sample, truth_of
-from experiments.common.record import record
+from experiments.common.processes import few_programs
+from experiments.common.record import half_interval, record
 from experiments.common.script import Places, run
 from experiments.common.small_models import algorithm_of
 from hagd_jax import meta, tasks, testbeds
@@ -117,10 +116,11 @@ def trained(seed: int, name: str, config: Config) -> Known:
     prompts, space = task.splits["discover"], neurons(model).space
     scores = mean_scores(model, prompts[: config.prompts], gradients(config))
     sizes = [round(share * space.nodes) for share in SHARES]
-    circuits, _ = search_masks(model, prompts, scores, sizes, config.masks, seed=seed)
+    circuits = search_masks(model, prompts, scores, sizes, config.masks, seed=seed).circuits
     best = np.ones(space.nodes, bool)
     for size in sizes:
-        mask = repair(model, prompts, circuits[size], RepairConfig(rounds=5, batch_size=64)).mask
+        swaps = RepairConfig(rounds=5, batch_size=64)
+        mask = repair(model, prompts, circuits[size], swaps).mask.mask
         kept = []
         for ablation in ("counterfactual", "mean"):
             found = behaviour(
@@ -176,7 +176,7 @@ def all_graphs(config: Config) -> Iterator[One]:
             path = file_of(config, family, name, seed)
             if not path.exists():
                 write(path, FAMILIES[family][0](seed, name, config), config)
-                jax.clear_caches()  # each graph has programs of its own: too many to keep
+                few_programs()
             one = read(path, family, f"{name}-{seed}")
             if 0 < one.members.sum() < len(one.members):
                 yield one
@@ -219,6 +219,11 @@ def read(path: Path, family: str, name: str) -> One:
                    held["effects"])  # fmt: skip
 
 
+def scored(learner: meta.Learner, one: One) -> np.ndarray:
+    """(N,) the learner's logits."""
+    return np.asarray(meta.logits(learner, meta.padded(one.seen.graph)))[: len(one.members)]
+
+
 def example(one: One, seed: int) -> meta.Example:
     """With K ablations chosen at random: as many members among them as there happen to be."""
     places = np.resize(np.random.default_rng(seed).permutation(len(one.members)), K)
@@ -236,7 +241,7 @@ def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
     """AUROC of the learner and of single scores on each graph."""
     rows = []
     for one in graphs:
-        prior = meta.score(learner, one.seen)
+        prior = scored(learner, one)
         places = meta.most_telling(prior, K)
         measured = meta.Measured(places.astype(np.int32), one.effects[places])
         after = np.asarray(meta.adapted(learner, states(learner, one.seen.graph), measured))
@@ -257,17 +262,17 @@ def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
         size = int(members.sum())
         if not 0 < size < len(members):
             continue
-        jax.clear_caches()
+        few_programs()
         one = read(file_of(config, family, name, seed), family, name)
         space, train = neurons(model).space, functools.partial(search_masks, model, prompts)
-        starts = {"ig": one.ig, "prior": meta.score(learner, one.seen)}
+        starts = {"ig": one.ig, "prior": scored(learner, one)}
         for by, scores in starts.items():
             for steps in config.mask_steps:
                 masks = dataclasses.replace(
                     config.masks, steps=steps, check_every=min(config.mask_steps)
                 )
-                circuits, _ = train(Nodes.from_flat(space, scores), [size], masks)
-                (loss,) = measured_losses(model, prompts, [circuits[size]])
+                made = train(Nodes.from_flat(space, scores), [size], masks)
+                (loss,) = measured_losses(model, prompts, [made.circuits[size]])
                 rows.append({"family": family, "graph": f"{name}-{seed}", "begins at": by,
                              "steps": steps, "loss": round(float(loss), 5)})  # fmt: skip
     return rows
@@ -305,8 +310,8 @@ def summarised(family: str, rows: list[dict]) -> dict:
              "best single": best}  # fmt: skip
     for name, over in (("prior", best), ("adapted", "prior")):
         gain = np.array([row[name] - row[over] for row in own])
-        low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain) + 1e-12)
-        three = (gain.mean(), low, high)
+        half = half_interval(gain.tolist())
+        three = (gain.mean(), gain.mean() - half, gain.mean() + half)
         columns = (f"{name} gains", f"{name} low", f"{name} high")
         found |= {column: round(float(x), 4) for column, x in zip(columns, three, strict=True)}
     return found

@@ -28,7 +28,7 @@ from experiments.common.record import record
 from experiments.common.script import Places, run
 from experiments.common.smollm2 import MODEL, load
 from hagd_jax import transcoders
-from hagd_jax.graphs import AttributionConfig, attribute, influence, prune, scores
+from hagd_jax.graphs import AttributionConfig, attribute, graph_scores, influence, prune
 from hagd_jax.graphs.graph import FEATURE
 
 PROMPTS = {
@@ -77,7 +77,7 @@ def measure(model: Any, nodes: Any, name: str, config: AttributionConfig) -> dic
     middle = time.perf_counter()
     graph = attribute(model, nodes, prompt, config)
     first, seconds = middle - start, time.perf_counter() - middle
-    found, kept, reach = scores(graph), prune(graph), influence(graph)
+    found, kept, reach = graph_scores(graph), prune(graph), influence(graph)
     best = graph.info.targets[0]
     strongest = graph.of_kind(FEATURE)[reach[graph.of_kind(FEATURE)].argmax()]
     return {

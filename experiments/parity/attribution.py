@@ -38,10 +38,10 @@ from hagd_jax.graphs import (
     AttributionConfig,
     AttributionGraph,
     attribute,
+    graph_scores,
     influence,
     neuronpedia_json,
     prune,
-    scores,
 )
 from hagd_jax.graphs.graph import FEATURE, LOGIT
 from hagd_jax.units import FeatureEdit, intervene
@@ -127,7 +127,7 @@ def nodes(graph: AttributionGraph, theirs: Any) -> dict[str, int]:
 
 def numbers(graph: AttributionGraph, theirs: Any) -> dict[str, float]:
     """Weights and what follows from them."""
-    dense, kept, found = graph.to_dense(), prune(graph), scores(graph)
+    dense, kept, found = graph.to_dense(), prune(graph), graph_scores(graph)
     edges = np.zeros(dense.shape, bool)
     edges[graph.receivers[kept.edges], graph.senders[kept.edges]] = True
     row = {

@@ -23,14 +23,13 @@ import resource
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
-from experiments.common.processes import own_process
+from experiments.common.processes import few_programs, own_process
 from experiments.common.random_models import Shape, random_model, random_prompt, random_transcoder
 from experiments.common.record import record
 from experiments.common.script import Places, run
-from hagd_jax.graphs import AttributionConfig, attribute, scores
+from hagd_jax.graphs import AttributionConfig, attribute, graph_scores
 
 LIMITS = {"features": 1.0, "layers": 1.0, "tokens": 2.0}
 
@@ -40,7 +39,7 @@ class Config(Places):
     """Growth of an attribution graph's time and memory.
 
     Attributes:
-        features: Numbers of features that become nodes.
+        features: Numbers of features that become nodes; two at least, here and below, or none.
         layers: Numbers of layers.
         tokens: Prompt lengths.
         base: Layers, tokens and features of the first two; while the prompt grows, features are an
@@ -65,11 +64,12 @@ class Config(Places):
     def sizes(self) -> dict[str, list[tuple[int, int, int]]]:
         """Layers, tokens and features of each measurement, by what is varied."""
         layers, tokens, features = self.base
-        return {
+        found = {
             "features": [(layers, tokens, n) for n in self.features],
             "layers": [(n, tokens, features) for n in self.layers],
             "tokens": [(layers, n, features // 8) for n in self.tokens],
         }
+        return {what: sizes for what, sizes in found.items() if sizes}
 
 
 def main(config: Config) -> None:
@@ -107,7 +107,7 @@ def best_time(layers: int, tokens: int, features: int, config: Config) -> float:
         start = time.perf_counter()
         attribute(model, made, random_prompt(tokens, shape), settings)
         times.append(time.perf_counter() - start)
-    jax.clear_caches()
+    few_programs()
     return min(times[1:])
 
 
@@ -129,7 +129,7 @@ def long_prompt(config: Config) -> dict[str, Any]:
     said: list[str] = []
     start = time.perf_counter()
     graph = attribute(model, made, random_prompt(tokens, config.shape), settings, tell=said.append)
-    found = scores(graph)
+    found = graph_scores(graph)
     return {
         "tokens": tokens,
         "active_features": graph.info.active,

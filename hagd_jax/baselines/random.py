@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from hagd_jax.units import Nodes, Space
+from hagd_jax.errors import InputError
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Nodes, Scores, Space
 
 
-def random_scores(space: Space, seed: int = 0) -> Nodes:
-    """Uniform scores of all nodes; their best are random circuits.
+def random_scores(space: Space, seed: int = 0) -> Scores:
+    """Draw uniform scores of all nodes; their best are random circuits.
 
     Args:
-        space: How many nodes there are.
-        seed: Of the numbers.
+        space: Numbers of layers, heads and features.
+        seed: Seed of the draw.
 
     Returns:
-        `Nodes` of float32 from 0 to 1.
+        `Scores` of float32 from 0 to 1, which have seen nothing.
+
+    Raises:
+        InputError: If the seed is negative.
 
     Example:
-        >>> random_scores(Space(2, 1, 3)).flat().shape
-        (8,)
+        >>> from hagd_jax.baselines import random_scores
+        >>> from hagd_jax.units import Space
+        >>> random_scores(Space(2, 1, 3))
+        Scores(8 values, Seen(nothing))
     """
+    if seed < 0:
+        raise InputError("seed", got=seed, expected="0 or more")
     row = np.random.default_rng(seed).random(space.nodes, np.float32)
-    return Nodes.from_flat(space, row)
+    return Scores(Nodes.from_flat(space, row), Seen.nothing())

@@ -16,7 +16,7 @@ from hagd_jax.cli.extract import Extract, run_extract
 from hagd_jax.cli.plan import Plan, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.cli.validate import Validate, run_validate
-from hagd_jax.errors import HagdError
+from hagd_jax.errors import HagdError, NoCircuitError
 from hagd_jax.transcoders.kernels import native
 
 # Name → its arguments, and what runs them: (arguments, what the user typed) → anything.
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         run(command, shlex.join(["hagd", *argv]))
     except HagdError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, NoCircuitError) else 2)
     except KeyboardInterrupt:
         console.print("interrupted; the same command continues where it stopped")
         sys.exit(130)

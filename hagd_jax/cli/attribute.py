@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import numpy as np
 import rich
 import tyro
@@ -15,9 +13,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-import hagd_jax
 from hagd_jax import graphs, hierarchy, models, parallel, transcoders
-from hagd_jax.cli.cluster import Cluster
+from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.graphs import AttributionConfig, AttributionGraph
@@ -43,8 +40,7 @@ class Attribute:
         supernodes: How many groups of features the page shows, at most; 0 for none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
         dtype: Of weights and computation: float32 or bfloat16.
-        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
-        cluster: For runs of several processes.
+        devices: The devices to run on.
         config: What the graph holds.
     """
 
@@ -57,8 +53,7 @@ class Attribute:
     supernodes: int = 24
     out: Path = Path("runs/attribute")
     dtype: str = "float32"
-    mesh: str = ""
-    cluster: Cluster = Cluster()
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
 
 
@@ -72,14 +67,10 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     Returns:
         The graph, which was also saved.
     """
-    command.cluster.start()
-    began = time.monotonic()
     require_writable(command.out)
-    mesh = parallel.make_mesh(command.mesh)
-    model = models.load(command.model, dtype=command.dtype, mesh=mesh)
-    nodes = None
-    if command.features != NEURONS:
-        nodes = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
+    session = Session(command.devices, line)
+    model = session.model(command.model, command.dtype)
+    nodes = session.transcoder(model, command.features)
     with bars() as progress:
         graph = graphs.attribute(
             model,
@@ -90,15 +81,7 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
             progress=lambda done, total: progress.update("features", done, total),
             tell=progress.say,
         )
-    facts = {
-        "command": line,
-        "model": f"{model.name}, {command.dtype}",
-        "dictionary": graph.info.dictionary,
-        "seconds": f"{time.monotonic() - began:.0f}",
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
+    facts = session.facts(model, dictionary=graph.info.dictionary)
     contexts = _contexts(command)
     groups = []
     if command.supernodes:
@@ -126,7 +109,7 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
     Returns:
         The table.
     """
-    found, worth = graphs.scores(graph), graphs.influence(graph)
+    found, worth = graphs.graph_scores(graph), graphs.influence(graph)
     nodes = graph.nodes
     table = Table(
         box=box.SIMPLE_HEAD,

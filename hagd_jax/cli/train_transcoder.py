@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import rich
 import tyro
 from rich.markup import escape
 
 import hagd_jax
 from hagd_jax import models, parallel, pipeline, transcoders
-from hagd_jax.cli.cluster import Cluster
+from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.report.progress import Bars, bars
 from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
-from hagd_jax.transcoders import Evaluation, TrainConfig, Transcoder
+from hagd_jax.transcoders import TrainConfig, Transcoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +35,7 @@ class TrainTranscoder:
         save_every: Seconds between checkpoints.
         model_dtype: Of the model's weights and computation: float32 or bfloat16; `dtype` is that of
             the transcoder's products.
-        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
-        cluster: For runs of several processes.
+        devices: The devices to run on.
         text: How the corpus is cut and shared out.
         config: What the transcoder looks like and how it is trained.
     """
@@ -52,8 +48,7 @@ class TrainTranscoder:
     contexts: int = 10
     save_every: float = 60.0
     model_dtype: str = "float32"
-    mesh: str = ""
-    cluster: Cluster = Cluster()
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     text: CorpusConfig = CorpusConfig()
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
 
@@ -73,27 +68,20 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
     Returns:
         The transcoder, which was also saved in the run's folder.
     """
-    command.cluster.start()
-    began = time.monotonic()
+    session = Session(command.devices, line)
     run = pipeline.open_run(command.out, _decisive(command), overwrite=command.overwrite)
     with bars() as progress:
-        mesh = parallel.make_mesh(command.mesh)
-        model = models.load(command.model, dtype=command.model_dtype, mesh=mesh)
+        model = session.model(command.model, command.model_dtype)
         corpus = open_corpus(command.corpus, model, command.text, progress=progress.update)
-        transcoder = trained(
-            model, corpus, command.config, run, progress, save_every=command.save_every
+        transcoder = pipeline.trained(
+            model, corpus, command.config, run, progress=progress.update,
+            save_every=command.save_every,
+        )  # fmt: skip
+        found = pipeline.measure(
+            model, transcoder, corpus, run, command.evaluate, progress=progress.update
         )
-        found = measure(model, transcoder, corpus, run, progress, command.evaluate)
         contexts = _contexts(command, model, transcoder, corpus, run, progress)
-    facts = {
-        "command": line,
-        "model": f"{model.name}, {command.model_dtype}",
-        "corpus": f"{corpus.name} ({corpus.fingerprint})",
-        "seconds": f"{time.monotonic() - began:.0f}",
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
+    facts = session.facts(model, corpus=f"{corpus.name} ({corpus.fingerprint})")
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
     run.write("report.html", transcoder_page(report))
     if parallel.is_main():
@@ -101,68 +89,6 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
         rich.print(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
         rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return transcoder
-
-
-def trained(
-    model: models.LanguageModel,
-    corpus: Corpus,
-    config: TrainConfig,
-    run: pipeline.RunFolder,
-    progress: Bars,
-    *,
-    save_every: float = 60.0,
-) -> Transcoder:
-    """The transcoder of a run: trained now, or read back if it was.
-
-    Args:
-        model: The model.
-        corpus: What to train on.
-        config: How.
-        run: Where it is kept, as `transcoder/`.
-        progress: The bars.
-        save_every: Seconds between checkpoints.
-
-    Returns:
-        The transcoder as its folder gives it back.
-    """
-    folder = run.path / "transcoder"
-    if not parallel.agree(folder.exists()):
-        transcoder = transcoders.train(
-            model, corpus, config, run=run, progress=progress.update, save_every=save_every
-        )
-        progress.finish("transcoder")
-        transcoders.save(transcoder, folder, model_name=model.name)
-        parallel.sync("transcoder saved")
-    return transcoders.load(folder, mesh=model.mesh, model=model)
-
-
-def measure(
-    model: models.LanguageModel,
-    transcoder: Transcoder,
-    corpus: Corpus,
-    run: pipeline.RunFolder,
-    progress: Bars,
-    sequences: int,
-) -> Evaluation:
-    """Evaluate on held-out text, and keep the result as `evaluation.json`.
-
-    Args:
-        model: The model.
-        transcoder: For it.
-        corpus: Its held-out part is read.
-        run: Where the result is kept.
-        progress: The bars.
-        sequences: How many, if there are as many.
-
-    Returns:
-        What was measured.
-    """
-    batches = corpus.held_out_batches(sequences)
-    found = transcoders.evaluate(
-        transcoder, model, batches, progress=lambda n: progress.update("evaluate", n, len(batches))
-    )
-    run.write("evaluation.json", json.dumps(found.to_json(), indent=1) + "\n")
-    return found
 
 
 def _contexts(

@@ -5,7 +5,7 @@ from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.graph import AttributionGraph, GraphInfo, LogitTarget, NodeTable
 from hagd_jax.graphs.graph_files import load_graph, save_graph
 from hagd_jax.graphs.heads import edge_heads
-from hagd_jax.graphs.influence import Pruned, Scores, influence, prune, scores, subgraph
+from hagd_jax.graphs.influence import GraphScores, Pruned, graph_scores, influence, prune, subgraph
 from hagd_jax.graphs.neuronpedia import neuronpedia_json, to_neuronpedia
 from hagd_jax.graphs.query_key import QueryKey, query_key
 from hagd_jax.graphs.targets import difference_target
@@ -15,22 +15,22 @@ __all__ = [
     "AttributionConfig",
     "AttributionGraph",
     "GraphInfo",
+    "GraphScores",
     "LogitTarget",
     "NodeTable",
     "Pruned",
     "QueryKey",
-    "Scores",
     "TaskGraph",
     "attribute",
     "difference_target",
     "edge_heads",
+    "graph_scores",
     "influence",
     "load_graph",
     "neuronpedia_json",
     "prune",
     "query_key",
     "save_graph",
-    "scores",
     "subgraph",
     "task_graph",
     "to_neuronpedia",

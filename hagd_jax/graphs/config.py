@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import require, require_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +45,17 @@ class AttributionConfig:
 
     def __post_init__(self):
         for field in ("max_feature_nodes", "max_logits", "batch_size", "update_every"):
-            _require_whole(field, getattr(self, field), 1)
+            require_number(field, getattr(self, field), least=1, whole=True)
+        require(
+            isinstance(self.skip_positions, tuple),
+            "skip_positions",
+            got=repr(self.skip_positions),
+            expected="a tuple of positions",
+        )
         for position in self.skip_positions:
-            _require_whole("skip_positions", position, 0)
+            require_number("skip_positions", position, least=0, whole=True)
         if self.edges_per_node is not None:
-            _require_whole("edges_per_node", self.edges_per_node, 1)
-        if not 0 < self.logit_mass <= 1:
-            raise ConfigError("logit_mass", got=self.logit_mass, expected="above 0, at most 1")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ConfigError("memory_gb", got=self.memory_gb, expected="above 0, or None")
-
-
-def _require_whole(field: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(field, got=repr(value), expected=f"a whole number, {least} or more")
+            require_number("edges_per_node", self.edges_per_node, least=1, whole=True)
+        require_number("logit_mass", self.logit_mass, above=0, most=1)
+        if self.memory_gb is not None:
+            require_number("memory_gb", self.memory_gb, above=0)

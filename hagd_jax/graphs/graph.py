@@ -5,9 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import jraph
 import numpy as np
 from flax import struct
+
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, prompt_digests
+from hagd_jax.units.feature_edits import FeatureEdit
+from hagd_jax.units.graph import Graph, graph_parts
 
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
@@ -38,6 +44,8 @@ class NodeTable(NamedTuple):
     folded: Any
     remainder: Any
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class LogitTarget:
@@ -62,7 +70,7 @@ class GraphInfo:
 
     Attributes:
         model: Name of the model.
-        dictionary: Name of the dictionary.
+        dictionary: Label of the dictionary; a transcoder's ends with its digest.
         tokens: Ids of the prompt.
         words: Their texts, if the model has a tokenizer.
         targets: What the logit nodes are.
@@ -70,6 +78,8 @@ class GraphInfo:
         features: F, in the dictionary, a layer.
         active: Active features in the prompt; those that are no nodes were not chosen.
         settings: The configuration, as JSON values.
+        weights: Digest of the model's weights, see `models.digest`; empty where a file is older
+            than this field.
     """
 
     model: str
@@ -81,9 +91,12 @@ class GraphInfo:
     features: int
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    weights: str = ""
+
+    __repr__ = one_line
 
 
-class AttributionGraph(struct.PyTreeNode):
+class AttributionGraph(Graph):
     """Which feature drives which, in one prompt.
 
     An edge s → t weighs A[t, s] = gradient of t's linear input with respect to what s writes to,
@@ -95,7 +108,6 @@ class AttributionGraph(struct.PyTreeNode):
         info: Where it came from.
     """
 
-    graph: jraph.GraphsTuple
     info: GraphInfo = struct.field(pytree_node=False)
 
     @property
@@ -103,57 +115,80 @@ class AttributionGraph(struct.PyTreeNode):
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
-    @property
-    def senders(self) -> np.ndarray:
-        """(E,) the source of each edge."""
-        return np.asarray(self.graph.senders)
-
-    @property
-    def receivers(self) -> np.ndarray:
-        """(E,) the target of each edge."""
-        return np.asarray(self.graph.receivers)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """(E,) A[receiver, sender] of each edge."""
-        return np.asarray(self.graph.edges)
-
     def of_kind(self, kind: int) -> np.ndarray:
-        """Numbers of the nodes of a kind, such as `FEATURE`."""
-        return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
+        """Numbers of the nodes of a kind, such as `FEATURE`.
 
-    def to_dense(self) -> np.ndarray:
-        """The adjacency matrix.
-
-        Returns:
-            (N, N) float32, [target, source].
+        Raises:
+            InputError: If there is no such kind.
         """
-        count = len(self.nodes.kind)
-        dense = np.zeros((count, count), np.float32)
-        dense[self.receivers, self.senders] = self.weights
-        return dense
+        require_index("kind", kind, len(KINDS))
+        return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
 
     def target(self, node: int) -> LogitTarget:
         """What a logit node is.
 
         Args:
-            node: Its number.
+            node: Number of the node.
 
         Returns:
             The target.
+
+        Raises:
+            InputError: If there is no such node, or it is no logit.
         """
-        return self.info.targets[node - len(self.nodes.kind) + len(self.info.targets)]
+        place = require_index("node", node, self.count) - self.count + len(self.info.targets)
+        if place < 0:
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a logit")
+        return self.info.targets[place]
+
+    def edit(self, node: int, value: float = 0.0, *, scale: float = 0.0) -> FeatureEdit:
+        """An edit of a feature node for `units.intervene`: f ← scale · f + value.
+
+        Args:
+            node: Number of the node.
+            value: What is added; the new activation, where `scale` is 0.
+            scale: What the activation is multiplied by first; by default the feature is ablated.
+
+        Returns:
+            The edit, which another dictionary than the graph's refuses.
+
+        Raises:
+            InputError: If it is no feature node of this graph.
+        """
+        node, table = require_index("node", node, self.count), self.nodes
+        if table.kind[node] != FEATURE:
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a feature")
+        place = int(table.layer[node]), int(table.position[node]), int(table.index[node])
+        label = self.info.dictionary if self.info.weights else ""
+        return FeatureEdit(*place, value=value, scale=scale, dictionary=label)
+
+    @property
+    def seen(self) -> Seen:
+        """The prompt that its nodes were chosen by looking at; unknown in an older file."""
+        info = self.info
+        if not info.weights:
+            return Seen.unknown()
+        tokens, last = np.array([info.tokens]), np.array([len(info.tokens) - 1])
+        prompt = Prompts(tokens, tokens, last, tokens[:, -1], tokens[:, -1], last + 1)
+        return Seen(
+            prompts=prompt_digests(prompt),
+            models=(f"{info.model}#{info.weights}",),
+            dictionaries=(info.dictionary,),
+        )
 
     def label(self, node: int) -> str:
         """What a node is, in a few characters.
 
         Args:
-            node: Its number.
+            node: Number of the node.
 
         Returns:
             Such as `L3 #127 @4 " cat"`.
+
+        Raises:
+            InputError: If there is no such node.
         """
-        table = self.nodes
+        node, table = require_index("node", node, self.count), self.nodes
         kind, position = int(table.kind[node]), int(table.position[node])
         if kind == LOGIT:
             return f"logit {self.target(node).label!r}"
@@ -164,12 +199,14 @@ class AttributionGraph(struct.PyTreeNode):
         what = "error" if kind == ERROR else f"#{int(table.index[node])}"
         return f"L{int(table.layer[node])} {what} @{position} {word}"
 
-    def __str__(self) -> str:
-        chosen, edges = len(self.of_kind(FEATURE)), len(self.weights)
+    def _about(self) -> tuple[str, ...]:
+        chosen, info = len(self.of_kind(FEATURE)), self.info
+        named = [repr(target.label) for target in info.targets[:3]]
+        more = [f"{len(info.targets) - 3} more"] if len(info.targets) > 3 else []
         return (
-            f"attribution graph of {len(self.info.tokens)} tokens: {chosen:,} of "
-            f"{self.info.active:,} active features, {edges:,} edges, "
-            f"targets {', '.join(repr(target.label) for target in self.info.targets)}"
+            f"{chosen:,} of {info.active:,} active features",
+            f"{len(info.tokens):,} tokens",
+            f"targets {', '.join(named + more) or 'none'}",
         )
 
 
@@ -188,12 +225,5 @@ def make_graph(
     Returns:
         The graph, in NumPy arrays.
     """
-    arrays: Any = {
-        "nodes": table,
-        "edges": np.asarray(weights, np.float32),
-        "senders": np.asarray(senders, np.int32),
-        "receivers": np.asarray(receivers, np.int32),
-        "n_node": np.array([len(table.kind)], np.int32),
-        "n_edge": np.array([len(weights)], np.int32),
-    }
-    return AttributionGraph(jraph.GraphsTuple(**arrays, globals=None), info)
+    edges = np.asarray(weights, np.float32)
+    return AttributionGraph(graph_parts(table, edges, senders, receivers), info)

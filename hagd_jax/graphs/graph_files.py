@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite, read_arrays, save_arrays
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import as_path, finite, read_arrays, save_arrays
 from hagd_jax.graphs.graph import (
     KINDS,
     AttributionGraph,
@@ -38,10 +38,12 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    require_is("graph", graph, AttributionGraph)
+    path = as_path(path)
     arrays = {name: np.asarray(getattr(graph.nodes, name), kind) for name, kind in _NODES.items()}
     arrays |= {name: np.asarray(getattr(graph.graph, name), kind) for name, kind in _EDGES.items()}
     info = json.dumps(finite(dataclasses.asdict(graph.info)))
-    save_arrays(Path(path), arrays, {"format": _FORMAT, "info": info})
+    save_arrays(path, arrays, {"format": _FORMAT, "info": info})
 
 
 def load_graph(path: str | Path) -> AttributionGraph:
@@ -61,7 +63,7 @@ def load_graph(path: str | Path) -> AttributionGraph:
         >>> load_graph("paris.safetensors").info == graph.info
         True
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}", got="no such file", expected="a saved graph")
     try:

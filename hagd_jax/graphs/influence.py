@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.graphs.graph import (
     EMBEDDING,
     ERROR,
@@ -23,7 +24,7 @@ from hagd_jax.graphs.graph import (
 )
 
 
-class Scores(NamedTuple):
+class GraphScores(NamedTuple):
     """How much of a prompt a graph explains.
 
     Attributes:
@@ -50,6 +51,8 @@ class Pruned(NamedTuple):
     edges: np.ndarray
     cumulative: np.ndarray
 
+    __repr__ = one_line
+
 
 def influence(graph: AttributionGraph) -> np.ndarray:
     """Influence of every node on the targets: I = wM + wM² + wM³ + ….
@@ -63,24 +66,28 @@ def influence(graph: AttributionGraph) -> np.ndarray:
 
     Returns:
         (N,) float64. A logit has none: it is where influence starts.
+
+    Raises:
+        InputError: If an edge or a target's weight is not finite.
     """
+    require_is("graph", graph, AttributionGraph)
     table = graph.nodes
     return _influence(_normalised(graph), np.asarray(table.weight, np.float64))
 
 
-def scores(graph: AttributionGraph) -> Scores:
+def graph_scores(graph: AttributionGraph) -> GraphScores:
     """Replacement and completeness of a graph.
 
     Args:
         graph: The graph.
 
     Returns:
-        Two numbers from 0 to 1.
+        Two numbers from 0 to 1; 0 where nothing moves a target.
 
-    Example:
-        >>> scores(graph)
-        Scores(replacement=0.71, completeness=0.89)
+    Raises:
+        InputError: If an edge or a target's weight is not finite.
     """
+    require_is("graph", graph, AttributionGraph)
     table, matrix = graph.nodes, _normalised(graph)
     weight = np.asarray(table.weight, np.float64)
     found = _influence(matrix, weight)
@@ -92,10 +99,11 @@ def scores(graph: AttributionGraph) -> Scores:
     erring = np.asarray(matrix[:, graph.of_kind(ERROR)].sum(1)).ravel()
     clean = 1 - erring - folded[:, 0]
     total, ends = embeddings + errors, into_errors + into_embeddings
-    return Scores(
+    weighed = reach.sum() + ends
+    return GraphScores(
         replacement=float(embeddings / total) if total else 0.0,
         # What is folded would have ended at nodes without input, of which nothing is an error.
-        completeness=float((clean @ reach + ends) / (reach.sum() + ends)),
+        completeness=float((clean @ reach + ends) / weighed) if weighed else 0.0,
     )
 
 
@@ -119,10 +127,11 @@ def prune(
 
     Raises:
         ConfigError: If a threshold is not above 0 and at most 1.
+        InputError: If an edge or a target's weight is not finite.
     """
-    for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
-        if not 0 < value <= 1:
-            raise ConfigError(name, got=value, expected="above 0, at most 1")
+    require_is("graph", graph, AttributionGraph)
+    require_number("node_threshold", node_threshold, above=0, most=1)
+    require_number("edge_threshold", edge_threshold, above=0, most=1)
     table = graph.nodes
     weight = np.asarray(table.weight, np.float64)
     found = influence(graph)
@@ -140,7 +149,8 @@ def prune(
     nodes, edges = _connected(nodes, edges, senders, receivers, kind)
     order = np.argsort(-found, kind="stable")
     cumulative = np.zeros(len(found))
-    cumulative[order] = np.cumsum(found[order]) / found.sum()
+    # Where nothing moves a target there is no influence to share out.
+    cumulative[order] = np.cumsum(found[order]) / (found.sum() or 1.0)
     return Pruned(nodes, edges, cumulative)
 
 
@@ -155,7 +165,11 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
 
     Returns:
         The smaller graph; its nodes are numbered anew, in the same order.
+
+    Raises:
+        InputError: If what is kept is not of this graph.
     """
+    require_kept(graph, kept)
     table = graph.nodes
     count = len(table.kind)
     senders, receivers = graph.senders, graph.receivers
@@ -180,9 +194,40 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
     )
 
 
+def require_kept(graph: AttributionGraph, kept: Pruned) -> None:
+    """Refuse what was kept of another graph.
+
+    Args:
+        graph: The graph.
+        kept: From `prune`.
+
+    Raises:
+        InputError: If it has other numbers of nodes or edges.
+    """
+    require_is("graph", graph, AttributionGraph)
+    require_is("kept", kept, Pruned)
+    ours = len(graph.nodes.kind), len(graph.weights)
+    theirs = np.size(kept.nodes), np.size(kept.edges)
+    if ours != theirs:
+        raise InputError(
+            "kept",
+            got="{} nodes and {} edges".format(*theirs),
+            expected="{} and {}, as in the graph".format(*ours),
+            mend="Prune this graph.",
+        )
+
+
 def _normalised(graph: AttributionGraph) -> sparse.csr_matrix:
     """M[t, s] = |A[t, s]| / (Σ_s |A[t, s]| + what is folded)."""
     table = graph.nodes
+    for name, values in (("edges", graph.weights), ("folded", table.folded),
+                         ("targets", table.weight)):  # fmt: skip
+        bad = int((~np.isfinite(np.asarray(values))).sum())
+        if bad:
+            raise InputError(
+                f"{name} of the graph", got=f"{bad} weights that are not finite",
+                expected="numbers", mend="Look for infinities in the model's weights.",
+            )  # fmt: skip
     count = len(table.kind)
     size = np.abs(graph.weights.astype(np.float64))
     receivers = graph.receivers
@@ -217,11 +262,11 @@ def _influence(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
 
 
 def _threshold(values: np.ndarray, share: float) -> float:
-    """The smallest of the largest values that have a share of the total together."""
+    """The smallest of the largest values that have a share of the total; ∞ where it is zero."""
     falling = np.sort(values)[::-1]
     running = np.cumsum(falling)
-    if not running[-1]:
-        return 0.0
+    if not len(values) or not running[-1]:
+        return np.inf
     place = np.searchsorted(running / running[-1], share)
     return float(falling[min(place, len(falling) - 1)])
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hagd_jax.files import write_atomic
+from hagd_jax.errors import require_index, require_is
+from hagd_jax.files import as_path, write_atomic
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, AttributionGraph
-from hagd_jax.graphs.influence import Pruned, prune
+from hagd_jax.graphs.influence import Pruned, prune, require_kept
 
 
 def to_neuronpedia(
@@ -36,8 +38,9 @@ def to_neuronpedia(
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    path = as_path(path)
     record = neuronpedia_json(graph, kept=kept, slug=slug, scan=scan, labels=labels)
-    write_atomic(Path(path), json.dumps(record, indent=1, allow_nan=False))
+    write_atomic(path, json.dumps(record, indent=1, allow_nan=False))
 
 
 def neuronpedia_json(
@@ -58,6 +61,11 @@ def neuronpedia_json(
     # Of what somebody else pruned, nobody told the threshold.
     said = {"node_threshold": 0.8} if kept is None else {}
     kept = prune(graph, **said) if kept is None else kept
+    require_kept(graph, kept)
+    require_is("slug", slug, str)
+    require_is("scan", scan, str)
+    if labels is not None:
+        require_is("labels", labels, Mapping)
     info = graph.info
     numbers = np.flatnonzero(kept.nodes)
     names = {int(node): node_id(graph, int(node)) for node in numbers}
@@ -105,15 +113,24 @@ def node_id(graph: AttributionGraph, node: int) -> str:
         Such as `3_127_4`, `3_-1_4` for an error, `E_17_4` for token 17, `5_99_4` for an output.
     """
     table = graph.nodes
+    node = require_index("node", node, len(table.kind))
     kind, position = int(table.kind[node]), int(table.position[node])
     index = int(table.index[node])
     if kind == EMBEDDING:
         return f"E_{index}_{position}"
     if kind == LOGIT:
-        place = node - (len(table.kind) - len(graph.info.targets))
-        own = str(index) if index >= 0 else f"direction{place}"
-        return f"{graph.info.layers + 1}_{own}_{position}"
+        return f"{graph.info.layers + 1}_{_output(graph, node)}_{position}"
     return f"{int(table.layer[node])}_{index}_{position}"
+
+
+def _output(graph: AttributionGraph, node: int) -> str:
+    """What an output's id calls it: a token that is asked for again also has its place."""
+    table = graph.nodes
+    first = len(table.kind) - len(graph.info.targets)
+    index, place = int(table.index[node]), node - first
+    if index < 0:
+        return f"direction{place}"
+    return f"{index}-{place}" if index in np.asarray(table.index[first:node]) else str(index)
 
 
 def _node(
@@ -133,7 +150,9 @@ def _node(
     if kind == LOGIT:
         label = f'Output "{info.targets[place].label}" (p={chance:.3f})'
     short, _, _ = name.rpartition("_")
-    script_id = {EMBEDDING: f"E_{index}-{position}", LOGIT: f"L_{index}-{position}"}
+    script_id = {EMBEDDING: f"E_{index}-{position}"}
+    if kind == LOGIT:
+        script_id[LOGIT] = f"L_{_output(graph, node)}-{position}"
     return {
         "node_id": name,
         "feature": number,

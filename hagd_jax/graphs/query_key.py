@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import require_index, require_is
 from hagd_jax.graphs.frozen import norm_back, weight_of
 from hagd_jax.graphs.graph import EMBEDDING, FEATURE, LOGIT, AttributionGraph
 from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets, before_layer
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.models import LanguageModel, forward, rope
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, as_dictionary
+from hagd_jax.units import Source, directed
 
 
 class QueryKey(NamedTuple):
@@ -35,10 +35,12 @@ class QueryKey(NamedTuple):
     pairs: np.ndarray
     score: float
 
+    __repr__ = one_line
+
 
 def query_key(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     graph: AttributionGraph,
     *,
     layer: int,
@@ -66,13 +68,12 @@ def query_key(
     Raises:
         InputError: If there is no such head or position, or the graph is another model's.
     """
-    nodes, c = as_dictionary(model, dictionary), model.config
+    require_is("graph", graph, AttributionGraph)
+    nodes, c = directed(model, dictionary), model.config
     length = len(graph.info.tokens)
-    limits = {"layer": (layer, c.n_layers), "head": (head, c.n_heads)}
-    limits |= {"query": (query, length), "key": (key, query + 1 if c.causal else length)}
-    for name, (value, limit) in limits.items():
-        if not 0 <= value < limit:
-            raise InputError(name, got=value, expected=f"0 to {limit - 1}")
+    layer, head = require_index("layer", layer, c.n_layers), require_index("head", head, c.n_heads)
+    query = require_index("query", query, length)
+    key = require_index("key", key, query + 1 if c.causal else length)
     ready = held_again(model, nodes, graph)
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     trace = forward(ready.model, tokens, capture=("q", "k")).trace

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.graphs.frozen import (
     GRADIENT,
     Frozen,
@@ -47,6 +48,8 @@ class Targets(struct.PyTreeNode):
     stage: jax.Array
     position: jax.Array
 
+    __repr__ = one_line
+
 
 def before_layer(layer: Any) -> Any:
     """The stage of the stream that a layer receives; of L, the final stream."""
@@ -58,7 +61,7 @@ def at_mlp(layer: Any) -> Any:
     return 2 * layer + 1
 
 
-class Rows(struct.PyTreeNode):
+class TargetRows(struct.PyTreeNode):
     """What B targets owe to each source.
 
     Attributes:
@@ -72,6 +75,8 @@ class Rows(struct.PyTreeNode):
     total: jax.Array
     mass: jax.Array
 
+    __repr__ = one_line
+
 
 @functools.partial(jax.jit, static_argnames=("reads",))
 def rows(
@@ -82,7 +87,7 @@ def rows(
     skip: jax.Array | None = None,
     *,
     reads: str = "mlp_in",
-) -> Rows:
+) -> TargetRows:
     """Rows of a batch of targets.
 
     Positions are worked on in blocks, as many as the last target needs: that number is data, so
@@ -97,7 +102,7 @@ def rows(
         reads: The site that it reads.
 
     Returns:
-        The `Rows`.
+        The `TargetRows`.
     """
     c, layers = model.config, len(found.activation)
     length, count = found.activation.shape[1], len(targets.stage)
@@ -120,7 +125,7 @@ def rows(
     words = jnp.einsum("tbd,td->bt", gradient, found.embedding)
     parts = features.transpose(2, 0, 1, 3), errors.transpose(2, 0, 1), words
     flat = [part.reshape(count, -1) for part in parts]
-    out = Rows(
+    out = TargetRows(
         values=jnp.concatenate(flat, 1),
         total=jnp.stack([part.sum(1) for part in flat], 1).sum(1),
         mass=jnp.stack([jnp.abs(part).sum(1) for part in flat], 1),

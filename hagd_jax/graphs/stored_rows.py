@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.graphs.rows import Rows
+from hagd_jax.brief import one_line
+from hagd_jax.graphs.rows import TargetRows
 
 
 class Columns(NamedTuple):
@@ -43,7 +44,7 @@ class Columns(NamedTuple):
         return self.embeddings + self.positions
 
 
-class Edges(NamedTuple):
+class RowEdges(NamedTuple):
     """Edges of the finished graph.
 
     Attributes:
@@ -59,6 +60,8 @@ class Edges(NamedTuple):
     weights: np.ndarray
     folded: np.ndarray
     remainder: np.ndarray
+
+    __repr__ = one_line
 
 
 class StoredRows(abc.ABC):
@@ -77,7 +80,7 @@ class StoredRows(abc.ABC):
         self.total = np.zeros(size)
         self.mass = np.zeros((size, 3))
 
-    def add(self, part: Rows, slot: np.ndarray, layer: np.ndarray) -> None:
+    def add(self, part: TargetRows, slot: np.ndarray, layer: np.ndarray) -> None:
         """Append rows.
 
         Args:
@@ -120,7 +123,7 @@ class StoredRows(abc.ABC):
         """Add flow @ |A[chosen]| to what was found."""
 
     @abc.abstractmethod
-    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
         """The edges from some columns, rising; the rest goes into the sums.
 
         Args:
@@ -148,12 +151,12 @@ class WholeRows(StoredRows):
             part = slice(start, start + 256)
             found += flow[part].astype(np.float32) @ np.abs(self.matrix[chosen[part]])
 
-    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
         """What is not among the columns is dropped, so that nothing is folded."""
         chosen = self.matrix[np.ix_(order, columns)]
         rows, places = np.nonzero(chosen)
         remainder = self.total[order] - chosen.sum(1, dtype=np.float64)
-        return Edges(rows, places, chosen[rows, places], np.zeros((len(order), 2)), remainder)
+        return RowEdges(rows, places, chosen[rows, places], np.zeros((len(order), 2)), remainder)
 
 
 class StrongestRows(StoredRows):
@@ -181,7 +184,7 @@ class StrongestRows(StoredRows):
         weights = flow[:, None] * np.abs(self.value[chosen])
         found += np.bincount(self.index[chosen].ravel(), weights.ravel(), len(found))
 
-    def edges(self, columns: np.ndarray, order: np.ndarray) -> Edges:
+    def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
         """What was not kept, or is not among the columns, goes into the sums."""
         place = np.full(self.columns.total, len(columns), np.int64)
         place[columns] = np.arange(len(columns))
@@ -191,7 +194,7 @@ class StrongestRows(StoredRows):
         rows, entries = np.nonzero((found < len(columns)) & (value != 0))
         weights = value[rows, entries]
         remainder = self.total[order] - np.bincount(rows, weights, len(order))
-        return Edges(rows, found[rows, entries], weights, self.folded[order], remainder)
+        return RowEdges(rows, found[rows, entries], weights, self.folded[order], remainder)
 
 
 def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> StoredRows:

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.frozen import Frozen, norm_back, unembedding, weight_of
 from hagd_jax.graphs.graph import LogitTarget
 from hagd_jax.graphs.rows import Targets, at_mlp, before_layer
 from hagd_jax.models import LanguageModel, token_label
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.units import Dictionary, Features
 
@@ -33,17 +34,31 @@ def difference_target(
         The target logit[right] − mean logit[wrong].
 
     Raises:
-        InputError: If one of them is not in the vocabulary.
+        InputError: If one of them is not in the vocabulary, or the right answer is among the wrong
+            ones, or there is no wrong one: the direction would be of nothing.
 
     Example:
         >>> difference_target(model, 7, [3, 5]).coefficients
         (1.0, -0.5, -0.5)
     """
-    others = [wrong] if isinstance(wrong, str | int) else list(wrong)
+    others = _listed(wrong)
     ids = [token_id(model, token) for token in (right, *others)]
     names = [token_label(model.tokenizer, i) for i in ids]
+    if not others or ids[0] in ids[1:]:
+        raise InputError(
+            "wrong answers",
+            got=f"{', '.join(map(repr, names[1:])) or 'none'} for the right answer {names[0]!r}",
+            expected="one or more, none of them the right one",
+        )
     label = f"{names[0]} - {' / '.join(names[1:])}"
     return LogitTarget(label, tuple(ids), (1.0, *[-1 / len(others)] * len(others)))
+
+
+def _listed(asked: Any) -> list[Any]:
+    """One token, of whatever library, or several."""
+    if isinstance(asked, str | LogitTarget) or not hasattr(asked, "__iter__"):
+        return [asked]
+    return [asked] if getattr(asked, "ndim", 1) == 0 else list(asked)
 
 
 def token_id(model: LanguageModel, token: str | int) -> int:
@@ -59,6 +74,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
     Raises:
         InputError: If it is no single token of the vocabulary.
     """
+    require_is("model", model, LanguageModel)
     size = model.config.vocab_size
     if isinstance(token, str):
         if model.tokenizer is None:
@@ -74,9 +90,7 @@ def token_id(model: LanguageModel, token: str | int) -> int:
                 mend="Most words begin with a blank: try it with one, or give an id.",
             )
         return int(ids[0])
-    if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
-        raise InputError("target", got=token, expected=f"a token id from 0 to {size - 1}")
-    return int(token)
+    return require_index("target", token, size, mend="Targets are tokens: texts or ids.")
 
 
 def choose_logits(
@@ -104,7 +118,7 @@ def choose_logits(
         best = np.argsort(-probabilities, kind="stable")[: config.max_logits]
         enough = np.searchsorted(np.cumsum(probabilities[best]), config.logit_mass) + 1
         asked = [int(i) for i in best[:enough]]
-    asked = [asked] if isinstance(asked, str | int | LogitTarget) else list(asked)
+    asked = _listed(asked)
     if not asked:
         raise InputError("targets", got="none", expected="one or more, or None for likely tokens")
     found = []
@@ -112,27 +126,37 @@ def choose_logits(
         if not isinstance(target, LogitTarget):
             i = token_id(model, target)
             name = token_label(model.tokenizer, i)
-            target = LogitTarget(name, (i,), weight=float(probabilities[i]))
-        for i in target.tokens:
-            token_id(model, i)
-        _check(target)
-        found.append(target)
+            # A probability may be too small for float32; the token is asked for all the same.
+            chance = max(float(probabilities[i]), float(np.finfo(np.float32).tiny))
+            target = LogitTarget(name, (i,), weight=chance)
+        found.append(_checked(model, target))
     return found
 
 
-def _check(target: LogitTarget) -> None:
-    """Refuse a direction that means nothing."""
-    name, count = f"target {target.label!r}", len(target.tokens)
-    if len(target.coefficients) != count or not count:
+def _checked(model: LanguageModel, target: LogitTarget) -> LogitTarget:
+    """The direction in plain numbers, or refused if it means nothing."""
+    name = f"target {target.label!r}"
+    tokens = require_list(f"tokens of {name}", target.tokens, "ids")
+    ids = tuple(token_id(model, token) for token in tokens)
+    numbers = np.asarray(read_array(f"coefficients of {name}", target.coefficients), np.float64)
+    if numbers.shape != (len(ids),) or not ids:
         raise InputError(
             name,
-            got=f"{len(target.coefficients)} coefficients for {count} tokens",
+            got=f"coefficients of shape {numbers.shape} for {len(ids)} tokens",
             expected="one for each of one or more tokens",
         )
-    if not np.isfinite(target.coefficients).all() or not any(target.coefficients):
-        raise InputError(name, got=target.coefficients, expected="finite numbers, not all 0")
-    if not 0 < target.weight < np.inf:
+    # The same token may come twice, with coefficients that cancel.
+    _, place = np.unique(ids, return_inverse=True)
+    if not np.isfinite(numbers).all() or not np.bincount(place, numbers).any():
+        raise InputError(
+            name,
+            got=f"coefficients {numbers.tolist()} for tokens {ids}",
+            expected="finite numbers that do not cancel to 0",
+        )
+    weight = read_array(f"weight of {name}", target.weight, "a number")
+    if weight.ndim or not 0 < weight < np.inf:
         raise InputError(name, got=f"weight {target.weight}", expected="a finite one above 0")
+    return LogitTarget(str(target.label), ids, tuple(numbers.tolist()), float(weight))
 
 
 def logit_targets(

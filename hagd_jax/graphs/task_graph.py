@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
-from hagd_jax.graphs.graph import EMBEDDING, LOGIT, AttributionGraph
+from hagd_jax.brief import one_line
+from hagd_jax.errors import (
+    InputError,
+    require_choice,
+    require_index,
+    require_is,
+    require_number,
+    shown,
+)
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
-from hagd_jax.units.graph import strongest_into
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 _BITS = 31
 
@@ -39,6 +47,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -55,19 +65,22 @@ class TaskEdges(NamedTuple):
     error: Any
     frequency: Any
 
+    __repr__ = one_line
 
-class TaskGraph(struct.PyTreeNode):
+
+class TaskGraph(Graph):
     """The mean of attribution graphs.
 
     Attributes:
         graph: Nodes are `TaskNodes`, edges `TaskEdges`.
         prompts: How many were averaged.
         layers: L.
+        seen: What the graphs were made by looking at; unknown if one of them does not say.
     """
 
-    graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def nodes(self) -> TaskNodes:
@@ -79,6 +92,16 @@ class TaskGraph(struct.PyTreeNode):
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) mean of A over prompts."""
+        return np.asarray(self.edges.mean)
+
+    @property
+    def strength(self) -> np.ndarray:
+        """(E,) mean of |A| over prompts."""
+        return np.asarray(self.edges.size)
+
     def to_dense(self, column: str = "mean") -> np.ndarray:
         """An edge column as a matrix.
 
@@ -87,12 +110,27 @@ class TaskGraph(struct.PyTreeNode):
 
         Returns:
             (N, N) float32, [target, source].
+
+        Raises:
+            ConfigError: If there is no such field.
         """
-        count = len(self.nodes.kind)
-        dense = np.zeros((count, count), np.float32)
-        places = np.asarray(self.graph.receivers), np.asarray(self.graph.senders)
-        dense[places] = getattr(self.edges, column)
-        return dense
+        require_choice("column", column, TaskEdges._fields)
+        return self._dense(getattr(self.edges, column))
+
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 #127 @4` or `target 0`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        kind, index, place = (int(x[node]) for x in (table.kind, table.index, table.position))
+        where = "" if place < 0 else f" @{place}"
+        if kind == LOGIT:
+            return f"target {index}"
+        if kind == EMBEDDING:
+            return f"embedding{'' if index < 0 else f' #{index}'}{where}"
+        what = KINDS[ERROR] if kind == ERROR else f"#{index}"
+        return f"L{int(table.layer[node])} {what}{where}"
+
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
 
 
 def task_graph(
@@ -119,13 +157,19 @@ def task_graph(
     Raises:
         InputError: If there is no graph, or they are of different dictionaries, targets, or, with
             `positions`, lengths.
+        ConfigError: If `edges_per_node` is not a positive whole number.
 
     Example:
         >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
         >>> mean.nodes.frequency.max()
         1.0
     """
+    if edges_per_node is not None:
+        require_number("edges_per_node", edges_per_node, least=1, whole=True)
+    require_is("positions", positions, bool)
     sums = _Sums(positions)
+    if not hasattr(graphs, "__iter__") or getattr(graphs, "ndim", 1) == 0:
+        raise InputError("graphs", got=shown(graphs), expected="graphs, in a list or one by one")
     for graph in graphs:
         sums.add(graph)
     if not sums.count:
@@ -154,13 +198,16 @@ class _Sums:
     def __init__(self, positions: bool):
         self.positions, self.count = positions, 0
         self.about: tuple | None = None
+        self.seen = Seen.nothing()
         self.numbers: dict[tuple[int, int, int, int], int] = {}
         self.nodes, self.edges = _Table(3), _Table(4)
 
     def add(self, graph: AttributionGraph) -> None:
         """One more prompt."""
+        require_is("graphs", graph, AttributionGraph)
         self._check(graph)
         table, own = graph.nodes, self._numbers(graph)
+        self.seen = self.seen | graph.seen
         # Once a prompt, whatever positions a node has: sums of what it does, not of how often.
         ones = np.zeros(len(own))
         ones[np.unique(own, return_index=True)[1]] = 1
@@ -174,7 +221,7 @@ class _Sums:
 
     def finish(self, edges_per_node: int | None) -> TaskGraph:
         """Means, in the order of layers."""
-        columns = np.array(list(self.numbers), np.int64)
+        columns = np.array(list(self.numbers), np.int64).reshape(-1, 4)
         order = np.lexsort((columns[:, 3], columns[:, 2], columns[:, 1], columns[:, 0]))
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
@@ -187,18 +234,12 @@ class _Sums:
         spread = np.maximum(squares - total**2, 0) / max(self.count - 1, 1)
         keep = strongest_into(receivers, size, edges_per_node)
         mean = TaskEdges(*(x[keep].astype(np.float32) for x in (total, size, spread**0.5, often)))
-        arrays: Any = {
-            "nodes": TaskNodes(
-                kind.astype(np.int8), layer, position, index, frequency, activation, reach
-            ),
-            "edges": mean,
-            "senders": senders[keep].astype(np.int32),
-            "receivers": receivers[keep].astype(np.int32),
-            "n_node": np.array([len(kind)], np.int32),
-            "n_edge": np.array([len(keep)], np.int32),
-        }
+        table = TaskNodes(
+            kind.astype(np.int8), layer, position, index, frequency, activation, reach
+        )
         assert self.about is not None
-        return TaskGraph(jraph.GraphsTuple(**arrays, globals=None), self.count, self.about[0])
+        parts = graph_parts(table, mean, senders[keep], receivers[keep])
+        return TaskGraph(parts, self.count, self.about[0], self.seen)
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info
@@ -228,4 +269,5 @@ class _Sums:
             position = np.full_like(position, -1)
         keys = np.stack([kind, np.asarray(table.layer, np.int64), position, index], 1)
         numbers = self.numbers
-        return np.array([numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()])
+        found = [numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()]
+        return np.array(found, np.int64)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
@@ -25,8 +26,9 @@ class HierarchyConfig:
         least: The coarsest level has no fewer.
         band: A supernode of the first level spans so many layers at most, one of the next level
             twice as many, and so on; 0 for no such bound.
-        vectors: Eigenvectors that nodes are told apart by, at most.
-        krylov: Products with the weights that those take, at most.
+        vectors: Largest number of eigenvectors that nodes are told apart by.
+        krylov: Dimension of the Krylov space in which those of more than 512 nodes are looked for
+            before each restart.
         iterations: Of k-means.
         regularise: How much all nodes are tied to each other, as a share of the mean degree.
     """
@@ -35,7 +37,7 @@ class HierarchyConfig:
     least: int = 8
     band: int = 0
     vectors: int = 16
-    krylov: int = 64
+    krylov: int = 128
     iterations: int = 25
     regularise: float = 0.05
 
@@ -49,6 +51,51 @@ class HierarchyConfig:
             raise ConfigError("band and regularise", got=(self.band, self.regularise),
                               expected="0 or more, and above 0")  # fmt: skip
 
+    def depth(self, count: int) -> int:
+        """How many levels a graph of so many nodes has, if bands of layers do not bound them.
+
+        Args:
+            count: Number of nodes that are coarsened.
+
+        Returns:
+            Number of levels above the nodes; `coarsen` makes no more.
+
+        Raises:
+            InputError: If there is no node.
+
+        Example:
+            >>> from hagd_jax.hierarchy import HierarchyConfig
+            >>> HierarchyConfig(ratio=1 / 16).depth(46_000)
+            4
+        """
+        if count < 1:
+            raise InputError("nodes", got=count, expected="1 or more")
+        found = 0
+        while (fewer := _size(count, 1, self)) < count:
+            count, found = fewer, found + 1
+        return found
+
+    def require_levels(self, levels: int, count: int) -> None:
+        """Refuse more levels than a graph of so many nodes has, before it is made.
+
+        Args:
+            levels: Number of levels asked for.
+            count: Number of nodes that are coarsened.
+
+        Raises:
+            ConfigError: If there are fewer.
+
+        Example:
+            >>> from hagd_jax.hierarchy import HierarchyConfig
+            >>> HierarchyConfig(ratio=1 / 16).require_levels(2, 46_000)
+        """
+        most = self.depth(count)
+        if not 0 <= levels <= most:
+            raise ConfigError(
+                "levels", got=levels, expected=f"0 to {most}, for a graph of {count:,} nodes",
+                mend="Ask for fewer levels, a larger ratio, or a smaller coarsest level.",
+            )  # fmt: skip
+
 
 @struct.dataclass
 class Level:
@@ -61,6 +108,8 @@ class Level:
 
     cluster: Any
     weights: Weights
+
+    __repr__ = one_line
 
     @property
     def count(self) -> int:
@@ -80,6 +129,8 @@ class Hierarchy:
     levels: tuple[Level, ...]
     count: int = struct.field(pytree_node=False, default=0)
 
+    __repr__ = one_line
+
     def clusters(self) -> list[np.ndarray]:
         """(N,) int32 supernode of every node, one array a level, coarsest first.
 
@@ -92,7 +143,23 @@ class Hierarchy:
         return found[::-1]
 
     def members(self, level: int, supernode: int) -> np.ndarray:
-        """The nodes within a supernode; levels count from the finest, 0."""
+        """The nodes within a supernode.
+
+        Args:
+            level: Number of the level, counted from the finest, 0.
+            supernode: Number of the supernode.
+
+        Returns:
+            Numbers of its nodes, ascending.
+
+        Raises:
+            InputError: If there is no such level or supernode.
+        """
+        if not 0 <= level < len(self.levels):
+            raise InputError("level", got=level, expected=f"0 to {len(self.levels) - 1}")
+        count = self.levels[level].count
+        if not 0 <= supernode < count:
+            raise InputError("supernode", got=supernode, expected=f"0 to {count - 1}")
         return np.flatnonzero(self.clusters()[::-1][level] == supernode)
 
 
@@ -105,14 +172,14 @@ def coarsen(
 ) -> Hierarchy:
     """Spectral coarsening: leading eigenvectors of the normalised Laplacian, then k-means.
 
-    Levels shrink by a constant ratio, so there are O(log N) of them; each costs as many products
-    with its weights as `krylov` says, N² at most.
+    Levels shrink by a constant ratio, so there are O(log N) of them. A level of more than 512 nodes
+    costs a bounded number of products with its weights, of at most N² operations a vector.
 
     Args:
         weights: Of the graph.
-        config: How coarse.
-        layer: (N,) of every node, where supernodes are bound to bands of layers.
-        seed: Of Lanczos's first vectors and of k-means.
+        config: How coarse each level is.
+        layer: (N,) layer of every node, where supernodes are bound to bands of layers.
+        seed: Seed of the embedding's random vectors and of k-means.
 
     Returns:
         The levels; none if the graph is no larger than the least level.
@@ -121,6 +188,7 @@ def coarsen(
         InputError: If bands are asked for without layers, or there are not as many as nodes.
 
     Example:
+        >>> from hagd_jax.hierarchy import HierarchyConfig, coarsen, weights
         >>> graph = weights([0, 1, 2, 3], [1, 0, 3, 2], [1.0] * 4, 4)
         >>> coarsen(graph, HierarchyConfig(ratio=0.5, least=2)).clusters()[0].tolist()
         [0, 0, 1, 1]
@@ -156,30 +224,77 @@ def _size(count: int, groups: int, config: HierarchyConfig) -> int:
 def _level(
     weights: Weights, group: np.ndarray, count: int, key: jax.Array, config: HierarchyConfig
 ) -> Level:
+    own, numbered = np.unique(group, return_inverse=True)
+    numbered = jnp.asarray(numbered, jnp.int32)
+    return level_of(weights, numbered, centre_groups(numbered, len(own), count), key, config)
+
+
+def level_of(
+    weights: Weights,
+    group: jax.Array,
+    centre_group: jax.Array,
+    key: jax.Array,
+    config: HierarchyConfig,
+) -> Level:
+    """Cluster the nodes of a graph: one level of `coarsen`, of fixed shapes, also inside a program.
+
+    Args:
+        weights: Weights of the graph.
+        group: (N,) int32 group of every node; supernodes do not mix groups.
+        centre_group: (k,) int32 group of every supernode; each group has one or more, and no more
+            than it has nodes.
+        key: PRNG key.
+        config: How coarse the level is.
+
+    Returns:
+        The level, of k supernodes in the order of their first members.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from hagd_jax.hierarchy import HierarchyConfig, weights
+        >>> from hagd_jax.hierarchy.coarsen import level_of
+        >>> graph = weights([0, 1, 2, 3], [3, 2, 1, 0], [1.0] * 4, 4)
+        >>> alike = jnp.zeros(4, jnp.int32), jnp.zeros(2, jnp.int32)
+        >>> level_of(graph, *alike, jax.random.key(0), HierarchyConfig()).cluster.tolist()
+        [0, 1, 1, 0]
+    """
     of_vectors, of_centres = jax.random.split(key)
+    count = len(centre_group)
     krylov = min(config.krylov, weights.count)
     size = min(config.vectors, count, krylov)
     points, _ = embed(weights, of_vectors, size=size, krylov=krylov, regularise=config.regularise)
-    numbered = np.unique(group, return_inverse=True)[1]
-    centres = _centres(numbered, count)
-    cluster = kmeans(
-        points, jnp.asarray(numbered, jnp.int32), jnp.asarray(centres, jnp.int32), of_centres,
-        iterations=config.iterations,
-    )  # fmt: skip
+    cluster = kmeans(points, group, centre_group, of_centres, iterations=config.iterations)
     # Numbered in the order of their first members, so that numbers do not depend on chance alone.
-    order = np.unique(np.asarray(cluster), return_index=True)
-    rank = np.empty(count, np.int64)
-    rank[order[0][np.argsort(order[1])]] = np.arange(len(order[0]))
-    named = jnp.asarray(rank[np.asarray(cluster)], jnp.int32)
-    return Level(named, weights.merged(named, len(order[0])))
+    first = jax.ops.segment_min(jnp.arange(weights.count), cluster, count)
+    named = jnp.argsort(jnp.argsort(first)).astype(jnp.int32)[cluster]
+    return Level(named, weights.merged(named, count))
 
 
-def _centres(group: np.ndarray, count: int) -> np.ndarray:
-    """(count,) which group each centre is of: one each, the rest by how many nodes groups have."""
-    sizes = np.bincount(group)
-    given = np.ones(len(sizes), int)
-    for _ in range(count - len(sizes)):
-        # Highest averages (Sainte-Laguë), so that no group gets more centres than nodes.
-        share = np.where(given < sizes, sizes / (2 * given + 1), -1)
-        given[share.argmax()] += 1
-    return np.repeat(np.arange(len(sizes)), given)
+def centre_groups(group: jax.Array, groups: int, count: int) -> jax.Array:
+    """Share out the centres of a level among groups, by how many nodes they have.
+
+    Each group has one; the rest go by highest averages (Sainte-Laguë), so that no group has more
+    centres than nodes.
+
+    Args:
+        group: (N,) int32 group of every node, each of 0 to `groups` - 1 at least once.
+        groups: Number of groups.
+        count: Number of centres, from `groups` to N.
+
+    Returns:
+        (count,) int32 group of each centre, ascending.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hagd_jax.hierarchy.coarsen import centre_groups
+        >>> centre_groups(jnp.array([0, 0, 0, 0, 1]), 2, 3).tolist()
+        [0, 0, 1]
+    """
+    sizes = jnp.bincount(group, length=groups)
+
+    def give(_: Any, given: jax.Array) -> jax.Array:
+        share = jnp.where(given < sizes, sizes / (2 * given + 1), -1)
+        return given.at[share.argmax()].add(1)
+
+    given = jax.lax.fori_loop(0, count - groups, give, jnp.ones(groups, jnp.int32))
+    return jnp.repeat(jnp.arange(groups, dtype=jnp.int32), given, total_repeat_length=count)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import DENSE, Weights, weights
 from hagd_jax.scores import ComponentGraph, NodeGraph
+from hagd_jax.tasks.seen import Seen
 
 Graph = AttributionGraph | ComponentGraph | NodeGraph | TaskGraph
 
@@ -22,10 +25,59 @@ class Coarsenable(NamedTuple):
     Attributes:
         weights: Symmetrised |A|.
         layer: (N,) of every node, from 0: embeddings come first, logits last.
+        seen: The data that the graph was made from.
     """
 
     weights: Weights
     layer: np.ndarray
+    seen: Seen
+
+    __repr__ = one_line
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Levels(Sequence[np.ndarray]):
+    """Clusters of all nodes, one array a level, and the data that decided them.
+
+    Attributes:
+        rows: (N,) int32 supernode of every node for each level, coarsest first.
+        seen: What the clusters were made by looking at.
+
+    Example:
+        >>> import numpy as np
+        >>> from hagd_jax.hierarchy import Levels
+        >>> from hagd_jax.tasks.seen import Seen
+        >>> levels = Levels((np.array([0, 0, 0]), np.array([0, 1, 1])), Seen.nothing())
+        >>> len(levels), levels[-1:].seen
+        (2, Seen(nothing))
+    """
+
+    rows: tuple[np.ndarray, ...]
+    seen: Seen
+
+    @overload
+    def __getitem__(self, which: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Levels: ...
+
+    def __getitem__(self, which: int | slice) -> np.ndarray | Levels:
+        """One level; or several, which have seen the same."""
+        if isinstance(which, slice):
+            return Levels(self.rows[which], self.seen)
+        return self.rows[which]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        counts = [len(np.unique(row)) for row in self.rows]
+        return f"Levels({counts} clusters, {self.seen})"
+
+
+def history(graph: Graph) -> Seen:
+    """What a graph was made by looking at; graphs of prompts do not say, so that is unknown."""
+    return graph.seen if isinstance(graph, NodeGraph | ComponentGraph) else Seen.unknown()
 
 
 def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
@@ -43,8 +95,14 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
         InputError: If it is no graph, or a weight is not finite.
 
     Example:
-        >>> own = as_weights(component_graph(model, prompts))
-        >>> coarsen(own.weights, HierarchyConfig(band=4), layer=own.layer)
+        >>> from hagd_jax.hierarchy import HierarchyConfig, as_weights, coarsen
+        >>> from hagd_jax.scores import component_graph
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> own = as_weights(component_graph(case.model, case.prompts))
+        >>> made = coarsen(own.weights, HierarchyConfig(least=3, band=2), layer=own.layer)
+        >>> made.clusters()[0].shape == own.layer.shape
+        True
     """
     if isinstance(graph, AttributionGraph):
         values, layer = graph.weights, graph.nodes.layer
@@ -53,27 +111,45 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
     elif isinstance(graph, ComponentGraph):
         values, layer = graph.edges.score, graph.nodes.layer
     elif isinstance(graph, NodeGraph):
-        values, layer = graph.weights, graph.places.layer
+        values, layer = graph.weights, graph.nodes.layer
     else:
         raise InputError("graph", got=type(graph).__name__, expected="an attribution graph")
     edges, depth = graph.graph, np.asarray(layer, int)
     ends = np.asarray(edges.senders), np.asarray(edges.receivers)
     found = weights(*ends, np.asarray(values), len(depth), dense=dense)
-    return Coarsenable(found, depth - depth.min())
+    return Coarsenable(found, depth - depth.min(), history(graph))
 
 
-def clusters_of(graph: NodeGraph, config: HierarchyConfig, *, seed: int = 0) -> list[np.ndarray]:
-    """Levels over all nodes of a node graph; those without an edge are clustered by layer and kind.
+def clusters_of(
+    graph: NodeGraph, config: HierarchyConfig = HierarchyConfig(), *, seed: int = 0
+) -> Levels:
+    """Cluster all nodes of a node graph; those without an edge are clustered by layer and kind.
 
     Args:
-        graph: Of a task.
-        config: How coarse.
-        seed: Of the coarsening.
+        graph: Node graph of a task.
+        config: How coarse each level is.
+        seed: Seed of the coarsening.
 
     Returns:
-        (N,) int32 supernodes, one array a level, coarsest first.
+        (N,) int32 supernodes, one array a level, coarsest first, which have seen what the graph
+        has seen; what `search.Tree.of` takes.
+
+    Raises:
+        InputError: If it is another kind of graph.
+
+    Example:
+        >>> from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+        >>> from hagd_jax.scores import node_graph
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> graph = node_graph(case.model, case.prompts)
+        >>> int(clusters_of(graph, HierarchyConfig(ratio=0.5, least=2))[-1].max()) + 1
+        4
     """
-    places = graph.places
+    if not isinstance(graph, NodeGraph):
+        raise InputError("graph", got=type(graph).__name__, expected="a NodeGraph",
+                         mend="Make one with scores.node_graph.")  # fmt: skip
+    places = graph.nodes
     some = np.unique(np.concatenate([graph.senders, graph.receivers]))
     if not len(some):
         some = np.arange(len(places.kind))
@@ -83,7 +159,7 @@ def clusters_of(graph: NodeGraph, config: HierarchyConfig, *, seed: int = 0) -> 
     tied = weights(*ends, graph.weights, len(some))
     found = coarsen(tied, config, layer=np.asarray(places.layer)[some], seed=seed)
     group = 2 * np.asarray(places.layer) + np.asarray(places.kind)
-    return with_rest(found.clusters(), some, group)
+    return Levels(tuple(with_rest(found.clusters(), some, group)), history(graph))
 
 
 def with_rest(
@@ -99,15 +175,28 @@ def with_rest(
     Returns:
         (N,) int32 supernodes of all nodes, one array a level.
 
+    Raises:
+        InputError: If levels are not of so many nodes, or a node does not exist.
+
     Example:
+        >>> import numpy as np
+        >>> from hagd_jax.hierarchy import with_rest
         >>> with_rest([np.array([0, 1])], np.array([2, 0]), np.array([0, 0, 0, 1]))[0].tolist()
         [1, 2, 0, 3]
     """
-    rest = np.ones(len(group), bool)
+    count, nodes = len(group), np.asarray(nodes)
+    if any(len(level) != len(nodes) for level in clusters):
+        raise InputError("clusters", got=f"{[len(level) for level in clusters]} nodes",
+                         expected=f"{len(nodes)} in each level")  # fmt: skip
+    if len(nodes) and not 0 <= nodes.min() <= nodes.max() < count:
+        raise InputError(
+            "nodes", got=f"{nodes.min()} to {nodes.max()}", expected=f"0 to {count - 1}"
+        )
+    rest = np.ones(count, bool)
     rest[nodes] = False
     found = []
     for level in clusters:
-        row = np.zeros(len(group), np.int32)
+        row = np.zeros(count, np.int32)
         row[nodes] = level
         row[rest] = level.max() + 1 + np.unique(group[rest], return_inverse=True)[1]
         found.append(row)

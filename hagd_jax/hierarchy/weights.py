@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 
 # Up to so many nodes weights are kept as a matrix.
 DENSE = 4096
+# What the largest weight may be; sums of many must fit float32.
+_LEAST, _MOST = 1e-30, 1e30
 
 
 @struct.dataclass
@@ -33,12 +36,30 @@ class Weights:
     weight: Any
     count: int = struct.field(pytree_node=False, default=0)
 
+    __repr__ = one_line
+
     def times(self, x: jax.Array) -> jax.Array:
         """W x, for (N,) or (N, m)."""
         if self.dense is not None:
             return self.dense @ x
         rows = self.weight.reshape(-1, *[1] * (x.ndim - 1)) * x[self.senders]
         return jax.ops.segment_sum(rows, self.receivers, self.count)
+
+    def matrix(self) -> jax.Array:
+        """(N, N) W; entries of edges that end at no node are left out."""
+        if self.dense is not None:
+            return self.dense
+        nothing = jnp.zeros((self.count, self.count), jnp.float32)
+        return nothing.at[self.receivers, self.senders].add(self.weight)
+
+    def scaled(self) -> Weights:
+        """The same weights in units of the largest one."""
+        held = self.weight if self.dense is None else self.dense
+        most = held.max(initial=0)
+        held = held / jnp.where(most > 0, most, 1)
+        if self.dense is None:
+            return self.replace(weight=held)  # type: ignore[attr-defined]
+        return self.replace(dense=held)  # type: ignore[attr-defined]
 
     def degree(self) -> jax.Array:
         """(N,) W 1."""
@@ -84,9 +105,11 @@ def weights(
         The weights.
 
     Raises:
-        InputError: If there is no node, an edge ends at none, or a weight is not finite.
+        InputError: If there is no node, an edge ends at none, or a weight is not finite; or if the
+            largest is too small or large for float32.
 
     Example:
+        >>> from hagd_jax.hierarchy import weights
         >>> weights([0, 1], [1, 2], [-2.0, 4.0], 3).dense.tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 2.0, 0.0]]
     """
@@ -99,6 +122,12 @@ def weights(
         raise InputError("graph", got="an edge from or to no node", expected=f"0 to {count - 1}")
     if not np.isfinite(a).all():
         raise InputError("weights of the graph", got="one that is not finite", expected="numbers")
+    if len(a) and a.max() and not _LEAST <= a.max() <= _MOST:
+        raise InputError(
+            "weights of the graph", got=f"a largest weight of {a.max():.3g}",
+            expected=f"{_LEAST} to {_MOST}, where float32 neither loses nor overflows",
+            mend="Multiply all weights by one number; clusters do not depend on it.",
+        )  # fmt: skip
     both = np.concatenate([s, r]), np.concatenate([r, s])
     half = np.concatenate([a, a]) / 2
     if count <= dense:

@@ -11,9 +11,10 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index
 from hagd_jax.interventions.shapes import require_broadcast
 from hagd_jax.models import Context, DecoderConfig, Intervention, shared, static
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.sites import BLOCK_SITES, require_site, site_shape
 
 
@@ -84,8 +85,9 @@ def add(
 
     Raises:
         ConfigError: If the site does not exist.
-        InputError: If the value is not finite, the layer negative, or one given for a site
-            outside the blocks; `forward` refuses what does not fit its model and tokens.
+        InputError: If the value is not finite, the layer no index, or one given for a site outside
+            the blocks, or positions are no booleans; `forward` refuses what does not fit its model
+            and tokens.
 
     Example:
         >>> add("resid_post", jnp.zeros(8), layer=2).site
@@ -105,16 +107,22 @@ def _edit(
     site: str, value: Any, layer: int | None, positions: Iterable[bool] | None, keep: bool
 ) -> Edit:
     require_site(site)
-    value = jnp.asarray(value)
+    value = jnp.asarray(read_array(f"the value for {site!r}", value))
     if not isinstance(value, Tracer) and not np.isfinite(np.asarray(value)).all():
         raise InputError(
             f"the value for {site!r}", got="NaN or infinity", expected="finite numbers"
         )
-    if layer is not None and layer < 0:
-        raise InputError("layer", got=layer, expected="0 or more, or None for every layer")
+    if layer is not None:
+        layer = require_index("layer", layer, mend="None edits every layer.")
     if layer is not None and site not in BLOCK_SITES:
         raise InputError(
             "layer", got=layer, expected=f"None: the site {site!r} lies outside the blocks"
         )
-    where = jnp.asarray(True if positions is None else list(positions), bool)
-    return Edit(value, jnp.int32(-1 if layer is None else layer), where, site, keep)
+    where = np.asarray(True) if positions is None else read_array("positions", positions)
+    if where.dtype != bool or where.ndim != (positions is not None):
+        raise InputError(
+            "positions",
+            got=f"{where.dtype} of shape {where.shape}",
+            expected="(T,) booleans, one for each position, or None for all",
+        )
+    return Edit(value, jnp.int32(-1 if layer is None else layer), jnp.asarray(where), site, keep)

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.interventions.shapes import require_values
 from hagd_jax.models import BLOCK_SITES, Context, DecoderConfig, Intervention, scanned, shared
-from hagd_jax.models.sites import require_site, site_shape
+from hagd_jax.models.sites import require_sites, site_shape
 
 
 @struct.dataclass
@@ -58,18 +59,17 @@ def freeze(trace: Mapping[str, Any], sites: Iterable[str] | None = None) -> Free
 
     Args:
         trace: From `forward(..., capture=...)`, of the same tokens shape.
-        sites: Which of them; all of the trace by default.
+        sites: Which of them, or which one; all of the trace by default.
 
     Returns:
         The intervention.
 
     Raises:
-        InputError: If a site was not captured.
+        InputError: If a site was not captured, or the trace is none.
         ConfigError: If a site does not exist.
     """
-    chosen = tuple(trace) if sites is None else tuple(sites)
-    for site in chosen:
-        require_site(site, "freeze")
+    require_is("freeze", trace, Mapping, mend="Pass the trace of a forward pass.")
+    for site in (chosen := require_sites(trace if sites is None else sites, "freeze")):
         if site not in trace:
             raise InputError(
                 "freeze",
@@ -77,6 +77,7 @@ def freeze(trace: Mapping[str, Any], sites: Iterable[str] | None = None) -> Free
                 expected=f"one of the captured {sorted(trace)}",
                 mend="Add it to `capture`.",
             )
+    require_values("freeze", {site: trace[site] for site in chosen})
     return Freeze(
         blocks={s: trace[s] for s in chosen if s in BLOCK_SITES},
         outer={s: trace[s] for s in chosen if s not in BLOCK_SITES},

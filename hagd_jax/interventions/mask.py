@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.interventions.shapes import require_broadcast, require_mask
+from hagd_jax.errors import InputError
+from hagd_jax.interventions.shapes import require_broadcast, require_mask, require_values
 from hagd_jax.models import Context, DecoderConfig, Intervention, scanned
+from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.models.sites import site_shape
 
 Values = Mapping[str, jax.Array]
@@ -81,9 +83,13 @@ def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
             Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
 
     Returns:
-        The intervention.
+        The intervention; `forward` refuses shapes that do not fit its model and tokens.
+
+    Raises:
+        InputError: If the mask or the alternative is no array of numbers.
     """
-    return MaskHeads(jnp.asarray(mask, jnp.float32), alternative)
+    mask = jnp.asarray(read_array("the mask of heads", mask), jnp.float32)
+    return MaskHeads(mask, read_array("the alternative of heads", alternative))
 
 
 def zero_alternative(values: Values) -> dict[str, jax.Array]:
@@ -94,7 +100,11 @@ def zero_alternative(values: Values) -> dict[str, jax.Array]:
 
     Returns:
         Name → zeros that broadcast over prompts and positions.
+
+    Raises:
+        InputError: If the values are no arrays of nodes.
     """
+    require_values("values", values, axes=3)
     return {name: jnp.zeros_like(value[:, :1, :1]) for name, value in values.items()}
 
 
@@ -108,6 +118,9 @@ def mean_alternative(values: Values, weight: jax.Array) -> dict[str, jax.Array]:
     Returns:
         Name → (L, 1, T, ...) means; at positions where no prompt has a token, the mean over all
         positions.
+
+    Raises:
+        InputError: If the values are no arrays of nodes, or weights do not fit them.
     """
     return mean_of_sums(*position_sums(values, weight))
 
@@ -121,7 +134,19 @@ def position_sums(values: Values, weight: jax.Array) -> tuple[dict[str, jax.Arra
 
     Returns:
         Name → (L, 1, T, ...) sums over prompts, and (T,) how many tokens went into each.
+
+    Raises:
+        InputError: If the values are no arrays of nodes, or weights do not fit them.
     """
+    require_values("values", values, axes=3)
+    weight = jnp.asarray(read_array("weight", weight))
+    for name, value in values.items():
+        if weight.shape != value.shape[1:3]:
+            raise InputError(
+                "weight",
+                got=f"shape {weight.shape}",
+                expected=f"{value.shape[1:3]}, prompts and positions of {name!r}",
+            )
 
     def total(value: jax.Array) -> jax.Array:
         w = weight.reshape(1, *weight.shape, *[1] * (value.ndim - 3))
@@ -164,5 +189,11 @@ def resample_alternative(values: Values, order: jax.Array) -> dict[str, jax.Arra
 
     Returns:
         Name → reordered values.
+
+    Raises:
+        InputError: If the values are no arrays of nodes, or `order` does not name prompts of them.
     """
+    require_values("values", values, axes=3)
+    for value in values.values():
+        order = read_indices("order", order, value.shape[1], (value.shape[1],))
     return {name: value[:, order] for name, value in values.items()}

@@ -1,8 +1,8 @@
 """The meta-learner: which nodes belong to a circuit, judged by the look of the graph."""
 
-from hagd_jax.meta.adapt import Measured, adapted, effects, most_telling
+from hagd_jax.meta.adapt import Measured, adapt, adapted, effects, most_telling
 from hagd_jax.meta.describe import Described, describe, describe_arrays
-from hagd_jax.meta.learner import Learner, LearnerConfig, init, load, logits, save, score
+from hagd_jax.meta.learner import Learner, LearnerConfig, init, load, logits, padded, save, score
 from hagd_jax.meta.training import Example, MetaConfig, train
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LearnerConfig",
     "Measured",
     "MetaConfig",
+    "adapt",
     "adapted",
     "describe",
     "describe_arrays",
@@ -20,6 +21,7 @@ __all__ = [
     "load",
     "logits",
     "most_telling",
+    "padded",
     "save",
     "score",
     "train",

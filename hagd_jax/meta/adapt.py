@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
-from hagd_jax.meta.learner import Learner
+from hagd_jax.meta.describe import Described
+from hagd_jax.meta.learner import Learner, as_scores, padded, states
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
 
 MAGNITUDES = 6
 
@@ -25,10 +28,14 @@ class Measured(NamedTuple):
     Attributes:
         places: (K,) int32 which.
         effects: (K,) float32 from 0, nothing changed, to 1, as much as without all nodes.
+        seen: The prompts and the ablation that they were measured with; None inside a program.
     """
 
     places: Any
     effects: Any
+    seen: Seen | None = None
+
+    __repr__ = one_line
 
 
 def effects(
@@ -40,7 +47,7 @@ def effects(
     ablation: str = "counterfactual",
     batch_size: int = 32,
 ) -> Measured:
-    """Ablate nodes, each alone, and see how far the model moves.
+    """Measure how far the model moves when each of some nodes is ablated alone.
 
     e = 1 + log₁₀(d / D) / 6, cut off at 0 and 1: d is KL plus the squared relative error of the
     metric, and D what ablating everything does. On a scale of magnitudes, because members of a
@@ -55,15 +62,26 @@ def effects(
         batch_size: Prompts in one call.
 
     Returns:
-        What was measured.
+        What was measured, and on what.
 
     Raises:
         InputError: If there is no such node.
+        ConfigError: If there is no such ablation.
+
+    Example:
+        >>> import numpy as np
+        >>> from hagd_jax.meta import effects
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> effects(case.model, case.prompts, np.array([3])).effects.shape
+        (1,)
     """
     nodes = as_dictionary(model, dictionary)
-    total, places = nodes.space.nodes, np.asarray(places, np.int64)
-    if not len(places) or places.min() < 0 or places.max() >= total:
-        raise InputError("places", got=places.tolist(), expected=f"one or more, 0 to {total - 1}")
+    total, places = nodes.space.nodes, np.asarray(places)
+    whole = places.ndim == 1 and np.issubdtype(places.dtype, np.integer)
+    if not whole or not len(places) or places.min() < 0 or places.max() >= total:
+        raise InputError("places", got=places.tolist(),
+                         expected=f"one whole number or more, 0 to {total - 1}")  # fmt: skip
     rows = np.ones((len(places) + 1, total), bool)
     rows[np.arange(len(places)), places] = False
     rows[-1] = False
@@ -77,21 +95,34 @@ def effects(
     moved = np.asarray(found.kl[1:], np.float64).mean(1) + off
     share = moved[:-1] / max(moved[-1], 1e-30)
     effect = 1 + np.log10(np.clip(share, 10.0**-MAGNITUDES, 1)) / MAGNITUDES
-    return Measured(places.astype(np.int32), effect.astype(np.float32))
+    seen = look(prompts, ablation=ablation, model=model, dictionary=nodes)
+    return Measured(places.astype(np.int32), effect.astype(np.float32), seen)
 
 
-def most_telling(logits: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """Which nodes to ablate: half those likeliest in the circuit, half at random.
+def most_telling(logits: np.ndarray | Scores, count: int, *, seed: int = 0) -> np.ndarray:
+    """Choose nodes to ablate: half those likeliest in the circuit, half at random.
 
     Args:
-        logits: (N,) of a learner that has not adapted.
-        count: K.
-        seed: Of the random ones.
+        logits: (N,) scores of a learner that has not adapted.
+        count: Number of nodes to ablate.
+        seed: Seed of the random ones.
 
     Returns:
         (K,) places, N at most.
+
+    Raises:
+        InputError: If the count is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from hagd_jax.meta import most_telling
+        >>> most_telling(np.array([0.1, 0.9, 0.5]), 1).tolist()
+        [1]
     """
-    order = np.argsort(-np.asarray(logits), kind="stable")
+    if count < 1:
+        raise InputError("count", got=count, expected="1 or more nodes to ablate")
+    row = logits.flat() if isinstance(logits, Scores) else np.asarray(logits)
+    order = np.argsort(-row, kind="stable")
     sure = order[: (count + 1) // 2]
     rest = order[len(sure) :]
     chosen = np.random.default_rng(seed).permutation(rest)[: count - len(sure)]
@@ -114,8 +145,11 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
         (N,) float32.
 
     Example:
-        >>> seen = states(learner, graph)
-        >>> adapted(learner, seen, effects(model, prompts, most_telling(prior, 16)))
+        >>> import jax.numpy as jnp
+        >>> from hagd_jax.meta import Measured, adapted, load
+        >>> states = jnp.eye(4, load().config.width)
+        >>> adapted(load(), states, Measured(jnp.array([0, 1]), jnp.array([1.0, 0.0]))).shape
+        (4,)
     """
     p = learner.params
     here, own = states[measured.places], jnp.asarray(measured.effects)
@@ -135,3 +169,36 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
     start = (p["weight"], p["bias"])
     (weight, bias), _ = jax.lax.scan(descend, start, None, learner.config.inner_steps)
     return states @ weight + bias
+
+
+def adapt(learner: Learner, described: Described, measured: Measured) -> Scores:
+    """Score the nodes of one graph by a learner that adapts to ablated nodes, see `adapted`.
+
+    Args:
+        learner: The learner.
+        described: From `describe`.
+        measured: Nodes that were ablated, from `effects`.
+
+    Returns:
+        Membership scores, higher is likelier. They have seen what the graph has seen, and the
+        prompts and the ablation of the measurements.
+
+    Raises:
+        InputError: If a node does not exist, or it is a description without its space.
+
+    Example:
+        >>> from hagd_jax.meta import adapt, describe, effects, load, most_telling, score
+        >>> from hagd_jax.scores import node_graph
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> graph = describe(node_graph(case.model, case.prompts))
+        >>> measured = effects(case.model, case.prompts, most_telling(score(load(), graph), 4))
+        >>> "counterfactual" in adapt(load(), graph, measured).seen.ablations
+        True
+    """
+    count, places = int(described.graph.n_node[0]), np.asarray(measured.places)
+    if not len(places) or places.min() < 0 or places.max() >= count:
+        raise InputError("places", got=places.tolist(), expected=f"one or more, 0 to {count - 1}")
+    arrays = Measured(jnp.asarray(places), jnp.asarray(measured.effects))
+    values = adapted(learner, states(learner, padded(described.graph)), arrays)
+    return as_scores(described, values).after(measured.seen or Seen.unknown())

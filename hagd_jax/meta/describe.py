@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
-from hagd_jax.hierarchy import Weights, embed
+from hagd_jax.hierarchy import Weights, embed, history
 from hagd_jax.scores import NodeGraph
 from hagd_jax.scores.node_graph import HEAD
-from hagd_jax.units import Nodes
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Nodes, Scores, Space
 
 SPECTRAL = 4
 NODE_COLUMNS = (
@@ -31,37 +33,56 @@ class Described(NamedTuple):
         graph: Nodes (N, len(NODE_COLUMNS)) and edges (2 E, len(EDGE_COLUMNS)) float32, each edge
             there and back.
         singles: Name → (N,) scores that are beaten or not: `influence`, `|attribution|`, `ig`.
+        space: Numbers of layers, heads and features; None inside a program.
+        seen: The data that the graph and its scores were made from; None inside a program.
     """
 
     graph: jraph.GraphsTuple
     singles: dict[str, Any]
+    space: Space | None = None
+    seen: Seen | None = None
+
+    __repr__ = one_line
 
 
-def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
-    """Numbers about every node and edge of a node graph.
+def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Described:
+    """Describe every node and edge of a node graph by numbers.
 
     Scores are shares or ranks, eigenvectors have no sign, and layers count from 0 to 1: so that a
     node looks alike in models of any size. Influence is I = wM + wM² + …, M = |A| with rows
     normalised and w = |score|.
 
     Args:
-        graph: Of a task.
+        graph: Node graph of a task.
         scores: Signed integrated gradients; the graph's own score if None.
 
     Returns:
-        The description, NumPy arrays.
+        The description, NumPy arrays. It has seen what the graph and the scores have seen.
 
     Raises:
-        InputError: If a weight or a score is not finite.
+        InputError: If it is another kind of graph, or scores of other nodes, or a weight or a score
+            is not finite.
 
     Example:
-        >>> seen = describe(node_graph(model, prompts), mean_scores(model, prompts))
-        >>> seen.graph.nodes.shape
-        (520, 17)
+        >>> from hagd_jax.meta import describe
+        >>> from hagd_jax.scores import mean_scores, node_graph
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> graph = node_graph(case.model, case.prompts)
+        >>> describe(graph, mean_scores(case.model, case.prompts)).graph.nodes.shape
+        (10, 17)
     """
-    places, edges = graph.places, graph.graph
-    own = np.asarray(graph.score, np.float32)
+    if not isinstance(graph, NodeGraph):
+        raise InputError("graph", got=type(graph).__name__, expected="a NodeGraph",
+                         mend="Make one with scores.node_graph.")  # fmt: skip
+    places, edges = graph.nodes, graph.graph
+    own, seen = np.asarray(graph.score, np.float32), history(graph)
     ig = own if scores is None else np.asarray(scores.flat(), np.float32)
+    if scores is not None:
+        seen |= scores.seen if isinstance(scores, Scores) else Seen.unknown()
+    if len(ig) != len(own):
+        raise InputError("scores", got=f"{len(ig)} values", expected=f"{len(own)}, as the graph",
+                         mend="Score the same model with the same dictionary.")  # fmt: skip
     if not all(np.isfinite(x).all() for x in (own, ig, graph.weights)):
         raise InputError("graph", got="a weight or score that is not finite", expected="numbers")
     found = describe_arrays(
@@ -69,7 +90,7 @@ def describe(graph: NodeGraph, scores: Nodes | None = None) -> Described:
         np.asarray(edges.senders), np.asarray(edges.receivers),
         np.asarray(edges.edges, np.float32),
     )  # fmt: skip
-    return jax.tree.map(np.asarray, found)
+    return jax.tree.map(np.asarray, found)._replace(space=graph.space, seen=seen)
 
 
 @jax.jit
@@ -92,6 +113,8 @@ def describe_arrays(
         The description, of N nodes and 2 E edges.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from hagd_jax.meta import describe_arrays
         >>> ends = jnp.array([0]), jnp.array([1])
         >>> x = jnp.array([1.0, -2.0])
         >>> describe_arrays(x > 0, jnp.array([0, 1]), x, x, *ends, x[1:]).graph.nodes.shape

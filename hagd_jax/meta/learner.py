@@ -17,9 +17,12 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.files import read_arrays, save_arrays
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Nodes, Scores
 
 _SHIPPED = "learner.safetensors"
 
@@ -58,6 +61,8 @@ class Learner(struct.PyTreeNode):
 
     params: Any
     config: LearnerConfig = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
 
 class Network(nn.Module):
@@ -127,25 +132,44 @@ def logits(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
     return states(learner, graph) @ p["weight"] + p["bias"]
 
 
-def score(learner: Learner, seen: Described) -> np.ndarray:
-    """`logits` of one graph, on the host; they can stand where signed IG stands.
+def score(learner: Learner, described: Described) -> Scores:
+    """Score the nodes of one graph by `logits`; they can stand where signed IG stands.
 
     Args:
         learner: The learner, such as `load()`.
-        seen: From `describe`.
+        described: From `describe`.
 
     Returns:
-        (N,) float32, higher is likelier.
+        Membership scores, higher is likelier, which have seen what the graph has seen.
+
+    Raises:
+        InputError: If it is a description without the space of its nodes.
 
     Example:
-        >>> prior = score(load(), describe(graph, scores))
-        >>> search_masks(model, prompts, Nodes.from_flat(graph.space, prior), [64])
+        >>> from hagd_jax.meta import describe, load, score
+        >>> from hagd_jax.scores import node_graph
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> score(load(), describe(node_graph(case.model, case.prompts))).flat().shape
+        (10,)
     """
-    count = int(seen.graph.n_node[0])
-    # Padded to powers of two, so that few programs serve graphs of all sizes.
-    nodes, edges = (1 << int(n).bit_length() for n in (count, max(int(seen.graph.n_edge[0]), 1)))
-    padded = jraph.pad_with_graphs(seen.graph, nodes, edges, 2)
-    return np.asarray(logits(learner, padded))[:count]
+    return as_scores(described, logits(learner, padded(described.graph)))
+
+
+def padded(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """Pad a graph to a power of two, so that few programs serve graphs of all sizes."""
+    count, edges = int(graph.n_node[0]), max(int(graph.n_edge[0]), 1)
+    return jraph.pad_with_graphs(graph, 1 << count.bit_length(), 1 << edges.bit_length(), 2)
+
+
+def as_scores(described: Described, values: jax.Array) -> Scores:
+    """Scores of a described graph's nodes, of which `values` has one each, and padding."""
+    if described.space is None:
+        raise InputError("description", got="one without the space of its nodes",
+                         expected="what `describe` returns")  # fmt: skip
+    row = np.asarray(values)[: described.space.nodes]
+    nodes = Nodes.from_flat(described.space, row)
+    return Scores(nodes, described.seen or Seen.unknown())
 
 
 def save(learner: Learner, path: str | Path) -> None:
@@ -182,6 +206,7 @@ def load(path: str | Path | None = None) -> Learner:
         CheckpointError: If there is no such file, or it holds something else.
 
     Example:
+        >>> from hagd_jax.meta import load
         >>> load().config.rounds
         2
     """

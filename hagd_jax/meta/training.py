@@ -13,9 +13,10 @@ import jraph
 import numpy as np
 import optax
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.meta.adapt import Measured, adapted
-from hagd_jax.meta.learner import Learner, LearnerConfig, init, states
+from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Example(NamedTuple):
     members: np.ndarray
     measured: Measured
 
+    __repr__ = one_line
+
 
 def train(
     examples: Sequence[Example],
@@ -94,15 +97,15 @@ def train(
                 f"example {number}", got=f"{np.sum(one.members)} of {len(one.members)} members",
                 expected="some, and not all",
             )  # fmt: skip
-    padded = [_padded(one) for one in examples]
+    rows = [_padded(one) for one in examples]
     learner = init(config.learner, jax.random.key(config.seed))
     params, opt_state = learner.params, _optimizer(config).init(learner.params)
     order, own = np.random.default_rng(config.seed), dataclasses.replace(config, seed=0)
     turn: list[int] = []
     for step in range(config.steps):
-        turn = turn or order.permutation(len(padded)).tolist()
+        turn = turn or order.permutation(len(rows)).tolist()
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        params, opt_state, loss = _step(params, opt_state, padded[turn.pop()], key, own)
+        params, opt_state, loss = _step(params, opt_state, rows[turn.pop()], key, own)
         if on_step is not None and ((step + 1) % 50 == 0 or step + 1 == config.steps):
             on_step(step + 1, config.steps, float(loss))
     return Learner(params, config.learner)
@@ -110,16 +113,15 @@ def train(
 
 def _padded(one: Example) -> tuple[jraph.GraphsTuple, jax.Array, jax.Array, Measured]:
     """The graph at a size of few, its labels, and how much each node weighs."""
-    count, edges = int(one.graph.n_node[0]), int(one.graph.n_edge[0])
-    nodes = 1 << count.bit_length()
-    graph = jraph.pad_with_graphs(one.graph, nodes, 1 << max(edges, 1).bit_length(), 2)
+    graph, count = padded(one.graph), int(one.graph.n_node[0])
+    nodes = len(graph.nodes)  # type: ignore[arg-type]
     label = np.zeros(nodes, np.float32)
     label[:count] = one.members
     weight = np.zeros(nodes, np.float32)
     weight[:count] = np.where(
         one.members, 0.5 / np.sum(one.members), 0.5 / np.sum(~np.asarray(one.members, bool))
     )
-    return graph, jnp.asarray(label), jnp.asarray(weight), one.measured
+    return graph, jnp.asarray(label), jnp.asarray(weight), one.measured._replace(seen=None)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, shown
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["learned", "rotary", "none"]
@@ -174,6 +174,8 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     Raises:
         ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.
     """
+    if isinstance(dtype, jax.Array | np.ndarray | np.generic):
+        raise ConfigError("dtype", got=shown(dtype), expected="a floating dtype")
     try:
         found = np.dtype(jnp.dtype(dtype))
     except (TypeError, ValueError) as error:

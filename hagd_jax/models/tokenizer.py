@@ -363,15 +363,19 @@ def token_label(tokenizer: Tokenizer | None, id: int) -> str:
     Returns:
         Its text, or `#` and its id.
 
+    Raises:
+        InputError: If the id is no integer, or negative.
+
     Example:
         >>> words = Tokenizer.words(["no", "yes"])
         >>> [token_label(words, 1), token_label(words, 7), token_label(None, 1)]
         ['yes', '#7', '#1']
     """
-    if tokenizer is not None:
-        require_is("tokenizer", tokenizer, Tokenizer)
+    number = require_index("token id", id)
+    if tokenizer is None:
+        return f"#{number}"
+    require_is("tokenizer", tokenizer, Tokenizer)
     try:
-        text = "" if tokenizer is None else tokenizer.token(id)
+        return tokenizer.token(number) or f"#{number}"
     except InputError:
-        text = ""
-    return text or f"#{id}"
+        return f"#{number}"

@@ -108,9 +108,11 @@ def with_template(
     return copy
 
 
-def _piece(token: str, id: int) -> str:
+def _piece(token: str | None, id: int) -> str:
     """What a template calls a token; pieces of a template have a syntax of their own."""
-    return f"token{id}" if ":" in token or token.startswith("$") else token
+    if token is None or ":" in token or token.startswith("$"):
+        return f"token{id}"
+    return token
 
 
 def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -191,8 +191,8 @@ def _check_cluster(coordinator: str, num_processes: int, process_id: int) -> Non
 def _device_ids(local_devices: int | Sequence[int] | None) -> list[int] | None:
     if local_devices is None:
         return None
-    many = isinstance(local_devices, Sequence) and not isinstance(local_devices, str)
-    ids = list(local_devices) if many else [local_devices]
+    many = not isinstance(local_devices, int | str)
+    ids: list[Any] = [local_devices] if isinstance(local_devices, int | str) else [*local_devices]
     for id in ids:
         require_number("local_devices", id, least=0 if many else 1, whole=True)
     if not ids or len(set(ids)) < len(ids):

@@ -1,17 +1,24 @@
-"""The whole method, composed."""
+"""The whole method: one list of stages, and what runs it."""
 
 from hagd_jax.pipeline.composed import circuits, init, step
 from hagd_jax.pipeline.config import ExtractConfig
+from hagd_jax.pipeline.context import Context, Left, Stage
 from hagd_jax.pipeline.driver import run_steps
-from hagd_jax.pipeline.extract import Result, extract, run_until, score
-from hagd_jax.pipeline.run_folder import RunFolder, open_run
-from hagd_jax.pipeline.stages import STAGES, Stage
+from hagd_jax.pipeline.extract import Result, extract, open_extraction, run_until
+from hagd_jax.pipeline.features import measure, trained
+from hagd_jax.pipeline.opening import open_run
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.staged import run_staged
+from hagd_jax.pipeline.stages import NAMES, STAGES, require_stage
 from hagd_jax.pipeline.step_parts import State, StepBatch, dictionary
 from hagd_jax.pipeline.step_plan import StepConfig, plan
 
 __all__ = [
+    "NAMES",
     "STAGES",
+    "Context",
     "ExtractConfig",
+    "Left",
     "Result",
     "RunFolder",
     "Stage",
@@ -22,10 +29,14 @@ __all__ = [
     "dictionary",
     "extract",
     "init",
+    "measure",
+    "open_extraction",
     "open_run",
     "plan",
+    "require_stage",
+    "run_staged",
     "run_steps",
     "run_until",
-    "score",
     "step",
+    "trained",
 ]

@@ -21,8 +21,8 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline import step_parts as parts
 from hagd_jax.pipeline.step_parts import State, StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig, plan
-from hagd_jax.search import top_nodes
-from hagd_jax.search.mask_search import start
+from hagd_jax.search import Tree, top_nodes
+from hagd_jax.search.mask_steps import mask_ranks, start
 from hagd_jax.transcoders import training as tc
 from hagd_jax.transcoders.training.normalise import Normalisation
 from hagd_jax.units import Dictionary, Nodes
@@ -54,12 +54,7 @@ def init(model: LanguageModel, config: StepConfig, stats: Normalisation | None =
     some = space.layers * space.heads + config.chosen(c)
     counts = (*config.counts(c), space.nodes)
     levels = [jnp.zeros(count) for count in counts]
-    masks = start(
-        jax.random.key(config.seed),
-        levels,
-        jnp.zeros((len(config.kept), space.nodes)),
-        config.masks,
-    )
+    masks = start(jax.random.key(config.seed), levels, len(config.kept), config.masks)
     clusters = tuple(jnp.zeros(space.nodes, jnp.int32) for _ in range(config.levels))
     return State(
         transcoder, jnp.zeros(space.nodes), jnp.zeros((some, some)),
@@ -122,6 +117,12 @@ def circuits(state: State, model: LanguageModel) -> dict[int, Nodes]:
     Returns:
         Size → `Nodes` of bool, of every size asked for.
     """
-    space = state.config.space(model.config)
-    rows = zip(state.config.kept, np.asarray(state.masks.kept), strict=True)
-    return {size: top_nodes(Nodes.from_flat(space, row), size) for size, row in rows}
+    space, ranks = state.config.space(model.config), circuit_ranks(state, model)
+    return {k: top_nodes(Nodes.from_flat(space, row), k).mask for k, row in ranks.items()}
+
+
+def circuit_ranks(state: State, model: LanguageModel) -> dict[int, np.ndarray]:
+    """Size → (N,) log-probabilities of being open, by which nodes are chosen; see `mask_ranks`."""
+    tree = Tree(state.clusters, state.config.counts(model.config))
+    sizes = state.config.kept
+    return dict(zip(sizes, mask_ranks(state.masks, sizes, tree), strict=True))

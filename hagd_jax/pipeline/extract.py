@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from hagd_jax import meta
-from hagd_jax.causal import (
-    Circuit,
-    SizePoint,
-    Verdict,
-    curve_areas,
-    evaluate,
-    size_curve,
-)
-from hagd_jax.errors import InputError
+import hagd_jax
+from hagd_jax.brief import one_line
+from hagd_jax.causal import Circuit, SizePoint, Verdict
+from hagd_jax.corpus import Corpus
 from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import agree
+from hagd_jax.pipeline.checks import require_runnable
 from hagd_jax.pipeline.config import ExtractConfig, Progress
-from hagd_jax.pipeline.find import Found, find
-from hagd_jax.pipeline.levels import Coarse, levels
+from hagd_jax.pipeline.context import Context, Left, silent
+from hagd_jax.pipeline.opening import open_run
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.pipeline.stages import Stage, require_stage
-from hagd_jax.scores import GradientConfig, node_scores
-from hagd_jax.search import Tree
-from hagd_jax.tasks import Seen, Task
+from hagd_jax.pipeline.staged import run_staged
+from hagd_jax.pipeline.stages import NAMES, fields_from, files_from, require_stage
+from hagd_jax.report import Report
+from hagd_jax.tasks import Task
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
+from hagd_jax.units import Dictionary, Nodes
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an extraction returns.
+    """The result of an extraction.
 
     Attributes:
         circuit: The circuit, with its provenance.
@@ -44,6 +36,9 @@ class Result:
         curve: Faithfulness against size, under the first ablation.
         scores: Every node's score.
         task: The behaviour, with its prompts.
+        dictionary: The nodes inside MLPs.
+        page: The report that the page shows.
+        notes: What a user should know of the run, one sentence each.
     """
 
     circuit: Circuit
@@ -51,6 +46,11 @@ class Result:
     curve: tuple[SizePoint, ...]
     scores: Nodes
     task: Task
+    dictionary: Dictionary
+    page: Report
+    notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
 
 def extract(
@@ -58,239 +58,200 @@ def extract(
     task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
+    out: str | Path | RunFolder | None = None,
     dictionary: Dictionary | Transcoder | None = None,
-    run: RunFolder | None = None,
-    progress: Progress | None = None,
+    corpus: Corpus | None = None,
+    progress: Progress = silent,
+    facts: Mapping[str, str] | None = None,
 ) -> Result:
-    """Find a circuit and test it.
+    """Find the circuit that carries a behaviour, and test it.
 
-    Nodes are scored on the discover split, masks are trained from there, and the circuit is judged
-    on the test split by ablating what is outside it, what is inside it, and random circuits like
-    it. Where masks do no better on the select split than the nodes with the best scores, those
-    are the circuit.
+    Nodes are scored on the discover split, masks are trained from the scores, and the circuit is
+    judged on the test split. If masks are no closer to the model on the select split than the
+    nodes with the highest scores, those are the circuit. The circuit records all data that it was
+    chosen by looking at.
 
     Args:
         model: The model, on any mesh.
         task: The behaviour: a name, or a `Task` of this model's tokens.
-        config: Size, scoring, judging.
-        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
-        run: Where to log and to keep checkpoints; an interrupted run continues there.
-        progress: Called with (stage, done, total) as work proceeds.
+        config: The configuration.
+        out: Folder of the run, or one that `open_extraction` gave. It keeps checkpoints, the
+            circuit and a page; an interrupted run continues there. Nothing is kept if None.
+        dictionary: The nodes inside MLPs, if they are not named in the configuration: a
+            transcoder, or a `Dictionary`.
+        corpus: Text to learn a transcoder from, if it is not named in the configuration.
+        progress: Called with (stage, steps done, steps in all).
+        facts: More provenance for the page: name → value.
 
     Returns:
-        The circuit and what was measured of it.
+        The circuit and its test.
 
     Raises:
-        ConfigError: If the asked size does not fit the model.
+        ConfigError: If the configuration cannot run on this model.
         InputError: If the task is unknown, has no discover or test split, or does not fit; or
             if the dictionary is one for another model.
+        CheckpointError: If the folder holds something else, or the run in it cannot be continued.
+        NoCircuitError: If the circuit that was found is no closer to the model than the empty one.
 
     Example:
-        >>> model = hagd.models.load("smollm2-135m")
-        >>> result = hagd.extract(model, "ioi", ExtractConfig(nodes="5%"))
-        >>> result.verdicts[0].faithfulness.ratio_of_means.value
-        0.519
+        >>> from hagd_jax.search import MaskConfig
+        >>> from hagd_jax.testbeds import SmallTrainConfig, train_modular
+        >>> small = SmallTrainConfig(d_model=16, n_heads=2, d_mlp=16, steps=50)
+        >>> model = train_modular(7, config=small)
+        >>> config = ExtractConfig(nodes="50%", masks=MaskConfig(steps=10))
+        >>> len(extract(model, "modular-addition", config).circuit)
+        9
     """
-    nodes = as_dictionary(model, dictionary)
-    size = config.size(nodes.space.nodes)
-    if isinstance(task, str):
-        task = find_task(task, model, sizes=config.sizes, seed=config.seed)
-    tell = progress or (lambda stage, done, total: None)
-    scores, found = _found(model, task, size, config, nodes, run, tell, "judge")
-    assert found is not None
-    circuit = Circuit.from_mask(
-        found.masks[size],
-        found.ranks,
-        model=model.name,
-        task=task.name,
-        dictionary=nodes.label,
-        seen=_seen(model, nodes, task, config, found),
-        seed=config.seed,
-        config=dataclasses.asdict(config) | {"found_by": found.by},
-    )
-    if run is not None:
-        run.rewind("verdict", -1)
-    verdicts = _judge(model, nodes, circuit, task, config, tell)
-    curve = _curve(model, nodes, found.masks, task, config, tell)
-    if run is not None:
-        for verdict in verdicts:
-            run.log("verdict", **verdict.to_json())
-        for point in curve:
-            run.log("curve", **_plain(point))
-        if (found := curve_areas(curve, nodes.space.nodes)) is not None:
-            run.log("areas", cpr=found.cpr, cmd=found.cmd)
-        run.write("circuit.json", circuit.to_json())
-    return Result(circuit, verdicts, curve, scores, task)
-
-
-def _seen(
-    model: LanguageModel, nodes: Dictionary, task: Task, config: ExtractConfig, found: Found
-) -> Seen:
-    """What the circuit was chosen by looking at."""
-    ablations = ["counterfactual"]
-    ablations += ["mean"] if found.by != "steps" and config.masks.mean else []
-    seen = task.look("discover", ablation=ablations, model=model, dictionary=nodes)
-    if found.compared:
-        seen |= task.look("select", ablation=config.judge.ablations[0])
-    return seen
+    given = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
+    context, notes = given
+    context = dataclasses.replace(context, progress=progress, facts=facts or {})
+    return _result(run_staged(context), context, notes)
 
 
 def run_until(
-    until: Stage,
+    until: str,
     model: LanguageModel,
-    task: Task,
+    task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
-    run: RunFolder,
+    out: str | Path | RunFolder,
     dictionary: Dictionary | Transcoder | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """The stages of `extract` up to one, that one included; another call goes on from there.
+    corpus: Corpus | None = None,
+    progress: Progress = silent,
+) -> Left:
+    """Run the stages of `extract` up to one, that one included; another call goes on from there.
 
     Args:
-        until: `score`, `hierarchy` or `search`.
+        until: The last stage to run, one of `NAMES`.
         model: The model.
         task: The behaviour.
-        config: As in `extract`.
-        run: Where stages leave what they find.
+        config: The configuration.
+        out: Folder of the run.
         dictionary: As in `extract`.
+        corpus: As in `extract`.
         progress: As in `extract`.
+
+    Returns:
+        The results of the stages.
 
     Raises:
         ConfigError: If there is no such stage.
         InputError: As in `extract`.
     """
-    nodes = as_dictionary(model, dictionary)
-    tell = progress or (lambda stage, done, total: None)
-    size = config.size(nodes.space.nodes)
-    _found(model, task, size, config, nodes, run, tell, require_stage(until, "until"))
+    last = require_stage(until, "--until")
+    context, _ = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
+    return run_staged(dataclasses.replace(context, progress=progress), last)
 
 
-def _found(
+def prepare(
     model: LanguageModel,
-    task: Task,
-    size: int,
+    task: Task | str,
     config: ExtractConfig,
-    nodes: Dictionary,
-    run: RunFolder | None,
-    tell: Progress,
-    until: Stage,
-) -> tuple[Nodes, Found | None]:
-    """Scores, and circuits unless a stage before the search was to be the last."""
-    for split in ("discover", "test"):
-        if split not in task.splits:
-            raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
-    if config.prior == "learner":
-        meta.load()  # refused now, if there is none, and not after hours
-    scores = score(model, task, config.gradient, dictionary=nodes, run=run, progress=tell)
-    if until == "score":
-        return scores, None
-    coarse = Coarse(Tree(()), scores)
-    if config.search == "masks" and size < nodes.space.nodes:
-        coarse = levels(model, task, scores, config, dictionary=nodes, run=run, progress=tell)
-    if until == "hierarchy":
-        return scores, None
-    found = find(
-        model, task, scores, size, config, dictionary=nodes, run=run, progress=tell,
-        tree=coarse.tree, prior=coarse.prior,
-    )  # fmt: skip
-    return scores, found
-
-
-def score(
-    model: LanguageModel,
-    task: Task,
-    config: GradientConfig,
     *,
+    out: str | Path | RunFolder | None = None,
     dictionary: Dictionary | Transcoder | None = None,
-    run: RunFolder | None = None,
-    progress: Progress | None = None,
-    save_every: float = 10.0,
-) -> Nodes:
-    """Mean score of every node on the discover split; see `scores.node_scores`.
+    corpus: Corpus | None = None,
+) -> tuple[Context, tuple[str, ...]]:
+    """Check the inputs of an extraction, and open its folder.
 
     Args:
         model: The model.
         task: The behaviour.
-        config: Steps and batching.
+        config: The configuration.
+        out: Folder of the run, if any.
         dictionary: As in `extract`.
-        run: Where to log and to keep the running sum.
-        progress: Called with ("score", done, total).
-        save_every: Seconds between checkpoints; the last batch is always saved.
+        corpus: As in `extract`.
 
     Returns:
-        `Nodes` of float32 on the host.
+        The inputs of all stages, and notes for the user.
+
+    Raises:
+        ConfigError: If the configuration cannot run on this model.
+        InputError: If an input does not fit.
+        CheckpointError: If the folder cannot be used.
     """
-    prompts, nodes = task.splits["discover"], as_dictionary(model, dictionary)
-    nothing = Nodes.full(nodes.space, 0.0)
-    start = run.checkpoints.latest(nothing) if run else None
-    reached = start[0] if start else 0
-    if run is not None and reached < len(prompts):
-        run.rewind("score", reached)
-    saved = began = time.monotonic()
-    done, total = start or (0, nothing)
-    for done, total in node_scores(model, prompts, config, dictionary=nodes, start=start):
-        jax.block_until_ready(total)
-        if progress is not None:
-            progress("score", done, len(prompts))
-        if run is None:
-            continue
-        now = time.monotonic()
-        run.log("score", step=done, of=len(prompts), seconds=round(now - began, 3))
-        # All processes save together, so one clock decides.
-        if agree(now - saved >= save_every or done == len(prompts)):
-            run.checkpoints.save(done, total)
-            saved = now
-    return jax.tree.map(lambda x: np.asarray(x) / len(prompts), total)
+    if isinstance(task, str):
+        task = find_task(task, model, sizes=config.sizes, seed=config.seed)
+    context = Context(model, task, config, dictionary, corpus)
+    notes = require_runnable(context)
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_extraction(out, model, task, config)
+    later = fields_from("judge")
+    finding = {k: v for k, v in dataclasses.asdict(config).items() if k not in later}
+    return dataclasses.replace(context, run=out, finding=finding), notes
 
 
-def _judge(
+def open_extraction(
+    out: str | Path,
     model: LanguageModel,
-    nodes: Dictionary,
-    circuit: Circuit,
     task: Task,
     config: ExtractConfig,
-    tell: Progress,
-) -> tuple[Verdict, ...]:
-    done = []
+    *,
+    overwrite: bool = False,
+    begin: str | None = None,
+) -> RunFolder:
+    """Open the folder of an extraction: a new one, or one to go on in.
 
-    def on_ablation(name: str) -> None:
-        done.append(name)
-        tell("judge", len(done), len(config.judge.ablations))
+    Args:
+        out: The folder.
+        model: The model.
+        task: The behaviour.
+        config: The configuration.
+        overwrite: Whether a run with another configuration is discarded.
+        begin: The first stage to do again, one of `NAMES`. What it and later stages left is
+            discarded, and the fields that decide those alone may differ.
 
-    return evaluate(
-        model,
-        circuit,
-        task,
-        config.judge,
-        dictionary=nodes,
-        seed=config.seed,
-        on_ablation=on_ablation,
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If there is no such stage, or the configuration cannot run on this model.
+        CheckpointError: If the folder holds something else.
+    """
+    require_runnable(Context(model, task, config))
+    first = None if begin is None else require_stage(begin, "--from")
+    return open_run(
+        out,
+        _record(model, task, config),
+        overwrite=overwrite,
+        leaves=(*files_from(NAMES[0]), "model"),
+        forget=() if first is None else files_from(first),
+        free=() if first is None else fields_from(first),
     )
 
 
-def _curve(
-    model: LanguageModel,
-    nodes: Dictionary,
-    masks: dict[int, Nodes],
-    task: Task,
-    config: ExtractConfig,
-    tell: Progress,
-) -> tuple[SizePoint, ...]:
-    curve = size_curve(
-        model,
-        task,
-        [masks[size] for size in sorted(masks)],
-        dictionary=nodes,
-        ablation=config.judge.ablations[0],
-        batch_size=config.judge.batch_size,
-        seed=config.seed,
+def _record(model: LanguageModel, task: Task, config: ExtractConfig) -> dict[str, Any]:
+    """What decides a run's results, as JSON; where it runs and where it writes do not."""
+    return {
+        "model": model.name,
+        "dtype": model.config.dtype,
+        "task": task.name,
+        "config": dataclasses.asdict(config),
+        "version": hagd_jax.__version__,
+    }
+
+
+def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
+    basis, judged = left["features"], left["judge"]
+    found = [basis.evaluation] if basis.evaluation is not None else []
+    learned = [
+        f"features explain {1 - each.mean_fvu:.1%} of what MLPs write on held-out text, "
+        f"{sum(each.l0) / len(each.l0):.0f} at a time"
+        for each in found
+    ]
+    if not judged.verdicts[0].able:
+        right = judged.verdicts[0].accuracy["model"].value
+        learned.append(
+            f"warning: the model is right on only {right:.0%} of the test prompts; a circuit of a "
+            "behaviour that it lacks means nothing"
+        )
+    return Result(
+        circuit=left["select"].circuit,
+        verdicts=judged.verdicts,
+        curve=judged.curve,
+        scores=left["score"],
+        task=context.task,
+        dictionary=basis.nodes,
+        page=left["page"],
+        notes=(*notes, *learned),
     )
-    tell("curve", 1, 1)
-    return curve
-
-
-def _plain(point: SizePoint) -> dict[str, Any]:
-    """Named tuples within as dicts."""
-    values = point._asdict()
-    return values | {k: v._asdict() for k, v in values.items() if hasattr(v, "_asdict")}

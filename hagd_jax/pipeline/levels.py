@@ -1,109 +1,139 @@
-"""The levels above the nodes, a graph of the task coarsened; and what the learner makes of it."""
+"""Stage 3: clusters of nodes, from a graph of the task; and where masks begin."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
+import functools
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax import meta
-from hagd_jax.errors import CheckpointError
-from hagd_jax.hierarchy import clusters_of
-from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import agree
-from hagd_jax.pipeline.config import ExtractConfig, Progress
+from hagd_jax.brief import one_line
+from hagd_jax.hierarchy import HierarchyConfig
+from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.scores import GradientConfig, node_graph
+from hagd_jax.pipeline.scoring import looks as discovering
+from hagd_jax.scores.flow import Directions, Flow, directions, flow
+from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
-from hagd_jax.tasks import Task
-from hagd_jax.units import Dictionary, Nodes
+from hagd_jax.tasks import Seen
+from hagd_jax.tasks.batching import padded_batches
+from hagd_jax.tasks.metric import logit_difference
+from hagd_jax.units import Scores, Space, directed
 
-_FILE = "hierarchy.npz"
+FILE = "hierarchy.npz"
 
 
 class Coarse(NamedTuple):
-    """What the graph of a task says.
+    """The levels above the nodes.
 
     Attributes:
-        tree: Its levels; none if there are too few nodes for one, or none were asked for.
-        prior: Membership scores of all nodes: those given, or the meta-learner's.
+        tree: Clusters of nodes, level by level; it may have none.
+        prior: Membership scores of all nodes: their scores, or the meta-learner's.
     """
 
     tree: Tree
-    prior: Nodes
+    prior: Scores
+
+    __repr__ = one_line
 
 
-def levels(
-    model: LanguageModel,
-    task: Task,
-    scores: Nodes,
-    config: ExtractConfig,
-    *,
-    dictionary: Dictionary,
-    run: RunFolder | None = None,
-    progress: Progress | None = None,
-) -> Coarse:
-    """Clusters of nodes that do the same in a task, for masks to open from above; and a prior.
+def needs_graph(context: Context, space: Space) -> bool:
+    """Whether the search needs the graph of the task."""
+    config = context.config
+    if config.search == "top" or config.size(space.nodes) == space.nodes:
+        return False
+    return config.prior == "learner" or bool(graph_size(config, space).levels)
 
-    Args:
-        model: The model.
-        task: The behaviour; its discover split is read.
-        scores: Signed integrated gradients of all nodes.
-        config: Which prompts the graph is made of, and how coarse levels are.
-        dictionary: Whose nodes.
-        run: Where the levels are kept; found there, they are not made again.
-        progress: Called with ("graph", layers, layers in all) and ("coarsen", 1, 1).
+
+def looks(context: Context, left: Left) -> Seen:
+    """The discover split, if there is a graph."""
+    needed = needs_graph(context, left["features"].nodes.space)
+    return discovering(context, left) if needed else Seen.nothing()
+
+
+def hierarchy(context: Context, left: Left) -> Coarse:
+    """Cluster nodes that play the same part in the task, for masks to open from above.
 
     Returns:
-        The finest `config.levels` levels, coarsest first, and the prior.
+        The finest levels, coarsest first, and the prior.
     """
-    few = dictionary.space.nodes * config.hierarchy.ratio < config.hierarchy.least
-    wanted, learnt = 0 if few else config.levels, config.prior == "learner"
-    if not wanted and not learnt:
-        return Coarse(Tree(()), scores)
-    path = run.path / _FILE if run else None
-    if path is not None and agree(path.exists()):
-        return _load(path, scores)
-    tell = progress or (lambda stage, done, total: None)
-    graph = node_graph(
-        model,
-        task.splits["discover"][: config.graph_prompts],
-        GradientConfig(config.graph_steps, config.gradient.batch_size, config.gradient.remat),
-        dictionary=dictionary,
-        candidates=config.candidates,
-        on_layer=lambda done, total: tell("graph", done, total),
-    )
-    clusters = clusters_of(graph, config.hierarchy, seed=config.seed)[-wanted:] if wanted else []
-    tell("coarsen", 1, 1)
-    prior = meta.score(meta.load(), meta.describe(graph, scores)) if learnt else scores.flat()
-    if run is not None:
-        run.log(
-            "hierarchy",
-            edges=len(graph.weights),
-            counts=[int(level.max()) + 1 for level in clusters],
-        )
-        held = io.BytesIO()
-        np.savez_compressed(held, *clusters, prior=prior)
-        run.write(_FILE, held.getvalue())
-    return Coarse(Tree.of(clusters), scores.like(prior))
+    config, scores, nodes = context.config, left["score"], left["features"].nodes
+    if not needs_graph(context, nodes.space):
+        return Coarse(Tree((), seen=Seen.nothing()), scores)
+    nodes = directed(context.model, nodes)
+    size = graph_size(config, nodes.space)
+    learner = meta.load() if config.prior == "learner" else None
+    flows = _flows(context, left)
+    tree, prior = _coarse(
+        directions(context.model, nodes.bare()), flows, learner, jnp.asarray(scores.flat()),
+        jax.random.key(config.seed), size=size, config=config.hierarchy,
+        parallel=context.model.config.parallel_residual,
+    )  # fmt: skip
+    context.progress("coarsen", 1, 1)
+    context.log_once("hierarchy", nodes=size.nodes, counts=list(size.counts))
+    tree = Tree(tuple(map(np.asarray, tree.clusters)), tree.counts, left.seen)
+    return Coarse(tree, scores.after(left.seen).like(np.asarray(prior)))
 
 
-def _load(path: Path, scores: Nodes) -> Coarse:
-    """What an earlier call wrote."""
-    total = scores.space.nodes
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            clusters = [held[f"arr_{i}"] for i in range(len(held.files) - 1)]
-            prior = held["prior"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            str(path), got=f"a broken file ({error})", mend="Remove it; it is made again."
-        ) from error
-    if any(len(row) != total for row in (prior, *clusters)):
-        raise CheckpointError(
-            str(path), got="clusters of another model's nodes", expected=f"{total} nodes",
-            mend="Remove it; it is made again.",
+def _flows(context: Context, left: Left) -> list[Flow]:
+    """What nodes do on the graph's prompts, batch by batch."""
+    config, model = context.config, context.model
+    prompts, nodes = context.discover[: config.graph_prompts], left["features"].nodes.bare()
+    steps, found = jnp.asarray(config.graph_steps, jnp.float32), []
+    for batch, weight in padded_batches(model, prompts, config.gradient.batch_size):
+        found.append(
+            flow(model.bare(), nodes, batch, weight, steps, metric=logit_difference,
+                 remat=config.gradient.remat)
         )  # fmt: skip
-    return Coarse(Tree.of(clusters), scores.like(prior))
+        done = min(len(found) * config.gradient.batch_size, len(prompts))
+        context.progress("graph", done, len(prompts))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("size", "config", "parallel"))
+def _coarse(
+    along: Directions,
+    flows: list[Flow],
+    learner: meta.Learner | None,
+    scores: jax.Array,
+    key: jax.Array,
+    *,
+    size: GraphSize,
+    config: HierarchyConfig,
+    parallel: bool,
+) -> tuple[Tree, jax.Array]:
+    """The tree and the prior, from what nodes do on all batches."""
+    firsts = functools.reduce(jnp.add, [found.score for found in flows])
+    chosen = choose(firsts, size)
+    edges = functools.reduce(
+        jnp.add, [chosen_edges(along, found, chosen, parallel=parallel) for found in flows]
+    )
+    tree = clusters(edges, chosen, size, key, config)
+    if learner is None:
+        return tree, scores
+    return tree, membership(learner, edges, chosen, firsts, scores, size)
+
+
+def keep(run: RunFolder, coarse: Coarse) -> None:
+    """Write the levels and the prior, if there was a graph."""
+    if coarse.tree.clusters or coarse.tree.seen != Seen.nothing():
+        levels = {f"level{i}": level for i, level in enumerate(coarse.tree.clusters)}
+        run.keep(FILE, prior=coarse.prior.flat(), **levels)
+
+
+def kept(context: Context, left: Left) -> Coarse | None:
+    """The levels that the run holds."""
+    scores = left["score"]
+    size = graph_size(context.config, scores.space)
+    if context.run is None or not needs_graph(context, scores.space):
+        return None
+    shapes = {f"level{i}": (scores.space.nodes,) for i in range(len(size.counts))}
+    found = context.run.kept(FILE, prior=(scores.space.nodes,), **shapes)
+    if found is None:
+        return None
+    prior = scores.after(left.seen).like(found.pop("prior"))
+    return Coarse(Tree(tuple(found[name] for name in shapes), size.counts, left.seen), prior)

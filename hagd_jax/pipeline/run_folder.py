@@ -1,39 +1,39 @@
-"""A run on disk: its configuration, its log, its checkpoints and its results.
+"""A run on disk: its configuration, its log, and what each stage left.
 
 ```
-config.json     what was asked for; a folder belongs to one configuration
-metrics.jsonl   one JSON object a line, as the run went
-checkpoints/    what was computed so far; positions/ where in the data that was
-hierarchy.npz   clusters of nodes, level by level
-steps/          the same of the composed step, if that runs it
-masks/          masks in training, checkpoints of their own
+config.json     the configuration; a folder belongs to one
+metrics.jsonl   the log, one JSON object a line
+seen/           what each stage looked at, one JSON file a stage
+features/       the transcoder that was learned for the run
+checkpoints/    running sums of the node scores; scores.npz the scores
+hierarchy.npz   clusters of nodes, level by level, and where masks begin
+masks/          masks in training; search.npz the ranks of all nodes at each size
+repair.npz      the circuit after swaps
+steps/          the state of the fused executor
 circuit.json    the circuit
 report.html     the page to look at
 ```
 
-A run that trains a transcoder keeps it in `transcoder/`, what was measured of it in
-`evaluation.json`, and where its features fire most in `contexts/`.
+A run that trains a transcoder keeps it in `transcoder/`, its measures in `evaluation.json`, its
+features' top contexts in `contexts/`, and the position in the data in `positions/`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import shutil
 import time
-from collections.abc import Iterable
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite, write_atomic, writing_to
-from hagd_jax.parallel import Checkpoints, agree, is_main
-from hagd_jax.pipeline.stages import Stage, left_by, settled_before
+import numpy as np
 
-RESULTS = (
-    *("metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks", "model", "features"),
-    *("transcoder", "evaluation.json", "contexts", "positions", "hierarchy.npz", "steps"),
-)
+from hagd_jax.errors import CheckpointError
+from hagd_jax.files import finite, write_atomic
+from hagd_jax.parallel import Checkpoints, agree, is_main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +50,21 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Where unfinished work is kept."""
+        """The folder of unfinished work."""
         return Checkpoints(self.path / "checkpoints")
 
     @property
     def masks(self) -> Checkpoints:
-        """Where masks in training are kept."""
+        """The folder of masks in training."""
         return Checkpoints(self.path / "masks")
 
     @property
     def steps(self) -> Checkpoints:
-        """Where the state of the composed method is kept."""
+        """The folder of the fused executor's state."""
         return Checkpoints(self.path / "steps")
 
     def log(self, stage: str, **values: Any) -> None:
-        """Append a line to `metrics.jsonl`; what is not a finite number becomes null."""
+        """Append a line to `metrics.jsonl`; numbers that are not finite become null."""
         if is_main():
             record = finite({"time": round(time.time(), 3), "stage": stage, **values})
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -74,6 +74,46 @@ class RunFolder:
         """Write a file of the run, all of it or nothing."""
         if is_main():
             write_atomic(self.path / name, content)
+
+    def has(self, name: str) -> bool:
+        """Whether the run has a file or folder; every process must ask."""
+        return agree((self.path / name).exists())
+
+    def keep(self, name: str, **arrays: np.ndarray) -> None:
+        """Write arrays as a compressed .npz file, all of it or nothing."""
+        held = io.BytesIO()
+        named: dict[str, Any] = dict(arrays)
+        np.savez_compressed(held, **named)
+        self.write(name, held.getvalue())
+
+    def kept(self, name: str, **shapes: tuple[int, ...] | None) -> dict[str, np.ndarray] | None:
+        """Read the arrays that `keep` wrote.
+
+        Args:
+            name: The file.
+            **shapes: Name → shape of every array that it must hold, None for any.
+
+        Returns:
+            Name → array, or None if there is no such file.
+
+        Raises:
+            CheckpointError: If the file is broken, or holds arrays of other names or shapes.
+        """
+        if not self.has(name):
+            return None
+        path, mend = self.path / name, "Remove it; it is made again."
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+                found = {key: held[key] for key in held.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise CheckpointError(str(path), got=f"a broken file ({error})", mend=mend) from error
+        got = {key: array.shape for key, array in found.items()}
+        wanted = {key: got.get(key) if shape is None else shape for key, shape in shapes.items()}
+        if got != wanted:
+            raise CheckpointError(
+                str(path), got=f"arrays {got}", expected=f"{shapes} for this model", mend=mend
+            )
+        return found
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget logged lines that a resumed run will write again.
@@ -100,105 +140,3 @@ class RunFolder:
             if record["stage"] == stage and record.get("step", 0) == step:
                 break
         write_atomic(path, "".join(kept))
-
-
-def open_run(
-    path: str | Path,
-    config: dict[str, Any],
-    *,
-    overwrite: bool = False,
-    begin: Stage | None = None,
-) -> RunFolder:
-    """Begin a run, or continue the one that was begun here with the same configuration.
-
-    Args:
-        path: The folder; made if absent.
-        config: What decides the results, as plain JSON values.
-        overwrite: Discard what a run with another configuration left.
-        begin: Discard what this stage of an extraction and those after it left; what decides them
-            alone may then differ.
-
-    Returns:
-        The folder.
-
-    Raises:
-        CheckpointError: If the folder holds something else, or a run with another configuration;
-            the message lists the differences; or if it cannot be written.
-    """
-    path = Path(path)
-    # The first process alone looks and writes, the others wait: two would see each other's files.
-    problem = None
-    if is_main():
-        try:
-            with writing_to(path):
-                _claim(path, config, overwrite, begin)
-        except CheckpointError as error:
-            problem = error
-    if not agree(problem is None):
-        raise problem or CheckpointError(str(path), got="refused by the first process")
-    return RunFolder(path)
-
-
-def _claim(path: Path, config: dict[str, Any], overwrite: bool, begin: Stage | None) -> None:
-    file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(str(path), got="a file", expected="a folder")
-    if file.exists():
-        # Through JSON, so that tuples compare equal to what was written.
-        old, new = _read(file), json.loads(json.dumps(config))
-        if begin is not None:
-            old, new = ({**c, "config": settled_before(begin, c.get("config", {}))}
-                        for c in (old, new))  # fmt: skip
-        differences = _differences(old, new)
-        # Nothing was done yet: the first command may simply have been mistyped.
-        overwrite = overwrite or not any((path / name).exists() for name in RESULTS)
-        if differences and not overwrite:
-            raise CheckpointError(
-                str(path),
-                got="a run with another configuration: " + "; ".join(differences[:10]),
-                mend="Use another --out, or --overwrite to discard that run.",
-            )
-        if differences:
-            _discard(path)
-        elif begin is not None:
-            _remove(path, left_by(begin))
-    elif path.exists() and any(path.iterdir()):
-        raise CheckpointError(
-            str(path),
-            got="a folder with other files",
-            expected="an empty one, a new one, or a run",
-            mend="Use another --out.",
-        )
-    write_atomic(file, json.dumps(config, indent=1))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            str(file), got=f"broken JSON ({error})", mend="Remove the folder, or use another --out."
-        ) from error
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-        ]
-    return [] if old == new else [f"{prefix[:-1]} was {old!r}, now {new!r}"]
-
-
-def _discard(path: Path) -> None:
-    # Only what a run writes: a mistyped folder loses nothing else.
-    _remove(path, ("config.json", *RESULTS))
-
-
-def _remove(path: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
-        else:
-            (path / name).unlink(missing_ok=True)

@@ -1,71 +1,129 @@
-"""The stages of an extraction: which configuration each reads, and what each leaves in a run."""
+"""The stages of an extraction, in order, and everything that follows from the list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal, get_args
-
 from hagd_jax.errors import ConfigError
-
-Stage = Literal["score", "hierarchy", "search", "judge"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-# The stage that first reads a field of the configuration; all others decide from the start.
-READ_BY: Mapping[str, Stage] = MappingProxyType(
-    {
-        "levels": "hierarchy",
-        "graph_prompts": "hierarchy",
-        "candidates": "hierarchy",
-        "graph_steps": "hierarchy",
-        "hierarchy": "hierarchy",
-        "prior": "hierarchy",
-        "nodes": "search",
-        "search": "search",
-        "masks": "search",
-        "repair": "search",
-        "judge": "judge",
-    }
+from hagd_jax.pipeline import (
+    features,
+    judging,
+    levels,
+    masks,
+    paging,
+    repairing,
+    scoring,
+    selecting,
 )
-LEFT: Mapping[Stage, tuple[str, ...]] = MappingProxyType(
-    {
-        "score": ("checkpoints",),
-        "hierarchy": ("hierarchy.npz",),
-        "search": ("masks", "steps"),
-        "judge": ("circuit.json", "report.html"),
-    }
+from hagd_jax.pipeline.context import Stage
+from hagd_jax.pipeline.seen_files import file_of
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "features",
+        reads=("seed", "sizes", "features", "corpus", "train"),
+        leaves=("features",),
+        looks=features.looks,
+        make=features.features,
+    ),
+    Stage(
+        "score",
+        reads=("gradient",),
+        leaves=("checkpoints", scoring.FILE),
+        looks=scoring.looks,
+        make=scoring.score,
+        keep=scoring.keep,
+        kept=scoring.kept,
+    ),
+    Stage(
+        "hierarchy",
+        reads=("levels", "prior", "graph_prompts", "candidates", "graph_steps", "hierarchy"),
+        leaves=(levels.FILE,),
+        looks=levels.looks,
+        make=levels.hierarchy,
+        keep=levels.keep,
+        kept=levels.kept,
+    ),
+    Stage(
+        "search",
+        reads=("nodes", "search", "masks"),
+        leaves=("masks", masks.FILE),
+        looks=masks.looks,
+        make=masks.search,
+        keep=masks.keep,
+        kept=masks.kept,
+    ),
+    Stage(
+        "repair",
+        reads=("repair",),
+        leaves=(repairing.FILE,),
+        looks=repairing.looks,
+        make=repairing.repair,
+        keep=repairing.keep,
+        kept=repairing.kept,
+    ),
+    Stage(
+        "select",
+        reads=(),
+        leaves=(selecting.FILE,),
+        looks=selecting.looks,
+        make=selecting.select,
+        keep=selecting.keep,
+        kept=selecting.kept,
+    ),
+    Stage(
+        "judge",
+        reads=("judge",),
+        leaves=(),
+        looks=features.looks,
+        make=judging.judge,
+    ),
+    Stage(
+        "page",
+        reads=(),
+        leaves=("report.html",),
+        looks=features.looks,
+        make=paging.write_page,
+    ),
 )
+NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+LAST = NAMES[-1]
 
 
-def require_stage(name: str, field: str) -> Stage:
-    """The stage of a name.
+def require_stage(name: str, flag: str) -> str:
+    """The name of a stage.
+
+    Args:
+        name: As a user typed it.
+        flag: The flag or argument that it was typed for.
+
+    Returns:
+        The name.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no such stage.
     """
-    if name not in STAGES:
-        raise ConfigError(field, got=repr(name), expected=f"one of {', '.join(STAGES)}")
+    if name not in NAMES:
+        raise ConfigError(flag, got=repr(name), expected=f"one of {', '.join(NAMES)}")
     return name
 
 
-def left_by(first: Stage) -> tuple[str, ...]:
-    """What stages from one on leave in a run's folder.
+def files_from(first: str) -> tuple[str, ...]:
+    """The files and folders that a stage and those after it leave in a run's folder.
 
     Example:
-        >>> left_by("search")
-        ('masks', 'steps', 'circuit.json', 'report.html')
+        >>> files_from("judge")
+        ('seen/judge.json', 'seen/page.json', 'report.html')
     """
-    return tuple(name for stage in STAGES[STAGES.index(first) :] for name in LEFT[stage])
+    own = STAGES[NAMES.index(first) :]
+    return tuple(name for stage in own for name in (*stage.leaves, file_of(stage.name)))
 
 
-def settled_before(first: Stage, config: Mapping[str, object]) -> dict[str, object]:
-    """Fields that decide what stages before one leave: those must be what they were.
+def fields_from(first: str) -> tuple[str, ...]:
+    """The fields of `ExtractConfig` that a stage or one after it is the first to read.
 
-    Args:
-        first: The first stage that is run again.
-        config: Of an extraction, as JSON values.
+    They may change when the stage is done again, the others must stay as they were.
 
-    Returns:
-        The others left out.
+    Example:
+        >>> fields_from("repair")
+        ('repair', 'judge')
     """
-    again = STAGES[STAGES.index(first) :]
-    return {name: value for name, value in config.items() if READ_BY.get(name) not in again}
+    return tuple(name for stage in STAGES[NAMES.index(first) :] for name in stage.reads)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.hierarchy import Weights, embed, kmeans
 from hagd_jax.meta import Learner, describe_arrays, logits
 from hagd_jax.models import LanguageModel, forward
@@ -17,14 +18,14 @@ from hagd_jax.scores.flow import directions, flow_arrays
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.scores.node_graph import EDGES_PER_NODE
 from hagd_jax.search import MaskState, Tree
-from hagd_jax.search.mask_search import start_logits, update
+from hagd_jax.search.mask_steps import Search, start_logits, update
 from hagd_jax.search.objective import Target
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
 from hagd_jax.transcoders.training.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
-from hagd_jax.units import Dictionary, Space, neurons
+from hagd_jax.units import Directed, Space, neurons
 from hagd_jax.units.features import Features
 
 
@@ -51,6 +52,8 @@ class State(struct.PyTreeNode):
     step: Any
     config: StepConfig = struct.field(pytree_node=False)
 
+    __repr__ = one_line
+
 
 class StepBatch(NamedTuple):
     """What a step reads.
@@ -65,8 +68,10 @@ class StepBatch(NamedTuple):
     weight: Any
     prompts: Prompts
 
+    __repr__ = one_line
 
-def dictionary(state: State, model: LanguageModel, nodes: Dictionary | None = None) -> Dictionary:
+
+def dictionary(state: State, model: LanguageModel, nodes: Directed | None = None) -> Directed:
     """The nodes as they are now: those given, or the features of the transcoder in training."""
     if state.transcoder is None or state.config.train is None:
         return neurons(model).bare() if nodes is None else nodes
@@ -97,7 +102,7 @@ def choose(state: State, *_: Any) -> tuple[State, dict]:
 
 
 def attribute(
-    state: State, model: LanguageModel, batch: StepBatch, nodes: Dictionary | None, *_: Any
+    state: State, model: LanguageModel, batch: StepBatch, nodes: Directed | None, *_: Any
 ) -> tuple[State, dict]:
     """Add prompts to scores, and to edges between heads and the chosen features."""
     nodes = dictionary(state, model, nodes)
@@ -127,8 +132,8 @@ def coarsen(
         count = number - space.layers
         key, of_vectors, of_centres = jax.random.split(key, 3)
         krylov = min(own.krylov, now.count)
-        points, _ = embed(now, of_vectors, size=min(own.vectors, count, krylov), krylov=krylov,
-                          regularise=own.regularise)  # fmt: skip
+        points = embed(now, of_vectors, size=min(own.vectors, count, krylov), krylov=krylov,
+                       regularise=own.regularise)[0]  # fmt: skip
         alike = jnp.zeros(now.count, jnp.int32), jnp.zeros(count, jnp.int32)
         cluster = kmeans(points, *alike, of_centres, iterations=own.iterations)
         place, now = cluster[place], now.merged(cluster, count)
@@ -168,7 +173,7 @@ def search(
     state: State,
     model: LanguageModel,
     batch: StepBatch,
-    nodes: Dictionary | None,
+    nodes: Directed | None,
     *_: Any,
     size: jax.Array,
     opened: jax.Array,
@@ -177,9 +182,11 @@ def search(
     prompts = batch.prompts
     at = forward(model, prompts.inputs(), read=prompts.reads).logits
     target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
-    tree = Tree(state.clusters, state.config.counts(model.config))
-    masks, metrics = update(
-        model, dictionary(state, model, nodes), target, target.scale(), tree, state.masks,
-        (size, opened), jnp.asarray(state.config.kept, jnp.float32), state.config.masks,
+    over = Search(
+        dictionary(state, model, nodes), Tree(state.clusters, state.config.counts(model.config)),
+        jnp.asarray(state.config.trained_at(model.config)),
     )  # fmt: skip
+    masks, metrics = update(
+        model, over, target, target.scale(), state.masks, (size, opened), state.config.masks
+    )
     return state.replace(masks=masks), metrics

@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.models import DecoderConfig
 from hagd_jax.search import MaskConfig, schedule
+from hagd_jax.search.schedule import trained_at
 from hagd_jax.transcoders import TrainConfig
 from hagd_jax.units import Space
 
@@ -98,6 +100,11 @@ class StepConfig:
             found.append(count + space.layers)
         return tuple(found[::-1])
 
+    def trained_at(self, decoder: DecoderConfig) -> np.ndarray:
+        """(K,) expected sizes down to which the logits of each of `kept` are kept."""
+        own = schedule(self.masks, self.space(decoder).nodes, self.nodes, self.levels)
+        return trained_at(self.kept, self.masks, own)
+
     def chosen(self, decoder: DecoderConfig) -> int:
         """Features that the graph is made of."""
         space = self.space(decoder)
@@ -124,6 +131,8 @@ class Plan(NamedTuple):
     search: np.ndarray
     size: np.ndarray
     opened: np.ndarray
+
+    __repr__ = one_line
 
 
 def plan(config: StepConfig, decoder: DecoderConfig) -> Plan:

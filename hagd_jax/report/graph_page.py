@@ -10,7 +10,7 @@ from typing import Any
 from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, FixedTicker, PanTool, TapTool, WheelZoomTool
 
-from hagd_jax.graphs import AttributionGraph, Scores, scores
+from hagd_jax.graphs import AttributionGraph, GraphScores, graph_scores
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, KINDS, LOGIT
 from hagd_jax.models import Tokenizer
 from hagd_jax.report.feature_cards import cards
@@ -63,7 +63,7 @@ def graph_page(
     Example:
         >>> pathlib.Path("graph.html").write_text(graph_page(graph), encoding="utf-8")
     """
-    found = scores(graph)
+    found = graph_scores(graph)
     shown = graph_data(graph, most_nodes=most_nodes, supernodes=supernodes)
     browser: dict[str, Any] = {"words": [], "features": []}
     if contexts is not None:
@@ -94,8 +94,10 @@ def graph_page(
     )
 
 
-def claim(graph: AttributionGraph, found: Scores) -> str:
+def claim(graph: AttributionGraph, found: GraphScores) -> str:
     """What the graph explains, in one sentence."""
+    if not graph.info.targets:
+        return "The graph has no target."
     target = word_of(graph.info.targets[0].label).strip()
     if len(graph.of_kind(ERROR)) == 0 or found.replacement > 0.9995:
         return f"All that leads to “{target}” is traced back to tokens: no error is left over."
@@ -105,7 +107,7 @@ def claim(graph: AttributionGraph, found: Scores) -> str:
     )
 
 
-def stats(graph: AttributionGraph, found: Scores, shown: int) -> list[tuple[str, str, str]]:
+def stats(graph: AttributionGraph, found: GraphScores, shown: int) -> list[tuple[str, str, str]]:
     """(name, value, meaning) of each headline figure."""
     chosen = len(graph.of_kind(FEATURE))
     return [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
+from hagd_jax.errors import require_index
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -22,19 +23,20 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.units import WRITES, Edges, Scores
+from hagd_jax.units.graph import Graph, graph_parts
 
 EMBED, HEAD, MLP, LOGITS = range(4)
 INPUTS = ("q", "k", "v", "mlp", "logits")
 
 
-class Components(NamedTuple):
+class ComponentNodes(NamedTuple):
     """Nodes: the embedding, heads by layer, MLPs, the logits.
 
     Attributes:
@@ -46,6 +48,8 @@ class Components(NamedTuple):
     kind: Any
     layer: Any
     index: Any
+
+    __repr__ = one_line
 
 
 class ComponentEdges(NamedTuple):
@@ -63,27 +67,30 @@ class ComponentEdges(NamedTuple):
     input: Any
     index: Any
 
+    __repr__ = one_line
 
-class ComponentGraph(struct.PyTreeNode):
+
+class ComponentGraph(Graph):
     """Who writes what whom reads, with a score for each edge.
 
     Query heads that share a key/value head share its inputs: an edge into one of these ends at
     the first of them.
 
     Attributes:
-        graph: Nodes are `Components`, edges `ComponentEdges`.
+        graph: Nodes are `ComponentNodes`, edges `ComponentEdges`.
         prompts: How many were averaged.
         config: The decoder's configuration.
         seen: What its edges were scored by looking at.
     """
 
-    graph: jraph.GraphsTuple
     prompts: int = struct.field(pytree_node=False)
     config: DecoderConfig = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
+    parallel: ClassVar[bool] = True
+
     @property
-    def nodes(self) -> Components:
+    def nodes(self) -> ComponentNodes:
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
@@ -92,13 +99,28 @@ class ComponentGraph(struct.PyTreeNode):
         """The table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
+    @property
+    def weights(self) -> np.ndarray:
+        """(E,) score of each edge."""
+        return np.asarray(self.edges.score)
+
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 head 2` or `L3 MLP`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        kind, layer, index = (int(column[node]) for column in table)
+        return {EMBED: "embedding", HEAD: f"L{layer} head {index}", MLP: f"L{layer} MLP",
+                LOGITS: "logits"}[kind]  # fmt: skip
+
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
+
+    @property
     def scores(self) -> Scores:
         """Scores of `Edges`, as circuits of edges have them; 0 where there is no edge."""
         found = jax.tree.map(
             lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
         )
-        edges, writer = self.edges, np.asarray(self.graph.senders)
-        layer = np.asarray(self.nodes.layer)[np.asarray(self.graph.receivers)]
+        edges, writer, layer = self.edges, self.senders, self.layer[self.receivers]
         for number, name in enumerate(("q", "k", "v", "mlp", "final")):
             own = np.asarray(edges.input) == number
             place = (layer[own], np.asarray(edges.index)[own], writer[own])
@@ -179,6 +201,7 @@ def component_graph(
         >>> len(strongest)
         10
     """
+    check_scored(model, prompts, config)
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -275,12 +298,5 @@ def _graph(c: DecoderConfig, mean: np.ndarray, error: np.ndarray, prompts: int) 
         input=input_[readers].astype(np.int8),
         index=reader[readers].astype(np.int32),
     )
-    arrays: Any = {
-        "nodes": Components(kind, layer, index.astype(np.int32)),
-        "edges": edges,
-        "senders": senders.astype(np.int32),
-        "receivers": node[readers].astype(np.int32),
-        "n_node": np.array([len(kind)], np.int32),
-        "n_edge": np.array([len(senders)], np.int32),
-    }
-    return ComponentGraph(jraph.GraphsTuple(**arrays, globals=None), prompts, c)
+    table = ComponentNodes(kind, layer, index.astype(np.int32))
+    return ComponentGraph(graph_parts(table, edges, senders, node[readers]), prompts, c)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import InputError, require, require_is, require_number
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.path import Metric, path_gradient
@@ -17,8 +18,7 @@ from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,30 @@ class GradientConfig:
     remat: bool = False
 
     def __post_init__(self):
-        if not self.steps or not all(0 <= step <= 1 for step in self.steps):
-            raise ConfigError("steps", got=self.steps, expected="numbers from 0 to 1, at least one")
-        if self.batch_size < 1:
-            raise ConfigError("batch_size", got=self.batch_size, expected="1 or more")
+        steps = self.steps
+        whole = isinstance(steps, tuple) and len(steps) > 0
+        require(whole, "steps", got=repr(steps), expected="a tuple of one number or more")
+        for step in steps:
+            require_number("steps", step, least=0, most=1)
+        require_number("batch_size", self.batch_size, least=1, whole=True)
+
+
+def check_scored(model: Any, prompts: Any, config: Any) -> None:
+    """Refuse what cannot be scored, by class and number.
+
+    Args:
+        model: A `LanguageModel`.
+        prompts: One prompt or more.
+        config: A `GradientConfig`.
+
+    Raises:
+        InputError: If one of them is something else, or there are no prompts.
+    """
+    require_is("model", model, LanguageModel)
+    require_is("prompts", prompts, Prompts, mend="A split of a task has some.")
+    require_is("config", config, GradientConfig)
+    if not len(prompts):
+        raise InputError("prompts", got="none", expected="one or more")
 
 
 def node_scores(
@@ -48,7 +68,7 @@ def node_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
@@ -73,6 +93,7 @@ def node_scores(
     Raises:
         InputError: If the prompts or the dictionary do not fit the model.
     """
+    check_scored(model, prompts, config)
     bare, nodes = model.bare(), as_dictionary(model, dictionary).bare()
     done, total = (0, Nodes.full(nodes.space, 0.0)) if start is None else start
     if done >= len(prompts):
@@ -91,7 +112,7 @@ def mean_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
     """Integrated gradients of every node: `node_scores`, averaged over prompts.
@@ -107,13 +128,14 @@ def mean_scores(
         Mean score of each node, in units of the metric, with what it has seen.
 
     Raises:
-        InputError: If the prompts or the dictionary do not fit the model.
+        InputError: If there are no prompts, or they or the dictionary do not fit the model.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> mean_scores(case.model, case.prompts)
         Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
     """
+    check_scored(model, prompts, config)
     nodes = as_dictionary(model, dictionary)
     *_, (_, total) = node_scores(model, prompts, config, dictionary=nodes, metric=metric)
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)

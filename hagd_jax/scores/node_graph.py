@@ -8,25 +8,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.flow import Flow, directions, flow, require_flow
+from hagd_jax.scores.flow import Flow, directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
-from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.scores.path import Metric
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.path import PATH, Metric
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, Space, as_dictionary
-from hagd_jax.units.graph import strongest_into
+from hagd_jax.units import Directed, Nodes, Scores, Source, Space, directed
+from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
-PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 EDGES_PER_NODE = 32
 HEAD, FEATURE = range(2)
 
@@ -44,6 +42,8 @@ class NodePlaces(NamedTuple):
     layer: Any
     index: Any
 
+    __repr__ = one_line
+
     @classmethod
     def of(cls, space: Space) -> NodePlaces:
         """The nodes of a space, on the host."""
@@ -53,7 +53,7 @@ class NodePlaces(NamedTuple):
         return cls(kind.astype(np.int8), space.layer, index.astype(np.int32))
 
 
-class NodeGraph(struct.PyTreeNode):
+class NodeGraph(Graph):
     """Every node of a circuit's space, and the strongest edges into each.
 
     An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
@@ -68,31 +68,24 @@ class NodeGraph(struct.PyTreeNode):
         seen: What its edges were scored by looking at.
     """
 
-    graph: jraph.GraphsTuple
     score: Any
     space: Space = struct.field(pytree_node=False)
     prompts: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
-    def places(self) -> NodePlaces:
+    def nodes(self) -> NodePlaces:
         """The table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
-    @property
-    def senders(self) -> np.ndarray:
-        """(E,) the writer of each edge."""
-        return np.asarray(self.graph.senders)
+    def label(self, node: int) -> str:
+        """What a node is, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
+        node, table = require_index("node", node, self.count), self.nodes
+        sign = "head " if table.kind[node] == HEAD else "#"
+        return f"L{int(table.layer[node])} {sign}{int(table.index[node])}"
 
-    @property
-    def receivers(self) -> np.ndarray:
-        """(E,) its reader."""
-        return np.asarray(self.graph.receivers)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """(E,) A[reader, writer]."""
-        return np.asarray(self.graph.edges)
+    def _about(self) -> tuple[str, ...]:
+        return (f"mean of {self.prompts:,} prompts",)
 
     @property
     def scores(self) -> Scores:
@@ -105,7 +98,7 @@ def node_graph(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(steps=PATH),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     candidates: int | None = None,
     edges_per_node: int = EDGES_PER_NODE,
     metric: Metric = logit_difference,
@@ -137,12 +130,11 @@ def node_graph(
         >>> graph = node_graph(case.model, case.prompts)
         >>> levels = hagd.hierarchy.coarsen(hagd.hierarchy.as_weights(graph).weights)
     """
-    if edges_per_node < 1 or (candidates is not None and candidates < 1):
-        raise ConfigError(
-            "edges_per_node and candidates", got=(edges_per_node, candidates), expected="1 or more"
-        )
-    named = as_dictionary(model, dictionary)
-    require_flow(named)
+    check_scored(model, prompts, config)
+    require_number("edges_per_node", edges_per_node, least=1, whole=True)
+    if candidates is not None:
+        require_number("candidates", candidates, least=1, whole=True)
+    named = directed(model, dictionary)
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=named)
     nodes = named.bare()
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
@@ -179,7 +171,7 @@ _chosen = jax.jit(chosen_edges, static_argnames="parallel")
 
 
 def _flows(
-    model: LanguageModel, nodes: Dictionary, prompts: Prompts, config: GradientConfig,
+    model: LanguageModel, nodes: Directed, prompts: Prompts, config: GradientConfig,
     metric: Metric,
 ) -> Flow:  # fmt: skip
     """The flow of all prompts, one behind the other."""
@@ -224,14 +216,5 @@ def _graph(
 ) -> NodeGraph:
     s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
     order = strongest_into(r, np.abs(w), None)
-    arrays: Any = {
-        "nodes": NodePlaces.of(space),
-        "edges": w[order].astype(np.float32),
-        "senders": s[order].astype(np.int32),
-        "receivers": r[order].astype(np.int32),
-        "n_node": np.array([space.nodes], np.int32),
-        "n_edge": np.array([len(w)], np.int32),
-    }
-    return NodeGraph(
-        jraph.GraphsTuple(**arrays, globals=None), score.astype(np.float32), space, prompts
-    )
+    parts = graph_parts(NodePlaces.of(space), w[order].astype(np.float32), s[order], r[order])
+    return NodeGraph(parts, score.astype(np.float32), space, prompts)

@@ -16,17 +16,13 @@ from hagd_jax.interventions import chain
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import component_graph
-from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.path import CLEAN, PATH, Metric, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
-
-CLEAN = (1.0,)
-PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 
 def eap_ig(
@@ -34,7 +30,7 @@ def eap_ig(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(steps=PATH),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
     """EAP-IG of nodes: Σ (clean − counterfactual) · mean over the path of ∂m/∂node.
@@ -58,6 +54,7 @@ def eap_ig(
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
         Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
     """
+    check_scored(model, prompts, config)
     nodes, bare = as_dictionary(model, dictionary), model.bare()
     steps = jnp.asarray(config.steps, jnp.float32)
 
@@ -73,7 +70,7 @@ def eap(
     model: LanguageModel,
     prompts: Prompts,
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     batch_size: int = 8,
 ) -> Scores:
     """EAP of nodes: `eap_ig` with the gradient at the clean prompt alone.
@@ -102,7 +99,7 @@ def eap_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) ->
     Returns:
         Scores of `Edges`, float32; 0 where there is no edge.
     """
-    return component_graph(model, prompts, GradientConfig(CLEAN, batch_size)).scores()
+    return component_graph(model, prompts, GradientConfig(CLEAN, batch_size)).scores
 
 
 def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) -> Scores:
@@ -116,7 +113,7 @@ def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8)
     Returns:
         Scores of `Edges`, float32; 0 where there is no edge.
     """
-    return component_graph(model, prompts, GradientConfig(PATH, batch_size)).scores()
+    return component_graph(model, prompts, GradientConfig(PATH, batch_size)).scores
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))

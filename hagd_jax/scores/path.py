@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import Edit, replace
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.prompts import Prompts
 
 Metric = Callable[[jax.Array, Prompts], jax.Array]
+# Places on the path: those of edge attribution patching, without and with integrated gradients.
+CLEAN = (1.0,)
+PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any:
@@ -45,6 +49,8 @@ class Ends(NamedTuple):
 
     clean: dict[str, jax.Array]
     other: dict[str, jax.Array]
+
+    __repr__ = one_line
 
     def at(self, step: jax.Array) -> Edit:
         """The intervention that starts the model at a place on the path of embeddings."""

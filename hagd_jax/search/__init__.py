@@ -1,10 +1,13 @@
 """Which nodes belong to a circuit."""
 
+from hagd_jax.search.config import MaskConfig, RepairConfig
 from hagd_jax.search.many import search_many
-from hagd_jax.search.mask_search import MaskState, init_masks, search_masks
-from hagd_jax.search.repair import RepairConfig, Repaired, measured_losses, repair
+from hagd_jax.search.mask_search import Searched, search_masks, seen_by_masks, train_masks
+from hagd_jax.search.mask_steps import MaskState, init_masks, mask_ranks
+from hagd_jax.search.outcome import is_found, measured_losses, require_found
+from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.search.restarts import Best, search_restarts
-from hagd_jax.search.schedule import MaskConfig, Schedule, schedule
+from hagd_jax.search.schedule import Schedule, schedule
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 
@@ -15,13 +18,19 @@ __all__ = [
     "RepairConfig",
     "Repaired",
     "Schedule",
+    "Searched",
     "Tree",
     "init_masks",
+    "is_found",
+    "mask_ranks",
     "measured_losses",
     "repair",
+    "require_found",
     "schedule",
     "search_many",
     "search_masks",
     "search_restarts",
+    "seen_by_masks",
     "top_nodes",
+    "train_masks",
 ]

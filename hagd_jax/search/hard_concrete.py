@@ -54,6 +54,26 @@ def open_probability(logits: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(logits + _ROOM)
 
 
+def log_open_probability(logits: jax.Array) -> jax.Array:
+    """The logarithm of P(z > 0), which tells logits apart where the probability itself rounds to 1.
+
+    Args:
+        logits: α, any shape.
+
+    Returns:
+        The same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hagd_jax.search.hard_concrete import log_open_probability, open_probability
+        >>> open_probability(jnp.array([30.0, 40.0])).tolist()
+        [1.0, 1.0]
+        >>> bool(jnp.diff(log_open_probability(jnp.array([30.0, 40.0])))[0] > 0)
+        True
+    """
+    return jax.nn.log_sigmoid(logits + _ROOM)
+
+
 def held(
     expected: Callable[[Any, jax.Array], jax.Array], logits: Any, size: jax.Array
 ) -> jax.Array:

@@ -11,92 +11,123 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.mask_search import init_masks, require_sizes, scan_steps
+from hagd_jax.search.config import MaskConfig
+from hagd_jax.search.mask_search import (
+    Searched,
+    read_circuits,
+    require_sizes,
+    searched,
+    seen_by_masks,
+)
+from hagd_jax.search.mask_steps import Search, init_masks, scan_steps, traced
 from hagd_jax.search.objective import target_of
-from hagd_jax.search.parts import best, count, flat
-from hagd_jax.search.schedule import MaskConfig, schedule
+from hagd_jax.search.parts import Given, count, read
+from hagd_jax.search.schedule import schedule, trained_at
 from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Edges, Nodes, parts_of
+from hagd_jax.units import Dictionary, parts_of
 
 
 def search_many(
     model: LanguageModel,
     prompts: Mapping[str, Prompts],
-    scores: Mapping[str, Nodes | Edges],
+    scores: Mapping[str, Given],
     sizes: Sequence[int],
     config: MaskConfig = MaskConfig(),
     *,
     dictionary: Dictionary | Transcoder | None = None,
     seed: int = 0,
-) -> dict[str, dict[int, Any]]:
-    """`search_masks` of several tasks in one program, without trees.
+) -> dict[str, Searched]:
+    """Search circuits of several tasks in one program, without trees.
 
-    Each task has masks, noise and batches of its own, just as it would have alone. Prompts are
-    padded to one length, and repeated to one number.
+    Each task has masks, noise and batches of its own, as `search_masks` would give it alone.
+    Prompts are padded to one length, and repeated to one number.
 
     Args:
         model: A causal model, on one device.
-        prompts: Task → prompts to discover on.
-        scores: Task → where its search begins.
-        sizes: How many nodes circuits shall have.
+        prompts: Task → prompts to discover on; not `Choices`.
+        scores: Task → membership scores where its search begins.
+        sizes: Circuit sizes to return, in nodes.
         config: How masks are trained; `mean` must be 0.
         dictionary: As in `search_masks`.
-        seed: As there; the same for all tasks.
+        seed: Seed of batches and noise, the same for all tasks.
 
     Returns:
-        Task → size → circuit.
+        Task → what its search came to.
 
     Raises:
-        InputError: If there is no task, or tasks and scores differ, or a size does not fit, or the
-            model reads both ways, or lies on several devices.
+        InputError: If there is no task, or tasks and scores differ, or a size does not fit, or
+            prompts are `Choices`, or the model reads both ways, or lies on several devices.
+        ConfigError: If masks are to be trained under mean ablation.
 
     Example:
-        >>> found = search_many(model, {"ioi": one, "agreement": other}, scores, [64])
-        >>> found["ioi"][64]
+        >>> from hagd_jax.baselines import random_scores
+        >>> from hagd_jax.search import MaskConfig, search_many
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
+        >>> case = hand_built()[0]
+        >>> tasks = {"one": case.prompts, "half": case.prompts[::2]}
+        >>> own = random_scores(neurons(case.model).space)
+        >>> found = search_many(
+        ...     case.model, tasks, dict.fromkeys(tasks, own), [3], MaskConfig(steps=10))
+        >>> {name: len(task.circuits[3]) for name, task in found.items()}
+        {'one': 3, 'half': 3}
     """
     if not prompts or set(prompts) != set(scores):
         raise InputError("scores", got=sorted(scores), expected=f"of {sorted(prompts) or 'a task'}")
-    if not model.config.causal or model.mesh is not None or config.mean:
-        raise InputError(
-            "model", got="one that reads both ways, or on a mesh, or mean ablation",
-            expected="a causal model on one device, under counterfactual ablation",
-            mend="Search each task by itself.",
-        )  # fmt: skip
-    nodes = parts_of(model, dictionary)
-    total = count(nodes)
-    require_sizes(sizes, total, Tree(()))
-    alike = _alike(list(prompts.values()))
-    targets = [target_of(model, own, config.batch_size) for own in alike]
+    _require_alone(model, prompts, config)
+    parts = parts_of(model, dictionary)
+    require_sizes(sizes, count(parts))
+    rows = {name: read(parts, scores[name], f"scores of {name}")[0] for name in prompts}
+    alike = dict(zip(prompts, _alike(list(prompts.values())), strict=True))
+    stack = functools.partial(jax.tree.map, lambda *values: jnp.stack(values))
+    targets = stack(*[target_of(model, own, config.batch_size) for own in alike.values()])
     key = jax.random.key(seed)
-    states = [
-        init_masks(key, flat(nodes, scores[name]), config, sizes=len(sizes)) for name in prompts
-    ]
-    stack = functools.partial(jax.tree.map, lambda *rows: jnp.stack(rows))
-    rows = batch_rows(len(alike[0]), config.batch_size, None)
-    plan = schedule(config, total, min(sizes), 0)
-    state = _many(
-        model.bare(), nodes, stack(*targets), stack(*states), (plan.size, plan.opened),
-        jnp.asarray(sizes, jnp.float32), config, rows,
-    )  # fmt: skip
-    kept = np.asarray(state.kept)
-    return {
-        name: {size: best(nodes, row, size) for size, row in zip(sizes, own, strict=True)}
-        for name, own in zip(prompts, kept, strict=True)
-    }
+    states = [init_masks(key, row, config, sizes=len(sizes)) for row in rows.values()]
+    plan = schedule(config, count(parts), min(sizes), 0)
+    search = Search(parts, Tree(()), trained_at(sizes, config, plan))
+    batch = batch_rows(targets.metric.shape[1], config.batch_size, None)
+    state = _many(model.bare(), search, targets, stack(*states), tuple(plan), traced(config), batch)
+    results = {}
+    for number, name in enumerate(prompts):
+        own = jax.tree.map(lambda x, n=number: x[n], state)
+        seen = seen_by_masks(model, prompts[name], scores[name], config, dictionary=dictionary)
+        results[name] = searched(
+            model, alike[name], read_circuits(parts, own, sizes, seen), own, config, dictionary
+        )
+    return results
+
+
+def _require_alone(
+    model: LanguageModel, prompts: Mapping[str, Prompts], config: MaskConfig
+) -> None:
+    """Refuse what can only be searched task by task."""
+    mend = "Search each task by itself, with search_masks."
+    if not model.config.causal:
+        raise InputError("model", got="a bidirectional model (causal=False)",
+                         expected="a causal one", mend=mend)  # fmt: skip
+    if model.mesh is not None:
+        raise InputError("model", got="one on a mesh", expected="one on one device", mend=mend)
+    if config.mean:
+        raise ConfigError("mean", got=config.mean, expected="0 for several tasks", mend=mend)
+    for name, own in prompts.items():
+        if type(own) is not Prompts:
+            raise InputError(f"prompts of {name}", got=type(own).__name__, expected="Prompts",
+                             mend=mend)  # fmt: skip
+        own.check(model.config.vocab_size)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rows"))
 def _many(
-    model: LanguageModel, nodes: Any, targets: Any, states: Any, plan: Any, sizes: jax.Array,
+    model: LanguageModel, search: Search, targets: Any, states: Any, plan: Any,
     config: MaskConfig, rows: int,
 ) -> Any:  # fmt: skip
     def one(target: Any, state: Any) -> Any:
-        return scan_steps(model, nodes, target, Tree(()), state, plan, sizes, config, rows)[0]
+        return scan_steps(model, search, target, state, plan, config, rows)[0]
 
     return jax.vmap(one)(targets, states)
 

@@ -8,297 +8,276 @@ are, and levels join one after the other, coarsest first.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import collections
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import struct
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import replicate
-from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
-from hagd_jax.search.parts import Parts, best, count, flat
-from hagd_jax.search.schedule import MaskConfig, schedule
-from hagd_jax.search.tree import Tree, draw, ranks, shifted
+from hagd_jax.search.config import MaskConfig, shares
+from hagd_jax.search.mask_steps import (
+    MaskState,
+    Search,
+    init_masks,
+    mask_ranks,
+    require_state,
+    require_tree,
+    scan_jitted,
+    traced,
+)
+from hagd_jax.search.objective import target_of
+from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.parts import Given, best, count, looked, read
+from hagd_jax.search.schedule import schedule, trained_at
+from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Edges, Nodes, parts_of
-
-OnSteps = Callable[[int, int, dict[str, float]], None]
+from hagd_jax.units import Parts, Selection, parts_of
 
 
-class MaskState(struct.PyTreeNode):
-    """Everything that a search goes on from.
+class Searched(NamedTuple):
+    """What a mask search came to.
 
     Attributes:
-        logits: One array a level of the tree, coarsest first; the nodes' own last.
-        kept: (sizes, N) ranks of all nodes when each size was passed.
-        opt_state: Of Adam.
-        key: Of batches and noise.
-        step: How many steps were taken.
+        circuits: Size → `Selection`, with what it has seen.
+        state: The last state, from which `mask_ranks` ranks all nodes.
+        loss: Measured loss of the circuit that masks were trained down to.
+        empty: Measured loss of the empty circuit.
+        found: Whether that circuit takes away 5% of the empty circuit's loss or more; if not, the
+            search found nothing, and no circuit of this result should be used.
     """
 
-    logits: list[jax.Array]
-    kept: jax.Array
-    opt_state: Any
-    key: jax.Array
-    step: jax.Array
-
-
-def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:
-    """Logits of every level from scores: clip(½ · logit(rank) + 1, −2, 3), rank a share of all.
-
-    Args:
-        scores: (N,) higher is likelier; only their order counts.
-        tree: Clusters of nodes, which begin with their members' mean logit.
-
-    Returns:
-        One array a level, coarsest first; the nodes' own, (N,) float32, last.
-    """
-    rank = (jnp.argsort(jnp.argsort(scores)) + 0.5) / len(scores)
-    own = jnp.clip(0.5 * (jnp.log(rank) - jnp.log1p(-rank)) + 1, -2, 3)
-    # A node's openness is shared out among the levels above it.
-    above = [
-        jax.ops.segment_sum(own, level, count)
-        / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(own), level, count), 1)
-        for level, count in zip(tree.clusters, tree.counts, strict=True)
-    ]
-    return [*above, own]
-
-
-def init_masks(
-    key: jax.Array,
-    scores: np.ndarray,
-    config: MaskConfig,
-    *,
-    tree: Tree | None = None,
-    sizes: int = 1,
-) -> MaskState:
-    """A search that has not begun.
-
-    Args:
-        key: PRNG key.
-        scores: (N,) membership scores; clusters begin with their members' mean logit.
-        config: How masks are trained.
-        tree: Clusters of nodes; none if None.
-        sizes: How many sizes are asked for.
-
-    Returns:
-        The state.
-
-    Raises:
-        InputError: If a score is not finite.
-    """
-    scores = np.asarray(scores, np.float32)
-    if not len(scores) or not np.isfinite(scores).all():
-        raise InputError("scores", got="none, or some that are not finite", expected="numbers")
-    logits = start_logits(jnp.asarray(scores), tree or Tree(()))
-    return start(key, logits, jnp.zeros((sizes, len(scores)), jnp.float32), config)
-
-
-def start(
-    key: jax.Array, logits: list[jax.Array], kept: jax.Array, config: MaskConfig
-) -> MaskState:
-    """A state from logits of every level, before the first step."""
-    return MaskState(logits, kept, _optimizer(config).init(logits), key, jnp.int32(0))
+    circuits: dict[int, Selection]
+    state: MaskState
+    loss: float
+    empty: float
+    found: bool
 
 
 def search_masks(
     model: LanguageModel,
     prompts: Prompts,
-    scores: Nodes | Edges,
+    scores: Given,
     sizes: Sequence[int],
     config: MaskConfig = MaskConfig(),
     *,
-    least: int | None = None,
     tree: Tree | None = None,
     dictionary: Parts | Transcoder | None = None,
     seed: int = 0,
-    state: MaskState | None = None,
-    on_steps: OnSteps | None = None,
-    on_state: Callable[[MaskState], None] | None = None,
-) -> tuple[dict[int, Any], MaskState]:
-    """Train masks down to the least size, and read circuits of all sizes on the way.
+) -> Searched:
+    """Train masks down to the smallest size, and read circuits of all sizes on the way.
+
+    The circuit of each size holds the nodes that are likeliest to be open in a mask of that size,
+    see `tree.ranks`. `train_masks` does the same step by step, to save and to go on.
 
     Args:
         model: The model.
-        prompts: To discover on.
-        scores: Membership scores of all nodes: where the search begins.
-        sizes: How many nodes circuits shall have.
+        prompts: Prompts to discover on.
+        scores: Membership scores of all nodes, where the search begins.
+        sizes: Circuit sizes to return, in nodes.
         config: How masks are trained.
-        least: Where the training ends; the least of the sizes if None. Smaller circuits are the
-            best nodes of the last masks.
         tree: Clusters of nodes; none if None.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
             model's `components`, between which edges are searched for.
-        seed: Of batches and noise: same seed, same circuits.
-        state: To go on from, as `on_state` got it, of the same sizes and configuration.
-        on_steps: Called as on_steps(step, steps, metrics) after each scan.
-        on_state: Called after that with the state, to save it; it is the caller's to keep.
+        seed: Seed of batches and noise: the same seed gives the same circuits.
 
     Returns:
-        Size → `Nodes` or `Edges` of bool with as many members, and the last state.
+        Circuits of all sizes, each with as many members, and whether anything was found.
 
     Raises:
         InputError: If a size is not from 1 to the number of nodes, or prompts, scores or tree do
             not fit.
 
     Example:
-        >>> scores = scores.mean_scores(model, task.splits["discover"])
-        >>> circuits, _ = search_masks(model, task.splits["discover"], scores, [64, 32])
-        >>> int(circuits[32].flat().sum())
-        32
+        >>> from hagd_jax.scores import mean_scores
+        >>> from hagd_jax.search import MaskConfig, search_masks
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> scores = mean_scores(case.model, case.prompts)
+        >>> found = search_masks(case.model, case.prompts, scores, [4, 2], MaskConfig(steps=20))
+        >>> int(found.circuits[2].flat().sum())
+        2
     """
-    nodes, tree = parts_of(model, dictionary), tree or Tree(())
-    total = count(nodes)
-    require_sizes(sizes, total, tree)
-    now = state
-    if now is None:
-        own = flat(nodes, scores)
-        now = init_masks(jax.random.key(seed), own, config, tree=tree, sizes=len(sizes))
-    plan = schedule(config, total, least or min(sizes), len(tree.clusters))
-    means = nodes if config.mean else None
-    target = target_of(model, prompts, config.batch_size, means=means)
-    asked = jnp.asarray(sizes, jnp.float32)
-    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
-    done = int(now.step)
-    while done < config.steps:
-        some = slice(done, min(done + config.check_every, config.steps))
-        now, metrics = _scan(
-            model.bare(), nodes, target, tree, now, (plan.size[some], plan.opened[some]), asked,
-            config, rows,
-        )  # fmt: skip
-        done = some.stop
-        if on_steps is not None:
-            on_steps(done, config.steps, {k: float(v[-1]) for k, v in metrics.items()})
-        if on_state is not None:
-            # The next scan takes the state's memory for its own.
-            on_state(jax.tree.map(jnp.copy, now))
-    kept = zip(sizes, np.asarray(now.kept), strict=True)
-    return {size: best(nodes, row, size) for size, row in kept}, now
+    circuits, state = trained_circuits(
+        model, prompts, scores, sizes, config, tree=tree, dictionary=dictionary, seed=seed
+    )
+    return searched(model, prompts, circuits, state, config, dictionary)
 
 
-def require_sizes(sizes: Sequence[int], total: int, tree: Tree) -> None:
-    """Refuse sizes and trees that do not fit so many nodes.
+def searched(
+    model: LanguageModel,
+    prompts: Prompts,
+    circuits: dict[int, Selection],
+    state: MaskState,
+    config: MaskConfig,
+    dictionary: Parts | Transcoder | None,
+) -> Searched:
+    """Measure the smallest circuit beside the empty one, and say whether anything was found."""
+    smallest = circuits[min(circuits)]
+    nothing = smallest.like(np.zeros_like(smallest.flat()))
+    loss, empty = measured_losses(
+        model, prompts, [smallest, nothing], config, dictionary=dictionary
+    )
+    return Searched(circuits, state, float(loss), float(empty), is_found(loss, empty))
+
+
+def read_circuits(
+    parts: Parts, state: MaskState, sizes: Sequence[int], seen: Seen, tree: Tree | None = None
+) -> dict[int, Selection]:
+    """Size → the nodes that are likeliest to be open in a mask of that size."""
+    ranks = zip(sizes, mask_ranks(state, sizes, tree), strict=True)
+    return {int(size): Selection(best(parts, row, int(size)), seen) for size, row in ranks}
+
+
+def trained_circuits(
+    model: LanguageModel,
+    prompts: Prompts,
+    scores: Given,
+    sizes: Sequence[int],
+    config: MaskConfig,
+    *,
+    tree: Tree | None = None,
+    dictionary: Parts | Transcoder | None = None,
+    seed: int = 0,
+) -> tuple[dict[int, Selection], MaskState]:
+    """The circuits of `search_masks`, not measured, and the last state."""
+    parts = parts_of(model, dictionary)
+    require_sizes(sizes, count(parts))
+    row, _ = read(parts, scores)
+    begun = init_masks(jax.random.key(seed), row, config, tree=tree, sizes=len(sizes))
+    scans = train_masks(model, prompts, begun, sizes, config, tree=tree, dictionary=dictionary)
+    (state, _) = collections.deque(scans, maxlen=1)[0]
+    seen = seen_by_masks(model, prompts, scores, config, tree=tree, dictionary=dictionary)
+    return read_circuits(parts, state, sizes, seen, tree), state
+
+
+def train_masks(
+    model: LanguageModel,
+    prompts: Prompts,
+    state: MaskState,
+    sizes: Sequence[int],
+    config: MaskConfig = MaskConfig(),
+    *,
+    least: int | None = None,
+    tree: Tree | None = None,
+    dictionary: Parts | Transcoder | None = None,
+) -> Iterator[tuple[MaskState, dict[str, float]]]:
+    """Take all steps that are left, some at a time.
+
+    Args:
+        model: The model.
+        prompts: Prompts to discover on.
+        state: From `init_masks`, or one that was yielded before, with the same sizes.
+        sizes: Circuit sizes to keep, in nodes.
+        config: How masks are trained.
+        least: Size at the end of the training; the smallest of the sizes if None. Smaller circuits
+            are read from the last masks.
+        tree: As in `search_masks`.
+        dictionary: As in `search_masks`.
+
+    Returns:
+        An iterator over (state, metrics of its last step), one each `config.check_every` steps.
+        The caller owns the states.
 
     Raises:
-        InputError: If they do not.
+        InputError: As in `search_masks`; or if the state is one of another search.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from hagd_jax.search import MaskConfig, init_masks, train_masks
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case, config = hand_built()[0], MaskConfig(steps=20)
+        >>> state = init_masks(jax.random.key(0), np.zeros(10), config)
+        >>> [int(now.step) for now, _ in train_masks(case.model, case.prompts, state, [3], config)]
+        [10, 20]
     """
-    bad = [size for size in sizes if not 1 <= size <= total]
-    if bad or not len(sizes):
-        raise InputError("sizes", got=list(sizes), expected=f"some, from 1 to {total}")
-    for level in tree.clusters:
-        if len(level) != total:
-            raise InputError("tree", got=f"{len(level)} nodes", expected=f"{total}, as the model")
+    parts, tree = parts_of(model, dictionary), (tree or Tree(())).bare()
+    total = count(parts)
+    require_sizes(sizes if least is None else [*sizes, least], total)
+    require_tree(tree, total)
+    require_state(state, len(sizes), tree, total)
+    return _scans(
+        model, prompts, state, sizes, config, least or min(sizes), Search(parts, tree, ())
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "rows"), donate_argnames="state")
-def _scan(
+def _scans(
     model: LanguageModel,
-    nodes: Parts,
-    target: Target,
-    tree: Tree,
+    prompts: Prompts,
     state: MaskState,
-    plan: tuple[jax.Array, jax.Array],
-    sizes: jax.Array,
+    sizes: Sequence[int],
     config: MaskConfig,
-    rows: int,
-) -> tuple[MaskState, dict[str, jax.Array]]:
-    """Some steps in one program."""
-    found = scan_steps(model, nodes, target, tree, state, plan, sizes, config, rows)
-    return replicate(found, model.mesh)
+    least: int,
+    search: Search,
+) -> Iterator[tuple[MaskState, dict[str, float]]]:
+    plan = schedule(config, count(search.parts), least, len(search.tree.clusters))
+    search = search._replace(sizes=trained_at(sizes, config, plan))
+    means = search.parts if config.mean else None
+    target = target_of(model, prompts, config.batch_size, means=means)
+    rows = batch_rows(len(prompts), config.batch_size, model.mesh)
+    bare, inside = model.bare(), traced(config)
+    done = int(state.step)
+    while done < config.steps:
+        some = slice(done, min(done + config.check_every, config.steps))
+        # The scan takes the memory of the state that it is given.
+        state, metrics = scan_jitted(
+            bare, search, target, jax.tree.map(jnp.copy, state),
+            (plan.size[some], plan.opened[some]), inside, rows,
+        )  # fmt: skip
+        done = some.stop
+        yield state, {name: float(values[-1]) for name, values in metrics.items()}
 
 
-def scan_steps(
+def seen_by_masks(
     model: LanguageModel,
-    nodes: Parts,
-    target: Target,
-    tree: Tree,
-    state: MaskState,
-    plan: tuple[jax.Array, jax.Array],
-    sizes: jax.Array,
-    config: MaskConfig,
-    rows: int,
-) -> tuple[MaskState, dict[str, jax.Array]]:
-    """Steps on batches that are drawn from all prompts.
+    prompts: Prompts,
+    scores: Given,
+    config: MaskConfig = MaskConfig(),
+    *,
+    tree: Tree | None = None,
+    dictionary: Parts | Transcoder | None = None,
+) -> Seen:
+    """What circuits have seen that masks were trained for, as in `search_masks`.
 
     Args:
         model: The model.
-        nodes: What it consists of.
-        target: All prompts, and what the model does on them.
+        prompts: Prompts that masks were trained on.
+        scores: Where they began; scores without a history have an unknown one.
+        config: How they were trained, which decides under which ablations.
         tree: Clusters of nodes.
-        state: Before.
-        plan: (S,) expected sizes, and (S, levels + 1) which levels decide.
-        sizes: (K,) sizes that circuits are kept of.
-        config: How masks are trained.
-        rows: Prompts a batch.
+        dictionary: As in `search_masks`.
 
     Returns:
-        The state after, and (S,) metrics.
+        What was seen.
+
+    Example:
+        >>> from hagd_jax.baselines import random_scores
+        >>> from hagd_jax.search import MaskConfig, seen_by_masks
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
+        >>> case = hand_built()[0]
+        >>> scores = random_scores(neurons(case.model).space)
+        >>> seen_by_masks(case.model, case.prompts, scores, MaskConfig(mean=0.5)).ablations
+        ('counterfactual', 'mean')
     """
-    scale = target.scale()
-
-    def step(state: MaskState, asked: tuple) -> tuple[MaskState, dict[str, jax.Array]]:
-        of_batch = jax.random.split(state.key, 3)[1]  # `update` uses the other two
-        chosen = jax.random.randint(of_batch, (rows,), 0, len(target.metric))
-        batch = target.take(chosen, model.mesh)
-        return update(model, nodes, batch, scale, tree, state, asked, sizes, config)
-
-    return jax.lax.scan(step, state, plan)
+    _, before = read(parts_of(model, dictionary), scores)
+    seen = before | looked(model, prompts, dictionary, tuple(shares(config)))
+    return seen if tree is None else seen | tree.history()
 
 
-def update(
-    model: LanguageModel,
-    nodes: Parts,
-    batch: Target,
-    scale: jax.Array,
-    tree: Tree,
-    state: MaskState,
-    asked: tuple[jax.Array, jax.Array],
-    sizes: jax.Array,
-    config: MaskConfig,
-) -> tuple[MaskState, dict[str, jax.Array]]:
-    """One step of Adam on the logits.
+def require_sizes(sizes: Sequence[int], total: int) -> None:
+    """Refuse sizes that no circuit of so many nodes has.
 
-    Args:
-        model: The model.
-        nodes: What it consists of.
-        batch: Prompts, and what the model does on them.
-        scale: What errors of the metric are measured in.
-        tree: Clusters of nodes.
-        state: Before.
-        asked: Expected size, and (levels + 1,) which levels decide.
-        sizes: (K,) sizes that circuits are kept of.
-        config: How masks are trained.
-
-    Returns:
-        The state after, and metrics.
+    Raises:
+        InputError: If there is none, or one is not a whole number from 1 to `total`.
     """
-    size, on = asked
-    key, _, of_noise = jax.random.split(state.key, 3)
-    other = counterfactual(model, nodes, batch.prompts)
-    other = mixed(batch, other, config.mean, jax.random.fold_in(of_noise, 1))
-    rows = len(batch.metric)
-
-    def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        own = shifted(tree, logits, on, size)
-        mask = draw(tree, own, on, of_noise, rows)
-        return loss(model, nodes, batch, other, mask, config.metric, scale)
-
-    (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
-    updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
-    logits: Any = optax.apply_updates(state.logits, updates)
-    passing = (size >= 0.999 * sizes)[:, None]
-    kept = jnp.where(passing, ranks(tree, logits, on), state.kept)
-    after = MaskState(logits, kept, opt_state, key, state.step + 1)
-    return after, metrics | {"loss": value, "size": size}
-
-
-def _optimizer(config: MaskConfig) -> optax.GradientTransformation:
-    return optax.adam(config.learning_rate)
+    whole = [isinstance(k, int | np.integer) and not isinstance(k, bool) for k in sizes]
+    if not len(sizes) or not all(whole) or not all(1 <= k <= total for k in sizes):
+        raise InputError("sizes", got=list(sizes), expected=f"whole numbers from 1 to {total}",
+                         mend="Ask for one size or more.")  # fmt: skip

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel
 from hagd_jax.search.top import highest
-from hagd_jax.units import Components, Dictionary, Edges, Nodes
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, look
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Components, Edges, Nodes, Parts, Scores, Selection, Space, as_dictionary
 
-Parts = Dictionary | Components
+# What a search begins at, and what repair begins at.
+Given = Nodes | Edges | Scores | Selection
 
 
 def count(parts: Parts) -> int:
@@ -31,6 +39,59 @@ def unflat(parts: Parts, row: np.ndarray) -> Nodes | Edges:
     every = np.zeros(len(parts.space.flat()), row.dtype)
     every[_existing(parts)] = row
     return parts.space.like(every)
+
+
+def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, Seen]:
+    """The row of scores or of a circuit that a user gave, and what it has seen.
+
+    Args:
+        parts: What circuits consist of.
+        given: Scores or a circuit. Values without a history have an unknown one.
+        what: Its name in error messages.
+
+    Returns:
+        (N,) values on the host, and what decided them.
+
+    Raises:
+        InputError: If it is of other parts, or holds a number that is not finite.
+    """
+    own: Any = given
+    seen = Seen.unknown()
+    if isinstance(given, Scores | Selection):
+        own, seen = given.values if isinstance(given, Scores) else given.mask, given.seen
+    kind = Edges if isinstance(parts, Components) else Nodes
+    if not isinstance(own, kind):
+        raise InputError(
+            what, got=type(own).__name__, expected=f"`{kind.__name__}`, or `Scores` of them",
+            mend="Edges need `dictionary=components(model)`.",
+        )  # fmt: skip
+    found, space = (_space(x) for x in (own, parts.space))
+    row = flat(parts, own) if found == space else np.empty(0)
+    if len(row) != count(parts):
+        raise InputError(what, got=f"values of {found}", expected=f"those of {space}",
+                         mend="Score the same model with the same dictionary.")  # fmt: skip
+    if not np.isfinite(np.asarray(row, np.float32)).all():
+        raise InputError(what, got="some that are not finite", expected="numbers")
+    return row, seen
+
+
+def looked(
+    model: LanguageModel,
+    prompts: Prompts,
+    dictionary: Parts | Transcoder | None,
+    ablations: tuple[str, ...],
+) -> Seen:
+    """What a search has seen that measured circuits of a model on prompts under ablations."""
+    own = dictionary if isinstance(dictionary, Components) else as_dictionary(model, dictionary)
+    label = None if isinstance(own, Components) else own
+    return look(prompts, ablation=ablations, model=model, dictionary=label)
+
+
+def _space(units: Nodes | Edges | Space) -> Any:
+    """Which units these are, or are values of."""
+    if isinstance(units, Edges):
+        return [np.shape(leaf) for leaf in jax.tree.leaves(units)]
+    return units.space if isinstance(units, Nodes) else units
 
 
 def masks(parts: Parts, rows: jax.Array) -> Nodes | Edges:

@@ -5,72 +5,53 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal import behaviour
-from hagd_jax.errors import ConfigError
+from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
-from hagd_jax.search.objective import Target, counterfactual, loss, target_of
-from hagd_jax.search.parts import Parts, flat, unflat
+from hagd_jax.search.config import RepairConfig, shares
+from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
+from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.parts import Given, looked, read, unflat
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Edges, Nodes, parts_of
+from hagd_jax.units import Parts, Selection, parts_of
 
 # A backward pass costs as much as two forward passes.
 GRADIENT = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class RepairConfig:
-    """How a circuit is repaired.
-
-    Attributes:
-        rounds: At most; each takes the best of the swaps that it measured.
-        pairs: Members that may leave and parts that may enter, each with each: pairs² circuits
-            are measured a round. 0 measures swaps of many at once alone.
-        batch_size: Prompts in one call.
-        metric: Weight of the squared error of the metric, beside KL.
-        least: A swap must lower the loss by this share of it.
-    """
-
-    rounds: int = 0
-    pairs: int = 4
-    batch_size: int = 32
-    metric: float = 1.0
-    least: float = 1e-4
-
-    def __post_init__(self):
-        for field in ("rounds", "pairs", "metric", "least"):
-            if getattr(self, field) < 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
-        if self.batch_size < 1:
-            raise ConfigError("batch_size", got=self.batch_size, expected="1 or more")
 
 
 class Repaired(NamedTuple):
     """What repair came to.
 
     Attributes:
-        mask: The circuit.
+        mask: The circuit, as a `Selection`.
         losses: Before, and after each round that found a better one.
-        evaluations: Circuits measured, a gradient counted as three.
+        evaluations: Number of circuits measured, a gradient counted as three; the empty circuit is
+            not counted.
+        empty: Loss of the empty circuit.
+        found: Whether the circuit takes away 5% of the empty circuit's loss or more; if not, it is
+            no circuit and should not be used.
     """
 
-    mask: Any
+    mask: Selection
     losses: tuple[float, ...]
     evaluations: int
+    empty: float
+    found: bool
+
+    __repr__ = one_line
 
 
 def repair(
     model: LanguageModel,
     prompts: Prompts,
-    mask: Nodes | Edges,
+    mask: Given,
     config: RepairConfig = RepairConfig(),
     *,
     dictionary: Parts | Transcoder | None = None,
@@ -79,83 +60,72 @@ def repair(
 
     The gradient of the loss at the circuit itself proposes who leaves and who enters; first-order
     effects mislead, so every proposal is measured and the best is taken, until none helps, nor two
-    of the best together.
+    of the best together. The loss is measured under the ablations that masks are trained under,
+    see `RepairConfig.mean`.
 
     Args:
         model: The model.
-        prompts: To measure on: those that the search saw, not those that test it.
+        prompts: Prompts to measure on: those that the search saw, not those that test it.
         mask: The circuit.
-        config: How.
+        config: How it is repaired.
         dictionary: As in `search_masks`.
 
     Returns:
-        A circuit of the same size whose loss is no higher.
+        A circuit of the same size whose loss is no higher. It has seen these prompts and ablations
+        beside what it had seen before.
 
     Raises:
         InputError: If the circuit or the prompts do not fit.
 
     Example:
-        >>> repair(model, prompts, circuits[32], RepairConfig(rounds=5)).losses
-        (0.412, 0.377, 0.371)
+        >>> from hagd_jax.baselines import random_scores
+        >>> from hagd_jax.search import RepairConfig, repair, top_nodes
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
+        >>> case = hand_built()[0]
+        >>> some = top_nodes(random_scores(neurons(case.model).space), 3)
+        >>> better = repair(case.model, case.prompts, some, RepairConfig(rounds=2))
+        >>> better.losses[-1] <= better.losses[0]
+        True
     """
-    nodes = parts_of(model, dictionary)
-    now = flat(nodes, mask).astype(bool)
-    target = target_of(model, prompts, config.batch_size)
-    (start,) = measured_losses(model, prompts, [mask], config, dictionary=nodes)
-    losses, spent = [float(start)], 1
+    parts = parts_of(model, dictionary)
+    row, before = read(parts, mask, "circuit")
+    now = row.astype(bool)
+    if config.mean is None:
+        config = dataclasses.replace(config, mean=0.5 if "mean" in before.ablations else 0.0)
+    seen = before | looked(model, prompts, dictionary, tuple(shares(config)))
 
     def measured(rows: np.ndarray) -> np.ndarray:
-        circuits = [unflat(nodes, row) for row in rows]
-        return measured_losses(model, prompts, circuits, config, dictionary=nodes)
+        if not len(rows):
+            return np.array([np.inf])
+        circuits = [unflat(parts, row) for row in rows]
+        return measured_losses(model, prompts, circuits, config, dictionary=parts)
 
+    first, empty = measured(np.stack([now, np.zeros_like(now)]))
+    losses, spent = [float(first)], 1
+    target = None
     for _ in range(config.rounds):
-        slope = np.asarray(_slope(model.bare(), nodes, target, jnp.asarray(now), config.metric))
-        rows = _proposals(now, slope, config.pairs)
+        if target is None:
+            means = parts if config.mean else None
+            target = target_of(model, prompts, config.batch_size, means=means)
+        rows = _proposals(now, _slope_of(model, parts, target, now, config), config.pairs)
         spent += GRADIENT + len(rows)
-        found = measured(rows) if len(rows) else np.array([np.inf])
+        found = measured(rows)
         enough = losses[-1] * (1 - config.least)
         if not found.min() < enough:
             # No swap helps alone: two at once, of those that cost least.
-            rows = _doubled(now, rows[np.argsort(found, kind="stable")[: 2 * config.pairs]])
+            likely = np.argsort(found[: len(rows)], kind="stable")[: 2 * config.pairs]
+            rows = _doubled(now, rows[likely])
             spent += len(rows)
-            found = measured(rows) if len(rows) else np.array([np.inf])
+            found = measured(rows)
             if not found.min() < enough:
                 break
         now = rows[found.argmin()]
         losses.append(float(found.min()))
-    return Repaired(unflat(nodes, now), tuple(losses), spent)
-
-
-def measured_losses(
-    model: LanguageModel,
-    prompts: Prompts,
-    masks: Sequence[Nodes | Edges],
-    config: RepairConfig = RepairConfig(),
-    *,
-    dictionary: Parts | Transcoder | None = None,
-    ablation: str = "counterfactual",
-) -> np.ndarray:
-    """(K,) the loss that a search makes small, of circuits, over all prompts.
-
-    Args:
-        model: The model.
-        prompts: Where to measure.
-        masks: K circuits.
-        config: Batches and the weight of the metric.
-        dictionary: As in `search_masks`.
-        ablation: What closed parts are set to.
-
-    Returns:
-        (K,) float64.
-    """
-    found = behaviour(
-        model, prompts, list(masks), ablation=ablation, dictionary=dictionary, reference=prompts,
-        batch_size=config.batch_size, with_model=True,
+    return Repaired(
+        Selection(unflat(parts, now), seen), tuple(losses), spent, float(empty),
+        is_found(losses[-1], empty),
     )  # fmt: skip
-    whole = np.asarray(found.metric[0], np.float64)
-    scale = whole.mean() if abs(whole.mean()) > 1e-3 else 1.0
-    off = (((found.metric[1:] - whole) / scale) ** 2).mean(1)
-    return np.asarray(found.kl[1:], np.float64).mean(1) + config.metric * off
 
 
 def _proposals(now: np.ndarray, slope: np.ndarray, pairs: int) -> np.ndarray:
@@ -181,16 +151,30 @@ def _doubled(now: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return found[found.sum(1) == now.sum()]
 
 
-@functools.partial(jax.jit, static_argnames="weight")
+def _slope_of(
+    model: LanguageModel, parts: Parts, target: Target, now: np.ndarray, config: RepairConfig
+) -> np.ndarray:
+    """(N,) gradient of the measured loss with respect to the mask, each ablation with its share."""
+    row, total = jnp.asarray(now, jnp.float32), np.zeros(len(now))
+    for name, share in shares(config).items():
+        total += share * np.asarray(
+            _slope(model.bare(), parts, target, row, config.metric, name == "mean")
+        )
+    return total
+
+
+@functools.partial(jax.jit, static_argnames=("weight", "mean"))
 def _slope(
-    model: LanguageModel, nodes: Parts, target: Target, now: jax.Array, weight: float
+    model: LanguageModel, parts: Parts, target: Target, now: jax.Array, weight: float, mean: bool
 ) -> jax.Array:
-    """(N,) gradient of the loss with respect to the mask, where it is 0 or 1."""
-    other = counterfactual(model, nodes, target.prompts)
+    """(N,) gradient of the loss under one ablation, where the mask is 0 or 1."""
     scale = target.scale()
+    batch = target.take(jnp.arange(len(target.metric)), model.mesh)
+    other = counterfactual(model, parts, batch.prompts)
+    other = mixed(model, parts, batch, other, float(mean), jax.random.key(0))
 
     def of(row: jax.Array) -> jax.Array:
-        rows = jnp.broadcast_to(row, (len(target.metric), len(row)))
-        return loss(model, nodes, target, other, rows, weight, scale)[0]
+        rows = jnp.broadcast_to(row, (len(batch.metric), len(row)))
+        return loss(model, parts, batch, other, rows, weight, scale)[0]
 
-    return replicate(jax.grad(of)(now.astype(jnp.float32)), model.mesh)
+    return replicate(jax.grad(of)(now), model.mesh)

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.mask_search import search_masks
-from hagd_jax.search.parts import Parts
-from hagd_jax.search.repair import RepairConfig, repair
-from hagd_jax.search.schedule import MaskConfig
+from hagd_jax.search.config import MaskConfig, RepairConfig
+from hagd_jax.search.mask_search import trained_circuits
+from hagd_jax.search.mask_steps import mask_ranks
+from hagd_jax.search.parts import Given, read
+from hagd_jax.search.repair import repair
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Edges, Nodes
+from hagd_jax.units import Parts, Selection, parts_of
 
 
 class Best(NamedTuple):
     """What restarts came to.
 
     Attributes:
-        mask: The circuit of the least loss.
-        kept: (N,) ranks of all nodes in the search that led to it.
+        mask: The circuit of the least loss, as a `Selection`.
+        ranks: (N,) log-probabilities of all nodes in the search that led to it.
         losses: Of every start, after repair.
+        empty: Loss of the empty circuit.
+        found: Whether the best circuit takes away 5% of the empty circuit's loss or more; if not,
+            every restart found nothing, and the circuit should not be used.
     """
 
-    mask: Any
-    kept: Any
+    mask: Selection
+    ranks: np.ndarray
     losses: tuple[float, ...]
+    empty: float
+    found: bool
+
+    __repr__ = one_line
 
 
 def search_restarts(
     model: LanguageModel,
     prompts: Prompts,
-    starts: Sequence[Nodes | Edges],
+    starts: Sequence[Given],
     size: int,
     config: MaskConfig = MaskConfig(),
     swaps: RepairConfig = RepairConfig(rounds=20),
@@ -44,38 +58,48 @@ def search_restarts(
     """Train masks from each of several scores, repair what they find, and keep the best.
 
     One search may end where no swap leads out, such as in half of a circuit of exclusive-or. The
-    loss over the discovery prompts decides; of equals the first.
+    loss over the discovery prompts decides, and of equal ones the first.
 
     Args:
         model: The model.
-        prompts: To discover on.
+        prompts: Prompts to discover on.
         starts: Membership scores, one a restart; equal ones still differ in batches and noise.
-        size: Of the circuit.
+        size: Circuit size, in nodes.
         config: How masks are trained.
-        swaps: How circuits are repaired.
+        swaps: How circuits are repaired; under the same ablations, if `swaps.mean` is None.
         dictionary: As in `search_masks`.
-        seed: Of the first restart; the next ones count up.
+        seed: Seed of the first restart; the next ones count up.
 
     Returns:
-        The best circuit.
+        The best circuit, which has seen what all starts have seen; check `found` before using it.
 
     Raises:
         InputError: If there is no start, or it or the size does not fit.
 
     Example:
-        >>> nothing = Nodes.full(space, 0.0)
-        >>> search_restarts(model, prompts, [scores, nothing, nothing], 16).losses
-        (0.021, 0.02, 1.38)
+        >>> from hagd_jax.baselines import random_scores
+        >>> from hagd_jax.search import MaskConfig, search_restarts
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
+        >>> case, config = hand_built()[0], MaskConfig(steps=20)
+        >>> starts = [random_scores(neurons(case.model).space, seed) for seed in (0, 1)]
+        >>> best = search_restarts(case.model, case.prompts, starts, 3, config)
+        >>> len(best.losses), best.found
+        (2, True)
     """
     if not starts:
         raise InputError("starts", got="none", expected="one or more scores")
-    found = []
+    parts = parts_of(model, dictionary)
+    seen = functools.reduce(operator.or_, (read(parts, scores)[1] for scores in starts))
+    if swaps.mean is None:
+        swaps = dataclasses.replace(swaps, mean=config.mean)
+    results = []
     for number, scores in enumerate(starts):
-        circuits, state = search_masks(
+        circuits, state = trained_circuits(
             model, prompts, scores, [size], config, dictionary=dictionary, seed=seed + number
         )
         better = repair(model, prompts, circuits[size], swaps, dictionary=dictionary)
-        found.append((better.losses[-1], better.mask, state.kept[0]))
-    losses = tuple(loss for loss, _, _ in found)
-    _, mask, kept = found[losses.index(min(losses))]
-    return Best(mask, kept, losses)
+        results.append((better, mask_ranks(state, [size])[0]))
+    losses = tuple(better.losses[-1] for better, _ in results)
+    better, ranks = results[losses.index(min(losses))]
+    return Best(better.mask.after(seen), ranks, losses, better.empty, better.found)

@@ -5,39 +5,48 @@ from __future__ import annotations
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.units import Nodes
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Nodes, Scores, Selection
 
 
-def top_nodes(scores: Nodes, size: int) -> Nodes:
-    """The `size` nodes whose scores are highest, sign included.
+def top_nodes(scores: Nodes | Scores, size: int) -> Selection:
+    """Keep the `size` nodes with the highest scores, sign included.
 
-    A node with a negative score works against the behaviour; keeping it costs faithfulness, so
+    A node with a negative score works against the behaviour, and keeping it costs faithfulness; so
     the sign decides and not the magnitude. Ties go to the earlier node.
 
     Args:
-        scores: `Nodes` of float, (L, H) and (L, F).
-        size: How many to keep.
+        scores: `Nodes` of float, (L, H) and (L, F), or `Scores` of them.
+        size: Number of nodes to keep, from 0 to all.
 
     Returns:
-        `Nodes` of bool, True for the kept ones.
+        The selection. It has seen what the scores have seen; `Nodes` have an unknown history.
 
     Raises:
-        InputError: If the size is not between 0 and the number of nodes, or a score is not finite.
+        InputError: If the size is not between 0 and the number of nodes, or a score is not finite,
+            or these are not scores of nodes.
 
     Example:
+        >>> import numpy as np
+        >>> from hagd_jax.search import top_nodes
+        >>> from hagd_jax.units import Nodes
         >>> scores = Nodes(np.array([[3.0, -5.0]]), np.array([[1.0, 0.0, 2.0]]))
         >>> top_nodes(scores, 2).flat().tolist()
         [True, False, False, False, True]
     """
-    total = scores.space.nodes
-    if not 0 <= size <= total:
-        raise InputError("number of nodes", got=size, expected=f"0 to {total}")
-    flat = scores.flat()
+    known = isinstance(scores, Scores)
+    values, seen = (scores.values, scores.seen) if known else (scores, Seen.unknown())
+    if not isinstance(values, Nodes):
+        raise InputError("scores", got=type(values).__name__, expected="`Nodes`, or `Scores`")
+    total = values.space.nodes
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 0 <= size <= total:
+        raise InputError("number of nodes", got=repr(size), expected=f"0 to {total}")
+    flat = values.flat()
     if not np.isfinite(flat).all():
         raise InputError(
             "scores", got=f"{np.sum(~np.isfinite(flat))} that are not finite", expected="numbers"
         )
-    return scores.like(highest(flat, size))
+    return Selection(values.like(highest(flat, int(size))), seen)
 
 
 def highest(scores: np.ndarray, size: int) -> np.ndarray:

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
-from hagd_jax.search.hard_concrete import held, open_probability, sample
+from hagd_jax.search.hard_concrete import held, log_open_probability, open_probability, sample
+from hagd_jax.tasks.seen import Seen
 
 
 @struct.dataclass
@@ -20,20 +22,41 @@ class Tree:
 
     Attributes:
         clusters: One (N,) int32 array for each level above the nodes, coarsest first.
-        counts: How many clusters each of those levels has.
+        counts: Number of clusters of each of those levels.
+        seen: The data that decided the clusters; None if that is not recorded.
+
+    Example:
+        >>> import numpy as np
+        >>> from hagd_jax.search import Tree
+        >>> Tree.of([np.array([0, 0, 1, 1])]).counts
+        (2,)
     """
 
     clusters: tuple[Any, ...]
     counts: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    seen: Seen | None = struct.field(pytree_node=False, default=None)
+
+    __repr__ = one_line
 
     @classmethod
-    def of(cls, clusters: Sequence[np.ndarray]) -> Tree:
+    def of(cls, clusters: Sequence[np.ndarray], *, seen: Seen | None = None) -> Tree:
         """Check the levels, and count their clusters.
+
+        Args:
+            clusters: (N,) cluster of every node, one array a level, coarsest first; or the
+                `Levels` that `hierarchy.clusters_of` returns, which know what they have seen.
+            seen: The data that decided the clusters. Clusters that no data decided have seen
+                `Seen.nothing()`; None is unknown.
+
+        Returns:
+            The tree.
 
         Raises:
             InputError: If levels are of different length, numbers are not whole and 0 or more, or
                 a cluster is not within one of the level above.
         """
+        own = getattr(clusters, "seen", None)
+        seen = own if seen is None else seen if own is None else own | seen
         rows = [np.asarray(level) for level in clusters]
         for upper, lower in zip([None, *rows[:-1]][: len(rows)], rows, strict=True):
             if lower.ndim != 1 or len(lower) != len(rows[0]) or not len(lower):
@@ -48,7 +71,17 @@ class Tree:
                     "tree", got="a cluster in two of the level above", expected="levels that nest"
                 )
         levels = tuple(level.astype(np.int32) for level in rows)
-        return cls(levels, tuple(int(level.max()) + 1 for level in rows))
+        return cls(levels, tuple(int(level.max()) + 1 for level in rows), seen)
+
+    def history(self) -> Seen:
+        """What the clusters have seen: nothing if there are none, unknown if it is not recorded."""
+        if not self.clusters:
+            return Seen.nothing()
+        return Seen.unknown() if self.seen is None else self.seen
+
+    def bare(self) -> Tree:
+        """Without what it has seen, which would enter a compilation key for nothing."""
+        return self.replace(seen=None)  # type: ignore[attr-defined]
 
 
 def gathered(tree: Tree, values: Sequence[jax.Array]) -> list[jax.Array]:
@@ -112,10 +145,22 @@ def draw(
     return jnp.prod(jnp.stack(masks), axis=0)
 
 
-def ranks(tree: Tree, logits: Sequence[jax.Array], opened: jax.Array) -> jax.Array:
-    """(N,) by which nodes are kept: log-probability of being open, all levels together."""
-    chances = [
-        jnp.where(on, jax.nn.log_sigmoid(level), 0.0)
-        for on, level in zip(opened, gathered(tree, logits), strict=True)
-    ]
-    return jnp.sum(jnp.stack(chances), axis=0)
+def ranks(tree: Tree, logits: Sequence[jax.Array], size: jax.Array) -> jax.Array:
+    """Rank nodes for a circuit of one size: by the log-probability that a mask of that size opens.
+
+    log P(node open) = Σ over its levels of log σ(α − τ + T log 11), the open probability of the
+    hard concrete distribution (`open_probability`), with the shift τ at which the expected number
+    of open nodes is `size`.
+    All levels decide, those that have not joined the training yet with the logits they began with.
+
+    Args:
+        tree: The tree.
+        logits: Of all levels, see `expected_size`.
+        size: () the size asked for.
+
+    Returns:
+        (N,) float32, at most 0; the `size` nodes with the highest ranks are the circuit.
+    """
+    everywhere = jnp.ones(len(logits), bool)
+    own = gathered(tree, shifted(tree, logits, everywhere, size))
+    return jnp.sum(log_open_probability(jnp.stack(own)), axis=0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.prompts import Prompts, make_prompts
@@ -67,6 +68,8 @@ class Algorithm:
     decides: int | None = None
     shares: Mapping[str, np.ndarray] | None = None
 
+    __repr__ = one_line
+
     def require(self, model: LanguageModel) -> None:
         """Refuse a model that computes something else, by its vocabulary and positions.
 
@@ -105,8 +108,7 @@ class Algorithm:
         for _ in range(_TRIES):
             drawn = self.inputs(rng, 4 * count)
             kept = np.concatenate([kept, drawn[part_of(drawn[:, : self.decides]) == part]])
-            _, first = np.unique(kept, axis=0, return_index=True)
-            kept = kept[np.sort(first)]
+            kept = kept[np.sort(first_places(kept))]
             if len(kept) >= count:
                 break
         return kept[:count]
@@ -195,6 +197,26 @@ class Algorithm:
             good = (theirs >= 0) & (theirs != answers[rows, position][same])
             other[same[good]] = tried[good]
         return other
+
+
+def first_places(rows: np.ndarray) -> np.ndarray:
+    """Places at which the different rows stand first.
+
+    Args:
+        rows: (N, n) whole numbers.
+
+    Returns:
+        One place for each different row, in no particular order.
+
+    Example:
+        >>> sorted(first_places(np.array([[0, 1], [2, 0], [0, 1]])).tolist())
+        [0, 1]
+    """
+    # As whole numbers to the base of the largest entry, which sort much faster than rows.
+    least, base = int(rows.min(initial=0)), int(rows.max(initial=0)) + 1
+    if least < 0 or base ** rows.shape[1] >= 2**63:
+        return np.unique(rows, axis=0, return_index=True)[1]
+    return np.unique(rows @ base ** np.arange(rows.shape[1]), return_index=True)[1]
 
 
 def part_of(inputs: np.ndarray) -> np.ndarray:

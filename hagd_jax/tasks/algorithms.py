@@ -182,13 +182,13 @@ def dyck(length: int = 12, depth: int = 3) -> Algorithm:
     def inputs(rng: np.random.Generator, count: int) -> np.ndarray:
         coins = rng.random((count, length))
         rows = rng.integers(2, size=(count, length))
-        for row, coin in zip(rows, coins, strict=True):
-            stack = []
-            for i in range(length):
-                if not stack or (len(stack) < depth and coin[i] < 0.5):
-                    stack.append(row[i])
-                else:
-                    row[i] = stack.pop() + 2
+        stack, open_, every = np.zeros((count, depth), int), np.zeros(count, int), np.arange(count)
+        for i in range(length):
+            opens = (open_ == 0) | ((open_ < depth) & (coins[:, i] < 0.5))
+            top = open_ - ~opens  # where this token opens, or what it closes was opened
+            stack[every[opens], top[opens]] = rows[opens, i]
+            rows[:, i] = np.where(opens, rows[:, i], stack[every, np.maximum(top, 0)] + 2)
+            open_ = top + opens
         return rows
 
     def changed(rng: np.random.Generator, inputs: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Models whose circuits are known."""
 
-from hagd_jax.testbeds.case import Case, as_task, scrambled
+from hagd_jax.testbeds.case import Case, as_task
 from hagd_jax.testbeds.compiled import Compiled, Program, compile_program, compiled_prompts
+from hagd_jax.testbeds.guise import hidden_in, scrambled
 from hagd_jax.testbeds.hand_built import hand_built
+from hagd_jax.testbeds.known import compiled_case, known_cases
 from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
@@ -13,7 +15,7 @@ from hagd_jax.testbeds.small_training import (
     train_modular,
     train_small,
 )
-from hagd_jax.testbeds.structure import program_edges
+from hagd_jax.testbeds.structure import program_edges, program_nodes
 from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 
 __all__ = [
@@ -28,10 +30,14 @@ __all__ = [
     "TwoHopConfig",
     "as_task",
     "compile_program",
+    "compiled_case",
     "compiled_prompts",
     "hand_built",
+    "hidden_in",
+    "known_cases",
     "necessary_edges",
     "program_edges",
+    "program_nodes",
     "scrambled",
     "skip_share",
     "small_model",

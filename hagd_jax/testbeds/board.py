@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import flax.traverse_util
-import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, param_specs
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
+from hagd_jax.testbeds.blank import written, zeros
 
 BOS = "<s>"
 # A score so far above others' that a softmax leaves them 1e-13.
@@ -55,7 +54,7 @@ class Board:
             activation="relu",
             gated_mlp=self.gated,
         )
-        self.params = {path: np.zeros(s.shape) for path, s in param_specs(self.config).items()}
+        self.params = zeros(self.config)
         table = self.params["embed/embedding"]
         table[:, : len(self.words)] = np.eye(len(self.words))
         table[:, self.place["one"]] = 1
@@ -141,6 +140,5 @@ class Board:
 
     def model(self, name: str) -> LanguageModel:
         """What was written."""
-        flat = {path: jnp.asarray(value, jnp.float32) for path, value in self.params.items()}
-        params = flax.traverse_util.unflatten_dict(flat, sep="/")
-        return LanguageModel(params, self.config, tokenizer=Tokenizer.words(self.words), name=name)
+        words = Tokenizer.words(self.words)
+        return LanguageModel(written(self.params), self.config, tokenizer=words, name=name)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Node
+from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import SPLITS, Task, Text
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.board import BOS, Board
 
+PROMPTS = 128
+Row = tuple[str, ...]
 _CONSTANT_FREE = ("mean", "resample", "counterfactual")
 
 
@@ -36,12 +38,14 @@ class Case(NamedTuple):
     truth: Mapping[str, frozenset[Node]]
     why: str
 
+    __repr__ = one_line
+
 
 def make_case(
     name: str,
     board: Board,
-    rows: Iterable[tuple[str, ...]],
-    rule: Callable[[tuple[str, ...]], str],
+    rows: Iterable[Row],
+    rule: Callable[[Row], str],
     carries: frozenset[Node],
     constant: frozenset[Node],
     why: str,
@@ -74,10 +78,31 @@ def make_case(
     return Case(name, board.model(name), prompts, truth, why)
 
 
-def letters(choices: Iterable[str], length: int, *, first: str = "") -> list[tuple[str, ...]]:
+def letters(choices: Iterable[str], length: int, *, first: str = "") -> list[Row]:
     """All prompts of so many letters, "?" at their end and perhaps a sign before them."""
     start = (first,) if first else ()
     return [(*start, *row, "?") for row in itertools.product(choices, repeat=length)]
+
+
+def balanced(
+    rows: Sequence[Row], kind: Callable[[Row], Hashable], count: int = PROMPTS
+) -> list[Row]:
+    """So many different rows, the kinds of them in turn.
+
+    Args:
+        rows: All there are.
+        kind: Row → its kind.
+        count: How many.
+
+    Returns:
+        The rows; fewer if there are fewer.
+    """
+    rng = np.random.default_rng(len(rows))
+    queues: dict[Hashable, list[Row]] = {}
+    for i in rng.permutation(len(rows)):
+        queues.setdefault(kind(rows[i]), []).append(rows[i])
+    turns = itertools.zip_longest(*(queues[key] for key in sorted(queues, key=str)))
+    return [row for turn in turns for row in turn if row is not None][:count]
 
 
 def units(*names: str) -> frozenset[Node]:
@@ -86,51 +111,45 @@ def units(*names: str) -> frozenset[Node]:
     return frozenset(Node(kind, *map(int, place.split("."))) for kind, place in split)
 
 
-def as_task(case: Case) -> Task:
-    """The prompts of a case as a task: all splits are all inputs, as there are no others."""
-    words, p = case.model.tokenizer, case.prompts
-    assert words is not None
-    rows = zip(p.clean.tolist(), p.corrupted.tolist(), p.answer, p.distractor, strict=True)
-    said = []
-    for clean, other, right, wrong in rows:
-        told = [words.decode(ids) for ids in (clean, other, [int(right)], [int(wrong)])]
-        said.append(Text(told[0], told[1], told[2], told[3], case.name))
-    splits = {str(split): p for split in SPLITS}
-    return Task(case.name, case.why, splits, dict.fromkeys(splits, tuple(said)))
-
-
-def scrambled(case: Case, seed: int) -> Case:
-    """The same computation in another guise: heads and neurons change places, the stream is turned.
+def as_task(case: Case, *, test: int | None = None, seed: int = 0) -> Task:
+    """The prompts of a case as a task.
 
     Args:
-        case: Without norms, as all are here.
-        seed: Of the permutations and the rotation.
+        case: The case; no prompt of it is there twice.
+        test: Prompts of the test split, drawn at random; three quarters of the others are those to
+            discover on, the rest those to select on. If None, all splits are all inputs.
+        seed: Of the draw.
 
     Returns:
-        The case, with its truth in the new places.
+        The task.
+
+    Raises:
+        InputError: If that leaves no prompt for another split.
+
+    Example:
+        >>> task = as_task(hand_built()[0], test=16)
+        >>> {split: len(prompts) for split, prompts in task.splits.items()}
+        {'discover': 48, 'select': 17, 'test': 16}
     """
-    rng = np.random.default_rng(seed)
-    c, p = case.model.config, jax.tree.map(np.array, case.model.params)
-    turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
-    moved: dict[tuple[str, int], np.ndarray] = {}
-    attn, mlp = p["blocks"]["attn"], p["blocks"]["mlp"]
-    for layer in range(c.n_layers):
-        heads, neurons = rng.permutation(c.n_heads), rng.permutation(c.d_mlp)
-        # New place i holds what was at place order[i].
-        moved["head", layer], moved["neuron", layer] = np.argsort(heads), np.argsort(neurons)
-        for name in "qkv":
-            kernel = np.einsum("ed,dhk->ehk", turn.T, attn[name]["kernel"][layer])
-            attn[name]["kernel"][layer] = kernel[:, heads]
-            attn[name]["bias"][layer] = attn[name]["bias"][layer][heads]
-        attn["o"]["kernel"][layer] = attn["o"]["kernel"][layer][heads] @ turn
-        for name in mlp.keys() - {"out"}:
-            mlp[name]["kernel"][layer] = (turn.T @ mlp[name]["kernel"][layer])[:, neurons]
-            mlp[name]["bias"][layer] = mlp[name]["bias"][layer][neurons]
-        mlp["out"]["kernel"][layer] = mlp["out"]["kernel"][layer][neurons] @ turn
-    attn["o"]["bias"], mlp["out"]["bias"] = attn["o"]["bias"] @ turn, mlp["out"]["bias"] @ turn
-    p["embed"]["embedding"] = p["embed"]["embedding"] @ turn
-    p["unembed"]["kernel"] = turn.T @ p["unembed"]["kernel"]
-    place = lambda n: Node(n.kind, n.layer, int(moved[n.kind, n.layer][n.index]))  # noqa: E731
-    truth = {name: frozenset(map(place, nodes)) for name, nodes in case.truth.items()}
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)
-    return case._replace(model=case.model.replace(params=params), truth=truth)
+    words, p = case.model.tokenizer, case.prompts
+    assert words is not None
+    parts = {str(split): np.arange(len(p)) for split in SPLITS}
+    if test is not None:
+        if test not in range(1, len(p) - 1):
+            raise InputError(
+                f"test prompts of case {case.name}", got=test, expected=f"1 to {len(p) - 2}"
+            )
+        order = np.random.default_rng(seed).permutation(len(p))
+        found = test + max(1, (len(p) - test) * 3 // 4)
+        parts = {"discover": order[test:found], "select": order[found:], "test": order[:test]}
+    rows = zip(p.clean.tolist(), p.corrupted.tolist(), p.answer, p.distractor, strict=True)
+    texts = []
+    for clean, other, right, wrong in rows:
+        said = [words.decode(ids) for ids in (clean, other, [int(right)], [int(wrong)])]
+        texts.append(Text(said[0], said[1], said[2], said[3], case.name))
+    return Task(
+        case.name,
+        case.why,
+        {split: p[own] for split, own in parts.items()},
+        {split: tuple(texts[i] for i in own) for split, own in parts.items()},
+    )

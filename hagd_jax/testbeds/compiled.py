@@ -2,26 +2,30 @@
 
 The compiler is Tracr (Lindner et al., 2023, arXiv:2301.05062; the package `tracr-pypi`). Its
 models have no norms and read and write a labelled basis, one direction for every value of every
-variable, so who reads what from whom stands in the weights.
+variable, so who reads what from whom stands in the weights. A model is returned only if it says
+what its program says on every input of every length up to the program's.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.traverse_util
-import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError, MissingDependencyError
-from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, param_specs
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.testbeds.blank import written
+from hagd_jax.testbeds.crafting import BOS, Crafted, craft, run, tracr
 
-BOS = "BOS"
-_PAD = "compiler_pad"
 _MOST_INPUTS = 20_000
+# Steps of MLPs, in turn until the model is right. Beyond the last, float32 rounds the steps away.
+EXACTNESS = (100.0, 1000.0, 10_000.0)
+# How far outputs may be from the program's: a share of the distance to the next value.
+_OFF = 0.05
 
 
 class Program(NamedTuple):
@@ -31,7 +35,7 @@ class Program(NamedTuple):
         name: Of the program.
         make: Returns the RASP expression; called with the compiler's `rasp` and `lib` modules.
         vocabulary: The input tokens.
-        length: Tokens of an input.
+        length: Tokens of the longest input; every length from 1 to it is claimed.
         causal: Whether attention sees earlier tokens alone.
     """
 
@@ -52,16 +56,28 @@ class Compiled(NamedTuple):
             programs compete by their distance: logit_c = 2 c y − c², the largest is the nearest.
         labels: (D,) what each direction of the stream stands for.
         values: All values that outputs can have, as tokens.
+        tables: Length → all inputs of it, (N, 1 + length) tokens with BOS first, and what the
+            program says at each position, as tokens, −1 for nothing.
+        exactness: How steep the steps of its MLPs are, see `craft`.
     """
 
     program: Program
     model: LanguageModel
     labels: tuple[str, ...]
     values: tuple[int, ...]
+    tables: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    exactness: float
+
+    __repr__ = one_line
 
 
 def compile_program(program: Program) -> Compiled:
-    """Compile a program into our decoder.
+    """Compile a program into our decoder, and prove it right.
+
+    Every input of every length from 1 to the program's is run through the model and compared with
+    what the program itself says: the output direction of a numerical program is the value to within
+    5% of the distance to the next value, that of a categorical one is 1 for the value and 0 for
+    others to within 5%.
 
     Args:
         program: The program.
@@ -71,84 +87,98 @@ def compile_program(program: Program) -> Compiled:
 
     Raises:
         MissingDependencyError: If the compiler is not installed.
-        InputError: If there are too many inputs to look at all.
+        InputError: If it is no program, if it has too many inputs to look at all, if it does not
+            compile, or if the compiled model says something else on some input.
 
     Example:
         >>> found = compile_program(PROGRAMS["reverse"])
         >>> found.model.config.n_layers
         4
     """
-    rasp, lib, compiling = _compiler()
-    count = len(program.vocabulary) ** program.length
-    if count > _MOST_INPUTS:
-        raise InputError(
-            f"program {program.name}", got=f"{count} inputs", expected=f"at most {_MOST_INPUTS}"
-        )
-    expression = program.make(rasp, lib)
-    made = compiling.compile_rasp_to_model(
-        expression,
-        vocab=set(program.vocabulary),
-        max_seq_len=program.length,
-        compiler_bos=BOS,
-        compiler_pad=_PAD,
-        causal=program.causal,
-    )
+    _require(program)
+    t = tracr()
+    expression, said = _said(program, t.rasp, t.lib)
+    seen = _values(said)
     words = [*program.vocabulary, BOS]
-    seen = _values(program, expression)
-    numerical = not rasp.is_categorical(expression)
+    numerical = not t.rasp.is_categorical(expression)
     extra = [value for value in seen if numerical or value not in words]
     vocabulary = [*words, *extra]
-    config = _config(made, len(vocabulary), program.length + 1, numerical=numerical)
-    params = _params(made, config, words)
-    labels = np.array(made.residual_labels)
-    if numerical:
-        # An input token is never the answer.
-        squares = [*[1e4] * len(words), *np.square(extra)]
-        params["unembed/bias"][:] = -np.array(squares)
-        scale = np.array([*[0.0] * len(words), *(2 * value for value in extra)])
-        params["unembed/kernel"][:] = (labels == expression.label)[:, None] * scale
+    place = {value: len(words) + i for i, value in enumerate(extra)}
+    if not numerical:
+        place = {value: vocabulary.index(value) for value in seen}
+    tables = {n: _table(program, rows, place) for n, rows in said.items()}
+    wrong = 0
+    for exactness in EXACTNESS:
+        crafted = craft(
+            expression, words, len(vocabulary), program.length,
+            causal=program.causal, exactness=exactness,
+        )  # fmt: skip
+        _unembed(crafted, expression.label, vocabulary, extra if numerical else None)
+        wrong = sum(_wrong(crafted, *table, extra, numerical) for table in tables.values())
+        if not wrong:
+            break
     else:
-        columns = np.array([f"{expression.label}:{value}" for value in vocabulary])
-        params["unembed/kernel"][:] = labels[:, None] == columns
-    flat = {path: jnp.asarray(value, jnp.float32) for path, value in params.items()}
-    tokenizer = Tokenizer.words([_word(value) for value in vocabulary])
+        count = sum(int((answers >= 0).sum()) for _, answers in tables.values())
+        raise InputError(
+            f"program {program.name}",
+            got=f"a compiled model that is wrong on {wrong} of {count} outputs",
+            expected="the program's output everywhere",
+            mend="Use shorter inputs or fewer values: float32 cannot tell these apart.",
+        )
     model = LanguageModel(
-        flax.traverse_util.unflatten_dict(flat, sep="/"),
-        config,
-        tokenizer=tokenizer,
+        written(crafted.params),
+        crafted.config,
+        tokenizer=Tokenizer.words([_word(value) for value in vocabulary]),
         name=f"tracr-{program.name}",
     )
-    values = tuple(vocabulary.index(value) for value in seen)
-    if numerical:
-        values = tuple(range(len(words), len(vocabulary)))
-    return Compiled(program, model, tuple(made.residual_labels), values)
+    values = tuple(place[value] for value in seen)
+    return Compiled(program, model, crafted.labels, values, tables, exactness)
 
 
-def compiled_prompts(compiled: Compiled, length: int | None = None, *, seed: int = 0) -> Prompts:
+def compiled_prompts(
+    compiled: Compiled, length: int | None = None, *, position: int | None = None, seed: int = 0
+) -> Prompts:
     """Every input of one length, asked at every position at which the program has a value.
 
     Args:
         compiled: The program.
         length: Tokens of an input, BOS not counted; the longest by default. These models may read
             both ways, and would read padding.
+        position: Ask there alone, 1 for the first token after BOS; everywhere by default.
         seed: Of the counterfactuals: other inputs, whose values there are the distractors where
             they differ.
 
     Returns:
         The prompts, input by input.
+
+    Raises:
+        InputError: If the program was not compiled for this length, or says nothing there.
+
+    Example:
+        >>> found = compile_program(PROGRAMS["hist"])
+        >>> len(compiled_prompts(found, 3)), len(compiled_prompts(found, 3, position=1))
+        (81, 27)
     """
-    program, model = compiled.program, compiled.model
+    program = compiled.program
     length = program.length if length is None else length
-    rasp, lib, _ = _compiler()
-    expression = program.make(rasp, lib)
-    inputs = list(itertools.product(program.vocabulary, repeat=length))
-    number = _numbers(compiled, rasp, expression)
-    bos = len(program.vocabulary)
-    tokens = np.array([[bos, *map(program.vocabulary.index, row)] for row in inputs])
-    found = np.array([[-1, *map(number, expression(list(row)))] for row in inputs])
-    rng = np.random.default_rng(seed)
+    if length not in compiled.tables:
+        raise InputError("length", got=length, expected=f"from 1 to {program.length}")
+    tokens, found = compiled.tables[length]
+    if position is not None:
+        if position not in range(1, length + 1):
+            raise InputError("position", got=position, expected=f"from 1 to {length}")
+        found = np.where(np.arange(length + 1) == position, found, -1)
     rows, positions = np.nonzero(found >= 0)
-    others = (rows + rng.integers(1, max(len(inputs), 2), len(rows))) % len(inputs)
+    if not len(rows):
+        where = "anywhere" if position is None else f"at position {position}"
+        raise InputError(
+            f"prompts of program {program.name}",
+            got=f"no output {where} on inputs of length {length}",
+            expected="some",
+            mend="Choose another length or position.",
+        )
+    rng = np.random.default_rng(seed)
+    others = (rows + rng.integers(1, max(len(tokens), 2), len(rows))) % len(tokens)
     right, wrong = found[rows, positions], found[others, positions]
     values = np.array(compiled.values)
     spare = values[(values != right[:, None]).argmax(1)]
@@ -158,84 +188,113 @@ def compiled_prompts(compiled: Compiled, length: int | None = None, *, seed: int
         tokens[others].tolist(),
         right,
         wrong,
-        vocab_size=model.config.vocab_size,
+        vocab_size=compiled.model.config.vocab_size,
         position=positions.tolist(),
     )
 
 
-def _numbers(compiled: Compiled, rasp: Any, expression: Any) -> Callable[[Any], int]:
-    """Values of a program → tokens; −1 for none."""
-    words = [*compiled.program.vocabulary, BOS]
-    seen = _values(compiled.program, expression)
-    if not rasp.is_categorical(expression):
-        place = {value: len(words) + i for i, value in enumerate(seen)}
-        return lambda value: -1 if value is None else place[float(value)]
-    vocabulary = [*words, *(value for value in seen if value not in words)]
-    return lambda value: -1 if value is None else vocabulary.index(value)
+def _require(program: Any) -> None:
+    if not isinstance(program, Program):
+        raise InputError(
+            "program", got=repr(program)[:80], expected="a `Program`",
+            mend='Those that are built in are in testbeds.PROGRAMS, such as PROGRAMS["reverse"].',
+        )  # fmt: skip
+    plain = isinstance(program.length, int) and not isinstance(program.length, bool)
+    if not plain or program.length < 1:
+        raise InputError(
+            f"length of program {program.name}",
+            got=repr(program.length),
+            expected="a whole number, 1 or more",
+        )
+    words = program.vocabulary
+    if not words or len(set(words)) < len(words) or BOS in words:
+        raise InputError(
+            f"vocabulary of program {program.name}", got=repr(words),
+            expected=f"one or more different words, {BOS!r} not among them",
+        )  # fmt: skip
+    count = sum(len(words) ** n for n in range(1, program.length + 1))
+    if count > _MOST_INPUTS:
+        raise InputError(
+            f"program {program.name}",
+            got=f"{count} inputs",
+            expected=f"at most {_MOST_INPUTS}, as all of them are tried",
+            mend="Use shorter inputs or fewer words.",
+        )
 
 
-def _values(program: Program, expression: Any) -> list[Any]:
-    """What a program can say, over all inputs of all lengths."""
-    seen: dict[Any, None] = {}
-    for length in range(1, program.length + 1):
-        for row in itertools.product(program.vocabulary, repeat=length):
-            seen |= dict.fromkeys(value for value in expression(list(row)) if value is not None)
-    numbers = all(isinstance(value, int | float) for value in seen)
-    return sorted(seen) if numbers else sorted(seen, key=str)
-
-
-def _compiler() -> tuple[Any, Any, Any]:
+def _said(program: Program, rasp: Any, lib: Any) -> tuple[Any, dict[int, list[list[Any]]]]:
+    """The expression, and length → what it says on all inputs of it."""
     try:
-        from tracr.compiler import compiling, lib
-        from tracr.rasp import rasp
-    except ImportError as error:
-        raise MissingDependencyError(
-            "tracr", got="not installed", mend="pip install 'hagd-jax[tracr]'"
+        expression = program.make(rasp, lib)
+        if not isinstance(expression, rasp.SOp):
+            raise TypeError(f"it makes {expression!r}, which is no sequence")
+        said = {
+            n: [expression(list(row)) for row in itertools.product(program.vocabulary, repeat=n)]
+            for n in range(1, program.length + 1)
+        }
+    # A program is somebody's code: anything may go wrong in it.
+    except Exception as error:
+        raise InputError(
+            f"program {program.name}",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"one that runs on every input of {program.vocabulary}",
         ) from error
-    return rasp, lib, compiling
+    return expression, said
 
 
-def _config(made: Any, vocabulary: int, positions: int, *, numerical: bool) -> DecoderConfig:
-    c = made.model_config
-    return DecoderConfig(
-        vocab_size=vocabulary,
-        n_layers=c.num_layers,
-        d_model=len(made.residual_labels),
-        n_heads=c.num_heads,
-        d_head=c.key_size,
-        d_mlp=c.mlp_hidden_size,
-        max_positions=positions,
-        norm="none",
-        positions="learned",
-        activation="relu",
-        causal=c.causal,
-        unembed_bias=numerical,
-    )
+def _values(said: Mapping[int, list[list[Any]]]) -> list[Any]:
+    """What a program can say, over all inputs of all lengths."""
+    seen = {value: None for rows in said.values() for row in rows for value in row}
+    found = [value for value in seen if value is not None]
+    numbers = all(isinstance(value, int | float) for value in found)
+    return sorted(found) if numbers else sorted(found, key=str)
 
 
-def _params(made: Any, config: DecoderConfig, words: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Path → the compiler's weights in our shapes; the unembedding is zero."""
-    params = {path: np.zeros(spec.shape) for path, spec in param_specs(config).items()}
-    theirs = {name: {k: np.asarray(v) for k, v in own.items()} for name, own in made.params.items()}
-    place = made.input_encoder.encoding_map
-    table = theirs["token_embed"]["embeddings"]
-    params["embed/embedding"][: len(words)] = table[[place[word] for word in words]]
-    params["positions/embedding"][:] = theirs["pos_embed"]["embeddings"]
-    heads, width = config.n_heads, config.d_head
-    for layer in range(config.n_layers):
-        own = f"transformer/layer_{layer}"
-        for ours, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            part = theirs[f"{own}/attn/{name}"]
-            params[f"blocks/attn/{ours}/kernel"][layer] = part["w"].reshape(-1, heads, width)
-            params[f"blocks/attn/{ours}/bias"][layer] = part["b"].reshape(heads, width)
-        out = theirs[f"{own}/attn/linear"]
-        params["blocks/attn/o/kernel"][layer] = out["w"].reshape(heads, width, -1)
-        params["blocks/attn/o/bias"][layer] = out["b"]
-        for ours, name in (("in", "linear_1"), ("out", "linear_2")):
-            part = theirs[f"{own}/mlp/{name}"]
-            params[f"blocks/mlp/{ours}/kernel"][layer] = part["w"]
-            params[f"blocks/mlp/{ours}/bias"][layer] = part["b"]
-    return params
+def _table(
+    program: Program, rows: list[list[Any]], place: Mapping[Any, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of one length as tokens, and the program's outputs."""
+    length = len(rows[0])
+    count = len(program.vocabulary)
+    inputs = np.array(list(itertools.product(range(count), repeat=length)))
+    said = [[-1, *(-1 if value is None else place[value] for value in row)] for row in rows]
+    return np.concatenate([np.full((len(inputs), 1), count), inputs], 1), np.array(said)
+
+
+def _unembed(
+    crafted: Crafted, label: str, vocabulary: list[Any], numbers: list[Any] | None
+) -> None:
+    """Fill in the unembedding: values as numbers, or one direction for each of them."""
+    kernel, bias = crafted.params["unembed/kernel"], crafted.params["unembed/bias"]
+    if numbers is None:
+        columns = np.array([f"{label}:{value}" for value in vocabulary])
+        kernel[:] = np.array(crafted.labels)[:, None] == columns
+        return
+    # An input token is never the answer.
+    words = len(vocabulary) - len(numbers)
+    bias[:] = -np.array([*[1e4] * words, *np.square(numbers)])
+    scale = np.array([*[0.0] * words, *(2 * value for value in numbers)])
+    kernel[:] = (np.array(crafted.labels) == label)[:, None] * scale
+
+
+def _wrong(
+    crafted: Crafted, tokens: np.ndarray, answers: np.ndarray, extra: list[Any], numerical: bool
+) -> int:
+    """Outputs that are not the program's."""
+    logits = run(crafted.config, crafted.params, tokens).logits
+    if numerical:
+        values = np.array(extra, np.float64)
+        gap = np.diff(values).min() if len(values) > 1 else 1.0
+        # logit_c + c² = 2 c y, of the largest c.
+        largest = int(np.abs(values).argmax())
+        c = values[largest]
+        y = (logits[..., len(logits[0, 0]) - len(values) + largest] + c * c) / (2 * c or 1.0)
+        right = values[np.maximum(answers - (logits.shape[-1] - len(values)), 0)]
+        bad = ~(np.abs(y - right) <= _OFF * gap)
+    else:
+        truth = answers[..., None] == np.arange(logits.shape[-1])
+        bad = ~(np.abs(logits - truth) <= _OFF).all(-1)
+    return int((bad & (answers >= 0)).sum())
 
 
 def _word(value: Any) -> str:

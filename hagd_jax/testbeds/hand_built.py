@@ -12,12 +12,18 @@ import math
 from collections.abc import Callable
 
 from hagd_jax.testbeds.board import BOS, Board
-from hagd_jax.testbeds.case import Case, letters, make_case, units
+from hagd_jax.testbeds.case import Case, Row, balanced, letters, make_case, units
 
 
-def either() -> Case:
-    """Is there an a or a b? Two heads, each enough where both are there."""
-    board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 6)
+def either(noise: str = "x") -> Case:
+    """Is there an a or a b? Two heads, each enough where both are there.
+
+    Args:
+        noise: Other letters, x first; with several of them prompts without an a or a b are as
+            frequent as those with one.
+    """
+    words = (BOS, "a", "b", *noise, "?", "yes", "no")
+    board = Board(words, ("A", "B", "X", "Y"), 1, 4, 6, 6)
     board.look(0, 0, "a", {"A": 1})
     board.look(0, 1, "b", {"B": 1})
     board.look(0, 2, "x", {"X": 1})  # nobody reads it
@@ -29,7 +35,7 @@ def either() -> Case:
     return make_case(
         "either",
         board,
-        letters("abx", 4),
+        _prompts("ab", noise),
         _whether(lambda row: {"a", "b"} & set(row) != set()),
         units("head 0.0", "head 0.1", "neuron 0.0", "neuron 0.1"),
         units("neuron 0.2"),
@@ -58,9 +64,13 @@ def both() -> Case:
     )
 
 
-def suppressed() -> Case:
-    """Is there an a? One head says so too loudly, another takes half of it back."""
-    board = Board((BOS, "a", "x", "?", "yes", "no"), ("A", "X", "Y"), 1, 4, 5, 6)
+def suppressed(noise: str = "x") -> Case:
+    """Is there an a? One head says so too loudly, another takes half of it back.
+
+    Args:
+        noise: Other letters, x first; with several of them prompts without an a are as frequent.
+    """
+    board = Board((BOS, "a", *noise, "?", "yes", "no"), ("A", "X", "Y"), 1, 4, 5, 6)
     board.look(0, 0, "a", {"A": 2})
     board.look(0, 1, "a", {"A": -1})
     board.look(0, 2, "x", {"X": 1})
@@ -71,7 +81,7 @@ def suppressed() -> Case:
     return make_case(
         "suppressed",
         board,
-        letters("ax", 4),
+        _prompts("a", noise),
         _whether(lambda row: "a" in row),
         units("head 0.0", "head 0.1", "neuron 0.0"),
         units("neuron 0.1"),
@@ -213,6 +223,14 @@ def hand_built() -> list[Case]:
     """
     cases = either, both, suppressed, parity, rotation, sorting
     return [*(make() for make in cases), two_tasks(1), two_tasks(2)]
+
+
+def _prompts(asked: str, noise: str) -> list[Row]:
+    """All prompts of four letters; if there is much noise, some, each set of letters in turn."""
+    rows = letters((*asked, *noise), 4)
+    if len(noise) == 1:
+        return rows
+    return balanced(rows, lambda row: tuple(letter in row for letter in asked))
 
 
 def _whether(rule: Callable[[tuple[str, ...]], bool]) -> Callable[[tuple[str, ...]], str]:

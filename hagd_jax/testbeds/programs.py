@@ -80,3 +80,66 @@ _ALL = (
     Program("repeated", _same_as_before, _LETTERS, 4),
 )
 PROGRAMS = {program.name: program for program in _ALL}
+
+
+def _pair(rasp: Any, lib: Any) -> Any:
+    before = lib.shift_by(1, rasp.tokens)
+    return rasp.SequenceMap(lambda x, y: f"{x}{y}", before, rasp.tokens).named("pair")
+
+
+def _with_first(rasp: Any, lib: Any) -> Any:
+    first = _select_first(rasp, lib)
+    return rasp.SequenceMap(lambda x, y: f"{x}{y}", first, rasp.tokens).named("with_first")
+
+
+def _mirrored_pair(rasp: Any, lib: Any) -> Any:
+    mirrored = lib.make_reverse(rasp.tokens)
+    return rasp.SequenceMap(lambda x, y: f"{x}{y}", mirrored, rasp.tokens).named("mirrored_pair")
+
+
+def _twice_shifted(rasp: Any, lib: Any) -> Any:
+    return lib.shift_by(1, lib.shift_by(2, rasp.tokens)).named("twice_shifted")
+
+
+def _next(rasp: Any, lib: Any) -> Any:
+    after = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query + 1)
+    return rasp.Aggregate(after, rasp.tokens, default=None).named("next")
+
+
+def _last(rasp: Any, lib: Any) -> Any:
+    last = rasp.Select(rasp.indices, lib.make_length() - 1, rasp.Comparison.EQ)
+    return rasp.Aggregate(last, rasp.tokens).named("last")
+
+
+def _changed(rasp: Any, lib: Any) -> Any:
+    before = lib.shift_by(1, rasp.tokens)
+    return rasp.SequenceMap(lambda x, y: x ^ y, before, rasp.tokens).named("changed")
+
+
+def _share_of_a(rasp: Any, lib: Any) -> Any:
+    return lib.make_frac_prevs(rasp.tokens == "a")
+
+
+_TWO, _FOUR, _BITS = ("a", "b"), ("a", "b", "c", "d"), (0, 1)
+# What the judge is judged with: inputs of five tokens, so that all of them fit one model; every
+# unit carries a good share of the outputs.
+BOARD = (
+    *(PROGRAMS[name]._replace(length=5) for name in ("hist", "count_a", "shift_two", "first")),
+    *(PROGRAMS[name]._replace(length=5) for name in ("reverse", "xproportion", "pair_balance")),
+    *(
+        PROGRAMS[name]._replace(name=f"{name} of four", vocabulary=_FOUR, length=5)
+        for name in ("hist", "count_a", "reverse", "shift")
+    ),
+    *(
+        PROGRAMS[name]._replace(name=f"{name} of two", vocabulary=_TWO, length=5)
+        for name in ("mirrored", "repeated", "after_a")
+    ),
+    Program("pair", _pair, _TWO, 5),
+    Program("with_first", _with_first, _TWO, 5),
+    Program("mirrored_pair", _mirrored_pair, _TWO, 5),
+    Program("changed", _changed, _BITS, 5),
+    Program("twice_shifted", _twice_shifted, _LETTERS, 5),
+    Program("next", _next, _LETTERS, 5),
+    Program("last", _last, _LETTERS, 5),
+    Program("share_of_a", _share_of_a, _LETTERS, 5),
+)

@@ -14,6 +14,7 @@ import hagd_jax.models as models
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import writing_to
 from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import agree, is_main, sync
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.testbeds.small_training import OnStep, SmallTrainConfig, train_small
 
@@ -29,6 +30,7 @@ def small_model(
     config: SmallTrainConfig | None = None,
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    dtype: str | None = None,
     folder: str | Path | None = None,
 ) -> LanguageModel:
     """What `train_small` gives, from the cache if it was trained before.
@@ -39,6 +41,7 @@ def small_model(
         config: Model and training.
         on_step: Called as training goes on; never if the model is in the cache.
         mesh: Devices.
+        dtype: Of weights and computation; what it was trained in, float32, by default.
         folder: The cache; by default the environment variable HAGD_CACHE names it, or it is
             hagd_jax in the user's cache folder (XDG_CACHE_HOME or ~/.cache).
 
@@ -55,17 +58,25 @@ def small_model(
     """
     config = config or SmallTrainConfig()
     place = _cache(folder) / f"{algorithm.model_name}-{_digest(algorithm, config, seed)}"
-    if place.is_dir():
+    if agree(place.is_dir()):
         try:
-            found = models.load(str(place), mesh=mesh)
-            algorithm.require(found)
-            return found.replace(name=algorithm.model_name)
+            return _loaded(place, algorithm, mesh, dtype)
         except CheckpointError:
             pass
     model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
-    with writing_to(place):
-        models.save(model, place, overwrite=True)
-    return model
+    if is_main():
+        with writing_to(place):
+            models.save(model, place, overwrite=True)
+    sync("small model saved")
+    return model if dtype is None else _loaded(place, algorithm, mesh, dtype)
+
+
+def _loaded(
+    place: Path, algorithm: Algorithm, mesh: jax.sharding.Mesh | None, dtype: str | None
+) -> LanguageModel:
+    found = models.load(str(place), mesh=mesh, dtype=dtype)
+    algorithm.require(found)
+    return found.replace(name=algorithm.model_name)
 
 
 def _cache(folder: str | Path | None) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.units import Edges
+from hagd_jax.units import Edges, Nodes
 
 
 def program_edges(model: LanguageModel) -> Edges:
@@ -70,6 +70,48 @@ def program_edges(model: LanguageModel) -> Edges:
         for rows in (edges.q[layer], edges.k[layer], edges.v[layer]):
             heard |= rows.any(0)
     return edges
+
+
+def program_nodes(model: LanguageModel) -> Nodes:
+    """Heads and neurons from which anything can flow to the logits.
+
+    Read from the logits backwards: a unit is there if it writes to a direction that the logits, or
+    a unit that is there and comes later, read. Ablating any other unit changes nothing.
+
+    Args:
+        model: Without norms, as compiled programs are.
+
+    Returns:
+        `Nodes` of bool.
+
+    Raises:
+        InputError: If the model has norms, which connect everything.
+
+    Example:
+        >>> found = program_nodes(compile_program(PROGRAMS["first"]).model)
+        >>> found.heads.tolist(), int(found.features.sum())
+        ([[True]], 0)
+    """
+    c = model.config
+    if c.norm != "none":
+        raise InputError("model", got=f"{c.norm} norms", expected="one without norms")
+    blocks = model.params["blocks"]
+    kernel = lambda part, name: np.asarray(blocks[part][name]["kernel"]) != 0  # noqa: E731
+    heads = np.zeros((c.n_layers, c.n_heads), bool)
+    neurons = np.zeros((c.n_layers, c.d_mlp), bool)
+    heard = (np.asarray(model.params["unembed"]["kernel"]) != 0).any(1)
+    inputs = [name for name in ("in", "gate") if name in blocks["mlp"]]
+    for layer in reversed(range(c.n_layers)):
+        neurons[layer] = (kernel("mlp", "out")[layer] & heard).any(1)
+        for name in inputs:
+            heard = heard | kernel("mlp", name)[layer][:, neurons[layer]].any(1)
+        heads[layer] = (kernel("attn", "o")[layer] & heard).any((1, 2))
+        group = c.n_heads // c.n_kv_heads
+        for name in "qkv":
+            # A key/value head is read by all query heads of its group.
+            own = heads[layer] if name == "q" else heads[layer].reshape(-1, group).any(1)
+            heard = heard | kernel("attn", name)[layer][:, own].any((1, 2))
+    return Nodes(heads, neurons)
 
 
 def _writes(model: LanguageModel) -> np.ndarray:

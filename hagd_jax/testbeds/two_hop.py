@@ -24,8 +24,10 @@ import jax
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
-from hagd_jax.models import DecoderConfig, LanguageModel, param_specs
+from hagd_jax.models import DecoderConfig, LanguageModel
+from hagd_jax.testbeds.blank import zeros
 
 VARIABLES = ("a", "b", "c", "B", "C")
 # Every Boolean function that depends on both arguments: its value on (0,0), (0,1), (1,0), (1,1).
@@ -140,6 +142,8 @@ class TwoHop(struct.PyTreeNode):
     present: Any
     values: Any
 
+    __repr__ = one_line
+
 
 def two_hop(seed: int, config: TwoHopConfig | None = None) -> TwoHop:
     """A model with chains of random functions, layers and directions.
@@ -210,7 +214,7 @@ def _weights(
     config: TwoHopConfig,
 ) -> dict:
     """The parameters: inputs in the embedding, truth tables in the MLPs, C in the unembedding."""
-    params = {path: np.zeros(spec.shape) for path, spec in param_specs(config.decoder).items()}
+    params = zeros(config.decoder)
     params["embed/embedding"] = np.einsum("tnv,nvd->td", values[..., :3], directions[:, :3])
     params["unembed/kernel"][:, : config.chains] = directions[:, 4].T
     into, bias, out = (

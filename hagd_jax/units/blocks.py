@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from hagd_jax.interventions import chain, mask_heads
-from hagd_jax.interventions.shapes import require_broadcast
+from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, Intervention, LanguageModel, scanned
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.sites import site_shape
@@ -36,7 +36,8 @@ class MaskMLPs(Intervention):
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The alternative broadcasts to the site."""
+        """The mask has one entry an MLP, and the alternative broadcasts to the site."""
+        require_mask("MLPs", jnp.shape(self.mask), (config.n_layers, tokens_shape[0], 1))
         target = site_shape("mlp_out", config, *tokens_shape)
         got = jnp.shape(self.alternative)[1:]
         require_broadcast("the alternative of MLPs, in each layer", got, target)

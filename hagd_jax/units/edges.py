@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
-from hagd_jax.interventions.shapes import require_broadcast
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index, require_is
+from hagd_jax.interventions.shapes import require_broadcast, require_values
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
+from hagd_jax.models.arrays import read_array
 from hagd_jax.models.sites import site_shape
 
 Values = Mapping[str, jax.Array]
@@ -52,6 +54,8 @@ class Edges:
     mlp: Any
     final: Any
 
+    __repr__ = one_line
+
     @classmethod
     def existing(cls, config: DecoderConfig) -> Edges:
         """True where a writer comes before a reader."""
@@ -73,6 +77,7 @@ class Edges:
     def without(self, edge: int) -> Edges:
         """The same with one entry false, counted as in `flat`."""
         flat = self.flat()
+        edge = require_index("edge", edge, len(flat))
         flat[edge] = False
         return self.like(flat)
 
@@ -83,6 +88,9 @@ class Edges:
     def like(self, flat: np.ndarray) -> Edges:
         """Undo `flat`."""
         leaves, structure = jax.tree.flatten(self)
+        flat, size = read_array("values of edges", flat), sum(map(np.size, leaves))
+        if flat.shape != (size,):
+            raise InputError("values of edges", got=f"shape {flat.shape}", expected=f"({size},)")
         ends = np.cumsum([np.size(x) for x in leaves])[:-1]
         parts = zip(np.split(np.asarray(flat), ends), leaves, strict=True)
         return jax.tree.unflatten(structure, [part.reshape(x.shape) for part, x in parts])
@@ -186,21 +194,27 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
         The intervention.
 
     Raises:
-        InputError: If the alternative lacks a site.
+        InputError: If the alternative lacks a site, or the mask is one of another model.
 
     Example:
         >>> other = forward(model, corrupted, capture=WRITES).trace
         >>> forward(model, tokens, mask_edges(model.config, mask, other)).logits
     """
-    missing = [site for site in WRITES if site not in alternative]
-    if missing:
-        raise InputError("alternative", got=sorted(alternative), expected=f"{missing} as well")
+    require_is("config", config, DecoderConfig)
+    require_is("mask", mask, Edges)
+    require_values("alternative", alternative, WRITES)
+    existing = Edges.existing(config)
+    for name, there in vars(existing).items():
+        own = np.shape(getattr(mask, name))
+        # A prompt axis stands after the layers, and in front where there are none.
+        if there.shape not in (own, (*own[:1], *own[2:]) if there.ndim > 1 else own[1:]):
+            raise InputError(f"mask of edges, {name}", got=own, expected=f"{there.shape}")
 
     def complement(mask: Any, there: np.ndarray) -> jax.Array:
         if np.ndim(mask) > there.ndim > 1:
             there = there[:, None]
         return jnp.where(there, 1 - jnp.asarray(mask, jnp.float32), 0)
 
-    cut = jax.tree.map(complement, mask, Edges.existing(config))
+    cut = jax.tree.map(complement, mask, existing)
     sites = (alternative[site] for site in WRITES)
     return MaskEdges(cut.q, cut.k, cut.v, cut.mlp, cut.final, *sites)

@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.arrays import read_array
+
 
 class Space(NamedTuple):
     """How many nodes there are.
@@ -51,10 +55,16 @@ class Nodes:
     heads: Any
     features: Any
 
+    __repr__ = one_line
+
     @classmethod
     def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:
         """The same value for every node."""
-        dtype = dtype or (jnp.bool_ if isinstance(value, bool) else jnp.float32)
+        require_is("space", space, Space)
+        given = read_array("value", value)
+        if given.ndim:
+            raise InputError("value", got=f"shape {given.shape}", expected="one number")
+        dtype = dtype or (jnp.bool_ if given.dtype == bool else jnp.float32)
         return cls(
             jnp.full((space.layers, space.heads), value, dtype),
             jnp.full((space.layers, space.features), value, dtype),
@@ -63,6 +73,12 @@ class Nodes:
     @classmethod
     def from_flat(cls, space: Space, flat: Any) -> Nodes:
         """Undo `flat`: heads first, each layer by layer."""
+        require_is("space", space, Space)
+        flat = read_array("values of nodes", flat)
+        if flat.shape != (space.nodes,):
+            raise InputError(
+                "values of nodes", got=f"shape {flat.shape}", expected=f"({space.nodes},)"
+            )
         cut = space.layers * space.heads
         shape = space.layers, -1
         return cls(flat[:cut].reshape(shape), flat[cut:].reshape(shape))

@@ -14,9 +14,10 @@ from hagd_jax.interventions import add, chain, replace
 from hagd_jax.models import forward
 from hagd_jax.scores import GradientConfig, eap, eap_edges, eap_ig, eap_ig_edges
 from hagd_jax.search import RepairConfig, measured_losses, top_nodes
+from hagd_jax.tasks import Seen, look
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.testbeds import hand_built
-from hagd_jax.units import Space, components, neurons
+from hagd_jax.units import Nodes, Space, components, neurons
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
 from tests.scores.test_node_graph import PLAIN, some_prompts
@@ -46,7 +47,7 @@ def test_eap_ig_of_a_neuron_is_its_move_times_its_mean_gradient():
 
         expected += (metric(0.1) - metric(-0.1)) / 0.2 / len(steps)
     assert abs(expected) > 1e-4
-    np.testing.assert_allclose(found.features[layer, index], expected, rtol=2e-2)
+    np.testing.assert_allclose(found.values.features[layer, index], expected, rtol=2e-2)
 
 
 def test_first_order_scores_fail_where_they_are_known_to():
@@ -54,7 +55,7 @@ def test_first_order_scores_fail_where_they_are_known_to():
     case = CASES["either"]
     truth = case.truth["counterfactual"]
     scores = eap(case.model, case.prompts)
-    best = top_nodes(scores, len(truth))
+    best = top_nodes(scores, len(truth)).mask
     kinds = zip(("head", "neuron"), (best.heads, best.features), strict=True)
     chosen = {Node(k, *p) for k, x in kinds for p in np.argwhere(np.asarray(x)).tolist()}
     assert np.isfinite(scores.flat()).all()
@@ -81,7 +82,7 @@ def test_edges_score_what_component_graphs_do():
         ).sum()
     )(clean)
     expected = jnp.sum(final * (clean - other)) / len(prompts)
-    np.testing.assert_allclose(whole.final.sum(), expected, rtol=1e-4)
+    np.testing.assert_allclose(whole.values.final.sum(), expected, rtol=1e-4)
 
 
 def test_all_circuits_are_measured():
@@ -93,13 +94,18 @@ def test_all_circuits_are_measured():
     assert found.losses[-1] == pytest.approx(0, abs=1e-6)
     size = len(case.truth["counterfactual"])
     best = found.members[found.best(size)]
+    assert (found.circuit(size).flat() == best).all()
+    assert found.circuit(size).seen == look(
+        case.prompts, ablation="counterfactual", model=case.model, dictionary="neurons"
+    )
+    for bad in (-1, space.nodes + 1):
+        with pytest.raises(InputError, match=f"0 to {space.nodes}"):
+            found.best(bad)
     loop = min(
         itertools.combinations(range(space.nodes), size),
         key=lambda nodes: found.losses[sum(1 << n for n in nodes)],
     )
     assert np.flatnonzero(best).tolist() == list(loop)
-    from hagd_jax.units import Nodes
-
     some = [Nodes.from_flat(space, found.members[row]) for row in (0, 5, 77)]
     again = measured_losses(case.model, case.prompts, some, RepairConfig(batch_size=16))
     np.testing.assert_allclose(found.losses[[0, 5, 77]], again, rtol=1e-5)
@@ -120,3 +126,6 @@ def test_too_many_nodes_are_refused_and_chance_is_seeded():
     assert (one == two).all()
     assert (one != other).any()
     assert one.shape == (14,)
+    assert baselines.random_scores(space).seen == Seen.nothing()
+    with pytest.raises(InputError, match="0 or more"):
+        baselines.random_scores(space, -1)

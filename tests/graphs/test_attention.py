@@ -1,5 +1,8 @@
 """Heads that carry edges and pairs that make scores, against taking heads and sources out."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hagd_jax.graphs import AttributionConfig, attribute, edge_heads, query_key
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.interventions import chain, freeze, mask_heads
 from hagd_jax.models import forward
+from hagd_jax.transcoders import TranscoderConfig, init
 from tests.graphs.brute import HELD, Written, effects, sources
 from tests.graphs.test_attribute import PROMPT, case
 
@@ -118,3 +122,37 @@ def test_places_that_do_not_exist_are_refused(name, value):
     asked = {"layer": 1, "head": 0, "query": 2, "key": 1} | {name: value}
     with pytest.raises(InputError, match=name):
         query_key(model, transcoder, graph, **asked)
+
+
+@pytest.mark.parametrize("name", ["per layer", "neurons"])
+def test_weights_that_a_graph_was_not_made_with_are_refused(name, caplog):
+    """Of the same shape, they would give numbers of another graph."""
+    model, transcoder = case(name)
+    graph = attribute(model, transcoder, PROMPT, AttributionConfig(max_logits=1))
+    other = model.replace(params=jax.tree.map(lambda x: x * 1.01, model.params))
+    asked = {"layer": 1, "head": 0, "query": 3, "key": 1}
+    for call in (
+        lambda one, two: edge_heads(one, two, graph, [0]),
+        lambda one, two: query_key(one, two, graph, **asked),
+    ):
+        with pytest.raises(InputError, match="a model with digest"):
+            call(other, transcoder)
+        if transcoder is not None:
+            changed = transcoder.params | {"W_dec": transcoder.params["W_dec"] * 1.01}
+            with pytest.raises(InputError, match="a transcoder with digest"):
+                call(model, transcoder.replace(params=changed))
+    info = dataclasses.replace(graph.info, weights="")
+    old = graph.replace(info=info)
+    with caplog.at_level("WARNING", "hagd_jax"):
+        known = edge_heads(model, transcoder, graph, [0])
+        assert not caplog.records
+        np.testing.assert_array_equal(edge_heads(model, transcoder, old, [0]), known)
+    assert "does not record the weights of its model" in caplog.text
+
+
+def test_a_graph_of_neurons_is_refused_with_features_as_many():
+    model, _ = case("neurons")
+    graph = attribute(model, None, PROMPT, AttributionConfig(max_logits=1))
+    config = TranscoderConfig(n_layers=3, d_model=16, n_features=graph.info.features, k=4)
+    with pytest.raises(InputError, match="expected neurons"):
+        edge_heads(model, init(config, jax.random.key(0)), graph, [0])

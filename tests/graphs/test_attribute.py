@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import AttributionConfig, attribute, difference_target, prompt, scores, sources
+from hagd_jax.graphs import (
+    AttributionConfig,
+    attribute,
+    difference_target,
+    graph_scores,
+    prompt,
+    sources,
+)
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, LogitTarget
 from hagd_jax.graphs.sources import round_up
 from hagd_jax.models import DecoderConfig, forward
@@ -175,7 +182,18 @@ BAD = {
     "target text": ({"targets": " Paris"}, "no tokenizer"),
     "no target": ({"targets": []}, "one or more"),
     "infinite direction": ({"targets": LogitTarget("x", (1,), (np.nan,))}, "finite numbers"),
-    "no direction": ({"targets": LogitTarget("x", (1,), (0.0,))}, "not all 0"),
+    "no direction": ({"targets": LogitTarget("x", (1,), (0.0,))}, "do not cancel"),
+    "a direction of nothing": (
+        {"targets": LogitTarget("x", (1, 2, 1, 2), (0.5, -1.0, -0.5, 1.0))},
+        "do not cancel",
+    ),
+    "words as coefficients": ({"targets": LogitTarget("x", (1,), ("a",))}, "array of numbers"),
+    "a fraction": ({"targets": 1.5}, "an integer from 0 to 23"),
+    "a NumPy fraction": ({"targets": np.float32(1)}, "an integer from 0 to 23"),
+    "a JAX fraction": ({"targets": [jnp.float32(1)]}, "an integer from 0 to 23"),
+    "true": ({"targets": True}, "an integer from 0 to 23"),
+    "rows as a prompt": ({"prompt": [[1], [1, 2]]}, "unequal length"),
+    "fractions as a prompt": ({"prompt": [1.0, 2.0]}, "row of token ids"),
     "empty direction": ({"targets": LogitTarget("x", (), ())}, "one or more tokens"),
     "worthless direction": ({"targets": LogitTarget("x", (1,), weight=-1.0)}, "above 0"),
     "nothing active": ({"prompt": [5]}, "none active"),
@@ -221,4 +239,4 @@ def test_half_precision_agrees_with_full_as_far_as_it_can():
     half = model.replace(params=cast(model.params), config=model.config.replace(dtype="bfloat16"))
     graph, full = (attribute(m, transcoder, PROMPT) for m in (half, model))
     assert np.isfinite(graph.to_dense()).all()
-    assert abs(scores(graph).replacement - scores(full).replacement) < 0.05
+    assert abs(graph_scores(graph).replacement - graph_scores(full).replacement) < 0.05

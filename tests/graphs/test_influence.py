@@ -1,14 +1,28 @@
 """Influence, scores and pruning against dense linear algebra and plain loops."""
 
+import dataclasses
+import json
+
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hagd_jax.errors import ConfigError
-from hagd_jax.graphs import influence, prune, scores, subgraph
-from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.graphs import (
+    graph_scores,
+    influence,
+    neuronpedia_json,
+    prune,
+    subgraph,
+    task_graph,
+    to_neuronpedia,
+)
+from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, NodeTable, make_graph
+from hagd_jax.hierarchy import supernodes
+from hagd_jax.report.graph_data import graph_data
+from hagd_jax.report.graph_page import claim
 from tests.graphs.made_up import made_up
 
 SEEDS = st.integers(0, 10_000)
@@ -36,9 +50,9 @@ def test_scores_equal_their_definition():
     found, kind = influence(graph), graph.nodes.kind
     words, errors = found[kind == EMBEDDING].sum(), found[kind == ERROR].sum()
     assert 0.1 < words / (words + errors) < 0.9
-    assert scores(graph).replacement == pytest.approx(words / (words + errors))
+    assert graph_scores(graph).replacement == pytest.approx(words / (words + errors))
     clean, reach = 1 - share[:, kind == ERROR].sum(1), found + weight
-    assert scores(graph).completeness == pytest.approx(clean @ reach / reach.sum())
+    assert graph_scores(graph).completeness == pytest.approx(clean @ reach / reach.sum())
 
 
 def test_folded_edges_count_in_scores_as_the_edges_did():
@@ -51,8 +65,12 @@ def test_folded_edges_count_in_scores_as_the_edges_did():
     assert fold.sum() > 5
     folded = subgraph(graph, kept._replace(nodes=kept.nodes | True, edges=~fold))
     assert len(folded.weights) == len(graph.weights) - fold.sum()
-    assert scores(folded).replacement == pytest.approx(scores(graph).replacement, abs=1e-6)
-    assert scores(folded).completeness == pytest.approx(scores(graph).completeness, abs=1e-6)
+    assert graph_scores(folded).replacement == pytest.approx(
+        graph_scores(graph).replacement, abs=1e-6
+    )
+    assert graph_scores(folded).completeness == pytest.approx(
+        graph_scores(graph).completeness, abs=1e-6
+    )
     total = graph.to_dense().sum(1)
     np.testing.assert_allclose(folded.to_dense().sum(1) + folded.nodes.remainder, total, atol=1e-5)
 
@@ -141,3 +159,103 @@ def test_cumulative_rises_to_one():
 def test_thresholds_are_shares(name, value):
     with pytest.raises(ConfigError, match=name):
         prune(made_up(), **{name: value})
+
+
+def without_edges(graph):
+    nothing = np.zeros(0, np.int32)
+    return make_graph(graph.nodes, nothing, nothing, np.zeros(0, np.float32), graph.info)
+
+
+def without_nodes():
+    table = NodeTable(*(np.asarray(column)[:0] for column in made_up().nodes))
+    info = dataclasses.replace(made_up().info, targets=(), active=0)
+    nothing = np.zeros(0, np.int32)
+    return make_graph(table, nothing, nothing, np.zeros(0, np.float32), info)
+
+
+EMPTY = {
+    "no edges": lambda: without_edges(made_up()),
+    "edges of nothing": lambda: scaled(made_up(), 0.0),
+    "targets without weight": lambda: weightless(made_up()),
+    "no features": lambda: made_up(features=0),
+    "no nodes": without_nodes,
+}
+
+
+def scaled(graph, factor):
+    return make_graph(
+        graph.nodes, graph.senders, graph.receivers, graph.weights * factor, graph.info
+    )
+
+
+def weightless(graph):
+    table = graph.nodes._replace(weight=np.zeros_like(graph.nodes.weight))
+    return make_graph(table, graph.senders, graph.receivers, graph.weights, graph.info)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_graphs_in_which_nothing_moves_a_target_have_no_influence(name, tmp_path):
+    graph = EMPTY[name]()
+    found = graph_scores(graph)
+    assert all(0 <= value <= 1 for value in found)
+    kept = prune(graph)
+    assert np.isfinite(kept.cumulative).all()
+    if name != "no features":
+        assert not influence(graph).any()
+        assert not kept.cumulative.any()
+        # None of it is needed for any share of nothing.
+        assert not kept.edges.any()
+        assert (kept.nodes == (graph.nodes.kind >= EMBEDDING)).all()
+    to_neuronpedia(graph, tmp_path / "graph.json")
+    record = json.loads((tmp_path / "graph.json").read_text())
+    assert len(record["nodes"]) == kept.nodes.sum()
+    assert len(supernodes(graph)) <= len(graph.of_kind(0))
+
+
+@given(
+    seed=SEEDS, features=st.integers(0, 3), logits=st.integers(0, 2),
+    density=st.sampled_from([0.0, 0.3]), factor=st.sampled_from([0.0, 1e-30, 1.0]),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_small_graphs_have_a_result_everywhere(seed, features, logits, density, factor):
+    """Whatever is missing: features, targets, edges, or all weight of these."""
+    made = made_up(seed, layers=2, length=2, features=features, logits=logits, density=density)
+    graph = scaled(made, factor)
+    kept = prune(graph)
+    small = subgraph(graph, kept)
+    assert small.count == kept.nodes.sum() >= 2 + logits
+    for found in (influence(graph), influence(small), np.array(graph_scores(graph))):
+        assert np.isfinite(found).all()
+        assert (found >= 0).all()
+    json.dumps(neuronpedia_json(graph), allow_nan=False)
+    json.dumps(graph_data(graph), allow_nan=False)
+    assert claim(graph, graph_scores(graph)).endswith(".")
+    assert supernodes(graph) is not None
+    mean = task_graph([graph, small])
+    assert mean.count >= 2
+    assert np.isfinite(mean.nodes.influence).all()
+
+
+@pytest.mark.parametrize("call", [influence, graph_scores, prune, neuronpedia_json, supernodes])
+def test_weights_that_are_no_numbers_are_refused(call):
+    graph = scaled(made_up(), np.nan)
+    with pytest.raises(InputError, match="not finite"):
+        call(graph)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_every_node_has_an_id_of_its_own(tokens):
+    """Targets may be the same token many times, and directions."""
+    graph = made_up(logits=len(tokens))
+    first = len(graph.nodes.kind) - len(tokens)
+    index = graph.nodes.index.copy()
+    index[first:] = [-1 if token == 3 else token for token in tokens]
+    graph = make_graph(
+        graph.nodes._replace(index=index), graph.senders, graph.receivers, graph.weights, graph.info
+    )
+    nodes = neuronpedia_json(graph)["nodes"]
+    logits = [node for node in nodes if node["feature_type"] == "logit"]
+    assert len(logits) == len(tokens)
+    assert len({node["node_id"] for node in nodes}) == len(nodes)
+    assert len({node["jsNodeId"] for node in logits}) == len(logits)

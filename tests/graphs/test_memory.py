@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hagd_jax.errors import InputError
 from hagd_jax.graphs import AttributionConfig
 from hagd_jax.graphs.memory import free_memory, memory_of, require_memory
-from hagd_jax.graphs.rows import Rows
+from hagd_jax.graphs.rows import TargetRows
 from hagd_jax.graphs.stored_rows import Columns, stored_rows
 from hagd_jax.models import DecoderConfig
 
@@ -32,7 +32,7 @@ def test_kept_rows_are_as_large_as_was_said(edges):
     assert said == sum(array.nbytes for array in arrays)
     values = np.random.default_rng(0).normal(size=(2, columns.total)).astype(np.float32)
     mass = np.abs(values) @ np.eye(3)[np.repeat([0, 1, 2], [120, 24, 8])]
-    store.add(Rows(values, values.sum(1), mass), np.array([-1, -1]), np.array([3, 3]))
+    store.add(TargetRows(values, values.sum(1), mass), np.array([-1, -1]), np.array([3, 3]))
     found = store.influence(np.array([0.5, 0.25]))
     if edges is None:
         expected = np.array([0.5, 0.25]) / mass.sum(1) @ np.abs(values)

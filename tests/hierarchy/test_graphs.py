@@ -23,7 +23,7 @@ from tests.scores.test_node_graph import PLAIN, some_prompts
 
 
 def symmetric(graph, values):
-    count = len(graph.nodes.kind if hasattr(graph, "nodes") else graph.places.kind)
+    count = len(graph.nodes.kind)
     found = np.zeros((count, count))
     ends = np.asarray(graph.graph.receivers), np.asarray(graph.graph.senders)
     np.add.at(found, ends, np.abs(np.asarray(values, np.float64)))
@@ -50,6 +50,13 @@ def test_every_kind_of_graph_has_weights_and_layers():
         Tree.of(levels)
     with pytest.raises(InputError, match="an attribution graph"):
         as_weights(jraph.GraphsTuple(*[None] * 7))
+    with pytest.raises(InputError, match="a NodeGraph"):
+        clusters_of(prompt)
+    with pytest.raises(InputError, match="an AttributionGraph"):
+        supernodes(nodes)
+    for clusters, chosen in (([np.zeros(2, int)], [0]), ([np.zeros(1, int)], [3])):
+        with pytest.raises(InputError, match="expected"):
+            with_rest(clusters, np.array(chosen), np.zeros(3, int))
 
 
 def test_nodes_without_edges_are_clustered_by_layer_and_kind():
@@ -60,7 +67,7 @@ def test_nodes_without_edges_are_clustered_by_layer_and_kind():
     levels = clusters_of(graph, HierarchyConfig(ratio=0.4, least=2))
     Tree.of(levels)
     rest = np.setdiff1d(np.arange(len(graph.score)), some)
-    group = 2 * graph.places.layer + graph.places.kind
+    group = 2 * graph.nodes.layer + graph.nodes.kind
     for level in levels:
         pairs = np.unique(np.stack([group[rest], level[rest]]), axis=1)
         assert len(np.unique(pairs[1])) == len(pairs[0]) == len(np.unique(group[rest]))
@@ -90,6 +97,10 @@ def test_supernodes_hold_every_feature_once_and_have_names():
         layers = np.asarray(graph.nodes.layer)[group]
         assert name.startswith(f"L{layers.min()}")
         assert any(graph.info.words[int(graph.nodes.position[n])].strip() in name for n in group)
+    for most in (1, 3):
+        few = supernodes(graph, HierarchyConfig(ratio=1 / 8, band=1), most=most)
+        assert 1 <= len(few) <= most
+        assert sorted(node for _, group in few for node in group) == sorted(members)
     told = supernodes(graph, most=8, names=lambda node: [f"word{node % 2}"])
     assert all("word" in name for name, _ in told)
     with pytest.raises(InputError, match="most"):

@@ -18,8 +18,9 @@ from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS
 from hagd_jax.meta.learner import init, states
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.scores.node_graph import FEATURE, HEAD, NodeGraph, NodePlaces
+from hagd_jax.search import MaskConfig, search_masks, top_nodes
 from hagd_jax.testbeds import hand_built, scrambled
-from hagd_jax.units import Space
+from hagd_jax.units import Nodes, Space
 
 SMALL = meta.LearnerConfig(width=16, heads=2, rounds=2)
 
@@ -86,7 +87,7 @@ def small_graph(count, ends, weights, score):
 def test_odd_graphs_are_described_and_scored(graph):
     seen = meta.describe(graph)
     assert np.isfinite(seen.graph.nodes).all()
-    scores = meta.score(meta.load(), seen)
+    scores = meta.score(meta.load(), seen).flat()
     assert scores.shape == graph.score.shape
     assert np.isfinite(scores).all()
 
@@ -141,15 +142,23 @@ def test_it_learns_and_adapts_to_graphs_it_has_not_seen():
     before, after = [], []
     for seed in range(100, 106):
         one = known(seed)
-        prior = meta.score(learner, meta.Described(one.graph, {}))
+        described = meta.Described(one.graph, {}, Space(1, 4, len(one.members) - 4))
+        prior = meta.score(learner, described).flat()
         before.append(auroc(prior, one.members))
-        rows = meta.adapted(learner, states(learner, one.graph), one.measured)
-        after.append(auroc(np.asarray(rows), one.members))
+        rows = meta.adapt(learner, described, one.measured).flat()
+        after.append(auroc(rows, one.members))
     assert np.mean(before) > 0.9
     assert np.mean(after) > 0.9
-    again = meta.train([known(seed) for seed in range(12)], config)
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(learner), strict=True):
+
+
+def test_same_examples_and_seed_give_the_same_learner():
+    config, examples = meta.MetaConfig(learner=SMALL, steps=3), [known(seed) for seed in range(2)]
+    one, two, other = (
+        meta.train(examples, dataclasses.replace(config, seed=seed)) for seed in (0, 0, 1)
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
 
 
 def test_the_inner_loop_goes_toward_what_was_measured():
@@ -178,8 +187,17 @@ def test_effects_are_those_of_ablating_each_node_alone():
     assert needed == truth
     scores = mean_scores(case.model, case.prompts)
     assert meta.describe(graph, scores).graph.nodes.shape[0] == total
-    with pytest.raises(InputError, match="0 to"):
-        meta.effects(case.model, case.prompts, np.array([total]))
+    for bad in ([total], [-1], [], [0.5], [[0]]):
+        with pytest.raises(InputError, match="0 to"):
+            meta.effects(case.model, case.prompts, np.array(bad))
+    with pytest.raises(ConfigError, match="ablation"):
+        meta.effects(case.model, case.prompts, np.array([0]), ablation="none")
+    with pytest.raises(InputError, match="1 or more nodes"):
+        meta.most_telling(np.arange(3.0), 0)
+    with pytest.raises(InputError, match="3 values; expected 10"):
+        meta.describe(graph, Nodes(np.zeros((1, 1)), np.zeros((1, 2))))
+    with pytest.raises(InputError, match="got Nodes; expected a NodeGraph"):
+        meta.describe(scores)
     telling = meta.most_telling(np.arange(10.0), 4, seed=1)
     assert {8, 9} <= set(telling.tolist())
     assert len(telling) == 4
@@ -209,11 +227,49 @@ def test_the_learner_that_is_shipped_knows_members_of_guises_it_has_not_seen():
         members = np.zeros(len(graph.score), bool)
         for node in case.truth["counterfactual"]:
             kind = HEAD if node.kind == "head" else FEATURE
-            own = zip(*graph.places, strict=True)
+            own = zip(*graph.nodes, strict=True)
             members |= [tuple(map(int, p)) == (kind, node.layer, node.index) for p in own]
         assert 0 < members.sum() < len(members)
-        found.append(auroc(meta.score(meta.load(), seen), members))
+        found.append(auroc(meta.score(meta.load(), seen).flat(), members))
     assert np.mean(found) > 0.9
+
+
+def test_a_search_begins_at_the_learners_scores_and_they_hang_on_what_it_is_shown():
+    """Before the first step, circuits are the learner's best nodes; not signed IG's, nor chance's.
+
+    What it says depends on the edges and the scores that it is shown, and after measurements on
+    those, in the direction that they say.
+    """
+    case = scrambled(hand_built()[0], 9)
+    graph = node_graph(case.model, case.prompts, GradientConfig((0.3, 0.6, 0.9), 32))
+    scores = mean_scores(case.model, case.prompts)
+    learner, described = meta.load(), meta.describe(graph, scores)
+    prior = meta.score(learner, described)
+    config = MaskConfig(steps=1, learning_rate=1e-6)
+    made = search_masks(case.model, case.prompts, prior, [5, 3], config)
+    for size in (5, 3):
+        assert (made.circuits[size].flat() == top_nodes(prior, size).flat()).all()
+    assert (made.circuits[5].flat() != top_nodes(scores, 5).flat()).any()
+    for other in (
+        meta.describe(graph, scores.like(-scores.flat())),
+        meta.describe(graph.replace(score=graph.score[::-1]), scores),
+        meta.describe(
+            graph.replace(graph=graph.graph._replace(edges=-np.asarray(graph.weights))), scores
+        ),
+    ):
+        assert np.ptp(meta.score(learner, other).flat() - prior.flat()) > 1e-3
+    order = np.argsort(prior.flat())
+    low, high = int(order[0]), int(order[-1])
+    measured = meta.Measured(np.array([low, high]), np.array([1.0, 0.0], np.float32))
+    after = meta.adapt(learner, described, measured).flat()
+    gap = lambda row: row[low] - row[high]  # noqa: E731
+    assert gap(after) > gap(prior.flat()) + 1e-3
+    again = meta.adapt(learner, described, measured._replace(effects=measured.effects[::-1]))
+    assert gap(again.flat()) < gap(after)
+    with pytest.raises(InputError, match="0 to 9"):
+        meta.adapt(learner, described, measured._replace(places=np.array([3, 10])))
+    with pytest.raises(InputError, match="`describe`"):
+        meta.score(learner, described._replace(space=None))
 
 
 def test_what_cannot_be_learnt_is_refused():

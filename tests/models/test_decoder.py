@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
 from hagd_jax import models
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, HagdError, InputError
 from hagd_jax.models import BLOCK_SITES, SITES, DecoderConfig, RopeScaling, forward, init
 from hagd_jax.models.model import _forward
 from hagd_jax.parallel import make_mesh
@@ -208,11 +209,56 @@ def test_seventy_billion_parameters_in_shape_only():
         ([[1], [1, 2]], "unequal length"),
         ([[0.5]], "integer ids"),
         (np.zeros((1, 6), int), "max_positions = 5"),
+        ("a text", "no tokenizer"),
     ],
 )
 def test_bad_tokens_are_refused_before_tracing(tokens, words):
     with pytest.raises(InputError, match=words):
         forward(init(BARE, jax.random.key(0)), tokens)
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        ([[5]] * 4, "got 5 to 5; expected 0 to 4"),
+        ([[-1]] * 4, "got -1 to -1"),
+        ([[0]], r"got shape \(1, 1\); expected shape \(4, any\)"),
+        ([[]] * 4, r"got shape \(4, 0\)"),
+        ([0, 1], r"got shape \(2,\)"),
+        ([[0.0]] * 4, "dtype float64; expected integers"),
+        ([[True]] * 4, "dtype bool; expected integers"),
+        ([[0], [0, 1]], "unequal length"),
+    ],
+)
+def test_positions_to_read_are_those_of_tokens(read, words):
+    with pytest.raises(InputError, match=f"read: .*{words}"):
+        forward(init(BARE, jax.random.key(0)), TOKENS, read=read)
+
+
+@pytest.mark.parametrize("number", [int, np.int8, np.asarray, jnp.int32])
+def test_logits_are_read_at_the_positions_asked_for(number):
+    model = noisy(BARE)
+    whole = forward(model, TOKENS).logits
+    some = forward(model, TOKENS, read=[[number(4), number(0)]] * 4).logits
+    np.testing.assert_allclose(some, whole[:, jnp.array([4, 0])], atol=EPS)
+
+
+def test_a_text_is_what_its_tokenizer_makes_of_it():
+    """All that the template adds, in its order, as the tokenizers library itself gives it."""
+    native = tokenizers.Tokenizer.from_str(models.Tokenizer.words(list("abcdefg")).json)
+    native.post_processor = tokenizers.processors.TemplateProcessing(
+        single="f g $A e", special_tokens=[("e", 4), ("f", 5), ("g", 6)]
+    )
+    expected = native.encode("a b").ids
+    assert expected == [5, 6, 0, 1, 4]
+    model = noisy(BARE).replace(tokenizer=models.Tokenizer(native.to_str()))
+    np.testing.assert_array_equal(forward(model, "a b").logits, forward(model, [expected]).logits)
+
+
+@pytest.mark.parametrize("capture", [3, None, ["resid_post", 3], [["neuron"]]])
+def test_what_is_no_site_is_named(capture):
+    with pytest.raises(HagdError, match="capture: got"):
+        forward(init(BARE, jax.random.key(0)), TOKENS, capture=capture)
 
 
 def test_unknown_site_names_the_nearest():

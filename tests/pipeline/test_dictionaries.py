@@ -101,7 +101,7 @@ def test_scores_of_cross_layer_features_sum_to_their_whole_effect(model, task, w
 
     effect = metric(1.0) - metric(0.0)
     assert abs(effect) > 0.05
-    assert np.abs(scores.features).max() > 0.01
+    assert np.abs(scores.values.features).max() > 0.01
     np.testing.assert_allclose(scores.flat().sum(), effect, rtol=0.02)
 
 
@@ -148,7 +148,7 @@ def test_one_and_eight_devices_give_the_same_circuit_of_features(model, task, wi
     discover, found = task.splits["discover"], []
     for where in (model, on_mesh(model, make_mesh("data=4,model=2"))):
         scores = mean_scores(where, discover, EXTRACT.gradient, dictionary=window)
-        mask = top_nodes(scores, 6)
+        mask = top_nodes(scores, 6).mask
         measured = behaviour(
             where, task.splits["test"], [mask], ablation="mean", dictionary=window,
             reference=discover,
@@ -165,7 +165,7 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
 ):
     run = open_run(tmp_path, {})
     config = dataclasses.replace(EXTRACT, judge=JudgeConfig(("zero",), controls=2, batch_size=8))
-    result = extract(model, task, config, dictionary=window, run=run)
+    result = extract(model, task, config, dictionary=window, out=run)
     record = json.loads((tmp_path / "circuit.json").read_text())
     assert record["space"] == [2, 2, 10]
     assert {kind for kind, *_ in record["nodes"]} <= {"head", "feature"}

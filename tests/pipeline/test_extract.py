@@ -16,10 +16,10 @@ from hagd_jax.causal import Circuit
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh
-from hagd_jax.pipeline import extract, open_run, run_until, score
-from hagd_jax.pipeline.find import find
-from hagd_jax.search import init_masks
-from hagd_jax.units import Nodes, neurons
+from hagd_jax.pipeline import extract, open_extraction, open_run, run_staged, run_until
+from hagd_jax.pipeline.extract import prepare
+from hagd_jax.scores import GradientConfig, mean_scores
+from hagd_jax.units import Nodes
 from tests.models.noise import on_mesh
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
@@ -50,7 +50,7 @@ def test_finds_the_planted_head_and_proves_it(copier, task):
 
 def test_a_wrong_circuit_is_rejected(copier, task):
     worst = Nodes(np.array([[1.0, 0.0]]), np.zeros((1, 8)))
-    mask = hagd.search.top_nodes(worst, 1)
+    mask = hagd.search.top_nodes(worst, 1).mask
     circuit = Circuit.from_mask(mask, worst, model="copier", task="copy")
     for verdict in hagd.causal.evaluate(copier, circuit, task, EXTRACT.judge):
         assert verdict.faithfulness.ratio_of_means.value < 0.1
@@ -75,79 +75,67 @@ def without_times(run):
     return [{k: v for k, v in r.items() if k not in ("time", "seconds")} for r in records]
 
 
+class Killed(BaseException):
+    pass
+
+
+def killed_at(where, copier, task, folder, save_every=0.0, config=EXTRACT):
+    """Run in a folder until (stage, steps done) is reported, and no further."""
+
+    def kill(stage, done, total):
+        if (stage, done) == where:
+            raise Killed
+
+    context, _ = prepare(copier, task, config, out=open_run(folder, {}))
+    with pytest.raises(Killed):
+        run_staged(dataclasses.replace(context, progress=kill, save_every=save_every))
+    return context.run
+
+
+@pytest.fixture(scope="module")
+def whole(copier, task, tmp_path_factory):
+    """A run that nobody killed."""
+    run = open_run(tmp_path_factory.mktemp("whole"), {})
+    return run, extract(copier, task, EXTRACT, out=run)
+
+
 @pytest.mark.parametrize("save_every", [0, 1e9], ids=["saved", "not saved"])
 @pytest.mark.parametrize("batches_before_kill", [0, 1, 2])
 def test_a_killed_run_continues_as_if_nothing_had_happened(
-    copier, task, tmp_path, batches_before_kill, save_every
+    copier, task, whole, tmp_path, batches_before_kill, save_every
 ):
-    class Killed(BaseException):
-        pass
-
-    def kill(stage, done, total):
-        if (stage, done) == ("score", 8 * (batches_before_kill + 1)):
-            raise Killed
-
-    whole = open_run(tmp_path / "whole", {})
-    expected = extract(copier, task, EXTRACT, run=whole)
-    broken = open_run(tmp_path / "broken", {})
-    with pytest.raises(Killed):
-        score(copier, task, EXTRACT.gradient, run=broken, progress=kill, save_every=save_every)
+    run, expected = whole
+    where = ("score", 8 * (batches_before_kill + 1))
+    broken = killed_at(where, copier, task, tmp_path / "broken", save_every)
     assert [r["step"] for r in without_times(broken)] == [
         8 * (i + 1) for i in range(batches_before_kill)
     ]
-    result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
+    result = extract(copier, task, EXTRACT, out=open_run(tmp_path / "broken", {}))
     np.testing.assert_array_equal(result.scores.flat(), expected.scores.flat())
-    assert without_times(broken) == without_times(whole)
-    saved = [Circuit.load(run.path / "circuit.json") for run in (whole, broken)]
+    assert without_times(broken) == without_times(run)
+    saved = [Circuit.load(each.path / "circuit.json") for each in (run, broken)]
     assert saved[0] == saved[1] == expected.circuit
 
 
 @pytest.mark.parametrize("save_every", [0, 1000])
-def test_masks_killed_in_training_end_the_same(copier, task, tmp_path, save_every):
-    class Killed(BaseException):
-        pass
-
-    def kill(stage, done, total):
-        if (stage, done) == ("masks", 20):
-            raise Killed
-
-    whole = open_run(tmp_path / "whole", {})
-    expected = extract(copier, task, EXTRACT, run=whole)
+def test_masks_killed_in_training_end_the_same(copier, task, whole, tmp_path, save_every):
+    run, expected = whole
     assert expected.circuit.config["found_by"] == "masks"
-    broken = open_run(tmp_path / "broken", {})
-    scores = score(copier, task, EXTRACT.gradient, run=broken)
-    with pytest.raises(Killed):
-        find(
-            copier, task, scores, 1, EXTRACT, dictionary=neurons(copier), run=broken,
-            progress=kill, save_every=save_every,
-        )  # fmt: skip
-    saved = broken.masks.latest(
-        init_masks(jax.random.key(0), scores.flat(), EXTRACT.masks, sizes=3)
-    )
-    assert (saved is None) == (save_every > 0)
-    result = extract(copier, task, EXTRACT, run=open_run(tmp_path / "broken", {}))
+    broken = killed_at(("masks", 20), copier, task, tmp_path / "broken", save_every)
+    assert bool(broken.masks.steps()) == (save_every == 0)
+    result = extract(copier, task, EXTRACT, out=open_run(tmp_path / "broken", {}))
     assert result.circuit == expected.circuit
-    assert without_times(broken) == without_times(whole)
+    assert without_times(broken) == without_times(run)
 
 
 def test_a_run_continues_on_another_mesh(copier, task, tmp_path):
     """Half done on one device with batches of 8, finished on eight with batches of 24."""
-
-    class Killed(BaseException):
-        pass
-
-    def kill(stage, done, total):
-        if done == 16:
-            raise Killed
-
-    with pytest.raises(Killed):
-        score(
-            copier, task, EXTRACT.gradient, run=open_run(tmp_path, {}), progress=kill, save_every=0
-        )
+    killed_at(("score", 16), copier, task, tmp_path)
     many = on_mesh(copier, make_mesh("data=8"))
-    config = dataclasses.replace(EXTRACT.gradient, batch_size=24)
-    found = score(many, task, config, run=open_run(tmp_path, {}))
-    np.testing.assert_allclose(found.flat(), score(copier, task, config).flat(), atol=1e-6)
+    config = dataclasses.replace(EXTRACT, gradient=GradientConfig(batch_size=24))
+    found = run_until("score", many, task, config, out=open_run(tmp_path, {}))["score"]
+    expected = mean_scores(copier, task.splits["discover"], config.gradient)
+    np.testing.assert_allclose(found.flat(), expected.flat(), atol=1e-6)
 
 
 def test_a_task_by_name_takes_the_sizes_and_wrong_tasks_are_named(copier, task):
@@ -158,12 +146,11 @@ def test_a_task_by_name_takes_the_sizes_and_wrong_tasks_are_named(copier, task):
         extract(copier, partial, EXTRACT)
 
 
-def test_a_finished_run_is_repeated_without_scoring_again(copier, task, tmp_path):
-    run = open_run(tmp_path, {})
-    first = extract(copier, task, EXTRACT, run=run)
+def test_a_finished_run_is_repeated_without_searching_again(copier, task, whole):
+    run, first = whole
     stages = []
-    again = extract(copier, task, EXTRACT, run=run, progress=lambda stage, *_: stages.append(stage))
-    assert "score" not in stages
+    again = extract(copier, task, EXTRACT, out=run, progress=lambda stage, *_: stages.append(stage))
+    assert not {"score", "graph", "masks"} & set(stages)
     assert again.circuit == first.circuit
 
 
@@ -189,45 +176,46 @@ def test_two_processes_find_what_one_finds(copier, task, tmp_path):
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
+LEVELS = dataclasses.replace(
+    EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1, candidates=4
+)
+
+
 def test_stages_stop_and_begin_again(copier, task, tmp_path):
     """Until each stage, then from it with other settings of its own; not of an earlier one."""
-    config = dataclasses.replace(
-        EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1, candidates=4
-    )
-    plain = {"config": dataclasses.asdict(config)}
-    whole = open_run(tmp_path / "whole", plain)
-    expected = extract(copier, task, config, run=whole)
-    run = open_run(tmp_path / "run", plain)
+    expected = extract(copier, task, LEVELS)
+    out = tmp_path / "run"
     for stage, there in (("score", "checkpoints"), ("hierarchy", "hierarchy.npz"),
-                         ("search", "masks")):  # fmt: skip
-        assert not (run.path / there).exists()
-        run_until(stage, copier, task, config, run=run)
-        assert (run.path / there).exists()
-        assert not (run.path / "circuit.json").exists()
-    result = extract(copier, task, config, run=run)
-    assert result.circuit == expected.circuit
-    changed = dataclasses.replace(config, nodes="2")
-    other = {"config": dataclasses.asdict(changed)}
+                         ("search", "search.npz"), ("select", "circuit.json"),
+                         ("page", "report.html")):  # fmt: skip
+        assert not (out / there).exists()
+        left = run_until(stage, copier, task, LEVELS, out=out)
+        assert (out / there).exists()
+    assert left["select"].circuit == expected.circuit
+    changed = dataclasses.replace(LEVELS, nodes="2")
     with pytest.raises(CheckpointError, match="nodes was '1', now '2'"):
-        open_run(run.path, other)
-    again = open_run(run.path, other, begin="search")
-    assert (run.path / "hierarchy.npz").exists()
-    assert not (run.path / "masks").exists()
-    assert len(extract(copier, task, changed, run=again).circuit) == 2
-    earlier = {"config": dataclasses.asdict(dataclasses.replace(changed, candidates=3))}
+        open_extraction(out, copier, task, changed)
+    again = open_extraction(out, copier, task, changed, begin="search")
+    assert (out / "hierarchy.npz").exists()
+    assert not (out / "masks").exists()
+    assert not (out / "circuit.json").exists()
+    assert len(extract(copier, task, changed, out=again).circuit) == 2
+    earlier = dataclasses.replace(changed, candidates=3)
     with pytest.raises(CheckpointError, match="candidates"):
-        open_run(run.path, earlier, begin="search")
-    with pytest.raises(ConfigError, match="until"):
-        run_until("dance", copier, task, config, run=run)
+        open_extraction(out, copier, task, earlier, begin="search")
+    with pytest.raises(ConfigError, match="--until: got 'dance'; expected one of features, score"):
+        run_until("dance", copier, task, LEVELS, out=out)
+    with pytest.raises(ConfigError, match="--from: got 'dance'"):
+        open_extraction(out, copier, task, LEVELS, begin="dance")
 
 
-def test_a_broken_hierarchy_is_refused(copier, task, tmp_path):
-    config = dataclasses.replace(EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1)
-    run = open_run(tmp_path, {})
-    run_until("hierarchy", copier, task, config, run=run)
-    (tmp_path / "hierarchy.npz").write_bytes(b"broken")
+@pytest.mark.parametrize("cut", [6, 100])
+def test_a_broken_hierarchy_is_refused(copier, task, tmp_path, cut):
+    run_until("hierarchy", copier, task, LEVELS, out=tmp_path)
+    file = tmp_path / "hierarchy.npz"
+    file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match="made again"):
-        extract(copier, task, config, run=run)
+        extract(copier, task, LEVELS, out=tmp_path)
 
 
 def test_a_prior_without_weights_is_refused_before_any_work(copier, task, monkeypatch):

@@ -16,7 +16,7 @@ def main(coordinator, folder, process):
     start(coordinator, 2, int(process))
     run = open_run(folder, {})
     model = on_mesh(make_copier(), make_mesh("data=4"))
-    extract(model, make_task(), dataclasses.replace(EXTRACT, nodes="4"), run=run)
+    extract(model, make_task(), dataclasses.replace(EXTRACT, nodes="4"), out=run)
 
 
 if __name__ == "__main__":

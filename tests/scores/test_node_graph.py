@@ -38,7 +38,7 @@ def some_prompts(config, count=3, seed=0):
 
 
 def dense(graph):
-    count = len(graph.places.kind)
+    count = len(graph.nodes.kind)
     found = np.zeros((count, count))
     found[np.asarray(graph.graph.receivers), np.asarray(graph.graph.senders)] = graph.graph.edges
     return found
@@ -49,7 +49,7 @@ def test_features_of_a_layer_add_up_to_its_mlp(name):
     """Without norms the component graph's gradient is the same one, and MLPs are their features."""
     config = CONFIGS[name]
     model, prompts = noisy(config), some_prompts(config)
-    parts = component_graph(model, prompts, STEPS).scores().values
+    parts = component_graph(model, prompts, STEPS).scores.values
     graph = node_graph(model, prompts, STEPS, edges_per_node=1000)
     found, c = dense(graph), config
     heads = c.n_layers * c.n_heads

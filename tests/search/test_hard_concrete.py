@@ -93,7 +93,7 @@ def test_a_node_is_open_if_all_above_it_are():
     early = draw(tree, logits, jnp.array([True, False, False]), jax.random.key(0), 5)
     np.testing.assert_array_equal(early, np.tile(np.repeat([1, 0], 6), (5, 1)))
     assert [level.shape for level in gathered(tree, logits)] == [(12,)] * 3
-    order = ranks(tree, logits, opened)
+    order = ranks(tree, logits, jnp.float32(3))
     assert set(np.argsort(-order)[:3].tolist()) == {3, 4, 5}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import abstract, forward
 from hagd_jax.tasks import SPLITS, Sizes, dyck, induction, modular, parity, sorting, task
-from hagd_jax.tasks.algorithm import TRAIN, part_of
+from hagd_jax.tasks.algorithm import TRAIN, first_places, part_of
 from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config, train_small
 
 RULES = {
@@ -131,3 +131,14 @@ def test_a_small_model_learns_what_it_is_shown():
     assert (np.asarray(forward(model, tokens).logits).argmax(-1) == answers).mean() > 0.99
     assert reports[-1][2]["loss"] < reports[0][2]["loss"]
     assert model.name == "parity-4"
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[st.integers(-1, 3)] * n), min_size=1))
+)
+def test_different_rows_are_those_that_numpy_finds(rows):
+    rows = np.array(rows)
+    for scale in (1, 2**40):  # too large to be read as one number
+        _, first = np.unique(rows * scale, axis=0, return_index=True)
+        assert sorted(first_places(rows * scale)) == sorted(first)

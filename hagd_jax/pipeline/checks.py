@@ -1,0 +1,81 @@
+"""Refuse an extraction that cannot run, before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hagd_jax import meta
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.pipeline.config import TRANSCODER
+from hagd_jax.pipeline.context import Context
+from hagd_jax.pipeline.features import require_text, width
+from hagd_jax.pipeline.graph import graph_size
+from hagd_jax.pipeline.repairing import swaps
+from hagd_jax.pipeline.selecting import loss_of
+from hagd_jax.search.config import shares
+from hagd_jax.units import Space, blocks, directed
+from hagd_jax.units.dictionary import MLPS, NEURONS
+
+
+def require_runnable(context: Context) -> tuple[str, ...]:
+    """Refuse what would fail after hours; say what will decide nothing.
+
+    Args:
+        context: The extraction.
+
+    Returns:
+        Notes for the user, one sentence each.
+
+    Raises:
+        ConfigError: If the size, the levels or the dictionary cannot be had from this model.
+        InputError: If the task lacks a split, or the dictionary is one for another model.
+        CheckpointError: If the meta-learner cannot be read.
+    """
+    config, task = context.config, context.task
+    for split in ("discover", "test"):
+        if split not in task.splits:
+            raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
+    if context.dictionary is not None and config.features != NEURONS:
+        raise ConfigError(
+            "features", got=f"{config.features!r} beside a dictionary", expected="one of them"
+        )
+    if config.prior == "learner":
+        meta.load()
+    if config.features == TRANSCODER:
+        require_text(context)
+    features = width(context)
+    if features is not None:
+        own = context.model.config
+        _require_sizes(context, Space(own.n_layers, own.n_heads, features))
+    return (*task.notes, *_notes(context))
+
+
+def _require_sizes(context: Context, space: Space) -> None:
+    """Refuse a circuit or levels larger than the model."""
+    config = context.config
+    size = config.size(space.nodes)
+    graph = config.search != "top" and size < space.nodes
+    possible = len(graph_size(dataclasses.replace(config, levels=config.levels or 0), space).levels)
+    if graph and possible < (config.levels or 0):
+        raise ConfigError(
+            "levels", got=config.levels,
+            expected=f"at most {possible}, to which {space.nodes} nodes shrink by "
+            f"{config.hierarchy.ratio:.3g} a level down to {config.hierarchy.least}",
+            mend="Ask for fewer --levels, or for a larger --hierarchy.ratio.",
+        )  # fmt: skip
+    if graph and (config.levels or config.prior == "learner"):
+        if config.features == MLPS:
+            directed(context.model, blocks(context.model))
+        elif context.dictionary is not None:
+            directed(context.model, context.dictionary)
+
+
+def _notes(context: Context) -> list[str]:
+    used = {"counterfactual", *shares(loss_of(context.config)), *shares(swaps(context.config))}
+    if set(context.config.judge.ablations) <= used:
+        names = " and ".join(sorted(used))
+        return [
+            f"note: the circuit is found with {names} ablation and judged under no other, so the "
+            "judge cannot accept it; add another to --judge.ablations, such as resample"
+        ]
+    return []

@@ -1,0 +1,206 @@
+"""Stage 1: the nodes inside MLPs. A transcoder may be learned for the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import NamedTuple
+
+from hagd_jax import parallel, transcoders, units
+from hagd_jax.brief import one_line
+from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
+from hagd_jax.errors import ConfigError
+from hagd_jax.models import LanguageModel
+from hagd_jax.pipeline.config import TRANSCODER, Progress
+from hagd_jax.pipeline.context import Context, Left, silent
+from hagd_jax.pipeline.opening import open_run
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.tasks import Algorithm, Seen, algorithm_of, look
+from hagd_jax.testbeds import MOST_EXAMPLES
+from hagd_jax.transcoders import Evaluation, TrainConfig, Transcoder
+from hagd_jax.units import Dictionary, as_dictionary
+from hagd_jax.units.dictionary import MLPS, NEURONS
+
+# Twice as many features as the stream is wide, for 1,500 steps; measured on modular addition in
+# experiments/transcoders/modular.py.
+SMALL_FEATURES = TrainConfig(features="2x", k=48, batch_size=512, learning_rate=2e-2, decay=0.8)
+_STEPS = 1500
+# Held-out sequences that a transcoder is measured on.
+_MEASURED = 128
+
+
+class Basis(NamedTuple):
+    """The nodes of the search.
+
+    Attributes:
+        nodes: The dictionary of the nodes inside MLPs.
+        evaluation: Measures of the transcoder on held-out text, if it was learned for the run.
+        seen: The task, the model and the dictionary, by name and digest.
+    """
+
+    nodes: Dictionary
+    evaluation: Evaluation | None
+    seen: Seen
+
+    __repr__ = one_line
+
+
+def looks(context: Context, left: Left) -> Seen:
+    """None of the task's prompts."""
+    return Seen.nothing()
+
+
+def features(context: Context, left: Left) -> Basis:
+    """The nodes that the configuration names, or that were given.
+
+    Raises:
+        ConfigError: If a transcoder is to be learned and there is no text.
+        InputError: If the dictionary is one for another model.
+    """
+    model, named, measured = context.model, context.config.features, None
+    if context.dictionary is not None or named == NEURONS:
+        nodes = as_dictionary(model, context.dictionary)
+    elif named == MLPS:
+        nodes = units.blocks(model)
+    elif named == TRANSCODER:
+        transcoder, measured = _learned(context)
+        nodes = as_dictionary(model, transcoder)
+    else:
+        dtype = model.config.dtype
+        found = transcoders.load(named, mesh=model.mesh, model=model, dtype=dtype)
+        nodes = as_dictionary(model, found)
+    seen = look(task=context.task.name, model=model, dictionary=nodes)
+    return Basis(nodes, measured, seen)
+
+
+def width(context: Context) -> int | None:
+    """Nodes inside each MLP, before any work; None for a transcoder that is not loaded yet."""
+    model, named = context.model, context.config.features
+    if context.dictionary is not None or named == NEURONS:
+        return as_dictionary(model, context.dictionary).space.features
+    if named == MLPS:
+        return units.blocks(model).space.features
+    if named == TRANSCODER:
+        return train_config(context).transcoder(model.config).n_features
+    return None
+
+
+def train_config(context: Context) -> TrainConfig:
+    """How the transcoder of a run is trained; its seed is the sum of both seeds."""
+    config, algorithm = context.config.train, _algorithm(context)
+    if algorithm is not None and config == TrainConfig():
+        tokens = _STEPS * SMALL_FEATURES.batch_size * algorithm.width
+        config = dataclasses.replace(SMALL_FEATURES, tokens=tokens)
+    return dataclasses.replace(config, seed=config.seed + context.config.seed)
+
+
+def require_text(context: Context) -> None:
+    """Refuse to learn a transcoder without text.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if context.corpus is None and context.config.corpus is None and _algorithm(context) is None:
+        raise ConfigError(
+            "corpus",
+            got="none",
+            expected="text to train a transcoder on",
+            mend='Add --corpus "books/*.txt", or train one with `hagd train-transcoder` first.',
+        )
+
+
+def text_of(context: Context) -> Corpus:
+    """The text that the transcoder of a run is learned from.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    require_text(context)
+    if context.corpus is not None:
+        return context.corpus
+    if context.config.corpus is not None:
+        return open_corpus(context.config.corpus, context.model, progress=context.progress)
+    algorithm = _algorithm(context)
+    assert algorithm is not None
+    rows, _ = algorithm.table("train", MOST_EXAMPLES)
+    return corpus_of_tokens("what the model was trained on", rows, context.model)
+
+
+def _algorithm(context: Context) -> Algorithm | None:
+    return algorithm_of(context.task.name, context.model)
+
+
+def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
+    """A transcoder trained for this run, in a folder of its own within the run's."""
+    model, corpus, config = context.model, text_of(context), train_config(context)
+    own = None
+    if context.run is not None:
+        own = open_run(context.run.path / "features", dataclasses.asdict(config))
+    transcoder = trained(model, corpus, config, own, progress=context.progress)
+    found = measure(model, transcoder, corpus, own, _MEASURED, progress=context.progress)
+    return transcoder, found
+
+
+def trained(
+    model: LanguageModel,
+    corpus: Corpus,
+    config: TrainConfig,
+    run: RunFolder | None,
+    *,
+    progress: Progress = silent,
+    save_every: float = 60.0,
+) -> Transcoder:
+    """Train the transcoder of a run, or read it back if that was done.
+
+    Args:
+        model: The model.
+        corpus: Text to train on.
+        config: How it is trained.
+        run: The run's folder, which keeps it as `transcoder/`; None to keep nothing.
+        progress: Called with ("transcoder", tokens done, tokens in all).
+        save_every: Seconds between checkpoints.
+
+    Returns:
+        The transcoder, as its folder gives it back.
+    """
+    folder = None if run is None else run.path / "transcoder"
+    if folder is None or not parallel.agree(folder.exists()):
+        made = transcoders.train(
+            model, corpus, config, run=run, progress=progress, save_every=save_every
+        )
+        if folder is None:
+            return made
+        transcoders.save(made, folder, model_name=model.name)
+        parallel.sync("transcoder saved")
+    return transcoders.load(folder, mesh=model.mesh, model=model)
+
+
+def measure(
+    model: LanguageModel,
+    transcoder: Transcoder,
+    corpus: Corpus,
+    run: RunFolder | None,
+    sequences: int,
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a transcoder on held-out text, and keep the result as `evaluation.json`.
+
+    Args:
+        model: The model.
+        transcoder: A transcoder of it.
+        corpus: Its held-out part is read.
+        run: Where the result is kept; None to keep nothing.
+        sequences: How many sequences are read, if the corpus holds so many.
+        progress: Called with ("evaluate", batches done, batches in all).
+
+    Returns:
+        The measures.
+    """
+    batches = corpus.held_out_batches(sequences)
+    found = transcoders.evaluate(
+        transcoder, model, batches, progress=lambda n: progress("evaluate", n, len(batches))
+    )
+    if run is not None:
+        run.write("evaluation.json", json.dumps(found.to_json(), indent=1) + "\n")
+    return found

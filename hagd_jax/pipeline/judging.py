@@ -1,0 +1,67 @@
+"""Stage 7: the test of the circuit, on prompts that nothing before has seen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hagd_jax.brief import one_line
+from hagd_jax.causal import SizePoint, Verdict, curve_areas, evaluate, size_curve
+from hagd_jax.pipeline.context import Context, Left
+
+
+class Judged(NamedTuple):
+    """What was measured of the circuit on the test split.
+
+    Attributes:
+        verdicts: One for each ablation.
+        curve: Faithfulness against size, under the first ablation.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    curve: tuple[SizePoint, ...]
+
+    __repr__ = one_line
+
+
+def judge(context: Context, left: Left) -> Judged:
+    """Judge the circuit, and measure circuits of other sizes."""
+    if context.run is not None:
+        context.run.rewind("verdict", -1)
+    verdicts, curve = _verdicts(context, left), _curve(context, left)
+    for verdict in verdicts:
+        context.log("verdict", **verdict.to_json())
+    for point in curve:
+        context.log("curve", **_plain(point))
+    if (areas := curve_areas(curve, left["score"].space.nodes)) is not None:
+        context.log("areas", cpr=areas.cpr, cmd=areas.cmd)
+    return Judged(verdicts, curve)
+
+
+def _verdicts(context: Context, left: Left) -> tuple[Verdict, ...]:
+    config, done = context.config, []
+
+    def on_ablation(name: str) -> None:
+        done.append(name)
+        context.progress("judge", len(done), len(config.judge.ablations))
+
+    return evaluate(
+        context.model, left["select"].circuit, context.task, config.judge,
+        dictionary=left["features"].nodes, seed=config.seed, on_ablation=on_ablation,
+    )  # fmt: skip
+
+
+def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
+    config, circuits = context.config, left["select"].circuits
+    curve = size_curve(
+        context.model, context.task, [circuits[size] for size in sorted(circuits)],
+        dictionary=left["features"].nodes, ablation=config.judge.ablations[0],
+        batch_size=config.judge.batch_size, seed=config.seed,
+    )  # fmt: skip
+    context.progress("curve", 1, 1)
+    return curve
+
+
+def _plain(point: SizePoint) -> dict[str, Any]:
+    """Named tuples within as dicts."""
+    values = point._asdict()
+    return values | {k: v._asdict() for k, v in values.items() if hasattr(v, "_asdict")}

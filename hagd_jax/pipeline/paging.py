@@ -1,0 +1,35 @@
+"""Stage 8: the page to look at."""
+
+from __future__ import annotations
+
+from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.facts import facts
+from hagd_jax.report import Report, page
+
+
+def write_page(context: Context, left: Left) -> Report:
+    """Write the page of the run.
+
+    Returns:
+        The report that the page shows.
+    """
+    nodes, circuit = left["features"].nodes, left["select"].circuit
+    task, model = context.task, context.model
+    about = {
+        "description": task.description,
+        "task": task.name,
+        "dictionary": f"{circuit.dictionary}, {nodes.about}",
+    }
+    report = Report(
+        title=f"{task.name} in {model.name}",
+        circuit=circuit,
+        verdicts=left["judge"].verdicts,
+        scores=left["score"].values,
+        curve=left["judge"].curve,
+        curve_ablation=context.config.judge.ablations[0],
+        texts=task.texts["test"],
+        facts={**facts(model, context.began), **about, **context.facts},
+    )
+    if context.run is not None:
+        context.run.write("report.html", page(report))
+    return report

@@ -1,0 +1,70 @@
+"""What each stage of a run has looked at, kept beside what it left."""
+
+from __future__ import annotations
+
+import json
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.pipeline.context import Stage
+from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.tasks import Seen
+
+
+def file_of(stage: str) -> str:
+    """The file of a stage, within the run's folder."""
+    return f"seen/{stage}.json"
+
+
+def remember(run: RunFolder | None, stage: Stage, seen: Seen) -> Seen:
+    """Add to the record of a stage, before it looks at anything.
+
+    Nothing is ever removed from the record while the stage's results are in the folder, so that a
+    circuit made from them knows all they were chosen by.
+
+    Args:
+        run: The run's folder, or None to keep nothing.
+        stage: The stage.
+        seen: The data that it is about to look at.
+
+    Returns:
+        Everything that the stage has looked at in this run. It is unknown if the folder holds
+        results of the stage without a record.
+
+    Raises:
+        CheckpointError: If the record is broken, or is one of another model, task or dictionary.
+    """
+    if run is None:
+        return seen
+    name = file_of(stage.name)
+    if run.has(name):
+        before = _read(run, name)
+        _require_same(run, name, before, seen)
+        seen = before | seen
+    else:
+        there = [run.has(leaf) for leaf in stage.leaves]  # all processes ask the same questions
+        seen = seen | Seen.unknown() if any(there) else seen
+    run.write(name, json.dumps(seen.to_json(), indent=1) + "\n")
+    return seen
+
+
+def _read(run: RunFolder, name: str) -> Seen:
+    path = run.path / name
+    try:
+        return Seen.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(path), got=f"a broken record ({error})", expected="what the stage looked at",
+            mend="Do the stage again with --from.",
+        ) from error  # fmt: skip
+
+
+def _require_same(run: RunFolder, name: str, before: Seen, now: Seen) -> None:
+    """Refuse to go on with another model, task or dictionary under the same name."""
+    for field in ("models", "tasks", "dictionaries"):
+        old, new = (set(getattr(each, field)) for each in (before, now))
+        if old and new and old != new:
+            ours, theirs = (", ".join(sorted(each)) for each in (new, old))
+            raise CheckpointError(
+                str(run.path), got=f"{ours} for a run of {theirs}",
+                expected=f"the same {field}", mend="Use another --out, or --overwrite.",
+            )  # fmt: skip

@@ -1,0 +1,126 @@
+"""What a search came to: the loss of circuits, measured, and whether it found anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hagd_jax.causal import behaviour
+from hagd_jax.errors import InputError, NoCircuitError
+from hagd_jax.models import LanguageModel
+from hagd_jax.search.config import MaskConfig, RepairConfig, shares
+from hagd_jax.search.parts import Given, read, unflat
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.transcoders import Transcoder
+from hagd_jax.units import Parts, parts_of
+
+# A circuit that takes away less than this share of the empty circuit's loss is none.
+GAIN = 0.05
+# An empty circuit whose loss is below this does all that the model does.
+_NOTHING = 1e-6
+
+
+def measured_losses(
+    model: LanguageModel,
+    prompts: Prompts,
+    masks: Sequence[Given],
+    config: RepairConfig | MaskConfig = RepairConfig(),
+    *,
+    dictionary: Parts | Transcoder | None = None,
+    ablation: str | None = None,
+) -> np.ndarray:
+    """Measure the loss that a search makes small, of circuits, over all prompts.
+
+    KL(model ‖ circuit) of the next token plus the weighted squared relative error of the metric.
+
+    Args:
+        model: The model.
+        prompts: Where to measure.
+        masks: K circuits.
+        config: Batch size, weight of the metric, and the share under mean ablation.
+        dictionary: As in `search_masks`.
+        ablation: Ablation to measure under alone; those of the configuration if None, each with
+            its share.
+
+    Returns:
+        (K,) float64 losses.
+
+    Raises:
+        InputError: If there is no circuit, or circuits or prompts do not fit the model.
+        ConfigError: If the ablation does not exist.
+
+    Example:
+        >>> from hagd_jax.search import measured_losses
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import Nodes, neurons
+        >>> case = hand_built()[0]
+        >>> everything = Nodes.full(neurons(case.model).space, True)
+        >>> measured_losses(case.model, case.prompts, [everything]).tolist()
+        [0.0]
+    """
+    parts = parts_of(model, dictionary)
+    if not masks:
+        raise InputError("masks", got="none", expected="at least one circuit")
+    rows = [read(parts, mask, "circuit")[0].astype(bool) for mask in masks]
+    circuits = [unflat(parts, row) for row in rows]
+    total = np.zeros(len(rows))
+    for name, share in ({ablation: 1.0} if ablation else shares(config)).items():
+        found = behaviour(
+            model, prompts, circuits, ablation=name, dictionary=parts, reference=prompts,
+            batch_size=config.batch_size, with_model=True,
+        )  # fmt: skip
+        whole = np.asarray(found.metric[0], np.float64)
+        scale = whole.mean() if abs(whole.mean()) > 1e-3 else 1.0
+        off = (((found.metric[1:] - whole) / scale) ** 2).mean(1)
+        total += share * (np.asarray(found.kl[1:], np.float64).mean(1) + config.metric * off)
+    return total
+
+
+def is_found(loss: float, empty: float) -> bool:
+    """Whether a circuit is one: it takes away 5% of the empty circuit's loss or more.
+
+    Args:
+        loss: Of the circuit, see `measured_losses`.
+        empty: Of the empty circuit, on the same prompts.
+
+    Returns:
+        False also if the empty circuit already does what the model does: then no circuit is needed.
+
+    Example:
+        >>> from hagd_jax.search import is_found
+        >>> is_found(0.2, 1.4), is_found(1.38, 1.4), is_found(0.0, 0.0)
+        (True, False, False)
+    """
+    return bool(empty > _NOTHING and loss <= (1 - GAIN) * empty)
+
+
+def require_found(
+    loss: float,
+    empty: float,
+    what: str = "circuit",
+    *,
+    mend: str = "Search longer, for a larger circuit, from other scores or with several restarts.",
+) -> None:
+    """Refuse the result of a search that found nothing.
+
+    Args:
+        loss: Of the circuit, see `measured_losses`.
+        empty: Of the empty circuit.
+        what: What the circuit is called in the message.
+        mend: What the user can do about it.
+
+    Raises:
+        NoCircuitError: If the circuit does no more than the empty one, see `is_found`.
+
+    Example:
+        >>> from hagd_jax.search import require_found
+        >>> require_found(0.2, 1.4)
+    """
+    if not is_found(loss, empty):
+        raise NoCircuitError(
+            what,
+            got=f"a loss of {loss:.4g} on the discover split",
+            expected=f"at most {1 - GAIN:.0%} of the empty circuit's, {empty:.4g}",
+            mend=mend,
+        )

@@ -1,0 +1,166 @@
+"""The same computation in another guise: wider, among units that do nothing, and turned around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from hagd_jax.causal.circuit import Node
+from hagd_jax.errors import InputError
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
+from hagd_jax.testbeds.blank import written, zeros
+from hagd_jax.testbeds.case import Case
+
+# The logit of a word that a model does not have.
+_NEVER = -1e4
+# Directions of the stream that units without a purpose need at least.
+_SPARE = 4
+
+
+def scrambled(case: Case, seed: int) -> Case:
+    """The same computation in another guise: heads and neurons change places, the stream is turned.
+
+    Args:
+        case: Without norms, as all are here.
+        seed: Of the permutations and the rotation.
+
+    Returns:
+        The case, with its truth in the new places.
+
+    Example:
+        >>> case = hand_built()[0]
+        >>> len(scrambled(case, 1).truth["mean"]) == len(case.truth["mean"])
+        True
+    """
+    rng = np.random.default_rng(seed)
+    c, p = case.model.config, jax.tree.map(np.array, case.model.params)
+    turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
+    moved: dict[tuple[str, int], np.ndarray] = {}
+    attn, mlp = p["blocks"]["attn"], p["blocks"]["mlp"]
+    for layer in range(c.n_layers):
+        heads, neurons = rng.permutation(c.n_heads), rng.permutation(c.d_mlp)
+        # New place i holds what was at place order[i].
+        moved["head", layer], moved["neuron", layer] = np.argsort(heads), np.argsort(neurons)
+        for name in "qkv":
+            kernel = np.einsum("ed,dhk->ehk", turn.T, attn[name]["kernel"][layer])
+            attn[name]["kernel"][layer] = kernel[:, heads]
+            attn[name]["bias"][layer] = attn[name]["bias"][layer][heads]
+        attn["o"]["kernel"][layer] = attn["o"]["kernel"][layer][heads] @ turn
+        for name in mlp.keys() - {"out"}:
+            mlp[name]["kernel"][layer] = (turn.T @ mlp[name]["kernel"][layer])[:, neurons]
+            mlp[name]["bias"][layer] = mlp[name]["bias"][layer][neurons]
+        mlp["out"]["kernel"][layer] = mlp["out"]["kernel"][layer][neurons] @ turn
+    attn["o"]["bias"], mlp["out"]["bias"] = attn["o"]["bias"] @ turn, mlp["out"]["bias"] @ turn
+    for table in ("embed", "positions"):
+        if table in p:
+            p[table]["embedding"] = p[table]["embedding"] @ turn
+    p["unembed"]["kernel"] = turn.T @ p["unembed"]["kernel"]
+    place = lambda n: Node(n.kind, n.layer, int(moved[n.kind, n.layer][n.index]))  # noqa: E731
+    truth = {name: frozenset(map(place, nodes)) for name, nodes in case.truth.items()}
+    params = jax.device_put(jax.tree.map(np.float32, p))
+    return case._replace(model=case.model.replace(params=params), truth=truth)
+
+
+def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
+    """A case inside a larger model, whose other heads and neurons read the stream and are not read.
+
+    All models that are hidden in one configuration share their compiled programs. What was added
+    writes to directions that neither the case nor the logits read, so every logit stays.
+
+    Args:
+        case: Without norms.
+        config: Of the larger model: without norms, with learned positions and a bias on the logits.
+        seed: Of the weights that are added.
+
+    Returns:
+        The case; its units keep their places. `scrambled` moves them.
+
+    Raises:
+        InputError: If the case does not fit.
+
+    Example:
+        >>> case = hand_built()[0]
+        >>> wide = case.model.config.replace(d_model=32, unembed_bias=True, positions="learned")
+        >>> hidden_in(case, wide, seed=0).model.config.d_model
+        32
+    """
+    small = case.model.config
+    _require_room(case.name, small, config)
+    flat = flax.traverse_util.flatten_dict(case.model.params, sep="/")
+    own = {path: np.asarray(value) for path, value in flat.items()}
+    params = zeros(config)
+    for path, value in own.items():
+        params[path][tuple(map(slice, value.shape))] = value
+    params["unembed/bias"][small.vocab_size :] = _NEVER
+    if small.scale_attn and not config.scale_attn:
+        for path in ("blocks/attn/q/kernel", "blocks/attn/q/bias"):
+            params[path] /= np.sqrt(small.d_head)
+    _decoys(params, small.d_model, np.random.default_rng(seed))
+    tokenizer = case.model.tokenizer
+    assert tokenizer is not None
+    words = [tokenizer.token(i).strip() for i in range(small.vocab_size)]
+    words += [f"unused{i}" for i in range(small.vocab_size, config.vocab_size)]
+    model = LanguageModel(written(params), config, tokenizer=Tokenizer.words(words), name=case.name)
+    return case._replace(model=model)
+
+
+def _require_room(name: str, small: DecoderConfig, wide: DecoderConfig) -> None:
+    for field in ("vocab_size", "n_layers", "n_heads", "d_head", "d_mlp", "max_positions"):
+        if getattr(small, field) > getattr(wide, field):
+            raise InputError(
+                f"{field} of case {name}",
+                got=getattr(small, field),
+                expected=f"at most {getattr(wide, field)}",
+            )
+    if small.d_model + _SPARE > wide.d_model:
+        raise InputError(
+            f"d_model of case {name}",
+            got=small.d_model,
+            expected=f"at most {wide.d_model - _SPARE}",
+        )
+    same = ("norm", "activation", "gated_mlp", "causal")
+    for field in same:
+        if getattr(small, field) != getattr(wide, field):
+            raise InputError(
+                f"{field} of case {name}",
+                got=getattr(small, field),
+                expected=f"{getattr(wide, field)}, as the larger model has",
+            )
+
+
+def _decoys(params: dict[str, np.ndarray], used: int, rng: np.random.Generator) -> None:
+    """Random weights for heads and neurons that write nothing, into directions beyond `used`."""
+    out, wide = params["blocks/attn/o/kernel"], params["blocks/mlp/out/kernel"]
+    width = out.shape[-1]
+    spare = np.arange(width) >= used
+    for layer, head in np.argwhere(~out.any((2, 3))):
+        for name in "qkv":
+            kernel = params[f"blocks/attn/{name}/kernel"]
+            kernel[layer, :, head] = rng.normal(size=kernel.shape[1::2]) / np.sqrt(width)
+        out[layer, head] = rng.normal(size=out.shape[2:]) * spare / np.sqrt(out.shape[2])
+    for layer, neuron in np.argwhere(~wide.any(2)):
+        for name in ("in", "gate"):
+            if f"blocks/mlp/{name}/kernel" in params:
+                kernel = params[f"blocks/mlp/{name}/kernel"]
+                kernel[layer, :, neuron] = rng.normal(size=width) / np.sqrt(width)
+        wide[layer, neuron] = rng.normal(size=width) * spare / np.sqrt(wide.shape[1])
+
+
+def sharpened(case: Case, scale: float) -> Case:
+    """A case whose logits are larger, so that its answers are surer.
+
+    Args:
+        case: Any.
+        scale: What its logits are multiplied by.
+
+    Returns:
+        The case.
+    """
+    params: Mapping = case.model.params
+    unembed = {name: np.asarray(x) * np.float32(scale) for name, x in params["unembed"].items()}
+    return case._replace(
+        model=case.model.replace(params={**params, "unembed": jax.device_put(unembed)})
+    )

@@ -1,0 +1,192 @@
+"""All models whose circuit is known, in the guise in which the judge is judged on them.
+
+Their circuits come from how they were made: by hand, planted, or from a program's own variables.
+Each is hidden among units that do nothing, with heads and neurons moved and the stream turned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import flax.traverse_util
+import numpy as np
+
+from hagd_jax.causal.circuit import Node
+from hagd_jax.errors import InputError
+from hagd_jax.models import DecoderConfig
+from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.testbeds.case import PROMPTS, Case
+from hagd_jax.testbeds.compiled import Compiled, Program, compile_program
+from hagd_jax.testbeds.crafting import run
+from hagd_jax.testbeds.guise import hidden_in, scrambled, sharpened
+from hagd_jax.testbeds.hand_built import both, either, parity, rotation, suppressed
+from hagd_jax.testbeds.planted import (
+    adding,
+    counting,
+    formula,
+    subtracting,
+    switching,
+    turning,
+)
+from hagd_jax.testbeds.programs import BOARD
+from hagd_jax.testbeds.structure import program_nodes
+from hagd_jax.testbeds.two_hop import FUNCTIONS
+
+# The models that cases are hidden in; those with products of two reads, and programs, which read
+# both ways, have their own.
+HOST = DecoderConfig(
+    vocab_size=24, n_layers=4, d_model=64, n_heads=4, d_head=16, d_mlp=32, max_positions=8,
+    norm="none", positions="learned", activation="relu", unembed_bias=True, scale_attn=False,
+)  # fmt: skip
+# Ablations under which what is the same on all prompts need not be in a circuit.
+_VARIES = ("mean", "resample", "counterfactual")
+_SURE = 8.0
+# Each numbers of one kind. Letters of a formula are read in turn, so that these use every function.
+_FORMULAS = (
+    *itertools.product(("x xor y", "x and y"), sorted(FUNCTIONS)),
+    ("x or not y", "x equals y"),
+    ("x nand y", "x xor y"),
+    ("x xor y", "x equals y", "x xor y"),
+    ("x xor y", "x or y", "x xor y"),
+    ("x equals y", "x and y", "x xor y"),
+    ("x or y", "x xor y", "x equals y"),
+)
+_TABLES = ((0, 1, 0, 1), (1, 0, 1, 0), (0, 1, 1, 0), (1, 0, 0, 1))
+_SUMS = (
+    ((0, 1, 1, 2), (0, 1, 0, 1), (0, 1, 0, 1)),
+    ((0, 1, 2, 0), (1, 0, 1, 0), (1, 0, 1, 0)),
+    ((2, 0, 1, 1), (0, 0, 1, 1), (0, 1, 1, 0)),
+    ((0, 0, 1, 1), (0, 2, 0, 2), (1, 0, 0, 1)),
+)
+_DIFFERENCES = (
+    ((0, 1, 2, 3), (0, 1, 2, 3)),
+    ((3, 1, 0, 2), (1, 3, 2, 0)),
+    ((0, 3, 0, 3), (1, 0, 2, 3)),
+)
+_TURNS = ((3, 1), (4, 3), (5, 1), (5, 2))
+# Not `sorting`, of which a unit only makes what is sure surer, and not `two_tasks`, which says yes
+# nearly always.
+_BY_HAND: tuple[Callable[[], Case], ...] = (
+    functools.partial(either, "xyz"),
+    functools.partial(suppressed, "xyz"),
+    both,
+    parity,
+    rotation,
+)
+
+
+def _makers() -> list[Callable[[], Case]]:
+    """What makes each case."""
+    makers = list(_BY_HAND)
+    makers += [functools.partial(formula, *names) for names in _FORMULAS]
+    makers += [functools.partial(counting, *table) for table in _TABLES]
+    makers += [functools.partial(adding, *numbers) for numbers in _SUMS]
+    makers += [functools.partial(subtracting, *numbers) for numbers in _DIFFERENCES]
+    makers += [functools.partial(switching, a, b) for a in (True, False) for b in (True, False)]
+    makers += [functools.partial(turning, *numbers) for numbers in _TURNS]
+    makers += [functools.partial(_program, program) for program in BOARD]
+    return makers
+
+
+def _program(program: Program) -> Case:
+    return compiled_case(compile_program(program))
+
+
+def known_cases() -> Iterator[Case]:
+    """Every model whose circuit is known.
+
+    Returns:
+        An iterator over cases, each made when it is asked for.
+
+    Raises:
+        MissingDependencyError: If the compiler of programs is not installed.
+
+    Example:
+        >>> next(known_cases()).name
+        'either'
+    """
+    for number, make in enumerate(_makers()):
+        case = make()
+        c = case.model.config
+        host = dataclasses.replace(HOST, gated_mlp=c.gated_mlp, causal=c.causal)
+        yield scrambled(hidden_in(case, host, number), number)
+
+
+def compiled_case(compiled: Compiled, length: int | None = None, count: int = PROMPTS) -> Case:
+    """A compiled program as a case, its circuit read off its variables.
+
+    A unit carries the program if something can flow from it to the logits along the labelled
+    directions of the stream (`program_nodes`), and if what it writes differs between inputs of this
+    length: a unit that is the same for all of them stands for a constant, such as their length, and
+    every ablation but zero puts that constant in its place.
+
+    Args:
+        compiled: The program.
+        length: Tokens of an input; the longest by default.
+        count: Prompts, drawn from all inputs and the positions at which the program says something.
+
+    Returns:
+        The case. Its answers are as sure as logits of 8 make them, or as many for the next number.
+
+    Raises:
+        InputError: If no unit differs between inputs.
+
+    Example:
+        >>> case = compiled_case(compile_program(PROGRAMS["first"]))
+        >>> sorted(case.truth["mean"])
+        [Node(kind='head', layer=0, index=0)]
+    """
+    model, program = compiled.model, compiled.program
+    length = program.length if length is None else length
+    if length not in compiled.tables:
+        raise InputError("length", got=length, expected=f"from 1 to {program.length}")
+    tokens, found = compiled.tables[length]
+    flat = flax.traverse_util.flatten_dict(model.params, sep="/")
+    ran = run(model.config, flat, tokens)
+    there = program_nodes(model)
+    heads = there.heads & (np.ptp(ran.heads, axis=1).max((1, 3)) > 1e-3)
+    neurons = there.features & (np.ptp(ran.neurons, axis=1).max(1) > 1e-3)
+    carries = {Node("head", *place) for place in np.argwhere(heads).tolist()}
+    carries |= {Node("neuron", *place) for place in np.argwhere(neurons).tolist()}
+    if not carries:
+        raise InputError(
+            f"program {program.name}",
+            got=f"the same output on all inputs of length {length}",
+            expected="one that depends on the input",
+        )
+    truth = {ablation: frozenset(carries) for ablation in _VARIES}
+    said = np.sort(ran.logits[found >= 0], axis=-1)
+    margin = float((said[:, -1] - said[:, -2]).min())
+    prompts = _prompts(compiled, tokens, found, count)
+    why = "A program, compiled: its circuit is what its variables depend on."
+    return sharpened(Case(f"program {program.name}", model, prompts, truth, why), _SURE / margin)
+
+
+def _prompts(compiled: Compiled, tokens: np.ndarray, found: np.ndarray, count: int) -> Prompts:
+    """Inputs asked at positions, answers in turn; each counterfactual says something else there."""
+    # Where all inputs say the same, nothing is asked.
+    varies = np.array([len(set(column[column >= 0])) > 1 for column in found.T])
+    rows, positions = np.nonzero((found >= 0) & varies)
+    answers = found[rows, positions]
+    rng = np.random.default_rng(len(rows))
+    turn = np.zeros(len(rows))
+    for answer in np.unique(answers):
+        own = np.flatnonzero(answers == answer)
+        turn[own] = rng.permutation(len(own)) + rng.random()
+    chosen = np.argsort(turn, kind="stable")[:count]
+    others = []
+    for position, answer in zip(positions[chosen], answers[chosen], strict=True):
+        column = found[:, position]
+        others.append(rng.choice(np.flatnonzero((column >= 0) & (column != answer))))
+    rows, positions = rows[chosen], positions[chosen]
+    return make_prompts(
+        tokens[rows].tolist(),
+        tokens[others].tolist(),
+        answers[chosen],
+        found[others, positions],
+        vocab_size=compiled.model.config.vocab_size,
+        position=positions.tolist(),
+    )
