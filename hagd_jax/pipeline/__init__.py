@@ -5,7 +5,7 @@ from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left, Stage
 from hagd_jax.pipeline.driver import run_steps
 from hagd_jax.pipeline.extract import Result, extract, open_extraction, run_until
-from hagd_jax.pipeline.features import measure, trained
+from hagd_jax.pipeline.features import measured, trained
 from hagd_jax.pipeline.opening import open_run
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_staged
@@ -29,7 +29,7 @@ __all__ = [
     "dictionary",
     "extract",
     "init",
-    "measure",
+    "measured",
     "open_extraction",
     "open_run",
     "plan",

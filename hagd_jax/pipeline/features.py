@@ -137,7 +137,7 @@ def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
     if context.run is not None:
         own = open_run(context.run.path / "features", dataclasses.asdict(config))
     transcoder = trained(model, corpus, config, own, progress=context.progress)
-    found = measure(model, transcoder, corpus, own, _MEASURED, progress=context.progress)
+    found = measured(model, transcoder, corpus, own, _MEASURED, progress=context.progress)
     return transcoder, found
 
 
@@ -175,7 +175,7 @@ def trained(
     return transcoders.load(folder, mesh=model.mesh, model=model)
 
 
-def measure(
+def measured(
     model: LanguageModel,
     transcoder: Transcoder,
     corpus: Corpus,
@@ -198,7 +198,7 @@ def measure(
         The measures.
     """
     batches = corpus.held_out_batches(sequences)
-    found = transcoders.evaluate(
+    found = transcoders.measure(
         transcoder, model, batches, progress=lambda n: progress("evaluate", n, len(batches))
     )
     if run is not None:
