@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
@@ -108,6 +109,8 @@ class Level:
     cluster: Any
     weights: Weights
 
+    __repr__ = one_line
+
     @property
     def count(self) -> int:
         """How many supernodes."""
@@ -125,6 +128,8 @@ class Hierarchy:
 
     levels: tuple[Level, ...]
     count: int = struct.field(pytree_node=False, default=0)
+
+    __repr__ = one_line
 
     def clusters(self) -> list[np.ndarray]:
         """(N,) int32 supernode of every node, one array a level, coarsest first.
@@ -172,9 +177,9 @@ def coarsen(
 
     Args:
         weights: Of the graph.
-        config: How coarse.
-        layer: (N,) of every node, where supernodes are bound to bands of layers.
-        seed: Of Lanczos's first vectors and of k-means.
+        config: How coarse each level is.
+        layer: (N,) layer of every node, where supernodes are bound to bands of layers.
+        seed: Seed of the embedding's random vectors and of k-means.
 
     Returns:
         The levels; none if the graph is no larger than the least level.

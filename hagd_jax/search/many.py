@@ -68,8 +68,10 @@ def search_many(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, search_many
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> tasks, own = {"one": case.prompts, "half": case.prompts[::2]}, random_scores(case.space)
+        >>> tasks = {"one": case.prompts, "half": case.prompts[::2]}
+        >>> own = random_scores(neurons(case.model).space)
         >>> found = search_many(
         ...     case.model, tasks, dict.fromkeys(tasks, own), [3], MaskConfig(steps=10))
         >>> {name: len(task.circuits[3]) for name, task in found.items()}

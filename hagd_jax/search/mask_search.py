@@ -193,7 +193,7 @@ def train_masks(
         >>> from hagd_jax.search import MaskConfig, init_masks, train_masks
         >>> from hagd_jax.testbeds import hand_built
         >>> case, config = hand_built()[0], MaskConfig(steps=20)
-        >>> state = init_masks(jax.random.key(0), np.zeros(case.space.nodes), config)
+        >>> state = init_masks(jax.random.key(0), np.zeros(10), config)
         >>> [int(now.step) for now, _ in train_masks(case.model, case.prompts, state, [3], config)]
         [10, 20]
     """
@@ -260,8 +260,9 @@ def seen_by_masks(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, seen_by_masks
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> scores = random_scores(case.space)
+        >>> scores = random_scores(neurons(case.model).space)
         >>> seen_by_masks(case.model, case.prompts, scores, MaskConfig(mean=0.5)).ablations
         ('counterfactual', 'mean')
     """

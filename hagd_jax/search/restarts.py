@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, RepairConfig
@@ -39,6 +40,8 @@ class Best(NamedTuple):
     losses: tuple[float, ...]
     empty: float
     found: bool
+
+    __repr__ = one_line
 
 
 def search_restarts(
@@ -77,8 +80,9 @@ def search_restarts(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, search_restarts
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case, config = hand_built()[0], MaskConfig(steps=20)
-        >>> starts = [random_scores(case.space, seed) for seed in (0, 1)]
+        >>> starts = [random_scores(neurons(case.model).space, seed) for seed in (0, 1)]
         >>> best = search_restarts(case.model, case.prompts, starts, 3, config)
         >>> len(best.losses), best.found
         (2, True)

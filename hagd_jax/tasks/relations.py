@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
@@ -33,6 +34,8 @@ class Relation(NamedTuple):
     description: str
     pairs: tuple[tuple[str, str], ...]
     templates: Mapping[str, tuple[str, ...]]
+
+    __repr__ = one_line
 
 
 RELATIONS = {

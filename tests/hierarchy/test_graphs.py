@@ -97,6 +97,10 @@ def test_supernodes_hold_every_feature_once_and_have_names():
         layers = np.asarray(graph.nodes.layer)[group]
         assert name.startswith(f"L{layers.min()}")
         assert any(graph.info.words[int(graph.nodes.position[n])].strip() in name for n in group)
+    for most in (1, 3):
+        few = supernodes(graph, HierarchyConfig(ratio=1 / 8, band=1), most=most)
+        assert 1 <= len(few) <= most
+        assert sorted(node for _, group in few for node in group) == sorted(members)
     told = supernodes(graph, most=8, names=lambda node: [f"word{node % 2}"])
     assert all("word" in name for name, _ in told)
     with pytest.raises(InputError, match="most"):
