@@ -79,7 +79,7 @@ class Config(Places):
         text: Folder of text files, as `transcoders/english.py` writes it.
         peer_python: A Python that has torch and eai-sparsify, or a command that speaks as
             `transcoder_peer.py` does.
-        peers: Variants of the peer, as described above.
+        peers: Variants of the peer, as described above; ours train alone if there are none.
         rounds: Turns of each contestant.
         block: Steps of a turn.
         batch: Sequences of a step.
@@ -141,7 +141,7 @@ def main(config: Config) -> None:
         seconds=time.monotonic() - began,
         seed=config.train(DTYPES[0]).seed,
         model=f"{model.name}, float32",
-        peer=made["sparsify " + config.peers[0]].versions,
+        peer=made["sparsify " + config.peers[0]].versions if config.peers else {},
         trained_on=f"{len(batches) * batches[0].tokens.size} tokens of {corpus.name}",
         held_out_tokens=next(iter(measured.values())).tokens,
         threads=config.threads,
@@ -318,6 +318,8 @@ def _row(name: str, seconds: dict, tokens: int, measured: Any) -> dict[str, Any]
 def behind(rows: list[dict[str, Any]]) -> bool:
     """Whether one of ours is slower than the fastest peer, or worse than the best."""
     theirs = rows[len(DTYPES) :]
+    if not theirs:
+        return False
     best = min(theirs, key=lambda row: row["fvu"])
     worse = False
     for dtype, ours in zip(DTYPES, rows, strict=False):

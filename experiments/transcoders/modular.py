@@ -19,8 +19,8 @@ import numpy as np
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax import models, tasks, testbeds, transcoders
-from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import Batch, corpus_of_tokens
+from hagd_jax.pipeline.features import SMALL_FEATURES
 from hagd_jax.tasks import modular
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
@@ -73,6 +74,8 @@ class Circuit:
     seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     def __post_init__(self):
         object.__setattr__(self, "space", Space(*self.space))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import Behaviour
 from hagd_jax.causal.evaluate import ABLE, ACCURACY_GATE, KL_GATE
 from hagd_jax.causal.metrics import (
@@ -98,6 +99,8 @@ class Runs:
     split: str
     seed: int
     greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+
+    __repr__ = one_line
 
     def metric(self, rows: Any) -> np.ndarray:
         """The task's metric of some rows."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import (
     BROKEN,
     FORMAT,
@@ -102,6 +103,8 @@ class EdgeCircuit:
     seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     def __post_init__(self):
         object.__setattr__(self, "shape", Shape(*self.shape))

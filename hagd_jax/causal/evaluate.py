@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.metrics import (
@@ -91,6 +92,8 @@ class Verdict:
     controls: tuple[float, ...]
     p_value: float
     gates: dict[str, bool]
+
+    __repr__ = one_line
 
     @property
     def beats_controls(self) -> bool:

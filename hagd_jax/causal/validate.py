@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.claims import (
     CORE,
@@ -101,6 +102,8 @@ class ValidationReport:
     prompts: int
     split: str
     evidence: tuple[Evidence, ...] = ()
+
+    __repr__ = one_line
 
     @property
     def decisive(self) -> tuple[Claim, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import batches as batching
 from hagd_jax.corpus.batches import Batches
 from hagd_jax.corpus.config import CorpusConfig
@@ -40,6 +41,8 @@ class Corpus:
     train: Rows | Stream
     held_out: Rows | Stream
     fingerprint: str
+
+    __repr__ = one_line
 
     @classmethod
     def of_rows(cls, name: str, train: Rows, held_out: Rows, model: LanguageModel) -> Corpus:

@@ -31,14 +31,12 @@ from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.units import Dictionary, Features, as_dictionary
+from hagd_jax.units import Directed, Source, directed
 
 
 def attribute(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     prompt: Any,
     config: AttributionConfig = AttributionConfig(),
     *,
@@ -74,7 +72,7 @@ def attribute(
         >>> scores(graph).replacement
         0.71
     """
-    nodes = as_dictionary(model, dictionary)
+    nodes = directed(model, dictionary)
     tokens = prompt_tokens(model, prompt)
     check = functools.partial(_check_memory, model, nodes, config, tell)
     ready = hold_prompt(model, nodes, tokens, config.skip_positions, check)
@@ -97,16 +95,14 @@ def attribute(
 
 def _check_memory(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     config: AttributionConfig,
     tell: Callable[[str], None] | None,
     columns: Columns,
     active: int | None,
 ) -> None:
     """Say what a run will take, at least if that is all one knows; refuse one that won't fit."""
-    edges = model.config.n_layers
-    if isinstance(nodes, Features):
-        edges = int(layer_graph(nodes.trained.config).n_edge.sum())
+    edges = len(nodes.decoders(model).senders)
     stacked = columns.slots < nodes.space.features
 
     def estimate(other: AttributionConfig) -> Memory:
@@ -192,7 +188,7 @@ def _feature_rows(
 
 def _graph(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     tokens: np.ndarray,
     ready: HeldPrompt,
     chosen: list[LogitTarget],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -18,6 +19,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 _BITS = 31
@@ -45,6 +47,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -61,6 +65,8 @@ class TaskEdges(NamedTuple):
     error: Any
     frequency: Any
 
+    __repr__ = one_line
+
 
 class TaskGraph(Graph):
     """The mean of attribution graphs.
@@ -69,10 +75,12 @@ class TaskGraph(Graph):
         graph: Nodes are `TaskNodes`, edges `TaskEdges`.
         prompts: How many were averaged.
         layers: L.
+        seen: What the graphs were made by looking at; unknown if one of them does not say.
     """
 
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def nodes(self) -> TaskNodes:
@@ -190,6 +198,7 @@ class _Sums:
     def __init__(self, positions: bool):
         self.positions, self.count = positions, 0
         self.about: tuple | None = None
+        self.seen = Seen.nothing()
         self.numbers: dict[tuple[int, int, int, int], int] = {}
         self.nodes, self.edges = _Table(3), _Table(4)
 
@@ -198,6 +207,7 @@ class _Sums:
         require_is("graphs", graph, AttributionGraph)
         self._check(graph)
         table, own = graph.nodes, self._numbers(graph)
+        self.seen = self.seen | graph.seen
         # Once a prompt, whatever positions a node has: sums of what it does, not of how often.
         ones = np.zeros(len(own))
         ones[np.unique(own, return_index=True)[1]] = 1
@@ -229,7 +239,7 @@ class _Sums:
         )
         assert self.about is not None
         parts = graph_parts(table, mean, senders[keep], receivers[keep])
-        return TaskGraph(parts, self.count, self.about[0])
+        return TaskGraph(parts, self.count, self.about[0], self.seen)
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info
@@ -259,4 +269,5 @@ class _Sums:
             position = np.full_like(position, -1)
         keys = np.stack([kind, np.asarray(table.layer, np.int64), position, index], 1)
         numbers = self.numbers
-        return np.array([numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()])
+        found = [numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()]
+        return np.array(found, np.int64)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
@@ -63,6 +64,8 @@ class Level:
     cluster: Any
     weights: Weights
 
+    __repr__ = one_line
+
     @property
     def count(self) -> int:
         """How many supernodes."""
@@ -80,6 +83,8 @@ class Hierarchy:
 
     levels: tuple[Level, ...]
     count: int = struct.field(pytree_node=False, default=0)
+
+    __repr__ = one_line
 
     def clusters(self) -> list[np.ndarray]:
         """(N,) int32 supernode of every node, one array a level, coarsest first.

@@ -8,6 +8,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
@@ -30,6 +31,8 @@ class Coarsenable(NamedTuple):
     weights: Weights
     layer: np.ndarray
     seen: Seen
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

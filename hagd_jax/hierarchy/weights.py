@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 
 # Up to so many nodes weights are kept as a matrix.
@@ -34,6 +35,8 @@ class Weights:
     receivers: Any
     weight: Any
     count: int = struct.field(pytree_node=False, default=0)
+
+    __repr__ = one_line
 
     def times(self, x: jax.Array) -> jax.Array:
         """W x, for (N,) or (N, m)."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import behaviour
 from hagd_jax.errors import InputError
 from hagd_jax.meta.describe import Described
@@ -33,6 +34,8 @@ class Measured(NamedTuple):
     places: Any
     effects: Any
     seen: Seen | None = None
+
+    __repr__ = one_line
 
 
 def effects(

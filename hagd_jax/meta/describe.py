@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.hierarchy import Weights, embed, history
 from hagd_jax.scores import NodeGraph
@@ -40,6 +41,8 @@ class Described(NamedTuple):
     singles: dict[str, Any]
     space: Space | None = None
     seen: Seen | None = None
+
+    __repr__ = one_line
 
 
 def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Described:

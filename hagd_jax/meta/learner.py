@@ -17,6 +17,7 @@ import jraph
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.files import read_arrays, save_arrays
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
@@ -60,6 +61,8 @@ class Learner(struct.PyTreeNode):
 
     params: Any
     config: LearnerConfig = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
 
 class Network(nn.Module):

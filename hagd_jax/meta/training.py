@@ -13,6 +13,7 @@ import jraph
 import numpy as np
 import optax
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.meta.adapt import Measured, adapted
 from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
@@ -61,6 +62,8 @@ class Example(NamedTuple):
     graph: jraph.GraphsTuple
     members: np.ndarray
     measured: Measured
+
+    __repr__ = one_line
 
 
 def train(

@@ -20,12 +20,10 @@ from hagd_jax.pipeline.config import Progress
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.step_parts import State, StepBatch
 from hagd_jax.pipeline.step_plan import StepConfig, plan
-from hagd_jax.scores.flow import require_flow
 from hagd_jax.tasks import Task
 from hagd_jax.tasks.batching import batch_rows, padded_batches
-from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders import training as tc
-from hagd_jax.units import Dictionary, as_dictionary
+from hagd_jax.units import Source, directed
 
 _PHASES = ("train", "attribute", "coarsen", "search")
 
@@ -36,7 +34,7 @@ def run_steps(
     config: StepConfig,
     *,
     corpus: Corpus | None = None,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     run: RunFolder | None = None,
     progress: Progress | None = None,
     save_every: float = 30.0,
@@ -71,8 +69,7 @@ def run_steps(
         raise ConfigError("corpus", got="none", expected="text to train the transcoder on")
     nodes = None
     if config.train is None:
-        nodes = as_dictionary(model, dictionary).bare()
-        require_flow(nodes)
+        nodes = directed(model, dictionary).bare()
         config = dataclasses.replace(config, features=nodes.space.features)
     learner = meta.load() if config.prior == "learner" else None
     state = init(model, config)

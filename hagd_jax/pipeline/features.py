@@ -7,6 +7,7 @@ import json
 from typing import NamedTuple
 
 from hagd_jax import parallel, transcoders, units
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -40,6 +41,8 @@ class Basis(NamedTuple):
     nodes: Dictionary
     evaluation: Evaluation | None
     seen: Seen
+
+    __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import SizePoint, Verdict, curve_areas, evaluate, size_curve
 from hagd_jax.pipeline.context import Context, Left
 
@@ -18,6 +19,8 @@ class Judged(NamedTuple):
 
     verdicts: tuple[Verdict, ...]
     curve: tuple[SizePoint, ...]
+
+    __repr__ = one_line
 
 
 def judge(context: Context, left: Left) -> Judged:

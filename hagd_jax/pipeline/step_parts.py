@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.hierarchy import Weights, embed, kmeans
 from hagd_jax.meta import Learner, describe_arrays, logits
 from hagd_jax.models import LanguageModel, forward
@@ -24,7 +25,7 @@ from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
 from hagd_jax.transcoders.training.normalise import fold
 from hagd_jax.transcoders.transcoder import Transcoder
-from hagd_jax.units import Dictionary, Space, neurons
+from hagd_jax.units import Directed, Space, neurons
 from hagd_jax.units.features import Features
 
 
@@ -51,6 +52,8 @@ class State(struct.PyTreeNode):
     step: Any
     config: StepConfig = struct.field(pytree_node=False)
 
+    __repr__ = one_line
+
 
 class StepBatch(NamedTuple):
     """What a step reads.
@@ -65,8 +68,10 @@ class StepBatch(NamedTuple):
     weight: Any
     prompts: Prompts
 
+    __repr__ = one_line
 
-def dictionary(state: State, model: LanguageModel, nodes: Dictionary | None = None) -> Dictionary:
+
+def dictionary(state: State, model: LanguageModel, nodes: Directed | None = None) -> Directed:
     """The nodes as they are now: those given, or the features of the transcoder in training."""
     if state.transcoder is None or state.config.train is None:
         return neurons(model).bare() if nodes is None else nodes
@@ -97,7 +102,7 @@ def choose(state: State, *_: Any) -> tuple[State, dict]:
 
 
 def attribute(
-    state: State, model: LanguageModel, batch: StepBatch, nodes: Dictionary | None, *_: Any
+    state: State, model: LanguageModel, batch: StepBatch, nodes: Directed | None, *_: Any
 ) -> tuple[State, dict]:
     """Add prompts to scores, and to edges between heads and the chosen features."""
     nodes = dictionary(state, model, nodes)
@@ -168,7 +173,7 @@ def search(
     state: State,
     model: LanguageModel,
     batch: StepBatch,
-    nodes: Dictionary | None,
+    nodes: Directed | None,
     *_: Any,
     size: jax.Array,
     opened: jax.Array,

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.models import DecoderConfig
@@ -130,6 +131,8 @@ class Plan(NamedTuple):
     search: np.ndarray
     size: np.ndarray
     opened: np.ndarray
+
+    __repr__ = one_line
 
 
 def plan(config: StepConfig, decoder: DecoderConfig) -> Plan:

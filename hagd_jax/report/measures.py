@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Estimate, Verdict
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
 from hagd_jax.report.words import interval, number, percent, probability
@@ -42,6 +43,8 @@ class Measure(NamedTuple):
     name: str
     meaning: str
     cells: tuple[Cell, ...]
+
+    __repr__ = one_line
 
 
 def main_measures(verdicts: tuple[Verdict, ...]) -> list[Measure]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, SizePoint, Verdict
 from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
 from hagd_jax.errors import InputError
@@ -51,6 +52,8 @@ class Report:
     curve_ablation: str = "counterfactual"
     texts: tuple[Text, ...] = ()
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     def __post_init__(self):
         layers, heads, features = self.circuit.space

@@ -11,6 +11,7 @@ from typing import Any
 
 from bokeh.embed import json_item
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.report.feature_cards import cards, striking
 from hagd_jax.report.html import data, render
@@ -47,6 +48,8 @@ class TranscoderReport:
     contexts: Contexts | None = None
     tokenizer: Tokenizer | None = None
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     @classmethod
     def of_run(

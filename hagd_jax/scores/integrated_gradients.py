@@ -18,8 +18,7 @@ from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ def node_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
@@ -113,7 +112,7 @@ def mean_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
     """Integrated gradients of every node: `node_scores`, averaged over prompts.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
 from hagd_jax.tasks.prompts import Prompts, make_prompts
@@ -66,6 +67,8 @@ class Algorithm:
     norm: Norm = "none"
     decides: int | None = None
     shares: Mapping[str, np.ndarray] | None = None
+
+    __repr__ = one_line
 
     def require(self, model: LanguageModel) -> None:
         """Refuse a model that computes something else, by its vocabulary and positions.

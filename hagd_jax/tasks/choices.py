@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.metric import divergence
 from hagd_jax.tasks.prompts import Prompts
@@ -33,6 +34,8 @@ class Choices(Prompts):
     """
 
     unit: Any = None
+
+    __repr__ = one_line
 
     def inputs(self, side: str = "clean") -> Any:
         """(N C, T)."""
@@ -128,6 +131,8 @@ class Choice(NamedTuple):
     corrupted: Sequence[int]
     scored: tuple[int, int]
     unit: float
+
+    __repr__ = one_line
 
 
 def make_choices(

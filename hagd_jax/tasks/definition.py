@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
@@ -78,6 +79,8 @@ class Task:
     texts: Mapping[str, tuple[Text, ...]]
     candidates: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
     def __post_init__(self):
         for split, prompts in self.splits.items():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.checks import check_prompts, require_aligned
 from hagd_jax.tasks.metric import columns, divergence, log_sum
@@ -44,6 +45,8 @@ class Prompts:
     distractor: Any
     length: Any
     group: Any = None
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -129,44 +128,3 @@ def _word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> list[int] | list
     """One token a row, or lists of them if a row has several."""
     found = [[word_token(tokenizer, word) for word in row.split("|")] for row in words]
     return found if any(len(row) > 1 for row in found) else [row[0] for row in found]
-
-
-def require_enough(name: str, split: str, size: int, most: int) -> None:
-    """Refuse a split that is larger than what its words can say.
-
-    Args:
-        name: Of the task.
-        split: Which.
-        size: Prompts asked for.
-        most: Different prompts that there are.
-
-    Raises:
-        InputError: If they are fewer.
-    """
-    if size > most:
-        raise InputError(
-            f"size of the {split} split of {name}",
-            got=size,
-            expected=f"at most {most}, from the words that are one token",
-            mend="Ask for fewer prompts, or use a model whose tokenizer keeps such words whole.",
-        )
-
-
-def take_turns(queues: Sequence[Sequence[Text]], templates: int, size: int) -> list[Text]:
-    """Prompts going round the subjects and, for each of them, round the templates.
-
-    Args:
-        queues: The prompts of each subject, in which the templates take turns.
-        templates: How many they are.
-        size: Prompts wanted.
-
-    Returns:
-        The first of them.
-    """
-    # Each subject begins with another template, so that the first round uses all.
-    turned = (
-        [*queue[turn % templates :], *queue[: turn % templates]]
-        for turn, queue in enumerate(queues)
-    )
-    rounds = itertools.zip_longest(*turned)
-    return list(itertools.islice((text for turn in rounds for text in turn if text), size))

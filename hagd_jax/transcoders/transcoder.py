@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is, shown
 from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import sharding
@@ -136,10 +137,13 @@ class Transcoder(struct.PyTreeNode):
 
     def __repr__(self) -> str:
         c = self.config
-        kept = f" with k={c.k}" if c.k else ""
+        if not isinstance(c, TranscoderConfig):  # inside a transformation
+            return one_line(self)
+        few = f" with {c.k} active" if c.k else ""
+        reach = f", to {c.window} layers above" if c.window else ""
         return (
-            f"Transcoder({self.name!r}, {c.n_layers} layers of {c.n_features} {c.activation} "
-            f"features{kept}, d_model={c.d_model}, window={c.window})"
+            f"Transcoder({self.name!r}: {c.n_layers} layers, d_model {c.d_model}, "
+            f"{c.n_features:,} {c.activation} features{few}{reach}, {c.dtype})"
         )
 
     def bare(self) -> Transcoder:

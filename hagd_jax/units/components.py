@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units.dictionary import Dictionary
@@ -25,6 +26,8 @@ class Components(struct.PyTreeNode):
     """
 
     decoder: DecoderConfig = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
     @property
     def space(self) -> Edges:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.interventions.shapes import require_broadcast, require_values
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
@@ -52,6 +53,8 @@ class Edges:
     v: Any
     mlp: Any
     final: Any
+
+    __repr__ = one_line
 
     @classmethod
     def existing(cls, config: DecoderConfig) -> Edges:

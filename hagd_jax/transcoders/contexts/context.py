@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
@@ -30,6 +31,8 @@ class Context(NamedTuple):
     row: int
     position: int
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerContexts:
@@ -50,6 +53,8 @@ class LayerContexts:
     position: np.ndarray
     nearby: np.ndarray
     effects: LogitEffects | None = None
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

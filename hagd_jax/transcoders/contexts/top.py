@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError, require_number, shown
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
@@ -48,6 +49,8 @@ class Best(struct.PyTreeNode):
     nearby: Any
     fired: Any
     largest: Any
+
+    __repr__ = one_line
 
 
 def top_contexts(

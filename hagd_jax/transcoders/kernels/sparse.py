@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from hagd_jax.brief import one_line
 from hagd_jax.parallel.rules import RULES
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
@@ -39,6 +40,8 @@ class Active(struct.PyTreeNode):
 
     values: jax.Array
     indices: jax.Array
+
+    __repr__ = one_line
 
     def dense(self, n_features: int) -> jax.Array:
         """(..., N, F) with an entry for every feature."""
@@ -161,6 +164,8 @@ class Edges(NamedTuple):
 
     senders: Any
     receivers: Any
+
+    __repr__ = one_line
 
 
 def edges(config: TranscoderConfig) -> Edges:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import replace
 from hagd_jax.models import (
     Context,
@@ -62,6 +63,8 @@ class Sums(struct.PyTreeNode):
     loss: Any
     layer_loss: Any
     tangent: Any
+
+    __repr__ = one_line
 
     def __add__(self, other: Sums) -> Sums:
         """Sums over both; the spreads meet at their common mean (Chan et al., 1979)."""

@@ -10,6 +10,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.files import finite
 
@@ -51,6 +52,8 @@ class Evaluation:
     jacobian: Row
     layer_loss: tuple[tuple[float, float], ...] | None = None
     fired: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    __repr__ = one_line
 
     @property
     def mean_fvu(self) -> float:

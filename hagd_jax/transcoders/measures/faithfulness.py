@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_number
 from hagd_jax.models import LanguageModel, mlp
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -36,6 +37,8 @@ class JacobianMatch(struct.PyTreeNode):
 
     random: Any
     active: Any
+
+    __repr__ = one_line
 
 
 def jacobian_match(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
@@ -72,6 +73,8 @@ class Terms(struct.PyTreeNode):
     fired: jax.Array
     smallest: jax.Array
     parts: dict[str, jax.Array]
+
+    __repr__ = one_line
 
 
 def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:

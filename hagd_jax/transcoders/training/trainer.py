@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Batch, Batches, Corpus
 from hagd_jax.errors import (
     CheckpointError,
@@ -76,6 +77,8 @@ class Plan(NamedTuple):
     train: TrainConfig
     steps: int
     length: int
+
+    __repr__ = one_line
 
     def through(self, done: int) -> bool:
         """Whether the step after `done` trains through the model."""
