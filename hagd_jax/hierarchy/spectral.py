@@ -68,6 +68,9 @@ def embed(
         )  # fmt: skip
     if isinstance(regularise, int | float) and not 0 <= regularise < float("inf"):
         raise InputError("regularise", got=regularise, expected="0 or more, and finite")
+    if count <= EXACT:
+        # A matrix, so that one program serves graphs of any number of edges.
+        weights = Weights(weights.matrix(), None, None, None, count)
     return _embed(weights, key, regularise, size=size, krylov=min(krylov, count))
 
 

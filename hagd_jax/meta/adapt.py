@@ -150,8 +150,12 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
         >>> adapted(load(), states, Measured(jnp.array([0, 1]), jnp.array([1.0, 0.0]))).shape
         (4,)
     """
-    p = learner.params
-    here, own = states[measured.places], jnp.asarray(measured.effects)
+    return _adapted(learner, states, jnp.asarray(measured.places), jnp.asarray(measured.effects))
+
+
+@jax.jit
+def _adapted(learner: Learner, states: jax.Array, places: jax.Array, own: jax.Array) -> jax.Array:
+    p, here = learner.params, states[places]
     ahead = jnp.maximum(own[:, None] - own, 0)
     ahead = ahead / jnp.maximum(ahead.sum(), 1e-6)
 
