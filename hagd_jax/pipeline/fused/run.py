@@ -181,7 +181,9 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
     config = setting.config.train.transcoder(model.config)
     made = tc.finish(trained.train, config, mesh=model.mesh, name=f"{model.name}-transcoder")
     if own is None:
-        return basis_of(context, as_dictionary(model, made), measured_here(context, corpus, made, own))
+        return basis_of(
+            context, as_dictionary(model, made), measured_here(context, corpus, made, own)
+        )
     transcoders.save(made, own.path / "transcoder", model_name=model.name)
     sync("transcoder saved")
     return stage.make(context, left)
