@@ -179,9 +179,10 @@ def _prompts(compiled: Compiled, tokens: np.ndarray, found: np.ndarray, count: i
         if len(places):
             # The position whose answer was asked least.
             position = min(
-                rng.permutation(places), key=lambda t, row=row: len(asked.get(found[row, t], []))
+                rng.permutation(places).tolist(),
+                key=lambda t, row=row: len(asked.get(int(found[row, t]), [])),
             )
-            asked.setdefault(found[row, position], []).append((int(row), int(position)))
+            asked.setdefault(int(found[row, position]), []).append((int(row), position))
     turns = itertools.zip_longest(*(asked[answer] for answer in sorted(asked)))
     chosen = [place for turn in turns for place in turn if place is not None][:count]
     rows, positions = np.array(chosen, int).reshape(-1, 2).T
