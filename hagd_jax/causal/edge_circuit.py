@@ -204,6 +204,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         CheckpointError: If the file is absent, broken, or of another format.
 
     Example:
+        >>> Circuit((), (), (1, 2, 3), model="small", task="ioi").save("circuit.json")
         >>> load_circuit("circuit.json").task
         'ioi'
     """
