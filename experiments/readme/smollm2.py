@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from experiments.common.record import half_interval
-from hagd_jax.causal.claims import FAITHFULNESS_GATE
+from hagd_jax.causal.gates import FAITHFULNESS_GATE
 
 NAMES = {"smollm2": "neurons", "smollm2_features": "features", "smollm2_mean": "neurons, mean"}
 TEXT = (

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from hagd_jax.causal import JudgeConfig
+from hagd_jax.causal import ValidateConfig
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.scores import GradientConfig
@@ -55,7 +55,8 @@ class ExtractConfig:
         hierarchy: How the graph is coarsened.
         masks: How masks are trained.
         repair: How members are swapped after the search.
-        judge: How the circuit is tested.
+        judge: How the circuit is tested: by default the claims that decide, and no more of them
+            than it takes. The first ablation is that of the curve of sizes.
 
     Raises:
         ConfigError: If a value is impossible.
@@ -78,7 +79,7 @@ class ExtractConfig:
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
-    judge: JudgeConfig = JudgeConfig()
+    judge: ValidateConfig = ValidateConfig(claims="core")
 
     def __post_init__(self):
         if self.seed < 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hagd_jax
-from hagd_jax.causal import Circuit, SizePoint, Verdict
+from hagd_jax.causal import Circuit, SizePoint, ValidationReport
 from hagd_jax.corpus import Corpus
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.checks import require_runnable
@@ -32,7 +32,7 @@ class Result:
 
     Attributes:
         circuit: The circuit, with its provenance.
-        verdicts: What was measured of it on the test split, one for each ablation.
+        report: The verdict of the judge, on the test split.
         curve: Faithfulness against size, under the first ablation.
         scores: Every node's score.
         task: The behaviour, with its prompts.
@@ -42,7 +42,7 @@ class Result:
     """
 
     circuit: Circuit
-    verdicts: tuple[Verdict, ...]
+    report: ValidationReport
     curve: tuple[SizePoint, ...]
     scores: Nodes
     task: Task
@@ -243,15 +243,15 @@ def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
         f"{sum(each.l0) / len(each.l0):.0f} at a time"
         for each in found
     ]
-    if not judged.verdicts[0].able:
-        right = judged.verdicts[0].accuracy["model"].value
+    if judged.report.evidence and not judged.report.able:
+        right = judged.report.evidence[0].accuracy[0].value
         learned.append(
             f"warning: the model is right on only {right:.0%} of the test prompts; a circuit of a "
             "behaviour that it lacks means nothing"
         )
     return Result(
         circuit=left["select"].circuit,
-        verdicts=judged.verdicts,
+        report=judged.report,
         curve=judged.curve,
         scores=left["score"],
         task=context.task,
