@@ -41,7 +41,8 @@ class Config(Kills):
     """Runs of the composed step that are killed and started again.
 
     Attributes:
-        steps: Steps of the transcoder's training, of the graph, and of the masks.
+        steps: Steps of the transcoder's training, of the graph, and of the masks; without the first
+            nodes are neurons.
     """
 
     steps: tuple[int, int, int] = (20, 4, 30)
@@ -50,10 +51,10 @@ class Config(Kills):
     def run(self) -> pipeline.StepConfig:
         """The composed step."""
         train, graph, masks = self.steps
+        learned = TrainConfig(features="4x", k=4, tokens=10**6, batch_size=16, estimate=2)
         return pipeline.StepConfig(
-            nodes=12, train_steps=train, graph_steps=graph, candidates=64,
-            train=TrainConfig(features="4x", k=4, tokens=10**6, batch_size=16, estimate=2),
-            masks=MaskConfig(steps=masks, batch_size=8),
+            nodes=12, train_steps=train, train=learned if train else None, graph_steps=graph,
+            candidates=64, masks=MaskConfig(steps=masks, batch_size=8),
         )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def work(folder: Path, config: Config) -> None:
     prompts = make_prompts(clean, other, [1] * 32, [2] * 32, vocab_size=64)
     task = Task("random", "Nothing.", {"discover": prompts}, {"discover": (Text(*"abcde"),) * 32})
     own = pipeline.open_run(folder, dataclasses.asdict(config.run))
-    state = pipeline.run_steps(model, task, config.run, corpus=corpus, run=own, save_every=0)
+    text = corpus if config.run.train else None
+    state = pipeline.run_steps(model, task, config.run, corpus=text, run=own, save_every=0)
     leaves = [
         jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
         for x in jax.tree.leaves(state)

@@ -39,7 +39,7 @@ class Validate:
             default.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
-        split: Prompts to judge on.
+        split: Split to judge on; one that the circuit has seen is shown and decides nothing.
         seed: Of prompts, controls, bootstraps and permutations.
         sizes: Prompts in each split.
         dtype: Of weights and computation: float32 or bfloat16.
@@ -115,7 +115,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
                  "date": time.strftime("%Y-%m-%d %H:%M"),
                  "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}"}  # fmt: skip
         look = out.with_suffix(".html")
-        write_atomic(look, validation_page(report, facts, alpha=command.config.alpha))
+        write_atomic(look, validation_page(report, facts))
         rich.print(claims_table(report))
         rich.print(f"Look at it: {escape(str(look))}")
     return report

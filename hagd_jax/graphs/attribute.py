@@ -68,10 +68,12 @@ def attribute(
             is active, activations are not finite, or the run needs more memory than allowed.
 
     Example:
-        >>> case = hagd.testbeds.hand_built()[0]
-        >>> graph = attribute(case.model, None, case.prompts.clean[0], targets="yes")
-        >>> hagd.graphs.graph_scores(graph)  # neurons leave no error
-        GraphScores(replacement=1.0, completeness=1.0)
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> attribute(model, None, [1, 2, 3, 4], targets=5)
+        AttributionGraph(54 nodes, ... features, 4 tokens, targets '#5')
     """
     nodes = directed(model, dictionary)
     tokens = prompt_tokens(model, prompt)

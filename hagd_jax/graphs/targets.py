@@ -38,10 +38,12 @@ def difference_target(
             ones, or there is no wrong one: the direction would be of nothing.
 
     Example:
-        >>> case = hagd.testbeds.hand_built()[0]
-        >>> target = difference_target(case.model, "yes", ["a", "b"])
-        >>> target.label, target.tokens, target.coefficients
-        ('yes - a / b', (5, 1, 2), (1.0, -0.5, -0.5))
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> difference_target(model, 7, [3, 5]).coefficients
+        (1.0, -0.5, -0.5)
     """
     others = _listed(wrong)
     ids = [token_id(model, token) for token in (right, *others)]

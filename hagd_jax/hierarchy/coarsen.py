@@ -49,51 +49,6 @@ class HierarchyConfig:
         require_number("band", self.band, least=0, whole=True)
         require_number("regularise", self.regularise, above=0)
 
-    def depth(self, count: int) -> int:
-        """How many levels a graph of so many nodes has, if bands of layers do not bound them.
-
-        Args:
-            count: Number of nodes that are coarsened.
-
-        Returns:
-            Number of levels above the nodes; `coarsen` makes no more.
-
-        Raises:
-            InputError: If there is no node.
-
-        Example:
-            >>> from hagd_jax.hierarchy import HierarchyConfig
-            >>> HierarchyConfig(ratio=1 / 16).depth(46_000)
-            4
-        """
-        if count < 1:
-            raise InputError("nodes", got=count, expected="1 or more")
-        found = 0
-        while (fewer := _size(count, 1, self)) < count:
-            count, found = fewer, found + 1
-        return found
-
-    def require_levels(self, levels: int, count: int) -> None:
-        """Refuse more levels than a graph of so many nodes has, before it is made.
-
-        Args:
-            levels: Number of levels asked for.
-            count: Number of nodes that are coarsened.
-
-        Raises:
-            ConfigError: If there are fewer.
-
-        Example:
-            >>> from hagd_jax.hierarchy import HierarchyConfig
-            >>> HierarchyConfig(ratio=1 / 16).require_levels(2, 46_000)
-        """
-        most = self.depth(count)
-        if not 0 <= levels <= most:
-            raise ConfigError(
-                "levels", got=levels, expected=f"0 to {most}, for a graph of {count:,} nodes",
-                mend="Ask for fewer levels, a larger ratio, or a smaller coarsest level.",
-            )  # fmt: skip
-
 
 @struct.dataclass
 class Level:

@@ -74,6 +74,9 @@ def embed(
     known = not isinstance(regularise, jax.core.Tracer)
     if regularise.ndim or (known and not 0 <= regularise < float("inf")):
         raise InputError("regularise", got=shown(regularise), expected="a number, 0 or more")
+    if count <= EXACT:
+        # A matrix, so that one program serves graphs of any number of edges.
+        weights = Weights(weights.matrix(), None, None, None, count)
     return _embed(weights, key, regularise, size=size, krylov=min(krylov, count))
 
 

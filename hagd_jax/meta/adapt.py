@@ -17,8 +17,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Nodes, Scores, Source, as_dictionary
 
 MAGNITUDES = 6
 
@@ -44,7 +43,7 @@ def effects(
     prompts: Prompts,
     places: np.ndarray,
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     batch_size: int = 32,
 ) -> Measured:
@@ -154,8 +153,12 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
         >>> adapted(load(), states, Measured(jnp.array([0, 1]), jnp.array([1.0, 0.0]))).shape
         (4,)
     """
-    p = learner.params
-    here, own = states[measured.places], jnp.asarray(measured.effects)
+    return _adapted(learner, states, jnp.asarray(measured.places), jnp.asarray(measured.effects))
+
+
+@jax.jit
+def _adapted(learner: Learner, states: jax.Array, places: jax.Array, own: jax.Array) -> jax.Array:
+    p, here = learner.params, states[places]
     ahead = jnp.maximum(own[:, None] - own, 0)
     ahead = ahead / jnp.maximum(ahead.sum(), 1e-6)
 

@@ -37,8 +37,7 @@ from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Searched(NamedTuple):
@@ -68,7 +67,7 @@ def search_masks(
     config: MaskConfig = MaskConfig(),
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> Searched:
     """Train masks down to the smallest size, and read circuits of all sizes on the way.
@@ -116,7 +115,7 @@ def searched(
     circuits: dict[int, Selection],
     state: MaskState,
     config: MaskConfig,
-    dictionary: Parts | Transcoder | None,
+    dictionary: Parts | Source | None,
 ) -> Searched:
     """Measure the smallest circuit beside the empty one, and say whether anything was found."""
     smallest = circuits[min(circuits)]
@@ -143,7 +142,7 @@ def trained_circuits(
     config: MaskConfig,
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> tuple[dict[int, Selection], MaskState]:
     """The circuits of `search_masks`, not measured, and the last state."""
@@ -166,7 +165,7 @@ def train_masks(
     *,
     least: int | None = None,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Iterator[tuple[MaskState, dict[str, float]]]:
     """Take all steps that are left, some at a time.
 
@@ -241,7 +240,7 @@ def seen_by_masks(
     config: MaskConfig = MaskConfig(),
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Seen:
     """What circuits have seen that masks were trained for, as in `search_masks`.
 

@@ -46,7 +46,7 @@ SCENES = {
             "Yesterday {A} and {B} walked to the {place} together. There {S} gave the {object} to",
             "Once {A} and {B} had left the {place}, {S} passed the {object} to",
             "In the morning {A} and {B} drove to the {place}, and {S} handed the {object} to",
-            "Because {A} and {B} were friends, {S} brought a {object} from the {place} to",
+            "Because {A} and {B} were meeting at the {place}, {S} brought a {object} to",
             "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
         ),
         places=words("store park school office station museum garden library airport beach"),

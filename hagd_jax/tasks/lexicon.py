@@ -99,15 +99,9 @@ CAPITALS = _pairs(
     Ethiopia: Addis Ababa, Colombia: Bogotá, Venezuela: Caracas, Ecuador: Quito,
     Uruguay: Montevideo, Argentina: Buenos Aires, Brazil: Brasília, Nicaragua: Managua,
     Fiji: Suva, the Bahamas: Nassau, Texas: Austin, Colorado: Denver, Arizona: Phoenix,
-    Massachusetts: Boston, Tennessee: Nashville, California: Sacramento, Ohio: Columbus,
-    Bavaria: Munich, Ontario: Toronto, Queensland: Brisbane, Oregon: Salem, Virginia: Richmond,
-    Wisconsin: Madison, Michigan: Lansing, Alabama: Montgomery, Connecticut: Hartford,
-    Hawaii: Honolulu, Indiana: Indianapolis, Maine: Augusta, Nebraska: Lincoln,
-    Mississippi: Jackson, Illinois: Springfield, Alberta: Edmonton, Saxony: Dresden,
-    Tuscany: Florence, Lombardy: Milan, Catalonia: Barcelona, Andalusia: Seville,
-    South Carolina: Columbia, North Carolina: Raleigh, Rhode Island: Providence,
-    New Jersey: Trenton, Maryland: Annapolis, Florida: Tallahassee, Iowa: Des Moines,
-    Manitoba: Winnipeg, Sicily: Palermo
+    Massachusetts: Boston, Tennessee: Nashville, Bavaria: Munich, Queensland: Brisbane,
+    Hawaii: Honolulu, Mississippi: Jackson, Alberta: Edmonton, Manitoba: Winnipeg,
+    Andalusia: Seville, Florida: Tallahassee, Iowa: Des Moines
     """
 )
 

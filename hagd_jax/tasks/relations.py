@@ -52,10 +52,10 @@ RELATIONS = {
                 "Our plane to {subject} landed in the capital,",
             ),
             "select": (
-                "Nobody who visits {subject} should miss the capital,",
-                "The tour starts in {subject}, or rather in its capital,",
+                "Most visitors who come to {subject} never leave the capital,",
+                "Make a stop in {subject}, preferably in its capital,",
                 "The letter was posted in {subject}, in the capital,",
-                "His trip through {subject} ended in the capital city of",
+                "His trip through {subject} ended late at night in the capital,",
             ),
             "test": (
                 "On a map of {subject}, a star marks the capital,",
@@ -138,7 +138,7 @@ RELATIONS = {
             "select": (
                 "Did the old man {subject}? Indeed he",
                 "Now write it in the past: I {subject} becomes I",
-                "You may {subject} whenever you like; as a kid, I also",
+                "When asked whether they {subject}, he replied that they once",
                 "In class: the verb is {subject}, and its past form is",
             ),
             "test": (

@@ -65,9 +65,12 @@ def components(model: LanguageModel) -> Components:
         What to give the judge as `dictionary`.
 
     Example:
-        >>> own = components(hagd.testbeds.hand_built()[0].model)
-        >>> int(own.space.count())  # 12 into four heads, 5 into the MLP, 6 into the logits
-        23
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> int(components(model).space.count())
+        46
     """
     return Components(model.config)
 

@@ -43,8 +43,12 @@ class Edges:
         final: (W,) what the logits read.
 
     Example:
+        >>> from hagd_jax.models import DecoderConfig
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> int(Edges.existing(config).count())  # 9 and 30 into the layers, 7 into the logits
+        >>> edges = Edges.existing(config)
+        >>> edges.q.sum(-1).tolist(), edges.mlp.sum(-1).tolist()  # writers that each reader sees
+        ([[1, 1], [4, 4]], [3, 6])
+        >>> int(edges.count())
         46
     """
 
@@ -197,12 +201,15 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
         InputError: If the alternative lacks a site, or the mask is one of another model.
 
     Example:
-        >>> case = hagd.testbeds.hand_built()[0]
-        >>> model, prompts = case.model, case.prompts
-        >>> other = hagd.models.forward(model, prompts.corrupted, capture=WRITES).trace
-        >>> cut = mask_edges(model.config, Edges.existing(model.config).without(0), other)
-        >>> hagd.models.forward(model, prompts.clean, cut).logits.shape
-        (81, 6, 7)
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, forward, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> other = forward(model, [[1, 2, 4]], capture=WRITES).trace
+        >>> everything = Edges.existing(config)
+        >>> kept = forward(model, [[1, 2, 3]], mask_edges(config, everything, other)).logits
+        >>> np.allclose(kept, forward(model, [[1, 2, 3]]).logits, atol=1e-5)
+        True
     """
     require_is("config", config, DecoderConfig)
     require_is("mask", mask, Edges)

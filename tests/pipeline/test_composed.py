@@ -8,14 +8,14 @@ import jraph
 import numpy as np
 import pytest
 import scipy.optimize
+from hagd_jax.pipeline.step_parts import StepBatch
+from hagd_jax.pipeline.step_plan import StepConfig
 
 from hagd_jax import meta
 from hagd_jax.errors import ConfigError
 from hagd_jax.meta.learner import init as init_learner
 from hagd_jax.parallel import make_mesh, restore, save
 from hagd_jax.pipeline import composed, run_steps, step_parts, step_plan
-from hagd_jax.pipeline.step_parts import StepBatch
-from hagd_jax.pipeline.step_plan import StepConfig
 from hagd_jax.scores.node_graph import NodeGraph, NodePlaces
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks.batching import padded_batches
