@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hagd_jax.corpus.hub import hub_corpus
 from hagd_jax.corpus.prompts import task_corpus
 from hagd_jax.corpus.sampling import self_corpus
 from hagd_jax.corpus.text import find_files, text_corpus
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Task
 
@@ -59,7 +60,13 @@ def open_corpus(
         (8, 4)
         >>> batches.restore(batches.state())
     """
-    config = config or CorpusConfig()
+    config = CorpusConfig() if config is None else config
+    require_is("model", model, LanguageModel)
+    require_is("config", config, CorpusConfig)
+    paths = source if isinstance(source, list | tuple) else [source]
+    alone = isinstance(source, Task)
+    if not alone and not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise InputError("corpus", got=shown(source), expected=_EXPECTED)
     if isinstance(source, Task):
         return task_corpus(source, model, config)
     if isinstance(source, str):

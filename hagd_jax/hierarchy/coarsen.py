@@ -11,10 +11,11 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_index, require_is, require_number
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
 from hagd_jax.hierarchy.weights import Weights
+from hagd_jax.models.arrays import read_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,11 @@ class HierarchyConfig:
     regularise: float = 0.05
 
     def __post_init__(self):
-        if not 0 < self.ratio < 1:
-            raise ConfigError("ratio", got=self.ratio, expected="between 0 and 1")
+        require_number("ratio", self.ratio, above=0, below=1)
         for field in ("least", "vectors", "krylov", "iterations"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        if self.band < 0 or self.regularise <= 0:
-            raise ConfigError("band and regularise", got=(self.band, self.regularise),
-                              expected="0 or more, and above 0")  # fmt: skip
+            require_number(field, getattr(self, field), least=1, whole=True)
+        require_number("band", self.band, least=0, whole=True)
+        require_number("regularise", self.regularise, above=0)
 
 
 @struct.dataclass
@@ -148,11 +146,19 @@ def coarsen(
         >>> coarsen(graph, HierarchyConfig(ratio=0.5, least=2)).clusters()[0].tolist()
         [0, 0, 1, 1]
     """
-    if config.band and (layer is None or len(layer) != weights.count):
-        raise InputError(
-            "layer", got=None if layer is None else f"{len(layer)} of them",
-            expected=f"one of each of {weights.count} nodes, to bound supernodes by bands",
-        )  # fmt: skip
+    require_is("weights", weights, Weights)
+    require_is("config", config, HierarchyConfig)
+    seed = require_index("seed", seed)
+    if config.band and layer is None:
+        expected = f"one of each of {weights.count} nodes, to bound supernodes by bands"
+        raise InputError("layer", got="none", expected=expected)
+    if layer is not None:
+        layer = read_array("layer", layer, "(N,) layers")
+        if layer.shape != (weights.count,) or not np.issubdtype(layer.dtype, np.integer):
+            raise InputError(
+                "layer", got=f"{layer.dtype} of shape {layer.shape}",
+                expected=f"one whole number for each of {weights.count} nodes",
+            )  # fmt: skip
     depth = np.zeros(weights.count, int) if layer is None else np.asarray(layer, int)
     levels: list[Level] = []
     now, band, key = weights, config.band, jax.random.key(seed)

@@ -4,7 +4,7 @@ import jraph
 import numpy as np
 import pytest
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.graphs import influence, task_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy import (
@@ -107,5 +107,5 @@ def test_supernodes_hold_every_feature_once_and_have_names():
         assert sorted(node for _, group in few for node in group) == sorted(members)
     told = supernodes(graph, most=8, names=lambda node: [f"word{node % 2}"])
     assert all("word" in name for name, _ in told)
-    with pytest.raises(InputError, match="most"):
+    with pytest.raises(ConfigError, match="most"):
         supernodes(graph, most=0)

@@ -193,7 +193,7 @@ def test_effects_are_those_of_ablating_each_node_alone():
             meta.effects(case.model, case.prompts, np.array(bad))
     with pytest.raises(ConfigError, match="ablation"):
         meta.effects(case.model, case.prompts, np.array([0]), ablation="none")
-    with pytest.raises(InputError, match="1 or more nodes"):
+    with pytest.raises(ConfigError, match="count: got 0; expected a whole number, 1 or more"):
         meta.most_telling(np.arange(3.0), 0)
     with pytest.raises(InputError, match="3 values; expected 10"):
         meta.describe(graph, Nodes(np.zeros((1, 1)), np.zeros((1, 2))))

@@ -222,7 +222,7 @@ def test_bad_tokens_are_refused_before_tracing(tokens, words):
     [
         ([[5]] * 4, "got 5 to 5; expected 0 to 4"),
         ([[-1]] * 4, "got -1 to -1"),
-        ([[0]], r"got shape \(1, 1\); expected shape \(4, any\)"),
+        ([[0]], r"got shape \(1, 1\); expected integers from 0 to 4 of shape \(4, n\)"),
         ([[]] * 4, r"got shape \(4, 0\)"),
         ([0, 1], r"got shape \(2,\)"),
         ([[0.0]] * 4, "dtype float64; expected integers"),
