@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import ConfigError, InputError, require_index, require_is, require_number
+from hagd_jax.errors import InputError, require_index, require_is, require_number
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
 from hagd_jax.hierarchy.weights import Weights
