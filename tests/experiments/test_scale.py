@@ -129,7 +129,7 @@ TRAIN = TrainConfig(features="2x", k=4, window=1, batch_size=4, accumulate=2, to
 def programs():
     mesh = parallel.make_mesh("data=2,model=2")
     step = plan_pipeline.Config(train=TRAIN, tokens=(4, 8), prompts=(4, 8), nodes=8, candidates=8,
-                                train_steps=4, mask_steps=4)  # fmt: skip
+                                mask_steps=4)  # fmt: skip
     graph = plan_attribution.Config(
         length=8, features=2, active=4,
         attribution=AttributionConfig(max_feature_nodes=8, batch_size=4, edges_per_node=4),
