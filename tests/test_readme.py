@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HAGD_CACHE", str(folder / "cache"))
-        save_tiny(Path("smollm2-135m"), layers=13)
+        save_tiny(Path("smollm2-135m"))
         save_tiny(Path("llama-2-7b"))
         cache(tasks.small_algorithm("modular_addition", p=53), d_model=64)
         cache(tasks.parity(10), d_model=16)

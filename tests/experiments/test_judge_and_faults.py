@@ -6,8 +6,7 @@ from experiments.common import kills
 from experiments.common.known import places as places_of
 from experiments.common.known import sample, truth_of
 from experiments.faults import pipeline, transcoder
-from experiments.judge import calibrated, ground_truth_edges, judged
-from hagd_jax.causal import ValidateConfig
+from experiments.judge import calibrated, ground_truth_edges
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import neurons
 
@@ -41,26 +40,6 @@ def test_compiled_programs_need_the_edges_that_were_published(places, read):
     assert row["resample"] == row["published resample"] == 2
     assert row["edges"] > row["of the program"] > 2
     assert len(result["needed"]["reverse, resample"]) == 2
-
-
-def test_the_judge_is_judged_on_a_model_written_by_hand(places, read):
-    config = ValidateConfig(
-        ablations=("mean",), controls=19, draws=1, pairs=1, subsets=1, greedy=0, permuted=0,
-        batch_size=128,
-    )  # fmt: skip
-    judged.main(
-        judged.Config(**places, guises=1, random=1, by_hand=("either",), programs=(), less=1,
-                      judge=config)
-    )  # fmt: skip
-    result = read("judge_judged")
-    shares = {row["circuits"]: (row["judged"], row["share"]) for row in result["rows"]}
-    assert shares.keys() == judged.TARGETS.keys()
-    assert shares["random"] == (1, 0)
-    assert shares["permuted weights"] == (1, 0)
-    assert shares["one unit less"] == (1, 1)
-    assert [row["kind"] for row in result["details"]] == [
-        "true", "one unit less", "one idle unit more", "random", "permuted weights"
-    ]  # fmt: skip
 
 
 def test_known_circuits_are_flat_masks():
