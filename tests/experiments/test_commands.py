@@ -10,6 +10,7 @@ import pytest
 
 from experiments.common.record import command
 from experiments.common.script import ROOT, Places, need, parse
+from experiments.readme import tables
 from hagd_jax.errors import MissingDependencyError
 
 ROOMS = ("circuits", "faults", "judge", "parity", "readme", "scale", "speed", "transcoders")
@@ -97,3 +98,11 @@ def test_a_record_keeps_no_path_of_this_machine():
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
     with pytest.raises(MissingDependencyError, match=r"no_such_package.*pip install it"):
         need("numpy", "no_such_package", install="pip install it")
+
+
+def test_readme_has_the_tables_that_its_script_writes():
+    """Byte for byte: a row whose result file is gone, or was measured again, goes with it."""
+    text = (ROOT / "README.md").read_text()
+    body = tables.tables(ROOT / "experiments" / "results")
+    assert body.count("\n|") > 100
+    assert tables.rewritten(text, body) == text
