@@ -170,7 +170,7 @@ def judged(folder, tmp_path, heads, *more):
         *(Node("neuron", 0, i) for i in range(4)),
     )
     circuit = Circuit(members, (1.0,) * len(members), (1, 3, 8), "model", "modular_addition",
-                      seen=Seen(ablations=["counterfactual"]))  # fmt: skip
+                      seen=Seen(ablations=["counterfactual"], prompts=["00000000"]))  # fmt: skip
     circuit.save(tmp_path / "circuit.json")
     command = ["validate", "--circuit", str(tmp_path / "circuit.json"), "--model", folder]
     command += ["--sizes.test", "10", "--controls", "19", "--members", "3", "--subsets", "2"]
