@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
 from hagd_jax.errors import ConfigError, InputError
@@ -42,6 +43,8 @@ class Behaviour(NamedTuple):
     correct: Any
     kl: Any
     match: Any
+
+    __repr__ = one_line
 
 
 def behaviour(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
@@ -54,6 +55,8 @@ class Means:
     near: jax.Array
     total: dict[str, jax.Array]
     tokens: jax.Array
+
+    __repr__ = one_line
 
     def values(
         self, own: dict[str, jax.Array], batch: Prompts, group: jax.Array, shared: jax.Array
@@ -106,6 +109,8 @@ class Places(NamedTuple):
     group: np.ndarray
     shared: np.ndarray
 
+    __repr__ = one_line
+
 
 def reference_means(
     model: LanguageModel,
@@ -133,6 +138,50 @@ def reference_means(
     Raises:
         InputError: If a prompt has no other prompt to be compared with.
     """
+    rule = reference_rule(prompts, reference, per_position=per_position)
+    groups, near, own, width = rule.groups, rule.near, rule.own, prompts.clean.shape[-1]
+    measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
+    found = _summed(model, parts, known, groups, batch_size)
+    more = _summed(model, parts, measured, groups, batch_size) if (own & near).any() else None
+    sums, count, total, tokens = _tables(found, more, jnp.asarray(own), len(groups), width)
+    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
+    return means, rule.places
+
+
+class Rule(NamedTuple):
+    """Which part of the rule gives each prompt its reference, decided on the host.
+
+    Attributes:
+        groups: (G,) the groups of the measured prompts, ascending.
+        places: Where each measured prompt finds its reference.
+        near: (G, T) whether the group has enough prompts there for a mean of its own.
+        own: (G, T) whether those are the measured prompts, and not the reference prompts.
+    """
+
+    groups: np.ndarray
+    places: Places
+    near: np.ndarray
+    own: np.ndarray
+
+    __repr__ = one_line
+
+
+def reference_rule(
+    prompts: Prompts, reference: Prompts | None = None, *, per_position: bool = True
+) -> Rule:
+    """Decide where each prompt finds its reference.
+
+    Args:
+        prompts: N prompts that will be measured.
+        reference: Prompts to average over; the measured ones if None.
+        per_position: As in `reference_means`.
+
+    Returns:
+        The rule for these prompts.
+
+    Raises:
+        InputError: If a prompt has no other prompt to be compared with.
+    """
     width = prompts.clean.shape[-1]
     measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
     groups, group = np.unique(groups_of(prompts), return_inverse=True)
@@ -145,12 +194,7 @@ def reference_means(
     most = np.array([shared[group == g].any() for g in range(len(groups))])[:, None]
     good, enough = ours - 1 >= LEAST, theirs - most >= LEAST
     near, own = per_position & (good | enough), good & ~enough
-    found = _summed(model, parts, known, groups, batch_size)
-    more = _summed(model, parts, measured, groups, batch_size) if (own & near).any() else None
-    tables = _tables(found, more, jnp.asarray(own), len(groups), width)
-    sums, count, total, tokens = tables
-    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
-    return means, Places(group.astype(np.int32), shared.astype(np.int32))
+    return Rule(groups, Places(group.astype(np.int32), shared.astype(np.int32)), near, own)
 
 
 def others_of(prompts: Prompts, reference: Prompts | None = None) -> int:
@@ -229,17 +273,28 @@ def _summed(
     place = np.where(np.isin(own, groups), np.searchsorted(groups, own), len(groups))
     numbered = dataclasses.replace(prompts, group=np.minimum(place, len(groups)).astype(np.int32))
     several = (
-        _group_sums(model.bare(), parts.bare(), batch, weight, len(groups) + 1)
+        group_sums(model.bare(), parts.bare(), batch, weight, len(groups) + 1)
         for batch, weight in padded_batches(model, numbered, batch_size)
     )
     return functools.reduce(functools.partial(jax.tree.map, jnp.add), several)
 
 
 @functools.partial(jax.jit, static_argnames="groups")
-def _group_sums(
+def group_sums(
     model: LanguageModel, parts: Parts, batch: Prompts, weight: jax.Array, groups: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Name → (L, groups, T, ...) sums over real tokens, and (groups, T) how many there were."""
+    """Sum the values of units over the real tokens of each group of prompts.
+
+    Args:
+        model: The model, without name and tokenizer.
+        parts: What it consists of.
+        batch: B prompts, their groups numbered from 0.
+        weight: (B,) what each weighs.
+        groups: Number of groups.
+
+    Returns:
+        Name → (L, groups, T, ...) sums, and (groups, T) how many rows went into them.
+    """
     tokens, group = batch.inputs(), batch.per_row(batch.group)
     real = jnp.arange(tokens.shape[1]) < batch.row_length[:, None]
     real = real * batch.per_row(weight)[:, None]

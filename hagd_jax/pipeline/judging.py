@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
-from hagd_jax.causal import SizePoint, ValidationReport, curve_areas, size_curve, validate
+from hagd_jax.brief import one_line
+from hagd_jax.causal import (
+    SizePoint,
+    ValidationReport,
+    curve_areas,
+    size_curve,
+    validate,
+)
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.run_folder import RunFolder
+
+FILE = "validation.json"
 
 
 class Judged(NamedTuple):
@@ -19,6 +30,8 @@ class Judged(NamedTuple):
     report: ValidationReport
     curve: tuple[SizePoint, ...]
 
+    __repr__ = one_line
+
 
 def judge(context: Context, left: Left) -> Judged:
     """Judge the circuit, and measure circuits of other sizes."""
@@ -31,6 +44,11 @@ def judge(context: Context, left: Left) -> Judged:
     if (areas := curve_areas(curve, left["score"].space.nodes)) is not None:
         context.log("areas", cpr=areas.cpr, cmd=areas.cmd)
     return Judged(report, curve)
+
+
+def keep(run: RunFolder, judged: Judged) -> None:
+    """Write the verdict, as `hagd validate` does."""
+    run.write(FILE, json.dumps(judged.report.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def _report(context: Context, left: Left) -> ValidationReport:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bokeh.embed import json_item
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
@@ -50,6 +51,8 @@ class Row(NamedTuple):
     meaning: str
     cells: list[Cell]
     whole: bool
+
+    __repr__ = one_line
 
 
 def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = None) -> str:
