@@ -38,7 +38,7 @@ class Config(Places):
     """
 
     model: str = "both"
-    judge: ValidateConfig = ValidateConfig(claims="core", ablations=("mean",), batch_size=128)
+    judge: ValidateConfig = ValidateConfig(claims="core", ablations=("mean",), batch_size=16)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,14 +61,16 @@ class Bench:
         found_with = [name for name in self.config.ablations if name in seen.ablations]
         if found_with:
             aside.append(f"ablation {' and '.join(found_with)}, which the circuit was found with")
-        count, few = len(judged), judged.others < LEAST
+        count, few = len(judged), judged.others < LEAST - 1
         if count < self.config.least:
             aside.append(
                 f"all claims, since {count} distinct prompts are fewer than {self.config.least}"
             )
         reads = [n for n in self.config.ablations if n.startswith("mean") or n == "resample"]
         if few and reads:
-            aside.append(f"ablation {' and '.join(reads)}, which takes values from {LEAST} prompts")
+            aside.append(
+                f"ablation {' and '.join(reads)}, which takes values from {LEAST - 1} others"
+            )
         decides = {
             name: judged.decides and name not in seen.ablations
             for name in self.config.ablations

@@ -109,7 +109,7 @@ def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
     clusters = np.unique(templates, return_inverse=True)[1] if len(set(templates)) > 1 else None
     found = task.splits.get("discover", prompts)
     chosen = jax.tree.map(lambda x: np.asarray(x)[kept], prompts)
-    reference = found if others_of(chosen, found) >= LEAST else chosen
+    reference = found if others_of(chosen, found) >= LEAST - 1 else chosen
     return Judged(
         chosen, order[number], reference, clusters, not known.all() and not _history(seen),
         tuple(aside),

@@ -46,8 +46,8 @@ def partners(
         alike = (pool.plans == plan) & (pool.lengths == length).all(1)
         for places in (np.flatnonzero(alike & pool.first), np.flatnonzero(alike)):
             left = mine[found[mine] < 0]
-            enough = len(places) - np.isin(own[left], pool.keys[places]) >= LEAST
-            found[left[enough]] = _in_turn(own[left[enough]], pool.keys, places, seed)
+            if len(left) and len(places) >= LEAST:
+                found[left] = _in_turn(own[left], pool.keys, places, seed)
     for i in np.flatnonzero(found < 0):
         gap = pool.lengths - lengths[i]
         other = pool.keys != own[i]

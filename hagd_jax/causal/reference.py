@@ -2,7 +2,8 @@
 
 One rule holds for every ablation that reads other prompts. A prompt's own values never enter its
 reference, whatever copies of it there are, and values at padding never enter any. The reference is
-taken from the first of these that has at least eight prompts (`LEAST`):
+taken from the first of these that has at least eight prompts (`LEAST`), the prompt itself among
+them if it is one of them:
 
 1. the reference prompts (the discover split, to the judge) of the same group, which means of the
    same template and length, so that every position plays the same part;
@@ -191,8 +192,7 @@ def reference_rule(
             "reference", got="no prompt but the measured one", expected="others to average over"
         )
     ours, theirs = (_counts(p, groups, width) for p in (measured, known))
-    most = np.array([shared[group == g].any() for g in range(len(groups))])[:, None]
-    good, enough = ours - 1 >= LEAST, theirs - most >= LEAST
+    good, enough = ours >= LEAST, theirs >= LEAST
     near, own = per_position & (good | enough), good & ~enough
     return Rule(groups, Places(group.astype(np.int32), shared.astype(np.int32)), near, own)
 
@@ -218,9 +218,8 @@ def sources_of(prompts: Prompts, reference: Prompts | None = None) -> np.ndarray
     groups, group = np.unique(own, return_inverse=True)
     ours, theirs = (_counts(p, groups, width) for p in (measured, known))
     last = np.asarray(prompts.length).reshape(len(prompts), -1).max(1) - 1
-    shared = np.isin(prompt_digests(prompts), prompt_digests(known))
-    enough = theirs[group, last] - shared >= LEAST
-    return np.where(enough, 1, np.where(ours[group, last] - 1 >= LEAST, 2, 3))
+    good, enough = ours[group, last] >= LEAST, theirs[group, last] >= LEAST
+    return np.where(enough, 1, np.where(good, 2, 3))
 
 
 def group_means(

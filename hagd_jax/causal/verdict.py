@@ -79,8 +79,7 @@ class ValidationReport:
         """The verdict with what it rests on, such as `accepted on 64 test prompts under mean`."""
         names = sorted({c.ablation for c in self.decisive if c.ablation})
         if not names:
-            return f"{self.verdict}: nothing that the circuit was not found with, on the " \
-                   f"{self.split} split"  # fmt: skip
+            return f"{self.verdict}: nothing on the {self.split} split can decide"
         return f"{self.verdict} on {self.prompts} {self.split} prompts under {', '.join(names)}"
 
     def to_json(self) -> dict[str, Any]:

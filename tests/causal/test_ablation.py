@@ -91,26 +91,25 @@ def reference_means(params, prompts, reference, i, each):
     mine, n = tuple(prompts.clean[i, : prompts.length[i]]), prompts.length[i]
 
     def others(pool, group):
-        """Distinct prompts of a group, without this one."""
+        """Distinct prompts of a group, and whether each is this one."""
         kept = {
             tuple(clean): clean
             for k, (clean, *_) in enumerate(rows(pool))
-            if tuple(clean) != mine
-            and (group is None or pool.group is None or pool.group[k] == group)
+            if group is None or pool.group is None or pool.group[k] == group
         }
-        return [plain.forward(params, clean)[1] for clean in kept.values()]
+        return [(key == mine, plain.forward(params, x)[1]) for key, x in kept.items()]
 
     group = None if prompts.group is None else prompts.group[i]
     near, own, far = others(reference, group), others(prompts, group), others(reference, None)
     means = {}
-    for node in far[0]:
-        whole = np.concatenate([seen[node] for seen in far]).mean(0)
+    for node in far[0][1]:
+        whole = np.concatenate([seen[node] for own_, seen in far if not own_]).mean(0)
 
         def at(t, node=node, whole=whole):
             for pool in (near, own) if each else ():
-                there = [seen[node][t] for seen in pool if len(seen[node]) > t]
+                there = [(own_, seen[node][t]) for own_, seen in pool if len(seen[node]) > t]
                 if len(there) >= 8:
-                    return np.mean(there, axis=0)
+                    return np.mean([x for own_, x in there if not own_], axis=0)
             return whole
 
         means[node] = np.stack([at(t) for t in range(n)])

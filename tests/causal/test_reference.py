@@ -37,9 +37,9 @@ def measured(prompts, ablation="mean", **options):
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_groups_of_both_splits_by_the_rule(with_reference):
     """Group a is in the reference; b only here; c has too few anywhere, so it is merged."""
-    group = ["a"] * 3 + ["b"] * 10 + ["c"] * 3
+    group = ["a"] * 3 + ["b"] * 8 + ["c"] * 5
     prompts = prompts_of([4] * 16, 1, group)
-    reference = prompts_of([4] * 16, 2, ["a"] * 9 + ["c"] * 4 + ["d"] * 3)
+    reference = prompts_of([4] * 16, 2, ["a"] * 8 + ["c"] * 7 + ["d"] * 1)
     # Two prompts of group a are reference prompts themselves; the third is none.
     reference.clean[:2] = prompts.clean[:2]
     reference = reference if with_reference else prompts
@@ -111,7 +111,7 @@ def test_partners(lengths, seed, same):
         # Cut where the prompts are narrower than the reference.
         assert any(row[: prompts.clean.shape[1]] == other for row in others)
         alike = [row for row in others if len(row) == n]
-        if len(alike) >= LEAST:
+        if len(alike) >= LEAST - 1:
             assert length[i] == n
         elif alike:
             # The nearest eight have those of its own length among them.
