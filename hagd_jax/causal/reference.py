@@ -164,6 +164,8 @@ class Rule(NamedTuple):
     near: np.ndarray
     own: np.ndarray
 
+    __repr__ = one_line
+
 
 def reference_rule(
     prompts: Prompts, reference: Prompts | None = None, *, per_position: bool = True

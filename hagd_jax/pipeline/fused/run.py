@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hagd_jax import meta, transcoders
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models import LanguageModel
@@ -56,6 +57,8 @@ class Fused(NamedTuple):
     turns: Callable[..., list[Turn]]
     result: Callable[[Context, Left, State], Any]
     load: Callable[[State, Any], State]
+
+    __repr__ = one_line
 
 
 FUSED: dict[str, Fused] = {
