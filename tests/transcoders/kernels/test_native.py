@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hagd_jax
+from hagd_jax import cli
 from hagd_jax.transcoders.kernels import native
 
 
@@ -63,3 +64,15 @@ def test_only_the_command_line_changes_how_the_process_allocates():
         if isinstance(node, ast.Attribute) and node.attr == "keep_memory"
     }
     assert callers == {"cli"}
+
+
+def test_a_process_that_calls_the_command_is_left_as_it_is(monkeypatch):
+    asked = []
+    monkeypatch.setattr(native, "keep_memory", lambda: asked.append(True))
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--help"])
+    assert not asked
+    monkeypatch.setattr("sys.argv", ["hagd", "plan", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert asked
