@@ -25,6 +25,7 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.common.cells import Row, measure_cells
+from experiments.common.record import share
 from experiments.common.script import Places, run
 from experiments.common.small_models import Small, learnt
 from hagd_jax import meta, tasks
@@ -39,7 +40,6 @@ Variant = Literal[
     "whole", "no levels", "random levels", "layers as level", "no scores", "learner's scores",
     "no masks", "with repair",
 ]  # fmt: skip
-ABLATIONS = ("counterfactual", "mean")
 SHARE = {"ioi": 0.05, "sorting": 0.1, "parity": 0.1}
 
 
@@ -60,6 +60,7 @@ class Config(Places):
         graph: Gradients of the attribution graph.
         graph_prompts: Its prompts.
         repair: Swaps of the variant with repair.
+        ablations: What circuits are tested under.
     """
 
     seeds: int = 1
@@ -74,6 +75,7 @@ class Config(Places):
     graph: GradientConfig = GradientConfig((0.3, 0.6, 0.9), 8)
     graph_prompts: int = 16
     repair: RepairConfig = RepairConfig(rounds=4, pairs=0, batch_size=32)
+    ablations: tuple[str, ...] = ("counterfactual", "mean")
 
 
 @cache
@@ -88,7 +90,7 @@ def prepared(name: str, seed: int, config: Config) -> tuple:
         batch = config.small.search.batch_size
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[: config.scored], GradientConfig(batch_size=batch))
-    jax.block_until_ready(scores.heads)
+    jax.block_until_ready(scores.values.heads)
     middle = time.monotonic()
     graph = node_graph(model, prompts[: config.graph_prompts], config.graph, candidates=4096)
     return model, task, scores, graph, middle - began, time.monotonic() - middle
@@ -125,15 +127,19 @@ def measure(cell: Row, config: Config) -> list[Row]:
     mask = chosen.mask
     jax.block_until_ready(mask.heads)
     took += time.monotonic() - began
-    return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, seed)]
+    return [row | {"found_in_s": round(took, 1)} for row in tested(model, task, mask, cell, config)]
 
 
-def tested(model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, seed: int) -> list[Row]:
+def tested(
+    model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, cell: Row, config: Config
+) -> list[Row]:
     """A row for each ablation, on the test split."""
     size, space, prompts = int(mask.flat().sum()), mask.space, task.splits["discover"]
     rows = []
-    for ablation in ABLATIONS:
-        (point,) = size_curve(model, task, [mask], ablation=ablation, batch_size=64, seed=seed)
+    for ablation in config.ablations:
+        (point,) = size_curve(
+            model, task, [mask], ablation=ablation, batch_size=64, seed=cell["seed"]
+        )
         found = behaviour(
             model, task.splits["test"], [Nodes.full(space, False)], ablation=ablation,
             candidates=task.candidates, reference=prompts, batch_size=64, with_model=True,
@@ -141,8 +147,8 @@ def tested(model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, seed
         rows.append({
             "nodes": size, "of": space.nodes, "ablation": ablation,
             "faithfulness": round(point.faithfulness.value, 4),
-            "preservation": round(point.accuracy.value / float(found.correct[0].mean()), 4),
-            "kl": round(point.kl, 4), "kl_share": round(point.kl / float(found.kl[1].mean()), 4),
+            "preservation": share(point.accuracy.value, found.correct[0].mean()),
+            "kl": round(point.kl, 4), "kl_share": share(point.kl, found.kl[1].mean()),
         })  # fmt: skip
     return rows
 

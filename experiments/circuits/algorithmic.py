@@ -62,7 +62,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
             mask, seconds = circuit_of(model, task, nodes, least, seed, small)
             own = {"kind": kind, "layers": model.config.n_layers, "not_learnt": failed,
                    "search_seconds": round(seconds, 1)}  # fmt: skip
-            rows += [own | row for row in judged(model, task, nodes, mask, seed, small.batch_size)]
+            rows += [own | row for row in judged(model, task, nodes, mask, seed, small)]
     return rows
 
 

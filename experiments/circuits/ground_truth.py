@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.common.cells import Row, measure_cells
 from experiments.common.known import sample, truth_of
+from experiments.common.processes import few_programs
 from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.models import LanguageModel
@@ -92,7 +92,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         else:
             parts, truth = parts_of(model, None), truth_of(case, ABLATION)
     else:
-        jax.clear_caches()  # each program has shapes of its own: too many to keep
+        few_programs()
         compiled = compile_program(PROGRAMS[cell["model"]])
         model, parts = compiled.model, components(compiled.model)
         own = [compiled_prompts(compiled, seed=seed) for seed in range(config.pairings)]
@@ -132,7 +132,7 @@ def rows_of(
         else:
             steps = path.PATH if name == "eap_ig" else path.CLEAN
             scores = eap_ig(model, prompts, GradientConfig(steps, batch_size=64))
-        row = flat(parts, scores)
+        row = flat(parts, scores.values)
         for by, own in ((name, row), (f"|{name}|", np.abs(row))):
             took = time.monotonic() - began
             yield found(by, own, highest(own, size), truth, took)

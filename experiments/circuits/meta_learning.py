@@ -24,13 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import jraph
 import numpy as np
-from scipy import stats
 
 from experiments.common.known import sample, truth_of
-from experiments.common.record import record
+from experiments.common.processes import few_programs
+from experiments.common.record import half_interval, record
 from experiments.common.script import Places, run
 from experiments.common.small_models import algorithm_of
 from hagd_jax import meta, tasks, testbeds
@@ -177,7 +176,7 @@ def all_graphs(config: Config) -> Iterator[One]:
             path = file_of(config, family, name, seed)
             if not path.exists():
                 write(path, FAMILIES[family][0](seed, name, config), config)
-                jax.clear_caches()  # each graph has programs of its own: too many to keep
+                few_programs()
             one = read(path, family, f"{name}-{seed}")
             if 0 < one.members.sum() < len(one.members):
                 yield one
@@ -263,7 +262,7 @@ def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
         size = int(members.sum())
         if not 0 < size < len(members):
             continue
-        jax.clear_caches()
+        few_programs()
         one = read(file_of(config, family, name, seed), family, name)
         space, train = neurons(model).space, functools.partial(search_masks, model, prompts)
         starts = {"ig": one.ig, "prior": scored(learner, one)}
@@ -311,8 +310,8 @@ def summarised(family: str, rows: list[dict]) -> dict:
              "best single": best}  # fmt: skip
     for name, over in (("prior", best), ("adapted", "prior")):
         gain = np.array([row[name] - row[over] for row in own])
-        low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain) + 1e-12)
-        three = (gain.mean(), low, high)
+        half = half_interval(gain.tolist())
+        three = (gain.mean(), gain.mean() - half, gain.mean() + half)
         columns = (f"{name} gains", f"{name} low", f"{name} high")
         found |= {column: round(float(x), 4) for column, x in zip(columns, three, strict=True)}
     return found

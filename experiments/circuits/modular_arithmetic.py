@@ -73,7 +73,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         for size in config.nodes if by == "searched" else (nodes.space.nodes,):
             mask, seconds = circuit_of(model, task, nodes, size, seed, small)
             own = {"by": by, "search_seconds": round(seconds, 1)}
-            rows += [own | row for row in judged(model, task, nodes, mask, seed, small.batch_size)]
+            rows += [own | row for row in judged(model, task, nodes, mask, seed, small)]
     return rows
 
 

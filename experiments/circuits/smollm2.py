@@ -29,6 +29,7 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.common.cells import Row, measure_cells
+from experiments.common.record import share
 from experiments.common.script import Places, run
 from hagd_jax import scores
 from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
@@ -37,12 +38,11 @@ from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import MaskConfig, Tree, init_masks, mask_ranks, top_nodes, train_masks
 from hagd_jax.tasks import Sizes
-from hagd_jax.units import Dictionary, Nodes
+from hagd_jax.units import Dictionary, Nodes, Scores
 
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
-ABLATIONS = ("counterfactual", "mean", "resample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Config(Places):
         candidates: Nodes of that graph inside MLPs.
         graph: Gradients of the graph.
         path: Path of EAP-IG.
+        ablations: What circuits are tested under; those of signed IG under the first alone.
     """
 
     seeds: int = 5
@@ -78,6 +79,7 @@ class Config(Places):
     candidates: int = 4096
     graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
     path: GradientConfig = GradientConfig(steps=(0.2, 0.4, 0.6, 0.8, 1.0), batch_size=16)
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
 
     @property
     def name(self) -> str:
@@ -104,7 +106,7 @@ class Discovered(NamedTuple):
     """What was found on the discover split of a task, and in how many seconds."""
 
     task: hagd.tasks.Task
-    ig: Nodes
+    ig: Scores
     circuits: dict[int, Nodes]
     scored: float
     took: float
@@ -118,7 +120,7 @@ def discovered(cell: Row, config: Config) -> Discovered:
     prompts, total = task.splits["discover"], nodes.space.nodes
     began, gradients = time.monotonic(), GradientConfig(batch_size=config.path.batch_size)
     ig = hagd.scores.mean_scores(model, prompts[: config.scored], gradients, dictionary=nodes)
-    jax.block_until_ready(ig.heads)
+    jax.block_until_ready(ig.values.heads)
     scored = time.monotonic() - began
     graph = node_graph(
         model, prompts[: config.graph_prompts], config.graph, dictionary=nodes,
@@ -150,7 +152,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     began = time.monotonic()
     prompts = own.task.splits["discover"][: config.scored]
     eap = scores.eap_ig(model, prompts, config.path, dictionary=nodes)
-    jax.block_until_ready(eap.heads)
+    jax.block_until_ready(eap.values.heads)
     took = {"hagd": own.took, "ig": own.scored, "eap_ig": time.monotonic() - began}
     sizes = counts(nodes.space.nodes)
     top = {k: top_nodes(own.ig, k).mask for k in sizes}
@@ -164,7 +166,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         for by, circuits in found.items()
         for row in judged(
             model, own.task, nodes, [circuits[k] for k in sizes], cell["seed"],
-            ABLATIONS[: 1 if by == "ig" else None],
+            config.ablations[: 1 if by == "ig" else None],
         )
     ]  # fmt: skip
 
@@ -190,13 +192,13 @@ def judged(
         points = size_curve(model, task, masks, **options)
         found = curve_areas(points, total)
         for point in points:
-            kept = point.accuracy.value / accuracy
+            kept = share(point.accuracy.value, accuracy)
             rows.append({
                 "ablation": ablation, "nodes": point.nodes, "share": round(point.share, 5),
                 "faithfulness": round(point.faithfulness.value, 4),
-                "preservation": round(float(kept), 4), "kl": round(point.kl, 4),
-                "kl_share": round(point.kl / float(nothing), 4),
-                "gates": bool(kept >= ACCURACY_GATE and point.kl <= KL_GATE * nothing),
+                "preservation": kept, "kl": round(point.kl, 4),
+                "kl_share": share(point.kl, nothing),
+                "gates": (kept or 0) >= ACCURACY_GATE and point.kl <= float(KL_GATE * nothing),
                 "cpr": None if found is None else round(found.cpr, 4),
                 "cmd": None if found is None else round(found.cmd, 4),
             })  # fmt: skip

@@ -74,6 +74,11 @@ def _path(value: Any) -> str:
     raise TypeError(f"{value!r} cannot be written as JSON")
 
 
+def share(part: float, whole: float) -> float | None:
+    """A part of a whole to four places; None where there is no whole."""
+    return round(float(part / whole), 4) if whole else None
+
+
 def half_interval(values: Sequence[float]) -> float:
     """Half of the 95% interval of a mean (Student's t); 0 of a single value."""
     if len(values) < 2:

@@ -11,20 +11,18 @@ import jax
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.common.record import half_interval, write
+from experiments.common.record import half_interval, share, write
 from hagd_jax import tasks, testbeds, transcoders, units
 from hagd_jax.causal import behaviour
-from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import corpus_of_tokens
 from hagd_jax.errors import ConfigError
+from hagd_jax.pipeline.features import SMALL_FEATURES
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks
 from hagd_jax.tasks import Sizes
 from hagd_jax.units import Nodes
 
 Row = dict
-# Circuits are found under counterfactual ablation; the search does not see the others.
-ABLATIONS = ("counterfactual", "mean", "resample", "zero")
 ATTEMPTS = 5
 
 
@@ -42,6 +40,7 @@ class Small:
         repair: Swaps measured afterwards.
         sizes: Prompts of each split.
         batch_size: Prompts in one call when circuits are tested.
+        ablations: What circuits are tested under. They are found under the counterfactual.
     """
 
     train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
@@ -53,6 +52,7 @@ class Small:
     repair: RepairConfig = RepairConfig(rounds=20, pairs=6, batch_size=256)
     sizes: Sizes = Sizes(discover=512, select=128, test=256)
     batch_size: int = 256
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample", "zero")
 
 
 def trained(
@@ -125,16 +125,16 @@ def circuit_of(
 
 def judged(
     model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, mask: Nodes,
-    seed: int, batch_size: int = 256,
+    seed: int, small: Small,
 ) -> list[Row]:  # fmt: skip
     """One row an ablation: what is kept of accuracy, and what is left without the circuit."""
     rows = []
-    for ablation in ABLATIONS:
+    for ablation in small.ablations:
         empty = Nodes.full(nodes.space, False)
         found = behaviour(
             model, task.splits["test"], [mask, ~mask, empty], dictionary=nodes, ablation=ablation,
-            candidates=task.candidates, reference=task.splits["discover"], batch_size=batch_size,
-            seed=seed, with_model=True,
+            candidates=task.candidates, reference=task.splits["discover"], seed=seed,
+            batch_size=small.batch_size, with_model=True,
         )  # fmt: skip
         right = found.correct.mean(1)
         rows.append({
@@ -142,7 +142,7 @@ def judged(
             "of": nodes.space.nodes, "ablation": ablation,
             "optimised_for": ablation == "counterfactual",
             "accuracy_model": round(float(right[0]), 4), "accuracy": round(float(right[1]), 4),
-            "preservation": round(float(right[1] / right[0]), 4),
+            "preservation": share(right[1], right[0]),
             "accuracy_without": round(float(right[2]), 4),
             "kl": round(float(found.kl[1].mean()), 4),
             "kl_empty": round(float(found.kl[3].mean()), 4),
@@ -162,7 +162,7 @@ def summary(rows: list[Row], *by: str) -> list[Row]:
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
     found = []
     for key, own in groups.items():
-        values = np.array([row["preservation"] for row in own])
+        values = np.array([row["preservation"] for row in own], float)
         half = half_interval(values.tolist())
         found.append(dict(zip(by, key, strict=True)) | {
             "seeds": len(values), "preservation": round(float(values.mean()), 4),

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
 from experiments.common.record import half_interval
-from hagd_jax.causal.gates import FAITHFULNESS_GATE
 
 NAMES = {"smollm2": "neurons", "smollm2_features": "features", "smollm2_mean": "neurons, mean"}
+# Largest |1 − faithfulness| of the judge; the records hold the gates on accuracy and KL.
+NEAR = 0.3
 TEXT = (
     "Circuits of SmolLM2-135M (46,350 neurons and heads, or 138,510 features and heads; "
-    "`circuits/smollm2.py`, `--features FOLDER`, `--mean 0.5`), trained under counterfactual "
-    "ablation alone (“mean”: and under mean), judged on the test split. A circuit holds if it has"
-    " faithfulness ≥ .9, accuracy ≥ 85% of the model's and KL ≤ 30% of the empty circuit's; "
-    "“near”: with faithfulness from .7 to 1.3, as the judge asks among other things. Shares of "
-    "all nodes; of two seeds both ends; of more, mean ± half of the 95% interval (Student's t):"
+    "`circuits/smollm2.py`, `--features FOLDER`, `--mean 0.5`). Masks were trained under "
+    "counterfactual ablation alone (“mean”: also under mean ablation) and tested on the test "
+    "split. A circuit is within the gates if its mean faithfulness is .7 to 1.3, its accuracy at "
+    "least 85% of the model's and its KL at most 30% of the empty circuit's. These are some of "
+    "the judge's gates and none of its tests: random controls, necessity, minimality and the "
+    "spread over prompts were not measured here, and no circuit in this table is accepted by the "
+    "judge. “One-sided” asks for faithfulness of .9 or more instead of .7 to 1.3. Sizes are "
+    "shares of all nodes. Of two seeds both values are given, of more the mean ± half of the 95% "
+    "interval (Student's t):"
 )
 HEAD = (
-    "task, nodes", "ablation", "seeds", "masks hold from", "EAP-IG holds from",
-    "signed IG holds from", "masks near from", "EAP-IG near from",
-    "masks of 5%: faithfulness", "their KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
-    "its KL", "CMD of masks", "CMD of EAP-IG", "CMD of signed IG",
+    "task, nodes", "ablation", "masks within the gates from", "EAP-IG within the gates from",
+    "signed IG within the gates from", "masks of 5%: seeds within the gates", "one-sided",
+    "masks of 5%: faithfulness", "KL, of the empty circuit's", "EAP-IG of 5%: faithfulness",
+    "KL, of the empty circuit's", "CMD of masks", "CMD of EAP-IG", "CMD of signed IG",
     "seeds in which masks' CMD is below EAP-IG's",
 )  # fmt: skip
 
@@ -41,11 +46,14 @@ def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
                     {r["seed"]: r["cmd"] for r in side} for side in (ours, theirs, ig)
                 )
                 lower = sum(cmd[seed] < cmd_eap[seed] for seed in cmd)
+                five, seeds = at_5(ours), len(_seeds(own))
                 made.append((
                     f"{task.replace('_', ' ')}, {NAMES[name]}", ablation,
-                    str(len(_seeds(own))), _holds(ours), _holds(theirs), _holds(ig) if ig else "",
-                    _holds(ours, near), _holds(theirs, near),
-                    *(_at_5(side, of) for side in (ours, theirs) for of in ("faithfulness", "kl")),
+                    *(_from(side) if side else "" for side in (ours, theirs, ig)),
+                    f"{sum(map(within, five))} of {seeds}",
+                    f"{sum(map(one_sided, five))} of {seeds}",
+                    *(_both(at_5(side), of) for side in (ours, theirs)
+                      for of in ("faithfulness", "kl")),
                     *(interval(list(of.values())) for of in (cmd, cmd_eap, cmd_ig)),
                     f"{lower} of {len(cmd)}",
                 ))  # fmt: skip
@@ -56,17 +64,24 @@ def _seeds(found: Iterable[dict]) -> list[int]:
     return sorted({r["seed"] for r in found})
 
 
-def enough(faithfulness: float) -> bool:
-    return faithfulness >= 0.9
+def within(row: dict) -> bool:
+    """Whether a circuit is within the gates."""
+    return row["gates"] and abs(row["faithfulness"] - 1) <= NEAR
 
 
-def near(faithfulness: float) -> bool:
-    return abs(faithfulness - 1) <= FAITHFULNESS_GATE
+def one_sided(row: dict) -> bool:
+    """Whether it would be if faithfulness had no upper gate."""
+    return row["gates"] and row["faithfulness"] >= 0.9
 
 
-def _holds(found: list[dict], fit: Callable[[float], bool] = enough) -> str:
-    """The least share of nodes that passes the gates and is faithful, over seeds."""
-    least = [_least((r for r in found if r["seed"] == seed), fit) for seed in _seeds(found)]
+def at_5(found: Iterable[dict]) -> list[dict]:
+    """Circuits of 5% of the nodes."""
+    return [r for r in found if round(r["share"], 3) == 0.05]
+
+
+def _from(found: list[dict]) -> str:
+    """The least share of nodes that is within the gates, over seeds."""
+    least = [least_share(r for r in found if r["seed"] == seed) for seed in _seeds(found)]
     some = [share for share in least if share is not None]
     if not some:
         return "100%"
@@ -75,15 +90,12 @@ def _holds(found: list[dict], fit: Callable[[float], bool] = enough) -> str:
     return said + (f" ({missing} of {len(least)} 100%)" if missing else "")
 
 
-def _least(found: Iterable[dict], fit: Callable[[float], bool]) -> float | None:
-    """The least share of nodes that holds; None if none but all nodes does."""
-    shares = [r["share"] for r in found
-              if r["gates"] and fit(r["faithfulness"]) and r["share"] < 1]  # fmt: skip
-    return min(shares, default=None)
+def least_share(found: Iterable[dict]) -> float | None:
+    """The least share of nodes within the gates; None if only all nodes are."""
+    return min((r["share"] for r in found if within(r) and r["share"] < 1), default=None)
 
 
-def _at_5(found: list[dict], of: str) -> str:
-    own = [r for r in found if round(r["share"], 3) == 0.05]
+def _both(own: list[dict], of: str) -> str:
     if of == "kl":
         return interval([100 * r["kl_share"] for r in own], "{:.0f}") + "%"
     return interval([r[of] for r in own])

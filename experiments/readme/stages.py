@@ -5,10 +5,10 @@ from __future__ import annotations
 from experiments.readme.smollm2 import interval
 
 TEXT = (
-    "Each stage of the method switched off (`circuits/ablation_study.py`): circuits of one size "
-    "over neurons and heads; their faithfulness, and their KL as a share of the empty circuit's, "
-    "on the test split under the ablation they were trained under (counterfactual) and another "
-    "(mean); seconds that finding them took:"
+    "The method with one stage switched off at a time (`circuits/ablation_study.py`), for circuits "
+    "of one size over neurons and heads. Faithfulness, and KL as a share of the empty circuit's, "
+    "are of the test split, under the ablation that masks were trained under (counterfactual) and "
+    "under another one (mean). Seconds are those of finding the circuit:"
 )
 HEAD = (
     "task, nodes", "variant", "seeds", "faithfulness, counterfactual", "KL, counterfactual",

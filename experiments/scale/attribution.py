@@ -23,10 +23,9 @@ import resource
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
-from experiments.common.processes import own_process
+from experiments.common.processes import few_programs, own_process
 from experiments.common.random_models import Shape, random_model, random_prompt, random_transcoder
 from experiments.common.record import record
 from experiments.common.script import Places, run
@@ -40,7 +39,7 @@ class Config(Places):
     """Growth of an attribution graph's time and memory.
 
     Attributes:
-        features: Numbers of features that become nodes.
+        features: Numbers of features that become nodes; two at least, here and below, or none.
         layers: Numbers of layers.
         tokens: Prompt lengths.
         base: Layers, tokens and features of the first two; while the prompt grows, features are an
@@ -65,11 +64,12 @@ class Config(Places):
     def sizes(self) -> dict[str, list[tuple[int, int, int]]]:
         """Layers, tokens and features of each measurement, by what is varied."""
         layers, tokens, features = self.base
-        return {
+        found = {
             "features": [(layers, tokens, n) for n in self.features],
             "layers": [(n, tokens, features) for n in self.layers],
             "tokens": [(layers, n, features // 8) for n in self.tokens],
         }
+        return {what: sizes for what, sizes in found.items() if sizes}
 
 
 def main(config: Config) -> None:
@@ -107,7 +107,7 @@ def best_time(layers: int, tokens: int, features: int, config: Config) -> float:
         start = time.perf_counter()
         attribute(model, made, random_prompt(tokens, shape), settings)
         times.append(time.perf_counter() - start)
-    jax.clear_caches()
+    few_programs()
     return min(times[1:])
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -114,8 +115,10 @@ def peak() -> int:
 
 
 def slope(rows: list[dict], name: str, least: int = 0) -> float:
-    """Slope of log time against log nodes, from a number of nodes on."""
+    """Slope of log time against log nodes, from a number of nodes on; NaN of a single size."""
     own = [row for row in rows if row["nodes"] >= least]
+    if len(own) < 2:
+        return math.nan
     return float(
         np.polyfit(np.log([r["nodes"] for r in own]), np.log([r[name] for r in own]), 1)[0]
     )

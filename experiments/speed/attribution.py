@@ -192,15 +192,15 @@ class Process:
 
     def end(self) -> None:
         """Tell it that there is no more, and wait for it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:
+            pass
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
+        self.end()
         raise MissingDependencyError(
             "a contestant", got="a process that ended", expected="answers",
             mend="It said why above; a peer's Python needs the packages of its script.",

@@ -28,7 +28,7 @@ The contestants take turns, a block of steps each, while the others wait; what t
 beside falls on all. The first block, which compiles or first touches memory, is not timed. The
 ratio is taken within each round of turns, and its median and range are reported.
 
-In the end everything learned is measured by the same code, `transcoders.evaluate`, on the same
+In the end everything learned is measured by the same code, `transcoders.measure`, on the same
 held-out tokens: FVU (Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of a layer, then the mean over layers), loss recovered,
 active features a token, and the share of features that never fire. The peer also measures its FVU
 itself, with its own code; the two must agree.
@@ -64,7 +64,6 @@ from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError, MissingDependencyError
 from hagd_jax.transcoders import training
-from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
@@ -79,7 +78,7 @@ class Config(Places):
         text: Folder of text files, as `transcoders/english.py` writes it.
         peer_python: A Python that has torch and eai-sparsify, or a command that speaks as
             `transcoder_peer.py` does.
-        peers: Variants of the peer, as described above.
+        peers: Variants of the peer, as described above; ours train alone if there are none.
         rounds: Turns of each contestant.
         block: Steps of a turn.
         batch: Sequences of a step.
@@ -141,7 +140,7 @@ def main(config: Config) -> None:
         seconds=time.monotonic() - began,
         seed=config.train(DTYPES[0]).seed,
         model=f"{model.name}, float32",
-        peer=made["sparsify " + config.peers[0]].versions,
+        peer=made["sparsify " + config.peers[0]].versions if config.peers else {},
         trained_on=f"{len(batches) * batches[0].tokens.size} tokens of {corpus.name}",
         held_out_tokens=next(iter(measured.values())).tokens,
         threads=config.threads,
@@ -292,7 +291,7 @@ def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float
 def measure(contestant: Any, model: models.LanguageModel, held_out: list) -> Any:
     """What one learned, on held-out tokens; if it has its own account, they agree."""
     learned, claimed = contestant.deliver()
-    found = evaluate(learned, model, held_out)
+    found = transcoders.measure(learned, model, held_out)
     if claimed is not None:
         np.testing.assert_allclose(found.fvu, claimed, rtol=AGREE)
     return found
@@ -318,6 +317,8 @@ def _row(name: str, seconds: dict, tokens: int, measured: Any) -> dict[str, Any]
 def behind(rows: list[dict[str, Any]]) -> bool:
     """Whether one of ours is slower than the fastest peer, or worse than the best."""
     theirs = rows[len(DTYPES) :]
+    if not theirs:
+        return False
     best = min(theirs, key=lambda row: row["fvu"])
     worse = False
     for dtype, ours in zip(DTYPES, rows, strict=False):

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -45,10 +46,9 @@ from hagd_jax import parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import write_atomic
-from hagd_jax.pipeline.run_folder import open_run
+from hagd_jax.pipeline import open_run
 from hagd_jax.transcoders import training
 from hagd_jax.transcoders.kernels import native
-from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
 PLAIN = "window 0 without Jacobian loss"
@@ -166,7 +166,14 @@ class Curve:
     def train(self, budget: int) -> training.TrainConfig:
         """The training of a point."""
         base = dataclasses.replace(self.base, tokens=budget)
-        return dataclasses.replace(base, warmup=self.config.warmup / base.steps(self.length))
+        steps, warmup = base.steps(self.length), self.config.warmup
+        if steps - max(1, math.ceil(base.decay * steps)) < warmup:
+            raise ConfigError(
+                "budgets", got=f"{budget} tokens, which are {steps} steps",
+                expected=f"{warmup} steps of warm-up before the learning rate falls",
+                mend="Use larger --budgets.",
+            )  # fmt: skip
+        return dataclasses.replace(base, warmup=warmup / steps)
 
     def point(self, budget: int) -> dict[str, Any]:
         """What a whole training on `budget` tokens reaches; kept once it was measured."""
@@ -179,12 +186,6 @@ class Curve:
         train = self.train(budget)
         steps = train.steps(self.length)
         leaves = steps - max(1, round(train.decay * steps))
-        if leaves < self.config.warmup:
-            raise ConfigError(
-                "budgets", got=f"{budget} tokens, which are {steps} steps",
-                expected="steps before the learning rate falls, beyond those of the warm-up",
-                mend="Use larger --budgets.",
-            )  # fmt: skip
         state = self._trunk(leaves)
         state = self._advance(state, steps, train, steps)
         learned = training.finish(state, train.transcoder(self.model.config), mesh=self.model.mesh)
@@ -192,7 +193,7 @@ class Curve:
         native.return_memory()
         if self.config.keep and budget == self.longest:
             transcoders.save(learned, self.run.path / "transcoder")
-        found = evaluate(learned, self.model, self.held_out)
+        found = transcoders.measure(learned, self.model, self.held_out)
         print(f"{self.kind}, {budget} tokens: FVU {found.mean_fvu:.4f}, "
               f"loss recovered {found.loss_recovered:.4f}", flush=True)  # fmt: skip
         return {

@@ -19,8 +19,8 @@ import numpy as np
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax import models, tasks, testbeds, transcoders
-from hagd_jax.cli.extract import SMALL_FEATURES
 from hagd_jax.corpus import Batch, corpus_of_tokens
+from hagd_jax.pipeline.features import SMALL_FEATURES
 from hagd_jax.tasks import modular
 
 
@@ -67,7 +67,7 @@ def measure(seed: int, config: Config) -> dict[str, float]:
     last = batch._replace(weight=np.eye(3, dtype=np.float32)[[2] * len(tokens)])
     full = models.forward(model, tokens).logits
     replaced = models.forward(model, tokens, transcoders.replace_mlps(transcoder)).logits
-    whole, at_answer = (transcoders.evaluate(transcoder, model, [rows]) for rows in (batch, last))
+    whole, at_answer = (transcoders.measure(transcoder, model, [rows]) for rows in (batch, last))
     return {
         "seed": seed,
         "held_out_pairs": len(pairs),

@@ -32,6 +32,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ import numpy as np
 import rich
 from rich.progress import track
 
+from experiments.common.processes import few_programs
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax.files import write_atomic
 from hagd_jax.models import LanguageModel, forward
-from hagd_jax.pipeline.run_folder import open_run
+from hagd_jax.pipeline import open_run
 from hagd_jax.testbeds.skipping import skip_share
 from hagd_jax.testbeds.two_hop import TwoHop, TwoHopConfig, two_hop
 from hagd_jax.transcoders import Transcoder, decode, encode, init
@@ -90,16 +92,18 @@ class Config(Places):
     """Transcoders of two-hop models.
 
     Attributes:
-        models: Models of each of the two sizes.
+        models: Models of each size.
         out: Folder of unfinished work; `two_hop` in the folder of runs if none is named.
         steps: Training steps of a transcoder.
         rows: Most ways of training; 0 for all.
+        sizes: Sizes of the models.
     """
 
     models: int = 10
     out: Path | None = None
     steps: int = 2000
     rows: int = 0
+    sizes: tuple[TwoHopConfig, ...] = SIZES
 
 
 def train_config(
@@ -214,11 +218,11 @@ def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
     return row
 
 
-def two_hop_models(count: int) -> list[tuple]:
-    """Models of both sizes, each with inputs to train on, others to measure on, and its seed."""
+def two_hop_models(count: int, sizes: Sequence[TwoHopConfig]) -> list[tuple]:
+    """Models of all sizes, each with inputs to train on, others to measure on, and its seed."""
     made = []
     for seed in range(count):
-        for size in SIZES:
+        for size in sizes:
             chains = two_hop(seed, size)
             order = np.random.default_rng(seed).permutation(size.vocab_size)
             kept = size.vocab_size * 4 // 5
@@ -229,7 +233,7 @@ def two_hop_models(count: int) -> list[tuple]:
 
 def main(config: Config) -> None:
     """Measure each way of training, over all models."""
-    models = two_hop_models(config.models)
+    models = two_hop_models(config.models, config.sizes)
     found = [measure(neuron_basis(c.model), c, unseen) for c, _, unseen, _ in models]
     own = open_run(
         config.out or config.runs / "two_hop", {"models": config.models, "steps": config.steps}
@@ -257,8 +261,7 @@ def measure_cell(models: list[tuple], cell: tuple, steps: int) -> dict[str, Any]
     # Models of the two sizes take turns, so two threads compile two programs.
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(functools.partial(trained, train), models))
-    # A program a cell and size: all of them are more mappings than a Linux process may have.
-    jax.clear_caches()
+    few_programs()
     row = dict(zip(("pressure", "window", "head", "jacobian", "every"), cell, strict=True))
     return row | summarise(found) | {"seconds": round(time.process_time() - began, 1)}
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import RepairConfig, measured_losses
@@ -33,6 +34,8 @@ class Exhaustive(NamedTuple):
     losses: np.ndarray
     parts: Parts
     seen: Seen
+
+    __repr__ = one_line
 
     def best(self, size: int) -> int:
         """The row with the least loss among circuits of a size.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
 from hagd_jax.errors import ConfigError, InputError
@@ -42,6 +43,8 @@ class Behaviour(NamedTuple):
     correct: Any
     kl: Any
     match: Any
+
+    __repr__ = one_line
 
 
 def behaviour(
@@ -88,9 +91,13 @@ def behaviour(
             do not fit the model.
 
     Example:
-        >>> everything = Nodes.full(hagd.units.neurons(model).space, True)
-        >>> behaviour(model, prompts, [everything], ablation="zero").kl.max()
-        0.0
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> space = hagd.units.neurons(case.model).space
+        >>> both = [Nodes.full(space, True), Nodes.full(space, False)]
+        >>> found = behaviour(case.model, case.prompts, both, ablation="zero")
+        >>> found.kl.shape, bool(found.kl[0].max() < 1e-6 < found.kl[1].max())
+        ((2, 81), True)
     """
     if ablation not in ABLATIONS:
         raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
@@ -54,6 +55,8 @@ class Means:
     near: jax.Array
     total: dict[str, jax.Array]
     tokens: jax.Array
+
+    __repr__ = one_line
 
     def values(
         self, own: dict[str, jax.Array], batch: Prompts, group: jax.Array, shared: jax.Array
@@ -106,6 +109,8 @@ class Places(NamedTuple):
     group: np.ndarray
     shared: np.ndarray
 
+    __repr__ = one_line
+
 
 def reference_means(
     model: LanguageModel,
@@ -157,6 +162,8 @@ class Rule(NamedTuple):
     places: Places
     near: np.ndarray
     own: np.ndarray
+
+    __repr__ = one_line
 
 
 def reference_rule(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.units import Edges, Nodes
@@ -57,6 +58,8 @@ class Trials:
     members: int
     ends: int
     core: int
+
+    __repr__ = one_line
 
     FULL, EMPTY, CIRCUIT, COMPLEMENT = range(4)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, prompt_digests
@@ -42,6 +43,8 @@ class NodeTable(NamedTuple):
     weight: Any
     folded: Any
     remainder: Any
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,8 @@ class GraphInfo:
     active: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     weights: str = ""
+
+    __repr__ = one_line
 
 
 class AttributionGraph(Graph):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.graphs.graph import (
     EMBEDDING,
@@ -49,6 +50,8 @@ class Pruned(NamedTuple):
     nodes: np.ndarray
     edges: np.ndarray
     cumulative: np.ndarray
+
+    __repr__ = one_line
 
 
 def influence(graph: AttributionGraph) -> np.ndarray:

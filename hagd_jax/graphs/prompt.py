@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
@@ -54,6 +55,8 @@ class HeldPrompt(NamedTuple):
     mlp_in: jax.Array
     probabilities: np.ndarray
     length: int
+
+    __repr__ = one_line
 
     def rows(self, targets: Targets) -> TargetRows:
         """Rows of a batch of targets."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_is
 from hagd_jax.graphs.frozen import norm_back, weight_of
 from hagd_jax.graphs.graph import EMBEDDING, FEATURE, LOGIT, AttributionGraph
@@ -33,6 +34,8 @@ class QueryKey(NamedTuple):
 
     pairs: np.ndarray
     score: float
+
+    __repr__ = one_line
 
 
 def query_key(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain, replicate
@@ -47,6 +48,8 @@ class Sources(struct.PyTreeNode):
     embedding: jax.Array
     senders: Any = struct.field(pytree_node=False)
     receivers: Any = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
     @property
     def window(self) -> int:

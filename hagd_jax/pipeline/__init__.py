@@ -3,7 +3,7 @@
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left, Stage
 from hagd_jax.pipeline.extract import Result, extract, open_extraction, run_until
-from hagd_jax.pipeline.features import measure, trained
+from hagd_jax.pipeline.features import measured, trained
 from hagd_jax.pipeline.fused.parts import StepBatch
 from hagd_jax.pipeline.fused.run import batches, run_fused
 from hagd_jax.pipeline.fused.state import State, init
@@ -28,7 +28,7 @@ __all__ = [
     "circuit_of",
     "extract",
     "init",
-    "measure",
+    "measured",
     "open_extraction",
     "open_run",
     "require_stage",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hagd_jax
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, SizePoint, ValidationReport
 from hagd_jax.corpus import Corpus
 from hagd_jax.models import LanguageModel
@@ -49,6 +50,8 @@ class Result:
     dictionary: Dictionary
     page: Report
     notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
 
 def extract(

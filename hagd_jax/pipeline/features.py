@@ -7,6 +7,7 @@ import json
 from typing import NamedTuple
 
 from hagd_jax import parallel, transcoders, units
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -40,6 +41,8 @@ class Basis(NamedTuple):
     nodes: Dictionary
     evaluation: Evaluation | None
     seen: Seen
+
+    __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:
@@ -143,15 +146,15 @@ def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
     """A transcoder trained for this run."""
     model, corpus, own = context.model, text_of(context), features_run(context)
     transcoder = trained(model, corpus, train_config(context), own, progress=context.progress)
-    return transcoder, measured(context, corpus, transcoder, own)
+    return transcoder, measured_here(context, corpus, transcoder, own)
 
 
-def measured(
+def measured_here(
     context: Context, corpus: Corpus, transcoder: Transcoder, own: RunFolder | None
 ) -> Evaluation:
     """Measures of a transcoder that was learned for a run, on held-out text."""
     progress = context.progress
-    return measure(context.model, transcoder, corpus, own, _MEASURED, progress=progress)
+    return measured(context.model, transcoder, corpus, own, _MEASURED, progress=progress)
 
 
 def trained(
@@ -188,7 +191,7 @@ def trained(
     return transcoders.load(folder, mesh=model.mesh, model=model)
 
 
-def measure(
+def measured(
     model: LanguageModel,
     transcoder: Transcoder,
     corpus: Corpus,
@@ -211,7 +214,7 @@ def measure(
         The measures.
     """
     batches = corpus.held_out_batches(sequences)
-    found = transcoders.evaluate(
+    found = transcoders.measure(
         transcoder, model, batches, progress=lambda n: progress("evaluate", n, len(batches))
     )
     if run is not None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from hagd_jax.causal import SizePoint, ValidationReport, curve_areas, size_curve, validate
+from hagd_jax.brief import one_line
+from hagd_jax.causal import (
+    SizePoint,
+    ValidationReport,
+    curve_areas,
+    size_curve,
+    validate,
+)
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.run_folder import RunFolder
 
@@ -22,6 +29,8 @@ class Judged(NamedTuple):
 
     report: ValidationReport
     curve: tuple[SizePoint, ...]
+
+    __repr__ = one_line
 
 
 def judge(context: Context, left: Left) -> Judged:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax import meta
+from hagd_jax.brief import one_line
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
@@ -36,6 +37,8 @@ class Coarse(NamedTuple):
 
     tree: Tree
     prior: Scores
+
+    __repr__ = one_line
 
 
 def needs_graph(context: Context, space: Space) -> bool:

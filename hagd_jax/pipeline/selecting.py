@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, size_curve
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
@@ -30,6 +31,8 @@ class Selected(NamedTuple):
 
     circuit: Circuit
     circuits: Mapping[int, Nodes]
+
+    __repr__ = one_line
 
 
 def loss_of(config: ExtractConfig) -> MaskConfig:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import ACCURACY_GATE, KL_GATE, Estimate, Evidence, ValidationReport
 from hagd_jax.causal.gates import BAND_GATE, NECESSITY_GATE
 from hagd_jax.causal.metrics import BAND
@@ -46,6 +47,8 @@ class Measure(NamedTuple):
     name: str
     meaning: str
     cells: tuple[Cell, ...]
+
+    __repr__ = one_line
 
 
 def main_measures(report: ValidationReport) -> list[Measure]:

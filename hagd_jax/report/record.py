@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, Evidence, SizePoint, ValidationReport
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import Text
@@ -48,6 +49,8 @@ class Report:
     curve_ablation: str = "counterfactual"
     texts: tuple[Text, ...] = ()
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     def __post_init__(self):
         layers, heads, features = self.circuit.space

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -54,6 +55,8 @@ class Directions(struct.PyTreeNode):
     into: Any
     heads: Any
 
+    __repr__ = one_line
+
 
 class Flow(struct.PyTreeNode):
     """What nodes do on B prompts of T positions.
@@ -72,6 +75,8 @@ class Flow(struct.PyTreeNode):
     head_move: Any
     head_read: Any
     score: Any
+
+    __repr__ = one_line
 
 
 @struct.dataclass

@@ -133,7 +133,7 @@ def mean_scores(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> mean_scores(case.model, case.prompts)
-        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
+        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     check_scored(model, prompts, config)
     nodes = as_dictionary(model, dictionary)

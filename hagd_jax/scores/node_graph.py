@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores.flow import Flow, directions, flow
@@ -40,6 +41,8 @@ class NodePlaces(NamedTuple):
     kind: Any
     layer: Any
     index: Any
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, space: Space) -> NodePlaces:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
@@ -38,6 +39,8 @@ class MaskState(struct.PyTreeNode):
     key: jax.Array
     step: jax.Array
 
+    __repr__ = one_line
+
 
 class Search(NamedTuple):
     """What masks are searched over, and for which sizes; arrays, so one program serves all.
@@ -51,6 +54,8 @@ class Search(NamedTuple):
     parts: Parts
     tree: Tree
     sizes: Any
+
+    __repr__ = one_line
 
 
 def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
@@ -32,6 +33,8 @@ class Target(NamedTuple):
     metric: jax.Array
     means: Means | None = None
     places: Places | None = None
+
+    __repr__ = one_line
 
     def scale(self) -> jax.Array:
         """The mean metric, which errors are measured in."""

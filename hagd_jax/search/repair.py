@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.search.config import RepairConfig, shares
@@ -42,6 +43,8 @@ class Repaired(NamedTuple):
     evaluations: int
     empty: float
     found: bool
+
+    __repr__ = one_line
 
 
 def repair(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, RepairConfig
@@ -38,6 +39,8 @@ class Best(NamedTuple):
     losses: tuple[float, ...]
     empty: float
     found: bool
+
+    __repr__ = one_line
 
 
 def search_restarts(

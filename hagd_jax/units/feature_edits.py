@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -80,6 +81,8 @@ class Edits(struct.PyTreeNode):
     feature: Any
     value: Any
     scale: Any
+
+    __repr__ = one_line
 
     def change(self, activation: jax.Array) -> jax.Array:
         """By how much activations move: (..., n) → (..., n)."""
@@ -190,9 +193,13 @@ def intervene(
             not finite.
 
     Example:
-        >>> off = FeatureEdit(layer=3, position=5, feature=17)
-        >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
-        (1, 9, 49152)
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> off = FeatureEdit(layer=1, position=2, feature=15)
+        >>> intervene(model, None, [[1, 2, 3, 4]], [off], regime="free").logits.shape
+        (1, 4, 9)
     """
     require_choice("regime", regime, REGIMES)
     nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)

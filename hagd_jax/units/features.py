@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.models import Context, Intervention, LanguageModel, scanned
@@ -59,6 +60,8 @@ class Features(Directed):
 
     transcoder: Transcoder | None = None
     keep_error: bool = struct.field(pytree_node=False, default=True)
+
+    __repr__ = one_line
 
     @property
     def trained(self) -> Transcoder:

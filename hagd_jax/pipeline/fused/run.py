@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hagd_jax import meta, transcoders
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models import LanguageModel
@@ -19,7 +20,7 @@ from hagd_jax.pipeline.features import (
     Basis,
     basis_of,
     features_run,
-    measured,
+    measured_here,
     text_of,
     train_config,
 )
@@ -56,6 +57,8 @@ class Fused(NamedTuple):
     turns: Callable[..., list[Turn]]
     result: Callable[[Context, Left, State], Any]
     load: Callable[[State, Any], State]
+
+    __repr__ = one_line
 
 
 FUSED: dict[str, Fused] = {
@@ -183,7 +186,9 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
     config = setting.config.train.transcoder(model.config)
     made = tc.finish(trained.train, config, mesh=model.mesh, name=f"{model.name}-transcoder")
     if own is None:
-        return basis_of(context, as_dictionary(model, made), measured(context, corpus, made, own))
+        return basis_of(
+            context, as_dictionary(model, made), measured_here(context, corpus, made, own)
+        )
     transcoders.save(made, own.path / "transcoder", model_name=model.name)
     sync("transcoder saved")
     return stage.make(context, left)
