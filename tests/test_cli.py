@@ -52,7 +52,11 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     assert [s for i, s in enumerate(stages) if s not in [*stages[:i], "areas"]] == [
         "score", "masks", "select", "found", "verdict", "curve"
     ]  # fmt: skip
-    out = " ".join(capsys.readouterr().out.split())
+    captured = capsys.readouterr()
+    # Without a terminal there are no bars, but a line a stage.
+    for words in ("Scoring nodes", "Training masks", "Choosing the circuit", "Testing the circuit"):
+        assert f"{words}: done" in captured.err
+    out = " ".join(captured.out.split())
     for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Look at it"):
         assert word in out
 

@@ -96,12 +96,13 @@ def extract(
 
     Example:
         >>> from hagd_jax.search import MaskConfig
-        >>> from hagd_jax.testbeds import SmallTrainConfig, train_modular
-        >>> small = SmallTrainConfig(d_model=16, n_heads=2, d_mlp=16, steps=50)
-        >>> model = train_modular(7, config=small)
-        >>> config = ExtractConfig(nodes="50%", masks=MaskConfig(steps=10))
-        >>> len(extract(model, "modular-addition", config).circuit)
-        9
+        >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.testbeds.case import as_task
+        >>> case = hand_built()[0]
+        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
+        >>> result = extract(case.model, as_task(case, test=27), config)
+        >>> len(result.circuit), result.circuit.seen.splits, result.report.split
+        (4, ('discover', 'select'), 'test')
     """
     given = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
     context, notes = given

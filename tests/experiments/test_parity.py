@@ -1,5 +1,6 @@
 """Experiments that compare with other implementations, on cases made here."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from experiments.common.script import ROOT
 from experiments.parity import (
     attribution,
+    executors,
     gguf_goldens,
     hf,
     hf_goldens,
@@ -183,3 +185,14 @@ def hf_tokenizer():
     from tests.tasks.conftest import byte_bpe
 
     return byte_bpe(["a text"]).to_str()
+
+
+def test_executors_end_with_the_same_circuit_of_a_program(places, read, tiny):
+    """IOI over a language model as well, but for the running of it: that takes minutes."""
+    config = executors.Config(**places, model="", modulus=0, programs=("both",), small_steps=6)
+    executors.main(config)
+    (row,) = read("executors")["rows"]
+    assert (row["case"], row["nodes"], row["differ"]) == ("both", 10, 0)
+    ioi = dataclasses.replace(config, programs=(), model=tiny, prompts=4)
+    names = [name for name, *_ in executors.cases(ioi)]
+    assert names == ["IOI", "IOI, with mean and repair"]

@@ -10,7 +10,7 @@ import pytest
 
 from hagd_jax import tasks
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import (
@@ -32,6 +32,7 @@ from hagd_jax.pipeline.fused.step import PARTS, parts_of
 from hagd_jax.pipeline.fused.turns import Sizes, all_turns
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.tasks import make_prompts
 from hagd_jax.testbeds import hand_built
 from hagd_jax.testbeds.case import as_task
 from hagd_jax.transcoders import TrainConfig
@@ -156,9 +157,11 @@ def test_a_circuit_of_a_hand_built_program():
     same(*(run(execute, case.model, as_task(case), config) for execute in (run_staged, run_fused)))
 
 
-def test_devices_do_not_matter(copier, task):
+def test_devices_do_not_matter(copier, task, tmp_path):
     config = dataclasses.replace(EXTRACT, nodes="2", masks=MaskConfig(steps=3))
-    one = run(run_fused, copier, task, config)
+    # Without a graph and without repair; saved after every step, and not gone on with.
+    one = run(run_fused, copier, task, config, open_run(tmp_path, {}), save_every=0)
+    assert (tmp_path / "steps").exists()
     far = on_mesh(copier, make_mesh("data=2,model=2", devices=jax.devices()[:4]))
     same(one, run(run_fused, far, task, config))
 
@@ -270,6 +273,21 @@ def test_what_steps_cannot_begin_with_is_refused(copier):
         init(copier, ExtractConfig(nodes="11"))
     with pytest.raises(ConfigError, match="staged or fused"):
         ExtractConfig(executor="composed")
+
+
+def test_prompts_that_steps_cannot_read_are_refused(copier, task):
+    short = make_prompts([[1, 2]], [[3, 2]], [1], [3], vocab_size=8)
+    uneven = dataclasses.replace(
+        task, splits={**task.splits, "select": short},
+        texts={**task.texts, "select": task.texts["select"][:1]},
+    )  # fmt: skip
+    both_ways = copier.replace(config=copier.config.replace(causal=False))
+    with pytest.raises(InputError, match="--executor staged"):
+        run(run_fused, both_ways, uneven, EXTRACT)
+    run(run_fused, copier, uneven, dataclasses.replace(EXTRACT, search="top"), until="score")
+    few = copier.replace(config=copier.config.replace(vocab_size=5))
+    with pytest.raises(InputError, match="0 to 4"):
+        batches(few, task, EXTRACT)
 
 
 def test_gradients_are_taken_in_batches_of_any_size(copier, task):

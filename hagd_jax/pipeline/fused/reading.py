@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from hagd_jax.causal.reference import groups_of
+from hagd_jax.errors import InputError
+from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.fused.means import SPLITS
 from hagd_jax.tasks import Prompts, Task
 
@@ -22,6 +25,24 @@ def read_splits(task: Task) -> dict[str, Prompts]:
     """
     names = [name for name in SPLITS if name in task.splits]
     return dict(zip(names, alike([task.splits[name] for name in names]), strict=True))
+
+
+def require_readable(model: LanguageModel, splits: Mapping[str, Prompts]) -> None:
+    """Refuse prompts that the model cannot read, as `tasks.batching.padded_batches` does.
+
+    Raises:
+        InputError: If a token is outside the vocabulary, or a model that reads both ways would read
+            the padding of the splits to one width.
+    """
+    for prompts in splits.values():
+        prompts.check(model.config.vocab_size)
+        length, width = np.asarray(prompts.length), prompts.clean.shape[-1]
+        if not model.config.causal and (length < width).any():
+            raise InputError(
+                "prompts", got=f"lengths from {length.min()} to {width} over all splits",
+                expected="one length, since this model reads both ways and would read the padding",
+                mend="Use --executor staged, or make a task of prompts of one length.",
+            )  # fmt: skip
 
 
 def alike(splits: list[Prompts]) -> list[Prompts]:

@@ -27,7 +27,7 @@ from hagd_jax.pipeline.features import (
 from hagd_jax.pipeline.fused import results, turns
 from hagd_jax.pipeline.fused.means import groups_for, groups_in
 from hagd_jax.pipeline.fused.parts import StepBatch
-from hagd_jax.pipeline.fused.reading import read_splits
+from hagd_jax.pipeline.fused.reading import read_splits, require_readable
 from hagd_jax.pipeline.fused.saving import APART, Learning, Nothing, Saving, position
 from hagd_jax.pipeline.fused.setting import setting_of, uses_means
 from hagd_jax.pipeline.fused.state import State, blank, space_of
@@ -208,6 +208,7 @@ def batcher_of(context: Context, nodes: Dictionary | None, corpus: Corpus | None
         corpus: The text that it is learned from, if it is open already.
     """
     config, splits, text, batches = context.config, read_splits(context.task), (0, 0), None
+    require_readable(context.model, splits)
     if learns(context):
         corpus = text_of(context) if corpus is None else corpus
         config = dataclasses.replace(config, train=train_config(context))
@@ -263,7 +264,5 @@ def batches(
     if not learns(context):
         named = blocks(model) if config.features == MLPS else dictionary
         nodes = as_dictionary(model, named).bare()
-    for prompts in read_splits(task).values():
-        prompts.check(model.config.vocab_size)
     own = batcher_of(context, nodes, corpus)
     return own.batches(turns.all_turns(own.setting, own.sizes))

@@ -75,10 +75,8 @@ class Setting:
         """Circuits that are measured at once, at most."""
         if self.repairs is None:
             return 2
-        few = min(self.repairs.pairs, self.asked)
-        singles = len(swap_sizes(self)) if few else 0
         pairs = 2 * self.repairs.pairs
-        return max(2, singles, pairs * (pairs - 1) // 2)
+        return max(2, len(swap_sizes(self)), pairs * (pairs - 1) // 2)
 
 
 def swap_sizes(setting: Setting) -> list[tuple[int, int, int]]:

@@ -45,15 +45,15 @@ class State(struct.PyTreeNode):
         learning: A transcoder in training, or None.
         score: (N,) integrated gradients of all nodes, summed over prompts.
         flow: (N,) first-order scores of all nodes, summed over prompts.
-        chosen: (M,) int32 features of the graph.
-        edges: (S, S) edges of the graph, summed over prompts.
+        chosen: (M,) int32 features of the graph; None without a graph.
+        edges: (S, S) edges of the graph, summed over prompts; or None.
         clusters: (N,) int32 of each level, coarsest first.
         prior: (N,) membership scores that masks begin at.
         metric: () the model's metric, summed over the discover split.
         tables: Sums of node values over groups of prompts, for mean ablation; or None.
         masks: Masks in training, as in `search.train_masks`.
         mask: (N,) bool the circuit.
-        slope: (N,) gradient of its loss, summed over prompts.
+        slope: (N,) gradient of its loss, summed over prompts; None without repair.
         rows: (P, N) bool circuits that are measured.
         valid: (P,) bool which of them.
         apart: (2, P) their KL from the model and squared relative error of the metric, summed.
@@ -108,7 +108,6 @@ def blank(
     counts = (*(size.counts if setting.graph else ()), total)
     key = jax.random.key(config.seed)
     masks = start(key, [jnp.zeros(n) for n in counts], len(setting.sizes), config.masks)
-    graph = size.nodes if setting.graph else 0
     learning = _learning(model, setting)
     tables = None
     if setting.groups is not None and example is not None:
@@ -119,15 +118,16 @@ def blank(
         learning=learning,
         score=jnp.zeros(total),
         flow=jnp.zeros(total),
-        chosen=jnp.arange(size.chosen if setting.graph else 0, dtype=jnp.int32),
-        edges=jnp.zeros((graph, graph)),
+        # What is not needed is None: a checkpoint holds no empty arrays.
+        chosen=jnp.arange(size.chosen, dtype=jnp.int32) if setting.graph else None,
+        edges=jnp.zeros((size.nodes, size.nodes)) if setting.graph else None,
         clusters=tuple(jnp.zeros(total, jnp.int32) for _ in counts[:-1]),
         prior=jnp.zeros(total),
         metric=jnp.float32(0),
         tables=tables,
         masks=masks,
         mask=jnp.zeros(total, bool),
-        slope=jnp.zeros(total if setting.repairs else 0),
+        slope=jnp.zeros(total) if setting.repairs else None,
         rows=jnp.zeros((setting.rows, total), bool),
         valid=jnp.zeros(setting.rows, bool),
         apart=jnp.zeros((2, setting.rows)),
