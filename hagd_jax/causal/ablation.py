@@ -91,9 +91,13 @@ def behaviour(
             do not fit the model.
 
     Example:
-        >>> everything = Nodes.full(hagd.units.neurons(model).space, True)
-        >>> behaviour(model, prompts, [everything], ablation="zero").kl.max()
-        0.0
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> space = hagd.units.neurons(case.model).space
+        >>> both = [Nodes.full(space, True), Nodes.full(space, False)]
+        >>> found = behaviour(case.model, case.prompts, both, ablation="zero")
+        >>> found.kl.shape, bool(found.kl[0].max() < 1e-6 < found.kl[1].max())
+        ((2, 81), True)
     """
     if ablation not in ABLATIONS:
         raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")

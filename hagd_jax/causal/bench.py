@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import Behaviour, behaviour
 from hagd_jax.causal.claim import Runs
 from hagd_jax.causal.config import ValidateConfig
@@ -38,6 +39,8 @@ class Test:
     enough: dict[str, bool]
     aside: tuple[str, ...]
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
@@ -48,6 +51,8 @@ class Bench:
     config: ValidateConfig
     split: str
     seed: int
+
+    __repr__ = one_line
 
     def test(self, task: Task, seen: Seen) -> Test:
         """What a task is judged on, and what is set aside."""

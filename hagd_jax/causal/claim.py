@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import Behaviour
 from hagd_jax.causal.metrics import Estimate
 from hagd_jax.causal.trials import Trials
@@ -96,6 +97,8 @@ class Runs:
     clusters: np.ndarray | None = None
     decides: bool = False
     greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+
+    __repr__ = one_line
 
     def metric(self, rows: Any) -> np.ndarray:
         """The task's metric of some rows."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.claim import (
     LEAST_INFORMATIVE,
     Claim,
@@ -109,6 +110,8 @@ class Members(NamedTuple):
     effect: np.ndarray
     p_value: np.ndarray
     standing: tuple[str, ...]
+
+    __repr__ = one_line
 
 
 def members(runs: Runs) -> Members:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.claim import LEAST_INFORMATIVE, Runs
 from hagd_jax.causal.metrics import (
     BAND,
@@ -83,6 +84,8 @@ class Alone(NamedTuple):
     kept: Estimate
     preservation: Estimate
     passed: dict[str, bool | None]
+
+    __repr__ = one_line
 
     @property
     def good(self) -> bool | None:

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import Behaviour
 from hagd_jax.causal.reference import LEAST, others_of, sources_of
 from hagd_jax.errors import InputError
@@ -38,6 +39,8 @@ class Judged:
     clusters: np.ndarray | None
     decides: bool
     aside: tuple[str, ...]
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return int(self.prompt.max()) + 1

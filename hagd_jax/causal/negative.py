@@ -27,8 +27,10 @@ def permuted(model: LanguageModel, seed: int = 0) -> LanguageModel:
         The model, under another name.
 
     Example:
-        >>> permuted(model).name
-        'gpt2, permuted 0'
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> permuted(init(config, jax.random.key(0), name="small")).name
+        'small, permuted 0'
     """
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(model.params)
     rng = np.random.default_rng(seed)

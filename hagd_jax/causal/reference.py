@@ -139,11 +139,10 @@ def reference_means(
         InputError: If a prompt has no other prompt to be compared with.
     """
     rule = reference_rule(prompts, reference, per_position=per_position)
-    groups, near, own = rule.groups, rule.near, rule.own
+    groups, near, own, width = rule.groups, rule.near, rule.own, prompts.clean.shape[-1]
     measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
     found = _summed(model, parts, known, groups, batch_size)
     more = _summed(model, parts, measured, groups, batch_size) if (own & near).any() else None
-    width = prompts.clean.shape[-1]
     sums, count, total, tokens = _tables(found, more, jnp.asarray(own), len(groups), width)
     means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
     return means, rule.places
@@ -163,6 +162,8 @@ class Rule(NamedTuple):
     places: Places
     near: np.ndarray
     own: np.ndarray
+
+    __repr__ = one_line
 
 
 def reference_rule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.claim import HOLDS, UNKNOWN, Claim, plain
 from hagd_jax.causal.evidence import Evidence
 from hagd_jax.causal.gates import ABLE
@@ -42,6 +43,8 @@ class ValidationReport:
     evidence: tuple[Evidence, ...] = ()
     aside: tuple[str, ...] = ()
     templates: int = 1
+
+    __repr__ = one_line
 
     @property
     def decisive(self) -> tuple[Claim, ...]:

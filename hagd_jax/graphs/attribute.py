@@ -93,7 +93,7 @@ def attribute(
     columns = Columns(*activation.shape)
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
-    return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
+    return _graph(model, nodes, tokens, ready, chosen, stored, selected, config)
 
 
 def _check_memory(
@@ -197,7 +197,6 @@ def _graph(
     chosen: list[LogitTarget],
     stored: StoredRows,
     selected: np.ndarray,
-    active: int,
     config: AttributionConfig,
 ) -> AttributionGraph:
     """Nodes and edges in their order, and what was computed in the order it was computed."""
@@ -225,7 +224,7 @@ def _graph(
         targets=tuple(chosen),
         layers=c.layers,
         features=nodes.space.features,
-        active=active,
+        active=int(np.count_nonzero(np.asarray(ready.found.activation))),
         settings=finite(dataclasses.asdict(config)),
         weights=digest(model),
     )

@@ -150,10 +150,10 @@ def coarsen(
         expected = f"one of each of {weights.count} nodes, to bound supernodes by bands"
         raise InputError("layer", got="none", expected=expected)
     if layer is not None:
-        layer = read_array("layer", layer, "(N,) layers")
-        if layer.shape != (weights.count,) or not np.issubdtype(layer.dtype, np.integer):
+        own = read_array("layer", layer, "(N,) layers")
+        if own.shape != (weights.count,) or not np.issubdtype(own.dtype, np.integer):
             raise InputError(
-                "layer", got=f"{layer.dtype} of shape {layer.shape}",
+                "layer", got=f"{own.dtype} of shape {own.shape}",
                 expected=f"one whole number for each of {weights.count} nodes",
             )  # fmt: skip
     depth = np.zeros(weights.count, int) if layer is None else np.asarray(layer, int)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from hagd_jax.errors import InputError, require_index, require_is, shown
 from hagd_jax.hierarchy.weights import Weights
@@ -70,9 +71,9 @@ def embed(
             "size", got=size, expected=f"1 to {min(count, krylov)} eigenvectors",
             mend=f"There are {count} nodes and {krylov} Krylov vectors.",
         )  # fmt: skip
-    regularise = read_array("regularise", regularise, "a number")
-    known = not isinstance(regularise, jax.core.Tracer)
-    if regularise.ndim or (known and not 0 <= regularise < float("inf")):
+    tie = read_array("regularise", regularise, "a number")
+    known = not isinstance(tie, Tracer)
+    if tie.ndim or (known and not 0 <= tie < float("inf")):
         raise InputError("regularise", got=shown(regularise), expected="a number, 0 or more")
     if count <= EXACT:
         # A matrix, so that one program serves graphs of any number of edges.

@@ -121,7 +121,7 @@ def run_until(
     task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
-    out: str | Path | RunFolder,
+    out: str | Path | RunFolder | None = None,
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
     progress: Progress = silent,
@@ -133,7 +133,7 @@ def run_until(
         model: The model.
         task: The behaviour.
         config: The configuration.
-        out: Folder of the run.
+        out: Folder of the run. Nothing is kept if None.
         dictionary: As in `extract`.
         corpus: As in `extract`.
         progress: As in `extract`.

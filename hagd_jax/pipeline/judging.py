@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from hagd_jax.brief import one_line
@@ -13,6 +14,9 @@ from hagd_jax.causal import (
     validate,
 )
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.run_folder import RunFolder
+
+FILE = "validation.json"
 
 
 class Judged(NamedTuple):
@@ -40,6 +44,11 @@ def judge(context: Context, left: Left) -> Judged:
     if (areas := curve_areas(curve, left["score"].space.nodes)) is not None:
         context.log("areas", cpr=areas.cpr, cmd=areas.cmd)
     return Judged(report, curve)
+
+
+def keep(run: RunFolder, judged: Judged) -> None:
+    """Write the verdict, as `hagd validate` does."""
+    run.write(FILE, json.dumps(judged.report.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def _report(context: Context, left: Left) -> ValidationReport:

@@ -72,9 +72,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "judge",
         reads=("judge",),
-        leaves=(),
+        leaves=(judging.FILE,),
         looks=features.looks,
         make=judging.judge,
+        keep=judging.keep,
     ),
     Stage(
         "page",
@@ -113,7 +114,7 @@ def files_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> files_from("judge")
-        ('seen/judge.json', 'report.html', 'seen/page.json', 'steps')
+        ('validation.json', 'seen/judge.json', 'report.html', 'seen/page.json', 'steps')
     """
     own = STAGES[NAMES.index(first) :]
     files = [name for stage in own for name in (*stage.leaves, file_of(stage.name))]

@@ -23,7 +23,11 @@ def claims_table(report: ValidationReport) -> Table:
         A table for `rich.print`.
 
     Example:
-        >>> rich.print(claims_table(validate(model, circuit, task)))
+        >>> from hagd_jax.causal import Circuit, ValidationReport
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = ValidationReport(circuit, (), prompts=9, split="test", units=5)
+        >>> str(claims_table(report).title).endswith("may carry copy in small.")
+        True
     """
     _, mark, _ = badge(report)
     sentence = verdict_sentence(report.circuit, report, report.units)

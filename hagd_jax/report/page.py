@@ -60,7 +60,13 @@ def page(report: Report) -> str:
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("report.html").write_text(page(report), encoding="utf-8")
+        >>> from hagd_jax.causal import Circuit
+        >>> from hagd_jax.report import Report
+        >>> from hagd_jax.units import Nodes, Space
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = Report("copy in small", circuit, None, Nodes.full(Space(1, 2, 3), 0.0))
+        >>> "Not tested" in page(report)
+        True
     """
     figures = _figures(report)
     said = report.validation if report.evidence else None

@@ -23,7 +23,13 @@ def verdict_table(report: Report) -> Table:
         A table for `rich.print`.
 
     Example:
-        >>> rich.print(verdict_table(report))
+        >>> from hagd_jax.causal import Circuit
+        >>> from hagd_jax.report import Report
+        >>> from hagd_jax.units import Nodes, Space
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = Report("copy in small", circuit, None, Nodes.full(Space(1, 2, 3), 0.0))
+        >>> str(verdict_table(report).title)
+        '? Not tested: 0.0% of the model (0 of 5 nodes) is proposed to carry copy in small.'
     """
     said = report.validation
     _, mark, word = badge(said)

@@ -66,7 +66,11 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("validation.html").write_text(validation_page(report), encoding="utf-8")
+        >>> from hagd_jax.causal import Circuit, ValidationReport
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = ValidationReport(circuit, (), prompts=9, split="test", units=5)
+        >>> "Not enough data" in validation_page(report)
+        True
     """
     facts, circuit = facts or {}, report.circuit
     ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))

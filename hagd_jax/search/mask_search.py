@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run, require_sizes, require_tree
@@ -57,6 +58,8 @@ class Searched(NamedTuple):
     loss: float
     empty: float
     found: bool
+
+    __repr__ = one_line
 
 
 def search_masks(

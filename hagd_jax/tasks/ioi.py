@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NAMES, share, words
 from hagd_jax.tasks.spread import require_enough
 from hagd_jax.tasks.text import single_tokens, text_task
@@ -110,7 +110,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
             many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     texts = {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     return text_task(
         "ioi",

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TypeVar
 
+from hagd_jax.tasks.definition import require_split
+
 T = TypeVar("T")
 
 # Of seven words, three are for discovery, as diverse discovery data generalises.
@@ -26,10 +28,14 @@ def share(items: Sequence[T], split: str) -> tuple[T, ...]:
     Returns:
         Three sevenths of them for discovery, two sevenths of them for the others.
 
+    Raises:
+        InputError: If there is no such split.
+
     Example:
         >>> share(range(7), "select")
         (3, 6)
     """
+    require_split(split)
     return tuple(item for item, owner in zip(items, cycle(_SHARE), strict=False) if owner == split)
 
 

@@ -178,10 +178,10 @@ def _prompts(compiled: Compiled, tokens: np.ndarray, found: np.ndarray, count: i
         places = np.flatnonzero((found[row] >= 0) & varies)
         if len(places):
             # The position whose answer was asked least.
-            position = min(
-                rng.permutation(places), key=lambda t, row=row: len(asked.get(found[row, t], []))
-            )
-            asked.setdefault(found[row, position], []).append((int(row), int(position)))
+            answers = [int(found[row, t]) for t in rng.permutation(places)]
+            least = min(answers, key=lambda answer: len(asked.get(answer, [])))
+            position = int(rng.choice(np.flatnonzero((found[row] == least) & varies)))
+            asked.setdefault(least, []).append((int(row), position))
     turns = itertools.zip_longest(*(asked[answer] for answer in sorted(asked)))
     chosen = [place for turn in turns for place in turn if place is not None][:count]
     rows, positions = np.array(chosen, int).reshape(-1, 2).T

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.reference import Means, Places, group_sums, groups_of, reference_rule
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Prompts, prompt_digests
@@ -31,6 +32,8 @@ class Tables(struct.PyTreeNode):
     sums: dict[str, Any]
     count: Any
 
+    __repr__ = one_line
+
 
 class Groups(NamedTuple):
     """Which groups prompts belong to, and which part of the rule holds for each.
@@ -48,6 +51,8 @@ class Groups(NamedTuple):
     once: Any
     near: Any
     own: Any
+
+    __repr__ = one_line
 
 
 def groups_in(splits: dict[str, Prompts]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hagd_jax.brief import one_line
 from hagd_jax.meta import Learner
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.pipeline.fused.means import Groups, added, batch_sums
@@ -53,6 +54,8 @@ class StepBatch(NamedTuple):
     tokens: Any = None
     token_weight: Any = None
 
+    __repr__ = one_line
+
 
 class Given(NamedTuple):
     """What every part is given beside the state.
@@ -68,6 +71,8 @@ class Given(NamedTuple):
     batch: StepBatch
     nodes: Dictionary | None
     learner: Learner | None
+
+    __repr__ = one_line
 
     def dictionary(self, state: State) -> Dictionary:
         """The nodes as they are now."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hagd_jax import meta, transcoders
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models import LanguageModel
@@ -56,6 +57,8 @@ class Fused(NamedTuple):
     turns: Callable[..., list[Turn]]
     result: Callable[[Context, Left, State], Any]
     load: Callable[[State, Any], State]
+
+    __repr__ = one_line
 
 
 FUSED: dict[str, Fused] = {
@@ -113,8 +116,10 @@ class _Going:
         self.load(name, context, left)
         fused, place = FUSED[name], NAMES.index(name)
         own, done = fused.turns(self.setting, self.sizes), self.restored(place, context)
-        if not self.has_read and any(turn.part in _COMPARING for turn in own):
-            self.take(context, turns.turns_of_reading(self.setting, self.sizes), Nothing())
+        if any(turn.part in _COMPARING for turn in own) and not self.has_read:
+            # A state that was saved in the midst of such a stage has read already.
+            reading = [] if done else turns.turns_of_reading(self.setting, self.sizes)
+            self.take(context, reading, Nothing())
             self.has_read = True
         self.take(context, own, Saving(context, name, place, len(own)), done)
         value = fused.result(context, left, self.state)
@@ -145,7 +150,7 @@ class _Going:
             return 0
         found = steps.latest(self.state)
         assert found is not None
-        self.state, self.has_read = found[1], True
+        self.state = found[1]
         return found[0] % APART
 
     def take(self, context: Context, own: list[Turn], saving: Nothing, done: int = 0) -> None:

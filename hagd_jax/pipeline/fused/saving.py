@@ -21,6 +21,8 @@ from hagd_jax.transcoders.training.state import TrainingError
 
 # Steps between lines of the log.
 _LOGGED = 10
+# Stages whose progress the staged executor shows under other names.
+_SHOWN = {"hierarchy": "graph", "search": "masks"}
 # Checkpoints are numbered through all stages; none has so many turns.
 APART = 10**9
 
@@ -59,7 +61,7 @@ class Saving(Nothing):
         run, last = self.context.run, number == self.total
         if run is not None and (last or number % _LOGGED == 0):
             run.log(self.stage, step=number, part=turn.part, **numbers(said))
-        self.context.progress(self.stage, number, self.total)
+        self.context.progress(_SHOWN.get(self.stage, self.stage), number, self.total)
         # All processes save together, so one clock decides. What the last turn gave is kept.
         late = time.monotonic() - self.saved >= self.context.save_every
         if run is not None and not last and agree(late):

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import sizes_of
 from hagd_jax.pipeline.config import TRANSCODER, ExtractConfig
 from hagd_jax.pipeline.graph import GraphSize, graph_size
@@ -36,6 +37,8 @@ class Setting:
     steps: int
     length: int
     groups: tuple[int, int] | None
+
+    __repr__ = one_line
 
     @property
     def space(self) -> Space:

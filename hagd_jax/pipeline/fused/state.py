@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -85,6 +86,8 @@ class State(struct.PyTreeNode):
     kl: Any
     found: Any
     setting: Setting = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
 
 def blank(

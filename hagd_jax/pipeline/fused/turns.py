@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Batches
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import sharding, to_global
@@ -45,6 +46,8 @@ class Turn(NamedTuple):
     number: int = 0
     loss: str = "masks"
 
+    __repr__ = one_line
+
 
 class Sizes(NamedTuple):
     """How many prompts there are to read.
@@ -56,6 +59,8 @@ class Sizes(NamedTuple):
 
     counts: Mapping[str, int]
     rows: int
+
+    __repr__ = one_line
 
     def over(self, part: str, split: str = "discover", most: int | None = None, **more: Any) -> Any:
         """A turn for each batch of a split, in order."""
@@ -168,6 +173,8 @@ class Batcher(NamedTuple):
     groups: Mapping[str, Groups]
     sizes: Sizes
     text: Batches | None
+
+    __repr__ = one_line
 
     def batches(self, turns: list[Turn]) -> Iterator[StepBatch]:
         """The batch of each turn."""
