@@ -108,11 +108,8 @@ class Hierarchy:
         Raises:
             InputError: If there is no such level or supernode.
         """
-        if not 0 <= level < len(self.levels):
-            raise InputError("level", got=level, expected=f"0 to {len(self.levels) - 1}")
-        count = self.levels[level].count
-        if not 0 <= supernode < count:
-            raise InputError("supernode", got=supernode, expected=f"0 to {count - 1}")
+        level = require_index("level", level, len(self.levels))
+        supernode = require_index("supernode", supernode, self.levels[level].count)
         return np.flatnonzero(self.clusters()[::-1][level] == supernode)
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is
+from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import DENSE, Weights, weights
+from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.scores import ComponentGraph, NodeGraph
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Graph as UnitGraph
@@ -175,14 +176,15 @@ def with_rest(
         >>> with_rest([np.array([0, 1])], np.array([2, 0]), np.array([0, 0, 0, 1]))[0].tolist()
         [1, 2, 0, 3]
     """
-    count, nodes = len(group), np.asarray(nodes)
-    if any(len(level) != len(nodes) for level in clusters):
-        raise InputError("clusters", got=f"{[len(level) for level in clusters]} nodes",
-                         expected=f"{len(nodes)} in each level")  # fmt: skip
-    if len(nodes) and not 0 <= nodes.min() <= nodes.max() < count:
-        raise InputError(
-            "nodes", got=f"{nodes.min()} to {nodes.max()}", expected=f"0 to {count - 1}"
-        )
+    group = np.asarray(read_array("group", group))
+    if group.ndim != 1 or not len(group):
+        raise InputError("group", got=f"shape {group.shape}", expected="one number for each node")
+    count = len(group)
+    nodes = np.asarray(read_indices("nodes", nodes, count, (None,)))
+    clusters = [
+        np.asarray(read_indices("clusters", level, np.iinfo(np.int32).max, nodes.shape))
+        for level in require_list("clusters", clusters, "supernodes of each level")
+    ]
     rest = np.ones(count, bool)
     rest[nodes] = False
     found = []

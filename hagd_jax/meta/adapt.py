@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import behaviour
-from hagd_jax.errors import InputError, require_index, require_is, require_number
+from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.errors import InputError, require_choice, require_index, require_is, require_number
 from hagd_jax.meta.describe import Described
 from hagd_jax.meta.learner import Learner, as_scores, padded, states
 from hagd_jax.models import LanguageModel
@@ -81,6 +81,7 @@ def effects(
     places = np.asarray(read_indices("places", places, total, (None,)))
     require_is("prompts", prompts, Prompts)
     require_number("batch_size", batch_size, least=1, whole=True)
+    require_choice("ablation", ablation, ABLATIONS)
     rows = np.ones((len(places) + 1, total), bool)
     rows[np.arange(len(places)), places] = False
     rows[-1] = False
@@ -202,9 +203,12 @@ def adapt(learner: Learner, described: Described, measured: Measured) -> Scores:
         >>> "counterfactual" in adapt(load(), graph, measured).seen.ablations
         True
     """
-    count, places = int(described.graph.n_node[0]), np.asarray(measured.places)
-    if not len(places) or places.min() < 0 or places.max() >= count:
-        raise InputError("places", got=places.tolist(), expected=f"one or more, 0 to {count - 1}")
-    arrays = Measured(jnp.asarray(places), jnp.asarray(measured.effects))
+    for what, value, kind in (
+        ("learner", learner, Learner), ("described", described, Described),
+        ("measured", measured, Measured),
+    ):  # fmt: skip
+        require_is(what, value, kind)
+    places = read_indices("places", measured.places, int(described.graph.n_node[0]), (None,))
+    arrays = Measured(jnp.asarray(places), jnp.asarray(read_array("effects", measured.effects)))
     values = adapted(learner, states(learner, padded(described.graph)), arrays)
     return as_scores(described, values).after(measured.seen or Seen.unknown())

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require, require_number
+from hagd_jax.errors import InputError, require, require_is, require_list, require_number
 from hagd_jax.meta.adapt import Measured, adapted
 from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
 
@@ -90,6 +90,10 @@ def train(
     Raises:
         InputError: If there is no example, or one all of whose nodes, or none, are members.
     """
+    require_is("config", config, MetaConfig)
+    examples = require_list("examples", examples, "graphs with known circuits")
+    for number, one in enumerate(examples):
+        require_is(f"example {number}", one, Example)
     if not examples:
         raise InputError("examples", got="none", expected="graphs with known circuits")
     for number, one in enumerate(examples):

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.search.checks import require_run, require_sizes
 from hagd_jax.search.config import MaskConfig
 from hagd_jax.search.mask_search import (
     Searched,
     read_circuits,
-    require_sizes,
     searched,
     seen_by_masks,
 )
@@ -76,11 +76,19 @@ def search_many(
         >>> {name: len(task.circuits[3]) for name, task in found.items()}
         {'one': 3, 'half': 3}
     """
+    for what, value in (("prompts", prompts), ("scores", scores)):
+        require_is(what, value, Mapping, mend="Give one for each task, by name.")
     if not prompts or set(prompts) != set(scores):
-        raise InputError("scores", got=sorted(scores), expected=f"of {sorted(prompts) or 'a task'}")
+        raise InputError(
+            "scores",
+            got=sorted(map(str, scores)),
+            expected=f"of {sorted(map(str, prompts)) or 'a task'}",
+        )
+    for own in prompts.values():
+        require_run(model, own, config, MaskConfig, seed=seed)
     _require_alone(model, prompts, config)
     parts = parts_of(model, dictionary)
-    require_sizes(sizes, count(parts))
+    sizes = require_sizes(sizes, count(parts))
     rows = {name: read(parts, scores[name], f"scores of {name}")[0] for name in prompts}
     alike = dict(zip(prompts, _alike(list(prompts.values())), strict=True))
     stack = functools.partial(jax.tree.map, lambda *values: jnp.stack(values))
@@ -117,7 +125,6 @@ def _require_alone(
         if type(own) is not Prompts:
             raise InputError(f"prompts of {name}", got=type(own).__name__, expected="Prompts",
                              mend=mend)  # fmt: skip
-        own.check(model.config.vocab_size)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rows"))

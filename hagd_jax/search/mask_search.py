@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.search.checks import require_run, require_sizes, require_tree
 from hagd_jax.search.config import MaskConfig, shares
 from hagd_jax.search.mask_steps import (
     MaskState,
     Search,
     init_masks,
     mask_ranks,
-    require_state,
-    require_tree,
+    require_fit,
     scan_jitted,
     traced,
 )
@@ -149,8 +149,9 @@ def trained_circuits(
     seed: int = 0,
 ) -> tuple[dict[int, Selection], MaskState]:
     """The circuits of `search_masks`, not measured, and the last state."""
+    require_run(model, prompts, config, MaskConfig, tree=tree, seed=seed)
     parts = parts_of(model, dictionary)
-    require_sizes(sizes, count(parts))
+    sizes = require_sizes(sizes, count(parts))
     row, _ = read(parts, scores)
     begun = init_masks(jax.random.key(seed), row, config, tree=tree, sizes=len(sizes))
     scans = train_masks(model, prompts, begun, sizes, config, tree=tree, dictionary=dictionary)
@@ -199,11 +200,15 @@ def train_masks(
         >>> [int(now.step) for now, _ in train_masks(case.model, case.prompts, state, [3], config)]
         [10, 20]
     """
-    parts, tree = parts_of(model, dictionary), (tree or Tree(())).bare()
+    require_run(model, prompts, config, MaskConfig, tree=tree)
+    require_is("state", state, MaskState, mend="Make one with init_masks.")
+    parts, tree = parts_of(model, dictionary), Tree(()) if tree is None else tree.bare()
     total = count(parts)
-    require_sizes(sizes if least is None else [*sizes, least], total)
+    sizes = require_sizes(sizes, total)
+    if least is not None:
+        (least,) = require_sizes([least], total)
     require_tree(tree, total)
-    require_state(state, len(sizes), tree, total)
+    require_fit(state, len(sizes), tree, total)
     return _scans(
         model, prompts, state, sizes, config, least or min(sizes), Search(parts, tree, ())
     )
@@ -268,18 +273,7 @@ def seen_by_masks(
         >>> seen_by_masks(case.model, case.prompts, scores, MaskConfig(mean=0.5)).ablations
         ('counterfactual', 'mean')
     """
+    require_run(model, prompts, config, MaskConfig, tree=tree)
     _, before = read(parts_of(model, dictionary), scores)
     seen = before | looked(model, prompts, dictionary, tuple(shares(config)))
     return seen if tree is None else seen | tree.history()
-
-
-def require_sizes(sizes: Sequence[int], total: int) -> None:
-    """Refuse sizes that no circuit of so many nodes has.
-
-    Raises:
-        InputError: If there is none, or one is not a whole number from 1 to `total`.
-    """
-    whole = [isinstance(k, int | np.integer) and not isinstance(k, bool) for k in sizes]
-    if not len(sizes) or not all(whole) or not all(1 <= k <= total for k in sizes):
-        raise InputError("sizes", got=list(sizes), expected=f"whole numbers from 1 to {total}",
-                         mend="Ask for one size or more.")  # fmt: skip

@@ -12,11 +12,14 @@ import optax
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import require_index, require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.arrays import require_key
 from hagd_jax.parallel import replicate
+from hagd_jax.search.checks import require_sizes, require_state, require_tree
 from hagd_jax.search.config import MaskConfig
 from hagd_jax.search.objective import Target, counterfactual, loss, mixed
+from hagd_jax.search.parts import read_row
 from hagd_jax.search.tree import Tree, draw, ranks, shifted
 from hagd_jax.units import Parts, Scores
 
@@ -109,24 +112,13 @@ def init_masks(
         >>> bool(state.logits[0][1] > state.logits[0][0])
         True
     """
-    row = scores.flat() if isinstance(scores, Scores) else scores
-    row, tree = np.asarray(row, np.float32), tree or Tree(())
-    if row.ndim != 1 or not len(row) or not np.isfinite(row).all():
-        raise InputError("scores", got="none, or some that are not finite", expected="numbers")
+    require_key(key)
+    require_is("config", config, MaskConfig)
+    require_is("tree", tree, Tree, type(None))
+    row = read_row("scores", scores)
+    tree, sizes = tree or Tree(()), require_index("sizes", sizes)
     require_tree(tree, len(row))
     return start(key, start_logits(jnp.asarray(row), tree), sizes, config)
-
-
-def require_tree(tree: Tree, count: int) -> None:
-    """Refuse a tree of another number of nodes.
-
-    Raises:
-        InputError: If it has one.
-    """
-    for level in tree.clusters:
-        if len(level) != count:
-            raise InputError("tree", got=f"{len(level)} nodes", expected=f"{count}, as the model",
-                             mend="Make the levels from a graph of the same nodes.")  # fmt: skip
 
 
 def start(key: jax.Array, logits: list[jax.Array], sizes: int, config: MaskConfig) -> MaskState:
@@ -149,23 +141,23 @@ def mask_ranks(state: MaskState, sizes: Any, tree: Tree | None = None) -> np.nda
     Raises:
         InputError: If the state is one of another number of sizes or levels.
     """
-    tree = (tree or Tree(())).bare()
-    require_state(state, len(sizes), tree)
-    return np.asarray(_ranks(tree, state.kept, jnp.asarray(sizes, jnp.float32)))
+    require_is("state", state, MaskState, mend="Make one with init_masks.")
+    require_is("tree", tree, Tree, type(None))
+    tree = Tree(()) if tree is None else tree.bare()
+    asked = require_sizes(sizes, state.logits[-1].shape[0])
+    require_fit(state, len(asked), tree)
+    return np.asarray(_ranks(tree, state.kept, jnp.asarray(asked, jnp.float32)))
 
 
-def require_state(state: MaskState, sizes: int, tree: Tree, count: int | None = None) -> None:
-    """Refuse a state of another search.
+def require_fit(state: MaskState, sizes: int, tree: Tree, count: int | None = None) -> None:
+    """Refuse the state of a search with other sizes, levels or nodes.
 
     Raises:
-        InputError: If it has other sizes, levels or nodes.
+        InputError: If it has others.
     """
     shapes = [level.shape for level in state.kept]
     count = shapes[-1][-1] if count is None else count
-    expected = [(sizes, n) for n in (*tree.counts, count)]
-    if shapes != expected:
-        raise InputError("state", got=f"logits of {shapes}", expected=f"{expected}",
-                         mend="Go on with the sizes, tree and scores it began with.")  # fmt: skip
+    require_state(shapes, [(sizes, n) for n in (*tree.counts, count)])
 
 
 @jax.jit

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hagd_jax.causal import behaviour
-from hagd_jax.errors import InputError, NoCircuitError
+from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list
 from hagd_jax.models import LanguageModel
+from hagd_jax.search.checks import require_run
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.parts import Given, read, unflat
 from hagd_jax.tasks.prompts import Prompts
@@ -58,13 +59,16 @@ def measured_losses(
         >>> measured_losses(case.model, case.prompts, [everything]).tolist()
         [0.0]
     """
-    parts = parts_of(model, dictionary)
+    require_run(model, prompts, config)
+    parts, masks = parts_of(model, dictionary), require_list("masks", masks, "circuits")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
+    if ablation is not None:
+        require_choice("ablation", ablation, ABLATIONS)
     rows = [read(parts, mask, "circuit")[0].astype(bool) for mask in masks]
     circuits = [unflat(parts, row) for row in rows]
     total = np.zeros(len(rows))
-    for name, share in ({ablation: 1.0} if ablation else shares(config)).items():
+    for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
         found = behaviour(
             model, prompts, circuits, ablation=name, dictionary=parts, reference=prompts,
             batch_size=config.batch_size, with_model=True,

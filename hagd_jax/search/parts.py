@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import brief
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.arrays import read_array
 from hagd_jax.search.top import highest
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
@@ -82,6 +84,19 @@ def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, 
     if not np.isfinite(np.asarray(row, np.float32)).all():
         raise InputError(what, got="some that are not finite", expected="numbers")
     return row, seen
+
+
+def read_row(what: str, given: Scores | np.ndarray) -> np.ndarray:
+    """(N,) float32 numbers on the host, of scores or of an array that a user gave.
+
+    Raises:
+        InputError: If there is none, or one is not finite.
+    """
+    row = read_array(what, given.flat() if isinstance(given, Scores) else given)
+    if row.ndim != 1 or not len(row) or not np.isfinite(row).all():
+        raise InputError(what, got=f"{brief(row)}, or some that are not finite",
+                         expected="one finite number for each node")  # fmt: skip
+    return np.asarray(row, np.float32)
 
 
 def looked(

@@ -14,6 +14,7 @@ import numpy as np
 from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
+from hagd_jax.search.checks import require_run
 from hagd_jax.search.config import RepairConfig, shares
 from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
 from hagd_jax.search.outcome import is_found, measured_losses
@@ -87,6 +88,7 @@ def repair(
         >>> better.losses[-1] <= better.losses[0]
         True
     """
+    require_run(model, prompts, config, RepairConfig)
     parts = parts_of(model, dictionary)
     row, before = read(parts, mask, "circuit")
     now = row.astype(bool)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.models import LanguageModel
+from hagd_jax.search.checks import require_run, require_sizes
 from hagd_jax.search.config import MaskConfig, RepairConfig
 from hagd_jax.search.mask_search import trained_circuits
 from hagd_jax.search.mask_steps import mask_ranks
-from hagd_jax.search.parts import Given, read
+from hagd_jax.search.parts import Given, count, read
 from hagd_jax.search.repair import repair
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Selection, Source, parts_of
@@ -86,9 +87,13 @@ def search_restarts(
         >>> len(best.losses), best.found
         (2, True)
     """
+    require_run(model, prompts, config, MaskConfig, seed=seed)
+    require_is("swaps", swaps, RepairConfig)
+    starts = require_list("starts", starts, "one or more scores")
     if not starts:
         raise InputError("starts", got="none", expected="one or more scores")
     parts = parts_of(model, dictionary)
+    (size,) = require_sizes([size], count(parts))
     seen = functools.reduce(operator.or_, (read(parts, scores)[1] for scores in starts))
     if swaps.mean is None:
         swaps = dataclasses.replace(swaps, mean=config.mean)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.search.config import MaskConfig
 
 
@@ -37,7 +38,20 @@ def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedul
 
     Returns:
         What each step is asked for.
+
+    Raises:
+        InputError: If the size at the end is not from 1 to all nodes.
+
+    Example:
+        >>> from hagd_jax.search import MaskConfig, schedule
+        >>> schedule(MaskConfig(steps=3, shrinking=1.0), 100, 20, 0).size.tolist()
+        [80.0, 40.0, 20.0]
     """
+    require_is("config", config, MaskConfig)
+    total, levels = require_index("total", total), require_index("levels", levels)
+    least = require_index("least", least, total + 1)
+    if not least:
+        raise InputError("least", got=0, expected=f"1 to {total}")
     steps = np.arange(config.steps)
     falls = max(1, math.ceil(config.shrinking * config.steps) - 1)
     first = max(config.start * total, least)

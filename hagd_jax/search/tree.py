@@ -11,7 +11,8 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_list
+from hagd_jax.models.arrays import read_array
 from hagd_jax.search.hard_concrete import held, log_open_probability, open_probability, sample
 from hagd_jax.tasks.seen import Seen
 
@@ -57,10 +58,11 @@ class Tree:
         """
         own = getattr(clusters, "seen", None)
         seen = own if seen is None else seen if own is None else own | seen
-        rows = [np.asarray(level) for level in clusters]
+        rows = [read_array("a level of the tree", level)
+                for level in require_list("tree", clusters, "levels of clusters")]  # fmt: skip
         for upper, lower in zip([None, *rows[:-1]][: len(rows)], rows, strict=True):
-            if lower.ndim != 1 or len(lower) != len(rows[0]) or not len(lower):
-                raise InputError("tree", got=f"levels of {[len(r) for r in rows]} nodes",
+            if lower.ndim != 1 or rows[0].ndim != 1 or len(lower) != len(rows[0]) or not len(lower):
+                raise InputError("tree", got=f"levels of shapes {[r.shape for r in rows]}",
                                  expected="as many in each")  # fmt: skip
             if not np.issubdtype(lower.dtype, np.integer) or lower.min() < 0:
                 raise InputError("tree", got="clusters that are no numbers", expected="0 or more")
