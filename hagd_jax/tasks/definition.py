@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
@@ -92,6 +93,8 @@ class Task:
     texts: Mapping[str, tuple[Text, ...]]
     candidates: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
     def __post_init__(self):
         require_is("name of the task", self.name, str)

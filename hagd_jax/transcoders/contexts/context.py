@@ -13,7 +13,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
 
-class Context(NamedTuple):
+class TopContext(NamedTuple):
     """One place where a feature fires.
 
     Attributes:
@@ -75,7 +75,7 @@ class FeatureContexts:
     index: int
     density: float
     largest: float
-    contexts: tuple[Context, ...]
+    contexts: tuple[TopContext, ...]
     raised: tuple[tuple[int, float], ...]
     lowered: tuple[tuple[int, float], ...]
 
@@ -170,14 +170,14 @@ class Contexts:
         }
         return dataclasses.replace(self, layers=layers)
 
-    def _context(self, row: int, position: int, value: float, nearby: np.ndarray) -> Context:
+    def _context(self, row: int, position: int, value: float, nearby: np.ndarray) -> TopContext:
         before, after = self.window
         # A row ends with the last token that counts: what follows is padding.
         end = int(np.flatnonzero(self.weight[row])[-1]) + 1
         start, stop = max(0, position - before), min(end, position + after + 1)
         here = slice(start - position + before, stop - position + before)
         activations = nearby[here].astype(np.float32) * np.float32(value)
-        return Context(
+        return TopContext(
             self.tokens[row, start:stop],
             activations,
             int(position - start),

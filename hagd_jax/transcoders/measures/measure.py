@@ -75,7 +75,7 @@ class Sums(struct.PyTreeNode):
         return both.replace(mean=self.mean + share * apart, spread=both.spread + between)
 
 
-def evaluate(
+def measure(
     transcoder: Transcoder,
     model: LanguageModel,
     batches: Iterable[TextBatch],
@@ -110,7 +110,7 @@ def evaluate(
             no text.
 
     Example:
-        >>> evaluate(transcoder, model, corpus.held_out_batches(128)).loss_recovered
+        >>> measure(transcoder, model, corpus.held_out_batches(128)).loss_recovered
         0.93
     """
     bare, plain = model.bare(), transcoder.bare()
