@@ -37,7 +37,7 @@ from hagd_jax.causal import Circuit, ValidateConfig, validate
 from hagd_jax.causal.negative import permuted
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Seen, Task, Text, prompt_digests
-from hagd_jax.testbeds import Case, known_cases
+from hagd_jax.testbeds import Case, known_cases, known_names
 from hagd_jax.units import neurons
 
 KINDS = ("true", "random", "one unit less", "one idle unit more", "permuted weights")
@@ -66,7 +66,7 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Judge all circuits of all models, a model and a number of prompts at a time."""
-    names = config.models or [case.name for case in known_cases()]
+    names = config.models or known_names()
     cells = [{"model": name, "prompts": count} for name in names for count in config.prompts]
     case_of = functools.lru_cache(maxsize=1)(_case)
     measure_cells(
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
 
 
 def _case(name: str) -> Case:
-    return next(case for case in known_cases() if case.name == name)
+    return next(known_cases([name]))
 
 
 def task_of(case: Case, count: int, seed: int) -> Task | None:

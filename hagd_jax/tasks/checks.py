@@ -59,11 +59,18 @@ def on_host(prompts: Any) -> Any:
 
     Returns:
         The same class.
+
+    Raises:
+        InputError: If a field is no array.
     """
-    fields = {field.name: getattr(prompts, field.name) for field in dataclasses.fields(prompts)}
-    return dataclasses.replace(
-        prompts, **{name: None if x is None else np.asarray(x) for name, x in fields.items()}
-    )
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(prompts):
+        value = getattr(prompts, field.name)
+        try:
+            found[field.name] = None if value is None else np.asarray(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(field.name, got=shown(value), expected="an array") from error
+    return dataclasses.replace(prompts, **found)
 
 
 def require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:

@@ -15,7 +15,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.checks import on_host, read_ids
 from hagd_jax.tasks.metric import divergence
-from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.prompts import MOST_WIDTH, Prompts
 
 
 @struct.dataclass
@@ -207,7 +207,7 @@ def make_choices(
     for number in right:
         require_index("answer", number, count)
     pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
-    width = 0 if width is None else require_index("width", width)
+    width = 0 if width is None else require_index("width", width, MOST_WIDTH)
     longest = max(len(choice.clean) for row in rows for choice in row)
     scored = max(choice.scored[1] - choice.scored[0] for row in rows for choice in row)
     width = max(longest, width)

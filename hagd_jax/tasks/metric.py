@@ -82,6 +82,8 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
     if candidates is not None:
         listed = require_list("candidates", candidates, "token ids")
         candidates = tuple(require_index("candidates", one, at.shape[-1]) for one in listed)
+        if not candidates:
+            raise InputError("candidates", got="none", expected="at least one token")
     return prompts.correct(at, candidates)
 
 

@@ -16,6 +16,8 @@ from hagd_jax.errors import InputError, require_index, require_is, require_list,
 from hagd_jax.tasks.checks import check_prompts, read_ids, read_rows, require_aligned
 from hagd_jax.tasks.metric import columns, divergence, log_sum
 
+# Longer rows than any model reads are a mistake, and would fill the memory.
+MOST_WIDTH = 2**22
 # One token a prompt, or all that will do.
 Alternatives = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 
@@ -64,7 +66,7 @@ class Prompts:
                              expected="a slice, a mask or indices")  # fmt: skip
         try:
             return jax.tree.map(lambda x: x[listed], self)
-        except (IndexError, TypeError) as error:
+        except (IndexError, TypeError, ValueError, OverflowError) as error:
             raise InputError("rows of prompts", got=shown(rows),
                              expected=f"rows of {len(self)} prompts") from error  # fmt: skip
 
@@ -157,7 +159,7 @@ def make_prompts(
     clean, corrupted = read_rows("clean", clean), read_rows("corrupted", corrupted)
     require_aligned(clean, corrupted)
     lengths = [len(row) for row in clean]
-    width = max(lengths) if width is None else require_index("width", width)
+    width = max(lengths) if width is None else require_index("width", width, MOST_WIDTH)
     pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
     if max(lengths) > width:
         raise InputError(

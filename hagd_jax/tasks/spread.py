@@ -91,7 +91,10 @@ def require_enough(name: str, split: str, size: int, most: int) -> None:
 
 def _different(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The first of each prompt."""
-    return list({one.text.clean: one for one in reversed(candidates)}.values())[::-1]
+    first: dict[str, Candidate] = {}
+    for one in candidates:
+        first.setdefault(one.text.clean, one)
+    return list(first.values())
 
 
 def _of_one_length(

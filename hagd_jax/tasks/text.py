@@ -115,7 +115,10 @@ def text_task(
     read = read_splits(name, texts)
     rows, notes = {}, []
     for split, own in read.items():
-        rows[split] = list({text.clean: text for text in reversed(own)}.values())[::-1]
+        first: dict[str, Text] = {}
+        for text in own:
+            first.setdefault(text.clean, text)
+        rows[split] = list(first.values())
         if not own:
             raise InputError(f"{split} texts of {name}", got="none", expected="at least one")
         if len(rows[split]) < len(own):

@@ -4,7 +4,7 @@ from hagd_jax.testbeds.case import Case, as_task
 from hagd_jax.testbeds.compiled import Compiled, Program, compile_program, compiled_prompts
 from hagd_jax.testbeds.guise import hidden_in, scrambled
 from hagd_jax.testbeds.hand_built import hand_built
-from hagd_jax.testbeds.known import compiled_case, known_cases
+from hagd_jax.testbeds.known import compiled_case, known_cases, known_names
 from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
@@ -35,6 +35,7 @@ __all__ = [
     "hand_built",
     "hidden_in",
     "known_cases",
+    "known_names",
     "necessary_edges",
     "program_edges",
     "program_nodes",

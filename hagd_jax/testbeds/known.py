@@ -7,15 +7,16 @@ Each is hidden among units that do nothing, with heads and neurons moved and the
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import flax.traverse_util
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_list
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.case import PROMPTS, Case
@@ -69,50 +70,80 @@ _DIFFERENCES = (
 _TURNS = ((3, 1), (4, 3), (5, 1), (5, 2))
 # Not `sorting`, of which a unit only makes what is sure surer, and not `two_tasks`, which says yes
 # nearly always.
-_BY_HAND: tuple[Callable[[], Case], ...] = (
-    functools.partial(either, "xyz"),
-    functools.partial(suppressed, "xyz"),
-    both,
-    parity,
-    rotation,
-)
+_BY_HAND: dict[str, Callable[[], Case]] = {
+    "either": functools.partial(either, "xyz"),
+    "suppressed": functools.partial(suppressed, "xyz"),
+    "both": both,
+    "parity": parity,
+    "rotation": rotation,
+}
+_SIGNS = tuple(itertools.product((True, False), repeat=2))
 
 
-def _makers() -> list[Callable[[], Case]]:
-    """What makes each case."""
-    makers = list(_BY_HAND)
-    makers += [functools.partial(formula, *names) for names in _FORMULAS]
-    makers += [functools.partial(counting, *table) for table in _TABLES]
-    makers += [functools.partial(adding, *numbers) for numbers in _SUMS]
-    makers += [functools.partial(subtracting, *numbers) for numbers in _DIFFERENCES]
-    makers += [functools.partial(switching, a, b) for a in (True, False) for b in (True, False)]
-    makers += [functools.partial(turning, *numbers) for numbers in _TURNS]
-    makers += [functools.partial(_program, program) for program in BOARD]
-    return makers
+def _makers() -> dict[str, Callable[[], Case]]:
+    """What makes each case, by its name."""
+    part = functools.partial
+    return {
+        **_BY_HAND,
+        **{f"formula {', '.join(names)}": part(formula, *names) for names in _FORMULAS},
+        **{f"counting {''.join(map(str, own))}": part(counting, *own) for own in _TABLES},
+        **{f"adding {a} {b} {table}": part(adding, a, b, table) for a, b, table in _SUMS},
+        **{f"subtracting {a} {b}": part(subtracting, a, b) for a, b in _DIFFERENCES},
+        **{f"switching {a} {b}": part(switching, a, b) for a, b in _SIGNS},
+        **{f"turning {p} {times}": part(turning, p, times) for p, times in _TURNS},
+        **{f"program {program.name}": part(_program, program) for program in BOARD},
+    }
 
 
 def _program(program: Program) -> Case:
     return compiled_case(compile_program(program))
 
 
-def known_cases() -> Iterator[Case]:
-    """Every model whose circuit is known.
-
-    Returns:
-        An iterator over cases, each made when it is asked for.
-
-    Raises:
-        MissingDependencyError: If the compiler of programs is not installed.
+def known_names() -> tuple[str, ...]:
+    """Names of all models whose circuit is known; none is made for it.
 
     Example:
-        >>> next(known_cases()).name
+        >>> known_names()[0]
         'either'
     """
-    for number, make in enumerate(_makers()):
-        case = make()
-        c = case.model.config
-        host = dataclasses.replace(HOST, gated_mlp=c.gated_mlp, causal=c.causal)
-        yield scrambled(hidden_in(case, host, number), number)
+    return tuple(_makers())
+
+
+def known_cases(names: Iterable[str] | None = None) -> Iterator[Case]:
+    """Models whose circuit is known.
+
+    Args:
+        names: Some of `known_names()`; all of them if None.
+
+    Returns:
+        An iterator over cases, each made when it is asked for; one is the same whichever others
+        are asked for.
+
+    Raises:
+        InputError: If there is no model of a name.
+        MissingDependencyError: If a program is asked for and its compiler is not installed.
+
+    Example:
+        >>> [case.name for case in known_cases(["parity", "either"])]
+        ['parity', 'either']
+    """
+    makers = _makers()
+    number = {name: i for i, name in enumerate(makers)}
+    asked = list(makers) if names is None else require_list("names", names, "names of models")
+    for name in asked:
+        if not isinstance(name, str) or name not in makers:
+            close = difflib.get_close_matches(str(name), makers, cutoff=0.4)
+            mend = f"Did you mean {' or '.join(close)}?" if close else None
+            raise InputError(
+                "known model", got=repr(name)[:80], expected="one of known_names()", mend=mend
+            )
+    return (_hidden(makers[name](), number[name]) for name in asked)
+
+
+def _hidden(case: Case, seed: int) -> Case:
+    c = case.model.config
+    host = dataclasses.replace(HOST, gated_mlp=c.gated_mlp, causal=c.causal)
+    return scrambled(hidden_in(case, host, seed), seed)
 
 
 def compiled_case(compiled: Compiled, length: int | None = None, count: int = PROMPTS) -> Case:

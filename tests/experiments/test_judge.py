@@ -20,7 +20,7 @@ def test_every_lie_is_caught_and_the_truth_is_accepted():
 
 def test_the_judge_is_judged_on_a_known_model(places, read, monkeypatch):
     case = scrambled(next(case for case in hand_built() if case.name == "both"), 1)
-    monkeypatch.setattr(judged, "known_cases", lambda: iter([case]))
+    monkeypatch.setattr(judged, "known_cases", lambda names: iter([case]))
     config = judged.Config(**places, models=("both",), prompts=(4, 48), random=1, less=1)
     judged.main(config)
     rows = read("judge_known")["rows"]

@@ -6,7 +6,7 @@ from experiments.common import kills
 from experiments.common.known import places as places_of
 from experiments.common.known import sample, truth_of
 from experiments.faults import pipeline, transcoder
-from experiments.judge import calibrated, ground_truth_edges
+from experiments.judge import calibrated, ground_truth_edges, known_models
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import neurons
 
@@ -89,3 +89,19 @@ def test_a_run_that_ends_otherwise_is_noticed(tmp_path):
 def test_a_folder_without_steps_was_reached_by_none(tmp_path):
     assert transcoder.newest(tmp_path) == 0
     assert pipeline.reached(tmp_path) == 0
+
+
+def test_true_circuits_are_proved(places, read):
+    known_models.main(
+        known_models.Config(**places, models=("both", "program first"), ablations=("mean", "zero"))
+    )
+    result = read("known_models")
+    # Of a program no circuit is stated under zero ablation, as constants may be needed then.
+    assert [(row["model"], row["ablation"], row["units"]) for row in result["rows"]] == [
+        ("both", "mean", 3), ("both", "zero", 4), ("program first", "mean", 1),
+    ]  # fmt: skip
+    assert result["models"] == 2
+    assert result["off"] < 1e-3
+    assert result["least"] > 0.04
+    assert all(row["accuracy"] == 1 for row in result["rows"])
+    assert min(row["touched"] for row in result["rows"]) > 0.1

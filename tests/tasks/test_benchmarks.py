@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hagd_jax.models import Tokenizer, abstract
 from hagd_jax.tasks import SPLITS, Sizes, benchmarks, modular, task
 from hagd_jax.tasks.lexicon import words
 from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config
+
+from .conftest import byte_bpe
 
 THINGS = ("cup", "plate", "ball", "box", "stone", "vase")
 WORDS = [*THINGS, *words("The A broke the as _ fell. fell while we watched end. man: runs")]
@@ -195,3 +198,125 @@ def test_without_a_file_the_hub_is_asked(monkeypatch, tokenizer):
     made = benchmarks.task("winogrande", tokenizer, sizes=SIZES)
     assert asked == [("allenai/winogrande", "winogrande_xl", "validation")]
     assert len(made.splits["test"]) == 6
+
+
+def cleaned(text):
+    """As lm-evaluation-harness cleans HellaSwag's texts, by its own regular expression."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+PIECES = st.sampled_from(["[", "]", "a", "Ü", " ", "  ", "\n", " [title]", "[step]", "。"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES, max_size=14).map("".join))
+def test_texts_are_cleaned_as_by_the_harness(text):
+    assert benchmarks._cleaned(text) == cleaned(text)
+
+
+def test_cleaning_takes_linear_time():
+    """A quadratic regular expression took minutes on this."""
+    for text in ("[" * 200_000, "[]" * 100_000, "[x\n" * 60_000 + "]"):
+        assert len(benchmarks._cleaned(text)) <= len(text)
+
+
+ENDINGS = ("goes on to its 5° in Zürich.", "ends", "it is five in Zurich now [step] and so on",
+           "über äöü ßßß ñ")  # fmt: skip
+
+
+def test_hellaswag_is_scored_as_by_the_harness(write):
+    """`acc` and `acc_norm` of random logits, by its formulas in float64; bytes would differ."""
+    texts = ["A: the people number s", *ENDINGS, "0 1 2 3 4 5 6 7 8 9"]
+    tokenizer = Tokenizer(byte_bpe(texts).to_str())
+    rows = [
+        {
+            "activity_label": "A",
+            "ctx_a": f"the people {i}",
+            "ctx_b": "number",
+            "endings": ENDINGS[i % 4 :] + ENDINGS[: i % 4],
+            "label": i % 4,
+            "source_id": f"s{i}",
+        }
+        for i in range(60)
+    ]
+    made = benchmarks.task("hellaswag", tokenizer, write(rows), sizes=Sizes(4, 2, 12))
+    choices, texts = made.splits["test"], made.texts["test"]
+    assert texts[0].clean.startswith("A: the people ")
+    assert " Number " in texts[0].clean
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(*choices.inputs().shape, tokenizer.vocab_size)) * 0.5
+    at = np.take_along_axis(logits, np.asarray(choices.reads)[..., None], axis=1)
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    sums, lengths, sizes = [], [], []
+    for i in range(len(choices)):
+        words = [tokenizer.decode(row[:n].tolist())
+                 for row, n in zip(choices.clean[i], choices.length[i], strict=True)]  # fmt: skip
+        context = words[0][: words[0].index("Number") + len("Number")]
+        for c, text in enumerate(words):
+            ending = text[len(context) + 1 :]
+            begin = len(tokenizer.encode(context))
+            ids = choices.clean[i, c, : choices.length[i, c]]
+            row = logp[4 * i + c]
+            sums.append(sum(row[t - 1, ids[t]] for t in range(begin, len(ids))))
+            lengths.append(float(len(ending)))
+            sizes.append(float(len(f" {ending}".encode())))
+    lls, completion_len, in_bytes = (np.reshape(x, (-1, 4)) for x in (sums, lengths, sizes))
+    np.testing.assert_allclose(choices.unit, completion_len)
+    np.testing.assert_allclose(choices.log_likelihoods(at), lls, rtol=1e-4)
+    gold = choices.answer
+    acc, acc_norm = (lls.argmax(1) == gold, (lls / completion_len).argmax(1) == gold)
+    np.testing.assert_array_equal(choices.acc(at), acc)
+    np.testing.assert_array_equal(choices.acc_norm(at), acc_norm)
+    np.testing.assert_array_equal(choices.correct(at), acc_norm)
+    # The three count differently here, so that one in the place of another is seen.
+    assert (acc != acc_norm).any()
+    assert ((lls / in_bytes).argmax(1) != (lls / completion_len).argmax(1)).any()
+    broken = np.full_like(at, np.nan)
+    assert not np.asarray(choices.acc(broken)).any()
+
+
+def test_a_row_that_comes_twice_counts_once(write, tokenizer):
+    rows = gaps()
+    once = benchmarks.task("winogrande", tokenizer, write(rows), sizes=SIZES)
+    twice = benchmarks.task("winogrande", tokenizer, write([*rows, *rows]), sizes=SIZES)
+    assert twice.notes == ("left out 30 of 60 rows: the same prompt as another row",)
+    assert not once.notes
+    for split in SPLITS:
+        assert twice.distinct(split) == len(twice.splits[split])
+
+
+def test_rows_of_one_source_are_one_cluster(write, tokenizer):
+    rows = [row | {"qID": f"twin{i // 2}-{i % 2}"} for i, row in enumerate(gaps())]
+    made = benchmarks.task("winogrande", tokenizer, write(rows), sizes=SIZES)
+    by_text = {row["sentence"].split(" as ")[0]: row["qID"].split("-")[0] for row in rows}
+    together = 0
+    for split in SPLITS:
+        twins = [by_text[text.clean.split(" as ")[0]] for text in made.texts[split]]
+        clusters = made.clusters(split)
+        pairs = set(zip(clusters.tolist(), twins, strict=True))
+        assert len(pairs) == len(set(twins)) == len(set(clusters.tolist()))
+        together += len(twins) - len(pairs)
+    assert together >= 1
+
+
+def test_half_a_surrogate_pair_leaves_out_its_row_alone(write, tokenizer):
+    rows = [*gaps(), gap("cup", "box", "\ud800"), gap("cup", "box", 99, option1="\udfff")]
+    made = benchmarks.task("winogrande", tokenizer, write(rows), sizes=SIZES)
+    assert any("a text is no Unicode" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lambada",), "benchmark: got 'lambada'; expected one of winogrande, hellaswag"),
+        ((["winogrande"],), "benchmark"),
+        (("winogrande", None), "tokenizer"),
+        (("winogrande", "tok", 5), "source"),
+    ],
+)
+def test_benchmarks_that_do_not_exist_are_refused(arguments, message, tokenizer):
+    name, words, *source = (*arguments, tokenizer)[: max(len(arguments), 2)]
+    words = tokenizer if words == "tok" else words
+    with pytest.raises(InputError, match=message):
+        benchmarks.task(name, words, *source)

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from hagd_jax.testbeds import (
     hand_built,
     hidden_in,
     known_cases,
+    known_names,
     scrambled,
 )
 from hagd_jax.testbeds.known import HOST
@@ -62,6 +64,7 @@ def measured(case, ablation, rows):
 
 def test_there_are_many_of_many_kinds():
     names = [case.name for case in cases()]
+    assert tuple(names) == known_names()
     assert len(set(names)) == len(names) >= 60
     kinds = collections.Counter(name.split()[0] for name in names)
     assert kinds["program"] >= 20
@@ -99,6 +102,20 @@ def test_prompts_are_different_and_counterfactuals_answer_otherwise():
         assert (p.answer != p.distractor).all()
         counts = np.unique(p.answer, return_counts=True)[1]
         assert counts.max() <= 0.9 * len(p)
+
+
+def test_some_are_made_as_all_are():
+    name = "counting 0110"
+    (one,) = known_cases([name])
+    other = next(case for case in cases() if case.name == name)
+    assert one.truth == other.truth
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), one.model.params, other.model.params)
+    assert all(jax.tree.leaves(same))
+    with pytest.raises(InputError, match=r"got 'counting 011'; .*Did you mean counting 0110"):
+        known_cases(["counting 011"])
+    for bad in (5, "either", [None]):
+        with pytest.raises(InputError, match="name"):
+            known_cases(bad)
 
 
 def test_a_guise_changes_no_logit_and_moves_the_units():
