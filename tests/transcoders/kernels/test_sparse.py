@@ -11,8 +11,7 @@ from hypothesis.extra import numpy as hnp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import TranscoderConfig, init
 from hagd_jax.transcoders.kernels import dense as features
-from hagd_jax.transcoders.kernels import native
-from hagd_jax.transcoders.kernels import sparse as rows
+from hagd_jax.transcoders.kernels import native, products, sparse
 from hagd_jax.transcoders.training import losses
 from hagd_jax.transcoders.training.losses import LossConfig
 
@@ -35,14 +34,14 @@ def example(window=1, n=16, k=4, seed=0):
 def test_features_and_reconstructions_are_the_dense_ones(mesh, window):
     config, params, x = example(window)
     mesh = make_mesh(mesh)
-    active = jax.jit(lambda p, x: rows.encode(p, x, config, mesh))(params, x)
+    active = jax.jit(lambda p, x: sparse.encode(p, x, config, mesh))(params, x)
     dense = features.encode(params, x, config)
     # The same products and the same choice; only the order of summation may differ.
     np.testing.assert_allclose(active.dense(64), dense, atol=1e-6)
     assert (np.asarray(dense) > 0).sum(-1).min() == 4
-    got = jax.jit(lambda p, a: rows.decode(p, a, config, mesh))(params, active)
+    got = jax.jit(lambda p, a: sparse.decode(p, a, config, mesh))(params, active)
     np.testing.assert_allclose(got, features.decode(params, dense, None, config), atol=1e-5)
-    counted = jax.jit(lambda a: rows.count(a, 64, mesh))(active)
+    counted = jax.jit(lambda a: sparse.count(a, 64, mesh))(active)
     np.testing.assert_array_equal(counted, (np.asarray(dense) > 0).sum(1))
 
 
@@ -87,7 +86,7 @@ def test_loss_and_gradients_are_the_dense_ones(mesh, loss, length, monkeypatch):
 def test_products_against_numpy(mesh, window):
     """The three products that are each other's derivatives, in float64, over all edges."""
     config = TranscoderConfig(n_layers=3, d_model=6, n_features=32, k=3, window=window)
-    mesh, edges = make_mesh(mesh), rows.edge_list(config)
+    mesh, edges = make_mesh(mesh), products.edge_list(config)
     rng = np.random.default_rng(0)
     weight, x = rng.normal(size=(len(edges.senders), 32, 6)), rng.normal(size=(3, 8, 6))
     shards = 1 if mesh is None else 4
@@ -101,15 +100,15 @@ def test_products_against_numpy(mesh, window):
     for e, (s, r) in enumerate(zip(*edges, strict=True)):
         combined[r] += np.einsum("nk,nkd->nd", values[s], weight[e][indices[s]])
         dotted[s] += np.einsum("nd,nkd->nk", x[r], weight[e][indices[s]])
-    got = rows.combine(args[0], index, args[1], edges, mesh)
+    got = products.combine(args[0], index, args[1], edges, mesh)
     np.testing.assert_allclose(got, combined, atol=1e-5)
-    got = rows.dot(args[2], index, args[1], edges, mesh)
+    got = products.dot(args[2], index, args[1], edges, mesh)
     np.testing.assert_allclose(got, dotted, atol=1e-5)
 
     def value(values, x, weight):
-        combined = rows.combine(values, index, weight, edges, mesh)
+        combined = products.combine(values, index, weight, edges, mesh)
         return jnp.sum(jnp.sin(combined)) + jnp.sum(
-            jnp.cos(rows.dot(x, index, weight, edges, mesh))
+            jnp.cos(products.dot(x, index, weight, edges, mesh))
         )
 
     got = jax.grad(value, argnums=(0, 1, 2))(args[0], args[2], args[1])
@@ -136,8 +135,8 @@ def test_products_against_numpy(mesh, window):
 )
 def test_topk_finds_the_largest_positive_whatever_the_ties(pre, data):
     k = data.draw(st.integers(1, pre.shape[1]))
-    values, indices = rows.topk(jnp.asarray(pre), k, None)
-    got = rows.Active(values, indices).dense(pre.shape[1])
+    values, indices = sparse.topk(jnp.asarray(pre), k, None)
+    got = sparse.Active(values, indices).dense(pre.shape[1])
     order = np.argsort(-np.maximum(pre, 0), axis=1, kind="stable")[:, :k]
     want = np.zeros_like(pre)
     np.put_along_axis(want, order, np.take_along_axis(np.maximum(pre, 0), order, 1), 1)
@@ -148,7 +147,7 @@ def test_native_topk_of_many_rows_is_that_of_xla():
     # Rows of very different scales: the last row's threshold is a bad guess for the next.
     scale = 10.0 ** jax.random.uniform(jax.random.key(1), (300, 1), minval=-6, maxval=6)
     pre = jax.random.normal(jax.random.key(0), (300, 1000)) * scale
-    values, indices = rows.topk(pre, 32, None)
+    values, indices = sparse.topk(pre, 32, None)
     want, places = jax.lax.top_k(jax.nn.relu(pre), 32)
     np.testing.assert_array_equal(np.sort(values), np.sort(want))
     np.testing.assert_array_equal(indices, np.sort(places))

@@ -16,7 +16,8 @@ from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.measures.evaluation import BIN_EDGES, Evaluation, histogram
 from hagd_jax.transcoders.measures.measure import Sums, measure
-from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
+from hagd_jax.transcoders.params import param_specs
+from hagd_jax.transcoders.transcoder import Transcoder, encode, shardings
 from tests.models.noise import noisy, on_mesh
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
 from tests.transcoders.text import Batch, plain_features, split, text
