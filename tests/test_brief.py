@@ -28,14 +28,14 @@ RECIPES = re.compile(r"Config$|^(Weight|Program|Board|Validate)$")
 
 
 def classes():
-    """Public dataclasses and named tuples of the package, with their fields' types."""
+    """Dataclasses and named tuples that the package exports, with their fields' types."""
     for info in pkgutil.walk_packages(hagd_jax.__path__, "hagd_jax."):
         if info.name.endswith("__main__"):
             continue
         module = importlib.import_module(info.name)
-        for name, kind in vars(module).items():
-            own = inspect.isclass(kind) and kind.__module__ == info.name
-            if not own or name.startswith("_") or RECIPES.search(name):
+        for name in getattr(module, "__all__", ()):
+            kind = getattr(module, name)
+            if not inspect.isclass(kind) or RECIPES.search(name):
                 continue
             if dataclasses.is_dataclass(kind):
                 yield kind, [str(field.type) for field in dataclasses.fields(kind)]
@@ -52,7 +52,7 @@ def test_what_can_hold_arrays_says_how_it_is_printed():
         source = inspect.unwrap(kind.__repr__).__code__.co_filename
         if "hagd_jax" not in source:
             generated.append(f"{kind.__module__}.{kind.__name__}")
-    assert count > 100
+    assert count > 50
     assert not generated, "add `__repr__ = one_line`"
 
 

@@ -1,109 +1,115 @@
-"""What README shows runs: its Python, on a small stand-in for SmolLM2."""
+"""README runs: its Python is one session, its commands are run, in order and as they stand.
 
-import json
+Where README loads SmolLM2-135M, a folder of that name holds a tiny model, whose tokenizer keeps the
+words of the tasks whole; the cache of small trained models holds tiny ones that nobody trained. A
+path that exists comes before the name of a published model, and a cached model is not trained
+again, so nothing of the package is replaced. Not run are: the installation; `make test` and pytest,
+which are running; `make demo` and `make demo-llm`, whose commands are; a pod, which is not here.
+"""
+
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-import hagd_jax as hagd
-from hagd_jax.models import DecoderConfig, Intervention, Tokenizer, forward, init
-from hagd_jax.tasks import Text, make_prompts
-from hagd_jax.tasks.batching import padded_batches
-from hagd_jax.testbeds import SmallTrainConfig
-from hagd_jax.testbeds.small_training import decoder_config
+from experiments.common.script import ROOT
+from hagd_jax import cli, models, tasks
+from hagd_jax.testbeds import SmallTrainConfig, small_cache, train_small
+from tests.experiments.conftest import save_tiny
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
-
-
-@pytest.fixture
-def model():
-    words = sorted(set(re.findall(r"[A-Za-z]+", README)))
-    config = DecoderConfig(
-        vocab_size=len(words), n_layers=13, d_model=576, n_heads=1, d_head=8, d_mlp=4, norm="rms",
-        positions="rotary",
-    )  # fmt: skip
-    return init(config, jax.random.key(0), tokenizer=Tokenizer.words(words), name="stand-in")
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+COMMANDS = [
+    line
+    for kind, text in BLOCKS
+    for line in text.splitlines()
+    if not kind and re.match(r"(hagd|make|pip|python3?) ", line)
+]
+# The installation, and what is running now.
+NOT_RUN = ("pip install", "python3 -m venv", "python -m pytest")
 
 
-def test_the_first_snippet_composes_interventions(model, monkeypatch):
-    monkeypatch.setattr(hagd.models, "load", lambda name: model)
-    calls = {}
-    monkeypatch.setattr(hagd, "extract", lambda *args: calls.setdefault("extract", args))
-    lines = SNIPPETS[0].replace("result.", "# result.")
-    names = {}
-    exec(compile(lines, "README.md", "exec"), names)
-    assert names["out"].trace["neuron"].shape == (13, 1, 5, 4)
-    assert names["out"].logits.shape == (1, 5, model.config.vocab_size)
-    model_, task, config = calls["extract"]
-    assert (model_, task, config.nodes) == (model, "ioi", "10%")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to work in, with all that README takes for granted."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HAGD_CACHE", str(folder / "cache"))
+        save_tiny(Path("smollm2-135m"))
+        save_tiny(Path("llama-2-7b"))
+        cache(tasks.small_algorithm("modular_addition", p=53), d_model=64)
+        cache(tasks.parity(10), d_model=16)
+        Path("books").mkdir()
+        text = " ".join(text.clean for text in texts())
+        Path("books/one.txt").write_text(text)
+        Path("books/two.txt").write_text(text[::-1])
+        yield folder
 
 
-def test_the_second_snippet_is_an_intervention(model):
-    names = {}
-    exec(compile(SNIPPETS[1], "README.md", "exec"), names)
-    scale = names["ScaleHeads"]
-    assert issubclass(scale, Intervention)
-    tokens = [model.tokenizer.encode("The capital of France is")]
-    plain = forward(model, tokens, capture=["head_out"])
-    doubled = forward(model, tokens, scale(2 * jax.numpy.ones((13, 1))), capture=["head_out"])
-    ratio = doubled.trace["head_out"][0] / plain.trace["head_out"][0]
-    assert abs(ratio - 2).max() < 1e-5
-
-
-def test_the_attribution_snippet_writes_a_graph(model, tmp_path, monkeypatch):
-    (snippet,) = [code for code in SNIPPETS if "graphs.attribute" in code]
-    monkeypatch.chdir(tmp_path)
-    names = {"model": model, "transcoder": None}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["graph"].info.words == ("The", "capital", "of", "France", "is")
-    assert json.loads((tmp_path / "paris.json").read_text())["nodes"]
-
-
-def tiny_task(model):
-    prompts = make_prompts(
-        [[1, 2, 3]] * 4, [[1, 5, 3]] * 4, [1] * 4, [2] * 4, vocab_size=model.config.vocab_size
+def cache(algorithm, d_model):
+    """Put a tiny model where `small_model` looks for a trained one."""
+    small = SmallTrainConfig(
+        d_model=d_model, n_heads=2, d_mlp=8, steps=2, check_every=2, batch_size=8
     )
-    splits = dict.fromkeys(("discover", "select", "test"), prompts)
-    return hagd.tasks.Task("t", "t", splits, dict.fromkeys(splits, (Text(*"abcde"),) * 4))
+    digest = small_cache._digest(algorithm, SmallTrainConfig(), 0)
+    model = train_small(algorithm, config=small)
+    models.save(model, Path("cache") / f"{algorithm.model_name}-{digest}")
 
 
-def test_the_method_is_composed_in_thirty_lines(model, monkeypatch):
-    (snippet,) = [code for code in SNIPPETS if "search_masks" in code]
-    assert len(snippet.splitlines()) <= 30
-    monkeypatch.setattr(hagd.models, "load", lambda name: model)
-    monkeypatch.setattr(hagd.tasks, "task", lambda name, own, sizes: tiny_task(own))
-    code = snippet.replace("2318", "8").replace("steps=200", "steps=4").replace("4096", "20")
-    code = code.replace("ratio=1 / 16", "ratio=0.5")
-    assert len({snippet, code}) == 2
-    names = {"hagd": hagd}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["circuits"][8].flat().sum() == 8
-    assert len(names["tree"].clusters) == 2
-    assert len(names["circuit"]) == 8
-    assert {claim.name for claim in names["report"].claims} >= {"sufficiency", "necessity"}
+def texts():
+    """Prompts of a task."""
+    model = models.load("smollm2-135m")
+    return tasks.task("ioi", model, sizes=tasks.Sizes(256)).texts["discover"]
 
 
-def test_the_composed_step_runs(model):
-    (snippet,) = [code for code in SNIPPETS if "pipeline.step" in code]
-    task = tiny_task(model)
-    ((prompts, _),) = padded_batches(model, task.splits["discover"], 4)
-    batch = hagd.pipeline.StepBatch(prompts.clean, np.ones((4, 3), np.float32), prompts)
-    code = snippet.replace("2318", "8").replace("1024", "20")
-    names = {"hagd": hagd, "model": model, "batches": [batch] * 6}
-    exec(compile(code, "README.md", "exec"), names)
-    assert int(names["state"].step) == 6
-    assert names["metrics"]["loss"] > 0
+class Session:
+    """README from its beginning: blocks of Python, and commands, each run once and in order."""
+
+    def __init__(self):
+        self.names, self.done = {}, 0
+
+    def run(self, last):
+        """Run all blocks up to one, that one included, unless they were run before."""
+        for kind, text in BLOCKS[self.done : last + 1]:
+            self.done += 1
+            if kind == "python":
+                exec(compile(text, f"README.md, block {self.done - 1}", "exec"), self.names)
+            else:
+                for line in text.splitlines():
+                    if line.startswith("hagd "):
+                        command(line)
 
 
-def test_the_task_snippet_trains_once(tmp_path, monkeypatch):
-    (snippet,) = [code for code in SNIPPETS if "small_model" in code]
-    algorithm = hagd.tasks.parity(10)
-    made = init(decoder_config(algorithm, SmallTrainConfig()), jax.random.key(0))
-    monkeypatch.setattr(hagd.tasks, "small_model", lambda rule: made)
-    names = {"hagd": hagd}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["task"].name == "parity"
+def command(line):
+    """Run a command as it stands; a pod's is only read, a plan needs the compiler of TPUs."""
+    arguments = shlex.split(line, comments=True)[1:]
+    if "--cluster.join" in arguments:
+        return
+    if arguments[0] == "plan" and importlib.util.find_spec("libtpu") is None:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+        return
+    cli.main(arguments)
+
+
+@pytest.fixture(scope="module")
+def session(folder):
+    """The session, which the tests below go through in order."""
+    return Session()
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_a_block_runs(session, block):
+    session.run(block)
+
+
+def test_readme_is_a_page_of_code():
+    assert len(PYTHON) >= 8
+    assert sum(line.startswith("hagd ") for line in COMMANDS) >= 8
+    (by_hand,) = [code for code in PYTHON if "search_masks" in code]
+    assert len(by_hand.splitlines()) <= 30

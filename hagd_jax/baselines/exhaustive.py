@@ -14,8 +14,7 @@ from hagd_jax.search.config import shares
 from hagd_jax.search.parts import count, looked, unflat
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 MOST = 20
 _AT_ONCE = 2048
@@ -59,7 +58,7 @@ def exhaustive(
     prompts: Prompts,
     config: RepairConfig = RepairConfig(),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> Exhaustive:
     """Measure every circuit.

@@ -17,12 +17,13 @@ from hagd_jax.causal.circuit import (
     plain_config,
     read_seen,
     require_kinds,
+    unpacked,
 )
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Edges
+from hagd_jax.units import Edges, Scores, Selection
 from hagd_jax.units.components import Components
 
 EDGES = "edges"
@@ -122,23 +123,29 @@ class EdgeCircuit:
 
     @classmethod
     def from_mask(
-        cls, mask: Edges, scores: Edges, decoder: DecoderConfig, **provenance: Any
+        cls,
+        mask: Edges | Selection,
+        scores: Edges | Scores,
+        decoder: DecoderConfig,
+        **provenance: Any,
     ) -> EdgeCircuit:
         """The members of a boolean mask.
 
         Args:
-            mask: `Edges` of bool; entries that are no edges are left out.
-            scores: `Edges` of float.
+            mask: `Edges` of bool, of which entries that are no edges are left out, or a `Selection`
+                of them, whose record of what it has seen becomes the circuit's.
+            scores: `Edges` of float, or `Scores` of them.
             decoder: The model's configuration.
             **provenance: The remaining fields.
 
         Returns:
             The circuit.
         """
+        held, ranks, provenance = unpacked(mask, scores, provenance)
         shape = Shape.of(decoder)
-        there = np.asarray(mask.flat(), bool) & shape.existing().flat()
-        chosen = named_edges(decoder, mask.like(there))
-        flat = scores.flat()
+        there = np.asarray(held.flat(), bool) & shape.existing().flat()
+        chosen = named_edges(decoder, held.like(there))
+        flat = ranks.flat()
         values = tuple(float(flat[_place(edge, shape)]) for edge in chosen)
         return cls(tuple(chosen), values, shape, **provenance)
 
@@ -204,6 +211,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         CheckpointError: If the file is absent, broken, or of another format.
 
     Example:
+        >>> Circuit((), (), (1, 2, 3), model="small", task="ioi").save("circuit.json")
         >>> load_circuit("circuit.json").task
         'ioi'
     """

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hagd_jax.corpus.config import require_seed, require_whole
 from hagd_jax.corpus.layout import Batch
 from hagd_jax.corpus.order import Order
@@ -101,9 +103,9 @@ def shuffled(rows: Rows, batch_size: int, seed: int, share: Share) -> grain.Iter
             mend="Use more text, shorter sequences or smaller batches.",
         )
     order = Order(len(rows), seed)
-    positions = grain.MapDataset.range(sys.maxsize)
-    parts = positions.batch(batch_size // share.count, drop_remainder=True)
-    mine = parts[share.index :: share.count].map(lambda positions: rows[order[positions]])
+    size = batch_size // share.count
+    parts = grain.MapDataset.range(sys.maxsize // size)[share.index :: share.count]
+    mine = parts.map(lambda part: rows[order[np.arange(part * size, (part + 1) * size)]])
     # Rows are in memory: threads that fetch ahead would gain nothing.
     return mine.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 

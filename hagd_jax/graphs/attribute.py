@@ -68,9 +68,12 @@ def attribute(
             is active, activations are not finite, or the run needs more memory than allowed.
 
     Example:
-        >>> graph = attribute(model, transcoder, "The capital of France is", targets=" Paris")
-        >>> scores(graph).replacement
-        0.71
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> attribute(model, None, [1, 2, 3, 4], targets=5)
+        AttributionGraph(54 nodes, ... features, 4 tokens, targets '#5')
     """
     nodes = directed(model, dictionary)
     tokens = prompt_tokens(model, prompt)
@@ -90,7 +93,7 @@ def attribute(
     columns = Columns(*activation.shape)
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
-    return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
+    return _graph(model, nodes, tokens, ready, chosen, stored, selected, config)
 
 
 def _check_memory(
@@ -194,7 +197,6 @@ def _graph(
     chosen: list[LogitTarget],
     stored: StoredRows,
     selected: np.ndarray,
-    active: int,
     config: AttributionConfig,
 ) -> AttributionGraph:
     """Nodes and edges in their order, and what was computed in the order it was computed."""
@@ -222,7 +224,7 @@ def _graph(
         targets=tuple(chosen),
         layers=c.layers,
         features=nodes.space.features,
-        active=active,
+        active=int(np.count_nonzero(np.asarray(ready.found.activation))),
         settings=finite(dataclasses.asdict(config)),
         weights=digest(model),
     )

@@ -77,9 +77,14 @@ def edge_heads(
         ConfigError: If `batch_size` is not a positive whole number.
 
     Example:
-        >>> strongest = np.argsort(-abs(graph.weights))[:10]
-        >>> edge_heads(model, transcoder, graph, strongest).shape
-        (10, 30, 9)
+        >>> import jax
+        >>> from hagd_jax.graphs import attribute
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> graph = attribute(model, None, [1, 2, 3, 4], targets=5)
+        >>> edge_heads(model, None, graph, [edge.number for edge in graph.top(10)]).shape
+        (10, 2, 2)
     """
     require_is("graph", graph, AttributionGraph)
     require_number("batch_size", batch_size, least=1, whole=True)

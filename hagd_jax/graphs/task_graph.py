@@ -160,9 +160,14 @@ def task_graph(
         ConfigError: If `edges_per_node` is not a positive whole number.
 
     Example:
-        >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
-        >>> mean.nodes.frequency.max()
-        1.0
+        >>> import jax
+        >>> from hagd_jax.graphs import attribute
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> prompts = [[1, 2, 3], [4, 5, 6]]
+        >>> task_graph(attribute(model, None, prompt, targets=5) for prompt in prompts)
+        TaskGraph(38 nodes, ... edges, mean of 2 prompts)
     """
     if edges_per_node is not None:
         require_number("edges_per_node", edges_per_node, least=1, whole=True)

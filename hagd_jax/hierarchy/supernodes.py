@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_number, shown
 from hagd_jax.graphs import AttributionGraph, influence, prune
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen, level_of
@@ -43,7 +43,8 @@ def supernodes(
         (name, node numbers) of each, the most influential first.
 
     Raises:
-        InputError: If `most` is not positive, or it is another kind of graph.
+        ConfigError: If `most` is not positive.
+        InputError: If it is another kind of graph.
 
     Example:
         >>> import jax
@@ -62,8 +63,10 @@ def supernodes(
     if not isinstance(graph, AttributionGraph):
         raise InputError("graph", got=type(graph).__name__, expected="an AttributionGraph",
                          mend="Make one with graphs.attribute.")  # fmt: skip
-    if most < 1:
-        raise InputError("most", got=most, expected="1 or more")
+    require_number("most", most, least=1, whole=True)
+    seed = require_index("seed", seed)
+    if names is not None and not callable(names):
+        raise InputError("names", got=shown(names), expected="a function of a node's number")
     table = graph.nodes
     inside = np.asarray(prune(graph).nodes) & (np.asarray(table.kind) == FEATURE)
     chosen, worth = np.flatnonzero(inside), influence(graph)

@@ -15,8 +15,8 @@ from flax import struct
 from jax.core import Tracer
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is, shown
-from hagd_jax.models.arrays import read_array, read_indices
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.arrays import read_array, read_indices, require_key
 from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
@@ -104,10 +104,7 @@ def init(
     """
     require_is("config", config, DecoderConfig)
     require_mesh(mesh)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
-    if not raw and not (typed and key.shape == ()):
-        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")
+    require_key(key)
     params = _creator(config, mesh)(key)
     return LanguageModel(params, config, tokenizer, mesh, name)
 

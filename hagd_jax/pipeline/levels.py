@@ -65,11 +65,12 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     if not needs_graph(context, nodes.space):
         return Coarse(Tree((), seen=Seen.nothing()), scores)
     nodes = directed(context.model, nodes)
+    along = directions(context.model, nodes.bare())
     size = graph_size(config, nodes.space)
     learner = meta.load() if config.prior == "learner" else None
     flows = _flows(context, left)
     tree, prior = _coarse(
-        directions(context.model, nodes.bare()), flows, learner, jnp.asarray(scores.flat()),
+        along, flows, learner, jnp.asarray(scores.flat()),
         jax.random.key(config.seed), size=size, config=config.hierarchy,
         parallel=context.model.config.parallel_residual,
     )  # fmt: skip
@@ -82,7 +83,8 @@ def hierarchy(context: Context, left: Left) -> Coarse:
 def _flows(context: Context, left: Left) -> list[Flow]:
     """What nodes do on the graph's prompts, batch by batch."""
     config, model = context.config, context.model
-    prompts, nodes = context.discover[: config.graph_prompts], left["features"].nodes.bare()
+    prompts = context.discover[: config.graph_prompts]
+    nodes = directed(model, left["features"].nodes).bare()
     steps, found = jnp.asarray(config.graph_steps, jnp.float32), []
     for batch, weight in padded_batches(model, prompts, config.gradient.batch_size):
         found.append(

@@ -69,6 +69,7 @@ def repair(context: Context, left: Left) -> Repaired:
         context.model, context.discover, circuit, swaps(context.config),
         dictionary=left["features"].nodes,
     )  # fmt: skip
+    context.progress("repair", 1, 1)
     context.log_once("repair", losses=better.losses, evaluations=better.evaluations)
     return Repaired(better.mask, better.losses)
 

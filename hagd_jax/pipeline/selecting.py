@@ -76,6 +76,7 @@ def select(context: Context, left: Left) -> Selected:
         context.model, context.discover, [chosen, Nodes.full(chosen.space, False)],
         loss_of(context.config), dictionary=left["features"].nodes,
     )  # fmt: skip
+    context.progress("select", 1, 1)
     return selected(context, left, keeps, losses)
 
 

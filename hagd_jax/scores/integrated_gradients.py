@@ -101,7 +101,7 @@ def node_scores(
     steps = jnp.asarray(config.steps, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     for batch, weight in padded_batches(model, prompts[done:], rows):
-        part = _batch_scores(bare, nodes, batch, weight, steps, metric, config.remat)
+        part = batch_scores(bare, nodes, batch, weight, steps, metric, config.remat)
         total = jax.tree.map(jnp.add, total, part)
         done = min(done + rows, len(prompts))
         yield done, total
@@ -133,7 +133,7 @@ def mean_scores(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> mean_scores(case.model, case.prompts)
-        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
+        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     check_scored(model, prompts, config)
     nodes = as_dictionary(model, dictionary)
@@ -143,7 +143,7 @@ def mean_scores(
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
-def _batch_scores(
+def batch_scores(
     model: LanguageModel,
     dictionary: Dictionary,
     batch: Prompts,
@@ -152,6 +152,20 @@ def _batch_scores(
     metric: Metric,
     remat: bool,
 ) -> Nodes:
+    """Integrated gradients of a batch, summed over its prompts.
+
+    Args:
+        model: The model, without name and tokenizer.
+        dictionary: Its nodes, without a name.
+        batch: B prompts with their counterfactuals.
+        weight: (B,) what each weighs.
+        steps: (S,) where on the path gradients are taken.
+        metric: (logits (B, T, V), prompts) → (B,).
+        remat: Whether blocks are recomputed in the backward pass.
+
+    Returns:
+        `Nodes` of float32.
+    """
     trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
     other = dictionary.values(trace)
 

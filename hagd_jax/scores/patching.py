@@ -52,7 +52,7 @@ def eap_ig(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
-        Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
+        Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     check_scored(model, prompts, config)
     nodes, bare = as_dictionary(model, dictionary), model.bare()

@@ -109,6 +109,36 @@ def mixed(
     return {name: choose(means[name], value) for name, value in other.items()}
 
 
+def distances(
+    model: LanguageModel,
+    parts: Parts,
+    target: Target,
+    other: dict[str, jax.Array],
+    rows: jax.Array,
+    scale: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """How far the masked model is from the model on each prompt.
+
+    Args:
+        model: The model.
+        parts: Its nodes or edges.
+        target: B prompts and what the model does on them.
+        other: What closed parts are set to.
+        rows: (B, N) masks.
+        scale: What errors of the metric are measured in.
+
+    Returns:
+        (B,) KL(model ‖ masked model) of the next token, and (B,) squared relative errors of the
+        metric.
+    """
+    batch = target.prompts
+    mask: Any = masks(parts, batch.per_row(rows))
+    masked = parts.mask(mask, other)
+    found = forward(model, batch.inputs(), masked, read=batch.reads).logits
+    kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found)
+    return kl, ((batch.metric(found) - target.metric) / scale) ** 2
+
+
 def loss(
     model: LanguageModel,
     parts: Parts,
@@ -132,10 +162,5 @@ def loss(
     Returns:
         The loss, and its parts.
     """
-    batch = target.prompts
-    mask: Any = masks(parts, batch.per_row(rows))
-    masked = parts.mask(mask, other)
-    found = forward(model, batch.inputs(), masked, read=batch.reads).logits
-    kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found).mean()
-    off = jnp.mean(((batch.metric(found) - target.metric) / scale) ** 2)
+    kl, off = (x.mean() for x in distances(model, parts, target, other, rows, scale))
     return kl + weight * off, {"kl": kl, "metric_error": off}

@@ -19,8 +19,7 @@ from hagd_jax.search.objective import Target, counterfactual, loss, mixed, targe
 from hagd_jax.search.outcome import is_found, measured_losses
 from hagd_jax.search.parts import Given, looked, read, unflat
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 # A backward pass costs as much as two forward passes.
 GRADIENT = 3
@@ -54,7 +53,7 @@ def repair(
     mask: Given,
     config: RepairConfig = RepairConfig(),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Repaired:
     """Swap members for others of the same number, by what is measured.
 

@@ -19,8 +19,7 @@ from hagd_jax.search.mask_steps import mask_ranks
 from hagd_jax.search.parts import Given, read
 from hagd_jax.search.repair import repair
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Best(NamedTuple):
@@ -52,7 +51,7 @@ def search_restarts(
     config: MaskConfig = MaskConfig(),
     swaps: RepairConfig = RepairConfig(rounds=20),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> Best:
     """Train masks from each of several scores, repair what they find, and keep the best.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import EVENTS, share
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.tasks.spread import LOOK, Candidate, spread
@@ -86,7 +86,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
             not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     width = max(len(_ids(tokenizer, span)) for part in spans.values() for span in part)
     return Task(

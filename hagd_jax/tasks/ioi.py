@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NAMES, share, words
 from hagd_jax.tasks.spread import require_enough
 from hagd_jax.tasks.text import single_tokens, text_task
@@ -46,7 +46,7 @@ SCENES = {
             "Yesterday {A} and {B} walked to the {place} together. There {S} gave the {object} to",
             "Once {A} and {B} had left the {place}, {S} passed the {object} to",
             "In the morning {A} and {B} drove to the {place}, and {S} handed the {object} to",
-            "Because {A} and {B} were friends, {S} brought a {object} from the {place} to",
+            "Because {A} and {B} were meeting at the {place}, {S} brought a {object} to",
             "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
         ),
         places=words("store park school office station museum garden library airport beach"),
@@ -110,7 +110,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
             many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     texts = {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     return text_task(
         "ioi",

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TypeVar
 
+from hagd_jax.tasks.definition import require_split
+
 T = TypeVar("T")
 
 # Of seven words, three are for discovery, as diverse discovery data generalises.
@@ -26,10 +28,14 @@ def share(items: Sequence[T], split: str) -> tuple[T, ...]:
     Returns:
         Three sevenths of them for discovery, two sevenths of them for the others.
 
+    Raises:
+        InputError: If there is no such split.
+
     Example:
         >>> share(range(7), "select")
         (3, 6)
     """
+    require_split(split)
     return tuple(item for item, owner in zip(items, cycle(_SHARE), strict=False) if owner == split)
 
 
@@ -99,15 +105,9 @@ CAPITALS = _pairs(
     Ethiopia: Addis Ababa, Colombia: Bogotá, Venezuela: Caracas, Ecuador: Quito,
     Uruguay: Montevideo, Argentina: Buenos Aires, Brazil: Brasília, Nicaragua: Managua,
     Fiji: Suva, the Bahamas: Nassau, Texas: Austin, Colorado: Denver, Arizona: Phoenix,
-    Massachusetts: Boston, Tennessee: Nashville, California: Sacramento, Ohio: Columbus,
-    Bavaria: Munich, Ontario: Toronto, Queensland: Brisbane, Oregon: Salem, Virginia: Richmond,
-    Wisconsin: Madison, Michigan: Lansing, Alabama: Montgomery, Connecticut: Hartford,
-    Hawaii: Honolulu, Indiana: Indianapolis, Maine: Augusta, Nebraska: Lincoln,
-    Mississippi: Jackson, Illinois: Springfield, Alberta: Edmonton, Saxony: Dresden,
-    Tuscany: Florence, Lombardy: Milan, Catalonia: Barcelona, Andalusia: Seville,
-    South Carolina: Columbia, North Carolina: Raleigh, Rhode Island: Providence,
-    New Jersey: Trenton, Maryland: Annapolis, Florida: Tallahassee, Iowa: Des Moines,
-    Manitoba: Winnipeg, Sicily: Palermo
+    Massachusetts: Boston, Tennessee: Nashville, Bavaria: Munich, Queensland: Brisbane,
+    Hawaii: Honolulu, Mississippi: Jackson, Alberta: Edmonton, Manitoba: Winnipeg,
+    Andalusia: Seville, Florida: Tallahassee, Iowa: Des Moines
     """
 )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import FEMALE, MALE, share
 from hagd_jax.tasks.spread import Candidate, spread
 from hagd_jax.tasks.text import single_tokens, text_task
@@ -61,7 +61,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     return text_task(
         "pronouns",
         tokenizer,

@@ -7,14 +7,14 @@ counterfactual names another subject of as many tokens; its object, another one,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.spread import Candidate, spread
 from hagd_jax.tasks.text import single_tokens, text_task
 
@@ -52,10 +52,10 @@ RELATIONS = {
                 "Our plane to {subject} landed in the capital,",
             ),
             "select": (
-                "Nobody who visits {subject} should miss the capital,",
-                "The tour starts in {subject}, or rather in its capital,",
+                "Most visitors who come to {subject} never leave the capital,",
+                "Make a stop in {subject}, preferably in its capital,",
                 "The letter was posted in {subject}, in the capital,",
-                "His trip through {subject} ended in the capital city of",
+                "His trip through {subject} ended late at night in the capital,",
             ),
             "test": (
                 "On a map of {subject}, a star marks the capital,",
@@ -138,7 +138,7 @@ RELATIONS = {
             "select": (
                 "Did the old man {subject}? Indeed he",
                 "Now write it in the past: I {subject} becomes I",
-                "You may {subject} whenever you like; as a kid, I also",
+                "When asked whether they {subject}, he replied that they once",
                 "In class: the verb is {subject}, and its past form is",
             ),
             "test": (
@@ -174,7 +174,8 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
         InputError: If the tokenizer leaves a split without two subjects of as many tokens, or
             there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    _require_relation(relation)
+    sizes = read_draw(sizes, seed)
     texts = {s: _texts(relation, tokenizer, s, getattr(sizes, s), seed) for s in SPLITS}
     tokens = single_tokens(tokenizer, (word for _, word in RELATIONS[relation].pairs))
     return text_task(
@@ -200,6 +201,7 @@ def subjects(
         Groups of two or more (subject, object): the objects are single tokens, and within a
         group the subjects are of as many tokens in every template.
     """
+    _require_relation(relation)
     _, pairs, templates = RELATIONS[relation]
     kept = single_tokens(tokenizer, (word for _, word in pairs))
     groups: dict[tuple[int, ...], list[tuple[str, str]]] = {}
@@ -212,6 +214,13 @@ def subjects(
             continue
         groups.setdefault(tuple(map(len, prompts)), []).append((subject, word))
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _require_relation(relation: Any) -> None:
+    if not isinstance(relation, str) or relation not in RELATIONS:
+        raise InputError(
+            "relation", got=repr(relation)[:80], expected=f"one of {', '.join(RELATIONS)}"
+        )
 
 
 def _texts(relation: str, tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:

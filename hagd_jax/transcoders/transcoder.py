@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is, shown
-from hagd_jax.models.arrays import read_array
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.arrays import read_array, require_key
 from hagd_jax.parallel import sharding
 from hagd_jax.parallel.rules import require_mesh
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -271,18 +271,3 @@ def require_transcoder(value: Any) -> None:
                 got="none" if found is None else f"shape {jnp.shape(found)}",
                 expected=f"shape {spec.shape}, by its configuration",
             )
-
-
-def require_key(key: Any) -> None:
-    """Refuse what is no PRNG key.
-
-    Args:
-        key: The argument.
-
-    Raises:
-        InputError: If it is none.
-    """
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
-    if not raw and not (typed and key.shape == ()):
-        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")

@@ -65,8 +65,12 @@ def components(model: LanguageModel) -> Components:
         What to give the judge as `dictionary`.
 
     Example:
-        >>> everything = components(model).space
-        >>> behaviour(model, prompts, [everything], ablation="zero", dictionary=components(model))
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> int(components(model).space.count())
+        46
     """
     return Components(model.config)
 

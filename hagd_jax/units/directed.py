@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.units.dictionary import Dictionary
 
@@ -25,6 +26,8 @@ class Decoders(NamedTuple):
     senders: np.ndarray
     receivers: np.ndarray
     rows: jax.Array
+
+    __repr__ = one_line
 
 
 class Directed(Dictionary):

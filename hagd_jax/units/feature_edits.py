@@ -193,9 +193,13 @@ def intervene(
             not finite.
 
     Example:
-        >>> off = FeatureEdit(layer=3, position=5, feature=17)
-        >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
-        (1, 9, 49152)
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> off = FeatureEdit(layer=1, position=2, feature=15)
+        >>> intervene(model, None, [[1, 2, 3, 4]], [off], regime="free").logits.shape
+        (1, 4, 9)
     """
     require_choice("regime", regime, REGIMES)
     nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)

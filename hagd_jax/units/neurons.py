@@ -137,8 +137,11 @@ def neurons(model: LanguageModel) -> Neurons:
         The dictionary.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> neurons(models.init(config, jax.random.key(0))).space
+        >>> model = init(config, jax.random.key(0))
+        >>> neurons(model).space
         Space(layers=2, heads=2, features=16)
     """
     return Neurons(model.config, NEURONS)

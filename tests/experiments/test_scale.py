@@ -26,10 +26,8 @@ from experiments.scale import (
 from hagd_jax import parallel
 from hagd_jax.errors import MissingDependencyError
 from hagd_jax.graphs import AttributionConfig
-from hagd_jax.models import save
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig
-from hagd_jax.testbeds import SmallTrainConfig, train_modular
 from hagd_jax.transcoders import TrainConfig
 from tests.experiments.conftest import tiny_config
 
@@ -84,13 +82,12 @@ def test_stages_grow_with_nodes(places, read):
             complexity.main(dataclasses.replace(config, plot=True))
 
 
-def test_devices_find_the_same_circuit(places, tmp_path, read):
-    small = SmallTrainConfig(d_model=16, n_heads=2, d_mlp=8, steps=2, check_every=2, batch_size=8)
-    folder = save(train_modular(5, config=small), tmp_path / "modular")
-    arguments = f"--task modular-addition --model {folder} --nodes 50% --search top "
+def test_devices_find_the_same_circuit(tiny, places, read):
+    arguments = f"--task ioi --model {tiny} --nodes 100% --search top "
     arguments += "--sizes.discover 4 --sizes.test 4 --judge.controls 2 --gradient.steps 0.5"
+    arguments += " --judge.ablations counterfactual"
     devices.main(
-        devices.Config(**places, modular=arguments, modular_meshes=("data=2",), ioi_meshes=(),
+        devices.Config(**places, modular_meshes=(), ioi=arguments, ioi_meshes=("data=2",),
                        apart=False)
     )  # fmt: skip
     (row,) = read("devices")["rows"]
@@ -132,7 +129,7 @@ TRAIN = TrainConfig(features="2x", k=4, window=1, batch_size=4, accumulate=2, to
 def programs():
     mesh = parallel.make_mesh("data=2,model=2")
     step = plan_pipeline.Config(train=TRAIN, tokens=(4, 8), prompts=(4, 8), nodes=8, candidates=8,
-                                train_steps=4, mask_steps=4)  # fmt: skip
+                                mask_steps=4)  # fmt: skip
     graph = plan_attribution.Config(
         length=8, features=2, active=4,
         attribution=AttributionConfig(max_feature_nodes=8, batch_size=4, edges_per_node=4),

@@ -56,7 +56,7 @@ def test_only_heads_between_writer_and_reader_carry():
 def test_edges_that_do_not_exist_are_refused():
     model, transcoder = case("per layer")
     graph = attribute(model, transcoder, PROMPT, FEW)
-    with pytest.raises(InputError, match="below"):
+    with pytest.raises(InputError, match="edges"):
         edge_heads(model, transcoder, graph, [len(graph.weights)])
     with pytest.raises(InputError, match="made with"):
         edge_heads(model, None, graph, [0])

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
@@ -291,11 +292,9 @@ def test_token_texts():
     assert token_text(tokenizer, 9999) == "#9999"
     assert token_text(None, 3) == "#3"
 
-    class Lines:
-        def token(self, id):
-            return ["\n\n", "\t x", ""][id]
-
-    assert [token_text(Lines(), i) for i in range(3)] == ["↵↵", "⇥ x", "#2"]
+    native = tokenizers.Tokenizer(tokenizers.models.WordLevel({"\n\n": 0, "\t x": 1, "": 2}))
+    lines = Tokenizer(native.to_str())
+    assert [token_text(lines, i) for i in range(3)] == ["↵↵", "⇥ x", "#2"]
 
 
 def test_logs_are_read_and_broken_lines_skipped(tmp_path):

@@ -192,8 +192,8 @@ def basic_form(word: str) -> str:
         word: In small letters.
 
     Example:
-        >>> [basic_form(word) for word in ("gave", "giving", "handed", "keys", "this")]
-        ['give', 'giv', 'hand', 'key', 'this']
+        >>> [basic_form(word) for word in ("gave", "handed", "keys", "glass")]
+        ['giv', 'hand', 'key', 'glass']
     """
     word = _PRESENT.get(word, word)
     for ending in ("ing", "ied", "ed", "es", "s", "e"):
