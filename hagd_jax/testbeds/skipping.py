@@ -18,10 +18,10 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.testbeds.two_hop import TwoHop
+from hagd_jax.transcoders.checks import require_fit
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import require_fit
 from hagd_jax.transcoders.transcoder import Transcoder
 
 

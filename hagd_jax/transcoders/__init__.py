@@ -7,27 +7,21 @@ from hagd_jax.transcoders.contexts.top import top_contexts
 from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.formats import check_model, load, save
 from hagd_jax.transcoders.graph import layer_graph
+from hagd_jax.transcoders.mask import MaskFeatures, mask_features
 from hagd_jax.transcoders.measures.effects import logit_effects
 from hagd_jax.transcoders.measures.evaluation import Evaluation
 from hagd_jax.transcoders.measures.faithfulness import JacobianMatch, jacobian_match
 from hagd_jax.transcoders.measures.measure import measure
-from hagd_jax.transcoders.replace import (
-    MaskFeatures,
-    ReplaceMLPs,
-    errors,
-    mask_features,
-    replace_mlps,
-)
+from hagd_jax.transcoders.params import ParamSpec, param_specs
+from hagd_jax.transcoders.replace import ReplaceMLPs, errors, replace_mlps
 from hagd_jax.transcoders.training import LossConfig, TrainConfig, TrainingError, train, watch_at
 from hagd_jax.transcoders.transcoder import (
     CrossLayerTranscoder,
-    ParamSpec,
     Transcoder,
     abstract,
     decode,
     encode,
     init,
-    param_specs,
 )
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Transcoders inside a forward pass: their reconstructions in place of MLPs, features moved.
+"""Transcoders inside a forward pass: their reconstructions in place of MLPs.
 
-Both interventions compute features in the pass they act in, from what this pass shows the MLPs,
-so that a change in one layer reaches the features of the layers above.
+Interventions compute features in the pass they act in, from what this pass shows the MLPs, so that
+a change in one layer reaches the features of the layers above.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is
-from hagd_jax.interventions.shapes import require_broadcast, require_mask
+from hagd_jax.errors import InputError
+from hagd_jax.interventions.shapes import require_broadcast
 from hagd_jax.models import (
     Context,
     DecoderConfig,
     Intervention,
-    LanguageModel,
     carried,
     scanned,
     shared,
@@ -30,6 +28,7 @@ from hagd_jax.models import (
 from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import batch_parts, constrain
 from hagd_jax.transcoders import transcoder as tc
+from hagd_jax.transcoders.checks import require_fit, site_of
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import own_edges
 from hagd_jax.transcoders.kernels import dense as feat
@@ -208,116 +207,9 @@ def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
     return out.astype(jnp.float32) - tc.decode(transcoder, tc.encode(transcoder, x), x)
 
 
-@struct.dataclass
-class MaskFeatures(ReplaceMLPs):
-    """Moves features toward alternatives: f ← m · f + (1 − m) · alt.
-
-    With `keep_error` only the difference is written, mlp_out += Σ (1 − m)(alt − f) W_dec over
-    incoming edges: what the transcoder does not explain stays in, whatever it is, and masks of
-    ones leave the pass as it was, bit for bit, as long as the alternatives are finite.
-
-    Attributes:
-        mask: (L, F) or (L, B, F) in [0, 1].
-        alternative: (L, B, T, F), or anything that broadcasts to it.
-        keep_error: Whether the MLP's own output stays, or the reconstruction takes its place.
-    """
-
-    mask: Any = scanned(default=None)
-    alternative: Any = scanned(default=None)
-    keep_error: bool = static(default=True)
-
-    __repr__ = one_line
-
-    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskFeatures]:
-        """The output from masked features."""
-        found, mask = self.features(ctx), self.mask[..., None, :]
-        if self.keep_error:
-            written, after = self.write((1 - mask) * (self.alternative - found))
-            return value + written, after
-        written, after = self.write(mask * found + (1 - mask) * self.alternative)
-        return self.complete(written, ctx), after
-
-    def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Masks have one entry a feature, and alternatives broadcast to the features."""
-        super().validate(config, tokens_shape)
-        width = self.config.n_features
-        shape = (config.n_layers, tokens_shape[0], width)
-        require_mask("features", np.shape(self.mask), shape)
-        target = (*tokens_shape, width)
-        got = np.shape(self.alternative)[1:]
-        require_broadcast("the alternative of features, in each layer", got, target)
-
-
-def mask_features(
-    transcoder: Transcoder, mask: Any, alternative: Any, *, keep_error: bool = True
-) -> MaskFeatures:
-    """Keep features where the mask is 1, replace them by the alternative where it is 0.
-
-    Args:
-        transcoder: For the model it shall run in.
-        mask: (L, F) of bool or float; a prompt axis after the layers is allowed.
-        alternative: (L, B, T, F) activations, or anything that broadcasts to them. Finite: a NaN
-            or an infinity reaches the model even where the mask is 1.
-        keep_error: Whether the part of the MLP outputs that the transcoder does not explain
-            stays. Without it a mask of ones is `replace_mlps`, not the model.
-
-    Returns:
-        The intervention.
-    """
-    fields, params = writer_fields(transcoder), transcoder.params
-    return MaskFeatures(
-        **fields,
-        b_dec=params["b_dec"],
-        W_skip=params.get("W_skip"),
-        mask=jnp.asarray(read_array("mask", mask), jnp.float32),
-        alternative=jnp.asarray(read_array("alternative", alternative)),
-        keep_error=keep_error,
-    )
-
-
-def site_of(trace: Mapping[str, jax.Array], site: str) -> jax.Array:
-    """A captured site.
-
-    Raises:
-        InputError: If it was not captured.
-    """
-    require_is("trace", trace, Mapping)
-    if site not in trace:
-        raise InputError(
-            "trace", got=sorted(trace), expected=repr(site), mend="Add it to `capture`."
-        )
-    return trace[site]
-
-
 def dividing(mesh: jax.sharding.Mesh | None, tokens: int) -> jax.sharding.Mesh | None:
     """The mesh if it splits so many tokens evenly; else None: the compiler finds its own way."""
     return mesh if tokens % batch_parts(mesh) == 0 else None
-
-
-def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
-    """Refuse a transcoder made for another model.
-
-    Raises:
-        InputError: If layers or widths differ.
-    """
-    theirs, ours = (config.n_layers, config.d_model), (decoder.n_layers, decoder.d_model)
-    if theirs != ours:
-        raise InputError(
-            "transcoder",
-            got=f"one for {theirs[0]} layers of d_model {theirs[1]}",
-            expected=f"one for {ours[0]} layers of d_model {ours[1]}, as the model has",
-        )
-
-
-def require_pair(transcoder: Transcoder, model: LanguageModel) -> None:
-    """Refuse what is no transcoder and no model, and two that do not belong together.
-
-    Raises:
-        InputError: Naming the argument.
-    """
-    require_transcoder(transcoder)
-    require_is("model", model, LanguageModel)
-    require_fit(transcoder.config, model.config)
 
 
 def writer_fields(transcoder: Transcoder) -> dict[str, Any]:

@@ -15,17 +15,12 @@ from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.models import Context, Intervention, LanguageModel, scanned
 from hagd_jax.parallel import constrain
+from hagd_jax.transcoders.checks import require_fit, site_of
 from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import (
-    FeatureWriter,
-    dividing,
-    mask_features,
-    require_fit,
-    site_of,
-    writer_fields,
-)
+from hagd_jax.transcoders.mask import mask_features
+from hagd_jax.transcoders.replace import FeatureWriter, dividing, writer_fields
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary
 from hagd_jax.units.directed import Decoders, Directed

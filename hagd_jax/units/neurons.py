@@ -15,7 +15,7 @@ from hagd_jax.interventions import MaskNeurons, chain, mask_heads
 from hagd_jax.interventions.shapes import require_values
 from hagd_jax.models import Chain, Context, Intervention, LanguageModel, scanned
 from hagd_jax.models.layers import ACTIVATIONS
-from hagd_jax.transcoders.replace import site_of
+from hagd_jax.transcoders.checks import site_of
 from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.nodes import Nodes, Space

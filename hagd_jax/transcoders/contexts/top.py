@@ -15,6 +15,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError, require_number, shown
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
+from hagd_jax.transcoders.checks import require_pair
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.digest import digest
@@ -27,7 +28,6 @@ from hagd_jax.transcoders.measures.held_out import (
     followed_features,
     placed,
 )
-from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 

@@ -20,13 +20,8 @@ from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer, saelens, sparsify
 from hagd_jax.transcoders.formats.hub import locate
 from hagd_jax.transcoders.formats.stored import Stored
-from hagd_jax.transcoders.transcoder import (
-    Params,
-    Transcoder,
-    param_specs,
-    require_transcoder,
-    shardings,
-)
+from hagd_jax.transcoders.params import Params, param_specs
+from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder, shardings
 
 _FORMATS = (
     "circuit-tracer's config.yaml, or folders with cfg.json and sae.safetensors (sparsify) or "

@@ -12,7 +12,8 @@ from hagd_jax.errors import CheckpointError, require_is
 from hagd_jax.files import as_path, replacing, write_safetensors
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
-from hagd_jax.transcoders.transcoder import Transcoder, param_specs
+from hagd_jax.transcoders.params import param_specs
+from hagd_jax.transcoders.transcoder import Transcoder
 
 
 def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") -> Path:

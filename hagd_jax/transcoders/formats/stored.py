@@ -13,7 +13,7 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Index, Sizes, Weight, shape
 from hagd_jax.models.safetensors_source import SafetensorsSource
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.transcoder import param_specs
+from hagd_jax.transcoders.params import param_specs
 
 # Axes of our parameters without the leading one: features, width, and the width of the output.
 OURS = {

@@ -12,20 +12,24 @@ active features that it owns, so a token's list has one part a device.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
 from hagd_jax.brief import one_line
-from hagd_jax.parallel.rules import RULES
 from hagd_jax.transcoders.config import TranscoderConfig
-from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.kernels import native
-from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, last_kept, mapped, shards, total
+from hagd_jax.transcoders.kernels.products import (
+    call,
+    combine,
+    edge_list,
+    plain_combine,
+    self_edges,
+    spread,
+)
+from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, last_kept, mapped, shards
 
 Params = dict[str, Any]
 
@@ -128,8 +132,8 @@ def _encode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grads: tuple)
         to_others = jnp.where(others[0] > 0, grads[2][0], 0)
         to_values, indices = _merge(to_values, to_others), _merge(indices, others[1])
     own = self_edges(len(x))
-    to_weight, to_bias = _spread(to_values, indices, x, own, weight.shape[1], mesh)
-    to_x = _combine(to_values, indices, weight, own, mesh)
+    to_weight, to_bias = spread(to_values, indices, x, own, weight.shape[1], mesh)
+    to_x = plain_combine(to_values, indices, weight, own, mesh)
     return to_weight, to_bias, to_x.astype(x.dtype), None
 
 
@@ -159,93 +163,6 @@ def decode(
     return written + params["b_dec"][:, None]
 
 
-class EdgeList(NamedTuple):
-    """Edges of the layer graph: (E,) int32 each, the layer an edge leaves and the one it enters."""
-
-    senders: Any
-    receivers: Any
-
-    __repr__ = one_line
-
-
-def edge_list(config: TranscoderConfig) -> EdgeList:
-    """The edges that `W_dec` has rows for."""
-    graph = layer_graph(config)
-    return EdgeList(graph.senders, graph.receivers)
-
-
-def self_edges(n_layers: int) -> EdgeList:
-    """An edge from each layer to itself."""
-    layers = np.arange(n_layers, dtype=np.int32)
-    return EdgeList(layers, layers)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-@jax.named_scope("decode")
-def combine(
-    values: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
-) -> jax.Array:
-    """Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
-
-    Args:
-        values: (L, N, K).
-        indices: (L, N, K) int32.
-        weight: (E, F, D).
-        edges: E of them.
-        mesh: Devices, or None.
-
-    Returns:
-        (L, N, D).
-    """
-    return _combine(values, indices, weight, edges, mesh)
-
-
-def _combine_fwd(values: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Any) -> tuple:
-    return _combine(values, indices, weight, edges, mesh), (values, indices, weight, edges)
-
-
-@jax.named_scope("decode")
-def _combine_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
-    values, indices, weight, edges = saved
-    to_weight, _ = _spread(values, indices, grad, edges, weight.shape[1], mesh)
-    return _dot(grad, indices, weight, edges, mesh), None, to_weight, None
-
-
-combine.defvjp(_combine_fwd, _combine_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def dot(
-    x: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
-) -> jax.Array:
-    """Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
-
-    Args:
-        x: (L, N, D).
-        indices: (L, N, K) int32.
-        weight: (E, F, D).
-        edges: E of them.
-        mesh: Devices, or None.
-
-    Returns:
-        (L, N, K).
-    """
-    return _dot(x, indices, weight, edges, mesh)
-
-
-def _dot_fwd(x: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Any) -> tuple:
-    return _dot(x, indices, weight, edges, mesh), (x, indices, weight, edges)
-
-
-def _dot_bwd(mesh: Any, saved: tuple, grad: jax.Array) -> tuple:
-    x, indices, weight, edges = saved
-    to_weight, _ = _spread(grad, indices, x, edges, weight.shape[1], mesh)
-    return _combine(grad, indices, weight, edges, mesh), None, to_weight, None
-
-
-dot.defvjp(_dot_fwd, _dot_bwd)
-
-
 @jax.named_scope("topk")
 def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
     """The k largest positive entries of each row: (N, F) → values and indices (N, K).
@@ -258,7 +175,7 @@ def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Arra
         kept = min(k, pre.shape[-1])
         shape = (len(pre), kept)
         shapes = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.int32)
-        values, indices = _native("topk", shapes, pre)
+        values, indices = call("topk", shapes, pre)
         if shards(mesh) == 1:
             return values, indices
         smallest, last = last_kept(values, indices, k, pre.shape[-1])
@@ -274,62 +191,4 @@ def count(active: Active, n_features: int, mesh: Mesh | None) -> jax.Array:
     """(L, F) how many tokens each feature is active on."""
     ones = (active.values > 0).astype(jnp.float32)
     nothing = jnp.zeros((*ones.shape[:2], 1))
-    return _spread(ones, active.indices, nothing, self_edges(len(ones)), n_features, mesh)[1]
-
-
-# How the arguments are split over devices: (L, N, K) lists, (L, N, D) rows, (E, F, D) weights.
-LISTS, ROWS, WEIGHTS = (None, BATCH, MODEL), (None, BATCH, None), (None, MODEL, None)
-ENDS = ((None,), (None,))
-
-
-def _combine(
-    values: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None
-) -> jax.Array:
-    def local(values: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
-        shape = jax.ShapeDtypeStruct((*values.shape[:2], weight.shape[-1]), jnp.float32)
-        owned = _owned(indices, weight.shape[1], mesh)
-        return total(_native("combine", shape, values, owned, weight, *edges), mesh, ("model",))
-
-    specs = (LISTS, LISTS, WEIGHTS, *ENDS)
-    return mapped(local, mesh, specs, ROWS)(values, indices, weight, *edges)
-
-
-def _dot(x: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None) -> jax.Array:
-    def local(x: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
-        shape = jax.ShapeDtypeStruct(indices.shape, jnp.float32)
-        owned = _owned(indices, weight.shape[1], mesh)
-        return _native("dot", shape, x.astype(jnp.float32), owned, weight, *edges)
-
-    specs = (ROWS, LISTS, WEIGHTS, *ENDS)
-    return mapped(local, mesh, specs, LISTS)(x, indices, weight, *edges)
-
-
-def _spread(
-    values: Any, indices: Any, x: Any, edges: EdgeList, n_features: int, mesh: Mesh | None
-) -> tuple[jax.Array, jax.Array]:
-    """The features' sums of values · x, (E, F, D), and of values alone, (L, F)."""
-    here = n_features // shards(mesh)
-
-    def local(values: jax.Array, indices: jax.Array, x: jax.Array, *edges: Any) -> tuple:
-        shapes = (
-            jax.ShapeDtypeStruct((len(edges[0]), here, x.shape[-1]), jnp.float32),
-            jax.ShapeDtypeStruct((len(values), here), jnp.float32),
-        )
-        owned = _owned(indices, here, mesh)
-        parts = _native("spread", shapes, values, owned, x.astype(jnp.float32), *edges)
-        return tuple(total(part, mesh, RULES["batch"].mesh_axes) for part in parts)
-
-    outputs = (WEIGHTS, (None, MODEL))
-    specs = (LISTS, LISTS, ROWS, *ENDS)
-    return mapped(local, mesh, specs, outputs)(values, indices, x, *edges)
-
-
-def _native(name: str, shapes: Any, *args: Any) -> Any:
-    """A function of `native/rows.cc`."""
-    assert native.available()  # it registers them
-    return jax.ffi.ffi_call(f"hagd_{name}", shapes)(*args)
-
-
-def _owned(indices: jax.Array, width: int, mesh: Mesh | None) -> jax.Array:
-    """Indices within this device's features, of which there are `width`."""
-    return indices if shards(mesh) == 1 else indices - jax.lax.axis_index("model") * width
+    return spread(ones, active.indices, nothing, self_edges(len(ones)), n_features, mesh)[1]

@@ -13,9 +13,9 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
+from hagd_jax.transcoders.checks import require_pair
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.measures.held_out import Selection, followed_features
-from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 # Features whose logits are in memory at once: of each, one number a token of the vocabulary.

@@ -13,9 +13,9 @@ from hagd_jax.errors import InputError, require_index, require_is, shown
 from hagd_jax.models import LanguageModel, check_tokens
 from hagd_jax.models.arrays import read_array
 from hagd_jax.parallel import batch_parts, constrain, replicate, sharding
+from hagd_jax.transcoders.checks import require_pair
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 Selection = Mapping[int, Sequence[int]]

@@ -15,8 +15,7 @@ from hagd_jax.errors import require_number
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.kernels import native
-from hagd_jax.transcoders.kernels import sparse as rows
+from hagd_jax.transcoders.kernels import native, products, sparse
 
 Params = dict[str, Any]
 
@@ -186,15 +185,15 @@ def _by_rows(
 ) -> dict[str, Any]:
     count = config.n_features
     if dead is not None:
-        active, others = rows.encode_with_dead(params, x, dead, config, mesh)
+        active, others = sparse.encode_with_dead(params, x, dead, config, mesh)
         # Side by side, so that a decoder's gradient is written once for both.
         both = jax.tree.map(lambda a, b: _interleave(a, b), active, others)
-        outputs = rows.decode(params | {"b_dec": 0 * params["b_dec"]}, both, config, mesh)
+        outputs = sparse.decode(params | {"b_dec": 0 * params["b_dec"]}, both, config, mesh)
         outputs = outputs.reshape(*x.shape[:2], 2, -1)
         found = {"output": outputs[:, :, 0] + params["b_dec"][:, None], "others": outputs[:, :, 1]}
     else:
-        active = rows.encode(params, x, config, mesh)
-        found = {"output": rows.decode(params, active, config, mesh)}
+        active = sparse.encode(params, x, config, mesh)
+        found = {"output": sparse.decode(params, active, config, mesh)}
     if directions is not None:
         here = jax.tree.map(looked, active)
         found["tangent"] = _row_tangent(params, here, directions[0], config, mesh)
@@ -202,7 +201,7 @@ def _by_rows(
 
     def fired(weight: jax.Array) -> jax.Array:
         counted = active.replace(values=real * weight[:, None])
-        return rows.count(jax.lax.stop_gradient(counted), count, mesh)
+        return sparse.count(jax.lax.stop_gradient(counted), count, mesh)
 
     l0 = real.sum(-1).astype(jnp.float32)
     return found | {"l0": l0, "fired": fired, "active": active.values}
@@ -213,12 +212,14 @@ def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.stack([a, b], 2).reshape(a.shape[0], -1, a.shape[-1])
 
 
-def _row_tangent(params: Params, active: rows.Active, v: Any, config: Any, mesh: Any) -> jax.Array:
+def _row_tangent(
+    params: Params, active: sparse.Active, v: Any, config: Any, mesh: Any
+) -> jax.Array:
     """J v along the own-layer path: active rows of W_enc, then of the own edge's W_dec."""
-    own = rows.self_edges(len(v))
-    moved: Any = rows.dot(v, active.indices, params["W_enc"], own, mesh)
+    own = products.self_edges(len(v))
+    moved: Any = products.dot(v, active.indices, params["W_enc"], own, mesh)
     moved = jnp.where(active.values > 0, moved, 0)
-    return rows.combine(moved, active.indices, params["W_dec"][own_edges(config)], own, mesh)
+    return products.combine(moved, active.indices, params["W_dec"][own_edges(config)], own, mesh)
 
 
 def _densely(

@@ -9,7 +9,7 @@ from flax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.transcoder import Params
+from hagd_jax.transcoders.params import Params
 
 LONG = 10.0
 # So often is the expectation taken again; the second time already, outliers hardly count.

@@ -12,11 +12,12 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import HagdError
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.params import Params
 from hagd_jax.transcoders.training import optimizer
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.normalise import Normalisation, fold
 from hagd_jax.transcoders.training.train_config import TrainConfig
-from hagd_jax.transcoders.transcoder import Params, Transcoder, init
+from hagd_jax.transcoders.transcoder import Transcoder, init
 
 
 class TrainingError(HagdError, ArithmeticError):

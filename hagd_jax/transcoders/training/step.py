@@ -11,6 +11,7 @@ import optax
 
 from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.params import Params
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.training import optimizer
 from hagd_jax.transcoders.training.activations import activations
@@ -18,7 +19,7 @@ from hagd_jax.transcoders.training.losses import Terms, by_rows, some, terms
 from hagd_jax.transcoders.training.normalise import Normalisation, fold
 from hagd_jax.transcoders.training.state import Metrics, TrainState
 from hagd_jax.transcoders.training.train_config import TrainConfig
-from hagd_jax.transcoders.transcoder import Params, Transcoder
+from hagd_jax.transcoders.transcoder import Transcoder
 
 # How slowly the fixed threshold follows the batches' own, for `batch_topk`.
 THRESHOLD_MEMORY = 0.99

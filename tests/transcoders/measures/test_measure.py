@@ -16,7 +16,8 @@ from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders.measures.evaluation import BIN_EDGES, Evaluation, histogram
 from hagd_jax.transcoders.measures.measure import Sums, measure
-from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
+from hagd_jax.transcoders.params import param_specs
+from hagd_jax.transcoders.transcoder import Transcoder, encode, shardings
 from tests.models.noise import noisy, on_mesh
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
 from tests.transcoders.text import Batch, plain_features, split, text
@@ -180,7 +181,7 @@ def test_a_perfect_transcoder(model):
     assert found.loss_ablated != pytest.approx(found.loss, rel=1e-3)
 
 
-def test_the_jacobian_is_that_of_differences(model):
+def test_the_jacobian_is_that_of_differences(model, simple):
     """By central differences along the direction that `measure` takes."""
     transcoder = made(CASES["layers"])
     params = transcoder.params
@@ -190,16 +191,13 @@ def test_the_jacobian_is_that_of_differences(model):
     active = encode(transcoder, x) != 0
     v = 1e-3 * jax.random.normal(jax.random.key(0), (len(x), 1, x.shape[-1]))[:, None]
 
-    def features(x):  # those that are active at x stay so
-        found = jnp.einsum("lbtd,lfd->lbtf", x, params["W_enc"]) * active
-        return jnp.einsum("lbtf,lfd->lbtd", found, params["W_dec"])
-
-    truth, got = (
-        np.asarray(f(x + v), np.float64) - np.asarray(f(x - v), np.float64)
-        for f in (lambda x: mlp(model, x), features)
-    )
+    p = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    moved = np.einsum("lbtd,lfd->lbtf", np.float64(v) + 0 * x, p["W_enc"]) * active
+    got = 2 * np.einsum("lbtf,lfd->lbtd", moved, p["W_dec"])  # those active at x stay so
+    both = np.float64(mlp(model, jnp.concatenate([x + v, x - v], 1)))
+    truth = both[:, : x.shape[1]] - both[:, x.shape[1] :]
     missed, size = (np.einsum("lbtd,bt->l", d**2, weight) for d in (got - truth, truth))
-    found = measure(transcoder, model, [TEXT]).jacobian
+    found = simple.jacobian
     # Differences of float32 numbers over steps of 1e-3.
     np.testing.assert_allclose(found, missed / size, rtol=2e-3)
     assert min(found) > 0.1

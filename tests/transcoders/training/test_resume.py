@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,16 +110,20 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
 
 def test_kill_9_in_the_middle(tmp_path, whole):
     """A process of its own, killed once it has saved something, wherever it then is."""
-    command = [sys.executable, "-m", "tests.transcoders.training.resume_worker", str(tmp_path)]
-    first = subprocess.Popen(command)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.transcoders.training.resume_worker", str(run)]
+    # The second process finds what the first compiled.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    first = subprocess.Popen(command, env=os.environ | cache)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "checkpoints" / "2").exists():
+    while not (run / "checkpoints" / "2").exists():
         assert first.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    subprocess.run(command, check=True, timeout=240)
-    with np.load(tmp_path / "params.npz") as found:
+    subprocess.run(command, check=True, timeout=240, env=os.environ | cache)
+    with np.load(run / "params.npz") as found:
         for name, value in whole.items():
             np.testing.assert_array_equal(found[name], value)

@@ -1,0 +1,151 @@
+"""What a training leaves behind as it goes: metrics and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hagd_jax.corpus import Batches
+from hagd_jax.errors import CheckpointError
+from hagd_jax.files import write_atomic
+from hagd_jax.parallel import agree, is_main, sync
+from hagd_jax.transcoders.training.losses import Terms
+from hagd_jax.transcoders.training.setup import Run, Setup
+from hagd_jax.transcoders.training.state import Metrics, TrainingError, TrainState
+
+
+class Clock:
+    """What happens now and then: metrics a step late, checkpoints by the clock."""
+
+    def __init__(self, setup: Setup, run: Run | None, save_every: float):
+        self.setup, self.run, self.save_every = setup, run, save_every
+        self.began = self.saved = time.monotonic()
+        self.waiting: tuple[int, Metrics] | None = None
+        self.first = 0
+
+    def tick(self, done: int, state: TrainState, metrics: Metrics, batches: Batches) -> None:
+        """After step number `done`."""
+        self.first = self.first or done - 1
+        # The step before is done by now, so that reading it does not hold this one up.
+        self._report()
+        self.waiting = done, metrics
+        last = done == self.setup.steps
+        due = last or time.monotonic() - self.saved >= self.save_every
+        if self.run is not None and agree(due):
+            self._report()
+            self._save(done, state, batches)
+        elif last:
+            self._report()
+
+    def _report(self) -> None:
+        if self.waiting is None:
+            return
+        done, metrics = self.waiting
+        self.waiting = None
+        if self.run is not None:
+            seconds = time.monotonic() - self.began
+            rate = (done - self.first) * self.setup.train.batch_size * self.setup.length / seconds
+            self.run.log("transcoder", step=done, tokens_per_second=round(rate, 1),
+                         tokens=done * self.setup.train.batch_size * self.setup.length,
+                         **summary(metrics))  # fmt: skip
+        if not bool(metrics.finite):
+            raise self._diagnosis(done, metrics.terms)
+
+    def _diagnosis(self, done: int, terms: Terms) -> TrainingError:
+        broken = [
+            layer for layer, fvu in enumerate(np.asarray(terms.fvu)) if not math.isfinite(fvu)
+        ]
+        where = f"layer {', '.join(map(str, broken))}" if broken else "the gradient"
+        kept = self.run.checkpoints.steps() if self.run is not None else []
+        return TrainingError(
+            f"step {done}",
+            got=f"NaN or infinity in {where}",
+            expected="finite numbers",
+            mend=f"Checkpoint {kept[-1]} is the last good state; continue with a smaller "
+            "learning_rate."
+            if kept
+            else "Try a smaller learning_rate.",
+        )
+
+    def _save(self, done: int, state: TrainState, batches: Batches) -> None:
+        assert self.run is not None
+        try:
+            if is_main():
+                write_atomic(_position(self.run, done), json.dumps(batches.state()))
+            sync("data position")
+            self.run.checkpoints.save(done, state)
+            if is_main():
+                _forget_positions(self.run)
+        except (OSError, ValueError) as error:
+            kept = self.run.checkpoints.steps()
+            raise CheckpointError(
+                str(self.run.path),
+                got=str(error),
+                expected="a folder that can be written, on a disk that is not full",
+                mend=f"The state of step {kept[-1]} is intact; make room and run the same again."
+                if kept else "Make room and run the same again.",
+            ) from error  # fmt: skip
+        self.saved = time.monotonic()
+
+
+def summary(metrics: Metrics) -> dict[str, Any]:
+    """A step's metrics as plain numbers, for a log.
+
+    Args:
+        metrics: From `step`.
+
+    Returns:
+        Means over layers, and the error and L0 of each.
+    """
+    found = jax.tree.map(np.asarray, metrics)
+    return {
+        "loss": float(found.terms.loss),
+        "fvu": float(found.terms.fvu.mean()),
+        "l0": float(found.terms.l0.mean()),
+        "dead": float(found.dead.mean()),
+        "gradient": float(found.norm),
+        **{name: float(part) for name, part in found.terms.parts.items()},
+        "fvu_by_layer": [round(float(fvu), 5) for fvu in found.terms.fvu],
+    }
+
+
+def _position(run: Run, step: int) -> Path:
+    return run.path / "positions" / f"{step}.json"
+
+
+def read_position(run: Run, step: int) -> dict[str, Any]:
+    """Where in the data a checkpoint was taken.
+
+    Args:
+        run: The run.
+        step: Of the checkpoint.
+
+    Returns:
+        What `Batches.restore` takes.
+
+    Raises:
+        CheckpointError: If it was not kept, or is damaged.
+    """
+    file = _position(run, step)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(file),
+            got=str(error),
+            expected="where in the data the checkpoint was taken",
+            mend="Start again in a new folder.",
+        ) from error
+
+
+def _forget_positions(run: Run) -> None:
+    kept = set(map(str, run.checkpoints.steps()))
+    for file in (run.path / "positions").glob("*.json"):
+        if file.stem not in kept:
+            file.unlink(missing_ok=True)
