@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import operator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Dictionary, Nodes, Space
+from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 FORMAT = 1
@@ -104,17 +105,21 @@ class Circuit:
         return kind_of(self.dictionary)
 
     @classmethod
-    def from_mask(cls, mask: Nodes, scores: Nodes, **provenance: Any) -> Circuit:
+    def from_mask(
+        cls, mask: Nodes | Selection, scores: Nodes | Scores, **provenance: Any
+    ) -> Circuit:
         """The members of a boolean mask.
 
         Args:
-            mask: `Nodes` of bool, (L, H) and (L, F).
-            scores: `Nodes` of float, same shapes.
+            mask: `Nodes` of bool, (L, H) and (L, F), or a `Selection` of them, whose record of
+                what it has seen becomes the circuit's.
+            scores: `Nodes` of float, same shapes, or `Scores` of them.
             **provenance: The remaining fields; `dictionary` is a `Dictionary`'s label.
 
         Returns:
             The circuit.
         """
+        mask, scores, provenance = unpacked(mask, scores, provenance)
         nodes, values = [], []
         other = kind_of(provenance.get("dictionary", NEURONS))
         for kind, members, score in (
@@ -259,3 +264,22 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     record["scores"] = tuple(float(score) for score in record["scores"])
     record["space"] = tuple(operator.index(size) for size in record["space"])
     return record
+
+
+def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """A mask and scores without the records of what they have seen, which the provenance gets.
+
+    Args:
+        mask: Units, or a `Selection` of them.
+        scores: Values, or `Scores`.
+        provenance: Fields of a circuit; what its `seen` names is kept.
+
+    Returns:
+        The mask, the scores, and the fields with `seen` if any of the three knows it.
+    """
+    if isinstance(mask, Selection):
+        seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
+        told = provenance.get("seen", Seen.nothing())
+        provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
+        mask = mask.mask
+    return mask, scores.values if isinstance(scores, Scores) else scores, provenance

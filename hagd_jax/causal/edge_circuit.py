@@ -16,12 +16,13 @@ from hagd_jax.causal.circuit import (
     plain_config,
     read_seen,
     require_kinds,
+    unpacked,
 )
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Edges
+from hagd_jax.units import Edges, Scores, Selection
 from hagd_jax.units.components import Components
 
 EDGES = "edges"
@@ -119,19 +120,25 @@ class EdgeCircuit:
 
     @classmethod
     def from_mask(
-        cls, mask: Edges, scores: Edges, decoder: DecoderConfig, **provenance: Any
+        cls,
+        mask: Edges | Selection,
+        scores: Edges | Scores,
+        decoder: DecoderConfig,
+        **provenance: Any,
     ) -> EdgeCircuit:
         """The members of a boolean mask.
 
         Args:
-            mask: `Edges` of bool; entries that are no edges are left out.
-            scores: `Edges` of float.
+            mask: `Edges` of bool, of which entries that are no edges are left out, or a `Selection`
+                of them, whose record of what it has seen becomes the circuit's.
+            scores: `Edges` of float, or `Scores` of them.
             decoder: The model's configuration.
             **provenance: The remaining fields.
 
         Returns:
             The circuit.
         """
+        mask, scores, provenance = unpacked(mask, scores, provenance)
         shape = Shape.of(decoder)
         there = np.asarray(mask.flat(), bool) & shape.existing().flat()
         chosen = named_edges(decoder, mask.like(there))

@@ -15,7 +15,7 @@ from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks import Seen, look
 from hagd_jax.transcoders import TranscoderConfig, init
-from hagd_jax.units import Features, Neurons, Nodes
+from hagd_jax.units import Features, Neurons, Nodes, Scores, Selection, Space
 
 SPACE = (2, 3, 5)
 CONFIG = DecoderConfig(vocab_size=9, n_layers=2, d_model=6, n_heads=3, d_mlp=5)
@@ -239,3 +239,17 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         small(seed=1).save(path)
     assert path.read_text() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_circuit_has_seen_what_its_selection_and_scores_have():
+    space = Space(2, 2, 3)
+    mask, scores = Nodes.full(space, True), Nodes.full(space, 1.0)
+    chosen = Selection(mask, look(ablation="mean"))
+    ranked = Scores(scores, look(ablation="counterfactual"))
+    about = {"model": "m", "task": "t"}
+    assert Circuit.from_mask(chosen, ranked, **about).seen.ablations == ("counterfactual", "mean")
+    more = Circuit.from_mask(chosen, scores, **about, seen=look(ablation="zero"))
+    assert more.seen.ablations == ("mean", "zero")  # nothing is erased
+    assert not Circuit.from_mask(mask, ranked, **about).seen.known
+    plain = Circuit.from_mask(mask, scores, **about)
+    assert Circuit.from_mask(chosen, ranked, **about).nodes == plain.nodes

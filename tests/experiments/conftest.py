@@ -7,7 +7,7 @@ import pytest
 
 from hagd_jax import models, transcoders
 from hagd_jax.models import DecoderConfig, Tokenizer
-from tests.tasks.conftest import byte_bpe, corpus
+from tests.tasks.conftest import RARE, byte_bpe, corpus
 
 NAME = "smollm2-135m"
 
@@ -15,7 +15,7 @@ NAME = "smollm2-135m"
 def tiny_config(vocabulary: int, layers: int = 2) -> DecoderConfig:
     """A Llama-like model of few nodes."""
     return DecoderConfig(
-        family="llama", vocab_size=vocabulary, n_layers=layers, d_model=16, n_heads=2, d_mlp=12,
+        family="llama", vocab_size=vocabulary, n_layers=layers, d_model=16, n_heads=4, d_mlp=12,
         max_positions=128, norm="rms", positions="rotary", activation="silu", gated_mlp=True,
         qkv_bias=False, attn_out_bias=False, mlp_bias=False,
     )  # fmt: skip
@@ -23,7 +23,7 @@ def tiny_config(vocabulary: int, layers: int = 2) -> DecoderConfig:
 
 def save_tiny(folder, layers: int = 2) -> str:
     """Write such a model, whose tokenizer keeps the words of all tasks whole."""
-    native = byte_bpe(corpus(), special=["<s>", "</s>"])
+    native = byte_bpe([*corpus(), *(f"x {word}" for word in RARE)], special=["<s>", "</s>"])
     tokenizer = Tokenizer(native.to_str(), bos_id=0, eos_id=1)
     config = tiny_config(tokenizer.vocab_size, layers)
     model = models.init(config, jax.random.key(0), tokenizer=tokenizer, name=folder.name)
