@@ -1,12 +1,14 @@
 """README runs: its Python is one session, its commands are run, in order and as they stand.
 
 Where README loads SmolLM2-135M, a folder of that name holds a tiny model, whose tokenizer keeps the
-words of the tasks whole; the cache of small trained models holds tiny ones that nobody trained. A
-path that exists comes before the name of a published model, and a cached model is not trained
-again, so nothing of the package is replaced. Not run are: the installation; `make test` and pytest,
-which are running; `make demo` and `make demo-llm`, whose commands are; a pod, which is not here.
+words of the tasks whole; the cache of small trained models holds tiny ones that nobody trained; and
+a run of the demo was interrupted when it had a transcoder. A path that exists comes before the name
+of a published model, a cached model is not trained again, and an interrupted run goes on, so that
+nothing of the package is replaced. Not run are: the installation; `make test` and pytest, which are
+running; `make demo` and `make demo-llm`, whose commands are; a pod, which is not here.
 """
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -22,10 +24,13 @@ import pytest
 import hagd_jax
 from experiments.common.script import ROOT, Places
 from experiments.readme import smollm2, tables
-from hagd_jax import cli, models, tasks
+from hagd_jax import cli, models, pipeline, tasks, transcoders
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import InputError
-from hagd_jax.testbeds import SmallTrainConfig, small_cache, train_small
+from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.pipeline.context import Context
+from hagd_jax.pipeline.features import train_config
+from hagd_jax.testbeds import SmallTrainConfig, small_cache, small_model, train_small
 from tests.experiments.conftest import save_tiny
 
 README = (ROOT / "README.md").read_text()
@@ -50,8 +55,10 @@ def folder(tmp_path_factory):
         patch.setenv("HAGD_CACHE", str(folder / "cache"))
         save_tiny(Path("smollm2-135m"))
         save_tiny(Path("llama-2-7b"))
-        cache(tasks.small_algorithm("modular_addition", p=53), d_model=64)
-        cache(tasks.parity(10), d_model=16)
+        cache(tasks.parity(10), d_model=16, n_heads=2)
+        # 130 nodes: 2 heads and 128 features.
+        cache(tasks.small_algorithm("modular_addition", p=53), d_model=64, n_heads=2)
+        interrupt_the_demo()
         Path("books").mkdir()
         text = " ".join(text.clean for text in texts())
         Path("books/one.txt").write_text(text)
@@ -59,14 +66,27 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def cache(algorithm, d_model):
+def cache(algorithm, **size):
     """Put a tiny model where `small_model` looks for a trained one."""
-    small = SmallTrainConfig(
-        d_model=d_model, n_heads=2, d_mlp=8, steps=2, check_every=2, batch_size=8
-    )
+    small = SmallTrainConfig(d_mlp=8, steps=2, check_every=2, batch_size=8, **size)
     digest = small_cache._digest(algorithm, SmallTrainConfig(), 0)
     model = train_small(algorithm, config=small)
     models.save(model, Path("cache") / f"{algorithm.model_name}-{digest}")
+
+
+def interrupt_the_demo():
+    """Leave a run of `make demo` that has learnt its features and nothing else."""
+    model = small_model(tasks.small_algorithm("modular_addition", p=53))
+    task, asked = tasks.task("modular_addition", model), ExtractConfig("128", features="transcoder")
+    context = Context(model, task, asked, None, None)
+    run = pipeline.open_extraction("runs/demo", model, task, asked)
+    train = train_config(context)
+    own = pipeline.open_run(run.path / "features", dataclasses.asdict(train))
+    config = train.transcoder(model.config)
+    found = transcoders.init(config, jax.random.key(0))
+    w_dec = 0.1 * jax.random.normal(jax.random.key(1), found.params["W_dec"].shape)
+    found = found.replace(params=found.params | {"W_dec": w_dec})
+    transcoders.save(found, own.path / "transcoder", model_name=model.name)
 
 
 def texts():
@@ -130,7 +150,7 @@ def test_commands_leave_pages_and_circuits(session, folder):
     for run in ("demo", "demo-llm", "features", "mesh"):
         assert "<html" in (folder / "runs" / run / "report.html").read_text()
         circuit = Circuit.load(folder / "runs" / run / "circuit.json")
-        assert circuit.seen.known
+        assert circuit.seen.known == (run != "demo")  # whose transcoder came from elsewhere
         assert circuit.seen.ablations == ("counterfactual",)
     assert json.loads((folder / "runs" / "paris" / "graph.json").read_text())["nodes"]
     verdicts = json.loads((folder / "runs" / "demo-llm" / "validation.json").read_text())
