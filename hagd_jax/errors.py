@@ -10,6 +10,8 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
+from hagd_jax.brief import brief
+
 
 class HagdError(Exception):
     """Base of every error this package raises on purpose.
@@ -204,8 +206,9 @@ def require_list(what: str, value: Any, expected: str) -> list[Any]:
 
 def shown(value: Any) -> str:
     """What a value of some class is called in a message: its class, and a few characters of it."""
-    text = " ".join(repr(value).split())
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    described = brief(value)
+    known = described.startswith(type(value).__name__)
+    return described if known else f"{type(value).__name__} {described}"
 
 
 def require_index(

@@ -13,7 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax import graphs, interventions, models, parallel, scores, units
+from hagd_jax import (
+    baselines,
+    corpus,
+    graphs,
+    hierarchy,
+    interventions,
+    meta,
+    models,
+    parallel,
+    scores,
+    units,
+)
 from hagd_jax.errors import HagdError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, init
 from hagd_jax.tasks import make_prompts
@@ -27,7 +38,7 @@ TOKENS = np.array([[1, 2, 3], [2, 3, 4]])
 STEPS = scores.GradientConfig(steps=(0.5,))
 SPACE = units.Space(2, 2, 8)
 # What only the values of these say is wrong, and what is a matter of taste.
-ANYTHING = {("GraphTarget", "label")}
+ANYTHING = {("GraphTarget", "label"), ("corpus_of_tokens", "name")}
 
 
 @functools.cache
@@ -214,7 +225,74 @@ def scores_calls(tmp):
     }
 
 
-ROOMS = [models_calls, parallel_calls, interventions_calls, graphs_calls, scores_calls]
+def corpus_calls(tmp):
+    rows = {"name": "x", "tokens": TOKENS, "model": model(), "lengths": np.array([3, 2])}
+    return {
+        "corpus_of_tokens": (corpus.corpus_of_tokens, {**rows, "config": corpus.CorpusConfig()}),
+        "open_corpus": (
+            corpus.open_corpus,
+            {"source": "self", "model": model(), "config": corpus.CorpusConfig(length=4)},
+        ),
+        "CorpusConfig": (
+            corpus.CorpusConfig,
+            {"length": 4, "held_out": 0.1, "seed": 0, "prompts": 4, "samples": 4},
+        ),
+    }
+
+
+def hierarchy_calls(tmp):
+    made = hierarchy.weights([0, 1], [1, 2], [1.0, 2.0], 3)
+    few = hierarchy.HierarchyConfig(least=2)
+    return {
+        "weights": (
+            hierarchy.weights,
+            {"senders": [0, 1], "receivers": [1, 2], "values": [1.0, 2.0], "count": 3, "dense": 9},
+        ),
+        "coarsen": (
+            hierarchy.coarsen,
+            {"weights": made, "config": few, "layer": np.array([0, 0, 1]), "seed": 0},
+        ),
+        "embed": (
+            functools.partial(hierarchy.embed, krylov=3),
+            {"weights": made, "key": jax.random.key(0), "size": 2, "regularise": 0.1},
+        ),
+        "HierarchyConfig": (
+            hierarchy.HierarchyConfig,
+            {"ratio": 0.5, "least": 2, "band": 0, "vectors": 4, "krylov": 8, "iterations": 5,
+             "regularise": 0.1},
+        ),
+        "supernodes": (
+            functools.partial(hierarchy.supernodes, seed=1), {"graph": graph(), "most": 4}
+        ),
+        "strongest_into": (
+            units.strongest_into, {"receivers": np.array([0, 1]), "size": np.ones(2), "most": 1}
+        ),
+        "random_scores": (baselines.random_scores, {"space": SPACE, "seed": 0}),
+    }  # fmt: skip
+
+
+def meta_calls(tmp):
+    learner = meta.load()
+    return {
+        "most_telling": (meta.most_telling, {"logits": np.arange(9.0), "count": 3, "seed": 0}),
+        "load": (meta.load, {"path": None}),
+        "save": (meta.save, {"learner": learner, "path": tmp / "learner.safetensors"}),
+        "init": (meta.init, {"config": learner.config, "key": jax.random.key(0)}),
+        "LearnerConfig": (
+            meta.LearnerConfig, {"width": 16, "heads": 2, "rounds": 2, "inner_steps": 2}
+        ),
+        "MetaConfig": (
+            meta.MetaConfig,
+            {"learner": learner.config, "steps": 3, "learning_rate": 0.1, "weight_decay": 0.1,
+             "adapt": 1.0, "noise": 0.1, "seed": 0},
+        ),
+    }  # fmt: skip
+
+
+ROOMS = [
+    models_calls, parallel_calls, interventions_calls, graphs_calls, scores_calls, corpus_calls,
+    hierarchy_calls, meta_calls,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("calls", ROOMS, ids=lambda calls: calls.__name__)

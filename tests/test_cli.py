@@ -8,13 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax import models, testbeds, transcoders
+from hagd_jax import models, tasks, testbeds, transcoders
 from hagd_jax.causal import Circuit, Node
 from hagd_jax.cli import main
 from hagd_jax.graphs import load_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
-from hagd_jax.tasks import Seen
 from hagd_jax.tasks.modular import vocabulary
 from tests.adder import make_adder
 
@@ -37,7 +36,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "circuit.json", "report.html", "checkpoints", "masks",
-        "scores.npz", "search.npz", "seen",
+        "scores.npz", "search.npz", "seen", "validation.json",
     }  # fmt: skip
     circuit = Circuit.load(tmp_path / "run" / "circuit.json")
     assert len(circuit) == 6
@@ -63,7 +62,7 @@ def test_a_search_that_finds_nothing_says_so_and_leaves_no_circuit(folder, tmp_p
     with pytest.raises(SystemExit) as stop:
         main(arguments(folder, tmp_path / "run", "--nodes", "1"))
     assert stop.value.code == 1
-    assert "the empty circuit has" in " ".join(capsys.readouterr().err.split())
+    assert "The search found nothing" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run" / "circuit.json").exists()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (found,) = [line for line in map(json.loads, lines) if line["stage"] == "found"]
@@ -169,8 +168,10 @@ def judged(folder, tmp_path, heads, *more):
         *(Node("head", 0, head) for head in heads),
         *(Node("neuron", 0, i) for i in range(4)),
     )
-    circuit = Circuit(members, (1.0,) * len(members), (1, 3, 8), "model", "modular_addition",
-                      seen=Seen(ablations=["counterfactual"]))  # fmt: skip
+    seen = tasks.task("modular-addition", make_adder()).look("discover", ablation="counterfactual")
+    circuit = Circuit(
+        members, (1.0,) * len(members), (1, 3, 8), "model", "modular_addition", seen=seen
+    )
     circuit.save(tmp_path / "circuit.json")
     command = ["validate", "--circuit", str(tmp_path / "circuit.json"), "--model", folder]
     command += ["--sizes.test", "10", "--controls", "19", "--members", "3", "--subsets", "2"]

@@ -7,6 +7,7 @@ import pytest
 
 from hagd_jax import models, parallel, transcoders
 from hagd_jax.cli import main, validate
+from hagd_jax.models import DecoderConfig
 
 CLUSTER = ["--cluster.coordinator", "host:1", "--cluster.processes", "2", "--cluster.process", "1"]
 
@@ -23,7 +24,9 @@ def calls(monkeypatch):
 
     def model(*_, **options):
         seen.append(("model", options))
-        return types.SimpleNamespace(name="m")
+        return types.SimpleNamespace(
+            name="m", mesh=None, config=DecoderConfig(9, 1, 8, 2, 16, dtype=options["dtype"])
+        )
 
     monkeypatch.setattr(models, "load", model)
 

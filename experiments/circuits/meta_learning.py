@@ -34,7 +34,7 @@ from experiments.common.script import Places, run
 from experiments.common.small_models import algorithm_of
 from hagd_jax import meta, tasks, testbeds
 from hagd_jax.causal import behaviour
-from hagd_jax.causal.evaluate import KL_GATE
+from hagd_jax.causal.gates import KL_GATE
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.meta.learner import states
 from hagd_jax.models import LanguageModel

@@ -33,7 +33,7 @@ from experiments.common.record import share
 from experiments.common.script import Places, run
 from hagd_jax import scores
 from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
-from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
+from hagd_jax.causal.gates import ACCURACY_GATE, KL_GATE
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import MaskConfig, Tree, init_masks, mask_ranks, top_nodes, train_masks

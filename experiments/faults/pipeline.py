@@ -1,10 +1,10 @@
-"""Does the composed step survive `kill -9` at any moment?
+"""Does the fused executor survive `kill -9` at any moment?
 
     python -m experiments.faults.pipeline  # about ten minutes on two idle cores
 
-All phases, a transcoder's training among them, in a small random model: twenty runs that are killed
-at a random moment and started again, with a checkpoint after every step. Expected: all twenty end
-with the bytes of one that was never killed. Writes results/pipeline_kills.json.
+All stages up to repair, a transcoder's training among them, in a small random model: twenty runs
+that are killed at a random moment and started again, with a checkpoint after every step. Expected:
+all twenty end with the bytes of one that was never killed. Writes results/pipeline_kills.json.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.kills import SEED, Kills, kill_after, survivors
 from experiments.common.record import record
 from experiments.common.script import run
-from hagd_jax import models, pipeline
+from hagd_jax import models
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
-from hagd_jax.search import MaskConfig
-from hagd_jax.tasks import Task, Text, make_prompts
+from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.pipeline.extract import prepare
+from hagd_jax.pipeline.extract import run as run_stages
+from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.tasks import SPLITS, Task, Text, make_prompts
 from hagd_jax.transcoders import TrainConfig
 
 MODEL = models.DecoderConfig(
@@ -38,23 +40,28 @@ MODEL = models.DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Kills):
-    """Runs of the composed step that are killed and started again.
+    """Runs of the fused executor that are killed and started again.
 
     Attributes:
-        steps: Steps of the transcoder's training, of the graph, and of the masks; without the first
-            nodes are neurons.
+        tokens: Tokens that a transcoder is trained on; 0 for neurons.
+        masks: Steps of the masks.
+        lines: A run is killed when its log has this many lines, or fewer.
     """
 
-    steps: tuple[int, int, int] = (20, 4, 30)
+    tokens: int = 5000
+    masks: int = 30
+    lines: int = 30
 
     @property
-    def run(self) -> pipeline.StepConfig:
-        """The composed step."""
-        train, graph, masks = self.steps
-        learned = TrainConfig(features="4x", k=4, tokens=10**6, batch_size=16, estimate=2)
-        return pipeline.StepConfig(
-            nodes=12, train_steps=train, train=learned if train else None, graph_steps=graph,
-            candidates=64, masks=MaskConfig(steps=masks, batch_size=8),
+    def extraction(self) -> ExtractConfig:
+        """The extraction."""
+        learned = TrainConfig(
+            features="4x", k=4, tokens=max(self.tokens, 1), batch_size=16, estimate=2
+        )
+        return ExtractConfig(
+            nodes="12", executor="fused", features="transcoder" if self.tokens else "neurons",
+            train=learned, graph_prompts=8, candidates=64,
+            masks=MaskConfig(steps=self.masks, batch_size=8), repair=RepairConfig(rounds=1),
         )  # fmt: skip
 
 
@@ -64,14 +71,15 @@ def main(config: Config) -> None:
         return work(config.folder, config)
     began = time.monotonic()
     rows = survivors(
-        "experiments.faults.pipeline", config, ("--steps", *config.steps),
+        "experiments.faults.pipeline", config,
+        ("--tokens", config.tokens, "--masks", config.masks),
         lambda folder: work(folder, config), digest,
-        lambda process, folder, rng: kill(process, folder, rng.randrange(1, config.run.steps)),
+        lambda process, folder, rng: kill(process, folder, rng.randrange(1, config.lines)),
     )  # fmt: skip
     same = sum(row["identical"] for row in rows)
     record(
         config.results / "pipeline_kills.json", rows, seconds=time.monotonic() - began, seed=SEED,
-        identical=same, kills=len(rows), steps=config.run.steps,
+        identical=same, kills=len(rows), steps=config.masks,
     )  # fmt: skip
     if same != len(rows):
         sys.exit("NOT as expected")
@@ -85,34 +93,32 @@ def work(folder: Path, config: Config) -> None:
     corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
     clean, other = rng.integers(1, 64, (2, 32, 8)).tolist()
     prompts = make_prompts(clean, other, [1] * 32, [2] * 32, vocab_size=64)
-    task = Task("random", "Nothing.", {"discover": prompts}, {"discover": (Text(*"abcde"),) * 32})
-    own = pipeline.open_run(folder, dataclasses.asdict(config.run))
-    text = corpus if config.run.train else None
-    state = pipeline.run_steps(model, task, config.run, corpus=text, run=own, save_every=0)
-    leaves = [
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        for x in jax.tree.leaves(state)
-    ]
-    total = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves))
+    texts = (Text(*"abcde"),) * 32
+    task = Task("random", "Nothing.", dict.fromkeys(SPLITS, prompts), dict.fromkeys(SPLITS, texts))
+    text = corpus if config.tokens else None
+    context, _ = prepare(model, task, config.extraction, out=folder, corpus=text)
+    left = run_stages(dataclasses.replace(context, save_every=0.0), "repair")
+    found = left["repair"].circuit.mask, *left["search"].ranks.values()
+    total = hashlib.sha256(b"".join(np.ascontiguousarray(x.flat()).tobytes() for x in found))
     (folder / "digest").write_text(total.hexdigest())
 
 
-def newest(folder: Path) -> int:
-    """The newest step that was saved."""
-    found = [int(path.name) for path in (folder / "steps").glob("[0-9]*") if path.name.isdigit()]
-    return max(found, default=0)
+def reached(folder: Path) -> int:
+    """How many lines the run has logged."""
+    log = folder / "metrics.jsonl"
+    return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
 def kill(process: subprocess.Popen[bytes], folder: Path, at: int) -> dict[str, Any]:
-    """Kill a run soon after a step was saved."""
-    while newest(folder) < at and process.poll() is None:
+    """Kill a run soon after its log has so many lines."""
+    while reached(folder) < at and process.poll() is None:
         time.sleep(0.01)
     kill_after(process, random.Random(at).uniform(0, 0.3))
-    return {"killed_near_step": at, "went_on_from": newest(folder)}
+    return {"killed_near_line": at, "lines": reached(folder)}
 
 
 def digest(folder: Path) -> str:
-    """Of every bit of the last state."""
+    """Digest of every bit of the circuit and of the ranks."""
     return (folder / "digest").read_text()
 
 

@@ -24,20 +24,29 @@ def edges(result: dict) -> list[Row]:
 
 
 def judged(result: dict) -> list[Row]:
-    """The judge on circuits whose truth is known."""
-    names = {
-        "true": "true circuits accepted",
-        "random": "random circuits of their size accepted",
-        "one unit less": "true circuits without one unit rejected",
-        "one idle unit more": "true circuits with one idle unit fail minimality",
-        "permuted weights": "true circuits accepted on permuted weights",
+    """The judge on circuits whose truth is known: how often it is right where it decides."""
+    wanted = {
+        "true": ("true circuits accepted", "accepted", "98%, none rejected"),
+        "random": ("random circuits of their size rejected", "rejected", "95%"),
+        "one unit less": ("true circuits without one unit rejected", "rejected", "95%"),
+        "one idle unit more": ("true circuits with an idle unit rejected", "rejected", "95%"),
+        "permuted weights": ("true circuits on permuted weights rejected", "rejected", "100%"),
     }
+    models = len({row["model"] for row in result["rows"]})
+    counts = sorted({row["prompts"] for row in result["rows"]})
     made = []
-    for row in result["rows"]:
-        share = f"{row['share']:.1%} of {row['judged']} ({row['low']:.1%} to {row['high']:.1%})"
-        target = row["target"].split(", ")[1]
-        what = f"{result['models']} models of known circuits: {names[row['circuits']]}"
-        made.append((what, share, target, "judge/judged.py"))
+    for kind, (words, verdict, target) in wanted.items():
+        parts = []
+        for count in counts:
+            own = [r for r in result["rows"] if (r["kind"], r["prompts"]) == (kind, count)]
+            decided = [r for r in own if r["verdict"] != "not enough data"]
+            if decided:
+                right = sum(r["verdict"] == verdict for r in decided) / len(decided)
+                parts.append(f"{count} prompts {right:.1%} of {len(decided)} (of {len(own)})")
+            elif own:
+                parts.append(f"{count} prompts: never enough data, of {len(own)}")
+        what = f"{models} models of known circuits: {words}, where there is enough data"
+        made.append((what, "; ".join(parts), target, "judge/judged.py"))
     return made
 
 
@@ -72,7 +81,7 @@ def speed(result: dict) -> list[Row]:
 
 ROWS: Rows = {
     "ground_truth_edges": edges,
-    "judge_judged": judged,
+    "judge_known": judged,
     "judge_calibrated": calibrated,
     "judge_speed": speed,
 }

@@ -122,7 +122,7 @@ def differences(one: Path, many: Path) -> dict[str, Any]:
         "swapped_from_cut": max((abs(s - cut) for s in swapped), default=0.0) / largest,
         "verdict_difference": apart[worst],
         "verdict_measure": worst,
-        "faithfulness": verdict_a["counterfactual/faithfulness/ratio_of_means/value"],
+        "faithfulness": verdict_a["counterfactual/alone/faithfulness/ratio_of_means/value"],
     }
 
 
@@ -131,7 +131,8 @@ def verdicts(run: Path) -> Iterator[tuple[str, float]]:
     for line in (run / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if entry["stage"] == "verdict":
-            yield from numbers(entry["ablation"], entry)
+            for found in entry["evidence"]:
+                yield from numbers(found["ablation"], found)
 
 
 def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -3,10 +3,11 @@
     pip install "hagd-jax[tpu]"
     python -m experiments.scale.plan_pipeline
 
-Compiled is `pipeline.step` as it runs: the transcoder's update, the graph of 1,024 features and all
-heads, its coarsening, the meta-learner's scores, and the masks' update, which one of them acts
-being data; the state is donated. Analytic FLOPs are those of each phase. A quarter of an hour on
-two CPU cores; no weights, no TPU. Writes results/plan_pipeline.json.
+Compiled is the fused executor's step as it runs over neurons: scores, the graph of 1,024 neurons
+and all heads, its coarsening, the meta-learner's scores, the masks' update, repair and selection;
+which one of them acts is data, and the state is donated. The training of a transcoder is planned by
+plan_transcoder. Analytic FLOPs are those of each phase. A quarter of an hour on two CPU cores; no
+weights, no TPU. Writes results/plan_pipeline.json.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.plans import Program, Slices, abstract_state, account, everywhere, layout
+from experiments.common.plans import Program, Slices, account, everywhere, layout
 from experiments.common.plans import like as shape_like
 from experiments.common.processes import on_cpu
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax import meta, models, parallel, pipeline
 from hagd_jax.models import DecoderConfig
+from hagd_jax.pipeline.fused.step import step_arrays
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Prompts
 from hagd_jax.transcoders import TrainConfig
@@ -46,7 +48,6 @@ class Config(Places):
         prompts: Prompts of a step, and their tokens.
         nodes: Size of the circuit.
         candidates: Features of the graph.
-        train_steps: Steps of the first phase.
         mask_steps: Steps of the last phase.
     """
 
@@ -58,14 +59,13 @@ class Config(Places):
     prompts: tuple[int, int] = (8, 64)
     nodes: int = 4096
     candidates: int = 1024
-    train_steps: int = 1000
     mask_steps: int = 300
 
-    def step(self) -> pipeline.StepConfig:
-        """The composed step."""
-        return pipeline.StepConfig(
-            nodes=self.nodes, train=self.train, train_steps=self.train_steps,
-            candidates=self.candidates,
+    @property
+    def extraction(self) -> pipeline.ExtractConfig:
+        """The extraction whose step is planned."""
+        return pipeline.ExtractConfig(
+            nodes=str(self.nodes), executor="fused", prior="learner", candidates=self.candidates,
             masks=MaskConfig(steps=self.mask_steps, batch_size=self.prompts[0]),
         )  # fmt: skip
 
@@ -78,20 +78,19 @@ def program(c: DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> Progra
 
     one = like(config.prompts[:1])
     prompts = Prompts(like(config.prompts), like(config.prompts), one, one, one, one)
-    batch = pipeline.StepBatch(like(config.tokens), like(config.tokens, jnp.float32), prompts)
-    state = state_of(c, config, mesh)
+    state = everywhere(
+        mesh, jax.eval_shape(lambda: pipeline.init(models.abstract(c), config.extraction))
+    )
+    number, pair = shape_like(mesh, (), (), jnp.int32), shape_like(mesh, (2,), (None,), jnp.float32)
+    levels = len(state.clusters) + 1
+    batch = pipeline.StepBatch(
+        part=number, prompts=prompts, weight=like(config.prompts[:1], jnp.float32), split=number,
+        totals=pair, shares=pair, size=shape_like(mesh, (), (), jnp.float32),
+        opened=shape_like(mesh, (levels,), (None,), jnp.bool_),
+    )  # fmt: skip
     learner = jax.eval_shape(lambda: meta.init(meta.LearnerConfig(), jax.random.key(0)))
     args = state, models.abstract(c, mesh=mesh), batch, None, everywhere(mesh, learner)
-    return Program(pipeline.step, args, layout(state))
-
-
-def state_of(c: DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> pipeline.State:
-    """The state as shapes: the transcoder as it is trained, everything else on every chip."""
-    shape, step = config.train.transcoder(c), config.step()
-    without = dataclasses.replace(step, train=None, train_steps=0)
-    narrow = models.abstract(c.replace(d_mlp=shape.n_features))
-    rest = everywhere(mesh, jax.eval_shape(lambda: pipeline.init(narrow, without)))
-    return rest.replace(transcoder=abstract_state(shape, mesh), config=step)
+    return Program(step_arrays, args, layout(state))
 
 
 def flops(c: DecoderConfig, config: Config) -> dict[str, float]:
@@ -99,7 +98,11 @@ def flops(c: DecoderConfig, config: Config) -> dict[str, float]:
     weights = sum(spec.size for spec in jax.tree.leaves(models.abstract(c).params))
     tokens, width = config.tokens[0] * config.tokens[1], config.train.transcoder(c).n_features
     encoder = 2 * tokens * c.n_layers * c.d_model * width
-    places, chosen, path = config.prompts[0] * config.prompts[1], config.candidates, config.step()
+    places, chosen, path = (
+        config.prompts[0] * config.prompts[1],
+        config.candidates,
+        config.extraction.graph_steps,
+    )
     heads, forward = c.n_layers * c.n_heads, 2 * weights * places
     features = 2 * places * c.n_layers * c.d_model * width
     pairs = 2 * chosen**2 * (c.d_model + places)
@@ -108,8 +111,8 @@ def flops(c: DecoderConfig, config: Config) -> dict[str, float]:
     return {
         # Encoder and decoder, forward and twice backward.
         "train": 2 * weights * tokens + 6 * encoder,
-        "attribute": (2 + 4 * len(path.path)) * forward + pairs + with_heads + between
-        + 3 * features * len(path.path),
+        "attribute": (2 + 4 * len(path)) * forward + pairs + with_heads + between
+        + 3 * features * len(path),
         "search": 5 * forward + 6 * features,
     }  # fmt: skip
 

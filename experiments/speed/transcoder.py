@@ -28,7 +28,7 @@ The contestants take turns, a block of steps each, while the others wait; what t
 beside falls on all. The first block, which compiles or first touches memory, is not timed. The
 ratio is taken within each round of turns, and its median and range are reported.
 
-In the end everything learned is measured by the same code, `transcoders.evaluate`, on the same
+In the end everything learned is measured by the same code, `transcoders.measure`, on the same
 held-out tokens: FVU (Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of a layer, then the mean over layers), loss recovered,
 active features a token, and the share of features that never fire. The peer also measures its FVU
 itself, with its own code; the two must agree.
@@ -64,7 +64,6 @@ from hagd_jax import models, parallel, transcoders
 from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError, MissingDependencyError
 from hagd_jax.transcoders import training
-from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
@@ -292,7 +291,7 @@ def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float
 def measure(contestant: Any, model: models.LanguageModel, held_out: list) -> Any:
     """What one learned, on held-out tokens; if it has its own account, they agree."""
     learned, claimed = contestant.deliver()
-    found = evaluate(learned, model, held_out)
+    found = transcoders.measure(learned, model, held_out)
     if claimed is not None:
         np.testing.assert_allclose(found.fvu, claimed, rtol=AGREE)
     return found

@@ -49,7 +49,6 @@ from hagd_jax.files import write_atomic
 from hagd_jax.pipeline import open_run
 from hagd_jax.transcoders import training
 from hagd_jax.transcoders.kernels import native
-from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.training.losses import LossConfig
 
 PLAIN = "window 0 without Jacobian loss"
@@ -194,7 +193,7 @@ class Curve:
         native.return_memory()
         if self.config.keep and budget == self.longest:
             transcoders.save(learned, self.run.path / "transcoder")
-        found = evaluate(learned, self.model, self.held_out)
+        found = transcoders.measure(learned, self.model, self.held_out)
         print(f"{self.kind}, {budget} tokens: FVU {found.mean_fvu:.4f}, "
               f"loss recovered {found.loss_recovered:.4f}", flush=True)  # fmt: skip
         return {

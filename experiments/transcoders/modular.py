@@ -67,7 +67,7 @@ def measure(seed: int, config: Config) -> dict[str, float]:
     last = batch._replace(weight=np.eye(3, dtype=np.float32)[[2] * len(tokens)])
     full = models.forward(model, tokens).logits
     replaced = models.forward(model, tokens, transcoders.replace_mlps(transcoder)).logits
-    whole, at_answer = (transcoders.evaluate(transcoder, model, [rows]) for rows in (batch, last))
+    whole, at_answer = (transcoders.measure(transcoder, model, [rows]) for rows in (batch, last))
     return {
         "seed": seed,
         "held_out_pairs": len(pairs),

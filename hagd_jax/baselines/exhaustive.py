@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import RepairConfig, measured_losses
@@ -13,8 +14,7 @@ from hagd_jax.search.config import shares
 from hagd_jax.search.parts import count, looked, unflat
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 MOST = 20
 _AT_ONCE = 2048
@@ -34,6 +34,8 @@ class Exhaustive(NamedTuple):
     losses: np.ndarray
     parts: Parts
     seen: Seen
+
+    __repr__ = one_line
 
     def best(self, size: int) -> int:
         """The row with the least loss among circuits of a size.
@@ -56,7 +58,7 @@ def exhaustive(
     prompts: Prompts,
     config: RepairConfig = RepairConfig(),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> Exhaustive:
     """Measure every circuit.

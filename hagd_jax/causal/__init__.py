@@ -1,27 +1,33 @@
-"""The judge: circuits, ablations, metrics. It imports nothing that finds circuits."""
+"""The judge: circuits, ablations, metrics, verdicts. It imports nothing that finds circuits."""
 
 from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
-from hagd_jax.causal.claims import Claim
+from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
-from hagd_jax.causal.evaluate import JudgeConfig, Verdict, evaluate, random_controls
 from hagd_jax.causal.evidence import Evidence
+from hagd_jax.causal.gates import ACCURACY_GATE, FAITHFULNESS_GATE, KL_GATE, Alone
 from hagd_jax.causal.metrics import (
     Estimate,
     Faithfulness,
     accuracy,
     auroc,
     faithfulness,
+    kept_accuracy,
     permutation_p,
     preservation,
     ratio_of_means,
 )
 from hagd_jax.causal.reference import group_means
-from hagd_jax.causal.validate import ValidateConfig, ValidationReport, validate
+from hagd_jax.causal.validate import ValidateConfig, validate
+from hagd_jax.causal.verdict import ValidationReport
 
 __all__ = [
     "ABLATIONS",
+    "ACCURACY_GATE",
+    "FAITHFULNESS_GATE",
+    "KL_GATE",
+    "Alone",
     "Behaviour",
     "Circuit",
     "Claim",
@@ -30,24 +36,21 @@ __all__ = [
     "Estimate",
     "Evidence",
     "Faithfulness",
-    "JudgeConfig",
     "Node",
     "SizePoint",
     "ValidateConfig",
     "ValidationReport",
-    "Verdict",
     "accuracy",
     "auroc",
     "behaviour",
     "curve_areas",
-    "evaluate",
     "faithfulness",
     "group_means",
+    "kept_accuracy",
     "load_circuit",
     "named_edges",
     "permutation_p",
     "preservation",
-    "random_controls",
     "ratio_of_means",
     "size_curve",
     "sizes_of",

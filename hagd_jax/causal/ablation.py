@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
 from hagd_jax.errors import ConfigError, InputError
@@ -23,6 +24,8 @@ from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
 from hagd_jax.units.components import Components
 
+# Masks are filled up to a multiple of this, unless that took more memory than the second number.
+_MASKS, _MOST_BYTES = 256, 1 << 26
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
 
 
@@ -40,6 +43,8 @@ class Behaviour(NamedTuple):
     correct: Any
     kl: Any
     match: Any
+
+    __repr__ = one_line
 
 
 def behaviour(
@@ -86,9 +91,13 @@ def behaviour(
             do not fit the model.
 
     Example:
-        >>> everything = Nodes.full(hagd.units.neurons(model).space, True)
-        >>> behaviour(model, prompts, [everything], ablation="zero").kl.max()
-        0.0
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> space = hagd.units.neurons(case.model).space
+        >>> both = [Nodes.full(space, True), Nodes.full(space, False)]
+        >>> found = behaviour(case.model, case.prompts, both, ablation="zero")
+        >>> found.kl.shape, bool(found.kl[0].max() < 1e-6 < found.kl[1].max())
+        ((2, 81), True)
     """
     if ablation not in ABLATIONS:
         raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
@@ -97,7 +106,7 @@ def behaviour(
     nodes = parts_of(model, dictionary)
     for mask in masks:
         _require_fit(mask, nodes)
-    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *masks)
+    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *_padded(masks))
     means, beside = None, {}
     if ablation.startswith("mean"):
         means, places = reference_means(
@@ -108,7 +117,7 @@ def behaviour(
     if ablation == "resample":
         prompts, beside = _resampled(model, prompts, reference, seed)
     parts = [
-        _judge(model.bare(), nodes, batch, own, stacked, means, ablation, candidates)
+        _judge(model.bare(), nodes, batch, own, stacked, len(masks), means, ablation, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
     # The rows that filled up the last batch come last.
@@ -116,7 +125,14 @@ def behaviour(
         np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
     )
     first = 0 if with_model else 1
-    return Behaviour(*(rows[first:, : len(prompts)] for rows in joined))
+    return Behaviour(*(rows[first : 1 + len(masks), : len(prompts)] for rows in joined))
+
+
+def _padded(masks: Sequence[Nodes | Edges]) -> list[Nodes | Edges]:
+    """The masks and copies that are never run, so that one program serves any number of them."""
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
+    room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
+    return [*masks, *[masks[-1]] * (-len(masks) % room)]
 
 
 def _resampled(
@@ -155,6 +171,7 @@ def _judge(
     batch: Prompts,
     beside: dict[str, jax.Array],
     masks: Nodes | Edges,
+    count: jax.Array,
     means: Means | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
@@ -186,7 +203,11 @@ def _judge(
         )
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
-    circuits = jax.lax.map(one, masks)
-    model_row = measured(clean.logits)
-    both = jax.tree.map(lambda own, rows: jnp.concatenate([own[None], rows]), model_row, circuits)
-    return replicate(both, model.mesh)
+    def put(i: jax.Array, rows: Behaviour) -> Behaviour:
+        mask = jax.tree.map(lambda x: x[i], masks)
+        return jax.tree.map(lambda all_, row: all_.at[i + 1].set(row), rows, one(mask))
+
+    own = measured(clean.logits)
+    room = len(jax.tree.leaves(masks)[0]) + 1
+    rows = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype).at[0].set(x), own)
+    return replicate(jax.lax.fori_loop(0, count, put, rows), model.mesh)

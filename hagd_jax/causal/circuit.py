@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
@@ -75,6 +76,8 @@ class Circuit:
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    __repr__ = one_line
+
     def __post_init__(self):
         object.__setattr__(self, "space", Space(*self.space))
         if len(self.scores) != len(self.nodes):
@@ -119,18 +122,18 @@ class Circuit:
         Returns:
             The circuit.
         """
-        mask, scores, provenance = unpacked(mask, scores, provenance)
+        chosen, ranks, provenance = unpacked(mask, scores, provenance)
         nodes, values = [], []
         other = kind_of(provenance.get("dictionary", NEURONS))
         for kind, members, score in (
-            ("head", mask.heads, scores.heads),
-            (other, mask.features, scores.features),
+            ("head", chosen.heads, ranks.heads),
+            (other, chosen.features, ranks.features),
         ):
             score = np.asarray(score)
             for layer, index in np.argwhere(np.asarray(members)).tolist():
                 nodes.append(Node(kind, layer, index))
                 values.append(float(score[layer, index]))
-        return cls(tuple(nodes), tuple(values), mask.space, **provenance)
+        return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
 
     def places(self) -> np.ndarray:
         """(n,) where each member stands in `mask().flat()`, in the order of `nodes`."""

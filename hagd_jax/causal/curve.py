@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes, as_dictionary
 
@@ -58,33 +60,40 @@ def size_curve(
         seed: Of the bootstrap.
 
     Returns:
-        One point for each mask.
+        One point for each mask, over distinct prompts, with intervals over templates where there
+        are several.
+
+    Raises:
+        InputError: If the task has no such split, or a mask does not fit.
     """
     nodes = as_dictionary(model, dictionary)
     empty = Nodes.full(nodes.space, False)
-    result = behaviour(
+    judged = judged_prompts(task, split, Seen.nothing())
+    rows = behaviour(
         model,
-        task.splits[split],
+        judged.prompts,
         [empty, *masks],
         dictionary=nodes,
         ablation=ablation,
         candidates=task.candidates,
-        reference=task.splits["discover"],
+        reference=judged.reference,
         batch_size=batch_size,
         seed=seed,
         with_model=True,
     )
+    result = judged.averaged(rows)
     whole, nothing = result.metric[:2]
     scale = max(np.abs(whole).max(), np.abs(nothing).max())
     points = []
     for row, mask in enumerate(masks, start=2):
         size = int(mask.flat().sum())
         recovered = ratio_of_means(
-            result.metric[row] - nothing, whole - nothing, scale=scale, seed=seed
-        )
+            result.metric[row] - nothing, whole - nothing, scale=scale, seed=seed,
+            clusters=judged.clusters,
+        )  # fmt: skip
         share = size / nodes.space.nodes
         kl = float(result.kl[row].mean())
-        points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
+        points.append(SizePoint(size, share, recovered, accuracy(result.correct[row] > 0.5), kl))
     return tuple(points)
 
 

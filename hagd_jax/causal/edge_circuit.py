@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import (
     BROKEN,
     FORMAT,
@@ -104,6 +105,8 @@ class EdgeCircuit:
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    __repr__ = one_line
+
     def __post_init__(self):
         object.__setattr__(self, "shape", Shape(*self.shape))
         object.__setattr__(self, "edges", tuple(Edge(*edge) for edge in self.edges))
@@ -138,11 +141,11 @@ class EdgeCircuit:
         Returns:
             The circuit.
         """
-        mask, scores, provenance = unpacked(mask, scores, provenance)
+        held, ranks, provenance = unpacked(mask, scores, provenance)
         shape = Shape.of(decoder)
-        there = np.asarray(mask.flat(), bool) & shape.existing().flat()
-        chosen = named_edges(decoder, mask.like(there))
-        flat = scores.flat()
+        there = np.asarray(held.flat(), bool) & shape.existing().flat()
+        chosen = named_edges(decoder, held.like(there))
+        flat = ranks.flat()
         values = tuple(float(flat[_place(edge, shape)]) for edge in chosen)
         return cls(tuple(chosen), values, shape, **provenance)
 
@@ -208,6 +211,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         CheckpointError: If the file is absent, broken, or of another format.
 
     Example:
+        >>> Circuit((), (), (1, 2, 3), model="small", task="ioi").save("circuit.json")
         >>> load_circuit("circuit.json").task
         'ioi'
     """

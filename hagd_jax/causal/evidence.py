@@ -6,83 +6,117 @@ import dataclasses
 
 import numpy as np
 
-from hagd_jax.causal.claims import Runs, member_p_values
-from hagd_jax.causal.metrics import mean_ratio
+from hagd_jax.causal.claim import Runs
+from hagd_jax.causal.claims import lost, members
+from hagd_jax.causal.gates import Alone, alone
+from hagd_jax.causal.metrics import Estimate, accuracy, mean_ratio
 from hagd_jax.causal.trials import AnyCircuit, Trials
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What was measured under one ablation; means over prompts.
+    """What was measured under one ablation; means over distinct prompts.
+
+    The tuples are empty for trials that were not run.
 
     Attributes:
         ablation: Which.
+        decides: Whether core claims under it decide.
+        reference: Where the values that replace others come from, in a sentence.
+        alone: What the circuit alone keeps, and which gates it passes.
         metric: Of model, empty circuit, circuit, and model without it.
-        kl: KL from the model of the same.
-        accuracy: Of the same.
+        kl: KL from the model of the same, in nats.
+        accuracy: Of the same, with exact intervals.
+        necessity: Share of the metric lost without the circuit.
         controls: KL of random circuits of the same size.
+        chance: Faithfulness of the same.
         others: Share of the metric lost by taking out as many other members.
         members: Names of the members left out one by one.
         without: KL of the circuit without each of them.
-        p_values: Holm-corrected, of its being no further from the model than the circuit.
+        p_values: Of its being no further from the model than the circuit.
+        standing: Whether each is `needed`, `idle` or `undecided`.
         subsets: (S, 2) metric of circuit and model, without the same random part.
         greedy: The same without parts chosen to tell them apart.
         sizes: (P, 4) members, faithfulness, KL and accuracy of the best members alone.
     """
 
     ablation: str
+    decides: bool
+    reference: str
+    alone: Alone
     metric: tuple[float, ...]
     kl: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    controls: tuple[float, ...]
-    others: tuple[float, ...]
-    members: tuple[str, ...]
-    without: tuple[float, ...]
-    p_values: tuple[float, ...]
-    subsets: tuple[tuple[float, float], ...]
-    greedy: tuple[tuple[float, float], ...]
-    sizes: tuple[tuple[float, float, float, float], ...]
+    accuracy: tuple[Estimate, ...]
+    necessity: Estimate
+    controls: tuple[float, ...] = ()
+    chance: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
+    members: tuple[str, ...] = ()
+    without: tuple[float, ...] = ()
+    p_values: tuple[float, ...] = ()
+    standing: tuple[str, ...] = ()
+    subsets: tuple[tuple[float, float], ...] = ()
+    greedy: tuple[tuple[float, float], ...] = ()
+    sizes: tuple[tuple[float, float, float, float], ...] = ()
 
 
-def evidence(runs: Runs, circuit: AnyCircuit) -> Evidence:
-    """Gather it.
+def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
+    """Collect the evidence under one ablation.
 
     Args:
-        runs: All runs under one ablation.
+        runs: The runs under it.
         circuit: The circuit, for the names of its members.
+        reference: Where reference values come from, in a sentence.
 
     Returns:
         The evidence.
     """
-    trials, ends = runs.trials, slice(0, 4)
-    named = dict(zip(circuit.places().tolist(), circuit.names(), strict=True))
+    ends = slice(0, 4)
+    found = Evidence(
+        ablation=runs.ablation,
+        decides=runs.decides,
+        reference=reference,
+        alone=alone(runs),
+        metric=_means(runs.metric(ends)),
+        kl=_means(runs.kl(ends)),
+        accuracy=tuple(accuracy(row > 0.5) for row in runs.right(ends)),
+        necessity=lost(runs),
+    )
+    trials = runs.trials
+    if not runs.ran(trials.without_member):
+        return found
     full, empty = runs.metric(Trials.FULL), runs.metric(Trials.EMPTY)
 
     def share(row: np.ndarray) -> float:
         return mean_ratio(row, full - empty, runs.scale)
 
-    right = np.asarray(runs.found.correct, np.float64)
+    named = dict(zip(circuit.places().tolist(), circuit.names(), strict=True))
+    tested = members(runs)
+    core = dataclasses.replace(
+        found,
+        controls=_means(runs.kl(trials.controls)),
+        chance=tuple(share(row - empty) for row in runs.metric(trials.controls)),
+        others=tuple(share(full - row) for row in runs.metric(trials.without_others)),
+        members=tuple(named[place] for place in trials.tested.tolist()),
+        without=_means(runs.kl(trials.without_member)),
+        p_values=tuple(tested.p_value.tolist()),
+        standing=tested.standing,
+    )
+    if not runs.ran(trials.sizes):
+        return core
     rows = range(trials.sizes.start, trials.sizes.stop)
+    pairs = np.stack([runs.metric(part).mean(1) for part in trials.subsets], 1)
     sizes = tuple(
         (
             float(size),
             share(runs.metric(row) - empty),
             float(runs.kl(row).mean()),
-            float(right[row].mean()),
+            float(runs.right(row).mean()),
         )
         for size, row in zip(trials.size_of, rows, strict=True)
     )
-    pairs = np.stack([runs.metric(part).mean(1) for part in trials.subsets], 1)
-    return Evidence(
-        ablation=runs.ablation,
-        metric=_means(runs.metric(ends)),
-        kl=_means(runs.kl(ends)),
-        accuracy=_means(right[ends]),
-        controls=_means(runs.kl(trials.controls)),
-        others=tuple(share(full - row) for row in runs.metric(trials.without_others)),
-        members=tuple(named[place] for place in trials.tested.tolist()),
-        without=_means(runs.kl(trials.without_member)),
-        p_values=tuple(member_p_values(runs).tolist()),
+    return dataclasses.replace(
+        core,
         subsets=tuple((float(a), float(b)) for a, b in pairs),
         greedy=tuple((float(a), float(b)) for a, b in runs.greedy),
         sizes=sizes,
@@ -90,4 +124,4 @@ def evidence(runs: Runs, circuit: AnyCircuit) -> Evidence:
 
 
 def _means(rows: np.ndarray) -> tuple[float, ...]:
-    return tuple(np.asarray(rows, np.float64).mean(1).tolist())
+    return tuple(np.asarray(rows, np.float64).mean(1).tolist()) if len(rows) else ()

@@ -5,7 +5,6 @@ m(C) is the metric with everything outside C ablated, M the whole model, ∅ the
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,9 @@ from scipy import stats
 
 from hagd_jax.errors import InputError
 
+# A prompt on which the circuit does from half to one and a half of what the model does is near.
+BAND = (0.5, 1.5)
+RESAMPLES = 1999
 # Below this share of the metric's own scale a denominator says nothing.
 DENOMINATOR_FLOOR = 1e-3
 
@@ -42,6 +44,8 @@ class Faithfulness(NamedTuple):
         upper_quartile: 75th percentile.
         worst_decile: 10th percentile.
         invalid: Share of prompts whose denominator is too near zero to divide by.
+        within: Share of the valid prompts whose own ratio is from 0.5 to 1.5 (`BAND`), with its
+            interval.
     """
 
     ratio_of_means: Estimate
@@ -51,10 +55,16 @@ class Faithfulness(NamedTuple):
     upper_quartile: float
     worst_decile: float
     invalid: float
+    within: Estimate
 
 
 def faithfulness(
-    circuit: np.ndarray, full: np.ndarray, empty: np.ndarray, *, seed: int = 0
+    circuit: np.ndarray,
+    full: np.ndarray,
+    empty: np.ndarray,
+    *,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Faithfulness:
     """How much of the behaviour a circuit recovers; 1 is all of it, 0 none.
 
@@ -63,14 +73,16 @@ def faithfulness(
         full: (N,) m(M).
         empty: (N,) m(∅).
         seed: Of the bootstrap.
+        clusters: (N,) which cluster each prompt is of, see `ratio_of_means`.
 
     Returns:
-        Both averages; NaN where every denominator vanishes.
+        Both averages and the spread; NaN where every denominator vanishes.
 
     Raises:
         InputError: If shapes differ, or there are no prompts.
 
     Example:
+        >>> import numpy as np
         >>> one, zero = np.ones(4), np.zeros(4)
         >>> faithfulness(one / 2, one, zero).ratio_of_means.value
         0.5
@@ -86,21 +98,33 @@ def faithfulness(
         )
     else:
         median = lower = upper = worst = float("nan")
+    near = np.zeros(len(valid))
+    near[valid] = (ratios >= BAND[0]) & (ratios <= BAND[1])
+    within = ratio_of_means(near, valid.astype(float), seed=seed, clusters=clusters)
     return Faithfulness(
-        ratio_of_means(circuit - empty, denominator, scale=scale, seed=seed),
+        ratio_of_means(circuit - empty, denominator, scale=scale, seed=seed, clusters=clusters),
         float(ratios.mean()) if valid.any() else float("nan"),
         median,
         lower,
         upper,
         worst,
         float(1 - valid.mean()),
+        within,
     )
 
 
 def ratio_of_means(
-    numerator: np.ndarray, denominator: np.ndarray, *, scale: float = 1.0, seed: int = 0
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Estimate:
-    """Mean over mean, with a percentile bootstrap over prompts.
+    """Mean over mean, with a percentile bootstrap over clusters of prompts.
+
+    Prompts of one template resemble each other, so whole templates are drawn: an interval over
+    prompts would promise more than the data hold. Few clusters give a coarse interval.
 
     Args:
         numerator: (N,) per prompt.
@@ -108,6 +132,8 @@ def ratio_of_means(
         scale: The size of a typical value: a mean denominator below a thousandth of it makes
             the ratio undefined.
         seed: Of the bootstrap.
+        clusters: (N,) which cluster each prompt is of, such as its template; each prompt is one
+            by itself if None.
 
     Returns:
         The ratio and its 95% interval, over the resamples that have a ratio; NaN where it is
@@ -115,31 +141,20 @@ def ratio_of_means(
     """
     numerator, denominator = _aligned(numerator, denominator)
     value = mean_ratio(numerator, denominator, scale)
-    if np.isnan(value) or len(numerator) < 2:
+    if clusters is None:
+        clusters = np.arange(len(numerator))
+    _, cluster = np.unique(clusters, return_inverse=True)
+    count = cluster.max() + 1
+    if np.isnan(value) or count < 2:
         return Estimate(value, float("nan"), float("nan"))
-
-    def statistic(top: np.ndarray, bottom: np.ndarray, axis: int = -1) -> np.ndarray:
-        bottom = bottom.mean(axis)
-        return np.divide(
-            top.mean(axis), bottom, out=np.full_like(bottom, np.nan), where=bottom != 0
-        )
-
-    with warnings.catch_warnings():
-        # A resample without a single right answer has no ratio; the others still have quantiles.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        drawn = stats.bootstrap(
-            (numerator, denominator),
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=1999,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).bootstrap_distribution
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
+    # A resample of clusters is how often each was drawn; sums over clusters are enough.
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    top, bottom = (drawn @ np.bincount(cluster, x) for x in (numerator, denominator))
+    # A resample without a single right answer has no ratio; the others still have quantiles.
+    defined = bottom != 0
+    if not defined.any():
         return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(top[defined] / bottom[defined], [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 
 
@@ -170,18 +185,53 @@ def accuracy(correct: np.ndarray) -> Estimate:
     return Estimate(k / n, float(interval.low), float(interval.high))
 
 
-def preservation(circuit: np.ndarray, full: np.ndarray, *, seed: int = 0) -> Estimate:
+def preservation(
+    circuit: np.ndarray, full: np.ndarray, *, seed: int = 0, clusters: np.ndarray | None = None
+) -> Estimate:
     """Behavioural preservation: accuracy(C) / accuracy(M).
 
     Args:
         circuit: (N,) booleans, correct with the circuit alone.
         full: (N,) booleans, correct with the whole model.
         seed: Of the bootstrap.
+        clusters: (N,) see `ratio_of_means`.
 
     Returns:
         The ratio; NaN for a model that is never right.
     """
-    return ratio_of_means(circuit.astype(float), full.astype(float), seed=seed)
+    return ratio_of_means(circuit.astype(float), full.astype(float), seed=seed, clusters=clusters)
+
+
+def kept_accuracy(
+    circuit: np.ndarray,
+    full: np.ndarray,
+    empty: np.ndarray,
+    *,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
+) -> Estimate:
+    """Accuracy measured from the empty circuit: (acc(C) − acc(∅)) / (acc(M) − acc(∅)).
+
+    Preservation counts what an empty circuit gets right by guessing as kept; this does not.
+
+    Args:
+        circuit: (N,) booleans or shares, correct with the circuit alone.
+        full: (N,) the same of the whole model.
+        empty: (N,) the same of the empty circuit.
+        seed: Of the bootstrap.
+        clusters: (N,) see `ratio_of_means`.
+
+    Returns:
+        The share; NaN where the empty circuit is right as often as the model.
+
+    Example:
+        >>> import numpy as np
+        >>> right = np.ones(4)
+        >>> kept_accuracy(np.array([1, 1, 1, 0]), right, np.array([1, 1, 0, 0])).value
+        0.5
+    """
+    circuit, full, empty = _aligned(circuit, full, empty)
+    return ratio_of_means(circuit - empty, full - empty, seed=seed, clusters=clusters)
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
@@ -196,6 +246,7 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
         control does as well as it, and with a NaN of its own the p-value is 1.
 
     Example:
+        >>> import numpy as np
         >>> permutation_p(1.0, np.zeros(9))
         0.1
     """

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
@@ -54,6 +55,8 @@ class Means:
     near: jax.Array
     total: dict[str, jax.Array]
     tokens: jax.Array
+
+    __repr__ = one_line
 
     def values(
         self, own: dict[str, jax.Array], batch: Prompts, group: jax.Array, shared: jax.Array
@@ -106,6 +109,8 @@ class Places(NamedTuple):
     group: np.ndarray
     shared: np.ndarray
 
+    __repr__ = one_line
+
 
 def reference_means(
     model: LanguageModel,
@@ -133,6 +138,50 @@ def reference_means(
     Raises:
         InputError: If a prompt has no other prompt to be compared with.
     """
+    rule = reference_rule(prompts, reference, per_position=per_position)
+    groups, near, own, width = rule.groups, rule.near, rule.own, prompts.clean.shape[-1]
+    measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
+    found = _summed(model, parts, known, groups, batch_size)
+    more = _summed(model, parts, measured, groups, batch_size) if (own & near).any() else None
+    sums, count, total, tokens = _tables(found, more, jnp.asarray(own), len(groups), width)
+    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
+    return means, rule.places
+
+
+class Rule(NamedTuple):
+    """Which part of the rule gives each prompt its reference, decided on the host.
+
+    Attributes:
+        groups: (G,) the groups of the measured prompts, ascending.
+        places: Where each measured prompt finds its reference.
+        near: (G, T) whether the group has enough prompts there for a mean of its own.
+        own: (G, T) whether those are the measured prompts, and not the reference prompts.
+    """
+
+    groups: np.ndarray
+    places: Places
+    near: np.ndarray
+    own: np.ndarray
+
+    __repr__ = one_line
+
+
+def reference_rule(
+    prompts: Prompts, reference: Prompts | None = None, *, per_position: bool = True
+) -> Rule:
+    """Decide where each prompt finds its reference.
+
+    Args:
+        prompts: N prompts that will be measured.
+        reference: Prompts to average over; the measured ones if None.
+        per_position: As in `reference_means`.
+
+    Returns:
+        The rule for these prompts.
+
+    Raises:
+        InputError: If a prompt has no other prompt to be compared with.
+    """
     width = prompts.clean.shape[-1]
     measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
     groups, group = np.unique(groups_of(prompts), return_inverse=True)
@@ -145,24 +194,33 @@ def reference_means(
     most = np.array([shared[group == g].any() for g in range(len(groups))])[:, None]
     good, enough = ours - 1 >= LEAST, theirs - most >= LEAST
     near, own = per_position & (good | enough), good & ~enough
-    sums, count = _summed(model, parts, known, groups, batch_size)
-    total = {name: x.sum((1, 2), keepdims=True) for name, x in sums.items()}
-    tokens = count.sum()
-    fit = functools.partial(_fitted, groups=len(groups), width=width)
-    sums, count = {name: fit(x, axis=1) for name, x in sums.items()}, fit(count, axis=0)
-    if (own & near).any():
-        extra, more = _summed(model, parts, measured, groups, batch_size)
-        choose = functools.partial(_chosen, own)
-        sums = {name: choose(fit(extra[name], axis=1), x, 1) for name, x in sums.items()}
-        count = choose(fit(more, axis=0), count, 0)
-    means = Means(sums, count, jnp.asarray(own, jnp.float32), jnp.asarray(near), total, tokens)
-    return means, Places(group.astype(np.int32), shared.astype(np.int32))
+    return Rule(groups, Places(group.astype(np.int32), shared.astype(np.int32)), near, own)
 
 
 def others_of(prompts: Prompts, reference: Prompts | None = None) -> int:
     """How many distinct prompts the reference of each prompt is taken from, at the least."""
     known = set(prompt_digests(prompts if reference is None else reference))
     return min((len(known - {mine}) for mine in prompt_digests(prompts)), default=0)
+
+
+def sources_of(prompts: Prompts, reference: Prompts | None = None) -> np.ndarray:
+    """Which part of the rule gives the reference of each prompt, at its last token.
+
+    Args:
+        prompts: N prompts that will be measured.
+        reference: As there.
+
+    Returns:
+        (N,) 1, 2 or 3, as the rule is numbered above.
+    """
+    measured, known = distinct(prompts), distinct(prompts if reference is None else reference)
+    width, own = prompts.clean.shape[-1], groups_of(prompts)
+    groups, group = np.unique(own, return_inverse=True)
+    ours, theirs = (_counts(p, groups, width) for p in (measured, known))
+    last = np.asarray(prompts.length).reshape(len(prompts), -1).max(1) - 1
+    shared = np.isin(prompt_digests(prompts), prompt_digests(known))
+    enough = theirs[group, last] - shared >= LEAST
+    return np.where(enough, 1, np.where(ours[group, last] - 1 >= LEAST, 2, 3))
 
 
 def group_means(
@@ -215,17 +273,28 @@ def _summed(
     place = np.where(np.isin(own, groups), np.searchsorted(groups, own), len(groups))
     numbered = dataclasses.replace(prompts, group=np.minimum(place, len(groups)).astype(np.int32))
     several = (
-        _group_sums(model.bare(), parts.bare(), batch, weight, len(groups) + 1)
+        group_sums(model.bare(), parts.bare(), batch, weight, len(groups) + 1)
         for batch, weight in padded_batches(model, numbered, batch_size)
     )
     return functools.reduce(functools.partial(jax.tree.map, jnp.add), several)
 
 
 @functools.partial(jax.jit, static_argnames="groups")
-def _group_sums(
+def group_sums(
     model: LanguageModel, parts: Parts, batch: Prompts, weight: jax.Array, groups: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Name → (L, groups, T, ...) sums over real tokens, and (groups, T) how many there were."""
+    """Sum the values of units over the real tokens of each group of prompts.
+
+    Args:
+        model: The model, without name and tokenizer.
+        parts: What it consists of.
+        batch: B prompts, their groups numbered from 0.
+        weight: (B,) what each weighs.
+        groups: Number of groups.
+
+    Returns:
+        Name → (L, groups, T, ...) sums, and (groups, T) how many rows went into them.
+    """
     tokens, group = batch.inputs(), batch.per_row(batch.group)
     real = jnp.arange(tokens.shape[1]) < batch.row_length[:, None]
     real = real * batch.per_row(weight)[:, None]
@@ -240,16 +309,37 @@ def _group_sums(
     return {n: total(x) for n, x in values.items()}, jax.ops.segment_sum(real, group, groups)
 
 
-def _fitted(x: jax.Array, *, axis: int, groups: int, width: int) -> jax.Array:
-    """Without the row of other prompts, cut or filled with zeros to a width."""
-    x = jax.lax.slice_in_dim(x, 0, groups, axis=axis)
-    x = jax.lax.slice_in_dim(x, 0, min(width, x.shape[axis + 1]), axis=axis + 1)
-    room = [(0, 0)] * x.ndim
-    room[axis + 1] = (0, width - x.shape[axis + 1])
-    return jnp.pad(x, room)
+@functools.partial(jax.jit, static_argnames=("groups", "width"))
+def _tables(
+    found: tuple[dict[str, jax.Array], jax.Array],
+    more: tuple[dict[str, jax.Array], jax.Array] | None,
+    own: jax.Array,
+    groups: int,
+    width: int,
+) -> tuple[dict[str, jax.Array], jax.Array, dict[str, jax.Array], jax.Array]:
+    """Sums of groups at the positions wanted, and sums over everything.
 
+    Args:
+        found: Sums over the reference prompts and their counts, see `_summed`.
+        more: The same over the measured prompts, where those are wanted.
+        own: (G, T) where they are.
+        groups: G, without the row of other prompts.
+        width: Positions wanted, T: tables are cut or filled with zeros.
+    """
 
-def _chosen(own: np.ndarray, ours: jax.Array, theirs: jax.Array, axis: int) -> jax.Array:
-    """The measured prompts' sums where they are the reference, the reference's elsewhere."""
-    shape = *[1] * axis, *own.shape, *[1] * (ours.ndim - axis - 2)
-    return jnp.where(jnp.asarray(own).reshape(shape), ours, theirs)
+    def fitted(x: jax.Array, axis: int) -> jax.Array:
+        x = jax.lax.slice_in_dim(x, 0, groups, axis=axis)
+        x = jax.lax.slice_in_dim(x, 0, min(width, x.shape[axis + 1]), axis=axis + 1)
+        room = [(0, 0)] * x.ndim
+        room[axis + 1] = (0, width - x.shape[axis + 1])
+        return jnp.pad(x, room)
+
+    def chosen(theirs: jax.Array, ours: jax.Array, axis: int) -> jax.Array:
+        shape = *[1] * axis, *own.shape, *[1] * (theirs.ndim - axis - 2)
+        return jnp.where(own.reshape(shape), fitted(ours, axis), fitted(theirs, axis))
+
+    sums, count = found
+    total = {name: x.sum((1, 2), keepdims=True) for name, x in sums.items()}
+    ours, ours_count = found if more is None else more
+    tables = {name: chosen(x, ours[name], 1) for name, x in sums.items()}
+    return tables, chosen(count, ours_count, 0), total, count.sum()

@@ -6,6 +6,7 @@ surprising the data would be if the claim were false; it never passes for lack o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -186,6 +187,62 @@ def independence_p(x: np.ndarray, y: np.ndarray, *, draws: int = 999, seed: int 
     null = np.array([(k * l_[np.ix_(order, order)]).sum() for order in orders])
     # The identity is one of the permutations: equal up to rounding counts as equal.
     return permutation_p(float((k * l_).sum()) * (1 - 1e-12), null)
+
+
+@functools.cache
+def independence_power(
+    count: int, alpha: float, *, correlation: float = 0.5, draws: int = 600
+) -> float:
+    """How often `independence_p` finds two Gaussian variables of some correlation dependent.
+
+    Independence is claimed by not rejecting it, which few prompts do as well. So the judge asks
+    for a power of at least 0.8 before it says that the claim holds.
+
+    Args:
+        count: Prompts, N. Power only grows with them; above 96 it is that of 96.
+        alpha: Level of the test.
+        correlation: Of the variables.
+        draws: Pairs that are simulated, with and without the correlation.
+
+    Returns:
+        The share of correlated pairs whose HSIC is above the 1 − α quantile of independent ones.
+
+    Example:
+        >>> independence_power(48, 0.05) < 0.8 < independence_power(64, 0.05)
+        True
+    """
+    if count < 4:
+        return 0.0
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, draws, min(count, 96)))
+    mixed = correlation * x + np.sqrt(1 - correlation**2) * noise
+    null, found = (
+        np.array([hsic(*pair) for pair in zip(x, y, strict=True)]) for y in (noise, mixed)
+    )
+    return float((found > np.quantile(null, 1 - alpha)).mean())
+
+
+def below(values: np.ndarray, bound: float) -> float:
+    """Is the mean below a bound? One-sided t-test.
+
+    Args:
+        values: (N,) per prompt.
+        bound: The bound.
+
+    Returns:
+        The p-value of "the mean is the bound or more"; of equal values, 0 or 1.
+
+    Example:
+        >>> below(np.array([0.0, 0.1, 0.2, 0.1]), 1.0) < 0.001
+        True
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return 1.0
+    if np.ptp(values) <= 1e-12 * max(abs(bound), np.abs(values).max()):
+        return 0.0 if values.mean() < bound else 1.0
+    found: Any = stats.ttest_1samp(values, bound, alternative="less")
+    return float(found.pvalue)
 
 
 def jaccard(one: set, other: set) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.units import Edges, Nodes
@@ -39,6 +39,9 @@ class Trials:
         tested: Places of the members that are left out one by one.
         paired: (P, 2) which of those, of each pair.
         size_of: How many members each of `sizes` has.
+        members: How many members the circuit has; those tested may be fewer.
+        ends: How many masks come first that every claim needs: empty, circuit, complement.
+        core: How many masks come first that decide.
     """
 
     masks: tuple[Mask, ...]
@@ -52,6 +55,11 @@ class Trials:
     tested: np.ndarray
     paired: np.ndarray
     size_of: tuple[int, ...]
+    members: int
+    ends: int
+    core: int
+
+    __repr__ = one_line
 
     FULL, EMPTY, CIRCUIT, COMPLEMENT = range(4)
 
@@ -71,8 +79,9 @@ def make_trials(
     Args:
         circuit: The circuit.
         parts: What it consists of.
-        controls: Random circuits: half keep the circuit's make-up layer by layer, half only by
-            kind; and as many random sets outside it.
+        controls: Random circuits, none twice: half keep the circuit's make-up layer by layer, half
+            only by kind, and where there are too few, some of any make-up; and as many random sets
+            outside it.
         members: At most so many members are left out one by one.
         pairs: At most so many pairs of those.
         subsets: Random parts.
@@ -81,23 +90,24 @@ def make_trials(
     Returns:
         The trials.
     """
-    rng = np.random.default_rng(seed)
     like = circuit.mask()
     flat, there = like.flat().astype(bool), existing(parts)
     inside, outside = np.flatnonzero(flat), np.flatnonzero(there & ~flat)
-    tested = np.sort(rng.permutation(inside)[:members])
+    # One stream of numbers for each purpose: what decides is the same whatever else is drawn.
+    draw = [np.random.default_rng([seed, purpose]) for purpose in range(5)]
+    tested = np.sort(draw[0].permutation(inside)[:members])
+    others = [draw[2].permutation(outside)[: len(inside)] for _ in range(controls)]
     paired = np.array(list(itertools.combinations(range(len(tested)), 2)), int).reshape(-1, 2)
-    paired = rng.permutation(paired)[:pairs]
-    drawn = [rng.permutation(inside)[: rng.integers(1, max(len(inside), 2))]
+    paired = draw[3].permutation(paired)[:pairs]
+    drawn = [draw[4].permutation(inside)[: draw[4].integers(1, max(len(inside), 2))]
              for _ in range(subsets)]  # fmt: skip
-    others = [rng.permutation(outside)[: len(inside)] for _ in range(controls)]
     best = circuit.places()[np.argsort(-np.asarray(circuit.scores, float), kind="stable")]
     size_of = sorted({max(1, round(share * len(best))) for share in SHARES if len(best)})
     nothing = np.zeros_like(flat)
     groups = [
         [nothing, flat, there & ~flat],
-        _controls(flat, there, parts, controls, seed),
-        [without(there, out) for out in others],
+        _controls(flat, there, parts, controls, draw[1]),
+        [without(there, out) for out in others if len(out)],
         [without(flat, [place]) for place in tested],
         [without(there, [place]) for place in tested],
         [without(there, tested[pair]) for pair in paired],
@@ -110,7 +120,8 @@ def make_trials(
     rows = [slice(a, b) for a, b in itertools.pairwise(ends)]
     masks = tuple(like.like(row) for group in groups for row in group)
     return Trials(masks, rows[1], rows[2], rows[3], rows[4], rows[5], (rows[6], rows[7]), rows[8],
-                  tested, paired, tuple(size_of))  # fmt: skip
+                  tested, paired, tuple(size_of), members=len(inside), ends=3,
+                  core=rows[3].stop - 1)  # fmt: skip
 
 
 def existing(parts: Parts) -> np.ndarray:
@@ -150,21 +161,26 @@ def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _controls(
-    flat: np.ndarray, there: np.ndarray, parts: Parts, count: int, seed: int
+    flat: np.ndarray, there: np.ndarray, parts: Parts, count: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Other circuits of the same size; the circuit itself is no control of itself."""
-    rng, kept = np.random.default_rng([seed, 1]), []
+    """Other circuits of the same size, each once: neither the circuit itself nor a copy.
+
+    With the circuit left out of its controls, copies among these would count the few circuits of a
+    small model several times, and the p-value would be too small.
+    """
+    kept: dict[bytes, np.ndarray] = {flat.tobytes(): flat}
     fine, coarse = groups(parts)
-    blocks: list[Sequence[np.ndarray]] = [
+    blocks = [
         [np.flatnonzero(there & (label == value)) for value in np.unique(label)]
-        for label in (fine, coarse)
+        for label in (fine, coarse, 0 * coarse)
     ]
-    for turn in range(20 * count):
-        changed = flat.copy()
-        for places in blocks[turn % 2]:
-            changed[places] = rng.permutation(flat[places])
-        if (changed != flat).any():
-            kept.append(changed)
-        if len(kept) >= count:
+    # Layer by layer and kind by kind in turn; where those are too few, of any make-up.
+    turns = [*(turn % 2 for turn in range(4 * count)), *[2] * (4 * count)]
+    for turn in turns:
+        if len(kept) > count:
             break
-    return kept
+        changed = flat.copy()
+        for places in blocks[turn]:
+            changed[places] = rng.permutation(flat[places])
+        kept.setdefault(changed.tobytes(), changed)
+    return list(kept.values())[1:]

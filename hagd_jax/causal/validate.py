@@ -1,4 +1,4 @@
-"""Validation: one verdict for every claim, under ablations that the circuit was not found with."""
+"""The one judge: a verdict on a circuit, from what it was not found by looking at."""
 
 from __future__ import annotations
 
@@ -6,135 +6,24 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
-from hagd_jax.causal.claims import (
-    CORE,
-    HOLDS,
-    TESTS,
-    UNKNOWN,
-    Claim,
-    Runs,
-    control,
-    plain,
-    specificity,
-    stable,
-)
+from hagd_jax.causal.bench import Bench, Test
+from hagd_jax.causal.beside import BESIDE, control, specificity, stable
+from hagd_jax.causal.claim import FAILS, UNKNOWN, Claim, Runs
+from hagd_jax.causal.claims import TESTS, size
+from hagd_jax.causal.config import ValidateConfig
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.causal.evidence import Evidence, evidence
+from hagd_jax.causal.judged import reference_words
 from hagd_jax.causal.negative import permuted
-from hagd_jax.causal.trials import AnyCircuit, Mask, Trials, existing, make_trials, without
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.causal.trials import AnyCircuit, Trials, existing, make_trials
+from hagd_jax.causal.verdict import ValidationReport
+from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
-from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary
-from hagd_jax.units.components import Parts, components, parts_of
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidateConfig:
-    """How hard a circuit is tested.
-
-    Attributes:
-        ablations: What ablated nodes are set to, each in turn. Those that the circuit was found
-            with do not count for its acceptance.
-        alpha: Level of every test.
-        controls: Random circuits of the same size: half of them layer by layer, half from all
-            nodes of a kind; and as many random sets of nodes outside the circuit, to be taken
-            out. 19 are the least with which a level of 0.05 can be reached.
-        draws: Partners of each prompt under `resample`; what they give is averaged.
-        members: At most so many members are left out one by one.
-        pairs: At most so many pairs of those.
-        subsets: Random parts that are taken out of circuit and model.
-        greedy: Steps of a search for the part without which they differ most.
-        permuted: Models with permuted weights on which the circuit must not pass.
-        least: With fewer prompts there is no verdict.
-        batch_size: Prompts in one call.
-
-    Raises:
-        ConfigError: If a number is impossible, or an ablation does not exist.
-    """
-
-    ablations: tuple[str, ...] = ("mean", "resample", "counterfactual")
-    alpha: float = 0.05
-    controls: int = 40
-    draws: int = 1
-    members: int = 64
-    pairs: int = 32
-    subsets: int = 16
-    greedy: int = 3
-    permuted: int = 1
-    least: int = 8
-    batch_size: int = 16
-
-    def __post_init__(self):
-        unknown = [name for name in self.ablations if name not in ABLATIONS]
-        if unknown or not self.ablations:
-            raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
-        if not 0 < self.alpha < 1:
-            raise ConfigError("alpha", got=self.alpha, expected="between 0 and 1")
-        for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        for field in ("greedy", "permuted"):
-            if getattr(self, field) < 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationReport:
-    """What was claimed of a circuit, and what came of it.
-
-    Attributes:
-        circuit: The circuit.
-        claims: One for each test and ablation.
-        prompts: On how many.
-        split: Which.
-        evidence: What was measured, by ablation.
-    """
-
-    circuit: AnyCircuit
-    claims: tuple[Claim, ...]
-    prompts: int
-    split: str
-    evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def decisive(self) -> tuple[Claim, ...]:
-        """Core claims under ablations that the circuit was not found with, as far as is known."""
-        seen = self.circuit.seen
-        core = (c for c in self.claims if c.name in CORE and c.ablation not in seen.ablations)
-        return tuple(core) if seen.known else ()
-
-    @property
-    def accepted(self) -> bool:
-        """Whether all decisive claims hold, and there are some."""
-        return bool(self.decisive) and all(c.verdict == HOLDS for c in self.decisive)
-
-    @property
-    def verdict(self) -> str:
-        """`accepted`, `rejected`, or `not enough data`."""
-        if self.accepted:
-            return "accepted"
-        undecided = {c.verdict for c in self.decisive} <= {HOLDS, UNKNOWN}
-        return UNKNOWN if undecided else "rejected"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "verdict": self.verdict,
-            "model": self.circuit.model,
-            "task": self.circuit.task,
-            "members": len(self.circuit),
-            "seen": self.circuit.seen.to_json(),
-            "split": self.split,
-            "prompts": self.prompts,
-            "claims": [claim.to_json() for claim in self.claims],
-            "evidence": [plain(dataclasses.asdict(found)) for found in self.evidence],
-        }
+from hagd_jax.units.components import components, parts_of
 
 
 def validate(
@@ -150,7 +39,11 @@ def validate(
     again: Sequence[AnyCircuit] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ValidationReport:
-    """Test what is claimed of a circuit.
+    """Judge a circuit: test what is claimed of it.
+
+    Only what the circuit was not found by looking at decides (`circuit.seen`): prompts that it has
+    seen are left out, ablations that it was found with are measured and decide nothing, and the
+    report says so. A circuit whose history is not known is measured and never accepted.
 
     Args:
         model: The model that the circuit was found in.
@@ -158,7 +51,7 @@ def validate(
         task: The behaviour.
         config: How hard.
         dictionary: Whose nodes the circuit's are; neurons by default. Edges need none.
-        split: Prompts that neither discovery nor selection has seen.
+        split: Prompts to judge on; a split that the circuit has seen decides nothing.
         seed: Of controls, subsets, bootstraps, permutations.
         others: Other tasks of this model, that should not need the circuit (specificity).
         again: Circuits found with other seeds or other prompts (stability).
@@ -172,118 +65,112 @@ def validate(
             such split.
 
     Example:
-        >>> report = validate(model, Circuit.load("circuit.json"), task)
-        >>> report.verdict, [c.name for c in report.claims if c.verdict != "holds"]
-        ('rejected', ['minimality'])
+        >>> from hagd_jax.tasks import Seen
+        >>> from hagd_jax.testbeds import as_task, hand_built
+        >>> case = hand_built()[0]
+        >>> nodes = tuple(sorted(case.truth["mean"]))
+        >>> space = hagd.units.neurons(case.model).space
+        >>> circuit = hagd.causal.Circuit(nodes, (1.0,) * len(nodes), space, case.model.name,
+        ...                               case.name, seen=Seen.nothing())
+        >>> config = ValidateConfig(claims="core", ablations=("mean",), batch_size=128)
+        >>> validate(case.model, circuit, as_task(case), config).headline
+        'accepted on 81 test prompts under mean'
     """
     edges = isinstance(circuit, EdgeCircuit)
     parts = parts_of(model, components(model) if edges else dictionary)
-    _require_own(circuit, again, parts, task, split)
-    for other in others:
-        if split not in other.splits:
-            raise InputError(f"task {other.name!r}", got=sorted(other.splits), expected=repr(split))
-    bench = _Bench(model, parts, config, split, seed)
+    _require_own(circuit, again, parts, task)
+    bench = Bench(model, parts, config, split, seed)
+    tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
         circuit, parts, controls=config.controls, members=config.members, pairs=config.pairs,
         subsets=config.subsets, seed=seed,
     )  # fmt: skip
-    claims: list[Claim] = []
-    seen: list[Evidence] = []
-    for ablation in config.ablations:
-        runs = bench.runs(task, trials, ablation, len(circuit))
-        runs = dataclasses.replace(runs, greedy=bench.greedy(task, circuit, ablation))
-        made = [test(runs) for test in TESTS]
-        ends = dataclasses.replace(trials, masks=trials.masks[:3])
-        if others:
-            theirs = {other.name: bench.runs(other, ends, ablation, 0) for other in others}
-            made.append(specificity(runs, theirs))
-        for turn in range(config.permuted):
-            lost = dataclasses.replace(bench, model=permuted(model, seed + turn))
-            made.append(control(lost.runs(task, ends, ablation, 0)))
-        claims += made
-        seen.append(evidence(runs, circuit))
-        if progress is not None:
-            progress(ablation)
-    if again:
+    tell = progress or (lambda ablation: None)
+    judge = _all if config.claims == "all" else _core
+    claims, seen = judge(bench, circuit, trials, tests, tell)
+    units = int(existing(parts).sum())
+    own = tests[0]
+    decides = any(claim.decides for claim in claims)
+    claims = [size(len(circuit), units, split, decides=decides), *claims]
+    if again and config.claims == "all":
         sets = [set(found.places().tolist()) for found in (circuit, *again)]
-        claims.append(stable(sets[0], sets[1:], int(existing(parts).sum()), split, seed))
-    count = len(task.splits[split])
-    if count < config.least:
-        says = f"{count} prompts, {config.least} are the least"
-        claims = [dataclasses.replace(c, verdict=UNKNOWN, says=says) for c in claims]
-    return ValidationReport(circuit, tuple(claims), count, split, tuple(seen))
+        claims.append(stable(sets[0], sets[1:], units, alpha=config.alpha, seed=seed))
+    clusters = own.judged.clusters
+    return ValidationReport(
+        circuit, tuple(claims), len(own.judged), split, units, tuple(seen), own.aside,
+        1 if clusters is None else int(clusters.max()) + 1,
+    )  # fmt: skip
 
 
-def _require_own(
-    circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, task: Task, split: str
-) -> None:
-    """Refuse circuits of another model, dictionary or task, and tasks without the split."""
+def _all(
+    bench: Bench,
+    circuit: AnyCircuit,
+    trials: Trials,
+    tests: Sequence[Test],
+    tell: Callable[[str], None],
+) -> tuple[list[Claim], list[Evidence]]:
+    """All claims under every ablation."""
+    claims, seen = [], []
+    test, *others = tests
+    for ablation in test.decides:
+        runs = bench.runs(test, trials, ablation)
+        runs = dataclasses.replace(runs, greedy=bench.greedy(test, circuit, ablation))
+        made = [claim(runs) for claim in (*TESTS, *BESIDE)]
+        if others:
+            ends = {x.task.name: bench.runs(x, trials, ablation, trials.ends) for x in others}
+            made.append(specificity(runs, ends))
+        for turn in range(bench.config.permuted):
+            lost = dataclasses.replace(bench, model=permuted(bench.model, bench.seed + turn))
+            made.append(control(lost.runs(test, trials, ablation, trials.ends)))
+        claims += _enough(made, test, ablation)
+        seen.append(evidence(runs, circuit, reference_words(test.judged)))
+        tell(ablation)
+    return claims, seen
+
+
+def _core(
+    bench: Bench,
+    circuit: AnyCircuit,
+    trials: Trials,
+    tests: Sequence[Test],
+    tell: Callable[[str], None],
+) -> tuple[list[Claim], list[Evidence]]:
+    """The claims that decide: first what three circuits tell, and more only if that leaves it open.
+
+    A circuit that fails under one ablation is rejected, so nothing more is run for it.
+    """
+    test = tests[0]
+    ablations = list(test.decides)
+    runs = {name: bench.runs(test, trials, name, trials.ends) for name in ablations}
+    made = {name: _core_claims(found, test) for name, found in runs.items()}
+    for name in ablations:
+        failed = any(c.decides and c.verdict == FAILS for several in made.values() for c in several)
+        if test.decides[name] and test.enough[name] and not failed:
+            runs[name] = bench.runs(test, trials, name, trials.core)
+            made[name] = _core_claims(runs[name], test)
+        tell(name)
+    words = reference_words(test.judged)
+    seen = [evidence(found, circuit, words) for found in runs.values()]
+    return [claim for several in made.values() for claim in several], seen
+
+
+def _core_claims(runs: Runs, test: Test) -> list[Claim]:
+    return _enough([claim(runs) for claim in TESTS], test, runs.ablation)
+
+
+def _enough(claims: list[Claim], test: Test, ablation: str) -> list[Claim]:
+    """No verdict where there is too little to read."""
+    if test.enough[ablation]:
+        return claims
+    few = f"{len(test.judged)} distinct prompts, and {test.judged.others} to take values from"
+    return [dataclasses.replace(c, verdict=UNKNOWN, says=f"{few}: {c.says}") for c in claims]
+
+
+def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, task: Task) -> None:
+    """Refuse circuits of another model, dictionary or task."""
     for found in (circuit, *again):
         found.check_model(parts)
         if found.task != task.name:
             raise InputError(
                 "circuit", got=f"one for {found.task!r}", expected=f"one for {task.name!r}"
             )
-    if split not in task.splits:
-        raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bench:
-    """Where circuits are run: a model, what they consist of, and how."""
-
-    model: LanguageModel
-    parts: Parts
-    config: ValidateConfig
-    split: str
-    seed: int
-
-    def run(self, task: Task, masks: Sequence[Mask], ablation: str, draws: int) -> Behaviour:
-        """The model and the masks on the split's prompts, averaged over draws of partners."""
-        prompts: Prompts = task.splits[self.split]
-        several = [
-            behaviour(
-                self.model,
-                prompts,
-                masks,
-                ablation=ablation,
-                dictionary=self.parts,
-                candidates=task.candidates,
-                reference=task.splits.get("discover", prompts),
-                batch_size=self.config.batch_size,
-                seed=self.seed + draw,
-                with_model=True,
-            )
-            for draw in range(draws if ablation == "resample" else 1)
-        ]
-        return Behaviour(*(np.mean(column, 0) for column in zip(*several, strict=True)))
-
-    def runs(self, task: Task, trials: Trials, ablation: str, members: int) -> Runs:
-        """All trials."""
-        found = self.run(task, trials.masks, ablation, self.config.draws)
-        c = self.config
-        return Runs(found, trials, members, c.alpha, ablation, self.split, self.seed)
-
-    def greedy(self, task: Task, circuit: AnyCircuit, ablation: str) -> np.ndarray:
-        """(S, 2) metrics of circuit and model without what tells them apart most, step by step.
-
-        Each step takes out the member that widens the gap most (Wang et al., 2022); of large
-        circuits, of as many members as are tried one by one.
-        """
-        like, there = circuit.mask(), existing(self.parts)
-        flat, tried = like.flat().astype(bool), circuit.places()
-        rng = np.random.default_rng([self.seed, 2])
-        tried = rng.permutation(tried)[: self.config.members]
-        out: list[int] = []
-        steps = []
-        for _ in range(min(self.config.greedy, len(tried))):
-            left = [place for place in tried.tolist() if place not in out]
-            # Always as many masks, so that one program serves all steps.
-            rows = np.resize(left, len(tried))
-            pairs = [[without(whole, [*out, place]) for place in rows] for whole in (flat, there)]
-            masks = [like.like(row) for side in pairs for row in side]
-            found = self.run(task, masks, ablation, 1).metric[1:].mean(1).reshape(2, -1)
-            best = int(np.abs(found[0] - found[1]).argmax())
-            out.append(int(rows[best]))
-            steps.append(found[:, best])
-        return np.array(steps).reshape(-1, 2)

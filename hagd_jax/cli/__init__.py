@@ -48,11 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the `hagd` command.
 
     Args:
-        argv: Arguments; those of the process if None.
+        argv: Arguments; those of the process if None, which is then this command's own.
     """
     console = Console(stderr=True)
-    argv = sys.argv[1:] if argv is None else argv
-    native.keep_memory()  # before anything computes; the process ends with the command
+    if argv is None:
+        argv = sys.argv[1:]
+        native.keep_memory()  # before anything computes; the process ends with the command
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     try:
         command = tyro.extras.subcommand_cli_from_dict(kinds, args=argv, description=__doc__)

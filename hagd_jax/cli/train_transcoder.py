@@ -77,7 +77,7 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
             model, corpus, command.config, run, progress=progress.update,
             save_every=command.save_every,
         )  # fmt: skip
-        found = pipeline.measure(
+        found = pipeline.measured(
             model, transcoder, corpus, run, command.evaluate, progress=progress.update
         )
         contexts = _contexts(command, model, transcoder, corpus, run, progress)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import rich
 import tyro
 from rich.markup import escape
 
-import hagd_jax
-from hagd_jax import models, parallel, tasks, transcoders, units
+from hagd_jax import parallel, tasks
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
-from hagd_jax.cli.cluster import Cluster
+from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import bars
@@ -39,12 +36,11 @@ class Validate:
             default.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
-        split: Prompts to judge on.
+        split: Split to judge on; one that the circuit has seen is shown and decides nothing.
         seed: Of prompts, controls, bootstraps and permutations.
         sizes: Prompts in each split.
         dtype: Of weights and computation: float32 or bfloat16.
-        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
-        cluster: For runs of several processes.
+        devices: The devices to run on.
         config: How hard it is tested.
     """
 
@@ -60,8 +56,7 @@ class Validate:
     seed: int = 0
     sizes: Sizes = Sizes()
     dtype: str = "float32"
-    mesh: str = ""
-    cluster: Cluster = Cluster()
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[ValidateConfig, tyro.conf.arg(name="")] = ValidateConfig()
 
 
@@ -75,22 +70,18 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     Returns:
         The report, which was also saved.
     """
-    command.cluster.start()
+    session = Session(command.devices, line)
     circuit = load_circuit(command.circuit)
     out = command.out or command.circuit.with_name("validation.json")
     again = [load_circuit(path) for path in command.again]
     require_writable(out.parent)
     name = tasks.find(command.task or circuit.task)
-    mesh = parallel.make_mesh(command.mesh)
-    model = models.load(command.model, dtype=command.dtype, mesh=mesh)
+    model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
         rich.print(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
-    nodes = None
-    if command.features != NEURONS:
-        found = transcoders.load(command.features, mesh=mesh, model=model, dtype=command.dtype)
-        nodes = units.as_dictionary(model, found, keep_error=command.keep_error)
-    elif getattr(circuit, "dictionary", "") == MLPS:
-        nodes = units.blocks(model)
+    mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
+    features = MLPS if mlps else command.features
+    nodes = session.dictionary(model, features, keep_error=command.keep_error)
     task, *others = (
         tasks.task(each, model, sizes=command.sizes, seed=command.seed)
         for each in (name, *map(tasks.find, command.others))
@@ -111,11 +102,9 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     if parallel.is_main():
         record = report.to_json() | {"command": line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
-        facts = {"command": line, "circuit": str(command.circuit), "model": command.model,
-                 "date": time.strftime("%Y-%m-%d %H:%M"),
-                 "versions": f"hagd_jax {hagd_jax.__version__}, jax {jax.__version__}"}  # fmt: skip
+        facts = session.facts(model, circuit=str(command.circuit))
         look = out.with_suffix(".html")
-        write_atomic(look, validation_page(report, facts, alpha=command.config.alpha))
+        write_atomic(look, validation_page(report, facts))
         rich.print(claims_table(report))
         rich.print(f"Look at it: {escape(str(look))}")
     return report

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import batches as batching
 from hagd_jax.corpus.batches import Batches
 from hagd_jax.corpus.config import CorpusConfig
 from hagd_jax.corpus.holdout import held_out_mask
 from hagd_jax.corpus.layout import Batch, Layout, require_length
 from hagd_jax.corpus.rows import Rows, Table
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.arrays import read_array
 
 if TYPE_CHECKING:
     from hagd_jax.corpus.stream import Stream
@@ -40,6 +42,8 @@ class Corpus:
     train: Rows | Stream
     held_out: Rows | Stream
     fingerprint: str
+
+    __repr__ = one_line
 
     @classmethod
     def of_rows(cls, name: str, train: Rows, held_out: Rows, model: LanguageModel) -> Corpus:
@@ -87,9 +91,10 @@ class Corpus:
             InputError: If there is no such part.
 
         Example:
-            >>> corpus = open_corpus("self", model, CorpusConfig(length=16, samples=64))
+            >>> model = hagd.testbeds.hand_built()[0].model
+            >>> corpus = hagd.corpus.open_corpus("self", model, CorpusConfig(length=4, samples=64))
             >>> next(corpus.batches(8)).tokens.shape
-            (8, 16)
+            (8, 4)
         """
         if part not in PARTS:
             raise InputError("part", got=repr(part), expected=f"one of {', '.join(PARTS)}")
@@ -116,9 +121,10 @@ class Corpus:
             InputError: If nothing is held out.
 
         Example:
-            >>> corpus = open_corpus("self", model, CorpusConfig(length=16, samples=64))
+            >>> model = hagd.testbeds.hand_built()[0].model
+            >>> corpus = hagd.corpus.open_corpus("self", model, CorpusConfig(length=4, samples=64))
             >>> corpus.held_out_batches(1)[0].tokens.shape
-            (1, 16)
+            (1, 4)
         """
         if not isinstance(self.held_out, Rows):
             stream = self.batches(batch_size, part="held_out")
@@ -160,14 +166,18 @@ def corpus_of_tokens(
             the model's positions.
 
     Example:
+        >>> model = hagd.testbeds.hand_built()[0].model
         >>> corpus = corpus_of_tokens("pairs", np.array([[1, 2], [3, 4]]), model)
         >>> len(corpus.train), len(corpus.held_out)
         (1, 1)
     """
-    config = config or CorpusConfig()
-    tokens = np.asarray(tokens)
+    config = CorpusConfig() if config is None else config
+    require_is("model", model, LanguageModel)
+    require_is("config", config, CorpusConfig)
+    tokens = np.asarray(read_array(f"tokens of {name}", tokens))
     _check_tokens(name, tokens, model.config.vocab_size)
-    lengths = np.full(*tokens.shape) if lengths is None else np.asarray(lengths)
+    lengths = np.full(*tokens.shape) if lengths is None else lengths
+    lengths = np.asarray(read_array(f"lengths of {name}", lengths))
     _check_lengths(name, lengths, tokens)
     width = int(lengths.max())
     tokens = tokens[:, :width]
@@ -212,8 +222,8 @@ def _check_tokens(name: str, tokens: np.ndarray, vocab_size: int) -> None:
 
 def _check_lengths(name: str, lengths: np.ndarray, tokens: np.ndarray) -> None:
     wrong = None
-    if lengths.shape != tokens.shape[:1]:
-        wrong = f"shape {lengths.shape}"
+    if lengths.shape != tokens.shape[:1] or not np.issubdtype(lengths.dtype, np.integer):
+        wrong = f"{lengths.dtype} of shape {lengths.shape}"
     elif lengths.min() < 1 or lengths.max() > tokens.shape[1]:
         wrong = f"{lengths.min()} to {lengths.max()}"
     if wrong:

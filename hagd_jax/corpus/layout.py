@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus.config import CorpusConfig
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
@@ -23,6 +24,8 @@ class Batch(NamedTuple):
 
     tokens: np.ndarray
     weight: np.ndarray
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True)

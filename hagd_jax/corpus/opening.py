@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hagd_jax.corpus.hub import hub_corpus
 from hagd_jax.corpus.prompts import task_corpus
 from hagd_jax.corpus.sampling import self_corpus
 from hagd_jax.corpus.text import find_files, text_corpus
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Task
 
@@ -51,12 +52,21 @@ def open_corpus(
         MissingDependencyError: If `hf:` is used without the package `datasets`.
 
     Example:
-        >>> corpus = open_corpus("books/*.txt", model, CorpusConfig(length=64))
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> written = Path("book.txt").write_text(50 * "a b yes b a ")
+        >>> corpus = open_corpus("*.txt", model, CorpusConfig(length=4))
         >>> batches = corpus.batches(8, seed=0)
-        >>> tokens, weight = next(batches)
+        >>> next(batches).tokens.shape
+        (8, 4)
         >>> batches.restore(batches.state())
     """
-    config = config or CorpusConfig()
+    config = CorpusConfig() if config is None else config
+    require_is("model", model, LanguageModel)
+    require_is("config", config, CorpusConfig)
+    paths = source if isinstance(source, list | tuple) else [source]
+    alone = isinstance(source, Task)
+    if not alone and not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise InputError("corpus", got=shown(source), expected=_EXPECTED)
     if isinstance(source, Task):
         return task_corpus(source, model, config)
     if isinstance(source, str):

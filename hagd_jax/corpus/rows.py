@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus.layout import Batch, Layout
 
 
@@ -60,6 +61,8 @@ class Packed(Rows):
     stream: np.ndarray = dataclasses.field(repr=False)
     layout: Layout
 
+    __repr__ = one_line
+
     def __len__(self) -> int:
         return math.ceil(len(self.stream) / self.layout.body)
 
@@ -97,6 +100,8 @@ class Table(Rows):
     tokens: np.ndarray = dataclasses.field(repr=False)
     lengths: np.ndarray = dataclasses.field(repr=False)
     layout: Layout
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.tokens)

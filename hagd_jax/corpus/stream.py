@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus.layout import Batch, Layout
 from hagd_jax.errors import InputError
 
@@ -50,6 +51,8 @@ class Stream(grain.IterDataset[Batch]):
     keep: Callable[[int], bool]
     layout: Layout
 
+    __repr__ = one_line
+
     def __post_init__(self):
         super().__init__()
 
@@ -72,6 +75,8 @@ class Place:
     document: int = 0
     found: bool = False
     waiting: tuple[int, ...] = ()
+
+    __repr__ = one_line
 
 
 class StreamIterator(grain.DatasetIterator[Batch]):

@@ -18,6 +18,7 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files.writing import draft_of
 
@@ -43,6 +44,8 @@ class Rows:
     values: np.ndarray
     gap: int = 0
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -59,6 +62,8 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     blocks: Callable[[], Iterator[Rows]]
+
+    __repr__ = one_line
 
     @property
     def nbytes(self) -> int:

@@ -31,14 +31,12 @@ from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.units import Dictionary, Features, as_dictionary
+from hagd_jax.units import Directed, Source, directed
 
 
 def attribute(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     prompt: Any,
     config: AttributionConfig = AttributionConfig(),
     *,
@@ -70,11 +68,14 @@ def attribute(
             is active, activations are not finite, or the run needs more memory than allowed.
 
     Example:
-        >>> graph = attribute(model, transcoder, "The capital of France is", targets=" Paris")
-        >>> scores(graph).replacement
-        0.71
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> attribute(model, None, [1, 2, 3, 4], targets=5)
+        AttributionGraph(54 nodes, ... features, 4 tokens, targets '#5')
     """
-    nodes = as_dictionary(model, dictionary)
+    nodes = directed(model, dictionary)
     tokens = prompt_tokens(model, prompt)
     check = functools.partial(_check_memory, model, nodes, config, tell)
     ready = hold_prompt(model, nodes, tokens, config.skip_positions, check)
@@ -92,21 +93,19 @@ def attribute(
     columns = Columns(*activation.shape)
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
-    return _graph(model, nodes, tokens, ready, chosen, stored, selected, active, config)
+    return _graph(model, nodes, tokens, ready, chosen, stored, selected, config)
 
 
 def _check_memory(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     config: AttributionConfig,
     tell: Callable[[str], None] | None,
     columns: Columns,
     active: int | None,
 ) -> None:
     """Say what a run will take, at least if that is all one knows; refuse one that won't fit."""
-    edges = model.config.n_layers
-    if isinstance(nodes, Features):
-        edges = int(layer_graph(nodes.trained.config).n_edge.sum())
+    edges = len(nodes.decoders(model).senders)
     stacked = columns.slots < nodes.space.features
 
     def estimate(other: AttributionConfig) -> Memory:
@@ -192,13 +191,12 @@ def _feature_rows(
 
 def _graph(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     tokens: np.ndarray,
     ready: HeldPrompt,
     chosen: list[LogitTarget],
     stored: StoredRows,
     selected: np.ndarray,
-    active: int,
     config: AttributionConfig,
 ) -> AttributionGraph:
     """Nodes and edges in their order, and what was computed in the order it was computed."""
@@ -226,7 +224,7 @@ def _graph(
         targets=tuple(chosen),
         layers=c.layers,
         features=nodes.space.features,
-        active=active,
+        active=int(np.count_nonzero(np.asarray(ready.found.activation))),
         settings=finite(dataclasses.asdict(config)),
         weights=digest(model),
     )

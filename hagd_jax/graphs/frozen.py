@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.parallel import constrain
 
@@ -36,6 +37,8 @@ class Frozen(struct.PyTreeNode):
     gain1: jax.Array
     gain2: jax.Array
     gain_final: jax.Array
+
+    __repr__ = one_line
 
 
 def frozen(trace: dict[str, jax.Array]) -> Frozen:

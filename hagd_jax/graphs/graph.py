@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen, prompt_digests
+from hagd_jax.units.feature_edits import FeatureEdit
 from hagd_jax.units.graph import Graph, graph_parts
 
 KINDS = ("feature", "error", "embedding", "logit")
@@ -39,6 +43,8 @@ class NodeTable(NamedTuple):
     weight: Any
     folded: Any
     remainder: Any
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,8 @@ class GraphInfo:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     weights: str = ""
 
+    __repr__ = one_line
+
 
 class AttributionGraph(Graph):
     """Which feature drives which, in one prompt.
@@ -132,6 +140,41 @@ class AttributionGraph(Graph):
         if place < 0:
             raise InputError("node", got=f"{node}, {self.label(node)}", expected="a logit")
         return self.info.targets[place]
+
+    def edit(self, node: int, value: float = 0.0, *, scale: float = 0.0) -> FeatureEdit:
+        """An edit of a feature node for `units.intervene`: f ← scale · f + value.
+
+        Args:
+            node: Number of the node.
+            value: What is added; the new activation, where `scale` is 0.
+            scale: What the activation is multiplied by first; by default the feature is ablated.
+
+        Returns:
+            The edit, which another dictionary than the graph's refuses.
+
+        Raises:
+            InputError: If it is no feature node of this graph.
+        """
+        node, table = require_index("node", node, self.count), self.nodes
+        if table.kind[node] != FEATURE:
+            raise InputError("node", got=f"{node}, {self.label(node)}", expected="a feature")
+        place = int(table.layer[node]), int(table.position[node]), int(table.index[node])
+        label = self.info.dictionary if self.info.weights else ""
+        return FeatureEdit(*place, value=value, scale=scale, dictionary=label)
+
+    @property
+    def seen(self) -> Seen:
+        """The prompt that its nodes were chosen by looking at; unknown in an older file."""
+        info = self.info
+        if not info.weights:
+            return Seen.unknown()
+        tokens, last = np.array([info.tokens]), np.array([len(info.tokens) - 1])
+        prompt = Prompts(tokens, tokens, last, tokens[:, -1], tokens[:, -1], last + 1)
+        return Seen(
+            prompts=prompt_digests(prompt),
+            models=(f"{info.model}#{info.weights}",),
+            dictionaries=(info.dictionary,),
+        )
 
     def label(self, node: int) -> str:
         """What a node is, in a few characters.

@@ -59,6 +59,12 @@ def load_graph(path: str | Path) -> AttributionGraph:
         CheckpointError: If there is no such file, or it is not a whole graph.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.graphs import attribute
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> graph = attribute(model, None, [1, 2, 3, 4], targets=5)
         >>> save_graph(graph, "paris.safetensors")
         >>> load_graph("paris.safetensors").info == graph.info
         True

@@ -18,8 +18,7 @@ from hagd_jax.graphs.targets import logit_targets
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Context, Intervention, LanguageModel, forward, scanned, shared, static
 from hagd_jax.models.arrays import read_array, read_indices
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Features, as_dictionary
+from hagd_jax.units import Directed, Source, directed
 
 
 @struct.dataclass
@@ -51,7 +50,7 @@ class OnlyWrites(Intervention):
 
 def edge_heads(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     graph: AttributionGraph,
     edges: Sequence[int],
     *,
@@ -78,13 +77,18 @@ def edge_heads(
         ConfigError: If `batch_size` is not a positive whole number.
 
     Example:
-        >>> strongest = np.argsort(-abs(graph.weights))[:10]
-        >>> edge_heads(model, transcoder, graph, strongest).shape
-        (10, 30, 9)
+        >>> import jax
+        >>> from hagd_jax.graphs import attribute
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> graph = attribute(model, None, [1, 2, 3, 4], targets=5)
+        >>> edge_heads(model, None, graph, [edge.number for edge in graph.top(10)]).shape
+        (10, 2, 2)
     """
     require_is("graph", graph, AttributionGraph)
     require_number("batch_size", batch_size, least=1, whole=True)
-    nodes = as_dictionary(model, dictionary)
+    nodes = directed(model, dictionary)
     numbers = np.ravel(np.asarray(read_array("edges", edges, "numbers of edges")))
     numbers = numbers if numbers.size else np.zeros(0, np.int64)
     numbers = read_indices("edges", numbers, len(graph.weights), numbers.shape)
@@ -93,16 +97,13 @@ def edge_heads(
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     held = ("attn_pattern", "norm1_scale", "norm2_scale")
     trace = forward(model.bare(), tokens, capture=held).trace
-    skip, reads = None, "mlp_in"
-    if isinstance(nodes, Features):
-        skip, reads = nodes.trained.params.get("W_skip"), nodes.trained.config.reads
     found = []
     for start in range(0, len(numbers), batch_size):
         part = numbers[start : start + batch_size]
         part = np.pad(part, (0, batch_size - len(part)), mode="edge")
         word, out = _writes(ready, nodes, graph, graph.senders[part])
         targets = _targets(ready, graph, graph.receivers[part])
-        acting = OnlyWrites(word, out, skip, reads)
+        acting = OnlyWrites(word, out, nodes.skip, nodes.reads)
         found.append(_head_parts(ready.model, tokens, trace, acting, targets))
     joined = np.concatenate([np.asarray(x) for x in found]) if found else np.zeros(
         (0, model.config.n_layers, model.config.n_heads), np.float32
@@ -155,11 +156,12 @@ class ScaleHeads(Intervention):
 
 
 def _writes(
-    ready: HeldPrompt, nodes: Dictionary, graph: AttributionGraph, senders: np.ndarray
+    ready: HeldPrompt, nodes: Directed, graph: AttributionGraph, senders: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
     """(n, T, D) what each sender writes to the embedding, (L, n, T, D) to MLP outputs."""
     table, length = graph.nodes, len(graph.info.tokens)
     found, width = ready.found, ready.model.config.d_model
+    decoders = nodes.decoders(ready.model).rows
     word = np.zeros((len(senders), length, width), np.float32)
     out = np.zeros((graph.info.layers, len(senders), length, width), np.float32)
     for row, node in enumerate(senders):
@@ -171,15 +173,9 @@ def _writes(
             out[layer, row, position] = found.error[layer, position]
         else:
             for edge in np.flatnonzero(np.asarray(found.senders) == layer):
-                vector = np.asarray(_decoder(ready.model, nodes, int(edge), index), np.float32)
+                vector = np.asarray(decoders[int(edge), index], np.float32)
                 out[found.receivers[edge], row, position] = table.activation[node] * vector
     return jnp.asarray(word), jnp.asarray(out)
-
-
-def _decoder(model: LanguageModel, nodes: Dictionary, edge: int, index: int) -> jax.Array:
-    if isinstance(nodes, Features):
-        return nodes.trained.params["W_dec"][edge, index]
-    return model.params["blocks"]["mlp"]["out"]["kernel"][edge, index]
 
 
 def _targets(ready: HeldPrompt, graph: AttributionGraph, receivers: np.ndarray) -> Targets:

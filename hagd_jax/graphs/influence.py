@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.graphs.graph import (
     EMBEDDING,
@@ -49,6 +50,8 @@ class Pruned(NamedTuple):
     nodes: np.ndarray
     edges: np.ndarray
     cumulative: np.ndarray
+
+    __repr__ = one_line
 
 
 def influence(graph: AttributionGraph) -> np.ndarray:
@@ -259,11 +262,11 @@ def _influence(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
 
 
 def _threshold(values: np.ndarray, share: float) -> float:
-    """The smallest of the largest values that have a share of the total together."""
+    """The smallest of the largest values that have a share of the total; ∞ where it is zero."""
     falling = np.sort(values)[::-1]
     running = np.cumsum(falling)
     if not len(values) or not running[-1]:
-        return 0.0
+        return np.inf
     place = np.searchsorted(running / running[-1], share)
     return float(falling[min(place, len(falling) - 1)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from hagd_jax.graphs.config import AttributionConfig
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.models import DecoderConfig
 
+_log = logging.getLogger(__name__)
 _FLOAT = 4
 # Of a kept entry: its column and its value.
 _ENTRY = 12
@@ -187,6 +189,7 @@ def free_memory() -> int | None:
         kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
         return int(kilobytes) * 1024
     except (OSError, StopIteration, IndexError, ValueError):
+        _log.warning("free memory is not known here: runs that need more are not refused")
         return None
 
 

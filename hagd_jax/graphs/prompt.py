@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
 from hagd_jax.graphs.rows import TargetRows, Targets, rows
 from hagd_jax.graphs.sources import (
     Sources,
-    active_bound,
     round_up,
     slots_for,
     source_sites,
@@ -29,7 +29,8 @@ from hagd_jax.models import LanguageModel, digest, forward
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
-from hagd_jax.units import Dictionary, Features
+from hagd_jax.units import NEURONS, Directed
+from hagd_jax.units.dictionary import tail
 
 _LOG = logging.getLogger("hagd_jax")
 
@@ -48,20 +49,19 @@ class HeldPrompt(NamedTuple):
     """
 
     model: LanguageModel
-    dictionary: Dictionary
+    dictionary: Directed
     found: Sources
     held: Frozen
     mlp_in: jax.Array
     probabilities: np.ndarray
     length: int
 
+    __repr__ = one_line
+
     def rows(self, targets: Targets) -> TargetRows:
         """Rows of a batch of targets."""
-        skip, reads = None, "mlp_in"
-        if isinstance(self.dictionary, Features):
-            trained = self.dictionary.trained
-            skip, reads = trained.params.get("W_skip"), trained.config.reads
-        return rows(self.model, self.found, self.held, targets, skip, reads=reads)
+        own = self.dictionary
+        return rows(self.model, self.found, self.held, targets, own.skip, reads=own.reads)
 
     def features(self, layer: Any, position: Any, index: Any) -> Targets:
         """Features as targets, (B,) each; layer −1 is no target."""
@@ -71,7 +71,7 @@ class HeldPrompt(NamedTuple):
 
 def hold_prompt(
     model: LanguageModel,
-    dictionary: Dictionary,
+    dictionary: Directed,
     tokens: np.ndarray,
     skip_positions: tuple[int, ...] = (0,),
     check: Callable[[Columns, int | None], None] | None = None,
@@ -98,7 +98,7 @@ def hold_prompt(
     place = np.arange(padded)
     counts = jnp.asarray((place < length) & ~np.isin(place, skip_positions))
     layers, features = model.config.n_layers, dictionary.space.features
-    known = active_bound(dictionary)
+    known = dictionary.most_active
 
     def tell(slots: int, active: int | None) -> None:
         if check is not None:
@@ -135,12 +135,11 @@ def run_pass(
     return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)
 
 
-def _padded_length(model: LanguageModel, nodes: Dictionary, length: int) -> int:
+def _padded_length(model: LanguageModel, nodes: Directed, length: int) -> int:
     """A length that other prompts share, where what is added cannot be seen."""
-    batch_wise = isinstance(nodes, Features) and nodes.trained.config.activation == "batch_topk"
     longer = round_up(length)
     dynamic = model.config.rope_scaling is not None and model.config.rope_scaling.kind == "dynamic"
-    if not model.config.causal or batch_wise or dynamic or longer > model.config.max_positions:
+    if not model.config.causal or nodes.together or dynamic or longer > model.config.max_positions:
         return length
     return longer
 
@@ -180,7 +179,7 @@ def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
     return tokens.astype(np.int32)
 
 
-def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionGraph) -> HeldPrompt:
+def held_again(model: LanguageModel, dictionary: Directed, graph: AttributionGraph) -> HeldPrompt:
     """Run the prompt of a graph once more.
 
     Args:
@@ -209,13 +208,13 @@ def held_again(model: LanguageModel, dictionary: Dictionary, graph: AttributionG
     return hold_prompt(model, dictionary, prompt_tokens(model, graph.info.tokens), skipped)
 
 
-def _require_weights(model: LanguageModel, dictionary: Dictionary, graph: AttributionGraph) -> None:
+def _require_weights(model: LanguageModel, dictionary: Directed, graph: AttributionGraph) -> None:
     """Refuse weights that the graph was not made with; of an older file, say it is not known."""
-    _, hashed, transcoder = graph.info.dictionary.rpartition("#")
-    known = {"model": graph.info.weights, "transcoder": transcoder if hashed else ""}
-    ours = {"model": digest(model), "transcoder": dictionary.label.rpartition("#")[2]}
-    if not isinstance(dictionary, Features) and not hashed:
-        known["transcoder"] = ours["transcoder"] = "none"
+    label = graph.info.dictionary
+    # Neurons are their model's, and have no digest of their own.
+    theirs = tail(label) if "#" in label or label == NEURONS else ""
+    known = {"model": graph.info.weights, "transcoder": theirs}
+    ours = {"model": digest(model), "transcoder": tail(dictionary.label)}
     for what, mine in ours.items():
         if not known[what]:
             _LOG.warning(

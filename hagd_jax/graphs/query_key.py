@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_is
 from hagd_jax.graphs.frozen import norm_back, weight_of
 from hagd_jax.graphs.graph import EMBEDDING, FEATURE, LOGIT, AttributionGraph
@@ -17,8 +18,7 @@ from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets, before_layer
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.models import LanguageModel, forward, rope
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, as_dictionary
+from hagd_jax.units import Source, directed
 
 
 class QueryKey(NamedTuple):
@@ -35,10 +35,12 @@ class QueryKey(NamedTuple):
     pairs: np.ndarray
     score: float
 
+    __repr__ = one_line
+
 
 def query_key(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     graph: AttributionGraph,
     *,
     layer: int,
@@ -67,7 +69,7 @@ def query_key(
         InputError: If there is no such head or position, or the graph is another model's.
     """
     require_is("graph", graph, AttributionGraph)
-    nodes, c = as_dictionary(model, dictionary), model.config
+    nodes, c = directed(model, dictionary), model.config
     length = len(graph.info.tokens)
     layer, head = require_index("layer", layer, c.n_layers), require_index("head", head, c.n_heads)
     query = require_index("query", query, length)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.graphs.frozen import (
     GRADIENT,
     Frozen,
@@ -47,6 +48,8 @@ class Targets(struct.PyTreeNode):
     stage: jax.Array
     position: jax.Array
 
+    __repr__ = one_line
+
 
 def before_layer(layer: Any) -> Any:
     """The stage of the stream that a layer receives; of L, the final stream."""
@@ -71,6 +74,8 @@ class TargetRows(struct.PyTreeNode):
     values: jax.Array
     total: jax.Array
     mass: jax.Array
+
+    __repr__ = one_line
 
 
 @functools.partial(jax.jit, static_argnames=("reads",))

@@ -17,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain, replicate
-from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import dividing
-from hagd_jax.units import Dictionary, Features, Neurons
+from hagd_jax.units import Directed
 
 # A slot for every feature when more than this share of them is active somewhere: one product with
 # the whole decoder is then faster than many small ones.
@@ -51,6 +49,8 @@ class Sources(struct.PyTreeNode):
     senders: Any = struct.field(pytree_node=False)
     receivers: Any = struct.field(pytree_node=False)
 
+    __repr__ = one_line
+
     @property
     def window(self) -> int:
         """To how many layers above its own a feature writes."""
@@ -59,7 +59,7 @@ class Sources(struct.PyTreeNode):
 
 def sources(
     model: LanguageModel,
-    dictionary: Dictionary,
+    dictionary: Directed,
     tokens: jax.Array,
     trace: dict[str, jax.Array],
     counts: jax.Array,
@@ -74,7 +74,7 @@ def sources(
         trace: Of the prompt, with `source_sites(dictionary)` captured.
         counts: (T,) bool: positions whose features and errors are nodes.
         check: Told the slots of a position and the active features, before rows are copied,
-            if that was not known before the pass (`active_bound`).
+            if that was not known before the pass (`Directed.most_active`).
 
     Returns:
         The `Sources`.
@@ -83,7 +83,7 @@ def sources(
         InputError: If activations are not finite.
     """
     bare, own = model.bare(), dictionary.bare()
-    most = active_bound(dictionary)
+    most = dictionary.most_active
     if most is None:
         most, active = map(int, _count_active(own, trace, counts))
         if check is not None:
@@ -100,18 +100,9 @@ def sources(
     return found
 
 
-def active_bound(dictionary: Dictionary) -> int | None:
-    """How many features can be active at a position; None where only a pass can tell."""
-    if isinstance(dictionary, Features):
-        config = dictionary.trained.config
-        return config.k if config.activation == "topk" else None
-    return dictionary.space.features
-
-
-def source_sites(dictionary: Dictionary) -> tuple[str, ...]:
+def source_sites(dictionary: Directed) -> tuple[str, ...]:
     """What `sources` needs of a pass."""
-    reads = dictionary.trained.config.reads if isinstance(dictionary, Features) else "neuron"
-    return (reads, "mlp_in", "mlp_out")
+    return (dictionary.source, "mlp_in", "mlp_out")
 
 
 def slots_for(most: int, features: int) -> int:
@@ -148,7 +139,7 @@ def round_up(count: int) -> int:
 
 @jax.jit
 def _count_active(
-    dictionary: Dictionary, trace: dict[str, jax.Array], counts: jax.Array
+    dictionary: Directed, trace: dict[str, jax.Array], counts: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """How many features are active at the position that has most, and everywhere."""
     each = _by_layer(dictionary, trace, counts, lambda found: jnp.sum(found != 0, -1))
@@ -158,7 +149,7 @@ def _count_active(
 @functools.partial(jax.jit, static_argnames="slots")
 def gathered(
     model: LanguageModel,
-    dictionary: Dictionary,
+    dictionary: Directed,
     tokens: jax.Array,
     trace: dict[str, jax.Array],
     counts: jax.Array,
@@ -179,7 +170,7 @@ def gathered(
         return values, used.astype(jnp.int32), finite
 
     activation, index, finite = _by_layer(dictionary, trace, counts, layer)
-    senders, receivers, decoders = _decoders(model, dictionary)
+    senders, receivers, decoders = dictionary.decoders(model)
     if index is not None:
         # One edge after the other: devices that share a decoder need all of it for a moment.
         decoders = jax.lax.map(
@@ -197,47 +188,20 @@ def gathered(
         senders=tuple(senders.tolist()),
         receivers=tuple(receivers.tolist()),
     )
-    if isinstance(dictionary, Neurons):
+    constant = dictionary.constant(trace)
+    if constant is None:
         return made, finite  # nothing is left over
-    error = trace["mlp_out"][:, 0].astype(jnp.float32) - _reconstructed(made, dictionary, trace)
+    error = trace["mlp_out"][:, 0].astype(jnp.float32) - _reconstructed(made, constant)
     return made.replace(error=jnp.where(counts[:, None], error, 0)), finite
 
 
-def _by_layer(dictionary: Dictionary, trace: dict[str, jax.Array], counts: Any, then: Any) -> Any:
+def _by_layer(dictionary: Directed, trace: dict[str, jax.Array], counts: Any, then: Any) -> Any:
     """What `then` makes of each layer's (T, F) activations, one layer at a time."""
-    if isinstance(dictionary, Neurons):
-        values = trace["neuron"][:, 0].astype(jnp.float32)
-        return jax.lax.map(lambda found: then(jnp.where(counts[:, None], found, 0)), values)
-    assert isinstance(dictionary, Features)
-    params, config = dictionary.trained.params, dictionary.trained.config
-    names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
-    x = trace[config.reads][:, 0]
-    mesh = dividing(dictionary.trained.mesh, x.shape[1])
-
-    def layer(inputs: tuple) -> Any:
-        own, x = inputs
-        pre = feat.pre_activations(own, x, config)
-        found = feat.activate(pre, config, own.get("threshold"), mesh)
-        return then(jnp.where(counts[:, None], found, 0))
-
-    return jax.lax.map(layer, ({name: params[name] for name in names}, x))
+    return dictionary.by_layer(trace, lambda found: then(jnp.where(counts[:, None], found, 0)))
 
 
-def _decoders(
-    model: LanguageModel, dictionary: Dictionary
-) -> tuple[np.ndarray, np.ndarray, jax.Array]:
-    """Senders, receivers and (E, F, D) decoders of the edges of the layer graph."""
-    if isinstance(dictionary, Features):
-        graph: Any = layer_graph(dictionary.trained.config)
-        return graph.senders, graph.receivers, dictionary.trained.params["W_dec"]
-    own = np.arange(model.config.n_layers)
-    return own, own, model.params["blocks"]["mlp"]["out"]["kernel"].astype(jnp.float32)
-
-
-def _reconstructed(found: Sources, dictionary: Dictionary, trace: dict[str, jax.Array]) -> Any:
-    """(L, T, D) MLP outputs from the features in the slots."""
-    assert isinstance(dictionary, Features)
-    params, config = dictionary.trained.params, dictionary.trained.config
+def _reconstructed(found: Sources, constant: jax.Array) -> jax.Array:
+    """(L, T, D) MLP outputs from the features in the slots and what does not depend on them."""
     form = "tk,kd->td" if found.index is None else "tk,tkd->td"
 
     def edge(total: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
@@ -245,8 +209,6 @@ def _reconstructed(found: Sources, dictionary: Dictionary, trace: dict[str, jax.
         part = jnp.einsum(form, found.activation[sender], rows.astype(jnp.float32))
         return total.at[receiver].add(part), None
 
-    shape = (config.n_layers, found.activation.shape[1], config.d_model)
-    start = jnp.broadcast_to(params["b_dec"][:, None], shape).astype(jnp.float32)
     edges = found.decoders, np.asarray(found.senders), np.asarray(found.receivers)
-    total, _ = jax.lax.scan(edge, start, edges)
-    return total + feat.skip(params, trace[config.reads][:, 0].astype(jnp.float32))
+    total, _ = jax.lax.scan(edge, constant, edges)
+    return total

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.graphs.rows import TargetRows
 
 
@@ -59,6 +60,8 @@ class RowEdges(NamedTuple):
     weights: np.ndarray
     folded: np.ndarray
     remainder: np.ndarray
+
+    __repr__ = one_line
 
 
 class StoredRows(abc.ABC):

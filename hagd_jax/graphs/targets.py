@@ -38,6 +38,10 @@ def difference_target(
             ones, or there is no wrong one: the direction would be of nothing.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
         >>> difference_target(model, 7, [3, 5]).coefficients
         (1.0, -0.5, -0.5)
     """

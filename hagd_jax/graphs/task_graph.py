@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -18,6 +19,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import influence
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 _BITS = 31
@@ -45,6 +47,8 @@ class TaskNodes(NamedTuple):
     activation: Any
     influence: Any
 
+    __repr__ = one_line
+
 
 class TaskEdges(NamedTuple):
     """Edges over prompts; a prompt without an edge counts as zero.
@@ -61,6 +65,8 @@ class TaskEdges(NamedTuple):
     error: Any
     frequency: Any
 
+    __repr__ = one_line
+
 
 class TaskGraph(Graph):
     """The mean of attribution graphs.
@@ -69,10 +75,12 @@ class TaskGraph(Graph):
         graph: Nodes are `TaskNodes`, edges `TaskEdges`.
         prompts: How many were averaged.
         layers: L.
+        seen: What the graphs were made by looking at; unknown if one of them does not say.
     """
 
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
+    seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
 
     @property
     def nodes(self) -> TaskNodes:
@@ -152,9 +160,14 @@ def task_graph(
         ConfigError: If `edges_per_node` is not a positive whole number.
 
     Example:
-        >>> mean = task_graph(attribute(model, transcoder, prompt) for prompt in prompts)
-        >>> mean.nodes.frequency.max()
-        1.0
+        >>> import jax
+        >>> from hagd_jax.graphs import attribute
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> prompts = [[1, 2, 3], [4, 5, 6]]
+        >>> task_graph(attribute(model, None, prompt, targets=5) for prompt in prompts)
+        TaskGraph(38 nodes, ... edges, mean of 2 prompts)
     """
     if edges_per_node is not None:
         require_number("edges_per_node", edges_per_node, least=1, whole=True)
@@ -190,6 +203,7 @@ class _Sums:
     def __init__(self, positions: bool):
         self.positions, self.count = positions, 0
         self.about: tuple | None = None
+        self.seen = Seen.nothing()
         self.numbers: dict[tuple[int, int, int, int], int] = {}
         self.nodes, self.edges = _Table(3), _Table(4)
 
@@ -198,6 +212,7 @@ class _Sums:
         require_is("graphs", graph, AttributionGraph)
         self._check(graph)
         table, own = graph.nodes, self._numbers(graph)
+        self.seen = self.seen | graph.seen
         # Once a prompt, whatever positions a node has: sums of what it does, not of how often.
         ones = np.zeros(len(own))
         ones[np.unique(own, return_index=True)[1]] = 1
@@ -229,7 +244,7 @@ class _Sums:
         )
         assert self.about is not None
         parts = graph_parts(table, mean, senders[keep], receivers[keep])
-        return TaskGraph(parts, self.count, self.about[0])
+        return TaskGraph(parts, self.count, self.about[0], self.seen)
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info
@@ -259,4 +274,5 @@ class _Sums:
             position = np.full_like(position, -1)
         keys = np.stack([kind, np.asarray(table.layer, np.int64), position, index], 1)
         numbers = self.numbers
-        return np.array([numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()])
+        found = [numbers.setdefault(tuple(key), len(numbers)) for key in keys.tolist()]
+        return np.array(found, np.int64)

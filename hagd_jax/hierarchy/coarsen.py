@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index, require_is, require_number
 from hagd_jax.hierarchy.kmeans import kmeans
 from hagd_jax.hierarchy.spectral import embed
 from hagd_jax.hierarchy.weights import Weights
+from hagd_jax.models.arrays import read_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,59 +43,11 @@ class HierarchyConfig:
     regularise: float = 0.05
 
     def __post_init__(self):
-        if not 0 < self.ratio < 1:
-            raise ConfigError("ratio", got=self.ratio, expected="between 0 and 1")
+        require_number("ratio", self.ratio, above=0, below=1)
         for field in ("least", "vectors", "krylov", "iterations"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        if self.band < 0 or self.regularise <= 0:
-            raise ConfigError("band and regularise", got=(self.band, self.regularise),
-                              expected="0 or more, and above 0")  # fmt: skip
-
-    def depth(self, count: int) -> int:
-        """How many levels a graph of so many nodes has, if bands of layers do not bound them.
-
-        Args:
-            count: Number of nodes that are coarsened.
-
-        Returns:
-            Number of levels above the nodes; `coarsen` makes no more.
-
-        Raises:
-            InputError: If there is no node.
-
-        Example:
-            >>> from hagd_jax.hierarchy import HierarchyConfig
-            >>> HierarchyConfig(ratio=1 / 16).depth(46_000)
-            4
-        """
-        if count < 1:
-            raise InputError("nodes", got=count, expected="1 or more")
-        found = 0
-        while (fewer := _size(count, 1, self)) < count:
-            count, found = fewer, found + 1
-        return found
-
-    def require_levels(self, levels: int, count: int) -> None:
-        """Refuse more levels than a graph of so many nodes has, before it is made.
-
-        Args:
-            levels: Number of levels asked for.
-            count: Number of nodes that are coarsened.
-
-        Raises:
-            ConfigError: If there are fewer.
-
-        Example:
-            >>> from hagd_jax.hierarchy import HierarchyConfig
-            >>> HierarchyConfig(ratio=1 / 16).require_levels(2, 46_000)
-        """
-        most = self.depth(count)
-        if not 0 <= levels <= most:
-            raise ConfigError(
-                "levels", got=levels, expected=f"0 to {most}, for a graph of {count:,} nodes",
-                mend="Ask for fewer levels, a larger ratio, or a smaller coarsest level.",
-            )  # fmt: skip
+            require_number(field, getattr(self, field), least=1, whole=True)
+        require_number("band", self.band, least=0, whole=True)
+        require_number("regularise", self.regularise, above=0)
 
 
 @struct.dataclass
@@ -107,6 +61,8 @@ class Level:
 
     cluster: Any
     weights: Weights
+
+    __repr__ = one_line
 
     @property
     def count(self) -> int:
@@ -125,6 +81,8 @@ class Hierarchy:
 
     levels: tuple[Level, ...]
     count: int = struct.field(pytree_node=False, default=0)
+
+    __repr__ = one_line
 
     def clusters(self) -> list[np.ndarray]:
         """(N,) int32 supernode of every node, one array a level, coarsest first.
@@ -172,9 +130,9 @@ def coarsen(
 
     Args:
         weights: Of the graph.
-        config: How coarse.
-        layer: (N,) of every node, where supernodes are bound to bands of layers.
-        seed: Of Lanczos's first vectors and of k-means.
+        config: How coarse each level is.
+        layer: (N,) layer of every node, where supernodes are bound to bands of layers.
+        seed: Seed of the embedding's random vectors and of k-means.
 
     Returns:
         The levels; none if the graph is no larger than the least level.
@@ -188,11 +146,19 @@ def coarsen(
         >>> coarsen(graph, HierarchyConfig(ratio=0.5, least=2)).clusters()[0].tolist()
         [0, 0, 1, 1]
     """
-    if config.band and (layer is None or len(layer) != weights.count):
-        raise InputError(
-            "layer", got=None if layer is None else f"{len(layer)} of them",
-            expected=f"one of each of {weights.count} nodes, to bound supernodes by bands",
-        )  # fmt: skip
+    require_is("weights", weights, Weights)
+    require_is("config", config, HierarchyConfig)
+    seed = require_index("seed", seed)
+    if config.band and layer is None:
+        expected = f"one of each of {weights.count} nodes, to bound supernodes by bands"
+        raise InputError("layer", got="none", expected=expected)
+    if layer is not None:
+        own = read_array("layer", layer, "(N,) layers")
+        if own.shape != (weights.count,) or not np.issubdtype(own.dtype, np.integer):
+            raise InputError(
+                "layer", got=f"{own.dtype} of shape {own.shape}",
+                expected=f"one whole number for each of {weights.count} nodes",
+            )  # fmt: skip
     depth = np.zeros(weights.count, int) if layer is None else np.asarray(layer, int)
     levels: list[Level] = []
     now, band, key = weights, config.band, jax.random.key(seed)

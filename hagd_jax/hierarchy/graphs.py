@@ -8,12 +8,14 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
 from hagd_jax.hierarchy.weights import DENSE, Weights, weights
 from hagd_jax.scores import ComponentGraph, NodeGraph
 from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Graph as UnitGraph
 
 Graph = AttributionGraph | ComponentGraph | NodeGraph | TaskGraph
 
@@ -30,6 +32,8 @@ class Coarsenable(NamedTuple):
     weights: Weights
     layer: np.ndarray
     seen: Seen
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,8 +77,8 @@ class Levels(Sequence[np.ndarray]):
 
 
 def history(graph: Graph) -> Seen:
-    """What a graph was made by looking at; graphs of prompts do not say, so that is unknown."""
-    return graph.seen if isinstance(graph, NodeGraph | ComponentGraph) else Seen.unknown()
+    """What a graph was made by looking at; unknown where it does not say."""
+    return graph.seen
 
 
 def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
@@ -101,19 +105,9 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
         >>> made.clusters()[0].shape == own.layer.shape
         True
     """
-    if isinstance(graph, AttributionGraph):
-        values, layer = graph.weights, graph.nodes.layer
-    elif isinstance(graph, TaskGraph):
-        values, layer = graph.edges.size, graph.nodes.layer
-    elif isinstance(graph, ComponentGraph):
-        values, layer = graph.edges.score, graph.nodes.layer
-    elif isinstance(graph, NodeGraph):
-        values, layer = graph.weights, graph.nodes.layer
-    else:
-        raise InputError("graph", got=type(graph).__name__, expected="an attribution graph")
-    edges, depth = graph.graph, np.asarray(layer, int)
-    ends = np.asarray(edges.senders), np.asarray(edges.receivers)
-    found = weights(*ends, np.asarray(values), len(depth), dense=dense)
+    require_is("graph", graph, UnitGraph)
+    depth, ends = graph.layer.astype(int), (graph.senders, graph.receivers)
+    found = weights(*ends, graph.strength, len(depth), dense=dense)
     return Coarsenable(found, depth - depth.min(), history(graph))
 
 

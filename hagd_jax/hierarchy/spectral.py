@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is, shown
 from hagd_jax.hierarchy.weights import Weights
+from hagd_jax.models.arrays import read_array, require_key
 
 # Up to this many nodes the whole spectrum is computed, which finds any multiplicity.
 EXACT = 512
@@ -60,14 +62,22 @@ def embed(
         >>> abs(values).max() < 1e-5
         Array(True, dtype=bool)
     """
-    count = weights.count
+    require_is("weights", weights, Weights)
+    require_key(key)
+    count, krylov = weights.count, require_index("krylov", krylov)
+    size = require_index("size", size)
     if not 1 <= size <= min(count, krylov):
         raise InputError(
             "size", got=size, expected=f"1 to {min(count, krylov)} eigenvectors",
             mend=f"There are {count} nodes and {krylov} Krylov vectors.",
         )  # fmt: skip
-    if isinstance(regularise, int | float) and not 0 <= regularise < float("inf"):
-        raise InputError("regularise", got=regularise, expected="0 or more, and finite")
+    tie = read_array("regularise", regularise, "a number")
+    known = not isinstance(tie, Tracer)
+    if tie.ndim or (known and not 0 <= tie < float("inf")):
+        raise InputError("regularise", got=shown(regularise), expected="a number, 0 or more")
+    if count <= EXACT:
+        # A matrix, so that one program serves graphs of any number of edges.
+        weights = Weights(weights.matrix(), None, None, None, count)
     return _embed(weights, key, regularise, size=size, krylov=min(krylov, count))
 
 

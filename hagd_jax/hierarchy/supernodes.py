@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_number, shown
 from hagd_jax.graphs import AttributionGraph, influence, prune
 from hagd_jax.graphs.graph import FEATURE
-from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
-from hagd_jax.hierarchy.weights import weights
+from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen, level_of
+from hagd_jax.hierarchy.weights import Weights, weights
 
 Names = Callable[[int], Sequence[str]]
 
@@ -41,17 +43,30 @@ def supernodes(
         (name, node numbers) of each, the most influential first.
 
     Raises:
-        InputError: If `most` is not positive, or it is another kind of graph.
+        ConfigError: If `most` is not positive.
+        InputError: If it is another kind of graph.
 
     Example:
-        >>> supernodes(graph)[0]
-        ("L0-3 ' Mary'", [4, 17, 21])
+        >>> import jax
+        >>> from hagd_jax import graphs, models, transcoders
+        >>> from hagd_jax.hierarchy import supernodes
+        >>> config = models.DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = models.init(config, jax.random.key(0))
+        >>> sizes = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=24, k=4)
+        >>> features = transcoders.init(sizes, jax.random.key(0))
+        >>> noise = lambda x: jax.random.normal(jax.random.key(1), x.shape)
+        >>> features = features.replace(params=jax.tree.map(noise, features.params))
+        >>> graph = graphs.attribute(model, features, [1, 2, 3, 4])
+        >>> 1 <= len(supernodes(graph, most=4)) <= 4
+        True
     """
     if not isinstance(graph, AttributionGraph):
         raise InputError("graph", got=type(graph).__name__, expected="an AttributionGraph",
                          mend="Make one with graphs.attribute.")  # fmt: skip
-    if most < 1:
-        raise InputError("most", got=most, expected="1 or more")
+    require_number("most", most, least=1, whole=True)
+    seed = require_index("seed", seed)
+    if names is not None and not callable(names):
+        raise InputError("names", got=shown(names), expected="a function of a node's number")
     table = graph.nodes
     inside = np.asarray(prune(graph).nodes) & (np.asarray(table.kind) == FEATURE)
     chosen, worth = np.flatnonzero(inside), influence(graph)
@@ -64,10 +79,18 @@ def supernodes(
     tied = weights(*ends, graph.weights[own], len(chosen))
     found = coarsen(tied, config, layer=np.asarray(table.layer)[chosen], seed=seed)
     levels = [np.arange(len(chosen)), *found.clusters()[::-1]]
-    level = next((row for row in levels if row.max() < most), levels[-1])
+    level = next((row for row in levels if row.max() < most), None)
+    if level is None:
+        level = _few(found.levels[-1].weights if found.levels else tied, levels[-1], most, config)
     groups = [chosen[level == n] for n in range(level.max() + 1)]
     groups.sort(key=lambda members: -worth[members].sum())
     return [(_name(graph, members, worth, names), members.tolist()) for members in groups]
+
+
+def _few(weights: Weights, level: np.ndarray, most: int, config: HierarchyConfig) -> np.ndarray:
+    """The coarsest level clustered once more, across bands, where it has too many supernodes."""
+    alike = jnp.zeros(weights.count, jnp.int32), jnp.zeros(most, jnp.int32)
+    return np.asarray(level_of(weights, *alike, jax.random.key(0), config).cluster)[level]
 
 
 def _name(

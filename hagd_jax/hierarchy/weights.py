@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_number
+from hagd_jax.models.arrays import read_array
 
 # Up to so many nodes weights are kept as a matrix.
 DENSE = 4096
@@ -34,6 +36,8 @@ class Weights:
     receivers: Any
     weight: Any
     count: int = struct.field(pytree_node=False, default=0)
+
+    __repr__ = one_line
 
     def times(self, x: jax.Array) -> jax.Array:
         """W x, for (N,) or (N, m)."""
@@ -110,8 +114,14 @@ def weights(
         >>> weights([0, 1], [1, 2], [-2.0, 4.0], 3).dense.tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 2.0, 0.0]]
     """
-    s, r = (np.asarray(ends, np.int64).ravel() for ends in (senders, receivers))
-    a = np.abs(np.asarray(values, np.float64)).ravel()
+    require_number("count", count, least=0, whole=True)
+    require_number("dense", dense, least=0, whole=True)
+    ends = [np.ravel(read_array("ends of edges", e)) for e in (senders, receivers)]
+    for end in ends:
+        if end.size and not np.issubdtype(end.dtype, np.integer):
+            raise InputError("ends of edges", got=f"dtype {end.dtype}", expected="whole numbers")
+    s, r = (np.asarray(end, np.int64) for end in ends)
+    a = np.abs(np.asarray(read_array("weights of the graph", values), np.float64)).ravel()
     if count < 1 or not len(s) == len(r) == len(a):
         raise InputError("graph", got=f"{count} nodes, {len(s)}, {len(r)} and {len(a)} edge ends",
                          expected="one or more nodes, and as many of each")  # fmt: skip

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import behaviour
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is, require_number
 from hagd_jax.meta.describe import Described
 from hagd_jax.meta.learner import Learner, as_scores, padded, states
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Nodes, Scores, Source, as_dictionary
 
 MAGNITUDES = 6
 
@@ -34,13 +35,15 @@ class Measured(NamedTuple):
     effects: Any
     seen: Seen | None = None
 
+    __repr__ = one_line
+
 
 def effects(
     model: LanguageModel,
     prompts: Prompts,
     places: np.ndarray,
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     batch_size: int = 32,
 ) -> Measured:
@@ -74,11 +77,10 @@ def effects(
         (1,)
     """
     nodes = as_dictionary(model, dictionary)
-    total, places = nodes.space.nodes, np.asarray(places)
-    whole = places.ndim == 1 and np.issubdtype(places.dtype, np.integer)
-    if not whole or not len(places) or places.min() < 0 or places.max() >= total:
-        raise InputError("places", got=places.tolist(),
-                         expected=f"one whole number or more, 0 to {total - 1}")  # fmt: skip
+    total = nodes.space.nodes
+    places = np.asarray(read_indices("places", places, total, (None,)))
+    require_is("prompts", prompts, Prompts)
+    require_number("batch_size", batch_size, least=1, whole=True)
     rows = np.ones((len(places) + 1, total), bool)
     rows[np.arange(len(places)), places] = False
     rows[-1] = False
@@ -108,7 +110,8 @@ def most_telling(logits: np.ndarray | Scores, count: int, *, seed: int = 0) -> n
         (K,) places, N at most.
 
     Raises:
-        InputError: If the count is not positive.
+        ConfigError: If the count is not positive.
+        InputError: If the scores are no row of numbers, or the seed is no whole number.
 
     Example:
         >>> import numpy as np
@@ -116,9 +119,11 @@ def most_telling(logits: np.ndarray | Scores, count: int, *, seed: int = 0) -> n
         >>> most_telling(np.array([0.1, 0.9, 0.5]), 1).tolist()
         [1]
     """
-    if count < 1:
-        raise InputError("count", got=count, expected="1 or more nodes to ablate")
-    row = logits.flat() if isinstance(logits, Scores) else np.asarray(logits)
+    require_number("count", count, least=1, whole=True)
+    seed = require_index("seed", seed)
+    row = logits.flat() if isinstance(logits, Scores) else np.asarray(read_array("logits", logits))
+    if row.ndim != 1:
+        raise InputError("logits", got=f"shape {row.shape}", expected="(N,) numbers")
     order = np.argsort(-row, kind="stable")
     sure = order[: (count + 1) // 2]
     rest = order[len(sure) :]
@@ -148,8 +153,12 @@ def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Arra
         >>> adapted(load(), states, Measured(jnp.array([0, 1]), jnp.array([1.0, 0.0]))).shape
         (4,)
     """
-    p = learner.params
-    here, own = states[measured.places], jnp.asarray(measured.effects)
+    return _adapted(learner, states, jnp.asarray(measured.places), jnp.asarray(measured.effects))
+
+
+@jax.jit
+def _adapted(learner: Learner, states: jax.Array, places: jax.Array, own: jax.Array) -> jax.Array:
+    p, here = learner.params, states[places]
     ahead = jnp.maximum(own[:, None] - own, 0)
     ahead = ahead / jnp.maximum(ahead.sum(), 1e-6)
 

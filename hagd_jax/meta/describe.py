@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.hierarchy import Weights, embed, history
 from hagd_jax.scores import NodeGraph
 from hagd_jax.scores.node_graph import HEAD
@@ -40,6 +41,8 @@ class Described(NamedTuple):
     singles: dict[str, Any]
     space: Space | None = None
     seen: Seen | None = None
+
+    __repr__ = one_line
 
 
 def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Described:
@@ -72,6 +75,8 @@ def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Describe
     if not isinstance(graph, NodeGraph):
         raise InputError("graph", got=type(graph).__name__, expected="a NodeGraph",
                          mend="Make one with scores.node_graph.")  # fmt: skip
+    if scores is not None:
+        require_is("scores", scores, Nodes, Scores)
     places, edges = graph.nodes, graph.graph
     own, seen = np.asarray(graph.score, np.float32), history(graph)
     ig = own if scores is None else np.asarray(scores.flat(), np.float32)

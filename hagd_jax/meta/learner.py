@@ -17,9 +17,17 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
-from hagd_jax.files import read_arrays, save_arrays
+from hagd_jax.brief import one_line
+from hagd_jax.errors import (
+    CheckpointError,
+    InputError,
+    require,
+    require_is,
+    require_number,
+)
+from hagd_jax.files import as_path, read_arrays, save_arrays
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
+from hagd_jax.models.arrays import require_key
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Nodes, Scores
 
@@ -44,10 +52,9 @@ class LearnerConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ConfigError(field.name, got=getattr(self, field.name), expected="1 or more")
-        if self.width % self.heads:
-            raise ConfigError("heads", got=self.heads, expected=f"a divisor of {self.width}")
+            require_number(field.name, getattr(self, field.name), least=1, whole=True)
+        divides = self.width % self.heads == 0
+        require(divides, "heads", got=self.heads, expected=f"a divisor of width = {self.width}")
 
 
 class Learner(struct.PyTreeNode):
@@ -60,6 +67,8 @@ class Learner(struct.PyTreeNode):
 
     params: Any
     config: LearnerConfig = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
 
 class Network(nn.Module):
@@ -95,6 +104,8 @@ class Network(nn.Module):
 
 def init(config: LearnerConfig, key: jax.Array) -> Learner:
     """A learner that has learnt nothing."""
+    require_is("config", config, LearnerConfig)
+    require_key(key)
     columns = len(NODE_COLUMNS), len(EDGE_COLUMNS)
     ends = jnp.zeros(1, jnp.int32)
     blank: Any = jraph.GraphsTuple(
@@ -150,6 +161,8 @@ def score(learner: Learner, described: Described) -> Scores:
         >>> score(load(), describe(node_graph(case.model, case.prompts))).flat().shape
         (10,)
     """
+    require_is("learner", learner, Learner)
+    require_is("described", described, Described)
     return as_scores(described, logits(learner, padded(described.graph)))
 
 
@@ -179,10 +192,12 @@ def save(learner: Learner, path: str | Path) -> None:
     Raises:
         CheckpointError: If it cannot be written.
     """
+    require_is("learner", learner, Learner)
+    path = as_path(path)
     flat = flax.traverse_util.flatten_dict(learner.params, sep="/")
     about = {"config": json.dumps(dataclasses.asdict(learner.config))}
     arrays = {name: np.asarray(x, np.float32, order="C") for name, x in flat.items()}
-    save_arrays(Path(path), arrays, about)
+    save_arrays(path, arrays, about)
 
 
 @functools.cache
@@ -207,7 +222,7 @@ def load(path: str | Path | None = None) -> Learner:
         >>> load().config.rounds
         2
     """
-    file = _shipped() if path is None else Path(path)
+    file = _shipped() if path is None else as_path(path)
     try:
         arrays, about = read_arrays(file)
         flat = {name: jnp.asarray(array) for name, array in arrays.items()}

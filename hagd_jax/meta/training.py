@@ -13,7 +13,8 @@ import jraph
 import numpy as np
 import optax
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require, require_number
 from hagd_jax.meta.adapt import Measured, adapted
 from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
 
@@ -41,12 +42,13 @@ class MetaConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.steps < 1 or not self.learning_rate > 0:
-            raise ConfigError("steps and learning_rate", got=(self.steps, self.learning_rate),
-                              expected="1 or more, and above 0")  # fmt: skip
+        known = isinstance(self.learner, LearnerConfig)
+        require(known, "learner", got=repr(self.learner), expected="a LearnerConfig")
+        require_number("steps", self.steps, least=1, whole=True)
+        require_number("learning_rate", self.learning_rate, above=0)
         for field in ("weight_decay", "adapt", "noise"):
-            if getattr(self, field) < 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
+            require_number(field, getattr(self, field), least=0)
+        require_number("seed", self.seed, least=0, whole=True)
 
 
 class Example(NamedTuple):
@@ -61,6 +63,8 @@ class Example(NamedTuple):
     graph: jraph.GraphsTuple
     members: np.ndarray
     measured: Measured
+
+    __repr__ = one_line
 
 
 def train(

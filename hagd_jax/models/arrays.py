@@ -60,18 +60,39 @@ def read_indices(what: str, value: Any, size: int, shape: tuple[int | None, ...]
         >>> read_indices("order", [2, 0, 1], 3, (3,)).tolist()
         [2, 0, 1]
     """
-    form = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
-    array = read_array(what, value, f"integers of shape {form}")
+    form = str(tuple("n" if n is None else n for n in shape)).replace("'n'", "n")
+    most = ", n at least 1" if None in shape else ""
+    expected = f"integers from 0 to {size - 1} of shape {form}{most}"
+    array = read_array(what, value, expected)
     fits = len(array.shape) == len(shape) and all(
         have > 0 if want is None else have == want
         for have, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
-        raise InputError(what, got=f"shape {array.shape}", expected=f"shape {form}")
+        raise InputError(what, got=f"shape {array.shape}", expected=expected)
     if not jnp.issubdtype(array.dtype, np.integer):
-        raise InputError(what, got=f"dtype {array.dtype}", expected="integers")
+        raise InputError(what, got=f"dtype {array.dtype}", expected=expected)
     if array.size and not isinstance(array, Tracer):
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= size:
             raise InputError(what, got=f"{low} to {high}", expected=f"0 to {size - 1}")
     return array
+
+
+def require_key(key: Any, what: str = "key") -> None:
+    """Refuse what is no PRNG key of JAX, typed or raw.
+
+    Args:
+        key: The argument.
+        what: Its name, for the message.
+
+    Raises:
+        InputError: If it is something else, such as a seed.
+
+    Example:
+        >>> require_key(jax.random.key(0))
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
+    if not raw and not (typed and key.shape == ()):
+        raise InputError(what, got=shown(key), expected="one key, such as jax.random.key(0)")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError, shown
+from hagd_jax.errors import ConfigError, require, require_choice, require_number, shown
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["learned", "rotary", "none"]
@@ -44,23 +43,22 @@ class RopeScaling:
     factors: tuple[float, ...] = ()
 
     def __post_init__(self):
-        kinds = get_args(RopeKind)
-        if self.kind not in kinds:
-            raise ConfigError(
-                "rope_scaling kind", got=repr(self.kind), expected=f"one of {', '.join(kinds)}"
-            )
-        _require_above_zero("rope_scaling factor", self.factor)
-        if self.kind == "factors" and not self.factors:
-            raise ConfigError("rope_scaling factors", got="none", expected="one a frequency")
+        require_choice("rope_scaling kind", self.kind, get_args(RopeKind))
+        require_number("rope_scaling factor", self.factor, above=0)
+        is_tuple = isinstance(self.factors, tuple)
+        require(is_tuple, "rope_scaling factors", got=repr(self.factors), expected="a tuple")
+        needed = self.kind != "factors" or len(self.factors) > 0
+        require(needed, "rope_scaling factors", got="none", expected="one a frequency")
         for i, factor in enumerate(self.factors):
-            _require_above_zero(f"rope_scaling factors[{i}]", factor)
+            require_number(f"rope_scaling factors[{i}]", factor, above=0)
+        for field in ("low_freq_factor", "high_freq_factor"):
+            require_number(f"rope_scaling {field}", getattr(self, field))
+        longest, low, high = "original_max_positions", self.low_freq_factor, self.high_freq_factor
+        least = int(self.kind == "llama3")
+        require_number(f"rope_scaling {longest}", getattr(self, longest), least=least, whole=True)
         if self.kind == "llama3":
-            _require_above_zero("rope_scaling original_max_positions", self.original_max_positions)
-            low, high = self.low_freq_factor, self.high_freq_factor
-            if not low < high:
-                raise ConfigError(
-                    "rope_scaling low_freq_factor", got=low, expected=f"less than the high {high}"
-                )
+            expected = f"less than the high {high}"
+            require(low < high, "rope_scaling low_freq_factor", got=low, expected=expected)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,41 +129,42 @@ class DecoderConfig:
 
     def __post_init__(self):
         for field in ("vocab_size", "n_layers", "d_model", "n_heads", "d_mlp", "max_positions"):
-            _require_positive(self, field)
+            require_number(field, getattr(self, field), least=1, whole=True)
+        for field in ("n_kv_heads", "d_head", "rotary_dim"):
+            require_number(field, getattr(self, field), least=0, whole=True)
+        for field, allowed in _CHOICES.items():
+            require_choice(field, getattr(self, field), allowed)
+        for field in _FLAGS:
+            value = getattr(self, field)
+            require(isinstance(value, bool), field, got=repr(value), expected="True or False")
         # Zero means "derive it": the usual values need not be written out.
         if not self.n_kv_heads:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if not self.d_head:
             _require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
-        _require_positive(self, "n_kv_heads")
-        _require_positive(self, "d_head")
         _require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
         if self.positions == "rotary":
             if not self.rotary_dim:
                 object.__setattr__(self, "rotary_dim", self.d_head)
             _check_rotary(self)
         if self.norm != "none":
-            _require_above_zero("norm_eps", self.norm_eps)
-        if self.tied and self.unembed_bias:
-            raise ConfigError("unembed_bias", got=True, expected="False in a tied model")
-        for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ConfigError(
-                    field, got=repr(getattr(self, field)), expected=f"one of {sorted(allowed)}"
-                )
+            require_number("norm_eps", self.norm_eps, above=0)
+        bias = self.tied and self.unembed_bias
+        require(not bias, "unembed_bias", got=True, expected="False in a tied model")
 
     def replace(self, **changes: Any) -> DecoderConfig:
         """This configuration with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
-_CHOICES: dict[str, frozenset[str]] = {
-    "norm": frozenset({"layer", "rms", "none"}),
-    "positions": frozenset({"learned", "rotary", "none"}),
-    "activation": frozenset({"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"}),
-    "dtype": frozenset({"float32", "bfloat16", "float16", "float64"}),
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "norm": get_args(Norm),
+    "positions": get_args(Positions),
+    "activation": get_args(Activation),
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
 }
+_FLAGS = tuple(field.name for field in dataclasses.fields(DecoderConfig) if field.type == "bool")
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -195,35 +194,25 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 def _check_rotary(config: DecoderConfig) -> None:
     """Rotated entries come in pairs, and the stretching fits their number."""
     dim, scaling = config.rotary_dim, config.rope_scaling
-    if dim % 2 or not 0 < dim <= config.d_head:
-        raise ConfigError(
-            "rotary_dim", got=dim, expected=f"an even number from 2 to d_head = {config.d_head}"
-        )
-    _require_above_zero("rope_theta", config.rope_theta)
+    fits = dim % 2 == 0 and 0 < dim <= config.d_head
+    expected = f"an even number from 2 to d_head = {config.d_head}"
+    require(fits, "rotary_dim", got=dim, expected=expected)
+    require_number("rope_theta", config.rope_theta, above=0)
     if scaling is None:
         return
-    if scaling.kind == "dynamic" and dim == 2:
-        # The new base is the old one times stretch ** (dim / (dim - 2)).
-        raise ConfigError("rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")
-    if scaling.kind == "factors" and len(scaling.factors) != dim // 2:
-        raise ConfigError(
+    known = isinstance(scaling, RopeScaling)
+    require(known, "rope_scaling", got=shown(scaling), expected="a RopeScaling or None")
+    # The new base is the old one times stretch ** (dim / (dim - 2)).
+    enough = scaling.kind != "dynamic" or dim > 2
+    require(enough, "rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")
+    if scaling.kind == "factors":
+        require(
+            len(scaling.factors) == dim // 2,
             "rope_scaling factors",
             got=f"{len(scaling.factors)} of them",
             expected=f"{dim // 2}, one for each pair of rotary_dim = {dim}",
         )
 
 
-def _require_above_zero(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ConfigError(name, got=value, expected="a positive, finite number")
-
-
-def _require_positive(config: DecoderConfig, field: str) -> None:
-    value = getattr(config, field)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(field, got=repr(value), expected="a positive whole number")
-
-
 def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    if value % of:
-        raise ConfigError(name, got=value, expected=f"a multiple of {of_name} = {of}")
+    require(value % of == 0, name, got=value, expected=f"a multiple of {of_name} = {of}")

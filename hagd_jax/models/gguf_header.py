@@ -23,6 +23,7 @@ from gguf.constants import (
     GGMLQuantizationType,
 )
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.gguf_cursor import DAMAGED, U32, U64, Cursor
 
@@ -68,6 +69,8 @@ class GgufHeader:
     version: int
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+
+    __repr__ = one_line
 
 
 def read_header(path: str | Path) -> GgufHeader:

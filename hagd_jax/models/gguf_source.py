@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families.table import Index, Weight
@@ -139,6 +140,8 @@ class GgufFile:
     config: DecoderConfig
     source: GgufSource
     table: tuple[Weight, ...]
+
+    __repr__ = one_line
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer inside the file, or None (the log says if there is one of another kind).

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.sites import require_site
@@ -78,6 +79,8 @@ class Context:
     index: jax.Array
     seen: dict[str, jax.Array]
 
+    __repr__ = one_line
+
 
 class Intervention:
     """Base of all interventions; subclasses are `flax.struct.dataclass`es.
@@ -88,6 +91,9 @@ class Intervention:
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            # Found by the dataclass that is made of it: arrays are not printed.
+            type.__setattr__(cls, "__repr__", one_line)
         for name in vars(cls):
             if name.startswith("on_"):
                 require_site(name[3:], what=f"{cls.__name__}.{name}")
@@ -167,6 +173,8 @@ class Skeleton(NamedTuple):
     treedef: Any
     roles: tuple[str, ...]
 
+    __repr__ = one_line
+
     def join(self, scanned: list, shared: list, carried: list) -> Any:
         """Put arrays back where `split` took them from."""
         pools = {"scanned": iter(scanned), "shared": iter(shared), "carried": iter(carried)}
@@ -180,6 +188,8 @@ class Split(NamedTuple):
     scanned: list[jax.Array]
     shared: list[jax.Array]
     carried: list[jax.Array]
+
+    __repr__ = one_line
 
 
 def split(intervention: Intervention) -> Split:

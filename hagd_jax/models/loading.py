@@ -12,6 +12,7 @@ import flax.traverse_util
 import numpy as np
 from jax.sharding import Mesh
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, require_is
 from hagd_jax.models import derived, families
 from hagd_jax.models.config import DecoderConfig, float_dtype
@@ -45,6 +46,8 @@ class Checkpoint:
     weights: tuple[Weight, ...]
     source: Source
     tokenizer: Tokenizer | None = None
+
+    __repr__ = one_line
 
 
 def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from flax import struct
 from jax.core import Tracer
 
-from hagd_jax.errors import InputError, require_is, shown
-from hagd_jax.models.arrays import read_array, read_indices
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.arrays import read_array, read_indices, require_key
 from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
@@ -41,6 +43,17 @@ class LanguageModel(struct.PyTreeNode):
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
     name: str = struct.field(pytree_node=False, default="unnamed")
 
+    def __repr__(self) -> str:
+        c, leaves = self.config, jax.tree.leaves(self.params)
+        if not isinstance(c, DecoderConfig):  # inside a transformation
+            return one_line(self)
+        count = sum(math.prod(getattr(leaf, "shape", ())) for leaf in leaves)
+        words = "" if self.tokenizer is None else f", tokenizer of {self.tokenizer.vocab_size:,}"
+        return (
+            f"LanguageModel({self.name!r}: {c.family}, {c.n_layers} layers, d_model {c.d_model}, "
+            f"{count:,} parameters, {c.dtype}, vocabulary of {c.vocab_size:,}{words})"
+        )
+
     def bare(self) -> LanguageModel:
         """Without tokenizer and name, which would enter a compilation key for nothing."""
         return self.replace(tokenizer=None, name="")
@@ -56,6 +69,8 @@ class Output(struct.PyTreeNode):
 
     logits: jax.Array
     trace: dict[str, jax.Array]
+
+    __repr__ = one_line
 
 
 def init(
@@ -89,10 +104,7 @@ def init(
     """
     require_is("config", config, DecoderConfig)
     require_mesh(mesh)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
-    if not raw and not (typed and key.shape == ()):
-        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")
+    require_key(key)
     params = _creator(config, mesh)(key)
     return LanguageModel(params, config, tokenizer, mesh, name)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Index
 
@@ -61,6 +62,8 @@ class SafetensorsSource:
     """
 
     entries: Mapping[str, Entry]
+
+    __repr__ = one_line
 
     def names(self) -> frozenset[str]:
         """Names of all tensors."""

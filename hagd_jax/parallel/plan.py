@@ -19,6 +19,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, MeshError, MissingDependencyError
 from hagd_jax.parallel.mesh import describe, make_mesh
 
@@ -79,6 +80,8 @@ class Plan:
     memory: int
     compile_seconds: float
     problem: str = ""
+
+    __repr__ = one_line
 
     @property
     def total(self) -> int:

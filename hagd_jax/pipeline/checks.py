@@ -12,9 +12,8 @@ from hagd_jax.pipeline.features import require_text, width
 from hagd_jax.pipeline.graph import graph_size
 from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
-from hagd_jax.scores.flow import require_flow
 from hagd_jax.search.config import shares
-from hagd_jax.units import Space, as_dictionary, blocks
+from hagd_jax.units import Space, blocks, directed
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -66,9 +65,9 @@ def _require_sizes(context: Context, space: Space) -> None:
         )  # fmt: skip
     if graph and (config.levels or config.prior == "learner"):
         if config.features == MLPS:
-            require_flow(blocks(context.model))
+            directed(context.model, blocks(context.model))
         elif context.dictionary is not None:
-            require_flow(as_dictionary(context.model, context.dictionary))
+            directed(context.model, context.dictionary)
 
 
 def _notes(context: Context) -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from hagd_jax.causal import JudgeConfig
+from hagd_jax.causal import ValidateConfig
 from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.scores import GradientConfig
@@ -18,6 +18,7 @@ from hagd_jax.units.dictionary import NEURONS
 Progress = Callable[[str, int, int], None]
 Prior = Literal["ig", "learner"]
 Search = Literal["masks", "top"]
+Executor = Literal["staged", "fused"]
 
 # The value of `features` that learns a transcoder for the run.
 TRANSCODER = "transcoder"
@@ -29,6 +30,8 @@ class ExtractConfig:
 
     Attributes:
         nodes: Size of the circuit: a number of nodes ("64") or a share of the model's ("5%").
+        executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
+            circuit as one compiled step for meshes. Both end with the same circuit.
         seed: Seed of the prompts, the masks, the controls and the bootstrap.
         sizes: Prompts in each split, if the task is given by name.
         features: The nodes inside MLPs: `neurons`; `mlps`, each MLP as one node; a transcoder, as a
@@ -52,13 +55,15 @@ class ExtractConfig:
         hierarchy: How the graph is coarsened.
         masks: How masks are trained.
         repair: How members are swapped after the search.
-        judge: How the circuit is tested.
+        judge: How the circuit is tested: by default the claims that decide, and no more of them
+            than it takes. The first ablation is that of the curve of sizes.
 
     Raises:
         ConfigError: If a value is impossible.
     """
 
     nodes: str = "5%"
+    executor: Executor = "staged"
     seed: int = 0
     sizes: Sizes = Sizes()
     features: str = NEURONS
@@ -74,7 +79,7 @@ class ExtractConfig:
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
-    judge: JudgeConfig = JudgeConfig()
+    judge: ValidateConfig = ValidateConfig(claims="core")
 
     def __post_init__(self):
         if self.seed < 0:
@@ -89,7 +94,7 @@ class ExtractConfig:
             raise ConfigError(
                 "graph_steps", got=self.graph_steps, expected="numbers from 0 to 1, at least one"
             )
-        for field, kind in (("prior", Prior), ("search", Search)):
+        for field, kind in (("prior", Prior), ("search", Search), ("executor", Executor)):
             if getattr(self, field) not in get_args(kind):
                 raise ConfigError(
                     field, got=repr(getattr(self, field)), expected=" or ".join(get_args(kind))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.config import ExtractConfig, Progress
@@ -50,6 +51,8 @@ class Context:
     save_every: float = 10.0
     began: float = dataclasses.field(default_factory=time.monotonic)
 
+    __repr__ = one_line
+
     @property
     def discover(self) -> Prompts:
         """The prompts that circuits are found on."""
@@ -78,6 +81,8 @@ class Left:
 
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seen: Seen = dataclasses.field(default_factory=Seen.nothing)
+
+    __repr__ = one_line
 
     def __getitem__(self, stage: str) -> Any:
         return self.values[stage]
@@ -122,3 +127,5 @@ class Stage:
     make: Callable[[Context, Left], Any]
     keep: Callable[[RunFolder, Any], None] = keep_nothing
     kept: Callable[[Context, Left], Any] = nothing_kept
+
+    __repr__ = one_line

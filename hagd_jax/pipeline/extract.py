@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import hagd_jax
-from hagd_jax.causal import Circuit, SizePoint, Verdict
+from hagd_jax.brief import one_line
+from hagd_jax.causal import Circuit, SizePoint, ValidationReport
 from hagd_jax.corpus import Corpus
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.checks import require_runnable
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.context import Context, Left, silent
+from hagd_jax.pipeline.fused.run import run_fused
 from hagd_jax.pipeline.opening import open_run
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_staged
-from hagd_jax.pipeline.stages import NAMES, fields_from, files_from, require_stage
+from hagd_jax.pipeline.stages import LAST, NAMES, fields_from, files_from, require_stage
 from hagd_jax.report import Report
 from hagd_jax.tasks import Task
 from hagd_jax.tasks import task as find_task
@@ -31,7 +33,7 @@ class Result:
 
     Attributes:
         circuit: The circuit, with its provenance.
-        verdicts: What was measured of it on the test split, one for each ablation.
+        report: The verdict of the judge, on the test split.
         curve: Faithfulness against size, under the first ablation.
         scores: Every node's score.
         task: The behaviour, with its prompts.
@@ -41,13 +43,15 @@ class Result:
     """
 
     circuit: Circuit
-    verdicts: tuple[Verdict, ...]
+    report: ValidationReport
     curve: tuple[SizePoint, ...]
     scores: Nodes
     task: Task
     dictionary: Dictionary
     page: Report
     notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
 
 def extract(
@@ -102,7 +106,13 @@ def extract(
     given = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
     context, notes = given
     context = dataclasses.replace(context, progress=progress, facts=facts or {})
-    return _result(run_staged(context), context, notes)
+    return _result(run(context), context, notes)
+
+
+def run(context: Context, until: str = LAST) -> Left:
+    """Run the stages with the executor that the configuration names."""
+    execute = run_fused if context.config.executor == "fused" else run_staged
+    return execute(context, until)
 
 
 def run_until(
@@ -111,7 +121,7 @@ def run_until(
     task: Task | str,
     config: ExtractConfig = ExtractConfig(),
     *,
-    out: str | Path | RunFolder,
+    out: str | Path | RunFolder | None = None,
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
     progress: Progress = silent,
@@ -123,7 +133,7 @@ def run_until(
         model: The model.
         task: The behaviour.
         config: The configuration.
-        out: Folder of the run.
+        out: Folder of the run. Nothing is kept if None.
         dictionary: As in `extract`.
         corpus: As in `extract`.
         progress: As in `extract`.
@@ -137,7 +147,7 @@ def run_until(
     """
     last = require_stage(until, "--until")
     context, _ = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
-    return run_staged(dataclasses.replace(context, progress=progress), last)
+    return run(dataclasses.replace(context, progress=progress), last)
 
 
 def prepare(
@@ -236,15 +246,15 @@ def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
         f"{sum(each.l0) / len(each.l0):.0f} at a time"
         for each in found
     ]
-    if not judged.verdicts[0].able:
-        right = judged.verdicts[0].accuracy["model"].value
+    if judged.report.evidence and not judged.report.able:
+        right = judged.report.evidence[0].accuracy[0].value
         learned.append(
             f"warning: the model is right on only {right:.0%} of the test prompts; a circuit of a "
             "behaviour that it lacks means nothing"
         )
     return Result(
         circuit=left["select"].circuit,
-        verdicts=judged.verdicts,
+        report=judged.report,
         curve=judged.curve,
         scores=left["score"],
         task=context.task,

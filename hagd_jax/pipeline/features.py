@@ -7,6 +7,7 @@ import json
 from typing import NamedTuple
 
 from hagd_jax import parallel, transcoders, units
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -41,6 +42,8 @@ class Basis(NamedTuple):
     evaluation: Evaluation | None
     seen: Seen
 
+    __repr__ = one_line
+
 
 def looks(context: Context, left: Left) -> Seen:
     """None of the task's prompts."""
@@ -54,20 +57,25 @@ def features(context: Context, left: Left) -> Basis:
         ConfigError: If a transcoder is to be learned and there is no text.
         InputError: If the dictionary is one for another model.
     """
-    model, named, measured = context.model, context.config.features, None
+    model, named, evaluation = context.model, context.config.features, None
     if context.dictionary is not None or named == NEURONS:
         nodes = as_dictionary(model, context.dictionary)
     elif named == MLPS:
         nodes = units.blocks(model)
     elif named == TRANSCODER:
-        transcoder, measured = _learned(context)
+        transcoder, evaluation = _learned(context)
         nodes = as_dictionary(model, transcoder)
     else:
         dtype = model.config.dtype
         found = transcoders.load(named, mesh=model.mesh, model=model, dtype=dtype)
         nodes = as_dictionary(model, found)
-    seen = look(task=context.task.name, model=model, dictionary=nodes)
-    return Basis(nodes, measured, seen)
+    return basis_of(context, nodes, evaluation)
+
+
+def basis_of(context: Context, nodes: Dictionary, evaluation: Evaluation | None) -> Basis:
+    """Nodes with what they are of."""
+    seen = look(task=context.task.name, model=context.model, dictionary=nodes)
+    return Basis(nodes, evaluation, seen)
 
 
 def width(context: Context) -> int | None:
@@ -127,15 +135,26 @@ def _algorithm(context: Context) -> Algorithm | None:
     return algorithm_of(context.task.name, context.model)
 
 
+def features_run(context: Context) -> RunFolder | None:
+    """The folder within the run's that a learned transcoder has for itself."""
+    if context.run is None:
+        return None
+    return open_run(context.run.path / "features", dataclasses.asdict(train_config(context)))
+
+
 def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
-    """A transcoder trained for this run, in a folder of its own within the run's."""
-    model, corpus, config = context.model, text_of(context), train_config(context)
-    own = None
-    if context.run is not None:
-        own = open_run(context.run.path / "features", dataclasses.asdict(config))
-    transcoder = trained(model, corpus, config, own, progress=context.progress)
-    found = measure(model, transcoder, corpus, own, _MEASURED, progress=context.progress)
-    return transcoder, found
+    """A transcoder trained for this run."""
+    model, corpus, own = context.model, text_of(context), features_run(context)
+    transcoder = trained(model, corpus, train_config(context), own, progress=context.progress)
+    return transcoder, measured_here(context, corpus, transcoder, own)
+
+
+def measured_here(
+    context: Context, corpus: Corpus, transcoder: Transcoder, own: RunFolder | None
+) -> Evaluation:
+    """Measures of a transcoder that was learned for a run, on held-out text."""
+    progress = context.progress
+    return measured(context.model, transcoder, corpus, own, _MEASURED, progress=progress)
 
 
 def trained(
@@ -172,7 +191,7 @@ def trained(
     return transcoders.load(folder, mesh=model.mesh, model=model)
 
 
-def measure(
+def measured(
     model: LanguageModel,
     transcoder: Transcoder,
     corpus: Corpus,
@@ -195,7 +214,7 @@ def measure(
         The measures.
     """
     batches = corpus.held_out_batches(sequences)
-    found = transcoders.evaluate(
+    found = transcoders.measure(
         transcoder, model, batches, progress=lambda n: progress("evaluate", n, len(batches))
     )
     if run is not None:

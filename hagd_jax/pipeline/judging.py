@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
-from hagd_jax.causal import SizePoint, Verdict, curve_areas, evaluate, size_curve
+from hagd_jax.brief import one_line
+from hagd_jax.causal import (
+    SizePoint,
+    ValidationReport,
+    curve_areas,
+    size_curve,
+    validate,
+)
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.run_folder import RunFolder
+
+FILE = "validation.json"
 
 
 class Judged(NamedTuple):
     """What was measured of the circuit on the test split.
 
     Attributes:
-        verdicts: One for each ablation.
+        report: The verdict of the judge.
         curve: Faithfulness against size, under the first ablation.
     """
 
-    verdicts: tuple[Verdict, ...]
+    report: ValidationReport
     curve: tuple[SizePoint, ...]
+
+    __repr__ = one_line
 
 
 def judge(context: Context, left: Left) -> Judged:
     """Judge the circuit, and measure circuits of other sizes."""
     if context.run is not None:
         context.run.rewind("verdict", -1)
-    verdicts, curve = _verdicts(context, left), _curve(context, left)
-    for verdict in verdicts:
-        context.log("verdict", **verdict.to_json())
+    report, curve = _report(context, left), _curve(context, left)
+    context.log("verdict", **report.to_json())
     for point in curve:
         context.log("curve", **_plain(point))
     if (areas := curve_areas(curve, left["score"].space.nodes)) is not None:
         context.log("areas", cpr=areas.cpr, cmd=areas.cmd)
-    return Judged(verdicts, curve)
+    return Judged(report, curve)
 
 
-def _verdicts(context: Context, left: Left) -> tuple[Verdict, ...]:
+def keep(run: RunFolder, judged: Judged) -> None:
+    """Write the verdict, as `hagd validate` does."""
+    run.write(FILE, json.dumps(judged.report.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def _report(context: Context, left: Left) -> ValidationReport:
     config, done = context.config, []
 
     def on_ablation(name: str) -> None:
         done.append(name)
         context.progress("judge", len(done), len(config.judge.ablations))
 
-    return evaluate(
+    return validate(
         context.model, left["select"].circuit, context.task, config.judge,
-        dictionary=left["features"].nodes, seed=config.seed, on_ablation=on_ablation,
+        dictionary=left["features"].nodes, seed=config.seed, progress=on_ablation,
     )  # fmt: skip
 
 

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax import meta
+from hagd_jax.brief import one_line
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.scoring import looks as discovering
-from hagd_jax.scores.flow import Directions, Flow, directions, flow, require_flow
+from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Seen
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
-from hagd_jax.units import Scores, Space
+from hagd_jax.units import Scores, Space, directed
 
 FILE = "hierarchy.npz"
 
@@ -36,6 +37,8 @@ class Coarse(NamedTuple):
 
     tree: Tree
     prior: Scores
+
+    __repr__ = one_line
 
 
 def needs_graph(context: Context, space: Space) -> bool:
@@ -61,12 +64,13 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     config, scores, nodes = context.config, left["score"], left["features"].nodes
     if not needs_graph(context, nodes.space):
         return Coarse(Tree((), seen=Seen.nothing()), scores)
-    require_flow(nodes)
+    nodes = directed(context.model, nodes)
+    along = directions(context.model, nodes.bare())
     size = graph_size(config, nodes.space)
     learner = meta.load() if config.prior == "learner" else None
     flows = _flows(context, left)
     tree, prior = _coarse(
-        directions(context.model, nodes.bare()), flows, learner, jnp.asarray(scores.flat()),
+        along, flows, learner, jnp.asarray(scores.flat()),
         jax.random.key(config.seed), size=size, config=config.hierarchy,
         parallel=context.model.config.parallel_residual,
     )  # fmt: skip
@@ -79,7 +83,8 @@ def hierarchy(context: Context, left: Left) -> Coarse:
 def _flows(context: Context, left: Left) -> list[Flow]:
     """What nodes do on the graph's prompts, batch by batch."""
     config, model = context.config, context.model
-    prompts, nodes = context.discover[: config.graph_prompts], left["features"].nodes.bare()
+    prompts = context.discover[: config.graph_prompts]
+    nodes = directed(model, left["features"].nodes).bare()
     steps, found = jnp.asarray(config.graph_steps, jnp.float32), []
     for batch, weight in padded_batches(model, prompts, config.gradient.batch_size):
         found.append(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import sizes_of
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.context import Context, Left
@@ -36,6 +37,8 @@ class Ranked(NamedTuple):
     def circuits(self) -> dict[int, Nodes]:
         """Size → the nodes with the highest ranks."""
         return {size: top_nodes(row, size).mask for size, row in self.ranks.items()}
+
+    __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:

@@ -23,7 +23,7 @@ def write_page(context: Context, left: Left) -> Report:
     report = Report(
         title=f"{task.name} in {model.name}",
         circuit=circuit,
-        verdicts=left["judge"].verdicts,
+        validation=left["judge"].report,
         scores=left["score"].values,
         curve=left["judge"].curve,
         curve_ablation=context.config.judge.ablations[0],

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.run_folder import RunFolder
@@ -34,6 +35,8 @@ class Repaired(NamedTuple):
     def seen(self) -> Seen:
         """The data that decided it."""
         return self.circuit.seen
+
+    __repr__ = one_line
 
 
 def asked(config: ExtractConfig, space: Space) -> bool:
@@ -66,6 +69,7 @@ def repair(context: Context, left: Left) -> Repaired:
         context.model, context.discover, circuit, swaps(context.config),
         dictionary=left["features"].nodes,
     )  # fmt: skip
+    context.progress("repair", 1, 1)
     context.log_once("repair", losses=better.losses, evaluations=better.evaluations)
     return Repaired(better.mask, better.losses)
 

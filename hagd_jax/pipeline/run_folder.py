@@ -11,6 +11,7 @@ masks/          masks in training; search.npz the ranks of all nodes at each siz
 repair.npz      the circuit after swaps
 steps/          the state of the fused executor
 circuit.json    the circuit
+validation.json the verdict of the judge
 report.html     the page to look at
 ```
 

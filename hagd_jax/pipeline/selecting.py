@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, size_curve
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
@@ -30,6 +31,8 @@ class Selected(NamedTuple):
 
     circuit: Circuit
     circuits: Mapping[int, Nodes]
+
+    __repr__ = one_line
 
 
 def loss_of(config: ExtractConfig) -> MaskConfig:
@@ -73,6 +76,7 @@ def select(context: Context, left: Left) -> Selected:
         context.model, context.discover, [chosen, Nodes.full(chosen.space, False)],
         loss_of(context.config), dictionary=left["features"].nodes,
     )  # fmt: skip
+    context.progress("select", 1, 1)
     return selected(context, left, keeps, losses)
 
 

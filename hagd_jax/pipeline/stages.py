@@ -19,7 +19,7 @@ from hagd_jax.pipeline.seen_files import file_of
 STAGES: tuple[Stage, ...] = (
     Stage(
         "features",
-        reads=("seed", "sizes", "features", "corpus", "train"),
+        reads=("executor", "seed", "sizes", "features", "corpus", "train"),
         leaves=("features",),
         looks=features.looks,
         make=features.features,
@@ -72,9 +72,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "judge",
         reads=("judge",),
-        leaves=(),
+        leaves=(judging.FILE,),
         looks=features.looks,
         make=judging.judge,
+        keep=judging.keep,
     ),
     Stage(
         "page",
@@ -86,6 +87,8 @@ STAGES: tuple[Stage, ...] = (
 )
 NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
 LAST = NAMES[-1]
+# The state of the fused executor between two stages; any of them may be what it goes on with.
+STEPS = "steps"
 
 
 def require_stage(name: str, flag: str) -> str:
@@ -111,10 +114,11 @@ def files_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> files_from("judge")
-        ('seen/judge.json', 'seen/page.json', 'report.html')
+        ('validation.json', 'seen/judge.json', 'report.html', 'seen/page.json', 'steps')
     """
     own = STAGES[NAMES.index(first) :]
-    return tuple(name for stage in own for name in (*stage.leaves, file_of(stage.name)))
+    files = [name for stage in own for name in (*stage.leaves, file_of(stage.name))]
+    return (*files, STEPS)
 
 
 def fields_from(first: str) -> tuple[str, ...]:

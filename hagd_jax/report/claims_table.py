@@ -8,11 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
+from hagd_jax.causal import Claim, ValidationReport
+from hagd_jax.report.verdict_words import MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert
-
-_STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
-_SIGNS = {"holds": "✓", "fails": "✗", "not enough data": "?"}
 
 
 def claims_table(report: ValidationReport) -> Table:
@@ -25,36 +23,38 @@ def claims_table(report: ValidationReport) -> Table:
         A table for `rich.print`.
 
     Example:
-        >>> rich.print(claims_table(validate(model, circuit, task)))
+        >>> from hagd_jax.causal import Circuit, ValidationReport
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = ValidationReport(circuit, (), prompts=9, split="test", units=5)
+        >>> str(claims_table(report).title).endswith("may carry copy in small.")
+        True
     """
-    decisive = set(map(id, report.decisive))
+    _, mark, _ = badge(report)
+    sentence = verdict_sentence(report.circuit, report, report.units)
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(f"{report.verdict}: {_size(report)} for {_short(report)}"),
+        title=Text(f"{mark} {inert(report.headline, 200)}. {sentence}"),
         title_justify="left",
         title_style="bold",
         caption=Text(
-            f"{report.prompts} prompts of the {inert(report.split, 20)} split; "
-            f"{found_under(report.circuit.seen)}; claims marked * decide"
+            "; ".join(
+                [
+                    f"{report.prompts} distinct prompts of the {inert(report.split, 20)} split",
+                    found_under(report.circuit.seen),
+                    "claims marked * decide",
+                    *(f"set aside: {inert(each, 200)}" for each in report.aside),
+                ]
+            )
         ),
         caption_justify="left",
     )
     for name in ("claim", "ablation", "p", "what was seen"):
         table.add_column(name, no_wrap=name != "what was seen")
-    for claim in sorted(report.claims, key=lambda c: id(c) not in decisive):
-        mark = "*" if id(claim) in decisive else " "
-        sign = Text(f"{_SIGNS[claim.verdict]} {claim.name}{mark}", style=_STYLES[claim.verdict])
+    for claim in sorted(report.claims, key=lambda c: not c.decides):
+        star = "*" if claim.decides else " "
+        sign = Text(f"{MARKS[claim.verdict][0]} {claim.name}{star}", style=STYLES[claim.verdict])
         table.add_row(sign, Text(claim.ablation), Text(_p(claim)), Text(claim.says))
     return table
-
-
-def _size(report: ValidationReport) -> str:
-    what = "edges" if isinstance(report.circuit, EdgeCircuit) else "nodes"
-    return f"{len(report.circuit):,} {what}"
-
-
-def _short(report: ValidationReport) -> str:
-    return f"{inert(report.circuit.task, 30)} in {inert(report.circuit.model, 30)}"
 
 
 def _p(claim: Claim) -> str:

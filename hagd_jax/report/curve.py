@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, FixedTicker, LogTicker, NumeralTickFormatter
 
-from hagd_jax.causal import Estimate, SizePoint
-from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
+from hagd_jax.causal import ACCURACY_GATE, KL_GATE, Estimate, Evidence, SizePoint
 from hagd_jax.report.plot import canvas, guide, hover, paint, span_of
 from hagd_jax.report.record import Report
 from hagd_jax.report.words import inert, interval, number, percent
@@ -30,22 +29,23 @@ def size_plots(report: Report) -> dict[str, Any]:
     if not points:
         return {}
     columns = curve_columns(points)
-    verdict = report.verdict(report.curve_ablation)
+    found = report.under(report.curve_ablation)
     plots = {
         "faithfulness": _against_size(report, columns, "faithfulness", "faithfulness", 300),
         "accuracy": _against_size(report, columns, "accuracy", "accuracy", 220),
         "kl": _against_size(report, columns, "kl", "KL, nats", 220),
     }
     guide(plots["faithfulness"], 1.0, dash="dashed")
-    if verdict is not None:
-        _mark(plots["faithfulness"], len(report.circuit), verdict.faithfulness.ratio_of_means)
-        _mark(plots["accuracy"], len(report.circuit), verdict.accuracy["circuit"])
-        alone = verdict.kl["circuit"]
-        _mark(plots["kl"], len(report.circuit), Estimate(alone, math.nan, math.nan))
+    if found is not None:
+        size, right = len(report.circuit), found.accuracy
+        _mark(plots["faithfulness"], size, found.alone.faithfulness.ratio_of_means)
+        _mark(plots["accuracy"], size, right[2])
+        _mark(plots["kl"], size, Estimate(found.kl[2], math.nan, math.nan))
         # The gates, where the circuit's own verdict puts them.
-        guide(plots["accuracy"], ACCURACY_GATE * verdict.accuracy["model"].value, dash="dotted")
-        guide(plots["kl"], KL_GATE * verdict.kl["empty"], dash="dotted")
-    _fit(plots, points, verdict)
+        cost = right[0].value - right[1].value
+        guide(plots["accuracy"], right[1].value + ACCURACY_GATE * cost, dash="dotted")
+        guide(plots["kl"], KL_GATE * found.kl[1], dash="dotted")
+    _fit(plots, points, found)
     return plots
 
 
@@ -114,13 +114,13 @@ def _mark(fig: Any, at: float, estimate: Estimate) -> None:
     paint(diamond.glyph, fill_color="ink", line_color="page")
 
 
-def _fit(plots: dict[str, Any], points: list[SizePoint], verdict: Any) -> None:
+def _fit(plots: dict[str, Any], points: list[SizePoint], found: Evidence | None) -> None:
     # By the values: a bootstrap interval over a small denominator may be boundless.
     judged = {"faithfulness": [], "accuracy": [], "kl": []}
-    if verdict is not None:
-        judged["faithfulness"] = [verdict.faithfulness.ratio_of_means.value]
-        judged["accuracy"] = [verdict.accuracy["circuit"].value]
-        judged["kl"] = [verdict.kl["circuit"], KL_GATE * verdict.kl["empty"]]
+    if found is not None:
+        judged["faithfulness"] = [found.alone.faithfulness.ratio_of_means.value]
+        judged["accuracy"] = [found.accuracy[2].value]
+        judged["kl"] = [found.kl[2], KL_GATE * found.kl[1]]
     recovered = [point.faithfulness.value for point in points] + judged["faithfulness"]
     right = [point.accuracy.value for point in points] + judged["accuracy"]
     apart = [point.kl for point in points] + judged["kl"]
@@ -138,9 +138,9 @@ def controls_plot(report: Report) -> Any | None:
     Returns:
         The figure, or None if nothing was measured.
     """
-    if not report.verdicts:
+    if not report.evidence:
         return None
-    count = len(report.verdicts)
+    count = len(report.evidence)
     fig = canvas(
         "controls",
         height=64 + 58 * count,
@@ -149,28 +149,28 @@ def controls_plot(report: Report) -> Any | None:
     )
     guide(fig, 0.0, axis="x", colour="line")
     guide(fig, 1.0, axis="x", dash="dashed")
-    values = [v.faithfulness.ratio_of_means.value for v in report.verdicts]
-    values += [control for v in report.verdicts for control in v.controls]
+    values = [e.alone.faithfulness.ratio_of_means.value for e in report.evidence]
+    values += [control for e in report.evidence for control in e.chance]
     fig.x_range = span_of(values, include=(0.0, 1.0))
     fig.xaxis.formatter = NumeralTickFormatter(format="0%")
     fig.yaxis.ticker = FixedTicker(ticks=list(range(count)))
     fig.yaxis.major_label_overrides = {
-        i: inert(verdict.ablation, 16) for i, verdict in enumerate(report.verdicts)
+        i: inert(found.ablation, 16) for i, found in enumerate(report.evidence)
     }
     fig.yaxis.major_tick_line_color = fig.yaxis.axis_line_color = None
     fig.yaxis.tags = [tag for axis in fig.yaxis for tag in axis.tags if "text" in tag]
     fig.ygrid.visible = False
     _chance(fig, report)
-    for row, verdict in enumerate(report.verdicts):
-        _own(fig, row, verdict.faithfulness.ratio_of_means)
+    for row, found in enumerate(report.evidence):
+        _own(fig, row, found.alone.faithfulness.ratio_of_means)
     return fig
 
 
 def _chance(fig: Any, report: Report) -> None:
     rows = [
         (row, i, float(value))
-        for row, verdict in enumerate(report.verdicts)
-        for i, value in enumerate(verdict.controls)
+        for row, found in enumerate(report.evidence)
+        for i, value in enumerate(found.chance)
     ]
     # Spread a little, so that equal controls do not hide each other.
     data = {

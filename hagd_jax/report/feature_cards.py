@@ -11,7 +11,7 @@ import numpy as np
 from hagd_jax.models import Tokenizer, token_label
 from hagd_jax.report.words import inert
 from hagd_jax.transcoders import Contexts
-from hagd_jax.transcoders.contexts.context import Context
+from hagd_jax.transcoders.contexts.context import TopContext
 
 LONGEST_TOKEN = 40
 # What fires on more tokens than this has no contexts that stand out.
@@ -111,7 +111,7 @@ class _Words:
         return self._places[token]
 
 
-def _context(context: Context, largest: float, words: _Words) -> list[Any]:
+def _context(context: TopContext, largest: float, words: _Words) -> list[Any]:
     shades = np.ceil(SHADES * context.activations / largest).astype(int)
     return [
         [words(token) for token in context.tokens.tolist()],

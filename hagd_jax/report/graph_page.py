@@ -96,6 +96,8 @@ def graph_page(
 
 def claim(graph: AttributionGraph, found: GraphScores) -> str:
     """What the graph explains, in one sentence."""
+    if not graph.info.targets:
+        return "The graph has no target."
     target = word_of(graph.info.targets[0].label).strip()
     if len(graph.of_kind(ERROR)) == 0 or found.replacement > 0.9995:
         return f"All that leads to “{target}” is traced back to tokens: no error is left over."

@@ -12,6 +12,7 @@ import jinja2
 from bokeh.resources import Resources
 from markupsafe import Markup
 
+from hagd_jax.report.verdict_words import MARKS
 from hagd_jax.report.words import found_under, inert
 
 LONG_TEXT = 20_000
@@ -34,6 +35,7 @@ def environment() -> jinja2.Environment:
         finalize=lambda value: value if isinstance(value, Markup) else inert(value, LONG_TEXT),
     )
     made.filters["short"] = lambda value, limit=300: inert(value, limit)
+    made.globals["marks"] = MARKS
     made.filters["found_under"] = found_under
     return made
 

@@ -8,6 +8,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, FixedTicker, LinearColorMapper
 from bokeh.transform import transform
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Node
 from hagd_jax.report.plot import canvas, hover, paint
 from hagd_jax.report.record import Report
@@ -33,6 +34,8 @@ class Table(NamedTuple):
     score: np.ndarray
     member: np.ndarray
     rank: np.ndarray
+
+    __repr__ = one_line
 
 
 def tables(report: Report) -> tuple[Table, Table]:

@@ -5,29 +5,34 @@ The page and the terminal print the same rows, so they cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.causal import Estimate, Verdict
-from hagd_jax.causal.evaluate import ACCURACY_GATE, KL_GATE
-from hagd_jax.report.words import interval, number, percent, probability
+from hagd_jax.brief import one_line
+from hagd_jax.causal import ACCURACY_GATE, KL_GATE, Estimate, Evidence, ValidationReport
+from hagd_jax.causal.gates import BAND_GATE, NECESSITY_GATE
+from hagd_jax.causal.metrics import BAND
+from hagd_jax.report.words import UNDEFINED, interval, number, percent, probability
+
+NOT_RUN = "not run"
 
 
 class Cell(NamedTuple):
     """One measured thing.
 
     Attributes:
-        value: The number itself; NaN where it is not defined; 0 or 1 for a check.
+        value: The number itself; NaN where it is not defined.
         text: What is printed.
         note: Smaller, beneath it.
-        good: Whether a check passed; None for what is no check.
+        verdict: Of a claim: `holds`, `fails` or `not enough data`; empty for what is no claim.
     """
 
     value: float
     text: str
     note: str = ""
-    good: bool | None = None
+    verdict: str = ""
 
 
 class Measure(NamedTuple):
@@ -36,62 +41,72 @@ class Measure(NamedTuple):
     Attributes:
         name: Short.
         meaning: One sentence for a newcomer.
-        cells: One for each verdict.
+        cells: One for each ablation.
     """
 
     name: str
     meaning: str
     cells: tuple[Cell, ...]
 
+    __repr__ = one_line
 
-def main_measures(verdicts: tuple[Verdict, ...]) -> list[Measure]:
-    """The rows that decide.
+
+def main_measures(report: ValidationReport) -> list[Measure]:
+    """The rows of what was measured, those that are hardest to game first.
 
     Args:
-        verdicts: One for each column.
+        report: The judge's.
 
     Returns:
         The rows, in reading order.
     """
-    rows = [
-        ("Faithfulness", MEANINGS["faithfulness"], _faithfulness),
-        ("Accuracy kept", MEANINGS["preservation"], _preservation),
-        ("Necessity", MEANINGS["necessity"], _necessity),
+    p_values = {c.ablation: c.p_value for c in report.claims if c.name == "sufficiency"}
+    rows: list[tuple[str, str, Callable[[Evidence], Cell]]] = [
+        ("Same top token", MEANINGS["match"], lambda e: _share(e.alone.match)),
+        ("Faithfulness", MEANINGS["faithfulness"], lambda e: _estimate(_mean(e))),
+        ("Near on prompts", MEANINGS["near"], lambda e: _estimate(e.alone.faithfulness.within)),
         ("KL from model", MEANINGS["kl"], _kl),
-        ("Same top token", MEANINGS["match"], _match),
+        ("Accuracy kept", MEANINGS["kept"], lambda e: _estimate(e.alone.kept)),
+        ("of the model's", MEANINGS["preservation"], lambda e: _estimate(e.alone.preservation)),
+        ("Lost without it", MEANINGS["lost"], lambda e: _estimate(e.necessity)),
         ("Best control", MEANINGS["control"], _control),
-        ("p-value", MEANINGS["p"], _p_value),
+        ("p-value", MEANINGS["p"], lambda e: _p_value(p_values.get(e.ablation, np.nan), e)),
     ]
-    return [Measure(n, m, tuple(cell(v) for v in verdicts)) for n, m, cell in rows]
+    return [Measure(n, m, tuple(cell(e) for e in report.evidence)) for n, m, cell in rows]
 
 
-def checks(verdicts: tuple[Verdict, ...]) -> list[Measure]:
-    """The rows of ticks and crosses, the verdict last.
+def checks(report: ValidationReport) -> list[Measure]:
+    """The claims that decide, by ablation.
 
     Args:
-        verdicts: One for each column.
+        report: The judge's.
 
     Returns:
-        The rows.
+        The rows; under an ablation that decides nothing their verdicts are shown all the same.
     """
-    rows = [
-        ("Accuracy gate", MEANINGS["accuracy_gate"], lambda v: bool(v.gates.get("accuracy"))),
-        ("KL gate", MEANINGS["kl_gate"], lambda v: bool(v.gates.get("kl"))),
-        ("Beats controls", MEANINGS["beats"], lambda v: v.beats_controls),
-        ("Holds", MEANINGS["holds"], lambda v: v.holds),
-    ]
-    return [Measure(n, m, tuple(_check(test(v)) for v in verdicts)) for n, m, test in rows]
+    found = {(c.name, c.ablation): c for c in report.claims}
+    rows = []
+    for name in ("sufficiency", "necessity", "minimality"):
+        cells = []
+        for e in report.evidence:
+            claim = found.get((name, e.ablation))
+            verdict = claim.verdict if claim else "not enough data"
+            note = "" if e.decides else "decides nothing"
+            cells.append(Cell(float(verdict == "holds"), verdict, note, verdict))
+        rows.append(Measure(name.capitalize(), MEANINGS[name], tuple(cells)))
+    return rows
 
 
-def more_measures(verdicts: tuple[Verdict, ...]) -> list[Measure]:
+def more_measures(report: ValidationReport) -> list[Measure]:
     """Everything else that was measured.
 
     Args:
-        verdicts: One for each column.
+        report: The judge's.
 
     Returns:
         The rows.
     """
+    found = report.evidence
     spread = [
         ("Mean of ratios", "mean_of_ratios", "Faithfulness averaged over prompts one by one."),
         ("Median prompt", "median", "Faithfulness of the middle prompt."),
@@ -101,91 +116,76 @@ def more_measures(verdicts: tuple[Verdict, ...]) -> list[Measure]:
         ("Invalid prompts", "invalid", "Prompts on which ablating everything changes too little."),
     ]
     rows = [
-        Measure(n, meaning, tuple(_share(getattr(v.faithfulness, field)) for v in verdicts))
+        Measure(n, meaning, tuple(_share(getattr(e.alone.faithfulness, field)) for e in found))
         for n, field, meaning in spread
     ]
     rows.append(
-        Measure("Mean control", MEANINGS["mean_control"], tuple(_mean_control(v) for v in verdicts))
+        Measure("Mean control", MEANINGS["mean_control"], tuple(_mean_control(e) for e in found))
     )
-    for key, words in NAMES.items():
-        cells = tuple(_estimate(v.accuracy[key]) for v in verdicts)
+    for place, words in enumerate(NAMES):
+        cells = tuple(_estimate(e.accuracy[place]) for e in found)
         rows.append(Measure(f"Accuracy, {words}", "Share of prompts answered correctly.", cells))
-    for key, words in NAMES.items():
-        cells = tuple(Cell(v.metric[key], number(v.metric[key])) for v in verdicts)
+    for place, words in enumerate(NAMES):
+        cells = tuple(Cell(e.metric[place], number(e.metric[place])) for e in found)
         meaning = "Mean logit of the answer minus logit of the wrong answer."
         rows.append(Measure(f"Logit difference, {words}", meaning, cells))
-    for key in ("complement", "empty"):
-        cells = tuple(Cell(v.kl[key], f"{number(v.kl[key])} nats") for v in verdicts)
-        rows.append(Measure(f"KL, {NAMES[key]}", "Mean KL divergence from the model.", cells))
-    rows.append(
-        Measure("Prompts", "How many, of which split.", tuple(_prompts(v) for v in verdicts))
-    )
+    for place in (3, 1):
+        cells = tuple(Cell(e.kl[place], f"{number(e.kl[place])} nats") for e in found)
+        rows.append(Measure(f"KL, {NAMES[place]}", "Mean KL divergence from the model.", cells))
     return rows
 
 
-NAMES = {
-    "model": "whole model",
-    "circuit": "circuit alone",
-    "complement": "model without it",
-    "empty": "no node left",
-}
+# Of the first four runs, in their order.
+NAMES = ("whole model", "no node left", "circuit alone", "model without it")
 MEANINGS = {
+    "match": "How often the circuit and the model put the same token on top.",
     "faithfulness": "Share of the model's preference for the right answer that the circuit keeps "
     "when every other node is ablated: 100% is the whole model, 0% no node at all.",
+    "near": f"Share of the prompts on which faithfulness is from {BAND[0]:.0%} to {BAND[1]:.0%}; "
+    f"{BAND_GATE:.0%} are asked for.",
+    "kl": "How far the circuit's next-token distribution is from the model's; 0 is identical. "
+    f"At most {KL_GATE:.0%} of what remains with no node left is asked for.",
+    "kept": "Share kept of the accuracy that ablating every node costs; "
+    f"{ACCURACY_GATE:.0%} is asked for.",
     "preservation": "Behavioural preservation: accuracy of the circuit alone, over the model's.",
-    "necessity": "Share of the preference that is lost when the circuit's nodes are ablated and "
-    "all others stay.",
-    "kl": "How far the circuit's next-token distribution is from the model's; 0 is identical.",
-    "match": "How often the circuit and the model put the same token on top.",
-    "control": "Faithfulness of the best random circuit; each has as many nodes of each "
-    "kind in each layer as this one. It is what chance can do.",
+    "lost": "Share of the preference that is lost when the circuit's nodes are ablated and "
+    f"all others stay; {NECESSITY_GATE:.0%} is asked for.",
+    "control": "Faithfulness of the best random circuit; each has as many nodes as this one, by "
+    "layer and kind or by kind alone. It is what chance can do.",
     "mean_control": "Mean faithfulness of the random circuits.",
-    "p": "Chance that a random circuit is as faithful; it cannot be below 1 / (1 + controls).",
-    "accuracy_gate": f"Accuracy is at least {ACCURACY_GATE:.0%} of the model's.",
-    "kl_gate": f"KL is at most {KL_GATE:.0%} of what remains with no node left.",
-    "beats": "Every random circuit is less faithful.",
-    "holds": "All three checks pass.",
+    "p": "Chance that a random circuit is as near to the model; it cannot be below "
+    "1 / (1 + controls).",
+    "sufficiency": "Alone it does what the model does, and random circuits of its size do not.",
+    "necessity": "Without it the behaviour is lost, and without as many others it is not.",
+    "minimality": "No member could be left out.",
 }
 
 
-def _faithfulness(v: Verdict) -> Cell:
-    return _estimate(v.faithfulness.ratio_of_means)
+def _mean(e: Evidence) -> Estimate:
+    return e.alone.faithfulness.ratio_of_means
 
 
-def _preservation(v: Verdict) -> Cell:
-    return _estimate(v.preservation)
+def _kl(e: Evidence) -> Cell:
+    own, nothing = e.kl[2], e.kl[1]
+    return Cell(own, f"{number(own)} nats", f"empty {number(nothing)}")
 
 
-def _necessity(v: Verdict) -> Cell:
-    return _estimate(v.necessity)
-
-
-def _kl(v: Verdict) -> Cell:
-    alone, nothing = v.kl["circuit"], v.kl["empty"]
-    return Cell(alone, f"{number(alone)} nats", f"empty {number(nothing)}")
-
-
-def _match(v: Verdict) -> Cell:
-    return _share(v.exact_match)
-
-
-def _control(v: Verdict) -> Cell:
-    defined = [control for control in v.controls if control == control]
+def _control(e: Evidence) -> Cell:
+    if not e.chance:
+        return Cell(float("nan"), NOT_RUN)
+    defined = [control for control in e.chance if control == control]
     best = max(defined) if defined else float("nan")
-    return Cell(best, percent(best), f"of {len(v.controls)}")
+    return Cell(best, percent(best), f"of {len(e.chance)}")
 
 
-def _mean_control(v: Verdict) -> Cell:
-    return _share(float(np.mean(v.controls)) if v.controls else float("nan"))
+def _mean_control(e: Evidence) -> Cell:
+    return _share(float(np.mean(e.chance))) if e.chance else Cell(float("nan"), NOT_RUN)
 
 
-def _p_value(v: Verdict) -> Cell:
-    best = probability(1 / (1 + len(v.controls)))
-    return Cell(v.p_value, probability(v.p_value), f"at best {best}")
-
-
-def _prompts(v: Verdict) -> Cell:
-    return Cell(v.prompts, f"{v.prompts:,}", v.split)
+def _p_value(value: float, e: Evidence) -> Cell:
+    if not e.chance or value != value:
+        return Cell(float("nan"), NOT_RUN if not e.chance else UNDEFINED)
+    return Cell(value, probability(value), f"at best {probability(1 / (1 + len(e.chance)))}")
 
 
 def _estimate(estimate: Estimate) -> Cell:
@@ -195,7 +195,3 @@ def _estimate(estimate: Estimate) -> Cell:
 
 def _share(value: float) -> Cell:
     return Cell(value, percent(value))
-
-
-def _check(passed: bool) -> Cell:
-    return Cell(float(passed), "yes" if passed else "no", good=passed)

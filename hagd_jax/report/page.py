@@ -24,23 +24,12 @@ from hagd_jax.report.map import (
     tables,
 )
 from hagd_jax.report.measures import checks, main_measures, more_measures
-from hagd_jax.report.record import (
-    ABLATION_WORDS,
-    Report,
-    claim,
-    findings,
-    standing,
-)
+from hagd_jax.report.record import ABLATION_WORDS, Report
+from hagd_jax.report.verdict_words import badge, findings, verdict_sentence
 from hagd_jax.report.words import inert, node_name, number, percent
 
 LISTED_NODES = 200
 LISTED_TEXTS = 12
-STANDINGS = {
-    "holds": ("✓", "Holds"),
-    "partly": ("◐", "Holds in part"),
-    "fails": ("✗", "Does not hold"),
-    "untested": ("?", "Not tested"),
-}
 
 
 class Row(NamedTuple):
@@ -71,22 +60,29 @@ def page(report: Report) -> str:
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("report.html").write_text(page(report), encoding="utf-8")
+        >>> from hagd_jax.causal import Circuit
+        >>> from hagd_jax.report import Report
+        >>> from hagd_jax.units import Nodes, Space
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = Report("copy in small", circuit, None, Nodes.full(Space(1, 2, 3), 0.0))
+        >>> "Not tested" in page(report)
+        True
     """
     figures = _figures(report)
+    said = report.validation if report.evidence else None
     return render(
         "page.html",
         "page.js.html",
         report=report,
-        claim=claim(report),
-        standing=standing(report),
-        badge=STANDINGS[standing(report)],
-        verdicts=report.verdicts,
-        findings=findings(report),
+        claim=verdict_sentence(report.circuit, report.validation, report.total),
+        badge=badge(report.validation),
+        validation=report.validation,
+        evidence=report.evidence,
+        findings=findings(report.validation),
         ablation_words=ABLATION_WORDS,
-        main=main_measures(report.verdicts),
-        checks=checks(report.verdicts),
-        more=more_measures(report.verdicts) if report.verdicts else [],
+        main=main_measures(said) if said else [],
+        checks=checks(said) if said else [],
+        more=more_measures(said) if said else [],
         prompts=[_prompt(text) for text in report.texts[:LISTED_TEXTS]],
         nodes=_rows(report),
         scales=_scales(report),

@@ -37,7 +37,8 @@ WORDS = {
     "graph": "Drawing the graph",
     "coarsen": "Coarsening it",
     "masks": "Training masks",
-    "steps": "Composed steps",
+    "repair": "Repairing the circuit",
+    "select": "Choosing the circuit",
     "curve": "Sweeping sizes",
 }
 # Seconds between two lines about the same stage.

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from hagd_jax.causal import Circuit
 from hagd_jax.report.measures import Cell, checks, main_measures
-from hagd_jax.report.record import Report, claim
+from hagd_jax.report.record import Report
+from hagd_jax.report.verdict_words import MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert, node_name, number
 
 
@@ -22,11 +23,19 @@ def verdict_table(report: Report) -> Table:
         A table for `rich.print`.
 
     Example:
-        >>> rich.print(verdict_table(report))
+        >>> from hagd_jax.causal import Circuit
+        >>> from hagd_jax.report import Report
+        >>> from hagd_jax.units import Nodes, Space
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = Report("copy in small", circuit, None, Nodes.full(Space(1, 2, 3), 0.0))
+        >>> str(verdict_table(report).title)
+        '? Not tested: 0.0% of the model (0 of 5 nodes) is proposed to carry copy in small.'
     """
+    said = report.validation
+    _, mark, word = badge(said)
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(claim(report)),
+        title=Text(f"{mark} {word}: {verdict_sentence(report.circuit, said, report.total)}"),
         title_justify="left",
         title_style="bold",
         caption=_caption(report),
@@ -35,13 +44,16 @@ def verdict_table(report: Report) -> Table:
         pad_edge=False,
     )
     table.add_column("measure", no_wrap=True)
-    for verdict in report.verdicts:
+    for found in report.evidence:
         # Text, not str: no markup is read out of a name.
-        table.add_column(Text(inert(verdict.ablation, 14)), justify="right")
-    for measure in main_measures(report.verdicts):
+        star = "*" if found.decides else ""
+        table.add_column(Text(inert(found.ablation, 14) + star), justify="right")
+    if said is None or not said.evidence:
+        return table
+    for measure in main_measures(said):
         table.add_row(measure.name, *map(_cell, measure.cells))
     table.add_section()
-    for measure in checks(report.verdicts):
+    for measure in checks(said):
         table.add_row(measure.name, *map(_cell, measure.cells))
     return table
 
@@ -71,15 +83,26 @@ def circuit_table(circuit: Circuit, n: int = 10) -> Table:
 
 
 def _caption(report: Report) -> Text:
-    counts = {f"{v.prompts:,} {inert(v.split, 20)} prompts" for v in report.verdicts}
-    parts = [*sorted(counts), found_under(report.circuit.seen), "beneath: 95% intervals, in %"]
+    said = report.validation
+    if said is None:
+        return Text("nothing was measured")
+    parts = [
+        f"{said.prompts:,} distinct {inert(said.split, 20)} prompts",
+        found_under(report.circuit.seen),
+        "* decides",
+        "beneath: 95% intervals, in %",
+        *(f"set aside: {inert(each, 200)}" for each in said.aside),
+    ]
     return Text("; ".join(parts))
 
 
 def _cell(cell: Cell) -> Text:
-    if cell.good is not None:
-        return Text("✓ yes" if cell.good else "✗ no", style="green" if cell.good else "red")
+    if cell.verdict:
+        return Text(f"{MARKS[cell.verdict][0]} {_SHORT[cell.verdict]}", style=STYLES[cell.verdict])
     text = Text(cell.text, style="bold")
     if cell.note:
         text.append(f"\n{cell.note}", style="dim")
     return text
+
+
+_SHORT = {"holds": "holds", "fails": "fails", "not enough data": "too little"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from bokeh.embed import json_item
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.report.feature_cards import cards, striking
 from hagd_jax.report.html import data, render
@@ -22,6 +24,8 @@ from hagd_jax.report.transcoder_plots import (
 )
 from hagd_jax.report.words import inert, number, percent
 from hagd_jax.transcoders import Contexts, Evaluation, Transcoder, TranscoderConfig
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class TranscoderReport:
     contexts: Contexts | None = None
     tokenizer: Tokenizer | None = None
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    __repr__ = one_line
 
     @classmethod
     def of_run(
@@ -112,7 +118,7 @@ def points_of_log(file: Path) -> list[Point]:
                 values = (float("nan") if row[k] is None else float(row[k]) for k in _MEASURED)
                 points.append(Point(float(row["trained"]), *values, held_out=True))
         except (KeyError, TypeError, ValueError):
-            continue
+            _log.warning("%s: a broken line is left out: %s", file, line[:80])
     return points
 
 

@@ -12,7 +12,7 @@ from bokeh.models import ColumnDataSource, FixedTicker, LogTicker, NumeralTickFo
 from hagd_jax.report.plot import canvas, hover, paint, span_of
 from hagd_jax.report.words import number, percent
 from hagd_jax.transcoders import Evaluation
-from hagd_jax.transcoders.measures.evaluation import EDGES
+from hagd_jax.transcoders.measures.evaluation import BIN_EDGES
 
 # Points of a training curve that are drawn: a run may log more steps than a page has pixels.
 DRAWN = 400
@@ -192,7 +192,7 @@ def density_plot(evaluation: Evaluation) -> Any:
     counts = np.sum(evaluation.histogram, 0)
     living = np.flatnonzero(counts)
     first = int(living[0]) if len(living) else 0
-    edges = 10.0 ** np.array(EDGES[first:])
+    edges = 10.0 ** np.array(BIN_EDGES[first:])
     left, right = edges[:-1], edges[1:]
     fig = canvas(
         "density",
@@ -202,7 +202,7 @@ def density_plot(evaluation: Evaluation) -> Any:
         y_axis_label="features",
         x_range=(0.9 * float(left[0]), 1.1),
     )
-    ticks = [10.0**power for power in range(math.floor(EDGES[first]), 1)]
+    ticks = [10.0**power for power in range(math.floor(BIN_EDGES[first]), 1)]
     fig.xaxis.ticker = FixedTicker(ticks=ticks)
     fig.xaxis.major_label_overrides = {tick: f"{100 * tick:.6g}%" for tick in ticks}
     fig.y_range.start = 0  # type: ignore[attr-defined]

@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 from bokeh.embed import json_item
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
-from hagd_jax.causal.claims import plain
+from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
 from hagd_jax.report.html import data, render
 from hagd_jax.report.record import ABLATION_WORDS
-from hagd_jax.report.words import inert, percent, probability
+from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
+from hagd_jax.report.words import percent, probability
 
 MEANINGS = {
+    "size": "it is a part of the model; shown is its share",
     "sufficiency": "alone it does what the model does, and random circuits of its size do not",
     "necessity": "without it the behaviour is lost, and without as many others it is not",
     "minimality": "no member could be left out; shown is the share that could",
@@ -27,12 +30,6 @@ MEANINGS = {
     "specificity": "other tasks do not need it; shown is what they lose without it",
     "negative control": "on a model with permuted weights it does not pass",
     "stability": "found again with other seeds or prompts, it has the same members",
-}
-_MARKS = {"holds": ("✓", "yes"), "fails": ("✗", "no"), "not enough data": ("?", "")}
-_BADGES = {
-    "accepted": ("holds", ("✓", "Accepted")),
-    "rejected": ("fails", ("✗", "Rejected")),
-    "not enough data": ("untested", ("?", "Not enough data")),
 }
 
 
@@ -55,37 +52,39 @@ class Row(NamedTuple):
     cells: list[Cell]
     whole: bool
 
+    __repr__ = one_line
 
-def validation_page(
-    report: ValidationReport, facts: Mapping[str, str] | None = None, *, alpha: float = 0.05
-) -> str:
+
+def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = None) -> str:
     """Render a validation as HTML that needs no network and no other file.
 
     Args:
         report: Of `causal.validate`.
         facts: Name → value, shown as provenance; `command` is shown as code.
-        alpha: Level at which members count as needed.
 
     Returns:
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("validation.html").write_text(validation_page(report), encoding="utf-8")
+        >>> from hagd_jax.causal import Circuit, ValidationReport
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> report = ValidationReport(circuit, (), prompts=9, split="test", units=5)
+        >>> "Not enough data" in validation_page(report)
+        True
     """
     facts, circuit = facts or {}, report.circuit
     ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))
-    figures = _figures(report, alpha)
-    standing, badge = _BADGES[report.verdict]
+    figures = _figures(report)
     what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
     return render(
         "validation.html",
         "validation.js.html",
         report=report,
         title=f"{circuit.task} in {circuit.model}: validation",
-        claim=_claim(report, what),
-        standing=standing,
-        badge=badge,
-        findings=[(*_MARKS[c.verdict], _finding(c)) for c in report.decisive],
+        claim=verdict_sentence(circuit, report, report.units),
+        badge=badge(report),
+        findings=findings(report),
+        decides={e.ablation for e in report.evidence if e.decides},
         ablations=ablations,
         ablation_words=ABLATION_WORDS,
         rows=rows(report, ablations),
@@ -135,28 +134,16 @@ def _cell(ablation: str, claims: list[Claim]) -> Cell:
     low, high = claim.effect.low, claim.effect.high
     between = f"{percent(low, 0)} to {percent(high, 0)}" if math.isfinite(low + high) else ""
     note = "; ".join(part for part in (between, p.replace("= <", "<")) if part)
-    return Cell(ablation, claim.verdict, *_MARKS[claim.verdict], value, note)
+    return Cell(ablation, claim.verdict, *MARKS[claim.verdict], value, note)
 
 
-def _claim(report: ValidationReport, what: str) -> str:
-    circuit = report.circuit
-    said = {"accepted": "carry", "rejected": "do not, by themselves, carry"}
-    verb = said.get(report.verdict, "may carry")
-    task, model = inert(circuit.task, 60), inert(circuit.model, 60)
-    return f"{len(circuit):,} {what} {verb} {task} in {model}."
-
-
-def _finding(claim: Claim) -> str:
-    return f"{claim.name.capitalize()} under {inert(claim.ablation, 30)} ablation: {claim.says}."
-
-
-def _figures(report: ValidationReport, alpha: float) -> dict[str, Any]:
+def _figures(report: ValidationReport) -> dict[str, Any]:
     found = report.evidence
     if not found:
         return {}
     figures = {"alone": draw.alone(found), "needed": draw.needed(found)}
-    if found[0].members:
-        figures["members"] = draw.members(found, alpha)
+    if any(e.members for e in found):
+        figures["members"] = draw.members([e for e in found if e.members])
     if found[0].subsets:
         figures["parts"] = draw.parts(found)
     if found[0].sizes:

@@ -10,8 +10,8 @@ import numpy as np
 from bokeh.layouts import gridplot
 from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter
 
-from hagd_jax.causal import Evidence
-from hagd_jax.causal.evaluate import KL_GATE
+from hagd_jax.causal import KL_GATE, Evidence
+from hagd_jax.causal.gates import NECESSITY_GATE
 from hagd_jax.report.plot import canvas, guide, hover, paint, span_of
 from hagd_jax.report.words import inert, number, percent
 
@@ -88,19 +88,18 @@ def alone(found: Sequence[Evidence]) -> Any:
 def needed(found: Sequence[Evidence]) -> Any:
     """What is lost without the circuit, and without others."""
     return strips(
-        [(e.ablation, _lost(e), [x for x in e.others if math.isfinite(x)], 0.5) for e in found],
+        [(e.ablation, e.necessity.value, [x for x in e.others if math.isfinite(x)], NECESSITY_GATE)
+         for e in found],
         label="needed", axis="share of the behaviour lost", words=percent, share=True,
     )  # fmt: skip
 
 
-def members(found: Sequence[Evidence], alpha: float) -> Any:
+def members(found: Sequence[Evidence]) -> Any:
     """What leaving out each member adds to the distance, one row of bars an ablation."""
-    return gridplot(
-        [[_bars(e, alpha)] for e in found], toolbar_location=None, sizing_mode="stretch_width"
-    )
+    return gridplot([[_bars(e)] for e in found], toolbar_location=None, sizing_mode="stretch_width")
 
 
-def _bars(e: Evidence, alpha: float) -> Any:
+def _bars(e: Evidence) -> Any:
     added = np.asarray(e.without) - e.kl[2]
     order = np.argsort(-added, kind="stable")[:LISTED]
     fig = canvas(
@@ -114,8 +113,11 @@ def _bars(e: Evidence, alpha: float) -> Any:
         "x": list(range(len(order))),
         "top": added[order].tolist(),
         "name": [inert(e.members[i], 60) for i in order],
-        "said": [f"{number(float(added[i]))} nats, p = {e.p_values[i]:.3g}" for i in order],
-        "alpha": [1.0 if e.p_values[i] <= alpha else 0.3 for i in order],
+        "said": [
+            f"{number(float(added[i]))} nats, p = {e.p_values[i]:.3g}: {e.standing[i]}"
+            for i in order
+        ],
+        "alpha": [{"needed": 1.0, "idle": 0.15}.get(e.standing[i], 0.5) for i in order],
     }
     source = ColumnDataSource(data)
     bars = fig.vbar("x", 0.8, "top", source=source, fill_alpha="alpha", line_alpha="alpha")
@@ -177,8 +179,3 @@ def against_size(found: Sequence[Evidence]) -> dict[str, Any]:
             hover(fig, dots, [("", "@which"), ("members", "@x{0,0}"), (name, "@y{0.000}")])
         made[f"size-{name}"] = fig
     return made
-
-
-def _lost(e: Evidence) -> float:
-    span = e.metric[0] - e.metric[1]
-    return (e.metric[0] - e.metric[3]) / span if abs(span) > 1e-9 else math.nan

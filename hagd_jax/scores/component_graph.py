@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
@@ -48,6 +49,8 @@ class ComponentNodes(NamedTuple):
     layer: Any
     index: Any
 
+    __repr__ = one_line
+
 
 class ComponentEdges(NamedTuple):
     """Edges, split by the input of the reader that they end at.
@@ -63,6 +66,8 @@ class ComponentEdges(NamedTuple):
     error: Any
     input: Any
     index: Any
+
+    __repr__ = one_line
 
 
 class ComponentGraph(Graph):

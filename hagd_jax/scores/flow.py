@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -30,16 +30,11 @@ from hagd_jax.models import (
     forward,
     scanned,
 )
-from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import AddToReads, no_reads
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
-from hagd_jax.units import Dictionary
-from hagd_jax.units.features import Features
-from hagd_jax.units.neurons import Neurons
+from hagd_jax.units import Directed
 
 
 class Directions(struct.PyTreeNode):
@@ -60,6 +55,8 @@ class Directions(struct.PyTreeNode):
     into: Any
     heads: Any
 
+    __repr__ = one_line
+
 
 class Flow(struct.PyTreeNode):
     """What nodes do on B prompts of T positions.
@@ -79,36 +76,7 @@ class Flow(struct.PyTreeNode):
     head_read: Any
     score: Any
 
-
-@struct.dataclass
-class AddToNeurons(Intervention):
-    """Adds to neurons: where gradients with respect to each are taken.
-
-    Attributes:
-        amount: (L, B, T, M).
-    """
-
-    amount: Any = scanned()
-
-    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToNeurons]:
-        """The neurons, moved."""
-        return value + self.amount, self
-
-
-@struct.dataclass
-class AddToFeatures(FeatureWriter):
-    """Writes amounts of features, beside what is written already.
-
-    Attributes:
-        amount: (L, B, T, F).
-    """
-
-    amount: Any = scanned(default=None)
-
-    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToFeatures]:
-        """The output, moved."""
-        written, after = self.write(self.amount)
-        return value + written, after
+    __repr__ = one_line
 
 
 @struct.dataclass
@@ -126,20 +94,7 @@ class AddToHeads(Intervention):
         return value + self.amount, self
 
 
-def require_flow(nodes: Dictionary) -> None:
-    """Refuse nodes that are no features.
-
-    Raises:
-        InputError: If they neither are neurons nor a transcoder's.
-    """
-    if not isinstance(nodes, Neurons | Features):
-        raise InputError(
-            "dictionary", got=nodes.label, expected="neurons or a transcoder: nodes that read along"
-            " a direction",
-        )  # fmt: skip
-
-
-def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
+def directions(model: LanguageModel, nodes: Directed) -> Directions:
     """What features read and write.
 
     Args:
@@ -150,35 +105,30 @@ def directions(model: LanguageModel, nodes: Dictionary) -> Directions:
         The directions, float32.
     """
     c, blocks = model.config, model.params["blocks"]
-    if isinstance(nodes, Features):
-        fields = writer_fields(nodes.trained)
-        own, reach = fields["own"], fields["reach"]
-        rows = jnp.asarray(fields["decoder"], jnp.float32)
-        # From each layer's first edge on: what reaches a reader so many layers above.
-        hop = np.asarray(layer_graph(nodes.trained.config).edges)
-        out = rows
-        for back in range(1, nodes.trained.config.width):
-            earlier = jnp.roll(rows, back, axis=0)
-            out = out + jnp.where(jnp.asarray(hop >= back)[:, None, None], earlier, 0)
-        into = jnp.asarray(fields["encoder"]["W_enc"], jnp.float32)[None]
-        normed = nodes.trained.config.reads == "mlp_in"
-    else:
-        names = ("gate", "in") if c.gated_mlp else ("in",)
-        into = jnp.stack([jnp.swapaxes(blocks["mlp"][n]["kernel"], 1, 2) for n in names])
-        out, normed = blocks["mlp"]["out"]["kernel"], True
-        own, reach = jnp.arange(c.n_layers), jnp.ones(c.n_layers, jnp.int32)
-    if normed and c.norm != "none":
+    senders, receivers, rows = nodes.decoders(model)
+    layers, rows = np.arange(c.n_layers), rows.astype(jnp.float32)
+    # From each layer's first edge on: what reaches a reader so many layers above.
+    hop, out = receivers - senders, rows
+    for back in range(1, hop.max() + 1):
+        earlier = jnp.roll(rows, back, axis=0)
+        out = out + jnp.where(jnp.asarray(hop >= back)[:, None, None], earlier, 0)
+    into = nodes.encoders(model)
+    if nodes.reads == "mlp_in" and c.norm != "none":
         into = into * blocks["norm2"]["scale"][:, None]
         if c.norm == "layer":
             into = into - into.mean(-1, keepdims=True)
-    wide = jnp.float32
-    heads = blocks["attn"]["o"]["kernel"].astype(wide)
-    return Directions(out.astype(wide), own.astype(jnp.int32), reach, into.astype(wide), heads)
+    return Directions(
+        out=out,
+        own=jnp.asarray(np.searchsorted(senders, layers), jnp.int32),
+        reach=jnp.asarray(np.bincount(senders, minlength=c.n_layers), jnp.int32),
+        into=into.astype(jnp.float32),
+        heads=blocks["attn"]["o"]["kernel"].astype(jnp.float32),
+    )
 
 
 def flow_arrays(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     batch: Prompts,
     weight: jax.Array,
     steps: jax.Array,
@@ -203,16 +153,15 @@ def flow_arrays(
     ends = path_ends(model, batch, nodes.capture)
     own, theirs = map(nodes.values, ends)
     moved = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), own, theirs)
-    name = "neuron" if isinstance(nodes, Neurons) else "feature"
-    shape = batch.inputs().shape
+    name, shape = nodes.name_of_values, batch.inputs().shape
 
     def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        start, read = ends.at(step), _reads(nodes)
+        start, read = ends.at(step), nodes.reads
         trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
 
         def value(added: tuple) -> jax.Array:
             heads, features, reads = added
-            moves = (AddToHeads(heads), _adding(nodes, features), reads)
+            moves = (AddToHeads(heads), nodes.adding(features), reads)
             out = forward(model, batch.inputs(), chain(start, *moves), remat=remat)
             return jnp.sum(metric(out.logits, batch) * weight)
 
@@ -223,7 +172,9 @@ def flow_arrays(
             jnp.einsum("lbthd,lbthd->lh", heads, moved["head_out"]).ravel(),
             jnp.einsum("lbtf,lbtf->lf", features, moved[name]).ravel(),
         ])  # fmt: skip
-        pull = _pull(model, nodes, trace, features)
+        pull = jnp.stack(nodes.pull(model, trace[read], features)).astype(jnp.float32)
+        if read == "mlp_in":
+            pull = pull / trace["norm2_scale"]
         return pull, _shared(reads, model.config), score
 
     pull, read, score = path_gradient(pulls, steps)
@@ -236,7 +187,7 @@ def flow_arrays(
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
 def flow(
     model: LanguageModel,
-    nodes: Dictionary,
+    nodes: Directed,
     batch: Prompts,
     weight: jax.Array,
     steps: jax.Array,
@@ -246,46 +197,6 @@ def flow(
 ) -> Flow:
     """`flow_arrays` as one program, its results on every device."""
     return replicate(flow_arrays(model, nodes, batch, weight, steps, metric, remat), model.mesh)
-
-
-def _reads(nodes: Dictionary) -> str:
-    return nodes.trained.config.reads if isinstance(nodes, Features) else "mlp_in"
-
-
-def _adding(nodes: Dictionary, amount: jax.Array) -> Intervention:
-    if isinstance(nodes, Features):
-        return AddToFeatures(**writer_fields(nodes.trained), amount=amount)
-    return AddToNeurons(amount)
-
-
-def _pull(
-    model: LanguageModel, nodes: Dictionary, trace: dict[str, jax.Array], gradient: jax.Array
-) -> jax.Array:
-    """(K, L, B, T, F) gradients with respect to what features read along their directions."""
-    x = trace[_reads(nodes)]
-    if isinstance(nodes, Features):
-        found = nodes.values(trace | {"head_out": x[..., None]})["feature"]
-        parts = (jnp.where(found > 0, gradient, 0),)
-        scaled = nodes.trained.config.reads == "mlp_in"
-    else:
-        parts, scaled = _neuron_pull(model, x, gradient), True
-    pull = jnp.stack(parts).astype(jnp.float32)
-    return pull / trace["norm2_scale"] if scaled else pull
-
-
-def _neuron_pull(model: LanguageModel, x: jax.Array, gradient: jax.Array) -> tuple[Any, ...]:
-    c, params = model.config, model.params["blocks"]["mlp"]
-    act = ACTIVATIONS[c.activation]
-
-    def before(name: str) -> jax.Array:
-        part = jnp.einsum("lbtd,ldf->lbtf", x, params[name]["kernel"].astype(x.dtype))
-        return part + params[name]["bias"][:, None, None] if "bias" in params[name] else part
-
-    if c.gated_mlp:
-        _, back = jax.vjp(lambda gate, up: act(gate) * up, before("gate"), before("in"))
-    else:
-        _, back = jax.vjp(act, before("in"))
-    return back(gradient.astype(x.dtype))
 
 
 def _shared(reads: AddToReads, c: DecoderConfig) -> jax.Array:

@@ -18,8 +18,7 @@ from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ def node_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
@@ -102,7 +101,7 @@ def node_scores(
     steps = jnp.asarray(config.steps, jnp.float32)
     rows = batch_rows(len(prompts), config.batch_size, model.mesh)
     for batch, weight in padded_batches(model, prompts[done:], rows):
-        part = _batch_scores(bare, nodes, batch, weight, steps, metric, config.remat)
+        part = batch_scores(bare, nodes, batch, weight, steps, metric, config.remat)
         total = jax.tree.map(jnp.add, total, part)
         done = min(done + rows, len(prompts))
         yield done, total
@@ -113,7 +112,7 @@ def mean_scores(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
     """Integrated gradients of every node: `node_scores`, averaged over prompts.
@@ -134,7 +133,7 @@ def mean_scores(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> mean_scores(case.model, case.prompts)
-        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
+        Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     check_scored(model, prompts, config)
     nodes = as_dictionary(model, dictionary)
@@ -144,7 +143,7 @@ def mean_scores(
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "remat"))
-def _batch_scores(
+def batch_scores(
     model: LanguageModel,
     dictionary: Dictionary,
     batch: Prompts,
@@ -153,6 +152,20 @@ def _batch_scores(
     metric: Metric,
     remat: bool,
 ) -> Nodes:
+    """Integrated gradients of a batch, summed over its prompts.
+
+    Args:
+        model: The model, without name and tokenizer.
+        dictionary: Its nodes, without a name.
+        batch: B prompts with their counterfactuals.
+        weight: (B,) what each weighs.
+        steps: (S,) where on the path gradients are taken.
+        metric: (logits (B, T, V), prompts) → (B,).
+        remat: Whether blocks are recomputed in the backward pass.
+
+    Returns:
+        `Nodes` of float32.
+    """
     trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
     other = dictionary.values(trace)
 

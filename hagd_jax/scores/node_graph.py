@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.flow import Flow, directions, flow, require_flow
+from hagd_jax.scores.flow import Flow, directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import PATH, Metric
@@ -21,8 +22,7 @@ from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, Space, as_dictionary
+from hagd_jax.units import Directed, Nodes, Scores, Source, Space, directed
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 EDGES_PER_NODE = 32
@@ -41,6 +41,8 @@ class NodePlaces(NamedTuple):
     kind: Any
     layer: Any
     index: Any
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, space: Space) -> NodePlaces:
@@ -96,7 +98,7 @@ def node_graph(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(steps=PATH),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     candidates: int | None = None,
     edges_per_node: int = EDGES_PER_NODE,
     metric: Metric = logit_difference,
@@ -132,8 +134,7 @@ def node_graph(
     require_number("edges_per_node", edges_per_node, least=1, whole=True)
     if candidates is not None:
         require_number("candidates", candidates, least=1, whole=True)
-    named = as_dictionary(model, dictionary)
-    require_flow(named)
+    named = directed(model, dictionary)
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=named)
     nodes = named.bare()
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
@@ -170,7 +171,7 @@ _chosen = jax.jit(chosen_edges, static_argnames="parallel")
 
 
 def _flows(
-    model: LanguageModel, nodes: Dictionary, prompts: Prompts, config: GradientConfig,
+    model: LanguageModel, nodes: Directed, prompts: Prompts, config: GradientConfig,
     metric: Metric,
 ) -> Flow:  # fmt: skip
     """The flow of all prompts, one behind the other."""

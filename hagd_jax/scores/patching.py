@@ -22,8 +22,7 @@ from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, Scores, as_dictionary
+from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 
 def eap_ig(
@@ -31,7 +30,7 @@ def eap_ig(
     prompts: Prompts,
     config: GradientConfig = GradientConfig(steps=PATH),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
     """EAP-IG of nodes: Σ (clean − counterfactual) · mean over the path of ∂m/∂node.
@@ -53,7 +52,7 @@ def eap_ig(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
-        Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#..., neurons))
+        Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     check_scored(model, prompts, config)
     nodes, bare = as_dictionary(model, dictionary), model.bare()
@@ -71,7 +70,7 @@ def eap(
     model: LanguageModel,
     prompts: Prompts,
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     batch_size: int = 8,
 ) -> Scores:
     """EAP of nodes: `eap_ig` with the gradient at the clean prompt alone.

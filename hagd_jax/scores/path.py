@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import Edit, replace
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.prompts import Prompts
@@ -48,6 +49,8 @@ class Ends(NamedTuple):
 
     clean: dict[str, jax.Array]
     other: dict[str, jax.Array]
+
+    __repr__ = one_line
 
     def at(self, step: jax.Array) -> Edit:
         """The intervention that starts the model at a place on the path of embeddings."""

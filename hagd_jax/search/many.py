@@ -28,8 +28,7 @@ from hagd_jax.search.schedule import schedule, trained_at
 from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, parts_of
+from hagd_jax.units import Source, parts_of
 
 
 def search_many(
@@ -39,7 +38,7 @@ def search_many(
     sizes: Sequence[int],
     config: MaskConfig = MaskConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     seed: int = 0,
 ) -> dict[str, Searched]:
     """Search circuits of several tasks in one program, without trees.
@@ -68,8 +67,10 @@ def search_many(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, search_many
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> tasks, own = {"one": case.prompts, "half": case.prompts[::2]}, random_scores(case.space)
+        >>> tasks = {"one": case.prompts, "half": case.prompts[::2]}
+        >>> own = random_scores(neurons(case.model).space)
         >>> found = search_many(
         ...     case.model, tasks, dict.fromkeys(tasks, own), [3], MaskConfig(steps=10))
         >>> {name: len(task.circuits[3]) for name, task in found.items()}

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, shares
@@ -37,8 +38,7 @@ from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Searched(NamedTuple):
@@ -59,6 +59,8 @@ class Searched(NamedTuple):
     empty: float
     found: bool
 
+    __repr__ = one_line
+
 
 def search_masks(
     model: LanguageModel,
@@ -68,7 +70,7 @@ def search_masks(
     config: MaskConfig = MaskConfig(),
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> Searched:
     """Train masks down to the smallest size, and read circuits of all sizes on the way.
@@ -116,7 +118,7 @@ def searched(
     circuits: dict[int, Selection],
     state: MaskState,
     config: MaskConfig,
-    dictionary: Parts | Transcoder | None,
+    dictionary: Parts | Source | None,
 ) -> Searched:
     """Measure the smallest circuit beside the empty one, and say whether anything was found."""
     smallest = circuits[min(circuits)]
@@ -143,7 +145,7 @@ def trained_circuits(
     config: MaskConfig,
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> tuple[dict[int, Selection], MaskState]:
     """The circuits of `search_masks`, not measured, and the last state."""
@@ -166,7 +168,7 @@ def train_masks(
     *,
     least: int | None = None,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Iterator[tuple[MaskState, dict[str, float]]]:
     """Take all steps that are left, some at a time.
 
@@ -193,7 +195,7 @@ def train_masks(
         >>> from hagd_jax.search import MaskConfig, init_masks, train_masks
         >>> from hagd_jax.testbeds import hand_built
         >>> case, config = hand_built()[0], MaskConfig(steps=20)
-        >>> state = init_masks(jax.random.key(0), np.zeros(case.space.nodes), config)
+        >>> state = init_masks(jax.random.key(0), np.zeros(10), config)
         >>> [int(now.step) for now, _ in train_masks(case.model, case.prompts, state, [3], config)]
         [10, 20]
     """
@@ -241,7 +243,7 @@ def seen_by_masks(
     config: MaskConfig = MaskConfig(),
     *,
     tree: Tree | None = None,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Seen:
     """What circuits have seen that masks were trained for, as in `search_masks`.
 
@@ -260,8 +262,9 @@ def seen_by_masks(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, seen_by_masks
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> scores = random_scores(case.space)
+        >>> scores = random_scores(neurons(case.model).space)
         >>> seen_by_masks(case.model, case.prompts, scores, MaskConfig(mean=0.5)).ablations
         ('counterfactual', 'mean')
     """

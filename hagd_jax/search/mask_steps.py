@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
@@ -38,6 +39,8 @@ class MaskState(struct.PyTreeNode):
     key: jax.Array
     step: jax.Array
 
+    __repr__ = one_line
+
 
 class Search(NamedTuple):
     """What masks are searched over, and for which sizes; arrays, so one program serves all.
@@ -51,6 +54,8 @@ class Search(NamedTuple):
     parts: Parts
     tree: Tree
     sizes: Any
+
+    __repr__ = one_line
 
 
 def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:
@@ -248,7 +253,8 @@ def update(
     size, on = asked
     key, _, of_noise = jax.random.split(state.key, 3)
     other = counterfactual(model, search.parts, batch.prompts)
-    other = mixed(batch, other, config.mean, jax.random.fold_in(of_noise, 1))
+    of_means = jax.random.fold_in(of_noise, 1)
+    other = mixed(model, search.parts, batch, other, config.mean, of_means)
     rows = len(batch.metric)
 
     def of(logits: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hagd_jax.causal import group_means
+from hagd_jax.brief import one_line
+from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.parts import masks
@@ -25,13 +24,17 @@ class Target(NamedTuple):
         prompts: The prompts.
         at: (N, rows of a prompt, S, V) logits where answers are read.
         metric: (N,) of the model.
-        means: Name → (L, groups, T, ...) means of groups, or of each prompt's own; or None.
+        means: Sums over the prompts, for mean ablation (`causal.reference`); or None.
+        places: Where each prompt finds its own among those; or None.
     """
 
     prompts: Prompts
     at: jax.Array
     metric: jax.Array
-    means: Any = None
+    means: Means | None = None
+    places: Places | None = None
+
+    __repr__ = one_line
 
     def scale(self) -> jax.Array:
         """The mean metric, which errors are measured in."""
@@ -44,9 +47,7 @@ class Target(NamedTuple):
         def part(x: jax.Array) -> jax.Array:
             return constrain(x[rows], ("batch",) + (None,) * (x.ndim - 1), mesh)
 
-        few = jax.tree.map(part, self._replace(means=None))
-        group = None if self.means is None else few.prompts.group
-        return few._replace(means=jax.tree.map(lambda x: x[:, group], self.means))
+        return jax.tree.map(part, self._replace(means=None))._replace(means=self.means)
 
 
 def target_of(
@@ -58,21 +59,19 @@ def target_of(
         model: The model.
         prompts: The prompts.
         batch_size: Prompts in one call.
-        means: Parts whose means in each group are wanted.
+        means: Parts whose means over other prompts are wanted, for mean ablation.
 
     Returns:
-        What it does; `means` (L, groups + 1, ...) by group, of which `take` makes rows.
+        What it does.
     """
-    found = None
+    sums = places = None
     if means is not None:
-        grouped = prompts
-        if prompts.group is None:
-            grouped = dataclasses.replace(prompts, group=np.zeros(len(prompts), np.int32))
-        prompts, found = group_means(model, means, grouped, batch_size)
+        sums, found = reference_means(model, means, prompts, batch_size=batch_size)
+        places = jax.tree.map(jnp.asarray, found)
     rows = batch_rows(len(prompts), batch_size, model.mesh)
     parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
     at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
-    return Target(jax.tree.map(jnp.asarray, prompts), at, metric, found)
+    return Target(jax.tree.map(jnp.asarray, prompts), at, metric, sums, places)
 
 
 @jax.jit
@@ -89,19 +88,55 @@ def counterfactual(model: LanguageModel, parts: Parts, batch: Prompts) -> dict[s
 
 
 def mixed(
-    batch: Target, other: dict[str, jax.Array], share: float, key: jax.Array
+    model: LanguageModel,
+    parts: Parts,
+    batch: Target,
+    other: dict[str, jax.Array],
+    share: float,
+    key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Means for a share of the prompts, chosen by lot; what was given for the rest."""
-    if batch.means is None or not share:
+    """Means over other prompts for a random share of the prompts; `other` for the rest."""
+    if batch.means is None or batch.places is None or not share:
         return other
-    chosen = jax.random.bernoulli(key, share, (len(batch.metric),))
-    rows = batch.prompts.per_row(chosen)
+    prompts = batch.prompts
+    own = parts.values(forward(model, prompts.inputs(), capture=parts.capture).trace)
+    means = batch.means.values(own, prompts, *map(jnp.asarray, batch.places))
+    rows = prompts.per_row(jax.random.bernoulli(key, share, (len(batch.metric),)))
 
     def choose(mean: jax.Array, given: jax.Array) -> jax.Array:
-        own = batch.prompts.per_row(mean.swapaxes(0, 1)).swapaxes(0, 1)
-        return jnp.where(rows.reshape(1, -1, *[1] * (given.ndim - 2)), own, given)
+        return jnp.where(rows.reshape(1, -1, *[1] * (given.ndim - 2)), mean, given)
 
-    return {name: choose(batch.means[name], value) for name, value in other.items()}
+    return {name: choose(means[name], value) for name, value in other.items()}
+
+
+def distances(
+    model: LanguageModel,
+    parts: Parts,
+    target: Target,
+    other: dict[str, jax.Array],
+    rows: jax.Array,
+    scale: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """How far the masked model is from the model on each prompt.
+
+    Args:
+        model: The model.
+        parts: Its nodes or edges.
+        target: B prompts and what the model does on them.
+        other: What closed parts are set to.
+        rows: (B, N) masks.
+        scale: What errors of the metric are measured in.
+
+    Returns:
+        (B,) KL(model ‖ masked model) of the next token, and (B,) squared relative errors of the
+        metric.
+    """
+    batch = target.prompts
+    mask: Any = masks(parts, batch.per_row(rows))
+    masked = parts.mask(mask, other)
+    found = forward(model, batch.inputs(), masked, read=batch.reads).logits
+    kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found)
+    return kl, ((batch.metric(found) - target.metric) / scale) ** 2
 
 
 def loss(
@@ -127,10 +162,5 @@ def loss(
     Returns:
         The loss, and its parts.
     """
-    batch = target.prompts
-    mask: Any = masks(parts, batch.per_row(rows))
-    masked = parts.mask(mask, other)
-    found = forward(model, batch.inputs(), masked, read=batch.reads).logits
-    kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found).mean()
-    off = jnp.mean(((batch.metric(found) - target.metric) / scale) ** 2)
+    kl, off = (x.mean() for x in distances(model, parts, target, other, rows, scale))
     return kl + weight * off, {"kl": kl, "metric_error": off}

@@ -12,8 +12,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.parts import Given, read, unflat
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, parts_of
+from hagd_jax.units import Parts, Source, parts_of
 
 # A circuit that takes away less than this share of the empty circuit's loss is none.
 GAIN = 0.05
@@ -27,7 +26,7 @@ def measured_losses(
     masks: Sequence[Given],
     config: RepairConfig | MaskConfig = RepairConfig(),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> np.ndarray:
     """Measure the loss that a search makes small, of circuits, over all prompts.

@@ -13,8 +13,17 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.search.top import highest
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Components, Edges, Nodes, Parts, Scores, Selection, Space, as_dictionary
+from hagd_jax.units import (
+    Components,
+    Edges,
+    Nodes,
+    Parts,
+    Scores,
+    Selection,
+    Source,
+    Space,
+    as_dictionary,
+)
 
 # What a search begins at, and what repair begins at.
 Given = Nodes | Edges | Scores | Selection
@@ -78,7 +87,7 @@ def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, 
 def looked(
     model: LanguageModel,
     prompts: Prompts,
-    dictionary: Parts | Transcoder | None,
+    dictionary: Parts | Source | None,
     ablations: tuple[str, ...],
 ) -> Seen:
     """What a search has seen that measured circuits of a model on prompts under ablations."""

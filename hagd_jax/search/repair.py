@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
 from hagd_jax.search.config import RepairConfig, shares
@@ -18,8 +19,7 @@ from hagd_jax.search.objective import Target, counterfactual, loss, mixed, targe
 from hagd_jax.search.outcome import is_found, measured_losses
 from hagd_jax.search.parts import Given, looked, read, unflat
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 # A backward pass costs as much as two forward passes.
 GRADIENT = 3
@@ -44,6 +44,8 @@ class Repaired(NamedTuple):
     empty: float
     found: bool
 
+    __repr__ = one_line
+
 
 def repair(
     model: LanguageModel,
@@ -51,7 +53,7 @@ def repair(
     mask: Given,
     config: RepairConfig = RepairConfig(),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
 ) -> Repaired:
     """Swap members for others of the same number, by what is measured.
 
@@ -78,8 +80,9 @@ def repair(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import RepairConfig, repair, top_nodes
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case = hand_built()[0]
-        >>> some = top_nodes(random_scores(case.space), 3)
+        >>> some = top_nodes(random_scores(neurons(case.model).space), 3)
         >>> better = repair(case.model, case.prompts, some, RepairConfig(rounds=2))
         >>> better.losses[-1] <= better.losses[0]
         True
@@ -167,7 +170,7 @@ def _slope(
     scale = target.scale()
     batch = target.take(jnp.arange(len(target.metric)), model.mesh)
     other = counterfactual(model, parts, batch.prompts)
-    other = mixed(batch, other, float(mean), jax.random.key(0))
+    other = mixed(model, parts, batch, other, float(mean), jax.random.key(0))
 
     def of(row: jax.Array) -> jax.Array:
         rows = jnp.broadcast_to(row, (len(batch.metric), len(row)))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import MaskConfig, RepairConfig
@@ -18,8 +19,7 @@ from hagd_jax.search.mask_steps import mask_ranks
 from hagd_jax.search.parts import Given, read
 from hagd_jax.search.repair import repair
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Parts, Selection, parts_of
+from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Best(NamedTuple):
@@ -40,6 +40,8 @@ class Best(NamedTuple):
     empty: float
     found: bool
 
+    __repr__ = one_line
+
 
 def search_restarts(
     model: LanguageModel,
@@ -49,7 +51,7 @@ def search_restarts(
     config: MaskConfig = MaskConfig(),
     swaps: RepairConfig = RepairConfig(rounds=20),
     *,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> Best:
     """Train masks from each of several scores, repair what they find, and keep the best.
@@ -77,8 +79,9 @@ def search_restarts(
         >>> from hagd_jax.baselines import random_scores
         >>> from hagd_jax.search import MaskConfig, search_restarts
         >>> from hagd_jax.testbeds import hand_built
+        >>> from hagd_jax.units import neurons
         >>> case, config = hand_built()[0], MaskConfig(steps=20)
-        >>> starts = [random_scores(case.space, seed) for seed in (0, 1)]
+        >>> starts = [random_scores(neurons(case.model).space, seed) for seed in (0, 1)]
         >>> best = search_restarts(case.model, case.prompts, starts, 3, config)
         >>> len(best.losses), best.found
         (2, True)

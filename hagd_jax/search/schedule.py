@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.search.config import MaskConfig
 
 
@@ -21,6 +22,8 @@ class Schedule(NamedTuple):
 
     size: np.ndarray
     opened: np.ndarray
+
+    __repr__ = one_line
 
 
 def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedule:

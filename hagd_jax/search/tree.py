@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.search.hard_concrete import held, log_open_probability, open_probability, sample
 from hagd_jax.tasks.seen import Seen
@@ -34,6 +35,8 @@ class Tree:
     clusters: tuple[Any, ...]
     counts: tuple[int, ...] = struct.field(pytree_node=False, default=())
     seen: Seen | None = struct.field(pytree_node=False, default=None)
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, clusters: Sequence[np.ndarray], *, seen: Seen | None = None) -> Tree:

@@ -9,6 +9,7 @@ from hagd_jax.tasks.algorithms import ALGORITHMS, dyck, induction, parity, sorti
 from hagd_jax.tasks.checks import check_prompts
 from hagd_jax.tasks.choices import Choice, Choices, make_choices
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.duplicates import Overlap, overlap
 from hagd_jax.tasks.metric import correct, logit_difference, read_logits
 from hagd_jax.tasks.prompts import Prompts, batches, make_prompts
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
@@ -21,6 +22,7 @@ __all__ = [
     "Algorithm",
     "Choice",
     "Choices",
+    "Overlap",
     "Prompts",
     "Seen",
     "Sizes",
@@ -38,6 +40,7 @@ __all__ = [
     "make_choices",
     "make_prompts",
     "names",
+    "overlap",
     "parity",
     "prompt_digests",
     "read_logits",

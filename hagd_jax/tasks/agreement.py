@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NOUNS, share
-from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
+from hagd_jax.tasks.spread import LOOK, Candidate, spread
+from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -26,15 +27,22 @@ TEMPLATES = {
         "In the end, the {noun} behind the {other}",
         "I think the {noun} beside the {other}",
         "As you can see, the {noun} with the {other}",
+        "Of course the {noun} next to the {other}",
     ),
     "select": (
-        "We noticed that the {noun} next to the {other}",
-        "Today the {noun} in front of the {other}",
+        "Yesterday someone asked us whether the {noun} in front of the {other}",
+        "Today, just like before, the {noun} close to the {other}",
+        "The photo proves it, since the {noun} around the {other}",
+        "What surprised him most was how the {noun} below the {other}",
     ),
     "test": (
-        "They said that the {noun} across from the {other}",
-        "In the evening, the {noun} by the {other}",
-        "It seems that the {noun} close to the {other}",
+        "According to a report in the paper, the {noun} across from the {other}",
+        "My sister told me about it, and that the {noun} by the {other}",
+        "Please check again if, in this picture, the {noun} on top of the {other}",
+        "They say, and it may be true, that the {noun} opposite the {other}",
+        "Because of the heavy rain, the {noun} to the left of the {other}",
+        "He wrote in his diary that the {noun} along with the {other}",
+        "Without any doubt at all, the {noun} facing the {other}",
     ),
 }
 
@@ -57,7 +65,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     return text_task(
         "agreement",
         tokenizer,
@@ -82,18 +90,20 @@ def nouns(tokenizer: Tokenizer, split: str) -> tuple[tuple[str, str], ...]:
 
 
 def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
-    pool, templates = nouns(tokenizer, split), TEMPLATES[split]
-    require_enough("agreement", split, size, 4 * len(pool) * (len(pool) - 1) * len(templates))
+    pool = nouns(tokenizer, split)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    # Numbers of the subject and of the other noun take turns together with the templates.
-    cells = [(t, numbers) for t in templates for numbers in itertools.product((0, 1), repeat=2)]
-    queues = []
-    for noun in rng.permutation(len(pool)):
-        others = [i for i in rng.permutation(len(pool)) if i != noun]
-        queues.append(
-            [_text(t, pool[noun], n, pool[other][m]) for other in others for t, (n, m) in cells]
-        )
-    return take_turns(queues, len(cells), size)
+    pairs = list(itertools.permutations(range(len(pool)), 2))
+    candidates = {}
+    for template in TEMPLATES[split]:
+        own = []
+        for i in rng.permutation(len(pairs))[: LOOK * max(size, 32)]:
+            noun, other = pairs[i]
+            for n, m in itertools.product((0, 1), repeat=2):
+                text = _text(template, pool[noun], n, pool[other][m])
+                # The four combinations of numbers of each template are as frequent as its nouns.
+                own.append(Candidate(text, (noun, (template, n, m), (n, m))))
+        candidates[template] = own
+    return spread("agreement", tokenizer, split, size, candidates)
 
 
 def _text(template: str, noun: tuple[str, str], number: int, other: str) -> Text:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Algorithm:
     decides: int | None = None
     shares: Mapping[str, np.ndarray] | None = None
 
+    __repr__ = one_line
+
     def require(self, model: LanguageModel) -> None:
         """Refuse a model that computes something else, by its vocabulary and positions.
 
@@ -97,7 +100,14 @@ class Algorithm:
 
         Returns:
             (count, n); fewer if there are not as many.
+
+        Raises:
+            InputError: If there is no such part, or the count is no whole number.
         """
+        require_index("count", count)
+        if not isinstance(part, str) or part not in _PARTS:
+            expected = f"one of {', '.join(_PARTS)}"
+            raise InputError("part", got=repr(part)[:80], expected=expected)
         if self.shares is not None:
             rows = self.shares[part]
             return rows if len(rows) <= count else rng.permutation(rows)[:count]
@@ -119,8 +129,12 @@ class Algorithm:
 
         Returns:
             Tokens (N, T) and answers (N, T), as of `sequences`.
+
+        Raises:
+            InputError: If there is no such part, or `most` is no whole number.
         """
-        return self.sequences(self.examples(part, most, np.random.default_rng(most)))
+        rng = np.random.default_rng(require_index("most", most))
+        return self.sequences(self.examples(part, most, rng))
 
     def task(self, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
         """Prompts from inputs that models are not trained on.
@@ -139,7 +153,7 @@ class Algorithm:
         Raises:
             InputError: If a split has no input.
         """
-        sizes = sizes or Sizes()
+        sizes = read_draw(sizes, seed)
         made = {s: self._split(s, getattr(sizes, s), [seed, i]) for i, s in enumerate(SPLITS)}
         return Task(
             self.name,
@@ -147,6 +161,7 @@ class Algorithm:
             {split: prompts for split, (prompts, _) in made.items()},
             {split: texts for split, (_, texts) in made.items()},
             self.candidates,
+            fewer(sizes, {split: len(prompts) for split, (prompts, _) in made.items()}),
         )
 
     def _split(self, split: str, size: int, seed: list[int]) -> tuple[Prompts, tuple[Text, ...]]:
@@ -156,7 +171,10 @@ class Algorithm:
         late = (answers >= 0) & (np.arange(self.width) >= self.asked)
         position = (late * rng.random(late.shape)).argmax(1)
         other = self._counterfactuals(rng, clean, position, answers)
-        keep = np.flatnonzero(late.any(1) & (other != clean).any(1))[:size]
+        # Two inputs may differ only behind the position that is asked.
+        read = np.where(np.arange(self.width) <= position[:, None], tokens, -1)
+        first = np.isin(np.arange(len(clean)), np.unique(read, axis=0, return_index=True)[1])
+        keep = np.flatnonzero(first & late.any(1) & (other != clean).any(1))[:size]
         if not len(keep):
             raise InputError(
                 f"{split} split of {self.name}", got="no input", expected="some: use a larger one"
@@ -194,6 +212,27 @@ class Algorithm:
             good = (theirs >= 0) & (theirs != answers[rows, position][same])
             other[same[good]] = tried[good]
         return other
+
+
+def fewer(sizes: Sizes, there: Mapping[str, int]) -> tuple[str, ...]:
+    """What to say of splits that have fewer prompts than were asked for.
+
+    Args:
+        sizes: Prompts asked for.
+        there: Prompts there are, by split.
+
+    Returns:
+        A sentence for each such split.
+
+    Example:
+        >>> fewer(Sizes(), {"discover": 64, "select": 5, "test": 64})
+        ('select has 5 prompts, not 32: there are no others',)
+    """
+    return tuple(
+        f"{split} has {count} prompts, not {getattr(sizes, split)}: there are no others"
+        for split, count in there.items()
+        if count < getattr(sizes, split)
+    )
 
 
 def first_places(rows: np.ndarray) -> np.ndarray:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_is
+from hagd_jax.models.model import LanguageModel
 from hagd_jax.tasks.algorithm import Algorithm
-
-if TYPE_CHECKING:
-    from hagd_jax.models.model import LanguageModel
 
 _QUESTIONS = 3
 
@@ -251,6 +248,7 @@ def recognise(name: str, model: LanguageModel) -> Algorithm:
     Raises:
         InputError: If the model computes something else.
     """
+    require_is("model", model, LanguageModel)
     sizes = model.config.vocab_size, model.config.max_positions
     try:
         found = _GUESSES[name](*sizes)

@@ -8,7 +8,10 @@ HellaSwag (Zellers et al., 2019, arXiv:1905.07830): which of four endings goes o
 scored after the context, cleaned as lm-evaluation-harness does. The counterfactual is another
 item's context of as many tokens, so that no ending is favoured.
 
-Scores are log-probabilities a character, since endings differ in length.
+Texts are cleaned and scored as lm-evaluation-harness does: `acc` goes by the log-probability of a
+choice, `acc_norm` by that a character of it, the blank before it not counted. A prompt counts as
+right by `acc_norm`, since endings differ in length; in WinoGrande both are the same, as the choices
+share their words.
 """
 
 from __future__ import annotations
@@ -19,16 +22,14 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hagd_jax.errors import InputError, MissingDependencyError
+from hagd_jax.errors import InputError, MissingDependencyError, require_is
+from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks.choices import Choice, make_choices
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
-
-if TYPE_CHECKING:
-    from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 
 # Of ten parts that rows fall into by their group, those of each split.
 _PARTS = {"discover": (0, 1, 2, 3), "select": (4, 5), "test": (6, 7, 8, 9)}
@@ -133,6 +134,8 @@ def hellaswag(row: Mapping[str, Any]) -> Item:
         raise Skipped("ctx is empty")
     group = str(row.get("source_id") or context)
     ends = tuple(" " + _cleaned(ending) for ending in endings)
+    if not all(map(str.strip, ends)):
+        raise Skipped("an ending is no text")
     return Item(group, (context,) * len(ends), ends, (), answer, tuple(map(str.strip, ends)))
 
 
@@ -160,7 +163,8 @@ def task(
         seed: Of which rows are taken.
 
     Returns:
-        The task; a prompt is right if the right choice has the best score.
+        The task; a prompt is right if the right choice has the best score a character (`acc_norm`
+        of lm-evaluation-harness); `Choices.acc` gives the other one.
 
     Raises:
         InputError: If the file cannot be read, or too few of its rows fit.
@@ -170,17 +174,30 @@ def task(
         >>> task("winogrande", model.tokenizer, "winogrande/dev.jsonl").notes[0]
         'left out 31 of 1267 rows: the counterfactual has another number of tokens'
     """
-    sizes, rng = sizes or Sizes(), np.random.default_rng(seed)
+    if not isinstance(name, str) or name not in READERS:
+        expected = f"one of {', '.join(READERS)}"
+        raise InputError("benchmark", got=repr(name)[:80], expected=expected)
+    require_is("tokenizer", tokenizer, Tokenizer)
+    if source is not None:
+        require_is("source", source, str, Path)
+    sizes, rng = read_draw(sizes, seed), np.random.default_rng(seed)
     rows = list(_lines(Path(source)) if source else _hub(name))
     why: collections.Counter[str] = collections.Counter()
+    seen: set[tuple] = set()
     items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
     for row in rows:
         try:
             item = READERS[name](_mapping(row))
+            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
             choices = _choices(tokenizer, item)
         except Skipped as reason:
             why[str(reason)] += 1
             continue
+        key = (item.begins, item.ends)
+        if key in seen:
+            why["the same prompt as another row"] += 1
+            continue
+        seen.add(key)
         part = zlib.crc32(item.group.encode()) % 10
         items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
     notes = tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
@@ -207,7 +224,7 @@ def task(
 
 _DESCRIPTIONS = {
     "winogrande": "Which of two things or people does the gap mean?",
-    "hellaswag": "Which of four endings goes on from what was said?",
+    "hellaswag": "Which of four endings goes on from what was said? Right is meant by acc_norm.",
 }
 
 
@@ -252,6 +269,14 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     return value.strip()
 
 
+def _require_unicode(*texts: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise Skipped("a text is no Unicode") from error
+
+
 def _number(row: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = row.get(name)
     plain = isinstance(value, int | str) and not isinstance(value, bool)
@@ -261,9 +286,21 @@ def _number(row: Mapping[str, Any], name: str, low: int, high: int) -> int:
 
 
 def _cleaned(text: str) -> str:
-    """Without the marks of the how-to pages that contexts were taken from."""
-    text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\s+", " ", re.sub(r"\[.*?\]", "", text)).strip()
+    """Without the marks of the how-to pages that contexts were taken from, as the harness does it.
+
+    That is: " [title]" is a full stop, other brackets go, and each two blanks become one.
+    """
+    lines = text.strip().replace(" [title]", ". ").split("\n")
+    return "\n".join(map(_without_brackets, lines)).replace("  ", " ")
+
+
+def _without_brackets(line: str) -> str:
+    """Without what stands in brackets, up to the next closing one; in linear time."""
+    kept, start = [], 0
+    while (opened := line.find("[", start)) >= 0 and (closed := line.find("]", opened)) >= 0:
+        kept.append(line[start:opened])
+        start = closed + 1
+    return "".join([*kept, line[start:]])
 
 
 def _choices(tokenizer: Tokenizer, item: Item) -> list[Choice]:
@@ -276,7 +313,8 @@ def _choices(tokenizer: Tokenizer, item: Item) -> list[Choice]:
         other = tokenizer.encode(item.others[i], end=False) if item.others else whole
         if len(other) != len(whole):
             raise Skipped("the counterfactual has another number of tokens")
-        made.append(Choice(whole, other, (len(before), len(whole)), float(len(end.encode()))))
+        # Characters of the words alone, as lm-evaluation-harness divides by.
+        made.append(Choice(whole, other, (len(before), len(whole)), float(len(end.strip(" ")))))
     return made
 
 
@@ -304,4 +342,6 @@ def _said(tokenizer: Tokenizer, name: str, item: Item, choices: list[Choice]) ->
     right = choices[item.answer]
     others = [option for i, option in enumerate(item.options) if i != item.answer]
     clean, corrupted = (tokenizer.decode(list(ids)) for ids in (right.clean, right.corrupted))
-    return Text(clean, corrupted, item.options[item.answer], "|".join(others), name)
+    # Rows of one source are near each other; `Task.clusters` goes by this.
+    cluster = f"{name}: {item.group}"
+    return Text(clean, corrupted, item.options[item.answer], "|".join(others), cluster)

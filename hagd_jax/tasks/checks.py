@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_list, shown
 
 if TYPE_CHECKING:
     from hagd_jax.tasks.prompts import Prompts
 
 
 _WORDS = ("answer", "distractor")
+
+
+def read_rows(what: str, rows: Any) -> list[list[int]]:
+    """Read token ids, one sequence a prompt.
+
+    Args:
+        what: The argument, for messages.
+        rows: Sequences of whole numbers; also arrays.
+
+    Returns:
+        The ids as Python integers.
+
+    Raises:
+        InputError: If it is something else.
+
+    Example:
+        >>> read_rows("clean", np.array([[1, 2], [3, 4]]))
+        [[1, 2], [3, 4]]
+    """
+    listed = require_list(what, rows, "token ids, one sequence a prompt")
+    return [read_ids(f"{what} of prompt {i}", row) for i, row in enumerate(listed)]
+
+
+def read_ids(what: str, ids: Any) -> list[int]:
+    """Read one sequence of token ids, as `read_rows` does."""
+    if isinstance(ids, list) and all(type(token) is int and abs(token) < 2**31 for token in ids):
+        return ids
+    try:
+        found = np.asarray(ids)
+    except (ValueError, TypeError, OverflowError):
+        found = np.zeros((), object)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise InputError(what, got=shown(ids), expected="a sequence of token ids")
+    return [int(token) for token in found]
+
+
+def on_host(prompts: Any) -> Any:
+    """Prompts whose fields are NumPy arrays, or None.
+
+    Args:
+        prompts: `Prompts` or `Choices`; their fields may be anything that NumPy reads.
+
+    Returns:
+        The same class.
+    """
+    fields = {field.name: getattr(prompts, field.name) for field in dataclasses.fields(prompts)}
+    return dataclasses.replace(
+        prompts, **{name: None if x is None else np.asarray(x) for name, x in fields.items()}
+    )
 
 
 def require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:
@@ -69,7 +118,13 @@ def check_prompts(prompts: Prompts, vocab_size: int) -> None:
     Raises:
         InputError: As `make_prompts` says, and for arrays whose shapes do not agree.
     """
-    p = jax.tree.map(np.asarray, prompts)
+    require_index("vocab_size", vocab_size)
+    if not hasattr(prompts, "per_row"):
+        raise InputError("prompts", got=shown(prompts), expected="`Prompts`, see make_prompts")
+    p = on_host(prompts)
+    for field in ("clean", "corrupted", "position", "answer", "distractor", "length"):
+        if getattr(p, field) is None:
+            raise InputError(field, got="None", expected="an array")
     if p.clean.ndim != 2 or 0 in p.clean.shape or p.corrupted.shape != p.clean.shape:
         raise InputError(
             "clean and corrupted",

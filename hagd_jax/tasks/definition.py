@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.tasks.seen import Labelled, Seen, look
+from hagd_jax.tasks.seen import Labelled, Seen, look, prompt_digests
 
 SPLITS = ("discover", "select", "test")
 
@@ -58,6 +60,14 @@ class Text(NamedTuple):
     template: str
 
 
+class BySplit(dict[str, Any]):
+    """What a task has of each split; a name that it lacks is an `InputError`, not a `KeyError`."""
+
+    def __missing__(self, split: Any) -> Any:
+        expected = f"one of its splits, {sorted(self)}"
+        raise InputError("split of a task", got=repr(split)[:80], expected=expected)
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A behaviour, split into prompts to discover on, to select on and to test on.
@@ -65,11 +75,16 @@ class Task:
     Attributes:
         name: As in `registry.names()`, or your own.
         description: One sentence for the report.
-        splits: `Prompts` by split name.
+        splits: `Prompts` by split name; a split that is not there is an `InputError`.
         texts: The same rows as text, by split name.
         candidates: An answer is correct if its logit is the largest of these tokens'; with None,
             if it is larger than the distractor's.
-        notes: What a user should know of the prompts, such as rows of a file that were left out.
+        notes: What a user should know of the prompts, such as rows of a file that were left out,
+            prompts that come twice, or prompts that two splits share.
+
+    Raises:
+        InputError: If a split has another name than those in `SPLITS`, if texts and prompts do not
+            go together, or if an answer is no candidate.
     """
 
     name: str
@@ -79,23 +94,69 @@ class Task:
     candidates: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
+    __repr__ = one_line
+
     def __post_init__(self):
-        for split, prompts in self.splits.items():
-            texts = self.texts.get(split, ())
-            if len(texts) != len(prompts):
-                raise InputError(
-                    f"texts of {self.name}/{split}",
-                    got=f"{len(texts)} texts",
-                    expected=f"one for each of the {len(prompts)} prompts",
-                )
-            if self.candidates is not None:
-                stray = sorted(_tokens(prompts.answer) - set(self.candidates))
-                if stray:
-                    raise InputError(
-                        f"answers of {self.name}/{split}",
-                        got=f"tokens {stray[:5]}",
-                        expected="members of the task's candidates",
-                    )
+        require_is("name of the task", self.name, str)
+        require_is("description of the task", self.description, str)
+        for field in ("splits", "texts"):
+            require_is(f"{field} of {self.name}", getattr(self, field), Mapping)
+        splits = BySplit(self.splits)
+        texts = BySplit({s: tuple(rows) for s, rows in read_splits(self.name, self.texts).items()})
+        candidates = self.candidates
+        if candidates is not None:
+            listed = require_list(f"candidates of {self.name}", candidates, "token ids")
+            candidates = tuple(require_index("candidates", token) for token in listed)
+        notes = require_list(f"notes of {self.name}", self.notes, "texts")
+        for split in splits:
+            require_split(split)
+            require_is(f"split {split} of {self.name}", splits[split], Prompts)
+            _check(f"{self.name}/{split}", splits[split], texts.get(split, ()), candidates)
+        notes += [note for note in _repeats(splits) if note not in notes]
+        values = {"splits": splits, "texts": texts, "candidates": candidates, "notes": tuple(notes)}
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+
+    def distinct(self, split: str) -> int:
+        """How many different prompts a split has.
+
+        Args:
+            split: Name of the split.
+
+        Returns:
+            The number, which is below the split's length if a prompt comes twice.
+
+        Raises:
+            InputError: If the task has no such split.
+        """
+        return len(set(prompt_digests(self.splits[split])))
+
+    def clusters(self, split: str) -> np.ndarray:
+        """Which prompts of a split are near-copies of each other.
+
+        Prompts of one template are. Where all are of one template, each prompt stands for itself:
+        what is found then holds for this template, and says nothing of others.
+
+        Args:
+            split: Name of the split.
+
+        Returns:
+            (N,) numbers from 0, the same for prompts of one template; copies of one prompt have
+            one number in any case.
+
+        Raises:
+            InputError: If the task has no such split.
+
+        Example:
+            >>> prompts = make_prompts([[1], [2], [1]], [[3]] * 3, [4] * 3, [5] * 3, vocab_size=6)
+            >>> texts = [Text(word, "d", "e", "f", "one template") for word in "bcb"]
+            >>> Task("mine", "", {"test": prompts}, {"test": texts}).clusters("test").tolist()
+            [0, 1, 0]
+        """
+        templates = [text.template for text in self.texts[split]]
+        labels = templates if len(set(templates)) > 1 else prompt_digests(self.splits[split])
+        place = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+        return np.array([place[label] for label in labels], int)
 
     def look(
         self,
@@ -119,13 +180,124 @@ class Task:
         Raises:
             InputError: If the task has no such split.
         """
-        if split not in self.splits:
-            raise InputError(f"task {self.name!r}", got=repr(split),
-                             expected=f"one of its splits, {sorted(self.splits)}")  # fmt: skip
         return look(
             self.splits[split], ablation=ablation, split=split, task=self.name, model=model,
             dictionary=dictionary,
         )  # fmt: skip
+
+
+def require_split(split: Any) -> str:
+    """Refuse what is no name of a split.
+
+    Args:
+        split: A name.
+
+    Returns:
+        It.
+
+    Raises:
+        InputError: If it is none of `SPLITS`.
+
+    Example:
+        >>> require_split("test")
+        'test'
+    """
+    if not isinstance(split, str) or split not in SPLITS:
+        raise InputError("split", got=repr(split)[:80], expected=f"one of {', '.join(SPLITS)}")
+    return split
+
+
+def read_draw(sizes: Any, seed: Any) -> Sizes:
+    """Read the arguments of whatever draws prompts.
+
+    Args:
+        sizes: `Sizes`, or None for the default ones.
+        seed: Of the draw.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        InputError: If they are something else.
+
+    Example:
+        >>> read_draw(None, 3).select
+        32
+    """
+    require_index("seed", seed)
+    if sizes is None:
+        return Sizes()
+    require_is("sizes", sizes, Sizes, mend="For instance Sizes(discover=64, select=32, test=64).")
+    return sizes
+
+
+def read_splits(name: str, texts: Any) -> dict[str, list[Text]]:
+    """Read prompts written as text, by split.
+
+    Args:
+        name: Of the task.
+        texts: Split → `Text`s.
+
+    Returns:
+        The same, as a dictionary of lists.
+
+    Raises:
+        InputError: If a split has another name, or a row is no `Text` or has a field that is no
+            text.
+    """
+    example = '{"discover": [Text("The cat", "The dog", "meows", "barks", "The {animal}")]}'
+    if not isinstance(texts, Mapping):
+        raise InputError(
+            f"texts of {name}", got=shown(texts), expected="a mapping from splits to lists of Text",
+            mend=f"For instance {example}.",
+        )  # fmt: skip
+    found = {}
+    for split, rows in texts.items():
+        what = f"{require_split(split)} texts of {name}"
+        if isinstance(rows, Mapping | Text):  # they list something, but no texts
+            raise InputError(what, got=shown(rows), expected="a list of Text")
+        listed = require_list(what, rows, "a list of Text")
+        for i, row in enumerate(listed):
+            what = f"{split} text {i} of {name}"
+            require_is(what, row, Text, mend=f"For instance {example}.")
+            for field, value in row._asdict().items():
+                require_is(f"{field} of {what}", value, str)
+        found[split] = listed
+    return found
+
+
+def _check(
+    where: str, prompts: Prompts, texts: Sequence[Text], candidates: tuple[int, ...] | None
+) -> None:
+    if len(texts) != len(prompts):
+        raise InputError(
+            f"texts of {where}",
+            got=f"{len(texts)} texts",
+            expected=f"one for each of the {len(prompts)} prompts",
+        )
+    if candidates is not None:
+        stray = sorted(_tokens(prompts.answer) - set(candidates))
+        if stray:
+            raise InputError(
+                f"answers of {where}",
+                got=f"tokens {stray[:5]}",
+                expected="members of the task's candidates",
+            )
+
+
+def _repeats(splits: Mapping[str, Prompts]) -> list[str]:
+    """What to say of prompts that come twice."""
+    keys = {split: prompt_digests(prompts) for split, prompts in splits.items()}
+    notes = [
+        f"{len(own) - len(set(own))} of {len(own)} prompts of {split} are copies of others"
+        for split, own in keys.items()
+        if len(set(own)) < len(own)
+    ]
+    for one, other in itertools.combinations(keys, 2):
+        both = len(set(keys[one]) & set(keys[other]))
+        if both:
+            notes.append(f"{both} prompts are in both {one} and {other}")
+    return notes
 
 
 def _tokens(ids: Any) -> set[int]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import EVENTS, share
 from hagd_jax.tasks.prompts import Prompts, make_prompts
-from hagd_jax.tasks.text import require_enough
+from hagd_jax.tasks.spread import LOOK, Candidate, spread
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -26,12 +26,23 @@ TEMPLATES = {
     "discover": (
         "The {event} lasted from the year {start} to the year {century}",
         "A long {event} began in {start} and ended in {century}",
-        "Between the years {start} and {century}",
+        "The {event} took place between {start} and {century}",
+        "It was a great {event}, which started in {start} and stopped in {century}",
+        "The records of this {event} run from {start} to {century}",
     ),
-    "select": ("That {event} went on from {start} until {century}",),
+    "select": (
+        "That {event} went on from {start} until {century}",
+        "Nobody who lived through the {event} of {start} forgot it before {century}",
+        "In {start} there was talk of a {event}, settled only in {century}",
+        "The town paid for the {event}, in {start} and again in {century}",
+    ),
     "test": (
-        "Their {event} started in the year {start} and was over in the year {century}",
-        "We read about the {event} from {start} to {century}",
+        "Their {event} dragged on for decades: it opened in {start} and closed in {century}",
+        "We read about the {event} of {start} through {century}",
+        "Historians date the {event} to the period {start} to {century}",
+        "He says that the first day of the {event} was in {start}, and the final day in {century}",
+        "They planned the {event} in {start}; it was over in {century}",
+        "During the {event}, that is, from {start} to {century}",
     ),
 }
 CENTURIES = {"discover": (11, 13, 15, 17), "select": (12,), "test": (14, 16)}
@@ -75,7 +86,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
             not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     width = max(len(_ids(tokenizer, span)) for part in spans.values() for span in part)
     return Task(
@@ -124,6 +135,7 @@ def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
         later,
         earlier,
         vocab_size=tokenizer.vocab_size,
+        group=[span.template for span in spans],
         pad_id=tokenizer.eos_id or 0,
         width=width,
     )
@@ -138,22 +150,20 @@ def _text(span: Span) -> Text:
 def _spans(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Span]:
     """Different prompts, templates in turn."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    queues = []
+    parts = list(itertools.product(share(EVENTS, split), CENTURIES[split], range(20, 80)))
+    made: dict[str, Span] = {}
+    candidates = {}
     for template in TEMPLATES[split]:
-        all_spans = [
-            Span(template, event, century, year)
-            for event in share(EVENTS, split)
-            for century in CENTURIES[split]
-            for year in range(20, 80)
+        drawn = (parts[i] for i in rng.permutation(len(parts)))
+        spans = (Span(template, *part) for part in drawn)
+        aligned = (span for span in spans if _aligned(tokenizer, span))
+        own = list(itertools.islice(aligned, LOOK * max(size, 32)))
+        made |= {span.text(): span for span in own}
+        candidates[template] = [
+            Candidate(_text(span), (span.event, span.century, span.year // 10)) for span in own
         ]
-        spans = [all_spans[i] for i in rng.permutation(len(all_spans))]
-        queues.append(s for s in spans if _aligned(tokenizer, s))
-    rounds = itertools.chain.from_iterable(itertools.zip_longest(*queues))
-    # Templates without the event repeat themselves.
-    distinct = {span.text(): span for span in itertools.islice(rounds, 4 * size) if span}
-    spans = list(distinct.values())[:size]
-    require_enough("greater_than", split, size, len(spans))
-    return spans
+    texts = spread("greater_than", tokenizer, split, size, candidates)
+    return [made[text.clean] for text in texts]
 
 
 def _ids(tokenizer: Tokenizer, span: Span, year: int | None = None) -> list[int]:

@@ -9,14 +9,16 @@ sentence of the same tokens elsewhere, and says nothing about which clean name c
 
 from __future__ import annotations
 
+import collections
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NAMES, share, words
+from hagd_jax.tasks.spread import require_enough
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -40,35 +42,48 @@ SCENES = {
         templates=(
             "When {A} and {B} went to the {place}, {S} gave a {object} to",
             "After {A} and {B} met at the {place}, {S} handed a {object} to",
-            "While {A} and {B} were waiting at the {place}, {S} offered a {object} to",
+            "While {A} and {B} were waiting near the {place}, {S} offered a {object} to",
             "Yesterday {A} and {B} walked to the {place} together. There {S} gave the {object} to",
             "Once {A} and {B} had left the {place}, {S} passed the {object} to",
-            "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
             "In the morning {A} and {B} drove to the {place}, and {S} handed the {object} to",
             "Because {A} and {B} were meeting at the {place}, {S} brought a {object} to",
+            "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
         ),
         places=words("store park school office station museum garden library airport beach"),
         objects=words("drink book ring ball gift letter key ticket bottle map"),
     ),
     "select": Scenes(
         templates=(
-            "As {A} and {B} came out of the {place}, {S} gave a {object} to",
-            "Later that day {A} and {B} went back to the {place}, where {S} offered a {object} to",
-            "Last night {A} and {B} sat together at the {place}. Soon {S} handed the {object} to",
+            "Their boss at the {place} wanted {A} and {B} to work on a {object}, so {S} "
+            "explained the plan to",
+            "A big crowd of guests filled the {place}, {A} and {B} among them. With a "
+            "smile {S} carried a {object} over to",
+            "Both of the students in the {place}, {A} and {B}, liked music. Soon {S} sang "
+            "a song about a {object} to",
+            "At the end of the trip to the {place}, it was up to {A} and {B} to say "
+            "goodbye, and {S} promised a {object} to",
         ),
         places=words("hospital restaurant market theater church zoo"),
         objects=words("bag sandwich flower coat snack cup"),
     ),
     "test": Scenes(
         templates=(
-            "Since {A} and {B} were both at the {place}, {S} gave the {object} to",
-            "While {A} and {B} were cleaning the {place}, {S} offered a {object} to",
-            "This morning {A} and {B} met outside the {place}, and {S} offered the {object} to",
-            "Once more {A} and {B} returned to the {place}. This time {S} gave a {object} to",
-            "During a break {A} and {B} walked around the {place}, and {S} offered a {object} to",
-            "One day {A} and {B} rode to the {place} together. On the way {S} gave a {object} to",
+            "The {place} was nearly empty that evening; {A} and {B} sat alone, and at "
+            "last {S} showed the {object} to",
+            "Two neighbors from the {place}, {A} and {B}, trusted each other, so {S} lent "
+            "the {object} to",
+            "There was just one {object} in the {place} that {A} and {B} could use, so "
+            "{S} threw it to",
+            "The rain kept {A} and {B} inside the {place}. To kill time, {S} threw a {object} to",
+            "Two old rivals, {A} and {B}, shared a table in the {place}, and finally {S} "
+            "slid a {object} across to",
+            "Sadly the {place} was closed, and neither {A} nor {B} knew why. Later {S} "
+            "mailed the {object} to",
+            "Every summer the {place} hired {A} and {B}. This year {S} sold a {object} to",
+            "From the window of the {place}, {A} and {B} watched the sunset. Quietly {S} "
+            "slid the {object} over to",
         ),
-        places=words("house hotel bank farm gym bakery cafe river"),
+        places=words("hotel bank farm gym bakery cafe club bar"),
         objects=words("phone pen toy card hat box coin lamp"),
     ),
 }
@@ -95,7 +110,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
             many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     texts = {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     return text_task(
         "ioi",
@@ -132,34 +147,50 @@ def names(tokenizer: Tokenizer, split: str) -> tuple[str, ...]:
 
 def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
     pool, scenes = names(tokenizer, split), SCENES[split]
-    most = len(pool) * (len(pool) - 1) * len(scenes.templates) * len(scenes.places)
-    if size > most:
-        raise InputError(f"size of the {split} split of ioi", got=size, expected=f"at most {most}")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    turns = itertools.cycle(itertools.product((True, False), scenes.templates))
+    fillings = {t: _fillings(tokenizer, pool, scenes, t) for t in scenes.templates}
+    kinds = itertools.product((True, False), scenes.templates)
+    most = len(pool) * (len(pool) - 1) * min(map(len, fillings.values()))
+    # Each order of each template could give so many.
+    require_enough("ioi", split, -(-size // (2 * len(scenes.templates))), most)
+    turns = itertools.cycle(kinds)
     kept: dict[str, Text] = {}
     while len(kept) < size:
         io_first, template = next(turns)
-        text = _draw(rng, pool, scenes, template, io_first)
-        while text.clean in kept:
-            text = _draw(rng, pool, scenes, template, io_first)
+        text = None
+        while text is None or text.clean in kept:
+            filling = fillings[template][rng.integers(len(fillings[template]))]
+            text = _draw(rng, pool, filling, template, io_first)
         kept[text.clean] = text
     return list(kept.values())
+
+
+def _fillings(
+    tokenizer: Tokenizer, pool: tuple[str, ...], scenes: Scenes, template: str
+) -> list[dict[str, str]]:
+    """Places and objects with which prompts of a template have the commonest number of tokens."""
+    people = dict(zip("ABS", pool, strict=False))
+    found = [
+        {"place": place, "object": thing}
+        for place, thing in itertools.product(scenes.places, scenes.objects)
+    ]
+    lengths = [len(tokenizer.encode(template.format(**people, **own), end=False)) for own in found]
+    common = collections.Counter(lengths).most_common(1)[0][0]
+    return [own for own, length in zip(found, lengths, strict=True) if length == common]
 
 
 def _draw(
     rng: np.random.Generator,
     pool: tuple[str, ...],
-    scenes: Scenes,
+    filling: dict[str, str],
     template: str,
     io_first: bool,
 ) -> Text:
     io, s, a, b, c = (str(name) for name in rng.choice(pool, NAMES_NEEDED, replace=False))
-    fill = {"place": str(rng.choice(scenes.places)), "object": str(rng.choice(scenes.objects))}
     first, second = (io, s) if io_first else (s, io)
     return Text(
-        clean=template.format(A=first, B=second, S=s, **fill),
-        corrupted=template.format(A=a, B=b, S=c, **fill),
+        clean=template.format(A=first, B=second, S=s, **filling),
+        corrupted=template.format(A=a, B=b, S=c, **filling),
         answer=io,
         distractor=s,
         template=template,

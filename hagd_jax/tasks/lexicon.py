@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TypeVar
 
+from hagd_jax.tasks.definition import require_split
+
 T = TypeVar("T")
 
-# Of six words, three are for discovery (diverse discovery data generalises), two for the test.
-_SHARE = ("discover", "test", "discover", "select", "discover", "test")
+# Of seven words, three are for discovery, as diverse discovery data generalises.
+_SHARE = ("discover", "test", "discover", "select", "discover", "test", "select")
 
 
 def share(items: Sequence[T], split: str) -> tuple[T, ...]:
@@ -24,12 +26,16 @@ def share(items: Sequence[T], split: str) -> tuple[T, ...]:
         split: `discover`, `select` or `test`.
 
     Returns:
-        A half, a sixth or a third of them.
+        Three sevenths of them for discovery, two sevenths of them for the others.
+
+    Raises:
+        InputError: If there is no such split.
 
     Example:
-        >>> share(range(6), "select")
-        (3,)
+        >>> share(range(7), "select")
+        (3, 6)
     """
+    require_split(split)
     return tuple(item for item, owner in zip(items, cycle(_SHARE), strict=False) if owner == split)
 
 
@@ -72,7 +78,8 @@ NAMES = words(
     """
 )
 
-# Country and capital; left out where the capital is disputed, shared, or named like the country.
+# Country, state or province, and its capital; left out where the capital is disputed, shared, or
+# named like the country.
 CAPITALS = _pairs(
     """
     France: Paris, Germany: Berlin, Italy: Rome, Spain: Madrid, Japan: Tokyo, China: Beijing,
@@ -97,7 +104,10 @@ CAPITALS = _pairs(
     Mozambique: Maputo, Namibia: Windhoek, Botswana: Gaborone, Liberia: Monrovia,
     Ethiopia: Addis Ababa, Colombia: Bogotá, Venezuela: Caracas, Ecuador: Quito,
     Uruguay: Montevideo, Argentina: Buenos Aires, Brazil: Brasília, Nicaragua: Managua,
-    Fiji: Suva, the Bahamas: Nassau
+    Fiji: Suva, the Bahamas: Nassau, Texas: Austin, Colorado: Denver, Arizona: Phoenix,
+    Massachusetts: Boston, Tennessee: Nashville, Bavaria: Munich, Queensland: Brisbane,
+    Hawaii: Honolulu, Mississippi: Jackson, Alberta: Edmonton, Manitoba: Winnipeg,
+    Andalusia: Seville, Florida: Tallahassee, Iowa: Des Moines
     """
 )
 
@@ -202,4 +212,29 @@ NUMBERS = words(
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
     sixteen seventeen eighteen nineteen twenty
     """
+)
+
+# Words without a meaning of their own: articles, pronouns, prepositions (plus and minus among
+# them), conjunctions, auxiliaries, particles, numerals. Texts may share them freely.
+CLOSED_CLASS = frozenset(
+    words(
+        """
+        a an the this that these those each every either neither both all some any no none one
+        i you he she it we they me him her us them my your his its our their mine yours hers ours
+        theirs myself himself herself itself ourselves themselves who whom whose which what where
+        when why how there here then than so as if because since while after before until till
+        although though unless once whether and or but nor yet
+        of in on at by for with about against between into through during above below to from up
+        down out off over under near behind beside besides next across along around among inside
+        outside within without toward towards upon beyond per via like opposite close away
+        plus minus times
+        is are was were be been being am has have had having do does did doing done will would
+        shall should can could may might must isn't aren't wasn't weren't hasn't haven't hadn't
+        doesn't don't didn't won't wouldn't can't couldn't
+        not very too also just only even still again ever never more most less least much many
+        few such same other others another own else now
+        zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+        sixteen seventeen eighteen nineteen twenty first second third
+        """
+    )
 )

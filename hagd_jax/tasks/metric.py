@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from hagd_jax.errors import InputError, require_index, require_list
+
 if TYPE_CHECKING:
     from hagd_jax.tasks.prompts import Prompts
 
@@ -26,9 +28,18 @@ def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
 
     Returns:
         (R, S, V), as `forward(..., read=prompts.reads)` gives at once.
+
+    Raises:
+        InputError: If they are not of these prompts.
     """
-    places = jnp.asarray(prompts.reads)[..., None]
-    return jnp.take_along_axis(jnp.asarray(logits), places, axis=1)
+    places, logits = jnp.asarray(prompts.reads)[..., None], jnp.asarray(logits)
+    if logits.ndim != 3 or len(logits) != len(places):
+        raise InputError(
+            "logits",
+            got=f"shape {logits.shape}",
+            expected=f"({len(places)}, T, V), a row of the prompts each",
+        )
+    return jnp.take_along_axis(logits, places, axis=1)
 
 
 def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
@@ -63,8 +74,15 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
 
     Returns:
         (N,) bool.
+
+    Raises:
+        InputError: If the logits are not of these prompts, or a candidate is no token.
     """
-    return prompts.correct(read_logits(logits, prompts), candidates)
+    at = read_logits(logits, prompts)
+    if candidates is not None:
+        listed = require_list("candidates", candidates, "token ids")
+        candidates = tuple(require_index("candidates", one, at.shape[-1]) for one in listed)
+    return prompts.correct(at, candidates)
 
 
 def log_sum(at: jax.Array, tokens: Any) -> jax.Array:

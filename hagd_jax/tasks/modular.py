@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.errors import InputError
-from hagd_jax.tasks.algorithm import Algorithm
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.model import LanguageModel
+from hagd_jax.tasks.algorithm import Algorithm, fewer
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.prompts import make_prompts
 
 if TYPE_CHECKING:
-    from hagd_jax.models.model import LanguageModel
     from hagd_jax.models.tokenizer import Tokenizer
 
 # Of the unordered pairs; each split has its part of the others.
@@ -45,8 +45,23 @@ OPERATIONS = {
 }
 
 
+def require_operation(operation: str) -> None:
+    """Refuse what is no operation.
+
+    Raises:
+        InputError: If it is neither `add` nor `multiply`.
+    """
+    if not isinstance(operation, str) or operation not in OPERATIONS:
+        raise InputError("operation", got=repr(operation), expected=f"one of {list(OPERATIONS)}")
+
+
 def result(pairs: np.ndarray, p: int, operation: str = "add") -> np.ndarray:
-    """(n,) results of (n, 2) pairs modulo p."""
+    """(n,) results of (n, 2) pairs modulo p.
+
+    Raises:
+        InputError: If the operation does not exist.
+    """
+    require_operation(operation)
     return (pairs.sum(axis=1) if operation == "add" else pairs.prod(axis=1)) % p
 
 
@@ -101,8 +116,7 @@ def vocabulary(p: int, operation: str = "add") -> tuple[str, ...]:
         ('0', '1', '2', '=')
     """
     require_modulus(p)
-    if operation not in OPERATIONS:
-        raise InputError("operation", got=repr(operation), expected=f"one of {list(OPERATIONS)}")
+    require_operation(operation)
     return (*map(str, range(p)), OPERATIONS[operation][2])
 
 
@@ -167,14 +181,13 @@ def task(p: int, operation: str = "add", *, sizes: Sizes | None = None, seed: in
     Raises:
         InputError: If p is not a whole number, 2 or more.
     """
-    require_modulus(p)
-    sizes = sizes or Sizes()
+    words = vocabulary(p, operation)
+    sizes = read_draw(sizes, seed)
     pairs = shares(p)
     found = functools.partial(result, p=p, operation=operation)
     rows = {
         s: _rows(p, pairs[s], getattr(sizes, s), [seed, i], found) for i, s in enumerate(SPLITS)
     }
-    words = vocabulary(p, operation)
     name, description, _ = OPERATIONS[operation]
     return Task(
         name=name,
@@ -191,6 +204,7 @@ def task(p: int, operation: str = "add", *, sizes: Sizes | None = None, seed: in
         },
         texts={split: _texts(words, *both, *map(found, both)) for split, both in rows.items()},
         candidates=tuple(range(p)),
+        notes=fewer(sizes, {split: len(clean) for split, (clean, _) in rows.items()}),
     )
 
 
@@ -231,6 +245,8 @@ def modulus(model: LanguageModel, operation: str = "add") -> int:
     Raises:
         InputError: If its vocabulary is another one.
     """
+    require_is("model", model, LanguageModel)
+    require_operation(operation)
     p = model.config.vocab_size - 1
     if p < 2 or not (model.tokenizer is None or _computes(model.tokenizer, p, operation)):
         raise InputError(

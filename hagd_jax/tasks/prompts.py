@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import jax
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError
-from hagd_jax.tasks.checks import check_prompts, require_aligned
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
+from hagd_jax.tasks.checks import check_prompts, read_ids, read_rows, require_aligned
 from hagd_jax.tasks.metric import columns, divergence, log_sum
 
 # One token a prompt, or all that will do.
@@ -45,12 +46,27 @@ class Prompts:
     length: Any
     group: Any = None
 
+    __repr__ = one_line
+
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, rows: Any) -> Self:
-        """Some of the rows: a slice, a mask or indices."""
-        return jax.tree.map(lambda x: x[rows], self)
+        """Some of the rows: a slice, a mask or indices; a single index is a batch of one.
+
+        Raises:
+            InputError: If it is something else, or outside.
+        """
+        whole = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
+        listed = [rows] if whole else rows
+        if rows is None or isinstance(rows, bool | float | str | tuple):
+            raise InputError("rows of prompts", got=shown(rows),
+                             expected="a slice, a mask or indices")  # fmt: skip
+        try:
+            return jax.tree.map(lambda x: x[listed], self)
+        except (IndexError, TypeError) as error:
+            raise InputError("rows of prompts", got=shown(rows),
+                             expected=f"rows of {len(self)} prompts") from error  # fmt: skip
 
     # What follows is all that whoever runs a model on prompts needs to know of them; `Choices`
     # answers the same questions for prompts that are several rows each.
@@ -138,9 +154,11 @@ def make_prompts(
         >>> make_prompts([[1, 2], [3]], [[1, 4], [5]], [6, 7], [8, 9], vocab_size=10).clean.tolist()
         [[1, 2], [3, 0]]
     """
+    clean, corrupted = read_rows("clean", clean), read_rows("corrupted", corrupted)
     require_aligned(clean, corrupted)
     lengths = [len(row) for row in clean]
-    width = max(lengths) if width is None else width
+    width = max(lengths) if width is None else require_index("width", width)
+    pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
     if max(lengths) > width:
         raise InputError(
             "width", got=width, expected=f"at least {max(lengths)}, the longest prompt"
@@ -153,11 +171,13 @@ def make_prompts(
     prompts = Prompts(
         clean=pad(clean),
         corrupted=pad(corrupted),
-        position=np.asarray([n - 1 for n in lengths] if position is None else position, np.int64),
-        answer=_alternatives(answer),
-        distractor=_alternatives(distractor),
+        position=np.asarray(
+            [n - 1 for n in lengths] if position is None else read_ids("position", position)
+        ),
+        answer=_alternatives("answer", answer),
+        distractor=_alternatives("distractor", distractor),
         length=np.asarray(lengths, np.int64),
-        group=None if group is None else _numbered(zip(group, lengths, strict=True)),
+        group=None if group is None else _grouped(group, lengths),
     )
     check_prompts(prompts, vocab_size)
     return jax.tree.map(lambda x: x.astype(np.int32), prompts)
@@ -176,20 +196,28 @@ def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
     Raises:
         InputError: If `size` is not a positive whole number.
     """
-    if not isinstance(size, int) or size < 1:
+    require_is("prompts", prompts, Prompts)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise InputError("batch size", got=repr(size), expected="a whole number, 1 or more")
     return (prompts[start : start + size] for start in range(0, len(prompts), size))
 
 
-def _numbered(labels: Iterable[Any]) -> np.ndarray:
-    """Numbers for labels: decided by each of them alone, so that those of two splits agree."""
-    return np.asarray([zlib.crc32(repr(label).encode()) >> 1 for label in labels], np.int64)
+def _grouped(group: Any, lengths: Sequence[int]) -> np.ndarray:
+    """(N,) numbers for labels and lengths: decided by these alone, so that two splits agree."""
+    labels = require_list("group", group, "a label for each prompt")
+    if len(labels) != len(lengths):
+        raise InputError(
+            "group", got=f"{len(labels)} labels", expected=f"one for each of {len(lengths)} prompts"
+        )
+    pairs = zip(labels, lengths, strict=True)
+    return np.asarray([zlib.crc32(repr(pair).encode()) >> 1 for pair in pairs], np.int64)
 
 
-def _alternatives(rows: Alternatives) -> np.ndarray:
+def _alternatives(field: str, rows: Any) -> np.ndarray:
     """(N,) tokens, or (N, A) where rows are lists; those are filled with −1."""
-    lists = [row for row in rows if isinstance(row, Sequence)]
-    if len(lists) < len(rows):
-        return np.asarray(rows, np.int64)
-    width = max(map(len, lists), default=1)
-    return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
+    listed = require_list(field, rows, "a token or several for each prompt")
+    if not any(isinstance(row, Sequence) or np.ndim(row) for row in listed):
+        return np.asarray(read_ids(field, listed), np.int64)
+    found = read_rows(field, listed)
+    width = max(map(len, found), default=1)
+    return np.asarray([[*row, *[-1] * (width - len(row))] for row in found], np.int64)

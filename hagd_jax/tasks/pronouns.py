@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import FEMALE, MALE, share
-from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
+from hagd_jax.tasks.spread import Candidate, spread
+from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -24,15 +25,22 @@ TEMPLATES = {
         "Everybody says that {name} was late because",
         "When {name} came home last night,",
         "My friend {name} left early, since",
+        "If {name} wins the race,",
     ),
     "select": (
-        "I heard that {name} is happy because",
-        "Yesterday {name} called to say that",
+        "I heard that {name} is happy now that",
+        "Yesterday {name} called to explain why",
+        "We invited {name} for dinner, but",
+        "Whenever {name} feels sad,",
     ),
     "test": (
-        "Surely {name} is a very good cook, isn't",
-        "As {name} was tired after the long walk,",
-        "We met {name} at the station, where",
+        "Surely {name} makes the best soup in town, doesn't",
+        "As {name} grew tired from the long walk,",
+        "Nobody could find {name} at the station until",
+        "The teacher praised {name} for the homework that",
+        "Although {name} had studied hard for the exam,",
+        "In the garden {name} fell asleep while",
+        "The doctor told {name} to rest until",
     ),
 }
 
@@ -53,7 +61,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     return text_task(
         "pronouns",
         tokenizer,
@@ -68,15 +76,18 @@ def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]
         [str(name) for name in rng.permutation(list(single_tokens(tokenizer, share(n, split))))]
         for n in (FEMALE, MALE)
     ]
-    count, templates = min(map(len, pools)), TEMPLATES[split]
-    require_enough("pronouns", split, size, 2 * count * count * len(templates))
-    queues = []
-    for i in range(count):
-        for gender in (0, 1):
-            others = np.roll(pools[1 - gender][:count], -i).tolist()
-            uses = [(other, template) for other in others for template in templates]
-            queues.append([_text(t, pools[gender][i], other, gender) for other, t in uses])
-    return take_turns(queues, len(templates), size)
+    count = min(map(len, pools))
+    candidates = {}
+    for template in TEMPLATES[split]:
+        names = [(i, gender) for i in rng.permutation(count) for gender in (0, 1)]
+        candidates[template] = [
+            Candidate(
+                _text(template, pools[gender][i], str(rng.choice(pools[1 - gender])), gender),
+                (pools[gender][i], gender),
+            )
+            for i, gender in names
+        ]
+    return spread("pronouns", tokenizer, split, size, candidates)
 
 
 def _text(template: str, name: str, other: str, gender: int) -> Text:

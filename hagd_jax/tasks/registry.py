@@ -6,7 +6,7 @@ import difflib
 import functools
 from collections.abc import Callable
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks import (
@@ -21,7 +21,7 @@ from hagd_jax.tasks import (
 )
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.tasks.algorithms import ALGORITHMS, recognise
-from hagd_jax.tasks.definition import Sizes, Task
+from hagd_jax.tasks.definition import Sizes, Task, read_draw
 from hagd_jax.tasks.modular import OPERATIONS
 from hagd_jax.tasks.relations import RELATIONS
 
@@ -162,7 +162,8 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
         InputError: If there is no such task, or the model's vocabulary cannot express it.
     """
     found, _, source = find(name).partition(":")
+    require_is("model", model, LanguageModel)
     if found in BENCHMARKS:
         words = _tokenizer(model, found)
         return benchmarks.task(found, words, source, sizes=sizes, seed=seed)
-    return _TASKS[found](model, sizes or Sizes(), seed)
+    return _TASKS[found](model, read_draw(sizes, seed), seed)

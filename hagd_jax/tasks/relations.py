@@ -6,16 +6,17 @@ counterfactual names another subject of as many tokens; its object, another one,
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
-from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
+from hagd_jax.tasks.spread import Candidate, spread
+from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -34,28 +35,36 @@ class Relation(NamedTuple):
     pairs: tuple[tuple[str, str], ...]
     templates: Mapping[str, tuple[str, ...]]
 
+    __repr__ = one_line
+
 
 RELATIONS = {
     "capitals": Relation(
-        "Name the capital of a country.",
+        "Name the capital of a country or a state.",
         lexicon.CAPITALS,
         {
             "discover": (
                 "The capital of {subject} is",
-                "The name of the capital city of {subject} is",
                 "As every child knows, the capital of {subject} is",
                 "We are going to {subject}, to see its capital,",
+                "She moved to {subject} and found work in the capital,",
+                "All main roads in {subject} lead to the capital,",
+                "Our plane to {subject} landed in the capital,",
             ),
             "select": (
-                "The capital city of {subject} is called",
-                "I live in {subject}, in the capital city of",
-                "If you travel to {subject}, you should visit its capital,",
+                "Most visitors who come to {subject} never leave the capital,",
+                "Make a stop in {subject}, preferably in its capital,",
+                "The letter was posted in {subject}, in the capital,",
+                "His trip through {subject} ended late at night in the capital,",
             ),
             "test": (
-                "In {subject}, the capital city is",
                 "On a map of {subject}, a star marks the capital,",
                 "The government of {subject} sits in the capital,",
-                "She moved to {subject} and found work in the capital,",
+                "The largest airport of {subject} is close to the capital,",
+                "Last summer we toured {subject} and spent a week in the capital,",
+                "For years the power in {subject} has been held by men in the capital,",
+                "Half of the population of {subject} is crowded around the capital,",
+                "The team from {subject} played at home in the capital,",
             ),
         },
     ),
@@ -64,21 +73,26 @@ RELATIONS = {
         lexicon.LANGUAGES,
         {
             "discover": (
-                "Most people in {subject} speak",
                 "The official language of {subject} is",
                 "He grew up in {subject}, so his mother tongue is",
                 "In the schools of {subject}, children learn to read and write in",
+                "The national anthem of {subject} is sung in",
+                "Menus in {subject} are often only in",
             ),
             "select": (
-                "The main language of {subject} is",
-                "Before we moved to {subject}, we had to learn",
-                "The newspapers of {subject} are printed in",
+                "To translate a letter from {subject}, we need someone who knows",
+                "Poets of {subject} compose their verses in",
+                "Citizens of {subject} vote with ballots printed in",
+                "Someone who moves to {subject} must first master",
             ),
             "test": (
-                "In {subject}, people speak",
                 "The language spoken in {subject} is called",
+                "Anyone raised in {subject} is a native speaker of",
                 "She has lived in {subject} all her life and is fluent in",
-                "If you want to work in {subject}, you should speak",
+                "Bedtime stories in {subject} are told in",
+                "They married in {subject}, and the wedding vows were in",
+                "The parliament of {subject} debates in",
+                "My grandmother was born in {subject} and her accent is still",
             ),
         },
     ),
@@ -89,19 +103,24 @@ RELATIONS = {
             "discover": (
                 "The country of {subject} is in",
                 "The people of {subject} live in",
-                "When we flew to {subject}, it was my first time in",
                 "On the map you find {subject} in",
+                "Every river in {subject} flows through",
+                "From space you can see {subject} and the rest of",
             ),
             "select": (
-                "They come from {subject}, a country in",
-                "Of all continents, {subject} belongs to",
-                "Our trip to {subject} was our only trip to",
+                "We know {subject} as a state in",
+                "In {subject} the climate is typical of",
+                "Geography lesson: {subject} is located in",
+                "She wrote a book about {subject} and other places in",
             ),
             "test": (
                 "The continent where {subject} lies is",
-                "He is from {subject}, which is a country in",
-                "We know {subject} as a state in",
                 "After a year in {subject} she left the continent of",
+                "The mountains of {subject} are some of the highest in",
+                "The history of {subject} is taught as the history of",
+                "The war began in {subject} and soon spread over",
+                "The railway from {subject} leads to other parts of",
+                "The economy of {subject} is one of the largest in",
             ),
         },
     ),
@@ -112,19 +131,24 @@ RELATIONS = {
             "discover": (
                 "Today they {subject}, and yesterday they",
                 "Now I {subject}; last year I",
-                "We often {subject}. Only last week we",
-                "You {subject} every day, and this morning you",
+                "These days we {subject}, as back then we",
+                "Every Sunday we {subject}, and last Sunday we",
+                "All of them {subject} each week, and a week ago all of them",
             ),
             "select": (
-                "I usually {subject}, so last night I",
-                "They always {subject} in winter, and last winter they",
-                "These days we {subject}, as back then we",
+                "Did the old man {subject}? Indeed he",
+                "Now write it in the past: I {subject} becomes I",
+                "When asked whether they {subject}, he replied that they once",
+                "In class: the verb is {subject}, and its past form is",
             ),
             "test": (
-                "Every Sunday we {subject}, and last Sunday we",
-                "They {subject} now, just as two years ago they",
-                "Most people {subject} sometimes. Yesterday, some of them",
-                "You and I {subject} a lot, and in the old days we",
+                "Every morning the boys {subject}, and this morning the boys",
+                "The workers {subject} at noon, as the workers before them",
+                "Do you {subject}? No, but in school I",
+                "How often do they {subject}? In May they",
+                "The women {subject} just like their mothers",
+                "Did they {subject}? Yes, they",
+                "Here is how to change the tense of a sentence: they {subject}, they",
             ),
         },
     ),
@@ -150,7 +174,8 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
         InputError: If the tokenizer leaves a split without two subjects of as many tokens, or
             there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    _require_relation(relation)
+    sizes = read_draw(sizes, seed)
     texts = {s: _texts(relation, tokenizer, s, getattr(sizes, s), seed) for s in SPLITS}
     tokens = single_tokens(tokenizer, (word for _, word in RELATIONS[relation].pairs))
     return text_task(
@@ -176,6 +201,7 @@ def subjects(
         Groups of two or more (subject, object): the objects are single tokens, and within a
         group the subjects are of as many tokens in every template.
     """
+    _require_relation(relation)
     _, pairs, templates = RELATIONS[relation]
     kept = single_tokens(tokenizer, (word for _, word in pairs))
     groups: dict[tuple[int, ...], list[tuple[str, str]]] = {}
@@ -190,22 +216,29 @@ def subjects(
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _texts(relation: str, tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
-    groups = subjects(relation, tokenizer, split)
-    pairs = [
-        (one, other)
-        for group in groups
-        for one, other in itertools.permutations(group, 2)
-        if one[1] != other[1]
-    ]
-    templates = RELATIONS[relation].templates[split]
-    require_enough(relation, split, size, len(pairs) * len(templates))
-    rng = np.random.default_rng([seed, SPLITS.index(split)])
-    queues: dict[str, list[Text]] = {}
-    for index in rng.permutation(len(pairs)):
-        (subject, word), (other, distractor) = pairs[index]
-        queues.setdefault(subject, []).extend(
-            Text(t.format(subject=subject), t.format(subject=other), word, distractor, t)
-            for t in templates
+def _require_relation(relation: Any) -> None:
+    if not isinstance(relation, str) or relation not in RELATIONS:
+        raise InputError(
+            "relation", got=repr(relation)[:80], expected=f"one of {', '.join(RELATIONS)}"
         )
-    return take_turns(list(queues.values()), len(templates), size)
+
+
+def _texts(relation: str, tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    pairs = []
+    for group in subjects(relation, tokenizer, split):
+        for one in group:
+            others = [other for other in group if other[1] != one[1]]
+            if others:
+                pairs.append((one, others))
+    candidates = {}
+    for template in RELATIONS[relation].templates[split]:
+        own = []
+        for i in rng.permutation(len(pairs)):
+            (subject, word), others = pairs[i]
+            other, distractor = others[rng.integers(len(others))]
+            said = [template.format(subject=name) for name in (subject, other)]
+            text = Text(said[0], said[1], word, distractor, template)
+            own.append(Candidate(text, (subject,)))
+        candidates[template] = own
+    return spread(relation, tokenizer, split, size, candidates)

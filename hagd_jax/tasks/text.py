@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from hagd_jax.errors import HagdError, InputError
+from hagd_jax.errors import HagdError, InputError, require_index, require_is, require_list
+from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks.checks import require_same_length
-from hagd_jax.tasks.definition import Task, Text
+from hagd_jax.tasks.definition import Task, Text, read_splits
+from hagd_jax.tasks.duplicates import overlap
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 
-if TYPE_CHECKING:
-    from hagd_jax.models.tokenizer import Tokenizer
+# Templates of a task up to which its splits are compared when it is made.
+_MOST_COMPARED = 300
 
 
 def word_token(tokenizer: Tokenizer, word: str) -> int:
@@ -30,6 +31,8 @@ def word_token(tokenizer: Tokenizer, word: str) -> int:
     Raises:
         InputError: If it takes several tokens (they are named), or is not in the vocabulary.
     """
+    require_is("tokenizer", tokenizer, Tokenizer)
+    require_is("word", word, str)
     first, both = (
         tokenizer.encode(text, begin=False, end=False) for text in (word, f"{word} {word}")
     )
@@ -55,10 +58,14 @@ def single_tokens(tokenizer: Tokenizer, words: Iterable[str]) -> dict[str, int]:
         words: Words to try.
 
     Returns:
-        Word → id, in the order given, no id twice.
+        Word → id, in the order given, no id twice; what is no text is left out.
+
+    Raises:
+        InputError: If they are no list of words.
     """
+    require_is("tokenizer", tokenizer, Tokenizer)
     kept: dict[str, int] = {}
-    for word in words:
+    for word in require_list("words", words, "words, one token each"):
         try:
             token = word_token(tokenizer, word)
         except HagdError:
@@ -79,7 +86,9 @@ def text_task(
     """Build a task from prompts written as text; all splits are padded to one width.
 
     A prompt begins with all that the tokenizer's template puts in front of a text. It goes on with
-    the answer, so what the template puts behind a text is left out.
+    the answer, so what the template puts behind a text is left out. A prompt that comes twice in a
+    split is left out the second time. Notes say so, and where splits are near each other, as
+    `overlap` measures it.
 
     Args:
         name: Of the task.
@@ -93,22 +102,50 @@ def text_task(
         The task.
 
     Raises:
-        InputError: If an answer is not one token or a counterfactual is not as long as its
-            prompt, and as `make_prompts` says.
+        InputError: If the texts are no lists of `Text` by split, if an answer is not one token, if
+            a counterfactual is not as long as its prompt, and as `make_prompts` says.
+
+    Example:
+        >>> text = Text("The sky is", "The sea is", "blue", "green", "The {thing} is")
+        >>> words = Tokenizer.words("The sky sea is blue green".split())
+        >>> text_task("colours", words, {"test": [text]}, description="A colour.").distinct("test")
+        1
     """
-    clean = {s: [tokenizer.encode(t.clean, end=False) for t in rows] for s, rows in texts.items()}
-    width = max((len(ids) for rows in clean.values() for ids in rows), default=0)
-    splits = {
-        split: _prompts(tokenizer, rows, clean[split], width) for split, rows in texts.items()
-    }
-    kept = {split: tuple(rows) for split, rows in texts.items()}
-    return Task(name, description, splits, kept, candidates)
+    require_is("tokenizer", tokenizer, Tokenizer)
+    read = read_splits(name, texts)
+    rows, notes = {}, []
+    for split, own in read.items():
+        rows[split] = list({text.clean: text for text in reversed(own)}.values())[::-1]
+        if not own:
+            raise InputError(f"{split} texts of {name}", got="none", expected="at least one")
+        if len(rows[split]) < len(own):
+            left = len(own) - len(rows[split])
+            notes.append(f"left out {left} of {len(own)} prompts of {split}: they come twice")
+    clean = {s: [_encoded(tokenizer, t.clean) for t in own] for s, own in rows.items()}
+    width = max((len(ids) for own in clean.values() for ids in own), default=0)
+    splits = {s: _prompts(tokenizer, own, clean[s], width) for s, own in rows.items()}
+    kept = {split: tuple(own) for split, own in rows.items()}
+    made = Task(name, description, splits, kept, candidates, tuple(notes))
+    for token in made.candidates or ():
+        require_index("candidates", token, tokenizer.vocab_size)
+    return dataclasses.replace(made, notes=(*made.notes, *_near(made)))
+
+
+def _near(task: Task) -> tuple[str, ...]:
+    """What to say of splits that are near each other; nothing of tasks that are very large."""
+    if sum(len({text.template for text in own}) for own in task.texts.values()) > _MOST_COMPARED:
+        return ()
+    return tuple(f"splits are near each other: {said}" for said in overlap(task).problems())
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, end=False)
 
 
 def _prompts(
     tokenizer: Tokenizer, rows: Sequence[Text], clean: list[list[int]], width: int
 ) -> Prompts:
-    corrupted = [tokenizer.encode(t.corrupted, end=False) for t in rows]
+    corrupted = [_encoded(tokenizer, t.corrupted) for t in rows]
     for text, one, other in zip(rows, clean, corrupted, strict=True):
         require_same_length(
             f"prompt {text.clean!r} with counterfactual {text.corrupted!r}", one, other
@@ -129,44 +166,3 @@ def _word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> list[int] | list
     """One token a row, or lists of them if a row has several."""
     found = [[word_token(tokenizer, word) for word in row.split("|")] for row in words]
     return found if any(len(row) > 1 for row in found) else [row[0] for row in found]
-
-
-def require_enough(name: str, split: str, size: int, most: int) -> None:
-    """Refuse a split that is larger than what its words can say.
-
-    Args:
-        name: Of the task.
-        split: Which.
-        size: Prompts asked for.
-        most: Different prompts that there are.
-
-    Raises:
-        InputError: If they are fewer.
-    """
-    if size > most:
-        raise InputError(
-            f"size of the {split} split of {name}",
-            got=size,
-            expected=f"at most {most}, from the words that are one token",
-            mend="Ask for fewer prompts, or use a model whose tokenizer keeps such words whole.",
-        )
-
-
-def take_turns(queues: Sequence[Sequence[Text]], templates: int, size: int) -> list[Text]:
-    """Prompts going round the subjects and, for each of them, round the templates.
-
-    Args:
-        queues: The prompts of each subject, in which the templates take turns.
-        templates: How many they are.
-        size: Prompts wanted.
-
-    Returns:
-        The first of them.
-    """
-    # Each subject begins with another template, so that the first round uses all.
-    turned = (
-        [*queue[turn % templates :], *queue[: turn % templates]]
-        for turn, queue in enumerate(queues)
-    )
-    rounds = itertools.zip_longest(*turned)
-    return list(itertools.islice((text for turn in rounds for text in turn if text), size))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text
+from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NUMBERS, share
-from hagd_jax.tasks.text import require_enough, single_tokens, take_turns, text_task
+from hagd_jax.tasks.spread import Candidate, spread
+from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -27,12 +28,17 @@ TEMPLATES = {
     ),
     "select": (
         ("everybody can see that {a} plus {b} is", 1),
-        ("the difference of {a} and {b} is", -1),
+        ("count on from {a} by {b} and you reach", 1),
+        ("the number {a} decreased by {b} becomes", -1),
+        ("it is true that {a} minus {b} makes", -1),
     ),
     "test": (
-        ("if you add {a} and {b}, the result is", 1),
-        ("a child knows that {a} plus {b} makes", 1),
-        ("the teacher said that {a} minus {b} is", -1),
+        ("adding {a} to {b} gives the result", 1),
+        ("the teacher wrote on the board: {a} plus {b} =", 1),
+        ("together {a} cats and {b} dogs are", 1),
+        ("subtract {b} from {a} and the answer is", -1),
+        ("my calculator shows, for {a} minus {b}, the solution", -1),
+        ("he had {a} apples and ate {b}, so he still has", -1),
     ),
 }
 
@@ -67,7 +73,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = sizes or Sizes()
+    sizes = read_draw(sizes, seed)
     return text_task(
         "word_arithmetic",
         tokenizer,
@@ -95,20 +101,19 @@ def pairs(split: str) -> tuple[tuple[int, int], ...]:
 def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
     known = single_tokens(tokenizer, NUMBERS)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    queues = []
+    candidates = {}
     for template, sign in TEMPLATES[split]:
         own = [Sum(*pair, sign) for pair in pairs(split)]
         own = [s for s in own if 0 <= s.result < len(NUMBERS) and NUMBERS[s.result] in known]
-        queue = []
+        found = []
         for i in rng.permutation(len(own)):
             others = [s for s in own if (s.a == own[i].a) != (s.b == own[i].b)]
             others = [s for s in others if s.result != own[i].result]
             if others:
-                queue.append(_text(template, own[i], others[rng.integers(len(others))]))
-        queues.append(queue)
-    texts = take_turns(queues, 1, size)
-    require_enough("word_arithmetic", split, size, len(texts))
-    return texts
+                text = _text(template, own[i], others[rng.integers(len(others))])
+                found.append(Candidate(text, (own[i].a, own[i].b, (sign, own[i].result))))
+        candidates[template] = found
+    return spread("word_arithmetic", tokenizer, split, size, candidates)
 
 
 def _text(template: str, one: Sum, other: Sum) -> Text:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Node
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
@@ -36,6 +37,8 @@ class Case(NamedTuple):
     prompts: Prompts
     truth: Mapping[str, frozenset[Node]]
     why: str
+
+    __repr__ = one_line
 
 
 def make_case(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.tasks.prompts import Prompts, make_prompts
@@ -66,6 +67,8 @@ class Compiled(NamedTuple):
     values: tuple[int, ...]
     tables: Mapping[int, tuple[np.ndarray, np.ndarray]]
     exactness: float
+
+    __repr__ = one_line
 
 
 def compile_program(program: Program) -> Compiled:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import DecoderConfig
 from hagd_jax.testbeds.blank import zeros
@@ -30,6 +31,8 @@ class Tracr(NamedTuple):
     transformers: Any
     project: Callable[[Any, Any], Any]
     validate: Callable[[Any], Any]
+
+    __repr__ = one_line
 
 
 def tracr() -> Tracr:
@@ -74,6 +77,8 @@ class Crafted(NamedTuple):
     config: DecoderConfig
     params: dict[str, np.ndarray]
     labels: tuple[str, ...]
+
+    __repr__ = one_line
 
 
 def craft(
@@ -210,6 +215,8 @@ class Run(NamedTuple):
     logits: np.ndarray
     heads: np.ndarray
     neurons: np.ndarray
+
+    __repr__ = one_line
 
 
 def run(config: DecoderConfig, params: Mapping[str, Any], tokens: np.ndarray) -> Run:

@@ -38,7 +38,7 @@ from hagd_jax.testbeds.two_hop import FUNCTIONS
 # The models that cases are hidden in; those with products of two reads, and programs, which read
 # both ways, have their own.
 HOST = DecoderConfig(
-    vocab_size=24, n_layers=4, d_model=64, n_heads=4, d_head=16, d_mlp=32, max_positions=8,
+    vocab_size=24, n_layers=4, d_model=64, n_heads=4, d_head=16, d_mlp=56, max_positions=8,
     norm="none", positions="learned", activation="relu", unembed_bias=True, scale_attn=False,
 )  # fmt: skip
 # Ablations under which what is the same on all prompts need not be in a circuit.
@@ -166,26 +166,34 @@ def compiled_case(compiled: Compiled, length: int | None = None, count: int = PR
 
 
 def _prompts(compiled: Compiled, tokens: np.ndarray, found: np.ndarray, count: int) -> Prompts:
-    """Inputs asked at positions, answers in turn; each counterfactual says something else there."""
+    """Different inputs, each asked at one position, answers in turn; counterfactuals differ there.
+
+    An input that is asked at two positions would be one prompt to whoever compares tokens.
+    """
     # Where all inputs say the same, nothing is asked.
     varies = np.array([len(set(column[column >= 0])) > 1 for column in found.T])
-    rows, positions = np.nonzero((found >= 0) & varies)
+    rng = np.random.default_rng(len(tokens))
+    asked: dict[int, list[tuple[int, int]]] = {}
+    for row in rng.permutation(len(tokens)):
+        places = np.flatnonzero((found[row] >= 0) & varies)
+        if len(places):
+            # The position whose answer was asked least.
+            answers = [int(found[row, t]) for t in rng.permutation(places)]
+            least = min(answers, key=lambda answer: len(asked.get(answer, [])))
+            position = int(rng.choice(np.flatnonzero((found[row] == least) & varies)))
+            asked.setdefault(least, []).append((int(row), position))
+    turns = itertools.zip_longest(*(asked[answer] for answer in sorted(asked)))
+    chosen = [place for turn in turns for place in turn if place is not None][:count]
+    rows, positions = np.array(chosen, int).reshape(-1, 2).T
     answers = found[rows, positions]
-    rng = np.random.default_rng(len(rows))
-    turn = np.zeros(len(rows))
-    for answer in np.unique(answers):
-        own = np.flatnonzero(answers == answer)
-        turn[own] = rng.permutation(len(own)) + rng.random()
-    chosen = np.argsort(turn, kind="stable")[:count]
     others = []
-    for position, answer in zip(positions[chosen], answers[chosen], strict=True):
+    for position, answer in zip(positions, answers, strict=True):
         column = found[:, position]
         others.append(rng.choice(np.flatnonzero((column >= 0) & (column != answer))))
-    rows, positions = rows[chosen], positions[chosen]
     return make_prompts(
         tokens[rows].tolist(),
         tokens[others].tolist(),
-        answers[chosen],
+        answers,
         found[others, positions],
         vocab_size=compiled.model.config.vocab_size,
         position=positions.tolist(),

@@ -121,23 +121,24 @@ def _share_of_a(rasp: Any, lib: Any) -> Any:
 
 
 _TWO, _FOUR, _BITS = ("a", "b"), ("a", "b", "c", "d"), (0, 1)
-# What the judge is judged with: inputs of five tokens, so that all of them fit one model; every
+# What the judge is judged with: a hundred inputs or more of one length, five tokens or seven; every
 # unit carries a good share of the outputs.
 BOARD = (
     *(PROGRAMS[name]._replace(length=5) for name in ("hist", "count_a", "shift_two", "first")),
-    *(PROGRAMS[name]._replace(length=5) for name in ("reverse", "xproportion", "pair_balance")),
+    *(PROGRAMS[name]._replace(length=5) for name in ("reverse", "xproportion")),
+    PROGRAMS["pair_balance"]._replace(length=7),
     *(
         PROGRAMS[name]._replace(name=f"{name} of four", vocabulary=_FOUR, length=5)
         for name in ("hist", "count_a", "reverse", "shift")
     ),
     *(
-        PROGRAMS[name]._replace(name=f"{name} of two", vocabulary=_TWO, length=5)
+        PROGRAMS[name]._replace(name=f"{name} of two", vocabulary=_TWO, length=7)
         for name in ("mirrored", "repeated", "after_a")
     ),
-    Program("pair", _pair, _TWO, 5),
-    Program("with_first", _with_first, _TWO, 5),
-    Program("mirrored_pair", _mirrored_pair, _TWO, 5),
-    Program("changed", _changed, _BITS, 5),
+    Program("pair", _pair, _TWO, 7),
+    Program("with_first", _with_first, _TWO, 7),
+    Program("mirrored_pair", _mirrored_pair, _TWO, 7),
+    Program("changed", _changed, _BITS, 7),
     Program("twice_shifted", _twice_shifted, _LETTERS, 5),
     Program("next", _next, _LETTERS, 5),
     Program("last", _last, _LETTERS, 5),

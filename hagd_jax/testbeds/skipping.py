@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, forward, mlp
 from hagd_jax.testbeds.two_hop import TwoHop
@@ -39,6 +40,8 @@ class SkipShare(struct.PyTreeNode):
     share: Any
     across: Any
     response: Any
+
+    __repr__ = one_line
 
 
 def skip_share(transcoder: Transcoder, chains: TwoHop, tokens: Any = None) -> SkipShare:

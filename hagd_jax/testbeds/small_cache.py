@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.testbeds.small_training import OnStep, SmallTrainConfig, train_small
 
 CACHE = "HAGD_CACHE"
+_log = logging.getLogger(__name__)
 # Raise it when the same configuration trains another model.
 _VERSION = 1
 
@@ -61,8 +63,8 @@ def small_model(
     if agree(place.is_dir()):
         try:
             return _loaded(place, algorithm, mesh, dtype)
-        except CheckpointError:
-            pass
+        except CheckpointError as error:
+            _log.warning("a cached model cannot be used, so it is trained again: %s", error)
     model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
     if is_main():
         with writing_to(place):

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.testbeds.blank import zeros
@@ -140,6 +141,8 @@ class TwoHop(struct.PyTreeNode):
     directions: Any
     present: Any
     values: Any
+
+    __repr__ = one_line
 
 
 def two_hop(seed: int, config: TwoHopConfig | None = None) -> TwoHop:

@@ -8,9 +8,9 @@ from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.formats import check_model, load, save
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.measures.effects import logit_effects
-from hagd_jax.transcoders.measures.evaluate import evaluate
 from hagd_jax.transcoders.measures.evaluation import Evaluation
 from hagd_jax.transcoders.measures.faithfulness import JacobianMatch, jacobian_match
+from hagd_jax.transcoders.measures.measure import measure
 from hagd_jax.transcoders.replace import (
     MaskFeatures,
     ReplaceMLPs,
@@ -49,7 +49,6 @@ __all__ = [
     "digest",
     "encode",
     "errors",
-    "evaluate",
     "init",
     "jacobian_match",
     "layer_graph",
@@ -57,6 +56,7 @@ __all__ = [
     "load_contexts",
     "logit_effects",
     "mask_features",
+    "measure",
     "param_specs",
     "replace_mlps",
     "save",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import (
@@ -224,6 +225,8 @@ class MaskFeatures(ReplaceMLPs):
     mask: Any = scanned(default=None)
     alternative: Any = scanned(default=None)
     keep_error: bool = static(default=True)
+
+    __repr__ = one_line
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskFeatures]:
         """The output from masked features."""

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError, require_is, shown
-from hagd_jax.models.arrays import read_array
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models.arrays import read_array, require_key
 from hagd_jax.parallel import sharding
 from hagd_jax.parallel.rules import require_mesh
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -136,10 +137,13 @@ class Transcoder(struct.PyTreeNode):
 
     def __repr__(self) -> str:
         c = self.config
-        kept = f" with k={c.k}" if c.k else ""
+        if not isinstance(c, TranscoderConfig):  # inside a transformation
+            return one_line(self)
+        few = f" with {c.k} active" if c.k else ""
+        reach = f", to {c.window} layers above" if c.window else ""
         return (
-            f"Transcoder({self.name!r}, {c.n_layers} layers of {c.n_features} {c.activation} "
-            f"features{kept}, d_model={c.d_model}, window={c.window})"
+            f"Transcoder({self.name!r}: {c.n_layers} layers, d_model {c.d_model}, "
+            f"{c.n_features:,} {c.activation} features{few}{reach}, {c.dtype})"
         )
 
     def bare(self) -> Transcoder:
@@ -330,18 +334,3 @@ def require_transcoder(value: Any) -> None:
                 got="none" if found is None else f"shape {jnp.shape(found)}",
                 expected=f"shape {spec.shape}, by its configuration",
             )
-
-
-def require_key(key: Any) -> None:
-    """Refuse what is no PRNG key.
-
-    Args:
-        key: The argument.
-
-    Raises:
-        InputError: If it is none.
-    """
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array) and (key.dtype, key.shape) == (jnp.uint32, (2,))
-    if not raw and not (typed and key.shape == ()):
-        raise InputError("key", got=shown(key), expected="one key, such as jax.random.key(0)")

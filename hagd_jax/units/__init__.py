@@ -4,9 +4,10 @@ from hagd_jax.units.blocks import Blocks, blocks
 from hagd_jax.units.chosen import Scores, Selection
 from hagd_jax.units.components import Components, Parts, components, parts_of
 from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
+from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.feature_edits import FeatureEdit, intervene
-from hagd_jax.units.features import Features, as_dictionary
+from hagd_jax.units.features import Features, Source, as_dictionary, directed
 from hagd_jax.units.graph import Edge, Graph, strongest_into
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
@@ -17,7 +18,9 @@ __all__ = [
     "WRITES",
     "Blocks",
     "Components",
+    "Decoders",
     "Dictionary",
+    "Directed",
     "Edge",
     "Edges",
     "FeatureEdit",
@@ -29,10 +32,12 @@ __all__ = [
     "Parts",
     "Scores",
     "Selection",
+    "Source",
     "Space",
     "as_dictionary",
     "blocks",
     "components",
+    "directed",
     "intervene",
     "mask_edges",
     "mask_nodes",

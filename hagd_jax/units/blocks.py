@@ -86,8 +86,11 @@ def blocks(model: LanguageModel) -> Blocks:
         The dictionary.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> blocks(models.init(config, jax.random.key(0))).space
+        >>> model = init(config, jax.random.key(0))
+        >>> blocks(model).space
         Space(layers=2, heads=2, features=1)
     """
     return Blocks(model.config, MLPS)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units.dictionary import Dictionary
@@ -25,6 +26,8 @@ class Components(struct.PyTreeNode):
     """
 
     decoder: DecoderConfig = struct.field(pytree_node=False)
+
+    __repr__ = one_line
 
     @property
     def space(self) -> Edges:
@@ -62,8 +65,12 @@ def components(model: LanguageModel) -> Components:
         What to give the judge as `dictionary`.
 
     Example:
-        >>> everything = components(model).space
-        >>> behaviour(model, prompts, [everything], ablation="zero", dictionary=components(model))
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> int(components(model).space.count())
+        46
     """
     return Components(model.config)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.models import DecoderConfig, Intervention
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -29,6 +31,17 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
 
     decoder: DecoderConfig = struct.field(pytree_node=False)
     name: str = struct.field(pytree_node=False, default="")
+
+    def __init_subclass__(cls, **kwargs: Any):
+        # Each subclass is a dataclass of its own; all are printed as below.
+        super().__init_subclass__(repr=False, **kwargs)
+
+    def __repr__(self) -> str:
+        if not isinstance(self.decoder, DecoderConfig):  # inside a transformation
+            return one_line(self)
+        layers, heads, features = self.space
+        kind = type(self).__name__
+        return f"{kind}({self.name!r}: {layers} layers of {heads} heads and {features:,} units)"
 
     @property
     @abc.abstractmethod
@@ -73,6 +86,16 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
             The intervention. A mask of ones is exact.
         """
 
-    def bare(self) -> Dictionary:
+    def bare(self) -> Self:
         """Without its name, which would enter a compilation key for nothing."""
         return self.replace(name="")
+
+
+def tail(label: str) -> str:
+    """What of a dictionary's label does not depend on where it lies: a digest, or its kind.
+
+    Example:
+        >>> tail("runs/mine#1a2b3c4d"), tail("neurons")
+        ('1a2b3c4d', 'neurons')
+    """
+    return label.rpartition("#")[2]

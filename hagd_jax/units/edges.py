@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.interventions.shapes import require_broadcast, require_values
 from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
@@ -42,9 +43,13 @@ class Edges:
         final: (W,) what the logits read.
 
     Example:
+        >>> from hagd_jax.models import DecoderConfig
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> int(Edges.existing(config).count())  # readers q, k, v of two heads and an MLP see 1, 3
-        40
+        >>> edges = Edges.existing(config)
+        >>> edges.q.sum(-1).tolist(), edges.mlp.sum(-1).tolist()  # writers that each reader sees
+        ([[1, 1], [4, 4]], [3, 6])
+        >>> int(edges.count())
+        46
     """
 
     q: Any
@@ -52,6 +57,8 @@ class Edges:
     v: Any
     mlp: Any
     final: Any
+
+    __repr__ = one_line
 
     @classmethod
     def existing(cls, config: DecoderConfig) -> Edges:
@@ -194,8 +201,15 @@ def mask_edges(config: DecoderConfig, mask: Edges, alternative: Values) -> MaskE
         InputError: If the alternative lacks a site, or the mask is one of another model.
 
     Example:
-        >>> other = forward(model, corrupted, capture=WRITES).trace
-        >>> forward(model, tokens, mask_edges(model.config, mask, other)).logits
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, forward, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> other = forward(model, [[1, 2, 4]], capture=WRITES).trace
+        >>> everything = Edges.existing(config)
+        >>> kept = forward(model, [[1, 2, 3]], mask_edges(config, everything, other)).logits
+        >>> np.allclose(kept, forward(model, [[1, 2, 3]]).logits, atol=1e-5)
+        True
     """
     require_is("config", config, DecoderConfig)
     require_is("mask", mask, Edges)

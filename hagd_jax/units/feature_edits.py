@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -31,11 +32,10 @@ from hagd_jax.models import (
     static,
 )
 from hagd_jax.models.arrays import read_array
-from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
-from hagd_jax.transcoders.transcoder import Transcoder
-from hagd_jax.units.dictionary import Dictionary
-from hagd_jax.units.features import Features, as_dictionary
+from hagd_jax.units.dictionary import tail
+from hagd_jax.units.directed import Directed
+from hagd_jax.units.features import Features, Source, directed
 
 Regime = Literal["direct", "freeze_attention", "free"]
 _SCALES = ("norm1_scale", "norm2_scale", "normf_scale")
@@ -57,9 +57,12 @@ class FeatureEdit:
         feature: Its number.
         value: What is added; the new activation, where `scale` is 0.
         scale: What it is multiplied by first; 0 sets, and with `value` 0 ablates.
+        dictionary: Label of the dictionary whose feature it is, if that is known: the edit is then
+            refused with another one. `AttributionGraph.edit` fills it in.
 
     Example:
         >>> FeatureEdit(layer=3, position=5, feature=17, scale=-2.0)  # turn it round, and double
+        FeatureEdit(layer=3, position=5, feature=17, value=0.0, scale=-2.0, dictionary='')
     """
 
     layer: int
@@ -67,6 +70,7 @@ class FeatureEdit:
     feature: int
     value: float = 0.0
     scale: float = 0.0
+    dictionary: str = ""
 
 
 class Edits(struct.PyTreeNode):
@@ -77,6 +81,8 @@ class Edits(struct.PyTreeNode):
     feature: Any
     value: Any
     scale: Any
+
+    __repr__ = one_line
 
     def change(self, activation: jax.Array) -> jax.Array:
         """By how much activations move: (..., n) → (..., n)."""
@@ -153,7 +159,7 @@ class WriteAt(Intervention):
 
 def intervene(
     model: LanguageModel,
-    dictionary: Dictionary | Transcoder | None,
+    dictionary: Source | None,
     tokens: Any,
     edits: Sequence[FeatureEdit],
     *,
@@ -187,16 +193,19 @@ def intervene(
             not finite.
 
     Example:
-        >>> off = FeatureEdit(layer=3, position=5, feature=17)
-        >>> intervene(model, transcoder, tokens, [off], regime="free").logits.shape
-        (1, 9, 49152)
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
+        >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = init(config, jax.random.key(0))
+        >>> off = FeatureEdit(layer=1, position=2, feature=15)
+        >>> intervene(model, None, [[1, 2, 3, 4]], [off], regime="free").logits.shape
+        (1, 4, 9)
     """
     require_choice("regime", regime, REGIMES)
-    nodes, tokens = as_dictionary(model, dictionary), check_tokens(model.config, tokens)
+    nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)
     made = _checked(edits, nodes, tokens.shape)
     held = REGIMES[regime]
-    reads = nodes.trained.config.reads if isinstance(nodes, Features) else "neuron"
-    trace = {} if not held else forward(model, tokens, capture=(*held, reads)).trace
+    trace = {} if not held else forward(model, tokens, capture=(*held, nodes.source)).trace
     if regime == "direct":
         acting: Intervention = _written(model, nodes, made, trace)
     elif isinstance(nodes, Features):
@@ -207,38 +216,31 @@ def intervene(
 
 
 def _written(
-    model: LanguageModel, nodes: Dictionary, edits: Edits, trace: dict[str, jax.Array]
+    model: LanguageModel, nodes: Directed, edits: Edits, trace: dict[str, jax.Array]
 ) -> WriteAt:
     """What edits add to each MLP output, from activations of the undisturbed pass."""
     place = edits.layer, slice(None), edits.position, edits.feature
     extra: dict[str, Any] = {}
-    if isinstance(nodes, Features):
-        reads, skip = nodes.trained.config.reads, nodes.trained.params.get("W_skip")
-        if skip is not None:
-            extra = {"W_skip": skip, "before": trace[reads], "reads": reads}
-        values = nodes.values(trace | {"head_out": trace[reads]})["feature"]
-        graph: Any = layer_graph(nodes.trained.config)
-        decoders, senders, receivers = nodes.trained.params["W_dec"], graph.senders, graph.receivers
-    else:
-        values = trace["neuron"]
-        decoders = model.params["blocks"]["mlp"]["out"]["kernel"]
-        senders = receivers = np.arange(model.config.n_layers)
+    if nodes.skip is not None:
+        extra = {"W_skip": nodes.skip, "before": trace[nodes.reads], "reads": nodes.reads}
+    values = nodes.values(trace | {"head_out": trace[nodes.source]})[nodes.name_of_values]
+    senders, receivers, decoders = nodes.decoders(model)
     if values.shape[1] > 1:
         raise InputError(
             "tokens", got=f"{values.shape[1]} prompts", expected="one prompt with regime 'direct'"
         )
     change = edits.change(values[place][:, 0])
-    edge, which = np.nonzero(np.asarray(senders)[:, None] == np.asarray(edits.layer)[None])
+    edge, which = np.nonzero(senders[:, None] == np.asarray(edits.layer)[None])
     rows = decoders[edge, np.asarray(edits.feature)[which]].astype(jnp.float32)
     return WriteAt(
-        jnp.asarray(np.asarray(receivers)[edge]),
+        jnp.asarray(receivers[edge]),
         edits.position[which],
         rows * change[which][:, None],
         **extra,
     )
 
 
-def _checked(edits: Sequence[FeatureEdit], nodes: Dictionary, shape: tuple[int, ...]) -> Edits:
+def _checked(edits: Sequence[FeatureEdit], nodes: Directed, shape: tuple[int, ...]) -> Edits:
     edits = require_list("edits", edits, "a list of FeatureEdit")
     if not edits:
         raise InputError("edits", got="none", expected="one or more")
@@ -250,6 +252,11 @@ def _checked(edits: Sequence[FeatureEdit], nodes: Dictionary, shape: tuple[int, 
         require_is("edits", edit, FeatureEdit)
         place = (require_index(f"{n} of {edit}", getattr(edit, n), limits[n]) for n in limits)
         places.append(tuple(place))
+        if edit.dictionary and tail(edit.dictionary) != tail(nodes.label):
+            raise InputError(
+                f"dictionary of {edit}", got=nodes.label, expected=edit.dictionary,
+                mend="Give the dictionary whose feature is edited.",
+            )  # fmt: skip
         for name in ("value", "scale"):
             number = read_array(f"{name} of {edit}", getattr(edit, name), "a number")
             if number.ndim or not np.isfinite(number):

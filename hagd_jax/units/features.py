@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions import chain, mask_heads
-from hagd_jax.models import Intervention, LanguageModel
+from hagd_jax.models import Context, Intervention, LanguageModel, scanned
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.digest import digest
+from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.kernels import dense as feat
-from hagd_jax.transcoders.replace import dividing, mask_features, require_fit, site_of
+from hagd_jax.transcoders.replace import (
+    FeatureWriter,
+    dividing,
+    mask_features,
+    require_fit,
+    site_of,
+    writer_fields,
+)
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary
+from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.neurons import neurons
 from hagd_jax.units.nodes import Nodes, Space
 
 
-class Features(Dictionary):
+@struct.dataclass
+class AddToFeatures(FeatureWriter):
+    """Writes amounts of features, beside what is written already.
+
+    Attributes:
+        amount: (L, B, T, F).
+    """
+
+    amount: Any = scanned(default=None)
+
+    def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToFeatures]:
+        """The output, moved."""
+        written, after = self.write(self.amount)
+        return value + written, after
+
+
+class Features(Directed):
     """A transcoder's features as nodes; make it with `as_dictionary`.
 
     Attributes:
@@ -31,6 +60,8 @@ class Features(Dictionary):
 
     transcoder: Transcoder | None = None
     keep_error: bool = struct.field(pytree_node=False, default=True)
+
+    __repr__ = one_line
 
     @property
     def trained(self) -> Transcoder:
@@ -64,14 +95,88 @@ class Features(Dictionary):
         skip = ", skip connection" if c.skip else ""
         return f"{c.n_features:,} {c.activation} features a layer{few}, to their own{reach}{skip}"
 
+    @property
+    def name_of_values(self) -> str:
+        """Always the same."""
+        return "feature"
+
+    @property
+    def source(self) -> str:
+        """What they read."""
+        return self.trained.config.reads
+
+    @property
+    def reads(self) -> str:
+        """The site that the transcoder reads."""
+        return self.trained.config.reads
+
+    @property
+    def skip(self) -> Any:
+        """`W_skip`, if the transcoder has one."""
+        return self.trained.params.get("W_skip")
+
+    @property
+    def together(self) -> bool:
+        """With `batch_topk`, whose features of all positions compete."""
+        return self.trained.config.activation == "batch_topk"
+
+    @property
+    def most_active(self) -> int | None:
+        """K of a `topk` transcoder."""
+        config = self.trained.config
+        return config.k if config.activation == "topk" else None
+
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Heads as they are, and features encoded from what the MLPs read."""
+        found = self._encode(site_of(trace, self.reads))
+        return {"head_out": site_of(trace, "head_out"), "feature": found}
+
+    def _encode(self, read: jax.Array) -> jax.Array:
+        """(L, B, T, D) → (L, B, T, F)."""
         params, config, mesh = self.trained.params, self.trained.config, self.trained.mesh
-        read = site_of(trace, config.reads)
         tokens = read.shape[1] * read.shape[2]
         found = feat.encode(params, read, config, dividing(mesh, tokens))
-        found = constrain(found, ("layers", "batch", "length", "features"), mesh)
-        return {"head_out": site_of(trace, "head_out"), "feature": found}
+        return constrain(found, ("layers", "batch", "length", "features"), mesh)
+
+    def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
+        """Each layer's features are encoded and used up before the next layer's."""
+        params, config = self.trained.params, self.trained.config
+        names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
+        read = site_of(trace, self.reads)[:, 0]
+        mesh = dividing(self.trained.mesh, read.shape[1])
+
+        def layer(inputs: tuple) -> Any:
+            own, x = inputs
+            pre = feat.pre_activations(own, x, config)
+            return then(feat.activate(pre, config, own.get("threshold"), mesh))
+
+        return jax.lax.map(layer, ({name: params[name] for name in names}, read))
+
+    def decoders(self, model: LanguageModel) -> Decoders:
+        """The transcoder's own, along the edges of its layer graph."""
+        graph = layer_graph(self.trained.config)
+        ends = np.asarray(graph.senders), np.asarray(graph.receivers)
+        return Decoders(*ends, self.trained.params["W_dec"])
+
+    def encoders(self, model: LanguageModel) -> jax.Array:
+        """The transcoder's encoder."""
+        return jnp.asarray(self.trained.params["W_enc"], jnp.float32)[None]
+
+    def constant(self, trace: Mapping[str, jax.Array]) -> jax.Array:
+        """The decoder's bias, and the skip connection."""
+        read = site_of(trace, self.reads)[:, 0].astype(jnp.float32)
+        bias = jnp.broadcast_to(self.trained.params["b_dec"][:, None], read.shape)
+        return bias.astype(jnp.float32) + feat.skip(self.trained.params, read)
+
+    def pull(
+        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The gradient where features are active, 0 elsewhere."""
+        return (jnp.where(self._encode(read) > 0, gradient, 0),)
+
+    def adding(self, amount: jax.Array) -> Intervention:
+        """Write what the amounts decode to."""
+        return AddToFeatures(**writer_fields(self.trained), amount=amount)
 
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
         """Interpolate heads, and write what moving the features changes."""
@@ -81,14 +186,18 @@ class Features(Dictionary):
         )
         return chain(heads, moved)
 
-    def bare(self) -> Features:
+    def bare(self) -> Self:
         """Without names."""
         return self.replace(name="", transcoder=self.trained.bare())
 
 
+# What a caller may give where units are asked for; `as_dictionary` reads it.
+Source = Dictionary | Transcoder
+
+
 def as_dictionary(
     model: LanguageModel,
-    source: Dictionary | Transcoder | None = None,
+    source: Source | None = None,
     *,
     keep_error: bool = True,
 ) -> Dictionary:
@@ -124,6 +233,28 @@ def as_dictionary(
             mend="Make it from this model.",
         )
     return source
+
+
+def directed(model: LanguageModel, source: Source | None = None) -> Directed:
+    """The nodes of a model, where only those will do that read and write along directions.
+
+    Args:
+        model: The model.
+        source: A transcoder, its dictionary, or None for neurons.
+
+    Returns:
+        The dictionary, its weights on the model's devices.
+
+    Raises:
+        InputError: If it is one for another model, or its nodes are of another kind.
+    """
+    nodes = as_dictionary(model, source)
+    if not isinstance(nodes, Directed):
+        raise InputError(
+            "dictionary", got=nodes.label,
+            expected="neurons or a transcoder: nodes that read and write along directions",
+        )  # fmt: skip
+    return nodes
 
 
 def _placed(transcoder: Transcoder, mesh: jax.sharding.Mesh | None) -> Transcoder:

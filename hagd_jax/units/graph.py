@@ -8,7 +8,8 @@ import jraph
 import numpy as np
 from flax import struct
 
-from hagd_jax.errors import InputError, MissingDependencyError, require_index
+from hagd_jax.errors import InputError, MissingDependencyError, require_index, require_number
+from hagd_jax.models.arrays import read_array
 
 
 class Edge(NamedTuple):
@@ -234,10 +235,24 @@ def strongest_into(receivers: np.ndarray, size: np.ndarray, most: int | None) ->
     Returns:
         Numbers of the edges that are kept, by receiver, the strongest first.
 
+    Raises:
+        InputError: If there is not one strength for each receiver.
+        ConfigError: If `most` is not a positive whole number.
+
     Example:
         >>> strongest_into(np.array([1, 0, 1, 1]), np.array([3.0, 1.0, 5.0, 4.0]), 2).tolist()
         [1, 2, 3]
     """
+    receivers = np.asarray(read_array("receivers", receivers))
+    size = np.asarray(read_array("strengths of edges", size))
+    if receivers.ndim != 1 or size.shape != receivers.shape:
+        raise InputError(
+            "strengths of edges",
+            got=f"shape {size.shape} for receivers of shape {receivers.shape}",
+            expected="one strength for each receiver",
+        )
+    if most is not None:
+        require_number("most", most, least=1, whole=True)
     order = np.lexsort((-size, receivers))
     if most is None or not len(order):
         return order

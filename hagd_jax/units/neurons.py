@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 from hagd_jax.errors import require_is
 from hagd_jax.interventions import MaskNeurons, chain, mask_heads
 from hagd_jax.interventions.shapes import require_values
-from hagd_jax.models import Chain, Intervention, LanguageModel
+from hagd_jax.models import Chain, Context, Intervention, LanguageModel, scanned
+from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.transcoders.replace import site_of
-from hagd_jax.units.dictionary import NEURONS, Dictionary
+from hagd_jax.units.dictionary import NEURONS
+from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.nodes import Nodes, Space
 
 
-class Neurons(Dictionary):
+@struct.dataclass
+class AddToNeurons(Intervention):
+    """Adds to neurons: where gradients with respect to each are taken.
+
+    Attributes:
+        amount: (L, B, T, M).
+    """
+
+    amount: Any = scanned()
+
+    def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToNeurons]:
+        """The neurons, moved."""
+        return value + self.amount, self
+
+
+class Neurons(Directed):
     """The model's own basis; make it with `neurons`.
 
     Activations times output rows sum to the MLP's output, with nothing left over.
@@ -42,6 +62,62 @@ class Neurons(Dictionary):
         """How many."""
         return f"{self.space.features:,} a layer"
 
+    @property
+    def name_of_values(self) -> str:
+        """Always the same."""
+        return "neuron"
+
+    @property
+    def source(self) -> str:
+        """What they are already."""
+        return "neuron"
+
+    @property
+    def most_active(self) -> int | None:
+        """All of them."""
+        return self.space.features
+
+    def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
+        """The neurons of one prompt, one layer at a time."""
+        return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
+
+    def decoders(self, model: LanguageModel) -> Decoders:
+        """Output rows of the MLPs."""
+        own = np.arange(model.config.n_layers)
+        return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
+
+    def encoders(self, model: LanguageModel) -> jax.Array:
+        """Input columns of the MLPs, the gate's first."""
+        mlp, names = model.params["blocks"]["mlp"], ("gate", "in")
+        names = names if model.config.gated_mlp else names[1:]
+        return jnp.stack([jnp.swapaxes(mlp[name]["kernel"], 1, 2) for name in names])
+
+    def constant(self, trace: Mapping[str, jax.Array]) -> None:
+        """Nothing is left over."""
+
+    def pull(
+        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The gradient through the activation function, and through the gate."""
+        c, params = model.config, model.params["blocks"]["mlp"]
+        act = ACTIVATIONS[c.activation]
+
+        def before(name: str) -> jax.Array:
+            kernel = params[name]["kernel"].astype(read.dtype)
+            part = jnp.einsum("lbtd,ldf->lbtf", read, kernel)
+            bias = params[name].get("bias")
+            return part if bias is None else part + bias[:, None, None]
+
+        if c.gated_mlp:
+            _, back = jax.vjp(lambda gate, up: act(gate) * up, before("gate"), before("in"))
+        else:
+            _, back = jax.vjp(act, before("in"))
+        return back(gradient.astype(read.dtype))
+
+    def adding(self, amount: jax.Array) -> Intervention:
+        """Add to the neurons."""
+        return AddToNeurons(amount)
+
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The two sites."""
         return {site: site_of(trace, site) for site in self.capture}
@@ -61,8 +137,11 @@ def neurons(model: LanguageModel) -> Neurons:
         The dictionary.
 
     Example:
+        >>> import jax
+        >>> from hagd_jax.models import DecoderConfig, init
         >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
-        >>> neurons(models.init(config, jax.random.key(0))).space
+        >>> model = init(config, jax.random.key(0))
+        >>> neurons(model).space
         Space(layers=2, heads=2, features=16)
     """
     return Neurons(model.config, NEURONS)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.arrays import read_array
 
@@ -53,6 +54,8 @@ class Nodes:
 
     heads: Any
     features: Any
+
+    __repr__ = one_line
 
     @classmethod
     def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:

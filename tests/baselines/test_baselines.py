@@ -47,7 +47,7 @@ def test_eap_ig_of_a_neuron_is_its_move_times_its_mean_gradient():
 
         expected += (metric(0.1) - metric(-0.1)) / 0.2 / len(steps)
     assert abs(expected) > 1e-4
-    np.testing.assert_allclose(found.features[layer, index], expected, rtol=2e-2)
+    np.testing.assert_allclose(found.values.features[layer, index], expected, rtol=2e-2)
 
 
 def test_first_order_scores_fail_where_they_are_known_to():
@@ -82,7 +82,7 @@ def test_edges_score_what_component_graphs_do():
         ).sum()
     )(clean)
     expected = jnp.sum(final * (clean - other)) / len(prompts)
-    np.testing.assert_allclose(whole.final.sum(), expected, rtol=1e-4)
+    np.testing.assert_allclose(whole.values.final.sum(), expected, rtol=1e-4)
 
 
 def test_all_circuits_are_measured():

@@ -61,6 +61,7 @@ def test_heads_that_stand_in_for_each_other_are_seen():
     found, report = claims(CASES["both"], CASES["both"].truth["mean"])
     assert found["additivity"].verdict == "holds"
     evidence = report.evidence[0]
+    assert evidence.standing == ("needed",) * 3
     assert len(evidence.members) == len(evidence.without) == len(report.circuit) == 3
     assert evidence.members[:2] == ("head 0.0", "head 0.1")
     assert len(evidence.greedy) == 2
@@ -118,6 +119,11 @@ def test_circuits_found_again_are_compared():
     assert found["stability"].verdict == "holds"
     assert found["stability"].effect.value == 1
     assert len([claim for claim in report.claims if claim.name == "stability"]) == 1
+    # Chance does as well as three equal circuits of 100 at a level that 99 draws cannot reach.
+    strict = dataclasses.replace(CONFIG, alpha=1e-3)
+    found, _ = claims(case, truth, again=same, config=strict)
+    assert found["stability"].p_value <= 1e-3
+    assert found["stability"].verdict == "holds"
     apart = [circuit(case, list(truth)[:2]), circuit(case, list(truth)[2:])]
     found, _ = claims(case, truth, again=apart)
     assert found["stability"].verdict == "fails"
@@ -137,7 +143,7 @@ def test_circuits_of_edges_are_judged_too():
     )  # fmt: skip
     assert 4 <= len(made) < parts.space.count() / 2
     report = validate(case.model, made, as_task(case), CONFIG)
-    assert report.verdict == "accepted", [c for c in report.claims if c.verdict != "holds"]
+    assert report.verdict == "accepted", [c for c in report.decisive if c.verdict != "holds"]
     assert any("→" in name for name in report.evidence[0].members)
     fewer = dataclasses.replace(made, edges=made.edges[1:], scores=made.scores[1:])
     assert validate(case.model, fewer, as_task(case), CONFIG).verdict == "rejected"

@@ -9,6 +9,7 @@ from hagd_jax.causal import (
     accuracy,
     auroc,
     faithfulness,
+    kept_accuracy,
     permutation_p,
     preservation,
     ratio_of_means,
@@ -73,7 +74,8 @@ def test_units_do_not_matter(scale):
     one = faithfulness(circuit, full, empty)
     other = faithfulness(scale * circuit, scale * full, scale * empty)
     np.testing.assert_allclose(other.ratio_of_means, one.ratio_of_means, rtol=1e-9)
-    np.testing.assert_allclose(other[1:], one[1:], rtol=1e-9)
+    np.testing.assert_allclose(other[1:-1], one[1:-1], rtol=1e-9)
+    np.testing.assert_allclose(other.within, one.within, rtol=1e-9)
 
 
 def test_bootstrap_interval_against_one_of_our_own():
@@ -148,18 +150,62 @@ def test_auroc_of_what_is_no_number_is_refused():
 
 
 def test_the_interval_of_a_ratio_is_scipys_bootstrap():
-    """The same resamples, by its own percentile method on ratios computed here."""
+    """Percentile bootstraps of 1,999 resamples each: alike but for the draw."""
     rng = np.random.default_rng(6)
     span = rng.gamma(4, 1, 50)
     kept = 0.8 * span + rng.normal(0, 1, 50)
     found = ratio_of_means(kept, span, seed=3)
-    expected = stats.bootstrap(
+    low, high = stats.bootstrap(
         (kept, span),
         lambda a, b, axis: a.mean(axis) / b.mean(axis),
         paired=True,
-        n_resamples=1999,
+        n_resamples=20_000,
         method="percentile",
         rng=np.random.default_rng(3),
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
     assert found.low < 0.8 < found.high
+
+
+def test_templates_are_drawn_as_a_whole():
+    """Against a loop that draws templates; prompts of one template agree, so few tell little."""
+    rng = np.random.default_rng(8)
+    cluster = np.repeat(np.arange(6), 10)
+    full, empty = rng.gamma(8, 0.5, 60), np.zeros(60)
+    circuit = full * (0.8 + 0.2 * rng.normal(size=6)[cluster])
+    found = ratio_of_means(circuit, full, clusters=cluster)
+    means = []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(cluster == c) for c in rng.integers(6, size=6)])
+        means.append(circuit[rows].mean() / full[rows].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
+    alone = ratio_of_means(circuit, full)
+    assert found.value == alone.value
+    assert found.high - found.low > 1.5 * (alone.high - alone.low)
+    # Copies of every prompt in its cluster change nothing.
+    twice = ratio_of_means(np.tile(circuit, 2), np.tile(full, 2), clusters=np.tile(cluster, 2))
+    np.testing.assert_allclose(twice, found, rtol=1e-12)
+    one = ratio_of_means(circuit, full, clusters=np.zeros(60))
+    assert np.isnan([one.low, one.high]).all()
+    spread = faithfulness(circuit, full, empty, clusters=cluster)
+    assert spread.ratio_of_means == found
+
+
+def test_near_prompts_are_counted_among_the_valid():
+    full, empty = np.ones(10), np.zeros(10)
+    full[9] = 0
+    circuit = np.array([0.5, 1.5, 1.0, 0.49, 1.51, -3, 9, 0.7, 1.2, 5.0])
+    found = faithfulness(circuit, full, empty)
+    assert found.invalid == pytest.approx(0.1)
+    assert found.within.value == pytest.approx(5 / 9)
+    assert found.within.low < 5 / 9 < found.within.high
+
+
+def test_accuracy_is_measured_from_the_empty_circuit():
+    """IOI under mean ablation: nothing at all is right on 66% of a two-way choice."""
+    full, empty, circuit = (np.arange(100) < n for n in (100, 66, 92))
+    found = kept_accuracy(circuit, full, empty)
+    assert found.value == pytest.approx((92 - 66) / (100 - 66), rel=1e-12)
+    assert preservation(circuit, full).value == pytest.approx(0.92)
+    assert np.isnan(kept_accuracy(circuit, full, full).value)

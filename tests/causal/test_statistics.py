@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import squareform
@@ -11,10 +11,12 @@ from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from hagd_jax.causal.statistics import (
     SIZES,
     areas,
+    below,
     equivalence,
     holm,
     hsic,
     independence_p,
+    independence_power,
     jaccard,
     stability,
     super_additivity,
@@ -138,3 +140,33 @@ def test_sets_are_compared_pair_by_pair():
 def test_backups_are_super_additive_and_chains_sub_additive():
     single = np.array([[0.0, 1.0], [0.0, 1.0]])
     np.testing.assert_array_equal(super_additivity(np.array([1.0, 1.0]), single), [1, -1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=30), st.floats(-2, 2))
+def test_a_mean_below_a_bound_is_scipys_t_test(values, bound):
+    values = np.array(values)
+    assume(np.ptp(values) > 1e-6)
+    expected = stats.ttest_1samp(values, bound, alternative="less").pvalue
+    assert below(values, bound) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_mean_without_spread_is_compared_as_it_is():
+    assert below(np.zeros(9), 0.1) == 0
+    assert below(np.full(9, 0.1), 0.1) == 1
+    assert below(np.array([0.0]), 0.1) == 1
+    assert below(np.array([0.0, np.nan]), 0.1) == 1
+
+
+def test_the_power_of_independence_is_that_of_its_test():
+    """The permutation test itself, on 150 correlated pairs: within two standard errors or so."""
+    rng = np.random.default_rng(9)
+    for count in (16, 48):
+        x, noise = rng.normal(size=(2, 150, count))
+        y = 0.5 * x + np.sqrt(0.75) * noise
+        hits = [independence_p(a, b, draws=99) <= 0.05 for a, b in zip(x, y, strict=True)]
+        assert independence_power(count, 0.05) == pytest.approx(np.mean(hits), abs=0.1)
+    assert independence_power(3, 0.05) == 0
+    assert independence_power(48, 0.001) < independence_power(48, 0.05)
+    assert independence_power(500, 0.05) == independence_power(96, 0.05) > 0.9
+    assert independence_power(48, 0.05) < 0.8 < independence_power(64, 0.05)

@@ -98,7 +98,7 @@ def test_fingerprint_changes_with_content_only():
         ([[-1, 4]], None, "ids from -1 to 4"),
         ([[1, 2]], [3], "lengths of t: got 3 to 3; expected one for each of 1 rows, 1 to 2"),
         ([[1, 2]], [0], "got 0 to 0"),
-        ([[1, 2]], [1, 1], r"got shape \(2,\)"),
+        ([[1, 2]], [1, 1], r"got int64 of shape \(2,\)"),
         ([[1, 2], [1, 2]], None, "got 1 different rows; expected more than the 1"),
     ],
 )

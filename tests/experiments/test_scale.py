@@ -83,7 +83,7 @@ def test_stages_grow_with_nodes(places, read):
 
 
 def test_devices_find_the_same_circuit(tiny, places, read):
-    arguments = f"--task ioi --model {tiny} --nodes 60% --search top "
+    arguments = f"--task ioi --model {tiny} --nodes 100% --search top "
     arguments += "--sizes.discover 4 --sizes.test 4 --judge.controls 2 --gradient.steps 0.5"
     arguments += " --judge.ablations counterfactual"
     devices.main(
@@ -129,7 +129,7 @@ TRAIN = TrainConfig(features="2x", k=4, window=1, batch_size=4, accumulate=2, to
 def programs():
     mesh = parallel.make_mesh("data=2,model=2")
     step = plan_pipeline.Config(train=TRAIN, tokens=(4, 8), prompts=(4, 8), nodes=8, candidates=8,
-                                train_steps=4, mask_steps=4)  # fmt: skip
+                                mask_steps=4)  # fmt: skip
     graph = plan_attribution.Config(
         length=8, features=2, active=4,
         attribution=AttributionConfig(max_feature_nodes=8, batch_size=4, edges_per_node=4),

@@ -12,6 +12,7 @@ from hagd_jax.graphs import AttributionConfig, attribute, edge_heads, query_key
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.interventions import chain, freeze, mask_heads
 from hagd_jax.models import forward
+from hagd_jax.transcoders import TranscoderConfig, init
 from tests.graphs.brute import HELD, Written, effects, sources
 from tests.graphs.test_attribute import PROMPT, case
 
@@ -55,7 +56,7 @@ def test_only_heads_between_writer_and_reader_carry():
 def test_edges_that_do_not_exist_are_refused():
     model, transcoder = case("per layer")
     graph = attribute(model, transcoder, PROMPT, FEW)
-    with pytest.raises(InputError, match="below"):
+    with pytest.raises(InputError, match="edges"):
         edge_heads(model, transcoder, graph, [len(graph.weights)])
     with pytest.raises(InputError, match="made with"):
         edge_heads(model, None, graph, [0])
@@ -147,3 +148,11 @@ def test_weights_that_a_graph_was_not_made_with_are_refused(name, caplog):
         assert not caplog.records
         np.testing.assert_array_equal(edge_heads(model, transcoder, old, [0]), known)
     assert "does not record the weights of its model" in caplog.text
+
+
+def test_a_graph_of_neurons_is_refused_with_features_as_many():
+    model, _ = case("neurons")
+    graph = attribute(model, None, PROMPT, AttributionConfig(max_logits=1))
+    config = TranscoderConfig(n_layers=3, d_model=16, n_features=graph.info.features, k=4)
+    with pytest.raises(InputError, match="expected neurons"):
+        edge_heads(model, init(config, jax.random.key(0)), graph, [0])

@@ -16,10 +16,13 @@ from hagd_jax.graphs import (
     neuronpedia_json,
     prune,
     subgraph,
+    task_graph,
     to_neuronpedia,
 )
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, NodeTable, make_graph
 from hagd_jax.hierarchy import supernodes
+from hagd_jax.report.graph_data import graph_data
+from hagd_jax.report.graph_page import claim
 from tests.graphs.made_up import made_up
 
 SEEDS = st.integers(0, 10_000)
@@ -200,10 +203,37 @@ def test_graphs_in_which_nothing_moves_a_target_have_no_influence(name, tmp_path
     if name != "no features":
         assert not influence(graph).any()
         assert not kept.cumulative.any()
+        # None of it is needed for any share of nothing.
+        assert not kept.edges.any()
+        assert (kept.nodes == (graph.nodes.kind >= EMBEDDING)).all()
     to_neuronpedia(graph, tmp_path / "graph.json")
     record = json.loads((tmp_path / "graph.json").read_text())
     assert len(record["nodes"]) == kept.nodes.sum()
     assert len(supernodes(graph)) <= len(graph.of_kind(0))
+
+
+@given(
+    seed=SEEDS, features=st.integers(0, 3), logits=st.integers(0, 2),
+    density=st.sampled_from([0.0, 0.3]), factor=st.sampled_from([0.0, 1e-30, 1.0]),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_small_graphs_have_a_result_everywhere(seed, features, logits, density, factor):
+    """Whatever is missing: features, targets, edges, or all weight of these."""
+    made = made_up(seed, layers=2, length=2, features=features, logits=logits, density=density)
+    graph = scaled(made, factor)
+    kept = prune(graph)
+    small = subgraph(graph, kept)
+    assert small.count == kept.nodes.sum() >= 2 + logits
+    for found in (influence(graph), influence(small), np.array(graph_scores(graph))):
+        assert np.isfinite(found).all()
+        assert (found >= 0).all()
+    json.dumps(neuronpedia_json(graph), allow_nan=False)
+    json.dumps(graph_data(graph), allow_nan=False)
+    assert claim(graph, graph_scores(graph)).endswith(".")
+    assert supernodes(graph) is not None
+    mean = task_graph([graph, small])
+    assert mean.count >= 2
+    assert np.isfinite(mean.nodes.influence).all()
 
 
 @pytest.mark.parametrize("call", [influence, graph_scores, prune, neuronpedia_json, supernodes])

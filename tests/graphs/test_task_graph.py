@@ -1,6 +1,7 @@
 """Means over prompts against dictionaries and loops."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import influence, task_graph
-from hagd_jax.graphs.graph import EMBEDDING, LOGIT
+from hagd_jax.graphs import influence, load_graph, save_graph, task_graph
+from hagd_jax.graphs.graph import EMBEDDING, LOGIT, make_graph
+from hagd_jax.tasks.prompts import make_prompts
+from hagd_jax.tasks.seen import prompt_digests
 from tests.graphs.made_up import made_up
 
 
@@ -97,3 +100,33 @@ def test_without_positions_lengths_may_differ():
     found = task_graph([made_up(0), made_up(1, length=5)])
     assert found.prompts == 2
     assert (found.nodes.position == -1).all()
+
+
+def with_weights(graph, tokens, weights="0badcafe"):
+    info = dataclasses.replace(graph.info, tokens=tokens, weights=weights, dictionary="mine#1234")
+    return graph.replace(info=info)
+
+
+def test_a_mean_has_seen_the_prompts_of_all_its_graphs(tmp_path):
+    rows = [[5, 1, 2, 3], [5, 1, 2, 4]]
+    graphs = [with_weights(made_up(i), tuple(row)) for i, row in enumerate(rows)]
+    found = task_graph(graphs).seen
+    expected = make_prompts(rows, rows, [1, 1], [2, 2], vocab_size=9)
+    assert set(found.prompts) == set(prompt_digests(expected))
+    assert len(found.prompts) == 2
+    assert (found.models, found.dictionaries) == (("made up#0badcafe",), ("mine#1234",))
+    assert found.known
+    save_graph(graphs[0], tmp_path / "graph.safetensors")
+    assert load_graph(tmp_path / "graph.safetensors").seen == graphs[0].seen
+    # One of an older file, and nothing is known of the whole.
+    assert not made_up(3).seen.known
+    assert not task_graph([*graphs, made_up(3)]).seen.known
+
+
+def test_graphs_without_nodes_have_a_mean():
+    table = type(made_up().nodes)(*(np.asarray(column)[:0] for column in made_up().nodes))
+    info = dataclasses.replace(made_up().info, targets=())
+    nothing = make_graph(table, [], [], [], info)
+    found = task_graph([nothing, nothing])
+    assert (found.count, len(found.weights), found.prompts) == (0, 0, 2)
+    assert found.to_dense().shape == (0, 0)

@@ -4,7 +4,7 @@ import jraph
 import numpy as np
 import pytest
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.graphs import influence, task_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy import (
@@ -30,12 +30,17 @@ def symmetric(graph, values):
     return (found + found.T) / 2
 
 
-def test_every_kind_of_graph_has_weights_and_layers():
+@pytest.fixture(scope="module")
+def nodes():
+    """A node graph in which some features have no edge."""
+    return node_graph(noisy(PLAIN), some_prompts(PLAIN), GradientConfig(steps=(1.0,)), candidates=8)
+
+
+def test_every_kind_of_graph_has_weights_and_layers(nodes):
     model, prompts = noisy(PLAIN), some_prompts(PLAIN)
     prompt = made_up(1, features=20)
     mean = task_graph([made_up(2, features=9), made_up(3, features=9)])
     parts = component_graph(model, prompts, GradientConfig(steps=(1.0,)))
-    nodes = node_graph(model, prompts, GradientConfig(steps=(1.0,)))
     for graph, values in (
         (prompt, prompt.weights), (mean, mean.edges.size), (parts, parts.edges.score),
         (nodes, nodes.weights),
@@ -48,7 +53,7 @@ def test_every_kind_of_graph_has_weights_and_layers():
         assert len(found.layer) == len(expected)
         levels = coarsen(found.weights, HierarchyConfig(ratio=0.3, least=2)).clusters()
         Tree.of(levels)
-    with pytest.raises(InputError, match="an attribution graph"):
+    with pytest.raises(InputError, match="expected Graph"):
         as_weights(jraph.GraphsTuple(*[None] * 7))
     with pytest.raises(InputError, match="a NodeGraph"):
         clusters_of(prompt)
@@ -59,9 +64,8 @@ def test_every_kind_of_graph_has_weights_and_layers():
             with_rest(clusters, np.array(chosen), np.zeros(3, int))
 
 
-def test_nodes_without_edges_are_clustered_by_layer_and_kind():
-    model, prompts = noisy(PLAIN), some_prompts(PLAIN)
-    graph = node_graph(model, prompts, GradientConfig(steps=(1.0,)), candidates=8)
+def test_nodes_without_edges_are_clustered_by_layer_and_kind(nodes):
+    graph = nodes
     some = np.unique(np.concatenate([graph.senders, graph.receivers]))
     assert len(some) < len(graph.score)
     levels = clusters_of(graph, HierarchyConfig(ratio=0.4, least=2))
@@ -97,7 +101,11 @@ def test_supernodes_hold_every_feature_once_and_have_names():
         layers = np.asarray(graph.nodes.layer)[group]
         assert name.startswith(f"L{layers.min()}")
         assert any(graph.info.words[int(graph.nodes.position[n])].strip() in name for n in group)
+    for most in (1, 3):
+        few = supernodes(graph, HierarchyConfig(ratio=1 / 8, band=1), most=most)
+        assert 1 <= len(few) <= most
+        assert sorted(node for _, group in few for node in group) == sorted(members)
     told = supernodes(graph, most=8, names=lambda node: [f"word{node % 2}"])
     assert all("word" in name for name, _ in told)
-    with pytest.raises(InputError, match="most"):
+    with pytest.raises(ConfigError, match="most"):
         supernodes(graph, most=0)

@@ -18,7 +18,7 @@ from hagd_jax.hierarchy import HierarchyConfig, coarsen, embed, weights
 from hagd_jax.hierarchy.spectral import leading
 
 # Of few sizes, so that few programs are compiled; on both sides of `size` and `krylov`.
-SIZES = (1, 2, 7, 24, 200)
+SIZES = (1, 2, 24, 200)
 FAMILIES = {
     "star": lambda n, rng: nx.star_graph(n - 1),
     "path": lambda n, rng: nx.path_graph(n),
@@ -68,19 +68,20 @@ def regularised(matrix, key, regularise):
     return np.eye(count) - tied / np.sqrt(np.outer(degree, degree))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from(sorted(FAMILIES)), st.sampled_from(SIZES), st.integers(0, 100),
-    st.sampled_from([0.0, 1.0, 8.0]), st.sampled_from([1e-20, 1.0, 1e20]), st.booleans(),
+    st.sampled_from([0.0, 1.0, 8.0]), st.sampled_from([1e-20, 1.0, 1e20]),
+    st.sampled_from([True, False, False, False]),
     st.sampled_from([0.0, 0.05]),
 )  # fmt: skip
-def test_all_eigenvalues_are_scipys(family, count, seed, spread, scale, dense, regularise):
+def test_all_eigenvalues_are_scipys(family, count, seed, spread, scale, sparse, regularise):
     """Within 1e-4 of float64, the whole spectrum; SciPy's own Laplacian where nothing is tied."""
     matrix, key = matrix_of(family, count, seed, spread, scale), jax.random.key(seed)
     right = csgraph.laplacian(matrix, normed=True)
     if regularise:
         right = regularised(matrix, key, regularise)
-    graph = of_matrix(matrix, dense=count if dense else 0)
+    graph = of_matrix(matrix, dense=0 if sparse else count)
     rows, values = embed(graph, key, size=count, krylov=count, regularise=regularise)
     np.testing.assert_allclose(values, scipy.linalg.eigvalsh(right), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)

@@ -222,7 +222,7 @@ def test_bad_tokens_are_refused_before_tracing(tokens, words):
     [
         ([[5]] * 4, "got 5 to 5; expected 0 to 4"),
         ([[-1]] * 4, "got -1 to -1"),
-        ([[0]], r"got shape \(1, 1\); expected shape \(4, any\)"),
+        ([[0]], r"got shape \(1, 1\); expected integers from 0 to 4 of shape \(4, n\)"),
         ([[]] * 4, r"got shape \(4, 0\)"),
         ([0, 1], r"got shape \(2,\)"),
         ([[0.0]] * 4, "dtype float64; expected integers"),
@@ -273,9 +273,9 @@ def test_unknown_site_names_the_nearest():
         ({"d_model": 9}, "multiple of n_heads"),
         ({"positions": "rotary", "rotary_dim": 3}, "even number"),
         ({"activation": "swish"}, "activation"),
-        ({"n_layers": 0}, "positive whole number"),
+        ({"n_layers": 0}, "a whole number, 1 or more"),
         ({"tied": True, "unembed_bias": True}, "tied"),
-        ({"norm_eps": 0.0}, "norm_eps: got 0.0; expected a positive"),
+        ({"norm_eps": 0.0}, "norm_eps: got 0.0; expected a number above 0"),
         ({"positions": "rotary", "rope_theta": float("nan")}, "rope_theta: got nan"),
         (
             {"positions": "rotary", "rope_scaling": RopeScaling("factors", factors=(1.0,))},
@@ -284,6 +284,16 @@ def test_unknown_site_names_the_nearest():
         (
             {"positions": "rotary", "rotary_dim": 2, "rope_scaling": RopeScaling("dynamic", 2.0)},
             "at least 4 with dynamic",
+        ),
+        ({"n_layers": 1.0}, "n_layers: got 1.0; expected a whole number"),
+        ({"n_heads": np.int64(2)}, "n_heads: got np.int64"),
+        ({"d_head": -4}, "d_head: got -4; expected a whole number, 0 or more"),
+        ({"tied": "no"}, "tied: got 'no'; expected True or False"),
+        ({"norm_eps": "small"}, "norm_eps: got 'small'; expected a number above 0"),
+        ({"norm": None}, "norm: got None; expected one of layer, rms, none"),
+        (
+            {"positions": "rotary", "rope_scaling": {"kind": "linear"}},
+            "rope_scaling: got dict {kind}; expected a RopeScaling",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.causal import JudgeConfig
+from hagd_jax.causal import ValidateConfig
 from hagd_jax.models import DecoderConfig, init
 from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.scores import GradientConfig
@@ -20,7 +20,13 @@ EXTRACT = ExtractConfig(
     nodes="1",
     gradient=GradientConfig(batch_size=8),
     masks=MaskConfig(steps=20, check_every=10),
-    judge=JudgeConfig(ablations=("counterfactual", "mean", "resample"), controls=7, batch_size=8),
+    judge=ValidateConfig(
+        claims="core",
+        ablations=("counterfactual", "mean", "resample"),
+        controls=19,
+        draws=2,
+        batch_size=8,
+    ),
 )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.causal import ABLATIONS, Circuit, JudgeConfig, behaviour, evaluate
+from hagd_jax.causal import ABLATIONS, Circuit, ValidateConfig, behaviour, validate
 from hagd_jax.causal.partners import partners
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
@@ -27,7 +27,16 @@ EXTRACT = ExtractConfig(
     nodes="6",
     gradient=GradientConfig(batch_size=8),
     search="top",
-    judge=JudgeConfig(ablations=("counterfactual", "mean"), controls=3, batch_size=8),
+    judge=ValidateConfig(
+        ablations=("counterfactual", "mean"),
+        controls=3,
+        members=2,
+        pairs=1,
+        subsets=1,
+        greedy=0,
+        permuted=0,
+        batch_size=8,
+    ),
 )
 WINDOW = TranscoderConfig(n_layers=2, d_model=8, n_features=10, k=3, window=1)
 
@@ -74,11 +83,12 @@ def test_the_neuron_basis_as_a_transcoder_gives_the_neurons_circuit(model, task)
     assert {node.kind for node in again.circuit.nodes} == {"head", "feature"}
     assert own.circuit.dictionary == "neurons"
     assert again.circuit.dictionary.startswith("the neurons again#")
-    for a, b in zip(own.verdicts, again.verdicts, strict=True):
+    for a, b in zip(own.report.evidence, again.report.evidence, strict=True):
         assert b.metric == pytest.approx(a.metric, abs=1e-4)
         assert b.kl == pytest.approx(a.kl, abs=1e-4)
         assert b.controls == pytest.approx(a.controls, abs=1e-3)
-        assert (b.gates, b.exact_match) == (a.gates, a.exact_match)
+        assert len(a.controls) == 3
+        assert (b.alone.passed, b.alone.match) == (a.alone.passed, a.alone.match)
     for a, b in zip(own.curve, again.curve, strict=True):
         assert (a.nodes, a.share) == (b.nodes, b.share)
         assert b.faithfulness.value == pytest.approx(a.faithfulness.value, abs=1e-3)
@@ -164,18 +174,19 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
     model, task, window, tmp_path
 ):
     run = open_run(tmp_path, {})
-    config = dataclasses.replace(EXTRACT, judge=JudgeConfig(("zero",), controls=2, batch_size=8))
+    judge = dataclasses.replace(EXTRACT.judge, ablations=("zero",))
+    config = dataclasses.replace(EXTRACT, judge=judge)
     result = extract(model, task, config, dictionary=window, out=run)
     record = json.loads((tmp_path / "circuit.json").read_text())
     assert record["space"] == [2, 2, 10]
     assert {kind for kind, *_ in record["nodes"]} <= {"head", "feature"}
     circuit = Circuit.load(tmp_path / "circuit.json")
     assert circuit == result.circuit
-    (verdict,) = evaluate(model, circuit, task, config.judge, dictionary=window)
-    assert verdict == result.verdicts[0]
+    report = validate(model, circuit, task, config.judge, dictionary=window)
+    assert report == result.report
     for other in (None, neuron_basis(model)):
         with pytest.raises(InputError, match="expected 'window#"):
-            evaluate(model, circuit, task, config.judge, dictionary=other)
+            validate(model, circuit, task, config.judge, dictionary=other)
     with pytest.raises(InputError, match=r"features=6.*features=10"):
         behaviour(
             model,

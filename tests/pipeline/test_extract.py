@@ -19,6 +19,7 @@ from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_extraction, open_run, run_staged, run_until
 from hagd_jax.pipeline.extract import prepare
 from hagd_jax.scores import GradientConfig, mean_scores
+from hagd_jax.tasks import Seen
 from hagd_jax.units import Nodes
 from tests.models.noise import on_mesh
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
@@ -35,15 +36,33 @@ def task():
 
 
 def test_finds_the_planted_head_and_proves_it(copier, task):
-    result = extract(copier, task, EXTRACT)
+    # Of ten units there are nine other circuits of one: 0.1 is the least p-value.
+    judge = dataclasses.replace(EXTRACT.judge, alpha=0.1)
+    result = extract(copier, task, dataclasses.replace(EXTRACT, judge=judge))
     assert [(n.kind, n.layer, n.index) for n in result.circuit.nodes] == [("head", 0, 1)]
-    for verdict in result.verdicts:
-        assert verdict.faithfulness.ratio_of_means.value == pytest.approx(1, abs=0.05)
-        assert verdict.necessity.value == pytest.approx(1, abs=0.05)
-        assert verdict.accuracy["model"].value == verdict.accuracy["circuit"].value == 1
-        assert verdict.accuracy["complement"].value < 0.5
-        assert all(verdict.gates.values())
-        assert any(abs(control) < 0.1 for control in verdict.controls)
+    report = result.report
+    assert report.verdict == "accepted", [c for c in report.claims if c.verdict != "holds"]
+    rows = {name: set(map(tuple, p.clean.tolist())) for name, p in task.splits.items()}
+    new = rows["test"] - rows["discover"] - rows["select"]
+    assert 15 < len(new) < 24  # some were drawn twice, or for other splits as well
+    assert report.headline == f"accepted on {len(new)} test prompts under mean, resample"
+    assert [e.ablation for e in report.evidence] == ["counterfactual", "mean", "resample"]
+    for found in report.evidence:
+        assert found.alone.faithfulness.ratio_of_means.value == pytest.approx(1, abs=0.05)
+        assert found.necessity.value == pytest.approx(1, abs=0.05)
+        model, _, circuit, complement = (e.value for e in found.accuracy)
+        assert model == circuit == 1
+        assert complement < 0.5
+        # Of what it was found with no more is measured than it takes to show it.
+        assert found.decides == (found.ablation != "counterfactual") == bool(found.chance)
+    assert any(abs(chance) < 0.1 for chance in report.evidence[1].chance)
+    assert "ablation counterfactual, which the circuit was found with" in report.aside
+    # All claims, with the same seed: the same verdict.
+    every = dataclasses.replace(judge, claims="all", subsets=2, greedy=0, permuted=0)
+    again = hagd.causal.validate(copier, result.circuit, task, every)
+    assert again.headline == report.headline
+    own = {(c.name, c.ablation): c.verdict for c in again.decisive}
+    assert own == {(c.name, c.ablation): c.verdict for c in report.decisive}
     assert result.curve[-1].faithfulness.value == 1
     assert [point.nodes for point in result.curve] == sorted({p.nodes for p in result.curve})
 
@@ -52,21 +71,33 @@ def test_a_wrong_circuit_is_rejected(copier, task):
     worst = Nodes(np.array([[1.0, 0.0]]), np.zeros((1, 8)))
     mask = hagd.search.top_nodes(worst, 1).mask
     circuit = Circuit.from_mask(mask, worst, model="copier", task="copy")
-    for verdict in hagd.causal.evaluate(copier, circuit, task, EXTRACT.judge):
-        assert verdict.faithfulness.ratio_of_means.value < 0.1
-        assert not verdict.gates["accuracy"]
-        assert verdict.p_value > 0.1
+    report = hagd.causal.validate(copier, circuit, task, EXTRACT.judge)
+    assert report.verdict == "not enough data"  # its history is not known
+    known = dataclasses.replace(circuit, seen=Seen.nothing())
+    report = hagd.causal.validate(copier, known, task, EXTRACT.judge)
+    assert report.verdict == "rejected"
+    for found in report.evidence:
+        assert found.alone.faithfulness.ratio_of_means.value < 0.1
+        assert found.alone.passed["accuracy"] is False
+        assert not found.chance  # the verdict was clear without
 
 
-def test_one_and_eight_devices_give_the_same_circuit(copier, task):
+def test_judged_under_what_it_was_found_with_alone_nothing_is_decided(copier, task):
+    judge = dataclasses.replace(EXTRACT.judge, ablations=("counterfactual",))
+    report = extract(copier, task, dataclasses.replace(EXTRACT, judge=judge)).report
+    assert report.verdict == "not enough data"
+    assert not report.decisive
+    assert report.evidence[0].alone.good
+
+
+def test_one_and_four_devices_give_the_same_circuit(copier, task):
     config = dataclasses.replace(EXTRACT, nodes="4")
-    one = extract(copier, task, config)
-    other = extract(on_mesh(copier, make_mesh("data=4,model=2")), task, config)
-    assert other.circuit.nodes == one.circuit.nodes
-    np.testing.assert_allclose(other.circuit.scores, one.circuit.scores, atol=1e-5)
-    for a, b in zip(one.verdicts, other.verdicts, strict=True):
-        assert b.metric == pytest.approx(a.metric, abs=1e-4)
-        assert b.accuracy == a.accuracy
+    far = on_mesh(copier, make_mesh("data=2,model=2", devices=jax.devices()[:4]))
+    one, other = (
+        run_until("select", model, task, config)["select"].circuit for model in (copier, far)
+    )
+    assert other.nodes == one.nodes
+    np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
 
 
 def without_times(run):
@@ -159,10 +190,11 @@ def test_two_processes_find_what_one_finds(copier, task, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
+    environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-m", "tests.pipeline.worker", coordinator, str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    workers = [subprocess.Popen([*command, i], env=environment, **pipes) for i in "01"]
+    workers = [subprocess.Popen([*command, i, "staged"], env=environment, **pipes) for i in "01"]
     try:
         for worker in workers:
             out, _ = worker.communicate(timeout=180)
@@ -170,7 +202,8 @@ def test_two_processes_find_what_one_finds(copier, task, tmp_path):
     finally:
         for worker in workers:
             worker.kill()
-    expected = extract(copier, task, dataclasses.replace(EXTRACT, nodes="4")).circuit
+    left = run_until("select", copier, task, dataclasses.replace(EXTRACT, nodes="4"))
+    expected = left["select"].circuit
     found = Circuit.load(tmp_path / "circuit.json")
     assert found.nodes == expected.nodes
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)

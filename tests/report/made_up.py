@@ -4,18 +4,27 @@ import dataclasses
 
 import numpy as np
 
-from hagd_jax.causal import Circuit, Estimate, Faithfulness, Node, SizePoint, Verdict
+from hagd_jax.causal import (
+    Alone,
+    Circuit,
+    Claim,
+    Estimate,
+    Evidence,
+    Faithfulness,
+    Node,
+    SizePoint,
+    ValidationReport,
+)
 from hagd_jax.report import Report
 from hagd_jax.tasks import look
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 
 NAN = float("nan")
-NAMES = ("model", "circuit", "complement", "empty")
 
 
-def make_verdict(ablation="counterfactual", seed=0, **changes):
-    """A verdict that holds, with a number of its own in every field."""
+def make_evidence(ablation="counterfactual", seed=0, **changes):
+    """Evidence of a circuit that holds, with a number of its own in every field."""
     rng = np.random.default_rng(seed)
 
     def estimate(low, high):
@@ -23,31 +32,60 @@ def make_verdict(ablation="counterfactual", seed=0, **changes):
         return Estimate(value, value - 0.03, value + 0.02)
 
     shares = [float(rng.uniform(0.8, 1)) for _ in range(5)]
-    verdict = Verdict(
-        ablation=ablation,
-        split="test",
-        prompts=64,
-        faithfulness=Faithfulness(estimate(0.9, 1.0), *shares, float(rng.uniform(0, 0.1))),
-        preservation=estimate(0.9, 1),
-        necessity=estimate(0.6, 0.9),
-        accuracy={name: estimate(0.55, 0.9) for name in NAMES},
-        metric={name: float(rng.normal(0, 3)) for name in NAMES},
-        kl={
-            "model": 0.0,
-            "circuit": float(rng.uniform(0.05, 0.2)),
-            "complement": 2.2,
-            "empty": 3.1,
-        },
-        exact_match=float(rng.uniform(0.8, 1)),
-        controls=tuple(rng.normal(0.1, 0.05, 10).tolist()),
-        p_value=1 / 11,
-        gates={"accuracy": True, "kl": True},
+    spread = Faithfulness(
+        estimate(0.9, 1.0), *shares, float(rng.uniform(0, 0.1)), estimate(0.85, 0.95)
     )
-    return dataclasses.replace(verdict, **changes)
+    made = Evidence(
+        ablation=ablation,
+        decides=ablation != "counterfactual",
+        reference="values come from elsewhere",
+        alone=Alone(
+            match=float(rng.uniform(0.8, 1)),
+            able=estimate(0.55, 0.9),
+            kl=estimate(0.05, 0.2),
+            faithfulness=spread,
+            kept=estimate(0.9, 1),
+            preservation=estimate(0.9, 1),
+            passed={"kl": True, "accuracy": True},
+        ),
+        metric=tuple(float(x) for x in rng.normal(0, 3, 4)),
+        kl=(0.0, 3.1, float(rng.uniform(0.05, 0.2)), 2.2),
+        accuracy=tuple(estimate(0.55, 0.9) for _ in range(4)),
+        necessity=estimate(0.6, 0.9),
+        controls=tuple(rng.uniform(1, 2, 10).tolist()),
+        chance=tuple(rng.normal(0.1, 0.05, 10).tolist()),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def make_claims(ablations, verdict="holds"):
+    """The core claims of several ablations; under the counterfactual they decide nothing."""
+    nothing = Estimate(NAN, NAN, NAN)
+    return tuple(
+        Claim(name, verdict, nothing, 1 / 11, a, "test", f"{name} was seen", a != "counterfactual")
+        for a in ablations
+        for name in ("sufficiency", "necessity", "minimality")
+    )
+
+
+def make_validation(circuit, evidence, claims=None, **changes):
+    """A validation of made-up evidence."""
+    claims = make_claims([e.ablation for e in evidence]) if claims is None else claims
+    made = ValidationReport(
+        circuit, claims, 64, "test", circuit.space.nodes, tuple(evidence),
+        ("ablation counterfactual, which the circuit was found with",), 3,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
 
 
 def make_report(
-    space=(2, 3, 40), size=7, ablations=("counterfactual", "mean"), dictionary="neurons", **changes
+    space=(2, 3, 40),
+    size=7,
+    ablations=("counterfactual", "mean"),
+    dictionary="neurons",
+    evidence=None,
+    claims=None,
+    **changes,
 ):
     """A report on random scores whose circuit holds the best `size` nodes."""
     layers, heads, features = space
@@ -73,6 +111,8 @@ def make_report(
         config={"steps": 5},
     )
     total = layers * (heads + features)
+    if evidence is None:
+        evidence = [make_evidence(name, seed) for seed, name in enumerate(ablations)]
     curve = tuple(
         SizePoint(
             n, n / total, Estimate(f, f - 0.1, f + 0.1), Estimate(f, f - 0.1, 1.0), 3 * (1 - f)
@@ -82,7 +122,7 @@ def make_report(
     report = Report(
         title="sums in small",
         circuit=circuit,
-        verdicts=tuple(make_verdict(name, seed) for seed, name in enumerate(ablations)),
+        validation=make_validation(circuit, evidence, claims) if evidence else None,
         scores=scores,
         curve=curve,
         texts=(Text("1 2 =", "4 2 =", " 3", " 6", "[a] [b] ="),) * 6,

@@ -14,17 +14,12 @@ from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, size
 from hagd_jax.report import page
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
-from tests.report.made_up import NAN, make_report, make_verdict
+from tests.report.made_up import NAN, make_evidence, make_report
 
 HOSTILE = (
     "</script><script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}\u202e\x1b[2J\ud800"
 )
-WORDS = {
-    "model": "whole model",
-    "circuit": "circuit alone",
-    "complement": "model without it",
-    "empty": "no node left",
-}
+WORDS = ("whole model", "no node left", "circuit alone", "model without it")
 URLS = ("src", "href", "action", "formaction", "poster", "data", "srcset", "xlink:href", "ping")
 
 
@@ -75,7 +70,7 @@ def hostile_report():
         circuit=dataclasses.replace(
             make_report().circuit, model=HOSTILE, task=HOSTILE, config={HOSTILE: [HOSTILE]}
         ),
-        verdicts=(make_verdict(HOSTILE), make_verdict("mean", split=HOSTILE)),
+        evidence=[make_evidence(HOSTILE), make_evidence("mean", reference=HOSTILE)],
         curve_ablation=HOSTILE,
         texts=(Text(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE),) * 6,
         facts={HOSTILE: HOSTILE, "command": HOSTILE, "description": HOSTILE},
@@ -101,7 +96,7 @@ def test_hostile_text_changes_no_tag():
     plain = make_report(
         title=dull,
         circuit=dataclasses.replace(make_report().circuit, model=dull, task=dull),
-        verdicts=(make_verdict(dull), make_verdict("mean", split=dull)),
+        evidence=[make_evidence(dull), make_evidence("mean", reference=dull)],
         texts=(Text(dull, dull, dull, dull, dull),) * 6,
         curve_ablation=dull,
         facts={dull: dull, "command": dull, "description": dull},
@@ -162,39 +157,46 @@ def test_endless_text_is_cut():
 
 def test_every_figure_is_the_reports(report, read):
     expected = {
-        "Faithfulness": [v.faithfulness.ratio_of_means.value for v in report.verdicts],
-        "Accuracy kept": [v.preservation.value for v in report.verdicts],
-        "Necessity": [v.necessity.value for v in report.verdicts],
-        "Same top token": [v.exact_match for v in report.verdicts],
-        "Best control": [max(v.controls) for v in report.verdicts],
-        "Mean control": [sum(v.controls) / len(v.controls) for v in report.verdicts],
-        "Mean of ratios": [v.faithfulness.mean_of_ratios for v in report.verdicts],
-        "Median prompt": [v.faithfulness.median for v in report.verdicts],
-        "Lower quartile": [v.faithfulness.lower_quartile for v in report.verdicts],
-        "Upper quartile": [v.faithfulness.upper_quartile for v in report.verdicts],
-        "Worst decile": [v.faithfulness.worst_decile for v in report.verdicts],
-        "Invalid prompts": [v.faithfulness.invalid for v in report.verdicts],
+        "Same top token": [e.alone.match for e in report.evidence],
+        "Faithfulness": [e.alone.faithfulness.ratio_of_means.value for e in report.evidence],
+        "Near on prompts": [e.alone.faithfulness.within.value for e in report.evidence],
+        "Accuracy kept": [e.alone.kept.value for e in report.evidence],
+        "of the model's": [e.alone.preservation.value for e in report.evidence],
+        "Lost without it": [e.necessity.value for e in report.evidence],
+        "Best control": [max(e.chance) for e in report.evidence],
+        "Mean control": [sum(e.chance) / len(e.chance) for e in report.evidence],
+        "Mean of ratios": [e.alone.faithfulness.mean_of_ratios for e in report.evidence],
+        "Median prompt": [e.alone.faithfulness.median for e in report.evidence],
+        "Lower quartile": [e.alone.faithfulness.lower_quartile for e in report.evidence],
+        "Upper quartile": [e.alone.faithfulness.upper_quartile for e in report.evidence],
+        "Worst decile": [e.alone.faithfulness.worst_decile for e in report.evidence],
+        "Invalid prompts": [e.alone.faithfulness.invalid for e in report.evidence],
     }
-    for name, word in WORDS.items():
-        expected[f"Accuracy, {word}"] = [v.accuracy[name].value for v in report.verdicts]
+    for place, word in enumerate(WORDS):
+        expected[f"Accuracy, {word}"] = [e.accuracy[place].value for e in report.evidence]
     for measure, values in expected.items():
         cells = read.measures[measure]
         assert [cell[0] for cell in cells] == pytest.approx(values, rel=1e-12), measure
         for value, (_, text) in zip(values, cells, strict=True):
             assert f"{100 * value:.1f}%" in text, measure
-    for name, word in WORDS.items():
+    for place, word in enumerate(WORDS):
         cells = read.measures[f"Logit difference, {word}"]
-        assert [cell[0] for cell in cells] == [v.metric[name] for v in report.verdicts]
-    assert [c[0] for c in read.measures["KL from model"]] == [
-        v.kl["circuit"] for v in report.verdicts
-    ]
-    assert [c[0] for c in read.measures["p-value"]] == [v.p_value for v in report.verdicts]
-    assert [c[0] for c in read.measures["Holds"]] == [1.0, 1.0]
+        assert [cell[0] for cell in cells] == [e.metric[place] for e in report.evidence]
+    assert [c[0] for c in read.measures["KL from model"]] == [e.kl[2] for e in report.evidence]
+    assert [c[0] for c in read.measures["p-value"]] == [1 / 11] * 2
+    for name in ("Sufficiency", "Necessity", "Minimality"):
+        # Under the counterfactual, which it was found with, it decides nothing.
+        first, second = (text.strip() for _, text in read.measures[name])
+        assert first == "✓ holdsdecides nothing"
+        assert second.startswith("✓ holds")
+    # What is hardest to game comes first.
+    assert next(name for name in read.measures if name) == "Same top token"
+    assert "The circuit is 8.1% of the model" in read.text
 
 
 def test_intervals_are_shown(report, read):
-    for verdict, (_, text) in zip(report.verdicts, read.measures["Faithfulness"], strict=True):
-        _, low, high = verdict.faithfulness.ratio_of_means
+    for found, (_, text) in zip(report.evidence, read.measures["Faithfulness"], strict=True):
+        _, low, high = found.alone.faithfulness.ratio_of_means
         assert f"{100 * low:.1f} to {100 * high:.1f}" in text
 
 
@@ -208,7 +210,7 @@ def test_plots_hold_the_reports_numbers(report, read):
     assert column(curve, "nodes").tolist() == [point.nodes for point in drawn]
     assert column(curve, "faithfulness").tolist() == [p.faithfulness.value for p in drawn]
     assert column(plots["size-kl"], "kl").tolist() == [point.kl for point in drawn]
-    chance = [control for v in report.verdicts for control in v.controls]
+    chance = [control for e in report.evidence for control in e.chance]
     assert column(plots["controls"], "x").tolist() == chance
     score = np.asarray(report.scores.heads).ravel()
     shade = np.sign(score) * np.sqrt(np.abs(score) / np.abs(score).max())
@@ -293,27 +295,34 @@ def test_features_are_called_features(space):
 
 def test_what_is_not_defined_says_so():
     nothing = Estimate(NAN, NAN, NAN)
-    verdict = make_verdict(
-        faithfulness=Faithfulness(nothing, NAN, NAN, NAN, NAN, NAN, 1.0),
-        preservation=nothing,
+    whole = make_evidence().alone
+    found = make_evidence(
+        alone=whole._replace(
+            faithfulness=Faithfulness(nothing, NAN, NAN, NAN, NAN, NAN, 1.0, nothing),
+            kept=nothing,
+            preservation=nothing,
+        ),
         necessity=nothing,
-        controls=(NAN, NAN),
-        p_value=1.0,
+        chance=(NAN, NAN),
     )
     scores = Nodes(np.full((2, 3), NAN), np.full((2, 40), NAN))
     curve = (SizePoint(3, 0.1, nothing, nothing, NAN),)
-    shown = Read(page(make_report(verdicts=(verdict,), scores=scores, curve=curve)))
-    for measure in ("Faithfulness", "Accuracy kept", "Necessity", "Best control", "Median prompt"):
+    shown = Read(page(make_report(evidence=[found], scores=scores, curve=curve)))
+    for measure in (
+        "Faithfulness",
+        "Accuracy kept",
+        "Lost without it",
+        "Best control",
+        "Median prompt",
+    ):
         ((value, text),) = shown.measures[measure]
         assert np.isnan(value)
         assert "not defined" in text
-    assert shown.measures["Holds"][0][0] == 0
-    assert "faithfulness is not defined" in shown.text
     assert set(figures(shown)) >= {"heads", "features", "controls"}
 
 
 def test_a_report_with_nothing_measured():
-    bare = make_report(verdicts=(), curve=(), texts=(), facts={})
+    bare = make_report(evidence=(), curve=(), texts=(), facts={})
     shown = Read(page(bare))
     assert sorted(figures(shown)) == ["features", "heads"]
     assert "No experiment was run" in shown.text

@@ -1,19 +1,14 @@
+"""What a report says in words: the same on every page and in every table."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Estimate
 from hagd_jax.errors import InputError
-from hagd_jax.report import claim, shortfalls, standing
-from hagd_jax.report.record import findings
+from hagd_jax.report.verdict_words import badge, findings, verdict_sentence
 from hagd_jax.units import Nodes
-from tests.report.made_up import NAN, make_report, make_verdict
-
-
-def undefined(verdict):
-    recovered = verdict.faithfulness._replace(ratio_of_means=Estimate(NAN, NAN, NAN))
-    return dataclasses.replace(verdict, faithfulness=recovered)
+from tests.report.made_up import make_claims, make_report
 
 
 def test_scores_of_another_model_are_refused(report):
@@ -21,83 +16,63 @@ def test_scores_of_another_model_are_refused(report):
         dataclasses.replace(report, scores=Nodes(np.zeros((2, 4)), np.zeros((2, 40))))
 
 
-def test_standing():
-    good, bad = make_verdict(), make_verdict(gates={"accuracy": True, "kl": False})
-    for verdicts, word in [
-        ((), "untested"),
-        ((good, good), "holds"),
-        ((good, bad), "partly"),
-        ((bad, bad), "fails"),
-    ]:
-        assert standing(make_report(verdicts=verdicts)) == word
-
-
-def test_a_circuit_no_better_than_chance_does_not_hold():
-    verdict = make_verdict()
-    value = verdict.faithfulness.ratio_of_means.value
-    assert verdict.beats_controls
-    assert verdict.holds
-    for controls in [(0.1, value), (value + 0.1,), (NAN, 0.1), ()]:
-        assert not dataclasses.replace(verdict, controls=controls).beats_controls
-        assert shortfalls(dataclasses.replace(verdict, controls=controls))
-    assert not undefined(verdict).holds
-
-
-@pytest.mark.parametrize("gates", [{}, {"accuracy": True}, {"accuracy": True, "kl": False}])
-def test_absent_gates_count_as_failed(gates):
-    verdict = make_verdict(gates=gates)
-    assert not verdict.holds
-    assert any("KL" in reason for reason in shortfalls(verdict))
-
-
-def test_claim_is_a_sentence_with_the_numbers(report):
-    first, second = (v.faithfulness.ratio_of_means.value for v in report.verdicts)
-    assert claim(report) == (
-        "7 of 86 nodes (8.1%) carry sums in small: with every other node ablated, what remains "
-        f"of the behaviour is {100 * first:.0f}% (counterfactual), {100 * second:.0f}% (mean)."
+def changed(report, verdicts):
+    """The report with other verdicts of its decisive claims, in turn."""
+    said = report.validation
+    turn = iter(verdicts)
+    claims = tuple(
+        dataclasses.replace(c, verdict=next(turn, "holds")) if c.decides else c for c in said.claims
     )
-
-
-def test_claim_admits_failure():
-    failed = make_verdict(gates={"accuracy": False, "kl": True})
-    assert "do not, by themselves, carry" in claim(make_report(verdicts=(failed,)))
-    assert claim(make_report(size=1, verdicts=())).endswith("nothing was measured.")
-    assert "is not defined (mean)" in claim(
-        make_report(verdicts=(undefined(make_verdict("mean")),))
-    )
+    return dataclasses.replace(said, claims=claims)
 
 
 @pytest.mark.parametrize(
-    ("size", "start"), [(0, "The empty circuit, 0 of 86"), (86, "All 86 nodes")]
+    ("verdicts", "word", "verb"),
+    [
+        ((), "Accepted", "carries"),
+        (("not enough data",), "Not enough data", "may carry"),
+        (("not enough data", "fails"), "Rejected", "does not, by itself, carry"),
+    ],
 )
-def test_claim_of_extremes(size, start):
-    assert claim(make_report(size=size)).startswith(start)
+def test_a_verdict_has_one_meaning_everywhere(report, verdicts, word, verb):
+    said = changed(report, verdicts)
+    assert badge(said)[2] == word
+    assert said.verdict == word.lower()
+    sentence = verdict_sentence(said.circuit, said, said.units)
+    assert sentence == f"8.1% of the model (7 of 86 nodes) {verb} sums in small."
+    assert said.headline == f"{word.lower()} on 64 test prompts under mean"
 
 
-def test_findings_join_what_is_the_same(report):
-    ((sentence, good),) = findings(report)
-    assert good
-    assert sentence.startswith("Under all 2 ablations")
-    failed = make_verdict(gates={"accuracy": False, "kl": True})
-    sentences = findings(dataclasses.replace(report, verdicts=(report.verdicts[1], failed)))
-    assert [good for _, good in sentences] == [True, False]
-    accuracy = failed.accuracy["circuit"].value
-    assert f"accuracy is {100 * accuracy:.1f}%" in sentences[1][0]
+def test_nothing_that_decides_is_no_verdict():
+    """Judged under nothing but what it was found with, however well."""
+    said = make_report(ablations=("counterfactual",)).validation
+    assert (said.verdict, said.decisive) == ("not enough data", ())
+    assert "nothing that the circuit was not found with" in said.headline
+    assert "test split" in said.headline
+    assert findings(said)[0].words == "No claim was left that could decide."
 
 
-def test_shortfall_counts_controls_that_do_as_well():
-    verdict = dataclasses.replace(make_verdict(), controls=(2.0, 0.1, 3.0))
-    assert shortfalls(verdict) == ["2 of 3 random circuits do as well"]
+def test_what_was_not_judged_says_so():
+    bare = make_report(evidence=())
+    assert badge(bare.validation)[2] == "Not tested"
+    assert "is proposed to carry" in verdict_sentence(bare.circuit, None, bare.total)
+    assert findings(None) == []
 
 
-def test_a_model_that_cannot_do_the_task_is_told():
-    from hagd_jax.causal.metrics import accuracy
+def test_findings_are_the_decisive_claims_and_what_was_set_aside(report):
+    found = findings(changed(report, ("holds", "fails", "not enough data")))
+    assert [f.mark for f in found] == ["✓", "✗", "?", "·"]
+    assert found[0].words == "Sufficiency under mean ablation holds: sufficiency was seen."
+    assert found[2].words.startswith("Minimality under mean ablation has not enough data:")
+    assert found[3].words.startswith("Set aside: ablation counterfactual")
 
-    good = make_verdict()
-    chance = accuracy(np.arange(64) % 2 == 0)
-    unable = dataclasses.replace(good, accuracy=good.accuracy | {"model": chance})
-    assert good.able
-    assert good.holds
-    assert not unable.able
-    assert not unable.holds
-    assert "little to find" in shortfalls(unable)[0]
+
+@pytest.mark.parametrize(("size", "part"), [(0, "0.0%"), (86, "100.0%"), (1, "1.2%")])
+def test_the_share_of_the_model_comes_first(size, part):
+    made = make_report(size=size)
+    sentence = verdict_sentence(made.circuit, made.validation, made.total)
+    assert sentence.startswith(f"{part} of the model ({size} of 86 nodes)")
+
+
+def test_only_core_claims_of_new_ablations_decide():
+    assert [c.decides for c in make_claims(("counterfactual", "mean"))] == [False] * 3 + [True] * 3

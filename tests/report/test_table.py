@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from hagd_jax.report import circuit_table, verdict_table
-from tests.report.made_up import make_report, make_verdict
+from tests.report.made_up import make_claims, make_evidence, make_report
 
 ALL = ("counterfactual", "mean", "zero", "resample")
 
@@ -21,27 +21,36 @@ def test_fits_a_terminal(count):
     report = make_report(ablations=ALL[:count])
     text = printed(verdict_table(report))
     assert max(map(len, text.splitlines())) <= 80
-    for verdict in report.verdicts:
-        assert verdict.ablation in text
-        assert f"{100 * verdict.faithfulness.ratio_of_means.value:.1f}%" in text
-        assert f"{100 * verdict.necessity.value:.1f}%" in text
-        _, low, high = verdict.preservation
+    for found in report.evidence:
+        assert found.ablation in text
+        assert f"{100 * found.alone.faithfulness.ratio_of_means.value:.1f}%" in text
+        assert f"{100 * found.necessity.value:.1f}%" in text
+        _, low, high = found.alone.kept
         assert f"{100 * low:.1f} to {100 * high:.1f}" in text
     assert "…" not in text
 
 
 def test_ticks_and_crosses():
-    good, bad = make_verdict(), make_verdict("mean", gates={"accuracy": True, "kl": False})
-    lines = printed(verdict_table(make_report(verdicts=(good, bad)))).splitlines()
-    (gate,) = [line.split() for line in lines if "KL gate" in line]
-    assert gate[-4:] == ["✓", "yes", "✗", "no"]
-    (last,) = [line.split() for line in lines if line.strip().startswith("Holds")]
-    assert last == ["Holds", "✓", "yes", "✗", "no"]
+    good, bad, few = (
+        make_claims(["a"], "holds"), make_claims(["b"], "fails"),
+        make_claims(["c"], "not enough data"),
+    )  # fmt: skip
+    report = make_report(evidence=[make_evidence(a) for a in "abc"], claims=(*good, *bad, *few))
+    text = printed(verdict_table(report))
+    (line,) = [line.split() for line in text.splitlines() if "Necessity  " in line and "✓" in line]
+    assert line == ["Necessity", "✓", "holds", "✗", "fails", "?", "too", "little"]
+    assert "✗ Rejected: 8.1% of the model" in " ".join(text.split())
+
+
+def test_what_was_not_run_says_so():
+    bare = make_evidence("mean", controls=(), chance=())
+    text = printed(verdict_table(make_report(evidence=[bare])))
+    assert text.count("not run") == 2
 
 
 def test_names_are_no_markup_and_no_control_codes():
     circuit = dataclasses.replace(make_report().circuit, model="[red]m[/red]\x1b[2J")
-    report = make_report(circuit=circuit, verdicts=(make_verdict("[b]x[/b]"),))
+    report = make_report(circuit=circuit, evidence=[make_evidence("[b]x[/b]")])
     text = printed(verdict_table(report))
     assert "[red]m[/red]\\x1b[2J" in " ".join(text.split())
     assert "[b]x[/b]" in text
@@ -60,4 +69,4 @@ def test_strongest_nodes():
 
 def test_empty_circuit():
     assert "Strongest 0 of 0 nodes" in printed(circuit_table(make_report(size=0).circuit))
-    assert "(0.0%)" not in printed(verdict_table(make_report(size=0)))
+    assert "0.0% of the model" in printed(verdict_table(make_report(size=0)))

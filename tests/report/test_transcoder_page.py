@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
@@ -14,7 +15,7 @@ from hagd_jax.report.transcoder_plots import Point, thinned
 from hagd_jax.transcoders import Contexts, Evaluation, Transcoder, TranscoderConfig
 from hagd_jax.transcoders.contexts.context import LayerContexts
 from hagd_jax.transcoders.measures.effects import LogitEffects
-from hagd_jax.transcoders.measures.evaluation import EDGES
+from hagd_jax.transcoders.measures.evaluation import BIN_EDGES
 from tests.report.test_page import HOSTILE, URLS, Read, column, figures
 
 LAYERS, FEATURES, ROWS, LENGTH, KEPT = 3, 20, 9, 12, 4
@@ -78,7 +79,7 @@ def contexts():
 
 
 def made_evaluation(**changes):
-    counts = np.random.default_rng(2).integers(0, 5, (LAYERS, len(EDGES) - 1))
+    counts = np.random.default_rng(2).integers(0, 5, (LAYERS, len(BIN_EDGES) - 1))
     found = Evaluation(
         tokens=1234.0,
         fvu=(0.125, 0.25, 0.375),
@@ -258,7 +259,7 @@ def test_plots_hold_the_evaluations_numbers(read):
     np.testing.assert_allclose(column(plots["layer-loss"], "value"), [0.9, 0.9, 0.9])
     counts = np.sum(e.histogram, 0)
     assert column(plots["density"], "features").tolist() == np.trim_zeros(counts, "f").tolist()
-    np.testing.assert_allclose(np.log10(column(plots["density"], "right")[-1]), EDGES[-1])
+    np.testing.assert_allclose(np.log10(column(plots["density"], "right")[-1]), BIN_EDGES[-1])
     assert column(plots["learnt-fvu"], "tokens").tolist() == [100, 200]
     assert column(plots["learnt-loss"], "loss_recovered").tolist() == [0.5, 0.9]
     places = [attrs["id"] for _, attrs in read.tags if attrs.get("class") == "plot"]
@@ -291,11 +292,9 @@ def test_token_texts():
     assert token_text(tokenizer, 9999) == "#9999"
     assert token_text(None, 3) == "#3"
 
-    class Lines:
-        def token(self, id):
-            return ["\n\n", "\t x", ""][id]
-
-    assert [token_text(Lines(), i) for i in range(3)] == ["↵↵", "⇥ x", "#2"]
+    native = tokenizers.Tokenizer(tokenizers.models.WordLevel({"\n\n": 0, "\t x": 1, "": 2}))
+    lines = Tokenizer(native.to_str())
+    assert [token_text(lines, i) for i in range(3)] == ["↵↵", "⇥ x", "#2"]
 
 
 def test_logs_are_read_and_broken_lines_skipped(tmp_path):

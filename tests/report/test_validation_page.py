@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Circuit, Claim, Estimate, Evidence, Node, ValidationReport
+from hagd_jax.causal import Circuit, Claim, Estimate, Node, ValidationReport
+from hagd_jax.causal.claim import CORE
 from hagd_jax.report.validation_page import rows, validation_page
 from hagd_jax.tasks import look
+from tests.report.made_up import make_evidence
 from tests.report.test_page import HOSTILE, URLS, Read, column, figures
 
 NAN = float("nan")
@@ -15,22 +17,23 @@ NODES = tuple(Node("head", 0, i) for i in range(3))
 
 
 def claim(name, verdict="holds", ablation="mean", **changes):
-    made = Claim(name, verdict, Estimate(0.9, 0.8, 1.1), 0.02, ablation, "test", f"{name} seen")
+    made = Claim(name, verdict, Estimate(0.9, 0.8, 1.1), 0.02, ablation, "test", f"{name} seen",
+                 name in CORE)  # fmt: skip
     return dataclasses.replace(made, **changes)
 
 
 def evidence(ablation="mean", **changes):
     rng = np.random.default_rng(0)
-    made = Evidence(
-        ablation=ablation,
+    made = make_evidence(
+        ablation,
         metric=(4.0, 0.5, 3.8, 0.6),
         kl=(0.0, 2.0, 0.1, 1.9),
-        accuracy=(1.0, 0.5, 0.97, 0.5),
         controls=tuple(rng.uniform(0.5, 2, 20)),
         others=(*rng.uniform(0, 0.3, 20), NAN),
         members=tuple(f"head 0.{i}" for i in range(3)),
         without=(0.5, 1.5, 0.1),
         p_values=(0.01, 0.001, 0.6),
+        standing=("needed", "needed", "idle"),
         subsets=((3.0, 3.1), (1.0, 2.0)),
         greedy=((0.5, 3.5),),
         sizes=((1.0, 0.3, 1.5, 0.6), (3.0, 0.95, 0.1, 0.97)),
@@ -43,9 +46,9 @@ def report(**changes):
                       seen=look(ablation="zero"))  # fmt: skip
     claims = [claim(name, ablation=a) for a in ("mean", "counterfactual")
               for name in ("sufficiency", "necessity", "minimality", "completeness")]  # fmt: skip
-    claims.append(claim("stability", ablation=""))
+    claims += [claim("size", ablation=""), claim("stability", ablation="")]
     made = ValidationReport(
-        circuit, tuple(claims), 40, "test", (evidence(), evidence("counterfactual"))
+        circuit, tuple(claims), 40, "test", 9, (evidence(), evidence("counterfactual"))
     )
     return dataclasses.replace(made, **changes)
 
@@ -56,13 +59,13 @@ def read():
 
 
 def test_the_verdict_comes_first(read):
-    assert "3 nodes carry t in small." in read.text
+    assert "33.3% of the model (3 of 9 nodes) carries t in small." in read.text
     assert "Accepted" in read.text
     failed = [claim("sufficiency", "fails"), claim("necessity"), claim("minimality")]
     text = Read(validation_page(report(claims=tuple(failed)))).text
-    assert "do not, by themselves, carry" in text
+    assert "does not, by itself, carry" in text
     assert "Rejected" in text
-    assert "✗ Sufficiency under mean ablation: sufficiency seen." in text
+    assert "✗ Sufficiency under mean ablation fails: sufficiency seen." in text
     few = [claim("sufficiency", "not enough data")]
     text = Read(validation_page(report(claims=tuple(few)))).text
     assert "may carry" in text
@@ -71,9 +74,9 @@ def test_the_verdict_comes_first(read):
 
 def test_every_claim_has_its_cell(read):
     cells = [attrs for tag, attrs in read.tags if tag == "td"]
-    assert len(cells) == 9
+    assert len(cells) == 10
     assert {cell["data-verdict"] for cell in cells} == {"holds"}
-    assert [c["colspan"] for c in cells if "colspan" in c] == ["2"]
+    assert [c["colspan"] for c in cells if "colspan" in c] == ["2", "2"]
     assert "✓ 90%" in read.text
     assert "80% to 110%; p = 0.020" in read.text
     # Of several of one kind the one that fails speaks; what was not asked is left empty.
@@ -91,13 +94,16 @@ def test_plots_show_what_was_measured(read):
     # What is not defined is not drawn.
     assert len(column(found["needed"], "x")) == 20
     np.testing.assert_allclose(column(found["members"], "top"), [1.4, 0.4, 0.0])
+    np.testing.assert_allclose(column(found["members"], "alpha"), [1, 1, 0.15])
     np.testing.assert_allclose(column(found["size-faithfulness"], "y"), [0.3, 0.95])
 
 
 def test_a_page_without_evidence_has_no_plots():
     read = Read(validation_page(report(evidence=())))
     assert figures(read) == {}
-    empty = evidence(members=(), without=(), p_values=(), subsets=(), greedy=(), sizes=())
+    empty = evidence(
+        members=(), without=(), p_values=(), standing=(), subsets=(), greedy=(), sizes=()
+    )
     assert set(figures(Read(validation_page(report(evidence=(empty,)))))) == {"alone", "needed"}
 
 

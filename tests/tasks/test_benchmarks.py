@@ -77,7 +77,7 @@ def test_winogrande_exchanges_the_referents(write, tokenizer):
             scored = prompts.position[i, 0]
             said = [prompts.clean[i, 0, t + 1] for t in scored if t >= 0]
             assert tokenizer.decode(said) == "fell."
-            assert prompts.unit[i, 0] == len(" fell.")
+            assert prompts.unit[i, 0] == len("fell.")
         found = {text.clean for text in texts}
         assert not seen & found
         seen |= found

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tokenizers
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, Tokenizer
@@ -41,6 +42,29 @@ def test_prompts_are_aligned_different_and_reproducible(model, name):
             assert not text.template.startswith("{")
         widths = {part.clean.shape[1] for part in made.splits.values()}
         assert len(widths) == 1
+
+
+@pytest.mark.parametrize("name", ["agreement", "greater_than", "ioi", "capitals"])
+def test_prompts_begin_with_all_of_the_template_and_go_on_without_its_end(model, name):
+    """The tokenizer's own template: two tokens in front, in its order, and one behind."""
+    native = tokenizers.Tokenizer.from_str(model.tokenizer.json)
+    native.add_special_tokens(["<s>", "<other>", "</s>"])
+    ids = {token: native.token_to_id(token) for token in ("<s>", "<other>", "</s>")}
+    native.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<other> <s> $A </s>", special_tokens=list(ids.items())
+    )
+    begun = Tokenizer.from_native(native)
+    size = model.config.vocab_size + 3
+    own = model.replace(tokenizer=begun, config=model.config.replace(vocab_size=size))
+    made, plain = task(name, own, sizes=SMALL), task(name, model, sizes=SMALL)
+    for split in SPLITS:
+        p, bare = made.splits[split], plain.splits[split]
+        for i, text in enumerate(made.texts[split]):
+            whole = native.encode(text.clean).ids
+            assert (whole[0], whole[-1]) == (ids["<other>"], ids["</s>"])
+            assert p.clean[i, : p.length[i]].tolist() == whole[:-1]
+        np.testing.assert_array_equal(p.position, bare.position + 2)
+        np.testing.assert_array_equal(p.answer, bare.answer)
 
 
 @pytest.mark.parametrize("name", TASKS)

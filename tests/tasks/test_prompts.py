@@ -127,7 +127,7 @@ def test_a_batch_needs_rows(size):
         ([[1]], [[1]], [1], {"position": [-1]}, "position of prompt 0: got -1"),
         ([[1]], [[1]], [1, 2], {}, "answer: got shape"),
         ([[1, 2]], [[1, 1]], [1], {"width": 1}, "width: got 1; expected at least 2"),
-        ([[1]], [[1]], [1], {"pad_id": 50}, "clean"),
+        ([[1]], [[1]], [1], {"pad_id": 50}, "pad_id: got 50"),
     ],
 )
 def test_bad_prompts_are_refused(clean, corrupted, answer, options, message):

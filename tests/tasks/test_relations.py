@@ -52,11 +52,12 @@ def test_countries_and_templates_take_turns(tokenizer):
     texts = relations.task("capitals", tokenizer).texts["discover"]
     usable = sum(map(len, relations.subjects("capitals", tokenizer, "discover")))
     counts = [sum(t.answer == a for t in texts) for a in {t.answer for t in texts}]
-    assert len(counts) == min(usable, len(texts))
+    # Some countries are of more tokens than others, so that their prompts would be a group apart.
+    assert 0.8 * usable <= len(counts) <= usable
     assert max(counts) - min(counts) <= 1
     said = RELATIONS["capitals"].templates["discover"]
     uses = [sum(t.template == k for t in texts) for k in said]
-    assert min(uses) >= len(texts) // len(uses) // 2
+    assert max(uses) - min(uses) <= 1
 
 
 def test_too_few_capitals_are_refused():

@@ -43,13 +43,16 @@ def test_what_decides_the_weights_is_told_apart(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_broken_cache_is_mended(tmp_path):
+def test_a_broken_cache_is_mended_and_the_log_says_so(tmp_path, caplog):
     _, first, _ = steps(tmp_path)
     (place,) = tmp_path.iterdir()
     weights = next(place.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
+    assert not caplog.records
     _, second, seen = steps(tmp_path)
     assert len(seen) == 2
+    assert "trained again" in caplog.text
+    assert str(weights) in caplog.text
     assert same(first, second)
     assert not steps(tmp_path)[2]
 

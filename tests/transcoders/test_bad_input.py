@@ -81,9 +81,9 @@ CALLS = {
         "per_feature: got '2'",
     ),
     "contexts: pairs": (lambda t, m: tc.top_contexts(t, m, [tuple(TEXT)]), "batch 0: got tuple"),
-    "evaluate: none": (lambda t, m: tc.evaluate(t, m, None), "text: got NoneType"),
-    "evaluate: one": (lambda t, m: tc.evaluate(t, m, TEXT), "Wrap a single batch"),
-    "evaluate: words": (lambda t, m: tc.evaluate(t, m, [Batch("ab", "c")]), "tokens of batch 0"),
+    "measure: none": (lambda t, m: tc.measure(t, m, None), "text: got NoneType"),
+    "measure: one": (lambda t, m: tc.measure(t, m, TEXT), "Wrap a single batch"),
+    "measure: words": (lambda t, m: tc.measure(t, m, [Batch("ab", "c")]), "tokens of batch 0"),
     "digest": (lambda t, m: tc.digest(t.replace(params={})), "parameter W_enc"),
     "load": (lambda t, m: tc.load(3), "transcoder: got int 3"),
     "save": (lambda t, m: tc.save(t, None), "folder: got NoneType"),
@@ -152,7 +152,5 @@ def test_a_training_that_cannot_run_is_refused_when_it_is_described(changes, wor
 
 
 def test_values_are_shown_in_one_line(it):
-    assert (
-        repr(it)
-        == "Transcoder('unnamed', 2 layers of 24 topk features with k=5, d_model=16, window=0)"
-    )
+    assert "2 layers, d_model 16, 24 topk features with 5 active" in repr(it)
+    assert "\n" not in repr(it)

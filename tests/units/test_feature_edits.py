@@ -6,7 +6,7 @@ import pytest
 
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.graphs import AttributionConfig, attribute
-from hagd_jax.graphs.graph import FEATURE, LOGIT
+from hagd_jax.graphs.graph import ERROR, FEATURE, LOGIT
 from hagd_jax.interventions import add, chain, freeze
 from hagd_jax.models import forward
 from hagd_jax.transcoders import encode
@@ -96,6 +96,27 @@ def test_later_edits_act_on_what_earlier_ones_left():
     two = add("mlp_out", (now + 0.5) * row, layer=second[0], positions=there)
     expected = forward(model, TOKENS, chain(one, two)).logits
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_edits_of_a_graph_know_their_dictionary():
+    """Another transcoder of the same shape has other features by the same numbers."""
+    model, transcoder = case("per layer")
+    graph = attribute(model, transcoder, PROMPT, AttributionConfig(max_logits=1))
+    node = strong(graph, 1)
+    edit, plain = graph.edit(node, 3.0), FeatureEdit(*place(graph, node), value=3.0)
+    moved, expected = (intervene(model, transcoder, TOKENS, [e]).logits for e in (edit, plain))
+    np.testing.assert_array_equal(moved, expected)
+    assert np.abs(moved - forward(model, TOKENS).logits).max() > 1e-3
+    # A folder may move; what is in it may not change.
+    intervene(model, transcoder.replace(name="elsewhere"), TOKENS, [edit])
+    other = transcoder.replace(params=transcoder.params | {"b_dec": transcoder.params["b_dec"] + 1})
+    for wrong in (other, None):
+        intervene(model, wrong, TOKENS, [plain])
+        with pytest.raises(InputError, match=f"expected {graph.info.dictionary}"):
+            intervene(model, wrong, TOKENS, [edit])
+    for node in (-1, int(graph.of_kind(LOGIT)[0]), int(graph.of_kind(ERROR)[0])):
+        with pytest.raises(InputError, match=r"expected a feature|expected an integer"):
+            graph.edit(node)
 
 
 def test_neurons_are_edited_where_they_are():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families import custom, gpt2, gpt_neox, llama
@@ -39,6 +40,8 @@ class Family:
     prefix: str = ""
     unembed: str = ""
     buffers: str = ""
+
+    __repr__ = one_line
 
     def ignores(self, name: str, config: DecoderConfig) -> bool:
         """Whether a stored tensor may be left unread."""

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
 
-class Context(NamedTuple):
+class TopContext(NamedTuple):
     """One place where a feature fires.
 
     Attributes:
@@ -29,6 +30,8 @@ class Context(NamedTuple):
     firing: int
     row: int
     position: int
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +54,8 @@ class LayerContexts:
     nearby: np.ndarray
     effects: LogitEffects | None = None
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureContexts:
@@ -70,7 +75,7 @@ class FeatureContexts:
     index: int
     density: float
     largest: float
-    contexts: tuple[Context, ...]
+    contexts: tuple[TopContext, ...]
     raised: tuple[tuple[int, float], ...]
     lowered: tuple[tuple[int, float], ...]
 
@@ -165,14 +170,14 @@ class Contexts:
         }
         return dataclasses.replace(self, layers=layers)
 
-    def _context(self, row: int, position: int, value: float, nearby: np.ndarray) -> Context:
+    def _context(self, row: int, position: int, value: float, nearby: np.ndarray) -> TopContext:
         before, after = self.window
         # A row ends with the last token that counts: what follows is padding.
         end = int(np.flatnonzero(self.weight[row])[-1]) + 1
         start, stop = max(0, position - before), min(end, position + after + 1)
         here = slice(start - position + before, stop - position + before)
         activations = nearby[here].astype(np.float32) * np.float32(value)
-        return Context(
+        return TopContext(
             self.tokens[row, start:stop],
             activations,
             int(position - start),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, InputError, require_number, shown
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
@@ -30,7 +31,7 @@ from hagd_jax.transcoders.replace import require_pair
 from hagd_jax.transcoders.transcoder import Transcoder
 
 
-class Best(struct.PyTreeNode):
+class Ranking(struct.PyTreeNode):
     """The strongest contexts so far, and what was counted; layers lead.
 
     Attributes:
@@ -48,6 +49,8 @@ class Best(struct.PyTreeNode):
     nearby: Any
     fired: Any
     largest: Any
+
+    __repr__ = one_line
 
 
 def top_contexts(
@@ -120,12 +123,12 @@ def top_contexts(
 def _join(
     transcoder: Transcoder,
     model: LanguageModel,
-    best: Best,
+    best: Ranking,
     text: tuple[jax.Array, jax.Array],
     first: Any,
     columns: jax.Array | None,
     window: tuple[int, int],
-) -> tuple[Best, jax.Array]:
+) -> tuple[Ranking, jax.Array]:
     """The best of what was found before and of one batch, whose rows are numbered from `first`.
 
     Also Σ w of one over what the final norm divides by.
@@ -134,7 +137,7 @@ def _join(
     reads = transcoder.config.reads
     trace = forward(model, tokens, capture=(reads, "normf_scale")).trace
 
-    def layer(_: None, inputs: tuple) -> tuple[None, Best]:
+    def layer(_: None, inputs: tuple) -> tuple[None, Ranking]:
         best, x, columns, index = inputs
         found = jnp.where(weight[..., None] > 0, encode_layer(transcoder, x, index), 0)
         fired = jnp.einsum("btf,bt->f", (found > 0).astype(jnp.float32), weight)
@@ -149,7 +152,7 @@ def _join(
     return best, replicate(gain, model.mesh)
 
 
-def _merge(best: Best, found: jax.Array, first: Any, window: tuple[int, int]) -> Best:
+def _merge(best: Ranking, found: jax.Array, first: Any, window: tuple[int, int]) -> Ranking:
     """One layer: found is (B, T, M)."""
     rows, length, count = found.shape
     peak = found.max(1)
@@ -175,15 +178,15 @@ def _merge(best: Best, found: jax.Array, first: Any, window: tuple[int, int]) ->
 
 def _nothing(
     transcoder: Transcoder, columns: jax.Array | None, per_feature: int, width: int
-) -> Best:
+) -> Ranking:
     """Before any text: every feature's contexts are empty, laid out as the features are."""
     config, mesh = transcoder.config, transcoder.mesh
     count = config.n_features if columns is None else columns.shape[1]
     ranked = (config.n_layers, count, per_feature)
     every = (config.n_layers, config.n_features)
 
-    def make() -> Best:
-        made = Best(
+    def make() -> Ranking:
+        made = Ranking(
             value=jnp.zeros(ranked),
             row=jnp.zeros(ranked, jnp.int32),
             position=jnp.zeros(ranked, jnp.int32),
@@ -200,7 +203,7 @@ def _nothing(
 def _gathered(
     transcoder: Transcoder,
     model: LanguageModel,
-    best: Best,
+    best: Ranking,
     texts: list[tuple[np.ndarray, np.ndarray]],
     followed: dict[int, np.ndarray],
     window: tuple[int, int],

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.files import Tensor, whole_tensor
 from hagd_jax.transcoders.config import Activation, TranscoderConfig
@@ -71,6 +72,8 @@ class Given:
     kind: str
     values: dict[str, Any]
     reading: hooks.Reading
+
+    __repr__ = one_line
 
     def fields(self, thresholds: bool) -> dict[str, Any]:
         """Fields of the `TranscoderConfig` that do not follow from the shapes of the tensors.

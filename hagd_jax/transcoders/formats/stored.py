@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Index, Sizes, Weight, shape
 from hagd_jax.models.safetensors_source import SafetensorsSource
@@ -66,6 +67,8 @@ class Views:
 
     entries: Mapping[str, View]
 
+    __repr__ = one_line
+
     def names(self) -> frozenset[str]:
         """Names of all tensors."""
         return frozenset(self.entries)
@@ -112,6 +115,8 @@ class Stored:
     unweighted: bool = False
     positive: bool = False
     rescaled: bool = False
+
+    __repr__ = one_line
 
     def __post_init__(self):
         for weight in self.weights:

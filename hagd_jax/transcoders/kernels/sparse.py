@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from hagd_jax.brief import one_line
 from hagd_jax.parallel.rules import RULES
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
@@ -39,6 +40,8 @@ class Active(struct.PyTreeNode):
 
     values: jax.Array
     indices: jax.Array
+
+    __repr__ = one_line
 
     def dense(self, n_features: int) -> jax.Array:
         """(..., N, F) with an entry for every feature."""
@@ -124,7 +127,7 @@ def _encode_bwd(config: TranscoderConfig, mesh: Any, saved: tuple, grads: tuple)
     if others is not None:
         to_others = jnp.where(others[0] > 0, grads[2][0], 0)
         to_values, indices = _merge(to_values, to_others), _merge(indices, others[1])
-    own = own_layers(len(x))
+    own = self_edges(len(x))
     to_weight, to_bias = _spread(to_values, indices, x, own, weight.shape[1], mesh)
     to_x = _combine(to_values, indices, weight, own, mesh)
     return to_weight, to_bias, to_x.astype(x.dtype), None
@@ -152,33 +155,35 @@ def decode(
     Returns:
         (L, N, D) reconstructions, without the skip.
     """
-    written = combine(active.values, active.indices, params["W_dec"], edges(config), mesh)
+    written = combine(active.values, active.indices, params["W_dec"], edge_list(config), mesh)
     return written + params["b_dec"][:, None]
 
 
-class Edges(NamedTuple):
+class EdgeList(NamedTuple):
     """Edges of the layer graph: (E,) int32 each, the layer an edge leaves and the one it enters."""
 
     senders: Any
     receivers: Any
 
+    __repr__ = one_line
 
-def edges(config: TranscoderConfig) -> Edges:
+
+def edge_list(config: TranscoderConfig) -> EdgeList:
     """The edges that `W_dec` has rows for."""
     graph = layer_graph(config)
-    return Edges(graph.senders, graph.receivers)
+    return EdgeList(graph.senders, graph.receivers)
 
 
-def own_layers(n_layers: int) -> Edges:
+def self_edges(n_layers: int) -> EdgeList:
     """An edge from each layer to itself."""
     layers = np.arange(n_layers, dtype=np.int32)
-    return Edges(layers, layers)
+    return EdgeList(layers, layers)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 @jax.named_scope("decode")
 def combine(
-    values: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any
+    values: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
 ) -> jax.Array:
     """Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
 
@@ -195,7 +200,7 @@ def combine(
     return _combine(values, indices, weight, edges, mesh)
 
 
-def _combine_fwd(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+def _combine_fwd(values: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Any) -> tuple:
     return _combine(values, indices, weight, edges, mesh), (values, indices, weight, edges)
 
 
@@ -210,7 +215,9 @@ combine.defvjp(_combine_fwd, _combine_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def dot(x: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh: Any) -> jax.Array:
+def dot(
+    x: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
+) -> jax.Array:
     """Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
 
     Args:
@@ -226,7 +233,7 @@ def dot(x: jax.Array, indices: jax.Array, weight: jax.Array, edges: Edges, mesh:
     return _dot(x, indices, weight, edges, mesh)
 
 
-def _dot_fwd(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Any) -> tuple:
+def _dot_fwd(x: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Any) -> tuple:
     return _dot(x, indices, weight, edges, mesh), (x, indices, weight, edges)
 
 
@@ -267,36 +274,38 @@ def count(active: Active, n_features: int, mesh: Mesh | None) -> jax.Array:
     """(L, F) how many tokens each feature is active on."""
     ones = (active.values > 0).astype(jnp.float32)
     nothing = jnp.zeros((*ones.shape[:2], 1))
-    return _spread(ones, active.indices, nothing, own_layers(len(ones)), n_features, mesh)[1]
+    return _spread(ones, active.indices, nothing, self_edges(len(ones)), n_features, mesh)[1]
 
 
 # How the arguments are split over devices: (L, N, K) lists, (L, N, D) rows, (E, F, D) weights.
 LISTS, ROWS, WEIGHTS = (None, BATCH, MODEL), (None, BATCH, None), (None, MODEL, None)
-EDGES = ((None,), (None,))
+ENDS = ((None,), (None,))
 
 
-def _combine(values: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+def _combine(
+    values: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None
+) -> jax.Array:
     def local(values: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct((*values.shape[:2], weight.shape[-1]), jnp.float32)
         owned = _owned(indices, weight.shape[1], mesh)
         return total(_native("combine", shape, values, owned, weight, *edges), mesh, ("model",))
 
-    specs = (LISTS, LISTS, WEIGHTS, *EDGES)
+    specs = (LISTS, LISTS, WEIGHTS, *ENDS)
     return mapped(local, mesh, specs, ROWS)(values, indices, weight, *edges)
 
 
-def _dot(x: Any, indices: Any, weight: Any, edges: Edges, mesh: Mesh | None) -> jax.Array:
+def _dot(x: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None) -> jax.Array:
     def local(x: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct(indices.shape, jnp.float32)
         owned = _owned(indices, weight.shape[1], mesh)
         return _native("dot", shape, x.astype(jnp.float32), owned, weight, *edges)
 
-    specs = (ROWS, LISTS, WEIGHTS, *EDGES)
+    specs = (ROWS, LISTS, WEIGHTS, *ENDS)
     return mapped(local, mesh, specs, LISTS)(x, indices, weight, *edges)
 
 
 def _spread(
-    values: Any, indices: Any, x: Any, edges: Edges, n_features: int, mesh: Mesh | None
+    values: Any, indices: Any, x: Any, edges: EdgeList, n_features: int, mesh: Mesh | None
 ) -> tuple[jax.Array, jax.Array]:
     """The features' sums of values · x, (E, F, D), and of values alone, (L, F)."""
     here = n_features // shards(mesh)
@@ -311,7 +320,7 @@ def _spread(
         return tuple(total(part, mesh, RULES["batch"].mesh_axes) for part in parts)
 
     outputs = (WEIGHTS, (None, MODEL))
-    specs = (LISTS, LISTS, ROWS, *EDGES)
+    specs = (LISTS, LISTS, ROWS, *ENDS)
     return mapped(local, mesh, specs, outputs)(values, indices, x, *edges)
 
 

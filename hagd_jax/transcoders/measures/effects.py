@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import replicate
@@ -32,6 +33,8 @@ class LogitEffects(NamedTuple):
 
     tokens: np.ndarray
     values: np.ndarray
+
+    __repr__ = one_line
 
 
 def logit_effects(

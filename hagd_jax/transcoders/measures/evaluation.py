@@ -10,14 +10,15 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.files import finite
 
 # Edges of the density histogram, in log10 of the share of tokens: a fifth of a decade each. What
 # fires more rarely than the first edge, but does fire, is counted in the first bin.
-EDGES = tuple(round(-7 + 0.2 * i, 1) for i in range(36))
+BIN_EDGES = tuple(round(-7 + 0.2 * i, 1) for i in range(36))
 
-Row = tuple[float, ...]
+Floats = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Evaluation:
         fvu: (L) fraction of variance unexplained; NaN where a layer writes one constant.
         l0: (L) active features a token.
         dead: (L) share of features that never fired on these tokens.
-        histogram: (L, bins) living features by log10 of their density, between `EDGES`.
+        histogram: (L, bins) living features by log10 of their density, between `BIN_EDGES`.
         loss: Cross-entropy of the model, nats a token.
         loss_replaced: With every MLP replaced by the transcoder.
         loss_ablated: With every MLP output set to zero.
@@ -41,16 +42,18 @@ class Evaluation:
     """
 
     tokens: float
-    fvu: Row
-    l0: Row
-    dead: Row
+    fvu: Floats
+    l0: Floats
+    dead: Floats
     histogram: tuple[tuple[int, ...], ...]
     loss: float
     loss_replaced: float
     loss_ablated: float
-    jacobian: Row
+    jacobian: Floats
     layer_loss: tuple[tuple[float, float], ...] | None = None
     fired: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    __repr__ = one_line
 
     @property
     def mean_fvu(self) -> float:
@@ -63,7 +66,7 @@ class Evaluation:
         return _recovered(self.loss, self.loss_replaced, self.loss_ablated)
 
     @property
-    def layer_recovered(self) -> Row | None:
+    def layer_recovered(self) -> Floats | None:
         """(L) the same of each layer by itself, or None if that was not measured."""
         if self.layer_loss is None:
             return None
@@ -141,7 +144,7 @@ class Evaluation:
         sizes = {
             len(row) for row in (found.fvu, found.l0, found.dead, found.histogram, found.jacobian)
         }
-        if len(sizes) > 1 or {len(row) for row in found.histogram} != {len(EDGES) - 1}:
+        if len(sizes) > 1 or {len(row) for row in found.histogram} != {len(BIN_EDGES) - 1}:
             raise InputError(
                 "evaluation", got=f"rows of {sorted(sizes)} layers", expected="one length"
             )
@@ -152,7 +155,7 @@ def summarise(sums: Any) -> Evaluation:
     """Ratios and shares from sums over tokens.
 
     Args:
-        sums: `evaluate.Sums` of float64.
+        sums: `measure.Sums` of float64.
 
     Returns:
         The evaluation.
@@ -188,14 +191,14 @@ def histogram(density: np.ndarray) -> list[int]:
         density: (F,) share of tokens on which each feature fires.
 
     Returns:
-        A count for each pair of neighbours in `EDGES`.
+        A count for each pair of neighbours in `BIN_EDGES`.
 
     Example:
         >>> histogram(np.array([0.0, 1e-9, 1.0]))[0], sum(histogram(np.array([0.0, 1e-9, 1.0])))
         (1, 2)
     """
     alive = np.log10(density[density > 0])
-    return np.histogram(np.clip(alive, EDGES[0], EDGES[-1]), EDGES)[0].tolist()
+    return np.histogram(np.clip(alive, BIN_EDGES[0], BIN_EDGES[-1]), BIN_EDGES)[0].tolist()
 
 
 def _recovered(model: float, replaced: float, ablated: float) -> float:
@@ -207,5 +210,5 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _numbers(values: Any) -> Row:
+def _numbers(values: Any) -> Floats:
     return tuple(map(_number, values))

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_number
 from hagd_jax.models import LanguageModel, mlp
+from hagd_jax.models.arrays import require_key
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import own_edges
 from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.replace import require_pair
-from hagd_jax.transcoders.transcoder import Params, Transcoder, check_inputs, require_key
+from hagd_jax.transcoders.transcoder import Params, Transcoder, check_inputs
 
 _ENCODER = ("W_enc", "b_enc", "threshold")
 
@@ -36,6 +38,8 @@ class JacobianMatch(struct.PyTreeNode):
 
     random: Any
     active: Any
+
+    __repr__ = one_line
 
 
 def jacobian_match(

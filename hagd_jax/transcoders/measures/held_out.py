@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is, shown
 from hagd_jax.models import LanguageModel, check_tokens
 from hagd_jax.models.arrays import read_array
@@ -47,6 +48,8 @@ class Placed(NamedTuple):
     tokens: jax.Array
     weight: jax.Array
     host: tuple[np.ndarray, np.ndarray]
+
+    __repr__ = one_line
 
 
 def placed(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
@@ -72,6 +73,8 @@ class Terms(struct.PyTreeNode):
     fired: jax.Array
     smallest: jax.Array
     parts: dict[str, jax.Array]
+
+    __repr__ = one_line
 
 
 def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
@@ -212,7 +215,7 @@ def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _row_tangent(params: Params, active: rows.Active, v: Any, config: Any, mesh: Any) -> jax.Array:
     """J v along the own-layer path: active rows of W_enc, then of the own edge's W_dec."""
-    own = rows.own_layers(len(v))
+    own = rows.self_edges(len(v))
     moved: Any = rows.dot(v, active.indices, params["W_enc"], own, mesh)
     moved = jnp.where(active.values > 0, moved, 0)
     return rows.combine(moved, active.indices, params["W_dec"][own_edges(config)], own, mesh)

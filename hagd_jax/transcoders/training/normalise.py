@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.transcoder import Params
@@ -34,6 +35,8 @@ class Normalisation:
     in_scale: jax.Array
     out_mean: jax.Array
     out_scale: jax.Array
+
+    __repr__ = one_line
 
     @classmethod
     def identity(cls, config: TranscoderConfig) -> Normalisation:
@@ -70,6 +73,8 @@ class Moments:
     in_square: jax.Array
     out_sum: jax.Array
     out_square: jax.Array
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, x: jax.Array, y: jax.Array, weight: jax.Array) -> Moments:

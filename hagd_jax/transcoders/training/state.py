@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import HagdError
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -43,6 +44,8 @@ class TrainState(struct.PyTreeNode):
     unfired: jax.Array
     threshold: jax.Array
 
+    __repr__ = one_line
+
 
 @struct.dataclass
 class Metrics:
@@ -59,6 +62,8 @@ class Metrics:
     norm: jax.Array
     finite: jax.Array
     dead: jax.Array
+
+    __repr__ = one_line
 
 
 def init_state(

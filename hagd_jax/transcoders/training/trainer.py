@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.corpus import Batch, Batches, Corpus
 from hagd_jax.errors import (
     CheckpointError,
@@ -60,7 +61,7 @@ class Run(Protocol):
     def rewind(self, stage: str, step: int) -> None: ...  # noqa: D102
 
 
-class Plan(NamedTuple):
+class Setup(NamedTuple):
     """One training, fixed before its first step.
 
     Attributes:
@@ -76,6 +77,8 @@ class Plan(NamedTuple):
     train: TrainConfig
     steps: int
     length: int
+
+    __repr__ = one_line
 
     def through(self, done: int) -> bool:
         """Whether the step after `done` trains through the model."""
@@ -125,28 +128,28 @@ def train(
     require_is("corpus", corpus, Corpus)
     require_is("config", config, TrainConfig)
     require_number("save_every", save_every, least=0)
-    plan = _plan(model, corpus, config)
+    setup = _setup(model, corpus, config)
     share = (jax.process_index(), jax.process_count())
     batches = corpus.batches(config.batch_size, seed=config.seed, share=share)
-    begun, state = _begin(plan, batches, run)
+    begun, state = _begin(setup, batches, run)
     name = f"{model.name}-transcoder"
     if progress is not None:
-        progress("transcoder", begun * config.batch_size * plan.length, config.tokens)
-    clock = _Clock(plan, run, save_every)
-    for done in range(begun, plan.steps):
-        state, metrics = _step(plan, state, next(batches), done)
+        progress("transcoder", begun * config.batch_size * setup.length, config.tokens)
+    clock = _Clock(setup, run, save_every)
+    for done in range(begun, setup.steps):
+        state, metrics = _step(setup, state, next(batches), done)
         clock.tick(done + 1, state, metrics, batches)
-        tokens = (done + 1) * config.batch_size * plan.length
+        tokens = (done + 1) * config.batch_size * setup.length
         if progress is not None:
             progress("transcoder", min(tokens, config.tokens), config.tokens)
         if on_metrics is not None:
             on_metrics(metrics)
         if watch is not None:
-            watch(tokens, lambda: finish(state, plan.config, mesh=model.mesh, name=name))  # noqa: B023
-    return finish(state, plan.config, mesh=model.mesh, name=name)
+            watch(tokens, lambda: finish(state, setup.config, mesh=model.mesh, name=name))  # noqa: B023
+    return finish(state, setup.config, mesh=model.mesh, name=name)
 
 
-def _plan(model: LanguageModel, corpus: Corpus, config: TrainConfig) -> Plan:
+def _setup(model: LanguageModel, corpus: Corpus, config: TrainConfig) -> Setup:
     transcoder = config.transcoder(model.config)
     parts = batch_parts(model.mesh)
     if (config.batch_size // config.accumulate) % parts:
@@ -162,21 +165,21 @@ def _plan(model: LanguageModel, corpus: Corpus, config: TrainConfig) -> Plan:
                 "features", got=transcoder.n_features, expected=f"a multiple of model={shards}"
             )
     length = corpus.train.layout.length
-    return Plan(model.bare(), transcoder, config, config.steps(length), length)
+    return Setup(model.bare(), transcoder, config, config.steps(length), length)
 
 
-def _step(plan: Plan, state: TrainState, batch: Batch, done: int) -> tuple[TrainState, Metrics]:
-    tokens, weight = to_global(plan.model.mesh, tuple(batch))
+def _step(setup: Setup, state: TrainState, batch: Batch, done: int) -> tuple[TrainState, Metrics]:
+    tokens, weight = to_global(setup.model.mesh, tuple(batch))
     return step(
-        state, plan.model, tokens, weight,
-        config=plan.config, train=plan.train, steps=plan.steps, through=plan.through(done),
+        state, setup.model, tokens, weight,
+        config=setup.config, train=setup.train, steps=setup.steps, through=setup.through(done),
     )  # fmt: skip
 
 
-def _begin(plan: Plan, batches: Batches, run: Run | None) -> tuple[int, TrainState]:
+def _begin(setup: Setup, batches: Batches, run: Run | None) -> tuple[int, TrainState]:
     """Where a run was interrupted, or its first state."""
-    mesh = plan.model.mesh
-    blank = init_state(plan.config, plan.train, Normalisation.identity(plan.config), mesh=mesh)
+    mesh = setup.model.mesh
+    blank = init_state(setup.config, setup.train, Normalisation.identity(setup.config), mesh=mesh)
     saved = run.checkpoints.latest(blank) if run else None
     if run is not None:
         run.rewind("transcoder", saved[0] if saved else 0)
@@ -184,15 +187,15 @@ def _begin(plan: Plan, batches: Batches, run: Run | None) -> tuple[int, TrainSta
         assert run is not None
         batches.restore(_read_position(run, saved[0]))
         return saved
-    some = itertools.islice(batches, plan.train.estimate)
-    return 0, blank.replace(stats=estimate(plan.model, some, plan.config))
+    some = itertools.islice(batches, setup.train.estimate)
+    return 0, blank.replace(stats=estimate(setup.model, some, setup.config))
 
 
 class _Clock:
     """What happens now and then: metrics a step late, checkpoints by the clock."""
 
-    def __init__(self, plan: Plan, run: Run | None, save_every: float):
-        self.plan, self.run, self.save_every = plan, run, save_every
+    def __init__(self, setup: Setup, run: Run | None, save_every: float):
+        self.setup, self.run, self.save_every = setup, run, save_every
         self.began = self.saved = time.monotonic()
         self.waiting: tuple[int, Metrics] | None = None
         self.first = 0
@@ -203,7 +206,7 @@ class _Clock:
         # The step before is done by now, so that reading it does not hold this one up.
         self._report()
         self.waiting = done, metrics
-        last = done == self.plan.steps
+        last = done == self.setup.steps
         due = last or time.monotonic() - self.saved >= self.save_every
         if self.run is not None and agree(due):
             self._report()
@@ -218,9 +221,9 @@ class _Clock:
         self.waiting = None
         if self.run is not None:
             seconds = time.monotonic() - self.began
-            rate = (done - self.first) * self.plan.train.batch_size * self.plan.length / seconds
+            rate = (done - self.first) * self.setup.train.batch_size * self.setup.length / seconds
             self.run.log("transcoder", step=done, tokens_per_second=round(rate, 1),
-                         tokens=done * self.plan.train.batch_size * self.plan.length,
+                         tokens=done * self.setup.train.batch_size * self.setup.length,
                          **summary(metrics))  # fmt: skip
         if not bool(metrics.finite):
             raise self._diagnosis(done, metrics.terms)

@@ -87,7 +87,7 @@ def test_loss_and_gradients_are_the_dense_ones(mesh, loss, length, monkeypatch):
 def test_products_against_numpy(mesh, window):
     """The three products that are each other's derivatives, in float64, over all edges."""
     config = TranscoderConfig(n_layers=3, d_model=6, n_features=32, k=3, window=window)
-    mesh, edges = make_mesh(mesh), rows.edges(config)
+    mesh, edges = make_mesh(mesh), rows.edge_list(config)
     rng = np.random.default_rng(0)
     weight, x = rng.normal(size=(len(edges.senders), 32, 6)), rng.normal(size=(3, 8, 6))
     shards = 1 if mesh is None else 4

@@ -10,13 +10,10 @@ import optax
 import pytest
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import (
     TrainConfig,
     TrainingError,
-    decode,
-    encode,
     init,
     train,
     training,
@@ -27,17 +24,6 @@ from hagd_jax.transcoders.training.normalise import Moments, Normalisation
 from tests.transcoders.training.small import CONFIG, TRAIN, make_corpus, make_model
 
 
-def held_out_fvu(model, transcoder, corpus):
-    """Σ‖y − ŷ‖² / Σ‖y − ȳ‖² over held-out rows, in float64."""
-    trace = forward(
-        model, corpus.held_out[:].tokens, capture=["mlp_in", "resid_mid", "mlp_out"]
-    ).trace
-    x = trace[transcoder.config.reads]
-    y = np.asarray(trace["mlp_out"], np.float64)
-    missed = y - np.asarray(decode(transcoder, encode(transcoder, x), x))
-    return (missed**2).sum((1, 2, 3)) / ((y - y.mean((1, 2), keepdims=True)) ** 2).sum((1, 2, 3))
-
-
 @pytest.fixture(scope="module")
 def model():
     return make_model()
@@ -46,29 +32,6 @@ def model():
 @pytest.fixture(scope="module")
 def corpus(model):
     return make_corpus(model)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"window": -1},
-        {"skip": True, "reads": "resid_mid"},
-        {"activation": "batch_topk"},
-        {"activation": "relu", "loss": LossConfig(sparsity=1e-3)},
-        {"activation": "jump_relu", "loss": LossConfig(sparsity=1e-3)},
-        {"loss": LossConfig(predict=0.01, jacobian=0.1)},
-        {"accumulate": 2, "dtype": "bfloat16", "loss": LossConfig(jacobian=0.1)},
-        {"through": 0.5},
-    ],
-    ids=str,
-)
-def test_training_explains_most_of_the_variance(model, corpus, changes):
-    config = dataclasses.replace(TRAIN, tokens=300 * 64, learning_rate=1e-2, **changes)
-    transcoder = train(model, corpus, config)
-    fvu = held_out_fvu(model, transcoder, corpus)
-    # Four or so of 64 features for 16 random dimensions: well below the mean's 1.
-    assert (fvu < 0.6).all(), fvu
 
 
 def test_the_step_is_adam_on_the_gradient_of_the_loss(model, corpus):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from hagd_jax.brief import one_line
 from hagd_jax.interventions import replace
 from hagd_jax.models import (
     Context,
@@ -63,6 +64,8 @@ class Sums(struct.PyTreeNode):
     layer_loss: Any
     tangent: Any
 
+    __repr__ = one_line
+
     def __add__(self, other: Sums) -> Sums:
         """Sums over both; the spreads meet at their common mean (Chan et al., 1979)."""
         both = jax.tree.map(np.add, self, other)
@@ -72,7 +75,7 @@ class Sums(struct.PyTreeNode):
         return both.replace(mean=self.mean + share * apart, spread=both.spread + between)
 
 
-def evaluate(
+def measure(
     transcoder: Transcoder,
     model: LanguageModel,
     batches: Iterable[TextBatch],
@@ -107,7 +110,7 @@ def evaluate(
             no text.
 
     Example:
-        >>> evaluate(transcoder, model, corpus.held_out_batches(128)).loss_recovered
+        >>> measure(transcoder, model, corpus.held_out_batches(128)).loss_recovered
         0.93
     """
     bare, plain = model.bare(), transcoder.bare()

@@ -14,8 +14,8 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import freeze
 from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
-from hagd_jax.transcoders.measures.evaluate import Sums, evaluate
-from hagd_jax.transcoders.measures.evaluation import EDGES, Evaluation, histogram
+from hagd_jax.transcoders.measures.evaluation import BIN_EDGES, Evaluation, histogram
+from hagd_jax.transcoders.measures.measure import Sums, measure
 from hagd_jax.transcoders.transcoder import Transcoder, encode, param_specs, shardings
 from tests.models.noise import noisy, on_mesh
 from tests.transcoders.test_replace import CASES, DEEP, Plain, made
@@ -34,14 +34,14 @@ def model():
 
 @pytest.fixture(scope="module", params=["layers", "full", "skip", "jump"])
 def measured(request, model):
-    """A transcoder, and what `evaluate` says of it; batches of one shape compile once."""
+    """A transcoder, and what `measure` says of it; batches of one shape compile once."""
     transcoder = made(CASES[request.param])
-    return transcoder, evaluate(transcoder, model, HALVES, each_layer=True)
+    return transcoder, measure(transcoder, model, HALVES, each_layer=True)
 
 
 @pytest.fixture(scope="module")
 def simple(model):
-    return evaluate(made(CASES["layers"]), model, HALVES, each_layer=True)
+    return measure(made(CASES["layers"]), model, HALVES, each_layer=True)
 
 
 def cross_entropy(logits, batch):
@@ -142,12 +142,12 @@ def close(found, expected):
 
 
 def test_batching_changes_nothing(model, simple):
-    close(evaluate(made(CASES["layers"]), model, [TEXT], each_layer=True), simple)
+    close(measure(made(CASES["layers"]), model, [TEXT], each_layer=True), simple)
 
 
 def test_text_that_weighs_nothing_changes_nothing(model, simple):
     empty = Batch(HALVES[0].tokens, 0 * HALVES[0].weight)
-    found = evaluate(made(CASES["layers"]), model, [empty, *HALVES, empty], each_layer=True)
+    found = measure(made(CASES["layers"]), model, [empty, *HALVES, empty], each_layer=True)
     close(found, simple)
 
 
@@ -157,7 +157,7 @@ def test_meshes_change_nothing(model):
     laid = Transcoder(jax.device_put(one.params, shardings(config, mesh)), config, mesh)
     spread = on_mesh(model, mesh)
     # Three rows: the mesh does not split them evenly.
-    found, expected = (evaluate(t, m, HALVES) for t, m in ((laid, spread), (one, model)))
+    found, expected = (measure(t, m, HALVES) for t, m in ((laid, spread), (one, model)))
     close(found, expected)
 
 
@@ -171,7 +171,7 @@ def test_a_perfect_transcoder(model):
     zero = {n: jnp.zeros(spec.shape) for n, spec in param_specs(config).items()}
     # W_skip maps x to W_skip x.
     zero["W_skip"] = jnp.asarray(np.einsum("ldm,lme->led", kernel["in"], kernel["out"]))
-    found = evaluate(Transcoder(zero, config), lm, HALVES)
+    found = measure(Transcoder(zero, config), lm, HALVES)
     assert max(found.fvu) < 1e-10
     assert max(found.jacobian) < 1e-10
     assert found.dead == (1.0,) * 4
@@ -181,7 +181,7 @@ def test_a_perfect_transcoder(model):
 
 
 def test_the_jacobian_is_that_of_differences(model):
-    """By central differences along the direction that `evaluate` takes."""
+    """By central differences along the direction that `measure` takes."""
     transcoder = made(CASES["layers"])
     params = transcoder.params
     x = forward(model, TEXT.tokens, capture=["mlp_in"]).trace["mlp_in"]
@@ -199,7 +199,7 @@ def test_the_jacobian_is_that_of_differences(model):
         for f in (lambda x: mlp(model, x), features)
     )
     missed, size = (np.einsum("lbtd,bt->l", d**2, weight) for d in (got - truth, truth))
-    found = evaluate(transcoder, model, [TEXT]).jacobian
+    found = measure(transcoder, model, [TEXT]).jacobian
     # Differences of float32 numbers over steps of 1e-3.
     np.testing.assert_allclose(found, missed / size, rtol=2e-3)
     assert min(found) > 0.1
@@ -224,7 +224,7 @@ def test_means_far_from_zero_lose_nothing():
 def test_a_layer_that_writes_a_constant_has_no_fvu(model):
     params = jax.tree.map(lambda x: x, model.params)
     params["blocks"]["mlp"]["out"]["kernel"] = params["blocks"]["mlp"]["out"]["kernel"].at[1].set(0)
-    found = evaluate(made(CASES["layers"]), model.replace(params=params), HALVES, each_layer=True)
+    found = measure(made(CASES["layers"]), model.replace(params=params), HALVES, each_layer=True)
     assert np.isnan(found.fvu).tolist() == [False, True, False, False]
     assert np.isnan(found.mean_fvu)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["mean_fvu"] is None
@@ -243,12 +243,12 @@ def test_json_round_trip(simple):
 def test_histogram_counts_what_lives():
     density = np.array([0, 0, 1e-12, 10**-6.9, 10**-2.05, 0.5, 1.0])
     counts = histogram(density)
-    assert len(counts) == len(EDGES) - 1
+    assert len(counts) == len(BIN_EDGES) - 1
     assert sum(counts) == 5
     assert counts[0] == 2
     assert counts[-1] == 1
     (bin,) = np.flatnonzero(np.array(counts)[1:-3]) + 1
-    assert EDGES[bin] <= -2.05 < EDGES[bin + 1]
+    assert BIN_EDGES[bin] <= -2.05 < BIN_EDGES[bin + 1]
 
 
 @pytest.mark.parametrize(
@@ -265,15 +265,15 @@ def test_histogram_counts_what_lives():
 )
 def test_bad_text(change, expected, model):
     with pytest.raises(InputError, match=expected):
-        evaluate(made(CASES["layers"]), model, [TEXT._replace(**change)])
+        measure(made(CASES["layers"]), model, [TEXT._replace(**change)])
 
 
 def test_no_text_and_another_model(model):
     with pytest.raises(InputError, match="no token"):
-        evaluate(made(CASES["layers"]), model, [])
+        measure(made(CASES["layers"]), model, [])
     other = made(CASES["layers"].replace(d_model=8))
     with pytest.raises(InputError, match="d_model 8"):
-        evaluate(other, model, [TEXT])
+        measure(other, model, [TEXT])
 
 
 def test_evaluations_compare_without_counts(simple):

@@ -1,0 +1,246 @@
+"""Is the judge fooled? Lies are planted, and each must be caught.
+
+    python -m experiments.judge.mutations    # less than a minute on two CPU cores
+
+A true circuit of a model written by hand is judged honestly first, and accepted. Then each lie is
+told of it, in its history, in the prompts, in the judge's own parts, or in its members: the verdict
+must be another one, or the input must be refused. Writes results/judge_mutations.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from experiments.common.known import places
+from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax.causal import Circuit, Node, ValidateConfig, ValidationReport, trials, validate
+from hagd_jax.errors import HagdError
+from hagd_jax.tasks import Prompts, Seen, Task
+from hagd_jax.testbeds import Case, as_task, hand_built, scrambled
+from hagd_jax.units import neurons
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Lies, and the judge that has to catch them.
+
+    Attributes:
+        model: Name of the model written by hand.
+        judge: Settings of the judge.
+    """
+
+    model: str = "both"
+    judge: ValidateConfig = ValidateConfig(claims="core", ablations=("mean",), batch_size=128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Court:
+    """What is judged: a model, a circuit and its task, of which a lie may change anything."""
+
+    case: Case
+    circuit: Circuit
+    task: Task
+    judge: ValidateConfig
+    split: str = "test"
+
+    def verdict(self) -> ValidationReport:
+        """The judge's report."""
+        return validate(self.case.model, self.circuit, self.task, self.judge, split=self.split)
+
+    def seeing(self, seen: Seen) -> Court:
+        """The same circuit with another history."""
+        return dataclasses.replace(self, circuit=dataclasses.replace(self.circuit, seen=seen))
+
+    def testing(self, prompts: Prompts, split: str = "test") -> Court:
+        """The same circuit with other prompts in a split."""
+        texts = (self.task.texts["test"][0],) * len(prompts)
+        task = dataclasses.replace(
+            self.task, splits={**self.task.splits, split: prompts},
+            texts={**self.task.texts, split: texts},
+        )  # fmt: skip
+        return dataclasses.replace(self, task=task)
+
+    def of(self, nodes: set[Node]) -> Court:
+        """Another circuit with the same history."""
+        chosen = tuple(sorted(nodes))
+        circuit = dataclasses.replace(self.circuit, nodes=chosen, scores=(1.0,) * len(chosen))
+        return dataclasses.replace(self, circuit=circuit)
+
+
+def honest(config: Config) -> Court:
+    """The true circuit, its whole history, and prompts that it was not found on."""
+    case = next(case for case in hand_built() if case.name == config.model)
+    case = scrambled(case, 1)
+    whole = as_task(case)
+    rows = np.random.default_rng(0).permutation(len(case.prompts))
+    cut = len(rows) // 2 - 8
+    parts = {"discover": rows[:cut], "test": rows[cut:]}
+    task = dataclasses.replace(
+        whole,
+        splits={name: case.prompts[own] for name, own in parts.items()},
+        texts={n: tuple(whole.texts["test"][int(i)] for i in own) for n, own in parts.items()},
+    )
+    space = neurons(case.model).space
+    nodes = tuple(sorted(case.truth["mean"]))
+    seen = task.look("discover", ablation="counterfactual", model=case.model, dictionary="neurons")
+    circuit = Circuit(nodes, (1.0,) * len(nodes), space, case.model.name, case.name, seen=seen)
+    return Court(case, circuit, task, config.judge)
+
+
+Lie = Callable[[Court], Court]
+
+
+def erased(court: Court) -> Court:
+    """The history is left out, as in a file written before histories were kept."""
+    return court.seeing(Seen.unknown())
+
+
+def without_prompts(court: Court) -> Court:
+    """The history names the ablation and no prompts."""
+    return court.seeing(Seen(ablations=court.circuit.seen.ablations))
+
+
+def leaked_ablation(court: Court) -> Court:
+    """The circuit was found under the judge's ablation, too."""
+    return court.seeing(court.circuit.seen | Seen(ablations=("mean",)))
+
+
+def swapped_splits(court: Court) -> Court:
+    """The discover split is handed in as the test split."""
+    return court.testing(court.task.splits["discover"])
+
+
+def padded_copies(court: Court) -> Court:
+    """Prompts it was found on, in another width and type, are handed in as new."""
+    p = court.task.splits["discover"]
+    wide = [np.pad(x, ((0, 0), (0, 3))).astype(np.int64) for x in (p.clean, p.corrupted)]
+    return court.testing(dataclasses.replace(p, clean=wide[0], corrupted=wide[1]))
+
+
+def seen_split(court: Court) -> Court:
+    """It is judged on the split that it was found on."""
+    return dataclasses.replace(court, split="discover")
+
+
+def repeated(court: Court) -> Court:
+    """Four prompts, twelve times each, pass for 48."""
+    return court.testing(court.task.splits["test"][np.repeat(np.arange(4), 12)])
+
+
+def swapped_answers(court: Court) -> Court:
+    """Right and wrong answers are exchanged, so the model does not have the behaviour."""
+    p = court.task.splits["test"]
+    return court.testing(dataclasses.replace(p, answer=p.distractor, distractor=p.answer))
+
+
+def empty_alike(court: Court) -> Court:
+    """A circuit of units that nobody reads: its loss is the empty circuit's."""
+    idle = court.case.truth["zero"]
+    every = [node for node in places(court.circuit.space) if node not in idle]
+    return court.of(set(every[: len(court.circuit)]))
+
+
+def near_whole(court: Court) -> Court:
+    """All units but one that nobody reads."""
+    idle = court.case.truth["zero"]
+    every = set(places(court.circuit.space))
+    return court.of(every - {max(node for node in every if node not in idle)})
+
+
+def one_less(court: Court) -> Court:
+    """A member is missing."""
+    return court.of(set(court.circuit.nodes[1:]))
+
+
+def one_more(court: Court) -> Court:
+    """A unit that nobody reads is called a member."""
+    idle = court.case.truth["zero"]
+    extra = next(node for node in places(court.circuit.space) if node not in idle)
+    return court.of({*court.circuit.nodes, extra})
+
+
+def few_controls(court: Court) -> Court:
+    """Ten random circuits are to do for a level of 5%."""
+    return dataclasses.replace(court, judge=dataclasses.replace(court.judge, controls=10))
+
+
+def other_dictionary(court: Court) -> Court:
+    """The circuit's nodes are those of a transcoder that is not given."""
+    circuit = dataclasses.replace(court.circuit, dictionary="mine#12345678", nodes=(), scores=())
+    return dataclasses.replace(court, circuit=circuit)
+
+
+def other_task(court: Court) -> Court:
+    """It was found for another task."""
+    return dataclasses.replace(court, circuit=dataclasses.replace(court.circuit, task="another"))
+
+
+def nothing_ablated(court: Court) -> Court:
+    """The counterfactuals are the prompts themselves, so that nothing is ablated."""
+    p = court.task.splits["test"]
+    judge = dataclasses.replace(court.judge, ablations=("counterfactual",))
+    seen = dataclasses.replace(court.circuit.seen, ablations=("mean",))
+    same = court.testing(dataclasses.replace(p, corrupted=p.clean)).seeing(seen)
+    return dataclasses.replace(same, judge=judge)
+
+
+LIES: tuple[Lie, ...] = (
+    erased, without_prompts, leaked_ablation, swapped_splits, padded_copies, seen_split, repeated,
+    swapped_answers, empty_alike, near_whole, one_less, one_more, few_controls, other_dictionary,
+    other_task, nothing_ablated,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def circuit_as_control() -> Iterator[None]:
+    """The random circuits that a circuit is compared with are itself."""
+
+    def itself(flat: np.ndarray, *_: Any) -> list[np.ndarray]:
+        return [flat] * 40
+
+    with mock.patch.object(trials, "_controls", itself):
+        yield
+
+
+def told(court: Court, lie: Lie) -> str:
+    """The verdict on a lie; `refused` if the judge does not take it."""
+    try:
+        return lie(court).verdict().verdict
+    except HagdError:
+        return "refused"
+
+
+def verdicts(config: Config) -> list[dict[str, Any]]:
+    """The verdict on the truth and on every lie."""
+    court = honest(config)
+    told_of = [("none", "The truth.", court.verdict().verdict)]
+    told_of += [(lie.__name__, lie.__doc__, told(court, lie)) for lie in LIES]
+    with circuit_as_control():
+        found = court.verdict().verdict
+    told_of.append((circuit_as_control.__name__, circuit_as_control.__doc__, found))
+    return [
+        {"lie": lie, "what": what, "verdict": verdict,
+         "caught": (verdict != "accepted") == (lie != "none")}
+        for lie, what, verdict in told_of
+    ]  # fmt: skip
+
+
+def main(config: Config) -> None:
+    """Tell all lies."""
+    began = time.monotonic()
+    rows = verdicts(config)
+    for row in rows:
+        print(f"{row['lie']:>18}: {row['verdict']}", flush=True)
+    record(config.results / "judge_mutations.json", rows, seconds=time.monotonic() - began, seed=0)
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

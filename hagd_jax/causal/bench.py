@@ -1,0 +1,130 @@
+"""Where circuits are run: a model, its parts, and the prompts of a verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.causal.ablation import Behaviour, behaviour
+from hagd_jax.causal.claim import Runs
+from hagd_jax.causal.config import ValidateConfig
+from hagd_jax.causal.judged import Judged, judged_prompts
+from hagd_jax.causal.reference import LEAST
+from hagd_jax.causal.trials import AnyCircuit, Mask, Trials, existing, without
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks.definition import Task
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units.components import Parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """One task's prompts, and what is made of each ablation on them.
+
+    Attributes:
+        task: The task.
+        judged: Its prompts.
+        decides: Ablation → whether core claims under it decide. Ablations under which a prompt has
+            no other prompt to take values from are missing, since nothing can be measured.
+        enough: Ablation → whether there are enough prompts for a verdict.
+        aside: What was set aside, in sentences.
+    """
+
+    task: Task
+    judged: Judged
+    decides: dict[str, bool]
+    enough: dict[str, bool]
+    aside: tuple[str, ...]
+
+    __repr__ = one_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Where circuits are run: a model, what they consist of, and how."""
+
+    model: LanguageModel
+    parts: Parts
+    config: ValidateConfig
+    split: str
+    seed: int
+
+    __repr__ = one_line
+
+    def test(self, task: Task, seen: Seen) -> Test:
+        """What a task is judged on, and what is set aside."""
+        judged = judged_prompts(task, self.split, seen)
+        aside = list(judged.aside)
+        found_with = [name for name in self.config.ablations if name in seen.ablations]
+        if found_with:
+            aside.append(f"ablation {' and '.join(found_with)}, which the circuit was found with")
+        count, few = len(judged), judged.others < LEAST
+        if count < self.config.least:
+            aside.append(
+                f"all claims, since {count} distinct prompts are fewer than {self.config.least}"
+            )
+        reads = [n for n in self.config.ablations if n.startswith("mean") or n == "resample"]
+        if few and reads:
+            aside.append(f"ablation {' and '.join(reads)}, which takes values from {LEAST} prompts")
+        decides = {
+            name: judged.decides and name not in seen.ablations
+            for name in self.config.ablations
+            if judged.others or name not in reads
+        }
+        enough = {n: count >= self.config.least and not (few and n in reads) for n in decides}
+        return Test(task, judged, decides, enough, tuple(aside))
+
+    def run(self, test: Test, masks: Sequence[Mask], ablation: str, draws: int) -> Behaviour:
+        """The model and the masks on distinct prompts, averaged over draws of partners."""
+        several = [
+            behaviour(
+                self.model,
+                test.judged.prompts,
+                masks,
+                ablation=ablation,
+                dictionary=self.parts,
+                candidates=test.task.candidates,
+                reference=test.judged.reference,
+                batch_size=self.config.batch_size,
+                seed=self.seed + draw,
+                with_model=True,
+            )
+            for draw in range(draws if ablation == "resample" else 1)
+        ]
+        found = Behaviour(*(np.mean(column, 0) for column in zip(*several, strict=True)))
+        return test.judged.averaged(found)
+
+    def runs(self, test: Test, trials: Trials, ablation: str, first: int | None = None) -> Runs:
+        """The trials, or the first of them."""
+        found = self.run(test, trials.masks[:first], ablation, self.config.draws)
+        return Runs(
+            found, trials, trials.members, self.config.alpha, ablation, self.split, self.seed,
+            test.judged.clusters, test.decides[ablation],
+        )  # fmt: skip
+
+    def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
+        """(S, 2) metrics of circuit and model without what tells them apart most, step by step.
+
+        Each step takes out the member that widens the gap most (Wang et al., 2022); of large
+        circuits, of as many members as are tried one by one.
+        """
+        like, there = circuit.mask(), existing(self.parts)
+        flat, tried = like.flat().astype(bool), circuit.places()
+        rng = np.random.default_rng([self.seed, 5])
+        tried = rng.permutation(tried)[: self.config.members]
+        out: list[int] = []
+        steps = []
+        for _ in range(min(self.config.greedy, len(tried))):
+            left = [place for place in tried.tolist() if place not in out]
+            # Always as many masks, so that one program serves all steps.
+            rows = np.resize(left, len(tried))
+            pairs = [[without(whole, [*out, place]) for place in rows] for whole in (flat, there)]
+            masks = [like.like(row) for side in pairs for row in side]
+            found = self.run(test, masks, ablation, 1).metric[1:].mean(1).reshape(2, -1)
+            best = int(np.abs(found[0] - found[1]).argmax())
+            out.append(int(rows[best]))
+            steps.append(found[:, best])
+        return np.array(steps).reshape(-1, 2)

@@ -1,0 +1,190 @@
+"""Claims that are told beside the verdict and do not decide it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hagd_jax.causal.claim import (
+    FAILS,
+    HOLDS,
+    LEAST_INFORMATIVE,
+    Claim,
+    Runs,
+    nothing,
+)
+from hagd_jax.causal.gates import alone, in_words
+from hagd_jax.causal.metrics import Estimate, mean_ratio, permutation_p, ratio_of_means
+from hagd_jax.causal.statistics import (
+    below,
+    equivalence,
+    holm,
+    independence_p,
+    independence_power,
+    stability,
+    super_additivity,
+    worsens,
+)
+from hagd_jax.causal.trials import Trials
+
+# Two members that cost so much of the metric more together than one by one are backups.
+SHARED = 0.1
+# Largest gap between circuit and model, as a share of the metric, with the same part taken out.
+GAP = 0.5
+# Independence is claimed only of so many prompts that dependence would show this often.
+POWER, CORRELATION = 0.8, 0.5
+# Least mean Jaccard index of circuits found again.
+SAME = 0.5
+
+
+def completeness(runs: Runs) -> Claim:
+    """Whatever part is taken out, circuit and model suffer alike (Wang et al., 2022)."""
+    inside, outside = (runs.metric(rows).mean(1) for rows in runs.trials.subsets)
+    span = abs(mean_ratio(runs.span, np.ones_like(runs.span), runs.scale))
+    if not span > 1e-3 * runs.scale or runs.informative < LEAST_INFORMATIVE:
+        says = "the metric does not tell the model from the empty circuit"
+        return runs.claim("completeness", None, nothing(), math.nan, says)
+    gaps = np.abs(inside - outside) / span
+    chosen = np.abs(np.subtract(*runs.greedy.T)).max() / span if len(runs.greedy) else 0.0
+    effect = Estimate(
+        float(gaps.mean()), float(np.quantile(gaps, 0.025)), float(np.quantile(gaps, 0.975))
+    )
+    says = (
+        f"with random parts taken out, circuit and model differ by {effect.value:.0%} of the "
+        f"metric on average, {gaps.max():.0%} at most; with parts chosen to tell them apart, "
+        f"{chosen:.0%}"
+    )
+    good = max(float(gaps.max()), float(chosen)) <= GAP
+    return runs.claim("completeness", good, effect, math.nan, says)
+
+
+def equivalent(runs: Runs) -> Claim:
+    """Circuit and model win against each other equally often."""
+    margin = 0.2
+    found = equivalence(runs.metric(Trials.CIRCUIT), runs.metric(Trials.FULL), margin=margin)
+    says = f"its metric is above the model's on {found.wins.value:.0%} of the prompts"
+    apart = found.wins.low > 0.5 + margin or found.wins.high < 0.5 - margin
+    good = True if found.p_value <= runs.alpha else False if apart else None
+    return runs.claim("equivalence", good, found.wins, found.p_value, says)
+
+
+def independent(runs: Runs) -> Claim:
+    """What is left without the circuit tells nothing of what the model does."""
+    full, rest = runs.metric(Trials.FULL), runs.metric(Trials.COMPLEMENT)
+    effect = Estimate(_correlation(full, rest), math.nan, math.nan)
+    if np.ptp(full) <= 1e-3 * runs.scale or len(full) < LEAST_INFORMATIVE:
+        says = "the model's metric is the same on all prompts, or there are too few"
+        return runs.claim("independence", None, effect, math.nan, says)
+    p, power = independence_p(full, rest, seed=runs.seed), independence_power(len(full), runs.alpha)
+    says = (
+        f"HSIC, 999 permutations; the two correlate by {effect.value:.2f}; of Gaussian variables "
+        f"that correlate by {CORRELATION}, this many prompts find {power:.0%} dependent "
+        f"({POWER:.0%} are asked for)"
+    )
+    # Dependence that was found needs no power; independence does.
+    good = False if p <= runs.alpha else True if power >= POWER else None
+    return runs.claim("independence", good, effect, p, says)
+
+
+def additive(runs: Runs) -> Claim:
+    """Members do not stand in for each other: no two cost more together than one by one."""
+    trials, full = runs.trials, runs.metric(Trials.FULL)
+    apart = full - runs.metric(trials.alone)
+    joint = full - runs.metric(trials.pairs)
+    span = float(runs.span.mean())
+    if not len(joint) or abs(span) <= 1e-3 * runs.scale or runs.informative < LEAST_INFORMATIVE:
+        says = "fewer than two members, or ablation changes too few prompts"
+        return runs.claim("additivity", None, nothing(), math.nan, says)
+    single = apart[trials.paired]
+    more = np.array([super_additivity(*pair) for pair in zip(joint, single, strict=True)]) / span
+    p_values = holm([worsens(row, 0 * row) for row in np.sign(span) * more])
+    backed_up = (p_values <= runs.alpha) & (more.mean(1) > SHARED)
+    # Of every pair it has to be shown that it hides less than what counts.
+    cleared = np.array([below(row, SHARED) for row in more]) <= runs.alpha
+    first = int(more.mean(1).argmax())
+    effect = ratio_of_means(more[first], np.ones_like(runs.span), **runs.bootstrap)
+    says = (
+        f"{backed_up.sum()} of {len(joint)} pairs taken out of the model cost together what they "
+        f"do not cost one by one; at most {effect.value:.0%} of the metric"
+    )
+    good = False if backed_up.any() else True if cleared.all() else None
+    return runs.claim("additivity", good, effect, float(p_values[first]), says)
+
+
+# Of each ablation.
+BESIDE = (completeness, equivalent, independent, additive)
+
+
+def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
+    """Other tasks of the model do not need the circuit: less than half as much is lost of them.
+
+    Args:
+        own: Of the circuit's task.
+        others: Of other tasks, by name; rows are model, empty circuit, circuit and complement.
+
+    Returns:
+        The claim; its p-value is Mann and Whitney's, of losses prompt by prompt.
+    """
+    losses = {name: _lost(runs) for name, runs in others.items()}
+    mine, theirs = _lost(own), np.concatenate(list(losses.values()))
+    found: Any = stats.mannwhitneyu(mine, theirs, alternative="greater")
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    effect = Estimate(float(theirs.mean()), min(means.values()), max(means.values()))
+    says = f"without it {mine.mean():.0%} of the metric is lost, and of " + ", ".join(
+        f"{name} {mean:.0%}" for name, mean in means.items()
+    )
+    if max(means.values()) > 0.5 * mine.mean():
+        good = False
+    else:
+        good = True if found.pvalue <= own.alpha else None
+    return own.claim("specificity", good, effect, float(found.pvalue), says)
+
+
+def control(runs: Runs) -> Claim:
+    """On a model whose weights were permuted, the circuit does not pass: there is no behaviour."""
+    found = alone(runs)
+    good = None if found.good is None else not found.good
+    says = f"weights permuted: {in_words(found, runs)}"
+    effect = found.faithfulness.ratio_of_means
+    return runs.claim("negative control", good, effect, math.nan, says)
+
+
+def stable(
+    circuit: set[Any], again: list[set[Any]], universe: int, *, alpha: float, seed: int
+) -> Claim:
+    """Found again with other seeds or prompts, the circuit has the same members.
+
+    Args:
+        circuit: Its members.
+        again: Those of circuits found again.
+        universe: How many members there could be.
+        alpha: Level of the test against random circuits of the same sizes.
+        seed: Of those.
+
+    Returns:
+        The claim: mean Jaccard of all pairs, with the middle 95% of pairs.
+    """
+    effect = stability([circuit, *again])
+    rng = np.random.default_rng(seed)
+    null = [
+        stability([set(rng.choice(universe, len(one), replace=False)) for one in (circuit, *again)])
+        for _ in range(max(99, math.ceil(1 / alpha)))
+    ]
+    p = permutation_p(effect.value, np.array([found.value for found in null]))
+    says = f"{1 + len(again)} circuits share {effect.value:.0%} of their members, pair by pair"
+    verdict = HOLDS if effect.value >= SAME and p <= alpha else FAILS
+    return Claim("stability", verdict, effect, p, "", "", says)
+
+
+def _lost(runs: Runs) -> np.ndarray:
+    """(N,) what the model loses without the circuit, as shares of its mean span."""
+    span = float(runs.span.mean())
+    lost = runs.metric(Trials.FULL) - runs.metric(Trials.COMPLEMENT)
+    return lost / (span if abs(span) > 1e-12 else 1e-12)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0

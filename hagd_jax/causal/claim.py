@@ -1,0 +1,160 @@
+"""A claim about a circuit, and the runs that claims are read off."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.causal.ablation import Behaviour
+from hagd_jax.causal.metrics import Estimate
+from hagd_jax.causal.trials import Trials
+
+HOLDS, FAILS, UNKNOWN = "holds", "fails", "not enough data"
+# The claims that decide whether a circuit is accepted; the others are told beside them.
+CORE = ("size", "sufficiency", "necessity", "minimality")
+# A distance from the model has changed if it moved by more than rounding does: by this much in
+# nats, and by this share of what the empty circuit's is on average.
+ROUNDING, ROUNDING_SHARE = 1e-6, 1e-5
+# So many prompts must be informative: of fewer no signed-rank test reaches 0.05.
+LEAST_INFORMATIVE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim under one ablation.
+
+    Attributes:
+        name: Such as `sufficiency`.
+        verdict: `holds`, `fails` or `not enough data`.
+        effect: What was measured, with its interval where it has one.
+        p_value: Of the data if the claim were false; for independence, if it were true. NaN where
+            there is no test.
+        ablation: What the ablated nodes were set to; empty where nothing was ablated.
+        split: Which prompts.
+        says: What that means, in a sentence.
+        decides: Whether the circuit's acceptance depends on it.
+    """
+
+    name: str
+    verdict: str
+    effect: Estimate
+    p_value: float
+    ablation: str
+    split: str
+    says: str
+    decides: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not a number becomes None."""
+        record = dataclasses.asdict(self) | {"effect": self.effect._asdict()}
+        return plain(record)
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them: arrays become lists, and what is not a number becomes None."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def nothing() -> Estimate:
+    """An effect that was not measured."""
+    return Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Which row of a `Behaviour` is which run; all under one ablation, on distinct prompts.
+
+    Attributes:
+        found: (K, N) of the trials that were run: all of them, or only the first.
+        trials: What the rows are.
+        members: How many members the circuit has; those tested may be fewer.
+        alpha: Level of every test.
+        ablation: Which.
+        split: Which.
+        seed: Of bootstraps and permutations.
+        clusters: (N,) which prompts resemble each other; None if each stands for itself.
+        decides: Whether core claims under this ablation decide.
+        greedy: (S, 2) metric of circuit and model without the parts that tell them apart most.
+    """
+
+    found: Behaviour
+    trials: Trials
+    members: int
+    alpha: float
+    ablation: str
+    split: str
+    seed: int
+    clusters: np.ndarray | None = None
+    decides: bool = False
+    greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+
+    __repr__ = one_line
+
+    def metric(self, rows: Any) -> np.ndarray:
+        """The task's metric of some rows."""
+        return np.asarray(self.found.metric[rows], np.float64)
+
+    def kl(self, rows: Any) -> np.ndarray:
+        """Distances from the model of some rows."""
+        return np.asarray(self.found.kl[rows], np.float64)
+
+    def right(self, rows: Any) -> np.ndarray:
+        """How often the answer of some rows was right."""
+        return np.asarray(self.found.correct[rows], np.float64)
+
+    def ran(self, rows: slice) -> bool:
+        """Whether a group of trials was run; a group without any was."""
+        return rows.stop <= len(self.found.kl)
+
+    @property
+    def span(self) -> np.ndarray:
+        """(N,) m(M) − m(∅)."""
+        return self.metric(Trials.FULL) - self.metric(Trials.EMPTY)
+
+    @property
+    def scale(self) -> float:
+        """Of the metric: a denominator far below it says nothing."""
+        return float(np.abs(self.metric(slice(0, 2))).max())
+
+    @property
+    def empty(self) -> float:
+        """Mean distance of the empty circuit, which others are measured in."""
+        return float(self.kl(Trials.EMPTY).mean())
+
+    @property
+    def rounding(self) -> float:
+        """Changes of a distance up to this are rounding."""
+        return max(ROUNDING, ROUNDING_SHARE * self.empty)
+
+    @property
+    def informative(self) -> int:
+        """On how many prompts ablating everything changes the model's answer at all."""
+        return int((self.kl(Trials.EMPTY) > self.rounding).sum())
+
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """What every interval is made with."""
+        return {"seed": self.seed, "clusters": self.clusters}
+
+    def claim(self, name: str, good: bool | None, effect: Estimate, p: float, says: str) -> Claim:
+        """A claim; `None` is no verdict."""
+        verdict = UNKNOWN if good is None else HOLDS if good else FAILS
+        decides = self.decides and name in CORE
+        return Claim(name, verdict, effect, p, self.ablation, self.split, says, decides)
+
+
+def beats(good: bool | None, p: float, controls: int, alpha: float) -> bool | None:
+    """Whether it is good, and better than controls; None if they are too few to tell."""
+    if good is not True:
+        return good
+    return p <= alpha if 1 / (1 + controls) <= alpha else None

@@ -1,0 +1,67 @@
+"""How hard a circuit is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+from hagd_jax.causal.ablation import ABLATIONS
+from hagd_jax.errors import ConfigError
+
+Claims = Literal["core", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidateConfig:
+    """How hard a circuit is tested.
+
+    Attributes:
+        claims: `all`; or `core`, those that decide, and of those no more than can still change the
+            verdict. The verdict is the same.
+        ablations: What ablated nodes are set to, each in turn. Those that the circuit was found
+            with do not count for its acceptance.
+        alpha: Level of every test.
+        controls: Random circuits of the same size: half of them layer by layer, half from all
+            nodes of a kind; and as many random sets of nodes outside the circuit, to be taken
+            out. 19 are the least with which a level of 0.05 can be reached.
+        draws: Partners of each prompt under `resample`; what they give is averaged. With few, a
+            partner that has the same answer hides what an ablation does.
+        members: At most so many members are left out one by one.
+        pairs: At most so many pairs of those.
+        subsets: Random parts that are taken out of circuit and model.
+        greedy: Steps of a search for the part without which they differ most.
+        permuted: Models with permuted weights on which the circuit must not pass.
+        least: With fewer distinct prompts there is no verdict.
+        batch_size: Prompts in one call.
+
+    Raises:
+        ConfigError: If a number is impossible, or an ablation does not exist.
+    """
+
+    claims: Claims = "all"
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    alpha: float = 0.05
+    controls: int = 40
+    draws: int = 4
+    members: int = 64
+    pairs: int = 32
+    subsets: int = 16
+    greedy: int = 3
+    permuted: int = 1
+    least: int = 8
+    batch_size: int = 16
+
+    def __post_init__(self):
+        if self.claims not in get_args(Claims):
+            raise ConfigError("claims", got=repr(self.claims), expected="core or all")
+        unknown = [name for name in self.ablations if name not in ABLATIONS]
+        if unknown or not self.ablations:
+            raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
+        if not 0 < self.alpha < 1:
+            raise ConfigError("alpha", got=self.alpha, expected="between 0 and 1")
+        for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
+        for field in ("greedy", "permuted"):
+            if getattr(self, field) < 0:
+                raise ConfigError(field, got=getattr(self, field), expected="0 or more")

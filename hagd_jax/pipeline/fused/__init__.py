@@ -1,0 +1,1 @@
+"""The fused executor: the stages up to the circuit as one compiled, donated, sharded step."""

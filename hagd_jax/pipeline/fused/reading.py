@@ -1,0 +1,46 @@
+"""The prompts that steps read, padded to one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hagd_jax.causal.reference import groups_of
+from hagd_jax.pipeline.fused.means import SPLITS
+from hagd_jax.tasks import Prompts, Task
+
+
+def read_splits(task: Task) -> dict[str, Prompts]:
+    """The splits that the search reads, padded to one shape.
+
+    Args:
+        task: The behaviour.
+
+    Returns:
+        `discover`, and `select` if there is one.
+    """
+    names = [name for name in SPLITS if name in task.splits]
+    return dict(zip(names, alike([task.splits[name] for name in names]), strict=True))
+
+
+def alike(splits: list[Prompts]) -> list[Prompts]:
+    """Prompts of several splits, padded to one width and one number of answers.
+
+    Tokens are padded with 0 and alternatives with -1, as `make_prompts` and `make_choices` do.
+    """
+    filling = {"clean": 0, "corrupted": 0, "answer": -1, "distractor": -1, "position": -1}
+    found: list[dict[str, np.ndarray]] = [{} for _ in splits]
+    for name in filling:
+        values = [np.asarray(getattr(prompts, name)) for prompts in splits]
+        most = max(value.ndim for value in values)
+        values = [v[..., None] if v.ndim < most else v for v in values]
+        width = max(v.shape[-1] for v in values) if most > 1 else 0
+        for own, value in zip(found, values, strict=True):
+            room = [(0, 0)] * value.ndim
+            room[-1] = (0, width - value.shape[-1] if most > 1 else 0)
+            own[name] = np.pad(value, room, constant_values=filling[name])
+    return [
+        dataclasses.replace(prompts, **own, group=groups_of(prompts))
+        for prompts, own in zip(splits, found, strict=True)
+    ]

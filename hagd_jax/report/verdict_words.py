@@ -1,0 +1,86 @@
+"""The verdict as every page and table words it, so that they cannot disagree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport
+from hagd_jax.report.words import inert, percent
+
+# Verdict of a claim → mark and class.
+MARKS = {"holds": ("✓", "yes"), "fails": ("✗", "no"), "not enough data": ("?", "open")}
+# Verdict on a circuit → class, mark and words.
+BADGES = {
+    "accepted": ("holds", "✓", "Accepted"),
+    "rejected": ("fails", "✗", "Rejected"),
+    "not enough data": ("untested", "?", "Not enough data"),
+    "": ("untested", "?", "Not tested"),
+}
+STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
+
+
+class Finding(NamedTuple):
+    """One line under the verdict.
+
+    Attributes:
+        mark: ✓, ✗, ? or ·.
+        kind: Its class on a page.
+        words: A sentence.
+    """
+
+    mark: str
+    kind: str
+    words: str
+
+
+def badge(report: ValidationReport | None) -> tuple[str, str, str]:
+    """Class, mark and words of the verdict; of no report, "Not tested"."""
+    return BADGES[report.verdict if report else ""]
+
+
+def verdict_sentence(
+    circuit: Circuit | EdgeCircuit, report: ValidationReport | None, units: int
+) -> str:
+    """One sentence: what share of the model the circuit is, and whether it carries the behaviour.
+
+    Args:
+        circuit: The circuit.
+        report: The judge's; None if it was not judged.
+        units: Of the model.
+
+    Returns:
+        E.g. "5.0% of the model (2,318 of 46,350 nodes) does not, by itself, carry ioi in small."
+    """
+    size, what = len(circuit), "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    verb = {
+        "accepted": "carries",
+        "rejected": "does not, by itself, carry",
+        "not enough data": "may carry",
+        "": "is proposed to carry",
+    }[report.verdict if report else ""]
+    task, model = inert(circuit.task, 60), inert(circuit.model, 60)
+    part = percent(size / max(units, 1))
+    return f"{part} of the model ({size:,} of {units:,} {what}) {verb} {task} in {model}."
+
+
+def findings(report: ValidationReport | None) -> list[Finding]:
+    """The claims that decide as sentences, and what was set aside.
+
+    Args:
+        report: The judge's, if there is one.
+
+    Returns:
+        One finding for each.
+    """
+    if report is None:
+        return []
+    decisive = [Finding(*MARKS[c.verdict], _sentence(c)) for c in report.decisive]
+    aside = [Finding("·", "aside", f"Set aside: {inert(each, 300)}.") for each in report.aside]
+    rest = [] if decisive else [Finding("?", "open", "No claim was left that could decide.")]
+    return [*decisive, *rest, *aside]
+
+
+def _sentence(claim: Claim) -> str:
+    under = f" under {inert(claim.ablation, 30)} ablation" if claim.ablation else ""
+    verdict = {"holds": "holds", "fails": "fails"}.get(claim.verdict, "has not enough data")
+    return f"{claim.name.capitalize()}{under} {verdict}: {inert(claim.says, 600)}."

@@ -1,0 +1,121 @@
+"""Units that read the residual stream along directions and write to it along others."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.models import Intervention, LanguageModel
+from hagd_jax.units.dictionary import Dictionary
+
+
+class Decoders(NamedTuple):
+    """What features write along the E edges from the layer they are of to layers they write to.
+
+    Attributes:
+        senders: (E,) layer of the features, ascending.
+        receivers: (E,) layer whose MLP output they write to.
+        rows: (E, F, D) what a feature at 1 writes, in the dtype of the weights.
+    """
+
+    senders: np.ndarray
+    receivers: np.ndarray
+    rows: jax.Array
+
+    __repr__ = one_line
+
+
+class Directed(Dictionary):
+    """A dictionary whose units inside MLPs read and write along directions: neurons, features."""
+
+    @property
+    @abc.abstractmethod
+    def name_of_values(self) -> str:
+        """What `values` calls the activations inside MLPs."""
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> str:
+        """The site from which the activations inside MLPs are computed."""
+
+    @property
+    def reads(self) -> str:
+        """The site that features read along their directions."""
+        return "mlp_in"
+
+    @property
+    def skip(self) -> Any:
+        """(L, D, D) linear map from what features read to the MLP output, or None."""
+        return None
+
+    @property
+    def together(self) -> bool:
+        """Whether the activations at one position depend on the other positions of a pass."""
+        return False
+
+    @property
+    @abc.abstractmethod
+    def most_active(self) -> int | None:
+        """The most features that can be active at a position; None where only a pass can tell."""
+
+    @abc.abstractmethod
+    def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
+        """Apply a function to the activations of one prompt, one layer at a time.
+
+        Args:
+            trace: Trace of one prompt that captured `source`.
+            then: (T, F) float32 activations of a layer → a pytree of arrays.
+
+        Returns:
+            The pytree, with a leading L.
+        """
+
+    @abc.abstractmethod
+    def decoders(self, model: LanguageModel) -> Decoders:
+        """What features write, along each edge of the layer graph."""
+
+    @abc.abstractmethod
+    def encoders(self, model: LanguageModel) -> jax.Array:
+        """(K, L, F, D) directions along which features read; K is 2 for neurons with a gate."""
+
+    @abc.abstractmethod
+    def constant(self, trace: Mapping[str, jax.Array]) -> jax.Array | None:
+        """What the MLP outputs hold whatever the features are.
+
+        Args:
+            trace: Trace of one prompt that captured `reads`.
+
+        Returns:
+            (L, T, D) float32; or None where features explain the MLP outputs exactly.
+        """
+
+    @abc.abstractmethod
+    def pull(
+        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Gradients with respect to what is read, from those with respect to activations.
+
+        Args:
+            model: The model.
+            read: (L, B, T, D) values of `reads`.
+            gradient: (L, B, T, F) gradient with respect to the activations.
+
+        Returns:
+            K arrays (L, B, T, F): the gradients with respect to read · encoder.
+        """
+
+    @abc.abstractmethod
+    def adding(self, amount: jax.Array) -> Intervention:
+        """Add amounts to the activations of features, where gradients are taken.
+
+        Args:
+            amount: (L, B, T, F).
+
+        Returns:
+            The intervention.
+        """

@@ -1,0 +1,38 @@
+"""The judge, judged: lies that it catches, and a toy run of the script over known models."""
+
+from experiments.judge import judged, mutations
+from experiments.readme import judge as table
+from hagd_jax.testbeds import hand_built, scrambled
+
+
+def test_every_lie_is_caught_and_the_truth_is_accepted():
+    rows = mutations.verdicts(mutations.Config())
+    assert len(rows) >= 11
+    assert [row["lie"] for row in rows if not row["caught"]] == []
+    verdict = {row["lie"]: row["verdict"] for row in rows}
+    assert verdict["none"] == "accepted"
+    # Where nothing can be known it says so; what is wrong is rejected.
+    for lie in ("erased", "leaked_ablation", "seen_split", "repeated", "nothing_ablated"):
+        assert verdict[lie] == "not enough data", lie
+    for lie in ("empty_alike", "near_whole", "one_less", "circuit_as_control"):
+        assert verdict[lie] == "rejected", lie
+
+
+def test_the_judge_is_judged_on_a_known_model(places, read, monkeypatch):
+    case = scrambled(next(case for case in hand_built() if case.name == "both"), 1)
+    monkeypatch.setattr(judged, "known_cases", lambda: iter([case]))
+    config = judged.Config(**places, models=("both",), prompts=(4, 48), random=1, less=1)
+    judged.main(config)
+    rows = read("judge_known")["rows"]
+    assert [(r["prompts"], r["kind"], r["verdict"]) for r in rows if r["kind"] == "true"] == [
+        (4, "true", "not enough data"), (48, "true", "accepted"),
+    ]  # fmt: skip
+    late = {r["kind"]: r["verdict"] for r in rows if r["prompts"] == 48}
+    assert late == dict.fromkeys(judged.KINDS, "rejected") | {"true": "accepted"}
+    # Finished cells are not measured again.
+    monkeypatch.setattr(judged, "judged", None)
+    judged.main(config)
+    made = table.judged(read("judge_known"))
+    assert len(made) == len(judged.KINDS)
+    assert made[0][1] == "4 prompts: never enough data, of 1; 48 prompts 100.0% of 1 (of 1)"
+    assert judged.task_of(case, 500, 0) is None
