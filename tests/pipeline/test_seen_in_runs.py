@@ -1,5 +1,6 @@
 """No path through an extraction gives a circuit that has seen more than it says."""
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -13,6 +14,7 @@ from hagd_jax import causal
 from hagd_jax.pipeline import NAMES, extract, open_extraction, run_until
 from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import prompt_digests
+from hagd_jax.tasks.definition import BySplit
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
 from tests.pipeline.test_executors import RICH
 
@@ -22,7 +24,7 @@ FOUND = NAMES[: NAMES.index("judge")]
 USED: set[tuple[str, str]] = set()
 
 
-class Splits(dict):
+class Splits(BySplit):
     """Prompts by split, which say that they were read while a circuit was looked for."""
 
     watching = False
@@ -113,7 +115,8 @@ def stopped(folder, task, config, begin, until):
 def test_a_circuit_knows_all_that_was_looked_at_on_any_path(tmp_path_factory, data):
     """Stages in any order of --until and --from, with settings of their own each time."""
     folder = tmp_path_factory.mktemp("run")
-    task = dataclasses.replace(TASK, splits=Splits(TASK.splits))
+    task = copy.copy(TASK)
+    object.__setattr__(task, "splits", Splits(TASK.splits))
     values = {name: data.draw(choice, name) for name, choice in CHANGES.items()}
     USED.clear()
     stopped(folder, task, config_of(**values), None, data.draw(st.sampled_from(FOUND)))
