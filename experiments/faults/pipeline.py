@@ -1,10 +1,11 @@
-"""Does the fused executor survive `kill -9` at any moment?
+"""Does an extraction survive `kill -9` at any moment?
 
     python -m experiments.faults.pipeline  # about ten minutes on two idle cores
 
-All stages up to repair, a transcoder's training among them, in a small random model: twenty runs
-that are killed at a random moment and started again, with a checkpoint after every step. Expected:
-all twenty end with the bytes of one that was never killed. Writes results/pipeline_kills.json.
+All stages up to repair, a transcoder's training among them, in a small random model, by the fused
+executor: twenty runs that are killed at a random moment and started again, with a checkpoint after
+every step. Expected: all twenty end with the bytes of one that was never killed. Writes
+results/pipeline_kills.json.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from experiments.common.script import run
 from hagd_jax import models
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
 from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.pipeline.config import Executor
 from hagd_jax.pipeline.extract import prepare
 from hagd_jax.pipeline.extract import run as run_stages
 from hagd_jax.search import MaskConfig, RepairConfig
@@ -40,14 +42,16 @@ MODEL = models.DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Kills):
-    """Runs of the fused executor that are killed and started again.
+    """Extractions that are killed and started again.
 
     Attributes:
+        executor: What runs the stages.
         tokens: Tokens that a transcoder is trained on; 0 for neurons.
         masks: Steps of the masks.
         lines: A run is killed when its log has this many lines, or fewer.
     """
 
+    executor: Executor = "fused"
     tokens: int = 5000
     masks: int = 30
     lines: int = 30
@@ -59,7 +63,7 @@ class Config(Kills):
             features="4x", k=4, tokens=max(self.tokens, 1), batch_size=16, estimate=2
         )
         return ExtractConfig(
-            nodes="12", executor="fused", features="transcoder" if self.tokens else "neurons",
+            nodes="12", executor=self.executor, features="transcoder" if self.tokens else "neurons",
             train=learned, graph_prompts=8, candidates=64,
             masks=MaskConfig(steps=self.masks, batch_size=8), repair=RepairConfig(rounds=1),
         )  # fmt: skip
@@ -72,14 +76,14 @@ def main(config: Config) -> None:
     began = time.monotonic()
     rows = survivors(
         "experiments.faults.pipeline", config,
-        ("--tokens", config.tokens, "--masks", config.masks),
+        ("--executor", config.executor, "--tokens", config.tokens, "--masks", config.masks),
         lambda folder: work(folder, config), digest,
         lambda process, folder, rng: kill(process, folder, rng.randrange(1, config.lines)),
     )  # fmt: skip
     same = sum(row["identical"] for row in rows)
     record(
         config.results / "pipeline_kills.json", rows, seconds=time.monotonic() - began, seed=SEED,
-        identical=same, kills=len(rows), steps=config.masks,
+        identical=same, kills=len(rows), steps=config.masks, executor=config.executor,
     )  # fmt: skip
     if same != len(rows):
         sys.exit("NOT as expected")

@@ -65,7 +65,10 @@ def test_a_killed_training_ends_with_the_same_bytes(places, read):
 
 
 def test_a_killed_composed_run_ends_with_the_same_bits(places, read):
-    pipeline.main(pipeline.Config(**places, kills=1, tokens=0, masks=2, lines=4, apart=False))
+    few = pipeline.Config(
+        **places, kills=1, tokens=0, masks=2, lines=4, apart=False, executor="staged"
+    )
+    pipeline.main(few)
     result = read("pipeline_kills")
     assert (result["identical"], result["kills"], result["steps"]) == (1, 1, 2)
 
