@@ -16,7 +16,7 @@ from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, vali
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
-from hagd_jax.report.progress import bars
+from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.report.validation_page import validation_page
 from hagd_jax.tasks import Sizes
 from hagd_jax.units.dictionary import MLPS, NEURONS
@@ -60,12 +60,13 @@ class Validate:
     config: Annotated[ValidateConfig, tyro.conf.arg(name="")] = ValidateConfig()
 
 
-def run_validate(command: Validate, line: str = "") -> ValidationReport:
+def run_validate(command: Validate, line: str = "", stop: Stop = never) -> ValidationReport:
     """`hagd validate`.
 
     Args:
         command: The parsed arguments.
         line: What the user typed, for the record.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
 
     Returns:
         The report, which was also saved.
@@ -89,7 +90,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     for note in task.notes:
         rich.print(escape(note))
     done: list[str] = []
-    with bars() as progress:
+    with bars(stop=stop) as progress:
 
         def tell(ablation: str) -> None:
             done.append(ablation)
