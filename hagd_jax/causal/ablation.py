@@ -20,8 +20,7 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
+from hagd_jax.units import Dictionary, Edges, Nodes, Parts, Source, parts_of
 from hagd_jax.units.components import Components
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
@@ -53,7 +52,7 @@ def behaviour(
     masks: Sequence[Nodes | Edges],
     *,
     ablation: str,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     candidates: tuple[int, ...] | None = None,
     reference: Prompts | None = None,
     batch_size: int = 16,

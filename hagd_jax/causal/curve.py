@@ -14,8 +14,7 @@ from hagd_jax.causal.statistics import SIZES, Areas, areas
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
+from hagd_jax.units import Nodes, Source, as_dictionary
 
 
 class SizePoint(NamedTuple):
@@ -41,7 +40,7 @@ def size_curve(
     task: Task,
     masks: Sequence[Nodes],
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,

@@ -21,8 +21,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary
+from hagd_jax.units import Source
 from hagd_jax.units.components import components, parts_of
 
 
@@ -32,7 +31,7 @@ def validate(
     task: Task,
     config: ValidateConfig = ValidateConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     split: str = "test",
     seed: int = 0,
     others: Sequence[Task] = (),
