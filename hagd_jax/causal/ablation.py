@@ -105,7 +105,7 @@ def behaviour(
     nodes = parts_of(model, dictionary)
     for mask in masks:
         _require_fit(mask, nodes)
-    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *_padded(masks))
+    circuits = _stacked(masks)
     means, beside = None, {}
     if ablation.startswith("mean"):
         means, places = reference_means(
@@ -116,7 +116,7 @@ def behaviour(
     if ablation == "resample":
         prompts, beside = _resampled(model, prompts, reference, seed)
     parts = [
-        _judge(model.bare(), nodes, batch, own, stacked, len(masks), means, ablation, candidates)
+        _judge(model.bare(), nodes, batch, own, circuits, means, ablation, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
     # The rows that filled up the last batch come last.
@@ -127,11 +127,20 @@ def behaviour(
     return Behaviour(*(rows[first : 1 + len(masks), : len(prompts)] for rows in joined))
 
 
-def _padded(masks: Sequence[Nodes | Edges]) -> list[Nodes | Edges]:
+class _Circuits(NamedTuple):
+    """Masks of circuits along a first axis, of which only the first `count` are run."""
+
+    masks: Any
+    count: Any
+
+
+def _stacked(masks: Sequence[Nodes | Edges]) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
-    return [*masks, *[masks[-1]] * (-len(masks) % room)]
+    padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
+    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *padded)
+    return _Circuits(stacked, len(masks))
 
 
 def _resampled(
@@ -169,8 +178,7 @@ def _judge(
     dictionary: Parts,
     batch: Prompts,
     beside: dict[str, jax.Array],
-    masks: Nodes | Edges,
-    count: jax.Array,
+    circuits: _Circuits,
     means: Means | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
@@ -203,10 +211,10 @@ def _judge(
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
     def put(i: jax.Array, rows: Behaviour) -> Behaviour:
-        mask = jax.tree.map(lambda x: x[i], masks)
+        mask = jax.tree.map(lambda x: x[i], circuits.masks)
         return jax.tree.map(lambda all_, row: all_.at[i + 1].set(row), rows, one(mask))
 
     own = measured(clean.logits)
-    room = len(jax.tree.leaves(masks)[0]) + 1
+    room = len(jax.tree.leaves(circuits.masks)[0]) + 1
     rows = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype).at[0].set(x), own)
-    return replicate(jax.lax.fori_loop(0, count, put, rows), model.mesh)
+    return replicate(jax.lax.fori_loop(0, circuits.count, put, rows), model.mesh)

@@ -97,7 +97,7 @@ def size_curve(
 
 
 def sizes_of(total: int) -> list[int]:
-    """How many nodes circuits of the ten sizes have, none twice.
+    """Return the sizes of a size curve in nodes, each once.
 
     Example:
         >>> sizes_of(1000)
@@ -107,7 +107,7 @@ def sizes_of(total: int) -> list[int]:
 
 
 def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
-    """CPR and CMD of a ranking of nodes, from its circuits of the ten sizes.
+    """Compute CPR and CMD of a ranking of nodes from its circuits of the ten sizes.
 
     Args:
         points: What was measured of circuits of nested sizes; other sizes are left out.

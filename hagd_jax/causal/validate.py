@@ -38,7 +38,7 @@ def validate(
     again: Sequence[AnyCircuit] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ValidationReport:
-    """Judge a circuit: test what is claimed of it.
+    """Test a circuit's claims by ablation, and return a verdict on it.
 
     Only what the circuit was not found by looking at decides (`circuit.seen`): prompts that it has
     seen are left out, ablations that it was found with are measured and decide nothing, and the

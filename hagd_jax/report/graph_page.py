@@ -94,7 +94,7 @@ def graph_page(
 
 
 def claim(graph: AttributionGraph, found: GraphScores) -> str:
-    """What the graph explains, in one sentence."""
+    """Say in one sentence what the graph explains."""
     if not graph.info.targets:
         return "The graph has no target."
     target = word_of(graph.info.targets[0].label).strip()

@@ -21,7 +21,7 @@ LONG_TEXT = 20_000
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Templates in which nothing foreign reaches the page as it came, even where one forgets.
+    """Make the template engine, which escapes every value and refuses undefined ones.
 
     Example:
         >>> environment().from_string("{{ x }}").render(x="<b>")
@@ -90,13 +90,13 @@ def render(
 
 @functools.cache
 def library() -> str:
-    """Bokeh's own JavaScript, the plotting part alone."""
+    """Return Bokeh's JavaScript, the plotting part alone."""
     raw = Resources(mode="inline", components=["bokeh"], minified=True, log_level="warn").js_raw
     return "\n".join(raw).strip()
 
 
 def data(value: Any) -> Markup:
-    r"""JSON that no HTML parser mistakes for markup.
+    r"""Write JSON that no HTML parser mistakes for markup.
 
     Example:
         >>> data({"a": "</script>"})

@@ -98,7 +98,7 @@ _MEASURED = ("mean_fvu", "loss_recovered")
 
 
 def points_of_log(file: Path) -> list[Point]:
-    """What a run logged while it trained.
+    """Read the points that a training run logged.
 
     Args:
         file: A `metrics.jsonl`. Lines of the stage `transcoder` have `tokens` and `fvu`; lines of
@@ -177,7 +177,7 @@ def transcoder_page(
 
 
 def claim(report: TranscoderReport) -> str:
-    """What the transcoder does, in one sentence."""
+    """Say in one sentence what the transcoder does."""
     evaluation, config = report.evaluation, report.config
     active, model = sum(evaluation.l0) / len(evaluation.l0), inert(report.model, 80)
     explained = 1 - evaluation.mean_fvu
