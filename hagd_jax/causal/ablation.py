@@ -103,9 +103,7 @@ def behaviour(
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
     nodes = parts_of(model, dictionary)
-    for mask in masks:
-        _require_fit(mask, nodes)
-    circuits = _stacked(masks)
+    circuits = _stacked(masks, nodes)
     means, beside = None, {}
     if ablation.startswith("mean"):
         means, places = reference_means(
@@ -119,12 +117,10 @@ def behaviour(
         _judge(model.bare(), nodes, batch, own, circuits, means, ablation, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
-    # The rows that filled up the last batch come last.
-    joined = (
-        np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
-    )
-    first = 0 if with_model else 1
-    return Behaviour(*(rows[first : 1 + len(masks), : len(prompts)] for rows in joined))
+    # The rows that filled up the last batch, and the last masks, come last.
+    kept = slice(0 if with_model else 1, 1 + len(masks)), slice(len(prompts))
+    columns = zip(*parts, strict=True)
+    return Behaviour(*(np.concatenate([*map(np.asarray, rows)], 1)[kept] for rows in columns))
 
 
 class _Circuits(NamedTuple):
@@ -134,8 +130,10 @@ class _Circuits(NamedTuple):
     count: Any
 
 
-def _stacked(masks: Sequence[Nodes | Edges]) -> _Circuits:
+def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
+    for mask in masks:
+        _require_fit(mask, parts)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
     padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
