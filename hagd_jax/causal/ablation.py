@@ -20,8 +20,7 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
+from hagd_jax.units import Dictionary, Edges, Nodes, Parts, Source, parts_of
 from hagd_jax.units.components import Components
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
@@ -53,7 +52,7 @@ def behaviour(
     masks: Sequence[Nodes | Edges],
     *,
     ablation: str,
-    dictionary: Parts | Transcoder | None = None,
+    dictionary: Parts | Source | None = None,
     candidates: tuple[int, ...] | None = None,
     reference: Prompts | None = None,
     batch_size: int = 16,
@@ -104,9 +103,7 @@ def behaviour(
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
     nodes = parts_of(model, dictionary)
-    for mask in masks:
-        _require_fit(mask, nodes)
-    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *_padded(masks))
+    circuits = _stacked(masks, nodes)
     means, beside = None, {}
     if ablation.startswith("mean"):
         means, places = reference_means(
@@ -117,22 +114,31 @@ def behaviour(
     if ablation == "resample":
         prompts, beside = _resampled(model, prompts, reference, seed)
     parts = [
-        _judge(model.bare(), nodes, batch, own, stacked, len(masks), means, ablation, candidates)
+        _judge(model.bare(), nodes, batch, own, circuits, means, ablation, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
-    # The rows that filled up the last batch come last.
-    joined = (
-        np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
-    )
-    first = 0 if with_model else 1
-    return Behaviour(*(rows[first : 1 + len(masks), : len(prompts)] for rows in joined))
+    # The rows that filled up the last batch, and the last masks, come last.
+    kept = slice(0 if with_model else 1, 1 + len(masks)), slice(len(prompts))
+    columns = zip(*parts, strict=True)
+    return Behaviour(*(np.concatenate([*map(np.asarray, rows)], 1)[kept] for rows in columns))
 
 
-def _padded(masks: Sequence[Nodes | Edges]) -> list[Nodes | Edges]:
+class _Circuits(NamedTuple):
+    """Masks of circuits along a first axis, of which only the first `count` are run."""
+
+    masks: Any
+    count: Any
+
+
+def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
+    for mask in masks:
+        _require_fit(mask, parts)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
-    return [*masks, *[masks[-1]] * (-len(masks) % room)]
+    padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
+    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *padded)
+    return _Circuits(stacked, len(masks))
 
 
 def _resampled(
@@ -170,8 +176,7 @@ def _judge(
     dictionary: Parts,
     batch: Prompts,
     beside: dict[str, jax.Array],
-    masks: Nodes | Edges,
-    count: jax.Array,
+    circuits: _Circuits,
     means: Means | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
@@ -204,10 +209,10 @@ def _judge(
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
     def put(i: jax.Array, rows: Behaviour) -> Behaviour:
-        mask = jax.tree.map(lambda x: x[i], masks)
+        mask = jax.tree.map(lambda x: x[i], circuits.masks)
         return jax.tree.map(lambda all_, row: all_.at[i + 1].set(row), rows, one(mask))
 
     own = measured(clean.logits)
-    room = len(jax.tree.leaves(masks)[0]) + 1
+    room = len(jax.tree.leaves(circuits.masks)[0]) + 1
     rows = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype).at[0].set(x), own)
-    return replicate(jax.lax.fori_loop(0, count, put, rows), model.mesh)
+    return replicate(jax.lax.fori_loop(0, circuits.count, put, rows), model.mesh)

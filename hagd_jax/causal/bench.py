@@ -22,7 +22,7 @@ from hagd_jax.units.components import Parts
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-    """One task's prompts, and what is made of each ablation on them.
+    """A test holds one task's prompts and says which ablations decide on them.
 
     Attributes:
         task: The task.
@@ -44,7 +44,7 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where circuits are run: a model, what they consist of, and how."""
+    """A bench runs circuits of one model with one configuration."""
 
     model: LanguageModel
     parts: Parts
@@ -55,7 +55,7 @@ class Bench:
     __repr__ = one_line
 
     def test(self, task: Task, seen: Seen) -> Test:
-        """What a task is judged on, and what is set aside."""
+        """Choose the prompts and ablations a task is judged on, and note what is set aside."""
         judged = judged_prompts(task, self.split, seen)
         aside = list(judged.aside)
         found_with = [name for name in self.config.ablations if name in seen.ablations]
@@ -80,7 +80,7 @@ class Bench:
         return Test(task, judged, decides, enough, tuple(aside))
 
     def run(self, test: Test, masks: Sequence[Mask], ablation: str, draws: int) -> Behaviour:
-        """The model and the masks on distinct prompts, averaged over draws of partners."""
+        """Run model and masks on distinct prompts, and average over draws of partners."""
         several = [
             behaviour(
                 self.model,
@@ -100,7 +100,7 @@ class Bench:
         return test.judged.averaged(found)
 
     def runs(self, test: Test, trials: Trials, ablation: str, first: int | None = None) -> Runs:
-        """The trials, or the first of them."""
+        """Run the trials, or the first of them, under one ablation."""
         found = self.run(test, trials.masks[:first], ablation, self.config.draws)
         return Runs(
             found, trials, trials.members, self.config.alpha, ablation, self.split, self.seed,

@@ -104,14 +104,14 @@ class Circuit:
 
     @property
     def kind(self) -> str:
-        """What the nodes are that are no heads."""
+        """The kind of the nodes that are not attention heads."""
         return kind_of(self.dictionary)
 
     @classmethod
     def from_mask(
         cls, mask: Nodes | Selection, scores: Nodes | Scores, **provenance: Any
     ) -> Circuit:
-        """The members of a boolean mask.
+        """Make a circuit of the members of a boolean mask.
 
         Args:
             mask: `Nodes` of bool, (L, H) and (L, F), or a `Selection` of them, whose record of
@@ -178,7 +178,7 @@ class Circuit:
             )
 
     def to_json(self) -> str:
-        """What `load` reads: nodes as [kind, layer, index], one field a line."""
+        """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
@@ -186,12 +186,12 @@ class Circuit:
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+        """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read what `save` wrote.
+        """Read a circuit from a file that `save` wrote.
 
         Raises:
             CheckpointError: If the file is absent, broken, or of another format.
@@ -209,7 +209,7 @@ class Circuit:
 
 
 def kind_of(dictionary: str) -> str:
-    """What the nodes of a dictionary are called.
+    """Return the kind of a dictionary's nodes, as circuits record it.
 
     Args:
         dictionary: Its label.

@@ -13,7 +13,7 @@ Claims = Literal["core", "all"]
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """How hard a circuit is tested.
+    """The configuration of `validate`: how hard a circuit is tested.
 
     Attributes:
         claims: `all`; or `core`, those that decide, and of those no more than can still change the

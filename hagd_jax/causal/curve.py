@@ -14,8 +14,7 @@ from hagd_jax.causal.statistics import SIZES, Areas, areas
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
+from hagd_jax.units import Nodes, Source, as_dictionary
 
 
 class SizePoint(NamedTuple):
@@ -41,7 +40,7 @@ def size_curve(
     task: Task,
     masks: Sequence[Nodes],
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,
@@ -98,7 +97,7 @@ def size_curve(
 
 
 def sizes_of(total: int) -> list[int]:
-    """How many nodes circuits of the ten sizes have, none twice.
+    """Return the sizes of a size curve in nodes, each once.
 
     Example:
         >>> sizes_of(1000)
@@ -108,7 +107,7 @@ def sizes_of(total: int) -> list[int]:
 
 
 def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
-    """CPR and CMD of a ranking of nodes, from its circuits of the ten sizes.
+    """Compute CPR and CMD of a ranking of nodes from its circuits of the ten sizes.
 
     Args:
         points: What was measured of circuits of nested sizes; other sizes are left out.

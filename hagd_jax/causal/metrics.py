@@ -66,7 +66,7 @@ def faithfulness(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Faithfulness:
-    """How much of the behaviour a circuit recovers; 1 is all of it, 0 none.
+    """Measure how much of the behaviour a circuit recovers: 1 is all of it, 0 none.
 
     Args:
         circuit: (N,) the metric m(C) on each prompt.
@@ -121,7 +121,7 @@ def ratio_of_means(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Estimate:
-    """Mean over mean, with a percentile bootstrap over clusters of prompts.
+    """Estimate a ratio of means with a percentile bootstrap over clusters of prompts.
 
     Prompts of one template resemble each other, so whole templates are drawn: an interval over
     prompts would promise more than the data hold. Few clusters give a coarse interval.

@@ -21,8 +21,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary
+from hagd_jax.units import Source
 from hagd_jax.units.components import components, parts_of
 
 
@@ -32,14 +31,14 @@ def validate(
     task: Task,
     config: ValidateConfig = ValidateConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     split: str = "test",
     seed: int = 0,
     others: Sequence[Task] = (),
     again: Sequence[AnyCircuit] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ValidationReport:
-    """Judge a circuit: test what is claimed of it.
+    """Test a circuit's claims by ablation, and return a verdict on it.
 
     Only what the circuit was not found by looking at decides (`circuit.seen`): prompts that it has
     seen are left out, ablations that it was found with are measured and decide nothing, and the
