@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
@@ -79,7 +79,16 @@ class Circuit:
     __repr__ = one_line
 
     def __post_init__(self):
-        object.__setattr__(self, "space", Space(*self.space))
+        object.__setattr__(self, "space", _space(self.space))
+        for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
+            require_is(what, getattr(self, what), kind)
+        for node in require_list("nodes", self.nodes, "a tuple of `Node`"):
+            require_is("nodes", node, Node)
+            require_is("kind of a node", node.kind, str)
+            require_is("layer of a node", node.layer, int, np.integer)
+            require_is("index of a node", node.index, int, np.integer)
+        for score in require_list("scores", self.scores, "a number for each node"):
+            require_is("scores", score, int, float, np.number)
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
@@ -206,6 +215,14 @@ class Circuit:
                 got=f"{type(error).__name__}: {error}",
                 expected=f"a circuit written by this package, format {FORMAT}",
             ) from error
+
+
+def _space(value: Any) -> Space:
+    """A space, which files keep as a list."""
+    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
+    if len(sizes) != 3:
+        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
+    return Space(*sizes)
 
 
 def kind_of(dictionary: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from hagd_jax.causal.ablation import ABLATIONS
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_choice, require_number
 
 Claims = Literal["core", "all"]
 
@@ -52,16 +52,14 @@ class ValidateConfig:
     batch_size: int = 16
 
     def __post_init__(self):
-        if self.claims not in get_args(Claims):
-            raise ConfigError("claims", got=repr(self.claims), expected="core or all")
-        unknown = [name for name in self.ablations if name not in ABLATIONS]
-        if unknown or not self.ablations:
-            raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
-        if not 0 < self.alpha < 1:
-            raise ConfigError("alpha", got=self.alpha, expected="between 0 and 1")
+        require_choice("claims", self.claims, get_args(Claims))
+        listed = isinstance(self.ablations, tuple | list) and len(self.ablations)
+        if not listed or any(name not in ABLATIONS for name in self.ablations):
+            raise ConfigError(
+                "ablations", got=repr(self.ablations), expected=f"some of {ABLATIONS}"
+            )
+        require_number("alpha", self.alpha, above=0, below=1)
         for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
+            require_number(field, getattr(self, field), least=1, whole=True)
         for field in ("greedy", "permuted"):
-            if getattr(self, field) < 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
+            require_number(field, getattr(self, field), least=0, whole=True)

@@ -11,6 +11,7 @@ from hagd_jax.causal.ablation import behaviour
 from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
+from hagd_jax.errors import require_is, require_list, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
@@ -103,6 +104,7 @@ def sizes_of(total: int) -> list[int]:
         >>> sizes_of(1000)
         [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     """
+    require_number("total", total, least=1, whole=True)
     return sorted({max(1, round(share * total)) for share in SIZES})
 
 
@@ -116,6 +118,9 @@ def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
     Returns:
         Both areas; None unless every size was measured and has a faithfulness.
     """
+    points = require_list("points", points, "points of a size curve")
+    for point in points:
+        require_is("points", point, SizePoint)
     found = {point.nodes: point for point in points}
     sizes = sizes_of(total)
     if len(sizes) < 2 or not all(size in found for size in sizes):

@@ -19,7 +19,7 @@ from hagd_jax.causal.circuit import (
     require_kinds,
     unpacked,
 )
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
@@ -247,6 +247,8 @@ def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
     Returns:
         Their names.
     """
+    require_is("config", config, DecoderConfig)
+    require_is("edges", edges, Edges)
     writers = ["embed"]
     writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
     writers += [f"mlp {i}" for i in range(config.n_layers)]
