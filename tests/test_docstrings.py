@@ -12,7 +12,6 @@ import pytest
 import hagd_jax as hagd
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-# What any reader of these pages has imported already.
 # Examples that name things which they do not define. The list may only shrink.
 PENDING = {
     "hagd_jax.pipeline.fused.step.parts_of",
@@ -39,6 +38,7 @@ PENDING = {
     "hagd_jax.transcoders.measures.measure.measure",
     "hagd_jax.transcoders.training.trainer.train",
 }
+# What any reader of these pages has imported already.
 GIVEN = {"hagd": hagd, "jax": jax, "jnp": jnp, "np": np}
 
 
