@@ -20,7 +20,6 @@ PENDING = {
     "hagd_jax.tasks.benchmarks.task",
     "hagd_jax.tasks.definition.Task.clusters",
     "hagd_jax.tasks.duplicates.overlap",
-    "hagd_jax.tasks.metric.logit_difference",
     "hagd_jax.testbeds.case.as_task",
     "hagd_jax.testbeds.compiled.compile_program",
     "hagd_jax.testbeds.compiled.compiled_prompts",
