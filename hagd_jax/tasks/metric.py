@@ -63,6 +63,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
         (N,).
 
     Example:
+        >>> from hagd_jax.tasks import make_prompts
         >>> prompts = make_prompts([[0, 1]], [[1, 1]], [2], [0], vocab_size=3)
         >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
         [3.0]
