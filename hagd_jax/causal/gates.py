@@ -60,7 +60,7 @@ def within(estimate: Estimate, low: float = -math.inf, high: float = math.inf) -
 
 
 def worst(several: list[bool | None]) -> bool | None:
-    """False if any is, else None if any is, else True."""
+    """Combine verdicts: False if any is, else None if any is, else True."""
     return False if False in several else None if None in several else True
 
 

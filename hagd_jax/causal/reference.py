@@ -24,13 +24,13 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import distinct, prompt_digests
-from hagd_jax.units import Parts
+from hagd_jax.units import Components, Dictionary, Parts
 
 # Fewer prompts are no reference: one of them would weigh too much.
 LEAST = 8
@@ -239,6 +239,10 @@ def group_means(
         The prompts, their groups numbered anew, and name → (L, groups + 1, T, ...) means; the last
         one is of all prompts.
     """
+    require_is("model", model, LanguageModel)
+    require_is("parts", parts, Dictionary, Components)
+    require_is("prompts", prompts, Prompts)
+    require_number("batch_size", batch_size, least=1, whole=True)
     once, group = distinct(prompts), groups_of(prompts)
     groups, sizes = np.unique(groups_of(once), return_counts=True)
     groups = groups[sizes >= LEAST]

@@ -34,7 +34,7 @@ class Areas(NamedTuple):
 
 
 def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
-    """Trapezoids over linear size, from the smallest share on.
+    """Integrate faithfulness over linear circuit size with the trapezoid rule.
 
     Args:
         shares: Rising sizes as shares of all nodes, usually `SIZES`.

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from hagd_jax.errors import Interrupted
 
@@ -72,15 +73,8 @@ class Signals:
                 leave(number)
             self._asked = number
             _say(_STOPPING)
-            main = threading.main_thread().ident
-            assert main is not None
-            for seconds, act in (
-                (GRACE, lambda: signal.pthread_kill(main, signal.SIGALRM)),
-                (LAST, lambda: leave(number)),
-            ):
-                timer = threading.Timer(seconds, act)
-                timer.daemon = True
-                timer.start()
+            _later(GRACE, signal.raise_signal, signal.SIGALRM)
+            _later(LAST, leave, number)
 
 
 def leave(number: int) -> None:
@@ -93,6 +87,12 @@ def leave(number: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(128 + number)
+
+
+def _later(seconds: float, act: Callable[[int], Any], number: int) -> None:
+    timer = threading.Timer(seconds, act, (number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _say(text: str) -> None:

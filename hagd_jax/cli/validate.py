@@ -36,8 +36,6 @@ class Validate:
             default.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
-        split: Split to judge on; one that the circuit has seen is shown and decides nothing.
-        seed: Of prompts, controls, bootstraps and permutations.
         sizes: Prompts in each split.
         dtype: Of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
@@ -52,8 +50,6 @@ class Validate:
     out: Path | None = None
     others: tuple[str, ...] = ()
     again: tuple[Path, ...] = ()
-    split: str = "test"
-    seed: int = 0
     sizes: Sizes = Sizes()
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
@@ -84,7 +80,7 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
     task, *others = (
-        tasks.task(each, model, sizes=command.sizes, seed=command.seed)
+        tasks.task(each, model, sizes=command.sizes, seed=command.config.seed)
         for each in (name, *map(tasks.find, command.others))
     )
     for note in task.notes:
@@ -97,8 +93,8 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
             progress.update("judge", len(done), len(command.config.ablations))
 
         report = validate(
-            model, circuit, task, command.config, dictionary=nodes, split=command.split,
-            seed=command.seed, others=others, again=again, progress=tell,
+            model, circuit, task, command.config, dictionary=nodes, others=others, again=again,
+            progress=tell,
         )  # fmt: skip
     if parallel.is_main():
         record = report.to_json() | {"command": line}

@@ -78,7 +78,18 @@ class Levels(Sequence[np.ndarray]):
 
 
 def history(graph: Graph) -> Seen:
-    """What a graph was made by looking at; unknown where it does not say."""
+    """What a graph was made by looking at; unknown where it does not say.
+
+    Args:
+        graph: A graph of any kind.
+
+    Returns:
+        Its record.
+
+    Raises:
+        InputError: If it is no graph.
+    """
+    require_is("graph", graph, AttributionGraph, ComponentGraph, NodeGraph, TaskGraph)
     return graph.seen
 
 

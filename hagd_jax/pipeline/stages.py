@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_is
 from hagd_jax.pipeline import (
     features,
     judging,
@@ -104,7 +104,8 @@ def require_stage(name: str, flag: str) -> str:
     Raises:
         ConfigError: If there is no such stage.
     """
-    if name not in NAMES:
+    require_is("flag", flag, str)
+    if not isinstance(name, str) or name not in NAMES:
         raise ConfigError(flag, got=repr(name), expected=f"one of {', '.join(NAMES)}")
     return name
 

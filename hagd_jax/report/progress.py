@@ -80,7 +80,7 @@ class Bars:
         self._progress.console.print(text, style="yellow", markup=False)
 
     def finish(self, stage: str) -> None:
-        """A stage ended before its last step: fill its bar."""
+        """Fill the bar of a stage that ended."""
         if stage in self._ids:
             task = self._progress.tasks[self._progress.task_ids.index(self._ids[stage])]
             self._progress.update(task.id, total=task.completed or 1, completed=task.completed or 1)
@@ -139,7 +139,7 @@ class Lines(Bars):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, stage: str) -> None:
-        """A stage ended: print how long it took."""
+        """Print how long a stage took that ended."""
         with self._lock:
             here = self._running.pop(stage, None)
             if here is not None:

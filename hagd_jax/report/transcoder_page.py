@@ -15,7 +15,7 @@ from bokeh.embed import json_item
 from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.report.feature_cards import cards, striking
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.transcoder_plots import (
     Point,
     density_plot,
@@ -98,7 +98,7 @@ _MEASURED = ("mean_fvu", "loss_recovered")
 
 
 def points_of_log(file: Path) -> list[Point]:
-    """What a run logged while it trained.
+    """Read the points that a training run logged.
 
     Args:
         file: A `metrics.jsonl`. Lines of the stage `transcoder` have `tokens` and `fvu`; lines of
@@ -158,25 +158,26 @@ def transcoder_page(
         chosen = [*striking(found, features_per_layer), *also]
         browser = cards(found, chosen, report.tokenizer, contexts_per_feature=contexts_per_feature)
     return render(
-        "transcoder.html",
-        "transcoder.js.html",
+        "transcoder",
+        title=report.title,
         report=report,
         claim=claim(report),
         stats=stats(report),
         plots=figures,
-        figures=data({name: json_item(figure) for name, figure in figures.items()}),
-        browser=data(browser),
+        islands={
+            "figures": {name: json_item(figure) for name, figure in figures.items()},
+            "cards": browser,
+        },
         embedded=len(browser["features"]),
         total=report.config.n_layers * report.config.n_features,
         layers=sorted({feature["l"] for feature in browser["features"]}),
-        facts={k: v for k, v in report.facts.items() if k != "command"},
-        command=report.facts.get("command"),
+        facts=report.facts,
         config=json.dumps(dataclasses.asdict(report.config), indent=2),
     )
 
 
 def claim(report: TranscoderReport) -> str:
-    """What the transcoder does, in one sentence."""
+    """Say in one sentence what the transcoder does."""
     evaluation, config = report.evaluation, report.config
     active, model = sum(evaluation.l0) / len(evaluation.l0), inert(report.model, 80)
     explained = 1 - evaluation.mean_fvu

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.tasks.definition import Task, Text
 from hagd_jax.tasks.lexicon import CLOSED_CLASS, PAST_TENSES
 
@@ -139,6 +139,7 @@ def overlap(task: Task, *, most: int = 3) -> Overlap:
         >>> overlap(task).problems()[0]
         '1 prompts are in both discover and test'
     """
+    require_is("task", task, Task)
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise InputError("most", got=repr(most), expected="a whole number, 1 or more")
     parts = {split: _Part(texts) for split, texts in task.texts.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError, require_index, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 
 if TYPE_CHECKING:
     from hagd_jax.tasks.prompts import Prompts
@@ -32,7 +32,14 @@ def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
     Raises:
         InputError: If they are not of these prompts.
     """
-    places, logits = jnp.asarray(prompts.reads)[..., None], jnp.asarray(logits)
+    from hagd_jax.tasks.prompts import Prompts  # which imports this module
+
+    require_is("prompts", prompts, Prompts)
+    try:
+        logits = jnp.asarray(logits)
+    except (TypeError, ValueError) as error:
+        raise InputError("logits", got=shown(logits), expected="an array (R, T, V)") from error
+    places = jnp.asarray(prompts.reads)[..., None]
     if logits.ndim != 3 or len(logits) != len(places):
         raise InputError(
             "logits",
@@ -56,6 +63,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
         (N,).
 
     Example:
+        >>> from hagd_jax.tasks import make_prompts
         >>> prompts = make_prompts([[0, 1]], [[1, 1]], [2], [0], vocab_size=3)
         >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
         [3.0]

@@ -6,7 +6,7 @@ import difflib
 import functools
 from collections.abc import Callable
 
-from hagd_jax.errors import InputError, require_is
+from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks import (
@@ -80,6 +80,8 @@ def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
     Returns:
         The algorithm; None if the task is for models of language.
     """
+    require_is("name", name, str)
+    require_number("p", p, least=2, whole=True)
     for operation, (own, *_) in OPERATIONS.items():
         if name == own:
             return modular.algorithm(p, operation)

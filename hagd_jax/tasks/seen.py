@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
 from hagd_jax.tasks.prompts import Prompts
@@ -177,6 +177,14 @@ def look(
         >>> look(prompts, ablation="counterfactual", split="discover", dictionary="neurons")
         Seen(ablations counterfactual; 2 prompts of discover; neurons)
     """
+    if prompts is not None:
+        require_is("prompts", prompts, Prompts)
+    if model is not None:
+        require_is("model", model, LanguageModel)
+    if dictionary is not None and not isinstance(getattr(dictionary, "label", dictionary), str):
+        raise InputError("dictionary", got=shown(dictionary), expected="a dictionary or its label")
+    if not isinstance(ablation, str):
+        ablation = require_list("ablation", ablation, "the name of an ablation, or several")
     label = dictionary if isinstance(dictionary, str | None) else dictionary.label
     return Seen(
         ablations=(ablation,) if isinstance(ablation, str) else tuple(ablation),
@@ -208,6 +216,7 @@ def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
         >>> one == three, one == two
         (True, False)
     """
+    require_is("prompts", prompts, Prompts)
     tokens, lengths = np.asarray(prompts.inputs(), "<i8"), np.asarray(prompts.row_length)
     rows = [row[:n].tobytes() for row, n in zip(tokens, lengths, strict=True)]
     each = len(rows) // max(len(prompts), 1)

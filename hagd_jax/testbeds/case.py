@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import SPLITS, Task, Text
 from hagd_jax.tasks.prompts import Prompts, make_prompts
@@ -131,10 +131,13 @@ def as_task(case: Case, *, test: int | None = None, seed: int = 0) -> Task:
         >>> {split: len(prompts) for split, prompts in task.splits.items()}
         {'discover': 48, 'select': 17, 'test': 16}
     """
+    require_is("case", case, Case)
+    seed = require_index("seed", seed)
     words, p = case.model.tokenizer, case.prompts
     assert words is not None
     parts = {str(split): np.arange(len(p)) for split in SPLITS}
     if test is not None:
+        test = require_index("test", test)
         if test not in range(1, len(p) - 1):
             raise InputError(
                 f"test prompts of case {case.name}", got=test, expected=f"1 to {len(p) - 2}"

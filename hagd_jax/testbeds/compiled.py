@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.blank import written
@@ -159,13 +159,14 @@ def compiled_prompts(
         >>> len(compiled_prompts(found, 3)), len(compiled_prompts(found, 3, position=1))
         (81, 27)
     """
-    program = compiled.program
-    length = program.length if length is None else length
+    require_is("compiled", compiled, Compiled)
+    program, seed = compiled.program, require_index("seed", seed)
+    length = program.length if length is None else require_index("length", length)
     if length not in compiled.tables:
         raise InputError("length", got=length, expected=f"from 1 to {program.length}")
     tokens, found = compiled.tables[length]
     if position is not None:
-        if position not in range(1, length + 1):
+        if require_index("position", position) not in range(1, length + 1):
             raise InputError("position", got=position, expected=f"from 1 to {length}")
         found = np.where(np.arange(length + 1) == position, found, -1)
     rows, positions = np.nonzero(found >= 0)

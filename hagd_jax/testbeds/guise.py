@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
 from hagd_jax.testbeds.blank import written, zeros
 from hagd_jax.testbeds.case import Case
@@ -35,7 +35,8 @@ def scrambled(case: Case, seed: int) -> Case:
         >>> len(scrambled(case, 1).truth["mean"]) == len(case.truth["mean"])
         True
     """
-    rng = np.random.default_rng(seed)
+    require_is("case", case, Case)
+    rng = np.random.default_rng(require_index("seed", seed))
     c, p = case.model.config, jax.tree.map(np.array, case.model.params)
     turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
     moved: dict[tuple[str, int], np.ndarray] = {}

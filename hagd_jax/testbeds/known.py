@@ -16,7 +16,7 @@ import flax.traverse_util
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.case import PROMPTS, Case
@@ -170,8 +170,9 @@ def compiled_case(compiled: Compiled, length: int | None = None, count: int = PR
         >>> sorted(case.truth["mean"])
         [Node(kind='head', layer=0, index=0)]
     """
-    model, program = compiled.model, compiled.program
-    length = program.length if length is None else length
+    require_is("compiled", compiled, Compiled)
+    model, program, count = compiled.model, compiled.program, require_index("count", count)
+    length = program.length if length is None else require_index("length", length)
     if length not in compiled.tables:
         raise InputError("length", got=length, expected=f"from 1 to {program.length}")
     tokens, found = compiled.tables[length]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.units import Edges, Nodes
 
@@ -34,6 +34,7 @@ def program_edges(model: LanguageModel) -> Edges:
         >>> int(program_edges(found.model).count()), int(Edges.existing(found.model.config).count())
         (12, 47)
     """
+    require_is("model", model, LanguageModel)
     c = model.config
     if c.norm != "none":
         raise InputError("model", got=f"{c.norm} norms", expected="one without norms")
@@ -92,6 +93,7 @@ def program_nodes(model: LanguageModel) -> Nodes:
         >>> found.heads.tolist(), int(found.features.sum())
         ([[True]], 0)
     """
+    require_is("model", model, LanguageModel)
     c = model.config
     if c.norm != "none":
         raise InputError("model", got=f"{c.norm} norms", expected="one without norms")

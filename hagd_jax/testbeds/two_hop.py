@@ -25,7 +25,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_index, require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.testbeds.blank import zeros
 
@@ -160,8 +160,9 @@ def two_hop(seed: int, config: TwoHopConfig | None = None) -> TwoHop:
         >>> found.directions.shape, found.values.shape
         ((2, 5, 10), (81, 2, 5))
     """
-    config = config or TwoHopConfig()
-    rng = np.random.default_rng(seed)
+    config = TwoHopConfig() if config is None else config
+    require_is("config", config, TwoHopConfig)
+    rng = np.random.default_rng(require_index("seed", seed))
     n = config.chains
     functions = rng.integers(len(FUNCTIONS), size=(n, 2))
     earlier, later = _places(rng, config)

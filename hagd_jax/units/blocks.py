@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.errors import require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, Intervention, LanguageModel, scanned
@@ -93,4 +94,5 @@ def blocks(model: LanguageModel) -> Blocks:
         >>> blocks(model).space
         Space(layers=2, heads=2, features=1)
     """
+    require_is("model", model, LanguageModel)
     return Blocks(model.config, MLPS)

@@ -8,6 +8,7 @@ import jax
 from flax import struct
 
 from hagd_jax.brief import one_line
+from hagd_jax.errors import require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units.dictionary import Dictionary
@@ -72,6 +73,7 @@ def components(model: LanguageModel) -> Components:
         >>> int(components(model).space.count())
         46
     """
+    require_is("model", model, LanguageModel)
     return Components(model.config)
 
 

@@ -144,6 +144,7 @@ def neurons(model: LanguageModel) -> Neurons:
         >>> neurons(model).space
         Space(layers=2, heads=2, features=16)
     """
+    require_is("model", model, LanguageModel)
     return Neurons(model.config, NEURONS)
 
 
