@@ -21,7 +21,6 @@ from hagd_jax.graphs import AttributionConfig, AttributionGraph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.report.feature_cards import token_text
 from hagd_jax.report.graph_data import word_of
-from hagd_jax.report.graph_page import graph_page
 from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.units.dictionary import NEURONS
 
@@ -88,6 +87,9 @@ def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> Att
     if command.supernodes:
         names = _names(graph, contexts, model)
         groups = hierarchy.supernodes(graph, most=command.supernodes, names=names)
+    # Drawing takes a third of a second to import.
+    from hagd_jax.report.graph_page import graph_page
+
     page = graph_page(
         graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts, supernodes=groups
     )

@@ -16,7 +16,6 @@ from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
 from hagd_jax.report.progress import Bars, Stop, bars, never
-from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
 from hagd_jax.transcoders import TrainConfig, Transcoder
 
 
@@ -85,6 +84,9 @@ def run_train_transcoder(
         )
         contexts = _contexts(command, model, transcoder, corpus, run, progress)
     facts = session.facts(model, corpus=f"{corpus.name} ({corpus.fingerprint})")
+    # Drawing takes a third of a second to import.
+    from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
+
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
     run.write("report.html", transcoder_page(report))
     if parallel.is_main():

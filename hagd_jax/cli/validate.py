@@ -17,7 +17,6 @@ from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import Stop, bars, never
-from hagd_jax.report.validation_page import validation_page
 from hagd_jax.tasks import Sizes
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
@@ -97,6 +96,9 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
             progress=tell,
         )  # fmt: skip
     if parallel.is_main():
+        # Drawing takes a third of a second to import.
+        from hagd_jax.report.validation_page import validation_page
+
         record = report.to_json() | {"command": line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
         facts = session.facts(model, circuit=str(command.circuit))
