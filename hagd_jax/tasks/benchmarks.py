@@ -152,7 +152,7 @@ def task(
     sizes: Sizes | None = None,
     seed: int = 0,
 ) -> Task:
-    """A benchmark as a task; rows that do not fit are left out, and `Task.notes` says why.
+    r"""Make a task of a benchmark; rows that do not fit are left out, and `Task.notes` says why.
 
     Args:
         name: `winogrande` or `hellaswag`.
@@ -171,8 +171,13 @@ def task(
         MissingDependencyError: If there is no file, and no package `datasets`.
 
     Example:
-        >>> task("winogrande", model.tokenizer, "winogrande/dev.jsonl").notes[0]
-        'left out 31 of 1267 rows: the counterfactual has another number of tokens'
+        >>> import json
+        >>> row = {"option1": "a", "option2": "b", "answer": "1"}
+        >>> rows = [row | {"sentence": f"{letter} a b as _ fell."} for letter in "cdefghijklmn"]
+        >>> written = Path("dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> words = Tokenizer.words([*"abcdefghijklmn", "as", "fell."])
+        >>> task("winogrande", words, "dev.jsonl", sizes=Sizes(2, 2, 2)).texts["test"][0].clean
+        'l a b as a fell.'
     """
     if not isinstance(name, str) or name not in READERS:
         expected = f"one of {', '.join(READERS)}"

@@ -148,6 +148,7 @@ class Task:
             InputError: If the task has no such split.
 
         Example:
+            >>> from hagd_jax.tasks import make_prompts
             >>> prompts = make_prompts([[1], [2], [1]], [[3]] * 3, [4] * 3, [5] * 3, vocab_size=6)
             >>> texts = [Text(word, "d", "e", "f", "one template") for word in "bcb"]
             >>> Task("mine", "", {"test": prompts}, {"test": texts}).clusters("test").tolist()

@@ -133,6 +133,8 @@ def overlap(task: Task, *, most: int = 3) -> Overlap:
         InputError: If `most` is not a whole number, 1 or more.
 
     Example:
+        >>> from hagd_jax.models import Tokenizer
+        >>> from hagd_jax.tasks import text_task
         >>> row = Text("When Mary came", "When John came", "she", "he", "When {name} came")
         >>> words = Tokenizer.words("When Mary John came she he".split())
         >>> task = text_task("mine", words, {"discover": [row], "test": [row]}, description="")

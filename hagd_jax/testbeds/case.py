@@ -127,7 +127,7 @@ def as_task(case: Case, *, test: int | None = None, seed: int = 0) -> Task:
         InputError: If that leaves no prompt for another split.
 
     Example:
-        >>> task = as_task(hand_built()[0], test=16)
+        >>> task = as_task(hagd.testbeds.hand_built()[0], test=16)
         >>> {split: len(prompts) for split, prompts in task.splits.items()}
         {'discover': 48, 'select': 17, 'test': 16}
     """

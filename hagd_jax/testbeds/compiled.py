@@ -91,9 +91,9 @@ def compile_program(program: Program) -> Compiled:
             compile, or if the compiled model says something else on some input.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> found.model.config.n_layers
-        4
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> compile_program(PROGRAMS["first"]).model.config.n_layers
+        1
     """
     _require(program)
     t = tracr()
@@ -155,7 +155,8 @@ def compiled_prompts(
         InputError: If the program was not compiled for this length, or says nothing there.
 
     Example:
-        >>> found = compile_program(PROGRAMS["hist"])
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> found = compile_program(PROGRAMS["first"])
         >>> len(compiled_prompts(found, 3)), len(compiled_prompts(found, 3, position=1))
         (81, 27)
     """

@@ -31,7 +31,7 @@ def scrambled(case: Case, seed: int) -> Case:
         The case, with its truth in the new places.
 
     Example:
-        >>> case = hand_built()[0]
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> len(scrambled(case, 1).truth["mean"]) == len(case.truth["mean"])
         True
     """
@@ -83,7 +83,7 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
         InputError: If the case does not fit.
 
     Example:
-        >>> case = hand_built()[0]
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> wide = case.model.config.replace(d_model=32, unembed_bias=True, positions="learned")
         >>> hidden_in(case, wide, seed=0).model.config.d_model
         32

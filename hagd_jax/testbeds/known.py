@@ -166,6 +166,7 @@ def compiled_case(compiled: Compiled, length: int | None = None, count: int = PR
         InputError: If no unit differs between inputs.
 
     Example:
+        >>> from hagd_jax.testbeds import PROGRAMS
         >>> case = compiled_case(compile_program(PROGRAMS["first"]))
         >>> sorted(case.truth["mean"])
         [Node(kind='head', layer=0, index=0)]

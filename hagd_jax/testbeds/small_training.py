@@ -99,8 +99,10 @@ def train_small(
         InputError: If there are no examples to train on.
 
     Example:
-        >>> model = train_small(parity(10))
-        >>> task("parity", model).name
+        >>> from hagd_jax.tasks.algorithms import parity
+        >>> tiny = SmallTrainConfig(n_layers=1, d_model=8, n_heads=1, d_mlp=8, steps=1)
+        >>> model = train_small(parity(4), config=tiny)
+        >>> hagd.tasks.task("parity", model).name
         'parity'
     """
     config = config or SmallTrainConfig()

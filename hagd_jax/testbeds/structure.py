@@ -30,9 +30,9 @@ def program_edges(model: LanguageModel) -> Edges:
         InputError: If the model has norms, which connect everything.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> int(program_edges(found.model).count()), int(Edges.existing(found.model.config).count())
-        (12, 47)
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> int(program_edges(model).count()), int(Edges.existing(model.config).count())
+        (13, 23)
     """
     require_is("model", model, LanguageModel)
     c = model.config
@@ -89,9 +89,9 @@ def program_nodes(model: LanguageModel) -> Nodes:
         InputError: If the model has norms, which connect everything.
 
     Example:
-        >>> found = program_nodes(compile_program(PROGRAMS["first"]).model)
+        >>> found = program_nodes(hagd.testbeds.hand_built()[0].model)
         >>> found.heads.tolist(), int(found.features.sum())
-        ([[True]], 0)
+        ([[True, True, False, False]], 3)
     """
     require_is("model", model, LanguageModel)
     c = model.config

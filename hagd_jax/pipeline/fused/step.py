@@ -64,7 +64,7 @@ def parts_of(setting: Setting) -> tuple[str, ...]:
         >>> from hagd_jax.pipeline import ExtractConfig
         >>> from hagd_jax.pipeline.fused.setting import setting_of
         >>> from hagd_jax.units import Space
-        >>> parts_of(setting_of(ExtractConfig(search="top"), Space(1, 2, 8)))
+        >>> parts_of(setting_of(ExtractConfig(search="top"), Space(2, 4, 16)))
         ('score', 'open', 'read', 'settle', 'measure', 'check', 'note')
     """
     learns = _LEARNING if setting.learns else {}

@@ -68,9 +68,12 @@ def logit_effects(
         InputError: If a feature does not exist, or the transcoder is another model's.
 
     Example:
-        >>> effects = logit_effects(transcoder, model, features={12: [345]})
-        >>> [token_label(model.tokenizer, i) for i in effects[12].tokens[0, :2]]
-        [' Paris', ' France']
+        >>> from hagd_jax import transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))
+        >>> logit_effects(transcoder, model, features={0: [3, 5]}, count=4)[0].tokens.shape
+        (2, 8)
     """
     require_pair(transcoder, model)
     require_number("count", count, least=1, most=model.config.vocab_size, whole=True)

@@ -110,8 +110,13 @@ def measure(
             no text.
 
     Example:
-        >>> measure(transcoder, model, corpus.held_out_batches(128)).loss_recovered
-        0.93
+        >>> from hagd_jax import corpus, transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))  # it writes nothing yet
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> measure(transcoder, model, text.held_out_batches(1)).loss_recovered
+        0.0
     """
     bare, plain = model.bare(), transcoder.bare()
     total = None

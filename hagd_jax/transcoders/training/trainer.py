@@ -71,8 +71,12 @@ def train(
             last good one is kept.
 
     Example:
-        >>> corpus = open_corpus("books/*.txt", model)
-        >>> transcoder = train(model, corpus, TrainConfig(features="8x", k=32))
+        >>> from hagd_jax import corpus
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> config = TrainConfig(features="2x", k=4, tokens=2, batch_size=1, estimate=1)
+        >>> train(model, text, config).config.n_features
+        24
     """
     require_is("model", model, LanguageModel)
     require_is("corpus", corpus, Corpus)
