@@ -187,25 +187,7 @@ def task(
         require_is("source", source, str, Path)
     sizes, rng = read_draw(sizes, seed), np.random.default_rng(seed)
     rows = list(_lines(Path(source)) if source else _hub(name))
-    why: collections.Counter[str] = collections.Counter()
-    seen: set[tuple] = set()
-    items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
-    for row in rows:
-        try:
-            item = READERS[name](_mapping(row))
-            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
-            choices = _choices(tokenizer, item)
-        except Skipped as reason:
-            why[str(reason)] += 1
-            continue
-        key = (item.begins, item.ends)
-        if key in seen:
-            why["the same prompt as another row"] += 1
-            continue
-        seen.add(key)
-        part = zlib.crc32(item.group.encode()) % 10
-        items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
-    notes = tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
+    items, notes = _by_split(READERS[name], rows, tokenizer)
     splits, texts = {}, {}
     for split in SPLITS:
         size, there = getattr(sizes, split), items[split]
@@ -221,10 +203,35 @@ def task(
         chosen = pool[:size]
         splits[split] = make_choices(
             [choices for _, choices in chosen], [item.answer for item, _ in chosen],
-            vocab_size=tokenizer.vocab_size, pad_id=tokenizer.eos_id or 0,
+            vocab_size=tokenizer.vocab_size,
         )  # fmt: skip
         texts[split] = tuple(_said(tokenizer, name, item, own) for item, own in chosen)
     return Task(name, _DESCRIPTIONS[name], splits, texts, notes=notes)
+
+
+def _by_split(
+    reader: Callable[[Mapping[str, Any]], Item], rows: list[Any], tokenizer: Tokenizer
+) -> tuple[dict[str, list[tuple[Item, list[Choice]]]], tuple[str, ...]]:
+    """The usable rows of each split, with their tokens; and a note for each reason to skip some."""
+    why: collections.Counter[str] = collections.Counter()
+    seen: set[tuple] = set()
+    items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
+    for row in rows:
+        try:
+            item = reader(_mapping(row))
+            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
+            choices = _choices(tokenizer, item)
+        except Skipped as reason:
+            why[str(reason)] += 1
+            continue
+        key = (item.begins, item.ends)
+        if key in seen:
+            why["the same prompt as another row"] += 1
+            continue
+        seen.add(key)
+        part = zlib.crc32(item.group.encode()) % 10
+        items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
+    return items, tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
 
 
 _DESCRIPTIONS = {

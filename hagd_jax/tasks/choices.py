@@ -175,7 +175,6 @@ def make_choices(
     answer: Sequence[int],
     *,
     vocab_size: int,
-    pad_id: int = 0,
     width: int | None = None,
 ) -> Choices:
     """Pad choices into one checked batch.
@@ -184,8 +183,7 @@ def make_choices(
         rows: The choices of each prompt, as many for all.
         answer: Number of the right one.
         vocab_size: Of the model.
-        pad_id: Fills rows on the right.
-        width: Length to pad to; the longest row if None.
+        width: Length to pad to, with token 0; the longest row if None.
 
     Returns:
         The prompts, as NumPy arrays on the host.
@@ -206,7 +204,7 @@ def make_choices(
     count = len(rows[0])
     for number in right:
         require_index("answer", number, count)
-    pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
+    require_index("vocab_size", vocab_size)
     width = 0 if width is None else require_index("width", width, MOST_WIDTH)
     longest = max(len(choice.clean) for row in rows for choice in row)
     scored = max(choice.scored[1] - choice.scored[0] for row in rows for choice in row)
@@ -216,7 +214,7 @@ def make_choices(
         return np.asarray([[of(choice) for choice in row] for row in rows], dtype)
 
     def pad(tokens: Sequence[int]) -> list[int]:
-        return [*tokens, *[pad_id] * (width - len(tokens))]
+        return [*tokens, *[0] * (width - len(tokens))]
 
     def places(choice: Choice) -> list[int]:
         first, end = choice.scored

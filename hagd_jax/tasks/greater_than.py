@@ -136,7 +136,6 @@ def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
         earlier,
         vocab_size=tokenizer.vocab_size,
         group=[span.template for span in spans],
-        pad_id=tokenizer.eos_id or 0,
         width=width,
     )
 

@@ -127,7 +127,6 @@ def make_prompts(
     vocab_size: int,
     position: Sequence[int] | None = None,
     group: Sequence[Any] | None = None,
-    pad_id: int = 0,
     width: int | None = None,
 ) -> Prompts:
     """Pad rows of token ids into one checked batch.
@@ -141,8 +140,7 @@ def make_prompts(
         position: Where each answer is read; the last token of its prompt if None.
         group: What prompts of one plan have in common, such as their template; with their length
             it makes the groups. None if all are alike.
-        pad_id: Fills the rows on the right.
-        width: Length to pad to; the longest prompt if None.
+        width: Length to pad to, with token 0; the longest prompt if None.
 
     Returns:
         The prompts, as NumPy arrays on the host.
@@ -160,14 +158,14 @@ def make_prompts(
     require_aligned(clean, corrupted)
     lengths = [len(row) for row in clean]
     width = max(lengths) if width is None else require_index("width", width, MOST_WIDTH)
-    pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
+    require_index("vocab_size", vocab_size)
     if max(lengths) > width:
         raise InputError(
             "width", got=width, expected=f"at least {max(lengths)}, the longest prompt"
         )
 
     def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-        padded = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+        padded = [list(row) + [0] * (width - len(row)) for row in rows]
         return np.asarray(padded, np.int64)
 
     prompts = Prompts(

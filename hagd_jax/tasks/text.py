@@ -160,7 +160,6 @@ def _prompts(
         _word_tokens(tokenizer, [t.distractor for t in rows]),
         vocab_size=tokenizer.vocab_size,
         group=[t.template for t in rows],
-        pad_id=tokenizer.eos_id or 0,
         width=width,
     )
 

@@ -53,6 +53,24 @@ class LossConfig:
             require_number(field, getattr(self, field), least=0)
 
 
+class Observed(struct.PyTreeNode):
+    """What the MLPs of a model read and write on N = B · T tokens, in normalised units.
+
+    Attributes:
+        x: (L, N, D) what features read.
+        y: (L, N, D) MLP outputs.
+        weight: (B, T) 1 for tokens that count, 0 for BOS and padding.
+        directions: v and J_MLP v at `some` tokens, (L, n, D) each; None without the Jacobian term.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array
+    directions: tuple[jax.Array, jax.Array] | None = None
+
+    __repr__ = one_line
+
+
 class Terms(struct.PyTreeNode):
     """What one batch says of a transcoder.
 
@@ -93,39 +111,34 @@ def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
 
 def terms(
     params: Params,
-    x: jax.Array,
-    y: jax.Array,
-    weight: jax.Array,
+    observed: Observed,
     dead: jax.Array | None,
-    directions: tuple[jax.Array, jax.Array] | None,
     *,
     config: TranscoderConfig,
     loss: LossConfig,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Terms:
-    """Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
+    """Compute Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
 
     The error of a token is divided by ‖y‖² / (most · D), where that is above 1.
 
     Args:
         params: The transcoder's.
-        x: (L, N, D) what features read.
-        y: (L, N, D) MLP outputs.
-        weight: (B, T) with N = B · T; 1 for tokens that count, 0 for BOS and padding.
+        observed: What it should imitate.
         dead: (L, F) bool, or None if no feature is.
-        directions: v and J_MLP v at `some` tokens, (L, n, D) each; needed for the Jacobian term.
         config: The transcoder.
         loss: Weights of the terms.
         mesh: Devices, or None.
 
     Returns:
-        The terms; `loss` is differentiable in `params`, `x` and `y`.
+        The terms; `loss` is differentiable in `params` and in x and y of `observed`.
     """
+    x, y, directions = observed.x, observed.y, observed.directions
     dead = dead if loss.dead else None
     make = _by_rows if by_rows(config, mesh) else _densely
-    looked = functools.partial(some, length=weight.shape[1], every=loss.jacobian_every)
+    looked = functools.partial(some, length=observed.weight.shape[1], every=loss.jacobian_every)
     found = make(params, x, dead, looked, directions, config, mesh)
-    weight = weight.reshape(-1)
+    weight = observed.weight.reshape(-1)
     tokens = jnp.maximum(weight.sum(), 1)
     share = 1 / jnp.maximum(jnp.mean(y**2, -1) / loss.most, 1)
 
