@@ -105,8 +105,7 @@ def repair(
 
     first, empty = measured(np.stack([now, np.zeros_like(now)]))
     losses, spent = [float(first)], 1
-    means = parts if config.mean else None
-    target = target_of(model, prompts, config.batch_size, means=means)
+    target = target_of(model, prompts, config.batch_size, means=parts if config.mean else None)
     for _ in range(config.rounds):
         slope = _slope_of(model, parts, target, now, config)
         enough = losses[-1] * (1 - config.least)
