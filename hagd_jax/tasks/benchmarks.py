@@ -40,11 +40,11 @@ _HUB = {
 
 
 class Skipped(Exception):
-    """Why a row is left out."""
+    """A row of a benchmark is left out for the reason given."""
 
 
 class Item(NamedTuple):
-    """One row of a benchmark.
+    """An item is one row of a benchmark.
 
     Attributes:
         group: Rows of one group share words, so they stay in one split.
