@@ -32,7 +32,7 @@ _Ends = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class NodePlaces(NamedTuple):
-    """Which node each is, in the order of `Nodes.flat`.
+    """A table gives kind, layer and index of each node, in the order of `Nodes.flat`.
 
     Attributes:
         kind: (N,) int8: `HEAD` or `FEATURE`.
@@ -48,7 +48,7 @@ class NodePlaces(NamedTuple):
 
     @classmethod
     def of(cls, space: Space) -> NodePlaces:
-        """The nodes of a space, on the host."""
+        """List the nodes of a space, on the host."""
         each = (space.heads, space.features)
         kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in each])
         index = np.concatenate([np.tile(np.arange(n), space.layers) for n in each])
@@ -56,7 +56,7 @@ class NodePlaces(NamedTuple):
 
 
 class NodeGraph(Graph):
-    """Every node of a circuit's space, and the strongest edges into each.
+    """A node graph holds all nodes of a space and the strongest edges into each.
 
     An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
     the counterfactual, everything between them being the residual stream (see `flow`). Attention
@@ -77,11 +77,11 @@ class NodeGraph(Graph):
 
     @property
     def nodes(self) -> NodePlaces:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
     def label(self, node: int) -> str:
-        """What a node is, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
+        """Describe a node, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
         node, table = require_index("node", node, self.count), self.nodes
         sign = "head " if table.kind[node] == HEAD else "#"
         return f"L{int(table.layer[node])} {sign}{int(table.index[node])}"
@@ -91,7 +91,7 @@ class NodeGraph(Graph):
 
     @property
     def scores(self) -> Scores:
-        """`score` as scores of `Nodes`."""
+        """Return `score` as scores of `Nodes`."""
         return Scores(Nodes.from_flat(self.space, self.score), self.seen)
 
 
@@ -106,7 +106,7 @@ def node_graph(
     metric: Metric = logit_difference,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> NodeGraph:
-    """Score every edge between nodes, or between those that matter, and keep the strongest.
+    """Score the edges between nodes, and keep the strongest into each.
 
     Args:
         model: The model.
