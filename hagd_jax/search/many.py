@@ -41,7 +41,7 @@ def search_many(
     dictionary: Source | None = None,
     seed: int = 0,
 ) -> dict[str, Searched]:
-    """Search circuits of several tasks in one program, without trees.
+    """Search circuits of several tasks in one program, without hierarchies.
 
     Each task has masks, noise and batches of its own, as `search_masks` would give it alone.
     Prompts are padded to one length, and repeated to one number.

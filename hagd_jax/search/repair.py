@@ -28,7 +28,7 @@ GRADIENT = 3
 
 
 class Repaired(NamedTuple):
-    """What repair came to.
+    """The result of a repair holds the circuit and its losses.
 
     Attributes:
         mask: The circuit, as a `Selection`.
@@ -57,7 +57,7 @@ def repair(
     *,
     dictionary: Parts | Source | None = None,
 ) -> Repaired:
-    """Swap members for others of the same number, by what is measured.
+    """Swap members of a circuit for other nodes while that lowers the measured loss.
 
     The gradient of the loss at the circuit itself proposes who leaves and who enters; first-order
     effects mislead, so every proposal is measured and the best is taken, until none helps, nor two
