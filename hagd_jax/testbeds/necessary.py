@@ -27,7 +27,7 @@ def necessary_edges(
     batch_size: int = 512,
     seeds: int = 3,
 ) -> Edges:
-    """Edges without which some answer changes.
+    """Find the edges whose ablation alone changes some answer.
 
     Args:
         model: The model.
@@ -73,7 +73,7 @@ def necessary_edges(
 
 
 def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
-    """Edges of a model written by hand along which its answers are made.
+    """Find the edges that a hand-written model needs for its answers.
 
     Of the edges that its weights have at all, those without which the metric of some prompt
     changes. Tests prove that they alone keep every metric, so they are a circuit, and the least.

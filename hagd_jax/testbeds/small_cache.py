@@ -35,7 +35,7 @@ def small_model(
     dtype: str | None = None,
     folder: str | Path | None = None,
 ) -> LanguageModel:
-    """What `train_small` gives, from the cache if it was trained before.
+    """Load the model that `train_small` returns from the cache, or train it.
 
     Args:
         algorithm: What to learn, such as `parity(10)`.

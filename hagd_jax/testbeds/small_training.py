@@ -32,7 +32,7 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class SmallTrainConfig:
-    """How the model looks and how it is trained.
+    """Configure a small model and its training.
 
     Attributes:
         n_layers: Blocks; 0 for as many as the algorithm needs.
@@ -78,7 +78,7 @@ def train_small(
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
-    """A transformer trained to compute an algorithm.
+    """Train a small transformer to compute an algorithm.
 
     It sees examples of the `train` part and stops by those of the select split; discover and
     test examples are never looked at. Same seed, configuration and machine, same model.
@@ -151,7 +151,7 @@ def train_modular(
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
-    """A transformer trained to add or multiply modulo p; see `train_small`.
+    """Train a transformer to add or multiply modulo p; see `train_small`.
 
     Args:
         p: The modulus.
@@ -172,7 +172,7 @@ def train_modular(
 
 
 def decoder_config(algorithm: Algorithm, config: SmallTrainConfig) -> DecoderConfig:
-    """The transformer that `train_small` trains.
+    """Configure the transformer that `train_small` trains.
 
     Args:
         algorithm: What it computes.

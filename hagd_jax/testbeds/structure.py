@@ -14,7 +14,7 @@ from hagd_jax.units import Edges, Nodes
 
 
 def program_edges(model: LanguageModel) -> Edges:
-    """Edges along which anything can flow to the logits.
+    """Find the edges along which information can flow to the logits.
 
     An edge is there if its writer's output and its reader's input share a direction, if what the
     reader does with it depends on it, and if the logits hear of the reader. Cutting any other edge
@@ -74,7 +74,7 @@ def program_edges(model: LanguageModel) -> Edges:
 
 
 def program_nodes(model: LanguageModel) -> Nodes:
-    """Heads and neurons from which anything can flow to the logits.
+    """Find the heads and neurons from which information can flow to the logits.
 
     Read from the logits backwards: a unit is there if it writes to a direction that the logits, or
     a unit that is there and comes later, read. Ablating any other unit changes nothing.
