@@ -11,7 +11,7 @@ from hagd_jax.models.config import DecoderConfig, RopeScaling
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """One published model.
+    """A preset describes one published model.
 
     Attributes:
         hub_id: Its repository on the Hugging Face hub.
@@ -26,7 +26,7 @@ class Preset:
 
 
 def preset(name: str) -> DecoderConfig:
-    """The configuration of a published model; nothing is downloaded.
+    """Return the configuration of a published model, downloading nothing.
 
     Args:
         name: One of `presets()`.
@@ -45,7 +45,7 @@ def preset(name: str) -> DecoderConfig:
 
 
 def presets() -> tuple[str, ...]:
-    """Names of all published models known here.
+    """List the names of all published models known here.
 
     Plain `llama-*` sizes are Llama 1; `llama-70b`, a size that exists since Llama 2 only, is
     Llama-2-70B.
@@ -54,7 +54,7 @@ def presets() -> tuple[str, ...]:
 
 
 def find(name: str) -> Preset:
-    """Look a preset up.
+    """Look up a preset.
 
     Raises:
         ConfigError: If there is no such name; close ones are listed.
