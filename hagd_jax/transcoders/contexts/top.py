@@ -32,7 +32,7 @@ from hagd_jax.transcoders.transcoder import Transcoder
 
 
 class Ranking(struct.PyTreeNode):
-    """The strongest contexts so far, and what was counted; layers lead.
+    """A ranking holds the strongest contexts so far, and counts of firing; layers lead.
 
     Attributes:
         value: (L, M, n) activations at their peaks, falling; 0 fills up.

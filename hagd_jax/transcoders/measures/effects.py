@@ -23,7 +23,7 @@ _CHUNK = 128
 
 
 class LogitEffects(NamedTuple):
-    """Output tokens that features write for and against most, see `logit_effects`.
+    """Logit effects list the output tokens that features raise and lower most.
 
     Attributes:
         tokens: (M, 2k) int32: the k most raised, most first, then the k most lowered, most first.
@@ -45,7 +45,7 @@ def logit_effects(
     count: int = 8,
     gain: float = 1.0,
 ) -> dict[int, LogitEffects]:
-    """The output tokens that each feature raises and lowers most, by its direct effect.
+    """Find the output tokens that each feature raises and lowers most by its direct effect.
 
     A unit of feature f adds d = Σ W_dec^{l→l'} to the final stream, the sum over all layers it
     writes to; the logits move by W_U (γ ⊙ d) · gain, γ the weight of the final norm (a LayerNorm

@@ -22,7 +22,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms beside the reconstruction error.
+    """Configure the weights of the loss terms beside the reconstruction error.
 
     Attributes:
         sparsity: λ₂ of Σ_f f ‖W_dec f‖, for `relu` and `jump_relu`; top-k needs none.
@@ -54,7 +54,7 @@ class LossConfig:
 
 
 class Observed(struct.PyTreeNode):
-    """What the MLPs of a model read and write on N = B · T tokens, in normalised units.
+    """Observations are what MLPs read and write on N = B · T tokens, in normalised units.
 
     Attributes:
         x: (L, N, D) what features read.
@@ -72,7 +72,7 @@ class Observed(struct.PyTreeNode):
 
 
 class Terms(struct.PyTreeNode):
-    """What one batch says of a transcoder.
+    """Terms are the loss of one batch and what is measured beside it.
 
     Attributes:
         loss: () what is made small.
@@ -95,7 +95,7 @@ class Terms(struct.PyTreeNode):
 
 
 def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
-    """Whether a transcoder computes with lists of active features (`kernels/sparse.py`).
+    """Tell whether a transcoder computes with lists of active features (`kernels/sparse.py`).
 
     Where matrix units or GPUs do the dense products, those are faster; measured on CPU only.
     """
@@ -174,7 +174,7 @@ def terms(
 
 
 def some(values: jax.Array, *, length: int, every: int) -> jax.Array:
-    """One token in so many, at the same places of each sequence: (L, N, ...) → (L, n, ...).
+    """Select every n-th token, at the same positions of each sequence: (L, N, ...) → (L, n, ...).
 
     Args:
         values: N tokens of sequences of equal length.

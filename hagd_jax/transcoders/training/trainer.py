@@ -146,7 +146,7 @@ def _begin(setup: Setup, batches: Batches, run: Run | None) -> tuple[int, TrainS
 
 
 def watch_at(points: list[int], then: Callable[[int, Transcoder], None]) -> Watch:
-    """A `watch` that looks only when a number of tokens is first reached.
+    """Make a `watch` that is called only when a number of tokens is first reached.
 
     Args:
         points: Numbers of tokens.
