@@ -25,7 +25,7 @@ from hagd_jax.graphs.graph import (
 
 
 class GraphScores(NamedTuple):
-    """How much of a prompt a graph explains.
+    """The two scores tell how much of a prompt a graph explains.
 
     Attributes:
         replacement: I_emb / (I_emb + I_err): of the influence that ends somewhere, the share that
@@ -39,7 +39,7 @@ class GraphScores(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What is kept of a graph.
+    """A pruning marks the nodes and edges of a graph that are kept.
 
     Attributes:
         nodes: (N,) bool.
@@ -55,7 +55,7 @@ class Pruned(NamedTuple):
 
 
 def influence(graph: AttributionGraph) -> np.ndarray:
-    """Influence of every node on the targets: I = wM + wM² + wM³ + ….
+    """Compute the influence of every node on the targets: I = wM + wM² + wM³ + ….
 
     The graph has no cycles, so the sum ends. Capped edges count where they go, as long as they
     come from errors and embeddings: what is folded of features is left out, as are features that
@@ -76,7 +76,7 @@ def influence(graph: AttributionGraph) -> np.ndarray:
 
 
 def graph_scores(graph: AttributionGraph) -> GraphScores:
-    """Replacement and completeness of a graph.
+    """Compute the replacement and completeness scores of a graph.
 
     Args:
         graph: The graph.
@@ -110,7 +110,7 @@ def graph_scores(graph: AttributionGraph) -> GraphScores:
 def prune(
     graph: AttributionGraph, *, node_threshold: float = 0.8, edge_threshold: float = 0.98
 ) -> Pruned:
-    """The nodes and edges that carry most of the influence.
+    """Select the nodes and edges that carry most of the influence.
 
     Nodes of the highest influence that have `node_threshold` of it together are kept, and all
     embeddings and logits. Influence is then taken again among them: edges that carry
@@ -155,7 +155,7 @@ def prune(
 
 
 def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
-    """The nodes and edges that are kept, as a graph of its own.
+    """Make a graph of the nodes and edges that are kept.
 
     Edges that are left out go into the sums of their receivers, as if they had been folded.
 
@@ -195,7 +195,7 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
 
 
 def require_kept(graph: AttributionGraph, kept: Pruned) -> None:
-    """Refuse what was kept of another graph.
+    """Refuse a selection made for another graph.
 
     Args:
         graph: The graph.

@@ -21,7 +21,7 @@ from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
-    """How the learner is trained.
+    """Configure how the learner is trained.
 
     Attributes:
         learner: How large it is.
@@ -52,7 +52,7 @@ class MetaConfig:
 
 
 class Example(NamedTuple):
-    """A graph whose circuit is known.
+    """An example is a graph whose circuit is known.
 
     Attributes:
         graph: From `describe`.
@@ -73,7 +73,7 @@ def train(
     *,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Learner:
-    """A learner of how members of circuits look.
+    """Train a learner to predict circuit membership from graphs with known circuits.
 
     The loss of a graph is the mean cross-entropy of its nodes, members and others weighing alike:
     once of the logits as they come, and once after the inner loop, through which it is

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk whose every tensor was checked by name, shape and dtype; nothing is read yet.
+    """A checkpoint is a model on disk whose tensors were checked but not read.
 
     Attributes:
         config: Its configuration.
@@ -59,7 +59,7 @@ def load(
     check_finite: bool = True,
     strict: bool = True,
 ) -> LanguageModel:
-    """Load a language model; the host holds no more than what is placed on it, and one slice.
+    """Load a language model; the host holds only its own shards and one slice.
 
     Where a configuration ties the unembedding to the embedding and the file stores another one,
     the stored one is used, as in transformers 5, and the log says so.

@@ -21,7 +21,7 @@ FILE = "validation.json"
 
 
 class Judged(NamedTuple):
-    """What was measured of the circuit on the test split.
+    """This holds what was measured of the circuit on the test split.
 
     Attributes:
         report: The verdict of the judge.

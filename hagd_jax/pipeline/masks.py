@@ -23,7 +23,7 @@ FILE = "search.npz"
 
 
 class Ranked(NamedTuple):
-    """The result of a search: by what nodes are kept at each size.
+    """The result of a search ranks the nodes at each size.
 
     Attributes:
         ranks: Size → scores of all nodes, of which a circuit of that size has the highest: their
@@ -35,36 +35,36 @@ class Ranked(NamedTuple):
     by: str
 
     def circuits(self) -> dict[int, Nodes]:
-        """Size → the nodes with the highest ranks."""
+        """Map each size to the nodes with the highest ranks."""
         return {size: top_nodes(row, size).mask for size, row in self.ranks.items()}
 
     __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split under the ablations of the search."""
+    """Record the discover split under the ablations of the search."""
     if keeps_top(context, left["score"].space):
         return Seen.nothing()
     return context.task.look("discover", ablation=shares(context.config.masks))
 
 
 def keeps_top(context: Context, space: Space) -> bool:
-    """Whether the nodes with the highest scores are the circuit, without a search."""
+    """Tell whether the nodes with the highest scores are the circuit, without a search."""
     return context.config.search == "top" or context.config.size(space.nodes) == space.nodes
 
 
 def circuit_sizes(context: Context, space: Space) -> list[int]:
-    """The size asked for and those of the curve, ascending."""
+    """List the requested size and those of the curve, ascending."""
     return sorted({*sizes_of(space.nodes), context.config.size(space.nodes)})
 
 
 def top_of(context: Context, scores: Scores) -> Ranked:
-    """The nodes with the highest scores, at all sizes."""
+    """Rank the nodes by their scores at all sizes."""
     return Ranked(dict.fromkeys(circuit_sizes(context, scores.values.space), scores), "top")
 
 
 def search(context: Context, left: Left) -> Ranked:
-    """Train masks from the prior down to the size asked for, since the last checkpoint."""
+    """Train masks from the prior down to the requested size, resuming at the last checkpoint."""
     scores, config, run = left["score"], context.config, context.run
     if keeps_top(context, scores.space):
         return top_of(context, scores)
@@ -92,14 +92,14 @@ def search(context: Context, left: Left) -> Ranked:
 
 
 def ranked(left: Left, sizes: list[int], rows: np.ndarray) -> Ranked:
-    """The result of masks, from (sizes, N) log-probabilities of being open."""
+    """Make the ranks from (sizes, N) log-probabilities of being open."""
     scores = left["score"].after(left.seen)
     pairs = zip(sizes, rows, strict=True)
     return Ranked({size: scores.like(np.asarray(row)) for size, row in pairs}, "masks")
 
 
 def odds(ranks: Scores) -> Nodes:
-    """Log-probabilities as logits, which are easier to read near 1."""
+    """Convert log-probabilities to logits, which are easier to read near 1."""
     chance = np.minimum(ranks.flat(), -1e-7)
     return ranks.like(chance - np.log(-np.expm1(chance))).values
 
@@ -112,7 +112,7 @@ def keep(run: RunFolder, found: Ranked) -> None:
 
 
 def kept(context: Context, left: Left) -> Ranked | None:
-    """The ranks that the run holds."""
+    """Read the ranks that the run's folder holds."""
     space = left["score"].space
     if context.run is None or keeps_top(context, space):
         return None

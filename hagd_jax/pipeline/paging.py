@@ -8,7 +8,7 @@ from hagd_jax.report import Report
 
 
 def write_page(context: Context, left: Left) -> Report:
-    """Write the page of the run.
+    """Write the HTML page of the run.
 
     Returns:
         The report that the page shows.

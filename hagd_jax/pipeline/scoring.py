@@ -19,7 +19,7 @@ FILE = "scores.npz"
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split, and its counterfactuals."""
+    """Record the discover split and its counterfactuals."""
     return context.task.look("discover", ablation="counterfactual")
 
 
@@ -58,7 +58,7 @@ def keep(run: RunFolder, scores: Scores) -> None:
 
 
 def kept(context: Context, left: Left) -> Scores | None:
-    """The scores that the run holds."""
+    """Read the scores that the run's folder holds."""
     space = left["features"].nodes.space
     found = context.run.kept(FILE, scores=(space.nodes,)) if context.run else None
     if found is None:

@@ -92,7 +92,7 @@ STEPS = "steps"
 
 
 def require_stage(name: str, flag: str) -> str:
-    """The name of a stage.
+    """Refuse a name that is not a stage.
 
     Args:
         name: As a user typed it.
@@ -111,7 +111,7 @@ def require_stage(name: str, flag: str) -> str:
 
 
 def files_from(first: str) -> tuple[str, ...]:
-    """The files and folders that a stage and those after it leave in a run's folder.
+    """List the files and folders that a stage and those after it write.
 
     Example:
         >>> files_from("judge")
@@ -123,7 +123,7 @@ def files_from(first: str) -> tuple[str, ...]:
 
 
 def fields_from(first: str) -> tuple[str, ...]:
-    """The fields of `ExtractConfig` that a stage or one after it is the first to read.
+    """List the fields of `ExtractConfig` that a stage or a later one is the first to read.
 
     They may change when the stage is done again, the others must stay as they were.
 

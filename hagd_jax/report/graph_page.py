@@ -61,7 +61,10 @@ def graph_page(
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("graph.html").write_text(graph_page(graph), encoding="utf-8")
+        >>> import pathlib
+        >>> from hagd_jax.graphs import attribute
+        >>> graph = attribute(hagd.testbeds.hand_built()[0].model, None, [0, 1, 4], targets=5)
+        >>> written = pathlib.Path("graph.html").write_text(graph_page(graph), encoding="utf-8")
     """
     found = graph_scores(graph)
     shown = graph_data(graph, most_nodes=most_nodes, supernodes=supernodes)

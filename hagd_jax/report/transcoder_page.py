@@ -148,7 +148,16 @@ def transcoder_page(
         InputError: If a feature that was asked for has no contexts.
 
     Example:
-        >>> pathlib.Path("report.html").write_text(transcoder_page(report), encoding="utf-8")
+        >>> import pathlib
+        >>> from hagd_jax import transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))
+        >>> corpus = hagd.corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> found = transcoders.measure(transcoder, model, corpus.held_out_batches(1))
+        >>> report = TranscoderReport("features", model.name, config, found)
+        >>> page = transcoder_page(report)
+        >>> written = pathlib.Path("page.html").write_text(page, encoding="utf-8")
     """
     evaluation, found = report.evaluation, report.contexts
     figures = learning_plots(report.points) | layer_plots(evaluation)

@@ -17,7 +17,7 @@ from hagd_jax.tasks.prompts import Prompts
 def require_run(
     model: Any, prompts: Any, config: Any, *kinds: type, tree: Any = None, seed: Any = 0
 ) -> None:
-    """Refuse arguments of another class than they should have.
+    """Refuse arguments of the wrong class.
 
     Args:
         model: The model.
@@ -61,7 +61,7 @@ def require_sizes(sizes: Any, total: int) -> list[int]:
 
 
 def require_tree(tree: Tree, count: int) -> None:
-    """Refuse a tree of another number of nodes.
+    """Refuse a tree over another number of nodes.
 
     Raises:
         InputError: If it has one.

@@ -30,7 +30,7 @@ def measured_losses(
     dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> np.ndarray:
-    """Measure the loss that a search makes small, of circuits, over all prompts.
+    """Measure the search's loss of each circuit over all prompts.
 
     KL(model ‖ circuit) of the next token plus the weighted squared relative error of the metric.
 
@@ -81,7 +81,7 @@ def measured_losses(
 
 
 def is_found(loss: float, empty: float) -> bool:
-    """Whether a circuit is one: it takes away 5% of the empty circuit's loss or more.
+    """Tell whether a circuit removes at least 5% of the empty circuit's loss.
 
     Args:
         loss: Of the circuit, see `measured_losses`.
@@ -105,7 +105,7 @@ def require_found(
     *,
     mend: str = "Search longer, for a larger circuit, from other scores or with several restarts.",
 ) -> None:
-    """Refuse the result of a search that found nothing.
+    """Refuse the result of a search that found no circuit.
 
     Args:
         loss: Of the circuit, see `measured_losses`.

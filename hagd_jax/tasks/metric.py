@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def divergence(model: jax.Array, other: jax.Array) -> jax.Array:
-    """KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
+    """Compute KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
     target = jax.nn.log_softmax(model)
     return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(other)), -1)
 
 
 def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
-    """The logits where answers are read.
+    """Select the logits at the positions where answers are read.
 
     Args:
         logits: (R, T, V) from `models.forward`.
@@ -50,7 +50,7 @@ def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
 
 
 def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
-    """How much more the model favours the answer: logit(answer) − logit(distractor).
+    """Compute logit(answer) − logit(distractor) of each prompt.
 
     Where several tokens are right or wrong it is the log-odds of being right,
     log Σ exp(logits of answers) − log Σ exp(logits of distractors). Of `Choices` it is their own.
@@ -72,7 +72,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
 
 
 def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
-    """Whether each answer wins; a tie or a NaN is not a win.
+    """Tell for each prompt whether the answer wins; a tie or a NaN is not a win.
 
     Args:
         logits: (N, T, V) from `models.forward`.
@@ -96,7 +96,7 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
 
 
 def log_sum(at: jax.Array, tokens: Any) -> jax.Array:
-    """(N,) log Σ exp of the logits of the tokens of each row; of one token, its logit."""
+    """Compute (N,) log Σ exp of the logits of each row's tokens."""
     tokens = jnp.asarray(tokens)
     if tokens.ndim == 1:
         return jnp.take_along_axis(at, tokens[:, None], axis=1)[:, 0]
@@ -105,6 +105,6 @@ def log_sum(at: jax.Array, tokens: Any) -> jax.Array:
 
 
 def columns(tokens: Any) -> jax.Array:
-    """(N, A), also of a single column."""
+    """View tokens as (N, A), also where each row has a single one."""
     tokens = jnp.asarray(tokens)
     return tokens[:, None] if tokens.ndim == 1 else tokens

@@ -71,7 +71,7 @@ BENCHMARKS = tuple(benchmarks.READERS)
 
 
 def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
-    """What a small model learns for a task, of the usual size.
+    """Return the algorithm that a small model learns for a task, of the usual size.
 
     Args:
         name: One of `names()`.
@@ -89,7 +89,7 @@ def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
 
 
 def algorithm_of(name: str, model: LanguageModel) -> Algorithm | None:
-    """What a small model computes, if a task is for small models.
+    """Find the algorithm that a small model computes for a task, if the task has one.
 
     Args:
         name: One of `names()`.
@@ -108,7 +108,7 @@ def algorithm_of(name: str, model: LanguageModel) -> Algorithm | None:
 
 
 def names() -> tuple[str, ...]:
-    """The tasks there are.
+    """List the names of all tasks.
 
     Example:
         >>> names()[:3]
@@ -118,7 +118,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> str:
-    """The task that a name means; hyphens count as underscores.
+    """Find a task's name; hyphens count as underscores.
 
     Args:
         name: As a user typed it. Benchmarks may name a file: `winogrande:dev.jsonl`.
@@ -149,7 +149,7 @@ def find(name: str) -> str:
 
 
 def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """A task, in the tokens of a model.
+    """Make a task by name, in the tokens of a model.
 
     Args:
         name: One of `names()`; `winogrande:FILE` and `hellaswag:FILE` read a JSONL file.

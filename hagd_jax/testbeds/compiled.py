@@ -29,7 +29,7 @@ _OFF = 0.05
 
 
 class Program(NamedTuple):
-    """A program, and what it runs on.
+    """A program is a RASP expression with its input vocabulary.
 
     Attributes:
         name: Of the program.
@@ -47,7 +47,7 @@ class Program(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A compiled program.
+    """A compiled program is a model with the meaning of its directions.
 
     Attributes:
         program: It.
@@ -72,7 +72,7 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program: Program) -> Compiled:
-    """Compile a program into our decoder, and prove it right.
+    """Compile a program into our decoder, and verify it on every input.
 
     Every input of every length from 1 to the program's is run through the model and compared with
     what the program itself says: the output direction of a numerical program is the value to within
@@ -91,9 +91,9 @@ def compile_program(program: Program) -> Compiled:
             compile, or if the compiled model says something else on some input.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> found.model.config.n_layers
-        4
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> compile_program(PROGRAMS["first"]).model.config.n_layers
+        1
     """
     _require(program)
     t = tracr()
@@ -138,7 +138,7 @@ def compile_program(program: Program) -> Compiled:
 def compiled_prompts(
     compiled: Compiled, length: int | None = None, *, position: int | None = None, seed: int = 0
 ) -> Prompts:
-    """Every input of one length, asked at every position at which the program has a value.
+    """Make prompts of every input of one length at every position that has a value.
 
     Args:
         compiled: The program.
@@ -155,7 +155,8 @@ def compiled_prompts(
         InputError: If the program was not compiled for this length, or says nothing there.
 
     Example:
-        >>> found = compile_program(PROGRAMS["hist"])
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> found = compile_program(PROGRAMS["first"])
         >>> len(compiled_prompts(found, 3)), len(compiled_prompts(found, 3, position=1))
         (81, 27)
     """

@@ -100,7 +100,7 @@ def _program(program: Program) -> Case:
 
 
 def known_names() -> tuple[str, ...]:
-    """Names of all models whose circuit is known; none is made for it.
+    """List the names of all models whose circuit is known, without making them.
 
     Example:
         >>> known_names()[0]
@@ -110,7 +110,7 @@ def known_names() -> tuple[str, ...]:
 
 
 def known_cases(names: Iterable[str] | None = None) -> Iterator[Case]:
-    """Models whose circuit is known.
+    """Make the models whose circuit is known.
 
     Args:
         names: Some of `known_names()`; all of them if None.
@@ -147,7 +147,7 @@ def _hidden(case: Case, seed: int) -> Case:
 
 
 def compiled_case(compiled: Compiled, length: int | None = None, count: int = PROMPTS) -> Case:
-    """A compiled program as a case, its circuit read off its variables.
+    """Make a case of a compiled program, reading its circuit off its variables.
 
     A unit carries the program if something can flow from it to the logits along the labelled
     directions of the stream (`program_nodes`), and if what it writes differs between inputs of this
@@ -166,6 +166,7 @@ def compiled_case(compiled: Compiled, length: int | None = None, count: int = PR
         InputError: If no unit differs between inputs.
 
     Example:
+        >>> from hagd_jax.testbeds import PROGRAMS
         >>> case = compiled_case(compile_program(PROGRAMS["first"]))
         >>> sorted(case.truth["mean"])
         [Node(kind='head', layer=0, index=0)]

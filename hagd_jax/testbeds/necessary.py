@@ -27,7 +27,7 @@ def necessary_edges(
     batch_size: int = 512,
     seeds: int = 3,
 ) -> Edges:
-    """Edges without which some answer changes.
+    """Find the edges whose ablation alone changes some answer.
 
     Args:
         model: The model.
@@ -43,10 +43,9 @@ def necessary_edges(
         `Edges` of bool.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> prompts = [compiled_prompts(found, length) for length in (1, 2, 3, 4)]
-        >>> int(necessary_edges(found.model, prompts, "zero").count())
-        10
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> int(necessary_edges(case.model, [case.prompts], "zero").count())
+        9
     """
     parts = components(model)
     there = parts.space
@@ -72,7 +71,7 @@ def necessary_edges(
 
 
 def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
-    """Edges of a model written by hand along which its answers are made.
+    """Find the edges that a hand-written model needs for its answers.
 
     Of the edges that its weights have at all, those without which the metric of some prompt
     changes. Tests prove that they alone keep every metric, so they are a circuit, and the least.
@@ -86,6 +85,8 @@ def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
         `Edges` of bool.
 
     Example:
+        >>> from hagd_jax.causal import named_edges
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> named_edges(case.model.config, true_edges(case, "counterfactual"))[0]
         Edge(writer='embed', reader='head 0.0', input='k')
     """

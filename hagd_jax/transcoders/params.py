@@ -18,7 +18,7 @@ Params = dict[str, Any]
 
 
 def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
-    """Every parameter of a transcoder.
+    """List every parameter of a transcoder with its shape and axes.
 
     Args:
         config: The transcoder.

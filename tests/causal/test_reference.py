@@ -30,6 +30,13 @@ def prompts_of(lengths, seed=0, group=None, **options):
                         **options)  # fmt: skip
 
 
+def padded_with(token, prompts):
+    """The same prompts with another token on their padding."""
+    padding = np.arange(prompts.clean.shape[1]) >= prompts.length[:, None]
+    sides = {"clean": prompts.clean, "corrupted": prompts.corrupted}
+    return prompts.replace(**{name: np.where(padding, token, at) for name, at in sides.items()})
+
+
 def measured(prompts, ablation="mean", **options):
     ablation = Ablation(ablation, **options)
     return behaviour(MODEL, prompts, some_masks(), ablation=ablation, batch_size=8)
@@ -58,10 +65,14 @@ def test_what_stands_at_padding_does_not_matter(ablation):
     """Prompts of 3 and 6 tokens; on the padding stands one token, another, or none at all."""
     lengths = [3, 6] * 5
     several = [
-        measured(prompts_of(lengths, 3, pad_id=pad, width=width), ablation,
-                 reference=prompts_of([6, 3, 2] * 4, 4, pad_id=pad, width=wide), seed=2)
-        for pad, width, wide in ((0, 6, 6), (7, 6, 8), (7, 8, 6))
-    ]  # fmt: skip
+        measured(
+            padded_with(token, prompts_of(lengths, 3, width=width)),
+            ablation,
+            reference=padded_with(token, prompts_of([6, 3, 2] * 4, 4, width=wide)),
+            seed=2,
+        )
+        for token, width, wide in ((0, 6, 6), (7, 6, 8), (7, 8, 6))
+    ]
     for other in several[1:]:
         np.testing.assert_allclose(other.metric, several[0].metric, atol=1e-5)
     assert np.ptp(several[0].metric) > 0.1

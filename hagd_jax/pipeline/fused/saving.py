@@ -28,17 +28,17 @@ APART = 10**9
 
 
 class Nothing:
-    """Turns that are short enough to be taken again."""
+    """Turns short enough to be repeated need no saving."""
 
     def begin(self, done: int) -> None:
-        """Before the first turn that is left."""
+        """Do nothing before the first remaining turn."""
 
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
-        """After turn number `number`, counted from 1."""
+        """Do nothing after a turn."""
 
 
 class Saving(Nothing):
-    """The turns of a stage: their numbers are logged, and the state is saved by the clock.
+    """The turns of a stage are logged, and its state is saved at intervals of time.
 
     Args:
         context: The inputs of the stage.
@@ -52,12 +52,12 @@ class Saving(Nothing):
         self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
-        """Forget log lines that are written again."""
+        """Drop log lines that will be written again."""
         if self.context.run is not None:
             self.context.run.rewind(self.stage, done)
 
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
-        """Log, report and save."""
+        """Log, report and save after a turn."""
         run, last = self.context.run, number == self.total
         if run is not None and (last or number % _LOGGED == 0):
             run.log(self.stage, step=number, part=turn.part, **numbers(said))
@@ -72,7 +72,7 @@ class Saving(Nothing):
 
 
 class Learning(Nothing):
-    """The turns that learn a transcoder, kept as `transcoders.train` keeps its own.
+    """The turns that train a transcoder are saved as `transcoders.train` saves its own.
 
     Args:
         context: The inputs of the stage.
@@ -90,7 +90,7 @@ class Learning(Nothing):
         self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
-        """Forget log lines that are written again."""
+        """Drop log lines that will be written again."""
         if self.own is not None:
             self.own.rewind("transcoder", max(done - self.ahead, 0))
 
@@ -124,17 +124,17 @@ class Learning(Nothing):
 
 
 def numbers(said: Mapping[str, jax.Array]) -> dict[str, float]:
-    """The numbers that the part that acted has said."""
+    """Read the metrics of the part that acted."""
     return {name: float(value) for name, value in said.items() if float(value)}
 
 
 def position_file(step: int) -> str:
-    """The file of the position in the data after a training step."""
+    """Return the file of the data position after a training step."""
     return f"positions/{step}.json"
 
 
 def position(own: RunFolder, step: int) -> dict[str, Any]:
-    """The position in the data after a training step.
+    """Read the data position after a training step.
 
     Raises:
         CheckpointError: If it was not kept.

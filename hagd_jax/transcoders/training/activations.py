@@ -22,7 +22,7 @@ from hagd_jax.transcoders.training.state import TrainingError
 def moments(
     model: LanguageModel, tokens: jax.Array, weight: jax.Array, *, config: TranscoderConfig
 ) -> Moments:
-    """Sums from one batch, to normalise by.
+    """Sum a batch's activations and their squares for normalisation.
 
     Args:
         model: Whose activations.
@@ -39,7 +39,7 @@ def moments(
 def activations(
     model: LanguageModel, tokens: jax.Array, config: TranscoderConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """What features read and what MLPs write, of all layers in one pass.
+    """Compute what features read and what MLPs write, for all layers in one pass.
 
     Args:
         model: The model.
@@ -59,7 +59,7 @@ def activations(
 def estimate(
     model: LanguageModel, batches: Iterable[Any], config: TranscoderConfig
 ) -> Normalisation:
-    """Means and scales of a model's activations, from some batches of text.
+    """Estimate means and scales of a model's activations from some batches of text.
 
     Args:
         model: The model, without tokenizer and name (`model.bare()`), on any mesh.

@@ -23,7 +23,7 @@ from hagd_jax.transcoders.training.state import Metrics, TrainingError, TrainSta
 
 
 class Clock:
-    """What happens now and then: metrics a step late, checkpoints by the clock."""
+    """A clock triggers what happens at intervals: metrics a step late, and checkpoints."""
 
     def __init__(self, setup: Setup, run: Run | None, save_every: float):
         self.setup, self.run = setup, run
@@ -39,7 +39,7 @@ class Clock:
         batches: Batches,
         report: Callable[[], None] | None,
     ) -> None:
-        """After step number `done`, of which `report` tells."""
+        """Log and save after step number `done`, where due; `report` tells of it."""
         self.first = self.first or done - 1
         # The step before is done by now, so that reading it does not hold this one up.
         self._report()
@@ -102,7 +102,7 @@ class Clock:
 
 
 def summary(metrics: Metrics) -> dict[str, Any]:
-    """A step's metrics as plain numbers, for a log.
+    """Convert a step's metrics to plain numbers, for a log.
 
     Args:
         metrics: From `step`.
@@ -127,7 +127,7 @@ def _position(run: Run, step: int) -> Path:
 
 
 def read_position(run: Run, step: int) -> dict[str, Any]:
-    """Where in the data a checkpoint was taken.
+    """Read the data position of a checkpoint.
 
     Args:
         run: The run.

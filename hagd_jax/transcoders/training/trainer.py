@@ -72,8 +72,12 @@ def train(
             last good one is kept.
 
     Example:
-        >>> corpus = open_corpus("books/*.txt", model)
-        >>> transcoder = train(model, corpus, TrainConfig(features="8x", k=32))
+        >>> from hagd_jax import corpus
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> config = TrainConfig(features="2x", k=4, tokens=2, batch_size=1, estimate=1)
+        >>> train(model, text, config).config.n_features
+        24
     """
     require_is("model", model, LanguageModel)
     require_is("corpus", corpus, Corpus)
@@ -144,7 +148,7 @@ def _begin(setup: Setup, batches: Batches, run: Run | None) -> tuple[int, TrainS
 
 
 def watch_at(points: list[int], then: Callable[[int, Transcoder], None]) -> Watch:
-    """A `watch` that looks only when a number of tokens is first reached.
+    """Make a `watch` that is called only when a number of tokens is first reached.
 
     Args:
         points: Numbers of tokens.
