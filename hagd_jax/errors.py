@@ -56,6 +56,10 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
+class TrainingError(HagdError, ArithmeticError):
+    """Training met NaN or infinity; what it had learnt before is kept."""
+
+
 class NoCircuitError(HagdError, RuntimeError):
     """A search ended without a circuit: what it found does no more than the empty circuit."""
 
