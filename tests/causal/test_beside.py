@@ -45,6 +45,18 @@ def test_with_enough_of_them_the_same_claims_are_decided():
     assert control(runs).verdict == "fails"
 
 
+@pytest.mark.parametrize(("prompts", "verdict"), [(8, None), (24, None), (48, None), (64, "holds")])
+def test_independence_is_not_claimed_for_lack_of_prompts(prompts, verdict):
+    """Two that have nothing to do with each other; a correlation of .5 would show from 64 on."""
+    model, rest = MODEL[:prompts], OTHER[:prompts]
+    claim = independent(made_up((model, rest, model, rest), (0, 2, 0, 2), count=prompts))
+    assert claim.p_value > 0.05
+    assert claim.verdict == (verdict or "not enough data")
+    # Dependence that shows needs no more prompts.
+    same = independent(made_up((model, -model, model, -model), (0, 2, 0, 2), count=prompts))
+    assert same.verdict == "fails"
+
+
 def test_a_task_on_which_nothing_depends_does_not_show_specificity():
     own, nothing = changed_on(COUNT), changed_on(0)
     needed, spared = changed_on(COUNT), made_up((MODEL, 0, MODEL, MODEL), (0, 2, 2, 0), count=COUNT)
