@@ -63,6 +63,10 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+class TrainingError(HagdError, ArithmeticError):
+    """Training met NaN or infinity; what it had learnt before is kept."""
+
+
 class NoCircuitError(HagdError, RuntimeError):
     """A search ended without a circuit: what it found does no more than the empty circuit."""
 

@@ -38,11 +38,6 @@ def causal_calls(tmp):
         ),
         "permutation_p": (causal.permutation_p, {"observed": 1.0, "null": FACTS}),
         "sizes_of": (causal.sizes_of, {"total": 20}),
-        "group_means": (
-            causal.group_means,
-            {"model": model(), "parts": units.neurons(model()), "prompts": prompts(),
-             "batch_size": 2},
-        ),
         "named_edges": (
             causal.named_edges, {"config": CONFIG, "edges": units.Edges.existing(CONFIG)}
         ),

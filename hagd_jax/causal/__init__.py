@@ -18,7 +18,6 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
-from hagd_jax.causal.reference import group_means
 from hagd_jax.causal.validate import ValidateConfig, validate
 from hagd_jax.causal.verdict import ValidationReport
 
@@ -46,7 +45,6 @@ __all__ = [
     "behaviour",
     "curve_areas",
     "faithfulness",
-    "group_means",
     "kept_accuracy",
     "load_circuit",
     "named_edges",

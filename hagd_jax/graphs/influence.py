@@ -144,7 +144,7 @@ def prune(
     matrix = _matrix(size, receivers, senders, len(kind), np.bincount(receivers, size, len(kind)))
     reach = _influence(matrix, weight) + weight
     mass = np.bincount(receivers, size, len(kind))
-    carried = size / np.maximum(mass, 1e-10)[receivers] * reach[receivers]
+    carried = size / _divisor(mass)[receivers] * reach[receivers]
     edges = (carried >= _threshold(carried, edge_threshold)) & among
     nodes, edges = _connected(nodes, edges, senders, receivers, kind)
     order = np.argsort(-found, kind="stable")
@@ -240,14 +240,19 @@ def _folded_shares(graph: AttributionGraph) -> np.ndarray:
     folded = np.asarray(graph.nodes.folded, np.float64)
     size = np.abs(graph.weights.astype(np.float64))
     mass = np.bincount(graph.receivers, size, len(folded)) + folded.sum(1)
-    return folded / np.maximum(mass, 1e-10)[:, None]
+    return folded / _divisor(mass)[:, None]
 
 
 def _matrix(
     size: np.ndarray, receivers: np.ndarray, senders: np.ndarray, count: int, mass: np.ndarray
 ) -> sparse.csr_matrix:
-    share = size / np.maximum(mass, 1e-10)[receivers]
+    share = size / _divisor(mass)[receivers]
     return sparse.csr_matrix((share, (receivers, senders)), shape=(count, count))
+
+
+def _divisor(mass: np.ndarray) -> np.ndarray:
+    """The mass, or 1 where nothing comes in: shares must not depend on the unit of the edges."""
+    return np.where(mass > 0, mass, 1.0)
 
 
 def _influence(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:

@@ -228,7 +228,7 @@ def update(
     asked: tuple[jax.Array, jax.Array],
     config: MaskConfig,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
-    """Take one step of Adam on the logits.
+    """Take one step of Adam on the logits; of a batch that is not finite nothing is kept.
 
     Args:
         model: The model.
@@ -256,7 +256,14 @@ def update(
 
     (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
     updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
-    logits: Any = optax.apply_updates(state.logits, updates)
+    # A batch on which a masked model overflows would stay in the logits and in Adam's means for
+    # good; the schedule goes on, and the next batch is another one.
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+    logits, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (optax.apply_updates(state.logits, updates), opt_state),
+        (state.logits, state.opt_state),
+    )
     after = state.replace(logits=logits, opt_state=opt_state, key=key, step=state.step + 1)
     kept = _kept(state, logits, search.sizes, size)
     return after.replace(kept=kept), metrics | {"loss": value, "size": size}

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
+from hagd_jax.search.checks import require_spoken
 from hagd_jax.search.parts import masks
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.prompts import Prompts
@@ -63,6 +65,9 @@ def target_of(
 
     Returns:
         What it does.
+
+    Raises:
+        InputError: If it says NaN or infinity on a prompt: no circuit could be near that.
     """
     sums = places = None
     if means is not None:
@@ -71,6 +76,7 @@ def target_of(
     rows = batch_rows(len(prompts), batch_size, model.mesh)
     parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
     at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
+    require_spoken(np.asarray(jnp.isnan(at).any((1, 2, 3)) | ~jnp.isfinite(metric)))
     return Target(jax.tree.map(jnp.asarray, prompts), at, metric, sums, places)
 
 

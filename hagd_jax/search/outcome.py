@@ -9,7 +9,7 @@ import numpy as np
 from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.checks import require_run
+from hagd_jax.search.checks import require_run, require_spoken
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.parts import Given, read, unflat
 from hagd_jax.tasks.prompts import Prompts
@@ -47,7 +47,8 @@ def measured_losses(
         (K,) float64 losses.
 
     Raises:
-        InputError: If there is no circuit, or circuits or prompts do not fit the model.
+        InputError: If there is no circuit, or circuits or prompts do not fit the model, or the
+            model says NaN or infinity on a prompt.
         ConfigError: If the ablation does not exist.
 
     Example:
@@ -74,6 +75,7 @@ def measured_losses(
             batch_size=config.batch_size, with_model=True,
         )  # fmt: skip
         whole = np.asarray(found.metric[0], np.float64)
+        require_spoken(~np.isfinite(whole))
         scale = whole.mean() if abs(whole.mean()) > 1e-3 else 1.0
         off = (((found.metric[1:] - whole) / scale) ** 2).mean(1)
         total += share * (np.asarray(found.kl[1:], np.float64).mean(1) + config.metric * off)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, TrainingError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, forward, init
 from hagd_jax.parallel import constrain
 from hagd_jax.tasks import modular
@@ -97,6 +98,7 @@ def train_small(
 
     Raises:
         InputError: If there are no examples to train on.
+        TrainingError: If the loss is not finite.
 
     Example:
         >>> from hagd_jax.tasks.algorithms import parity
@@ -134,6 +136,12 @@ def train_small(
             model, opt_state, keys, rows, select, rates, batch_size=batch_size, scored=scored
         )  # fmt: skip
         metrics = {name: float(value) for name, value in metrics.items()}
+        # The mean of all losses since the last check: weights that overflowed once stay so.
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(
+                f"step {step + config.check_every}", got="NaN or infinity",
+                expected="finite numbers", mend="Try a smaller learning_rate.",
+            )  # fmt: skip
         if on_step is not None:
             on_step(step + config.check_every, config.steps, metrics)
         reached = reached + 1 if metrics["select_accuracy"] >= config.target else 0

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.causal.partners import partners
-from hagd_jax.causal.reference import LEAST, group_means, others_of
+from hagd_jax.causal.reference import LEAST, others_of
 from hagd_jax.errors import InputError
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks import make_prompts
-from hagd_jax.units import Nodes, neurons
+from hagd_jax.units import Nodes
 from tests.causal.plain import CONFIG, SPACE
 from tests.causal.test_ablation import one_by_one, some_masks
 from tests.models.noise import noisy
@@ -103,9 +103,6 @@ def test_prompts_alone_in_their_groups_are_no_reference_of_themselves():
     prompts = prompts_of([4] * 10, 7, [str(i) for i in range(10)])
     found = behaviour(MODEL, prompts, [EMPTY], ablation="mean", batch_size=16)
     assert found.kl.min() > 1e-3
-    made, means = group_means(MODEL, neurons(MODEL), prompts, 16)
-    assert (made.group == 0).all()
-    assert means["neuron"].shape[1] == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, TrainingError
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.state import State
 from hagd_jax.pipeline.fused.turns import Turn
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.transcoders.training.state import TrainingError
 
 # Steps between lines of the log.
 _LOGGED = 10

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, TrainingError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import to_global
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.training.normalise import Moments, Normalisation
-from hagd_jax.transcoders.training.state import TrainingError
 
 
 @functools.partial(jax.jit, static_argnames=("config",))

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, TrainingError
 from hagd_jax.files import write_atomic
 from hagd_jax.parallel import Pace, is_main, sync
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.setup import Run, Setup
-from hagd_jax.transcoders.training.state import Metrics, TrainingError, TrainState
+from hagd_jax.transcoders.training.state import Metrics, TrainState
 
 
 class Clock:

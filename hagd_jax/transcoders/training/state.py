@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import HagdError
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.params import Params
@@ -18,10 +17,6 @@ from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.normalise import Normalisation, fold
 from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Transcoder, init
-
-
-class TrainingError(HagdError, ArithmeticError):
-    """Training met NaN or infinity; what it had learnt before is kept."""
 
 
 class TrainState(struct.PyTreeNode):
