@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import write_atomic, writing_to
 from hagd_jax.parallel import agree, is_main
-from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.run_folder import LOG, RunFolder, remove
 
-_ALWAYS = ("config.json", "metrics.jsonl")
+_ALWAYS = ("config.json", LOG)
 # What a run that trains a transcoder leaves.
 TRAINING = (
     *("checkpoints", "positions", "transcoder", "evaluation.json", "contexts", "report.html"),
@@ -76,14 +75,14 @@ def _claim(
         old, new = _read(file), json.loads(json.dumps(config))
         differences = _differences(_fixed(old, free), _fixed(new, free))
         # Nothing was done yet: the first command may simply have been mistyped.
-        done = any((path / name).exists() for name in ("metrics.jsonl", *leaves))
+        done = any((path / name).exists() for name in (LOG, *leaves))
         if differences and done and not overwrite:
             raise CheckpointError(
                 str(path),
                 got="a run with another configuration: " + "; ".join(differences[:10]),
                 mend="Use another --out, or --overwrite to discard that run.",
             )
-        _remove(path, (*_ALWAYS, *leaves) if differences else forget)
+        remove(path, (*_ALWAYS, *leaves) if differences else forget)
     elif path.exists() and any(path.iterdir()):
         raise CheckpointError(
             str(path),
@@ -106,7 +105,7 @@ def _read(file: Path) -> dict[str, Any]:
     mend = "Remove the folder, or use another --out."
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(str(file), got=f"broken JSON ({error})", mend=mend) from error
     if not isinstance(found, dict):
         raise CheckpointError(str(file), got=type(found).__name__, expected="an object", mend=mend)
@@ -121,11 +120,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
         ]
     return [] if old == new else [f"{prefix[:-1]} was {old!r}, now {new!r}"]
-
-
-def _remove(path: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
-        else:
-            (path / name).unlink(missing_ok=True)
