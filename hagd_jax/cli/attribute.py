@@ -13,7 +13,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from hagd_jax import graphs, hierarchy, models, parallel, transcoders
+from hagd_jax import graphs, hierarchy, models, parallel, pipeline, transcoders
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
@@ -39,6 +39,7 @@ class Attribute:
         contexts: Folder with the features' top contexts; that of the transcoder's run by default.
         supernodes: How many groups of features the page shows, at most; 0 for none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         dtype: Of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
         config: What the graph holds.
@@ -52,6 +53,7 @@ class Attribute:
     contexts: Path | None = None
     supernodes: int = 24
     out: Path = Path("runs/attribute")
+    wait: bool = False
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
@@ -69,6 +71,7 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     """
     require_writable(command.out)
     session = Session(command.devices, line)
+    lock = pipeline.only_writer(command.out, wait=command.wait)
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
     with bars() as progress:
@@ -96,6 +99,7 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         write_atomic(command.out / "report.html", page)
         rich.print(graph_table(graph))
         rich.print(f"Look at it: {escape(str(command.out / 'report.html'))}")
+    del lock
     return graph
 
 

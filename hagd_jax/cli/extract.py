@@ -37,6 +37,7 @@ class Extract:
         begin: The first stage to do again. Settings that only this stage and later ones read may
             have changed; results of earlier stages are taken from the run.
         modulus: Modulus of modular arithmetic, when the model is trained here.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         dtype: Dtype of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
         config: Size, features, scoring, search and judging.
@@ -49,6 +50,7 @@ class Extract:
     until: Annotated[str, tyro.conf.arg(metavar=_STAGE)] = NAMES[-1]
     begin: Annotated[str | None, tyro.conf.arg(name="from", metavar=_STAGE)] = None
     modulus: int = 53
+    wait: bool = False
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
@@ -69,12 +71,14 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
     out = command.out or Path("runs") / name.partition(":")[0]
     require_writable(out)
     session = Session(command.devices, line)
+    lock = pipeline.only_writer(out, wait=command.wait)
     with bars() as progress:
         model = _model(command, name, session, progress)
         task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
         run = pipeline.open_extraction(
             out, model, task, config, overwrite=command.overwrite, begin=command.begin
         )
+        del lock  # the run holds it
         if command.model is None and parallel.is_main() and not (run.path / "model").exists():
             models.save(model, run.path / "model")
         if until != NAMES[-1]:

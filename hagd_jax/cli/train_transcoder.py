@@ -30,6 +30,7 @@ class TrainTranscoder:
             for text that the model writes.
         out: Folder of the run; an interrupted run continues there.
         overwrite: Discard what a run with another configuration left in the folder.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         evaluate: Held-out sequences to measure on.
         contexts: Top activating contexts to keep of each feature; 0 for none.
         save_every: Seconds between checkpoints.
@@ -44,6 +45,7 @@ class TrainTranscoder:
     corpus: str
     out: Path = Path("runs/transcoder")
     overwrite: bool = False
+    wait: bool = False
     evaluate: int = 128
     contexts: int = 10
     save_every: float = 60.0
@@ -69,7 +71,9 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
         The transcoder, which was also saved in the run's folder.
     """
     session = Session(command.devices, line)
-    run = pipeline.open_run(command.out, _decisive(command), overwrite=command.overwrite)
+    run = pipeline.open_run(
+        command.out, _decisive(command), overwrite=command.overwrite, wait=command.wait
+    )
     with bars() as progress:
         model = session.model(command.model, command.model_dtype)
         corpus = open_corpus(command.corpus, model, command.text, progress=progress.update)

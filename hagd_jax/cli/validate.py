@@ -11,7 +11,7 @@ import rich
 import tyro
 from rich.markup import escape
 
-from hagd_jax import parallel, tasks
+from hagd_jax import parallel, pipeline, tasks
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
@@ -34,6 +34,7 @@ class Validate:
         keep_error: Whether what a transcoder leaves unexplained stays in every circuit.
         out: File for the verdicts, and beside it a page; validation.json beside the circuit by
             default.
+        wait: Wait while another process writes there, instead of ending at once.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
         split: Split to judge on; one that the circuit has seen is shown and decides nothing.
@@ -50,6 +51,7 @@ class Validate:
     features: str = NEURONS
     keep_error: bool = True
     out: Path | None = None
+    wait: bool = False
     others: tuple[str, ...] = ()
     again: tuple[Path, ...] = ()
     split: str = "test"
@@ -75,6 +77,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     out = command.out or command.circuit.with_name("validation.json")
     again = [load_circuit(path) for path in command.again]
     require_writable(out.parent)
+    lock = pipeline.only_writer(out, wait=command.wait, file=True)
     name = tasks.find(command.task or circuit.task)
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
@@ -107,4 +110,5 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
         write_atomic(look, validation_page(report, facts))
         rich.print(claims_table(report))
         rich.print(f"Look at it: {escape(str(look))}")
+    del lock
     return report

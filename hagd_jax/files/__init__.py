@@ -11,6 +11,7 @@ from hagd_jax.files.digests import (
     with_digest,
     without_digest,
 )
+from hagd_jax.files.locks import LOCK, Lock, hold_beside, hold_folder
 from hagd_jax.files.tensors import (
     PaddedRows,
     Tensor,
@@ -35,7 +36,9 @@ from hagd_jax.files.writing import (
 
 __all__ = [
     "DIGEST",
+    "LOCK",
     "SEAL",
+    "Lock",
     "PaddedRows",
     "Tensor",
     "append_line",
@@ -45,6 +48,8 @@ __all__ = [
     "digest",
     "draft_of",
     "finite",
+    "hold_beside",
+    "hold_folder",
     "read_arrays",
     "replacing",
     "require_digest",

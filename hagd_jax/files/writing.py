@@ -21,11 +21,11 @@ from hagd_jax.files import system
 # What a user can do about what the system says.
 _MEND: Mapping[int | None, str] = {
     errno.ENAMETOOLONG: "Use a shorter name.",
-    errno.ENOSPC: "What was there before is intact: make room, or use another place.",
-    errno.EDQUOT: "What was there before is intact: make room, or use another place.",
-    errno.EIO: "What was there before is intact: check the disk, or use another place.",
+    errno.ENOSPC: "Nothing was changed there: make room, or use another place.",
+    errno.EDQUOT: "Nothing was changed there: make room, or use another place.",
+    errno.EIO: "Nothing was changed there: check the disk, or use another place.",
 }
-_OTHERWISE = "What was there before is intact: use another --out, or make the place writable."
+_OTHERWISE = "Nothing was changed there: use another --out, or make it writable."
 # A name may have 255 bytes; a draft's has 40 characters of the file's, of at most four bytes.
 _NAMED = 40
 # Characters of a path or a message that are shown.

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import write_atomic, writing_to
+from hagd_jax.errors import BusyError, CheckpointError
+from hagd_jax.files import (
+    LOCK,
+    Lock,
+    hold_beside,
+    hold_folder,
+    unwritable,
+    write_atomic,
+    writing_to,
+)
 from hagd_jax.parallel import agree, is_main
 from hagd_jax.pipeline.run_folder import LOG, RunFolder, remove
 
-_ALWAYS = ("config.json", LOG)
+CONFIG = "config.json"
+_ALWAYS = (CONFIG, LOG)
+# What a process that was killed had begun to write.
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 # What a run that trains a transcoder leaves.
 TRAINING = (
     *("checkpoints", "positions", "transcoder", "evaluation.json", "contexts", "report.html"),
@@ -27,8 +39,12 @@ def open_run(
     leaves: Collection[str] = TRAINING,
     forget: Iterable[str] = (),
     free: Collection[str] = (),
+    wait: bool = False,
 ) -> RunFolder:
     """Begin a run, or continue the one that was begun here with the same configuration.
+
+    One process writes to a folder at a time (or one cluster, whose first process stands for it):
+    until the run is no longer referred to, others are told who does.
 
     Args:
         path: The folder; made if absent.
@@ -37,16 +53,19 @@ def open_run(
         leaves: Names of the files and folders that such a run writes; nothing else is discarded.
         forget: Those of them that are discarded in any case, to be made again.
         free: Fields of `config["config"]` that may differ from those of the run that is continued.
+        wait: Whether to wait while another process writes there.
 
     Returns:
         The folder.
 
     Raises:
+        BusyError: If another process writes there and `wait` is off.
         CheckpointError: If the folder holds something else, or a run with another configuration
             (the message lists the differences), or cannot be written.
     """
     path = Path(path)
     # The first process alone looks and writes, the others wait: two would see each other's files.
+    lock = only_writer(path, wait=wait)
     problem = None
     if is_main():
         try:
@@ -55,8 +74,39 @@ def open_run(
         except CheckpointError as error:
             problem = error
     if not agree(problem is None):
+        lock = None  # or the traceback would hold it
         raise problem or CheckpointError(str(path), got="refused by the first process")
-    return RunFolder(path)
+    return RunFolder(path, lock)
+
+
+def only_writer(path: Path, *, wait: bool = False, file: bool = False) -> Lock | None:
+    """Become the only process, or cluster, that writes to a folder or a file.
+
+    Args:
+        path: The folder or file.
+        wait: Whether to wait while another process writes there.
+        file: Whether it is a file. One in the folder of a run is locked as that folder is.
+
+    Returns:
+        The lock, which holds as long as it is referred to; None in all but the first process.
+
+    Raises:
+        BusyError: If another process writes there and `wait` is off.
+        CheckpointError: If the place cannot be written.
+    """
+    lock = problem = None
+    if is_main():
+        try:
+            if file and (path.parent / CONFIG).exists():
+                path, file = path.parent, False
+            if not file and path.exists() and not path.is_dir():
+                raise CheckpointError(str(path), got="a file", expected="a folder")
+            lock = (hold_beside if file else hold_folder)(path, wait=wait)
+        except (CheckpointError, OSError) as error:
+            problem = error if isinstance(error, CheckpointError) else unwritable(path, error)
+    if not agree(problem is None):
+        raise problem or BusyError(str(path), got="refused by the first process")
+    return lock
 
 
 def _claim(
@@ -67,9 +117,8 @@ def _claim(
     forget: Iterable[str],
     free: Collection[str],
 ) -> None:
-    file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(str(path), got="a file", expected="a folder")
+    file = path / CONFIG
+    remove(path, [each.name for each in path.iterdir() if _DRAFT.fullmatch(each.name)])
     if file.exists():
         # Through JSON, so that tuples compare equal to what was written.
         old, new = _read(file), json.loads(json.dumps(config))
@@ -83,7 +132,7 @@ def _claim(
                 mend="Use another --out, or --overwrite to discard that run.",
             )
         remove(path, (*_ALWAYS, *leaves) if differences else forget)
-    elif path.exists() and any(path.iterdir()):
+    elif any(each.name != LOCK for each in path.iterdir()):
         raise CheckpointError(
             str(path),
             got="a folder with other files",

@@ -39,6 +39,7 @@ import numpy as np
 from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.files import (
     DIGEST,
+    Lock,
     append_line,
     arrays_digest,
     finite,
@@ -65,9 +66,11 @@ class RunFolder:
 
     Attributes:
         path: The folder.
+        lock: What keeps other processes from writing there, as long as the run is referred to.
     """
 
     path: Path
+    lock: Lock | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def checkpoints(self) -> Checkpoints:
