@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import rich
 import tyro
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from hagd_jax import graphs, hierarchy, models, parallel, pipeline, transcoders
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
@@ -97,8 +97,8 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         graphs.save_graph(graph, command.out / "graph.safetensors")
         graphs.to_neuronpedia(graph, command.out / "graph.json")
         write_atomic(command.out / "report.html", page)
-        rich.print(graph_table(graph))
-        rich.print(f"Look at it: {escape(str(command.out / 'report.html'))}")
+        show(graph_table(graph))
+        show(f"Look at it: {escape(str(command.out / 'report.html'))}")
     del lock
     return graph
 

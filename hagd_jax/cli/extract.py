@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
 from hagd_jax import models, parallel, pipeline, tasks, testbeds
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import require_writable
@@ -90,9 +90,9 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
         for note in result.notes:
             progress.say(note)
     if parallel.is_main():
-        rich.print(verdict_table(result.page))
-        rich.print(circuit_table(result.circuit))
-        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(verdict_table(result.page))
+        show(circuit_table(result.circuit))
+        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return result.page
 
 

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
 import hagd_jax
 from hagd_jax import models, parallel, pipeline, transcoders
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
@@ -89,9 +89,9 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
     run.write("report.html", transcoder_page(report))
     if parallel.is_main():
-        rich.print(found.table())
-        rich.print(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
-        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(found.table())
+        show(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
+        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return transcoder
 
 

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
 from hagd_jax import parallel, pipeline, tasks
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
@@ -81,7 +81,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     name = tasks.find(command.task or circuit.task)
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
-        rich.print(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
+        show(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
     mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
@@ -90,7 +90,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
         for each in (name, *map(tasks.find, command.others))
     )
     for note in task.notes:
-        rich.print(escape(note))
+        show(escape(note))
     done: list[str] = []
     with bars() as progress:
 
@@ -108,7 +108,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
         facts = session.facts(model, circuit=str(command.circuit))
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
-        rich.print(claims_table(report))
-        rich.print(f"Look at it: {escape(str(look))}")
+        show(claims_table(report))
+        show(f"Look at it: {escape(str(look))}")
     del lock
     return report

@@ -67,14 +67,16 @@ def small_model(
     if (found := _cached(place, read)) is not None:
         return found
     lock = _lock(place)
-    # While this process waited for the lock, another one may have trained it.
-    if (found := _cached(place, read, tell=True)) is not None:
-        return found
-    model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
-    if is_main():
-        _put(model, place)
-    sync("small model saved")
-    del lock
+    try:
+        # While this process waited for the lock, another one may have trained it.
+        if (found := _cached(place, read, tell=True)) is not None:
+            return found
+        model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
+        if is_main():
+            _put(model, place)
+        sync("small model saved")
+    finally:
+        del lock  # or a traceback would hold it
     return model if dtype is None else read()
 
 
