@@ -71,7 +71,12 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
     """
     require_writable(command.out)
     session = Session(command.devices, line)
-    lock = pipeline.only_writer(command.out, wait=command.wait)
+    with pipeline.only_writer(command.out, wait=command.wait):
+        return _attribute(command, session)
+
+
+def _attribute(command: Attribute, session: Session) -> AttributionGraph:
+    """Find the graph, and write it."""
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
     with bars() as progress:
@@ -99,7 +104,6 @@ def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
         write_atomic(command.out / "report.html", page)
         show(graph_table(graph))
         show(f"Look at it: {escape(str(command.out / 'report.html'))}")
-    del lock
     return graph
 
 

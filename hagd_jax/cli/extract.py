@@ -66,19 +66,24 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
     Returns:
         The report that was written; None if `--until` stopped before the page.
     """
-    name, config = tasks.find(command.task), command.config
+    name = tasks.find(command.task)
     until = pipeline.require_stage(command.until, "--until")
     out = command.out or Path("runs") / name.partition(":")[0]
     require_writable(out)
     session = Session(command.devices, line)
-    lock = pipeline.only_writer(out, wait=command.wait)
+    with pipeline.only_writer(out, wait=command.wait):
+        return _extract(command, session, until, out)
+
+
+def _extract(command: Extract, session: Session, until: str, out: Path) -> Report | None:
+    """Run the stages, and show what they found."""
+    name, config = tasks.find(command.task), command.config
     with bars() as progress:
         model = _model(command, name, session, progress)
         task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
         run = pipeline.open_extraction(
             out, model, task, config, overwrite=command.overwrite, begin=command.begin
         )
-        del lock  # the run holds it
         if command.model is None and parallel.is_main() and not (run.path / "model").exists():
             models.save(model, run.path / "model")
         if until != NAMES[-1]:

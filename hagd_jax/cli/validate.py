@@ -11,7 +11,14 @@ import tyro
 from rich.markup import escape
 
 from hagd_jax import parallel, pipeline, tasks
-from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
+from hagd_jax.causal import (
+    Circuit,
+    EdgeCircuit,
+    ValidateConfig,
+    ValidationReport,
+    load_circuit,
+    validate,
+)
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
@@ -73,11 +80,18 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
         The report, which was also saved.
     """
     session = Session(command.devices, line)
-    circuit = load_circuit(command.circuit)
     out = command.out or command.circuit.with_name("validation.json")
-    again = [load_circuit(path) for path in command.again]
+    circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
     require_writable(out.parent)
-    lock = pipeline.only_writer(out, wait=command.wait, file=True)
+    with pipeline.only_writer(out, wait=command.wait, file=True):
+        return _validate(command, session, circuits, out)
+
+
+def _validate(
+    command: Validate, session: Session, circuits: list[Circuit | EdgeCircuit], out: Path
+) -> ValidationReport:
+    """Test the first circuit, beside the others, and write what was found."""
+    circuit, *again = circuits
     name = tasks.find(command.task or circuit.task)
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
@@ -103,12 +117,11 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
             seed=command.seed, others=others, again=again, progress=tell,
         )  # fmt: skip
     if parallel.is_main():
-        record = report.to_json() | {"command": line}
+        record = report.to_json() | {"command": session.line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
         facts = session.facts(model, circuit=str(command.circuit))
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
         show(claims_table(report))
         show(f"Look at it: {escape(str(look))}")
-    del lock
     return report

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def open_run(
     """
     path = Path(path)
     # The first process alone looks and writes, the others wait: two would see each other's files.
-    lock = only_writer(path, wait=wait)
+    lock = _lock(path, wait, file=False)
     problem = None
     if is_main():
         try:
@@ -79,21 +80,33 @@ def open_run(
     return RunFolder(path, lock)
 
 
-def only_writer(path: Path, *, wait: bool = False, file: bool = False) -> Lock | None:
-    """Become the only process, or cluster, that writes to a folder or a file.
+@contextlib.contextmanager
+def only_writer(path: Path, *, wait: bool = False, file: bool = False) -> Iterator[None]:
+    """Be the only process, or cluster, that writes to a folder or a file.
+
+    A run that is opened there meanwhile keeps the folder for as long as the run is referred to.
 
     Args:
         path: The folder or file.
         wait: Whether to wait while another process writes there.
         file: Whether it is a file. One in the folder of a run is locked as that folder is.
 
-    Returns:
-        The lock, which holds as long as it is referred to; None in all but the first process.
+    Yields:
+        Nothing.
 
     Raises:
         BusyError: If another process writes there and `wait` is off.
         CheckpointError: If the place cannot be written.
     """
+    lock = _lock(path, wait, file)
+    try:
+        yield
+    finally:
+        del lock  # or a traceback would hold it
+
+
+def _lock(path: Path, wait: bool, file: bool) -> Lock | None:
+    """The lock of a place; None in all processes but the first."""
     lock = problem = None
     if is_main():
         try:
