@@ -48,6 +48,18 @@ class CheckpointError(HagdError, ValueError):
     """A weights file, a run folder or a checkpoint cannot be used as it is."""
 
 
+class DamagedError(CheckpointError):
+    """A file or a folder no longer holds what was written there."""
+
+
+class BusyError(CheckpointError):
+    """Another process writes to a folder."""
+
+
+class OutputError(HagdError, OSError):
+    """Standard output cannot be written to."""
+
+
 class InputError(HagdError, ValueError):
     """Tokens, prompts, masks or circuits that do not fit the model."""
 

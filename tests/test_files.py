@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import (
+    arrays_digest,
     finite,
     read_arrays,
     replacing,
@@ -104,7 +105,7 @@ def test_the_library_reads_the_arrays_that_were_written(tmp_path_factory, wanted
     }
     save_arrays(file, arrays, {"a": "word"})
     with safe_open(file, "numpy") as opened:
-        assert opened.metadata() == {"a": "word"}
+        assert opened.metadata() == {"a": "word", "blake2b": arrays_digest(arrays, {"a": "word"})}
         theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     ours, about = read_arrays(file)
     assert about == {"a": "word"}

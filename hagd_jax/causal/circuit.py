@@ -13,8 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
-from hagd_jax.files import write_atomic
+from hagd_jax.errors import (
+    CheckpointError,
+    DamagedError,
+    InputError,
+    require_index,
+    require_is,
+    require_list,
+)
+from hagd_jax.files import with_digest, without_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
 from hagd_jax.units.dictionary import MLPS, NEURONS
@@ -191,7 +198,8 @@ class Circuit:
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        items = with_digest(record).items()
+        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
@@ -206,7 +214,10 @@ class Circuit:
             CheckpointError: If the file is absent, broken, or of another format.
         """
         try:
-            return cls(**_fields(json.loads(Path(path).read_text(encoding="utf-8"))))
+            record = without_digest(path, json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**_fields(record))
+        except DamagedError:
+            raise
         except InputError as error:
             raise CheckpointError(str(path), got=str(error)) from error
         except BROKEN as error:

@@ -20,7 +20,7 @@ from hagd_jax.causal.circuit import (
     unpacked,
 )
 from hagd_jax.errors import CheckpointError, InputError, require_is
-from hagd_jax.files import write_atomic
+from hagd_jax.files import with_digest, without_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges, Scores, Selection
@@ -190,7 +190,8 @@ class EdgeCircuit:
         """Return the JSON text that `load` reads, one field a line."""
         record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
         record["seen"] = self.seen.to_json()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        items = with_digest(record).items()
+        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
@@ -219,6 +220,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or record.get("kind") != EDGES:
             return Circuit.load(path)
+        record = without_digest(path, record)
         if record.pop("format") != FORMAT:
             raise ValueError("another format version")
         del record["kind"]

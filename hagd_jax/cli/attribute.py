@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import rich
 import tyro
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from hagd_jax import graphs, hierarchy, models, parallel, transcoders
+from hagd_jax import graphs, hierarchy, models, parallel, pipeline, transcoders
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import require_writable, write_atomic
@@ -38,6 +38,7 @@ class Attribute:
         contexts: Folder with the features' top contexts; that of the transcoder's run by default.
         supernodes: How many groups of features the page shows, at most; 0 for none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         dtype: Of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
         config: What the graph holds.
@@ -51,6 +52,7 @@ class Attribute:
     contexts: Path | None = None
     supernodes: int = 24
     out: Path = Path("runs/attribute")
+    wait: bool = False
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
@@ -68,10 +70,16 @@ def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> Att
         The graph, which was also saved.
     """
     require_writable(command.out)
-    session = Session(command.devices, line)
+    session = Session(command.devices, line, stop)
+    with pipeline.only_writer(command.out, wait=command.wait):
+        return _attribute(command, session)
+
+
+def _attribute(command: Attribute, session: Session) -> AttributionGraph:
+    """Find the graph, and write it."""
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
-    with bars(stop=stop) as progress:
+    with bars(stop=session.stop) as progress:
         graph = graphs.attribute(
             model,
             nodes,
@@ -97,8 +105,8 @@ def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> Att
         graphs.save_graph(graph, command.out / "graph.safetensors")
         graphs.to_neuronpedia(graph, command.out / "graph.json")
         write_atomic(command.out / "report.html", page)
-        rich.print(graph_table(graph))
-        rich.print(f"Look at it: {escape(str(command.out / 'report.html'))}")
+        show(graph_table(graph))
+        show(f"Look at it: {escape(str(command.out / 'report.html'))}")
     return graph
 
 

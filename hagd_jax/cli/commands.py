@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 import hagd_jax
 from hagd_jax.cli.attribute import Attribute, run_attribute
 from hagd_jax.cli.extract import Extract, run_extract
+from hagd_jax.cli.output import complain, finishing
 from hagd_jax.cli.plan import PlanMemory, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.cli.validate import Validate, run_validate
@@ -41,17 +41,17 @@ def run(argv: Sequence[str], *, own: bool = False, stop: Stop = never) -> int:
     Returns:
         The exit status.
     """
-    console = Console(stderr=True)
     if own:
         native.keep_memory()  # before anything computes
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            kinds, args=argv, description=hagd_jax.__doc__
-        )
-        act = next(act for kind, act in COMMANDS.values() if type(command) is kind)
-        act(command, shlex.join(["hagd", *argv]), stop)
+        with finishing():
+            command = tyro.extras.subcommand_cli_from_dict(
+                kinds, args=argv, description=hagd_jax.__doc__
+            )
+            act = next(act for kind, act in COMMANDS.values() if type(command) is kind)
+            act(command, shlex.join(["hagd", *argv]), stop)
     except HagdError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        complain(f"[bold red]error:[/] {escape(str(error))}")
         return 1 if isinstance(error, NoCircuitError) else 2
     return 0

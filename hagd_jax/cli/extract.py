@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
 from hagd_jax import models, parallel, pipeline, tasks, testbeds
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import require_writable
@@ -37,6 +37,7 @@ class Extract:
         begin: The first stage to do again. Settings that only this stage and later ones read may
             have changed; results of earlier stages are taken from the run.
         modulus: Modulus of modular arithmetic, when the model is trained here.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         dtype: Dtype of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
         config: Size, features, scoring, search and judging.
@@ -49,6 +50,7 @@ class Extract:
     until: Annotated[str, tyro.conf.arg(metavar=_STAGE)] = NAMES[-1]
     begin: Annotated[str | None, tyro.conf.arg(name="from", metavar=_STAGE)] = None
     modulus: int = 53
+    wait: bool = False
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
@@ -65,12 +67,20 @@ def run_extract(command: Extract, line: str = "", stop: Stop = never) -> Report 
     Returns:
         The report that was written; None if `--until` stopped before the page.
     """
-    name, config = tasks.find(command.task), command.config
+    name = tasks.find(command.task)
     until = pipeline.require_stage(command.until, "--until")
     out = command.out or Path("runs") / name.partition(":")[0]
     require_writable(out)
-    session = Session(command.devices, line)
-    with bars(stop=stop) as progress:
+    session = Session(command.devices, line, stop)
+    with pipeline.only_writer(out, wait=command.wait):
+        return _extract(command, session, until)
+
+
+def _extract(command: Extract, session: Session, until: str) -> Report | None:
+    """Run the stages, and show what they found."""
+    name, config = tasks.find(command.task), command.config
+    out = command.out or Path("runs") / name.partition(":")[0]
+    with bars(stop=session.stop) as progress:
         model = _model(command, name, session, progress)
         task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
         run = pipeline.open_extraction(
@@ -87,9 +97,9 @@ def run_extract(command: Extract, line: str = "", stop: Stop = never) -> Report 
         for note in result.notes:
             progress.say(note)
     if parallel.is_main():
-        rich.print(verdict_table(result.page))
-        rich.print(circuit_table(result.circuit))
-        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(verdict_table(result.page))
+        show(circuit_table(result.circuit))
+        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return result.page
 
 

@@ -6,8 +6,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from rich.markup import escape
 
 from hagd_jax import models, parallel
+from hagd_jax.cli.output import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,5 +55,5 @@ def run_plan(command: PlanMemory, line: str = "", stop: object = None) -> parall
         topology=command.topology,
         mesh=mesh,
     )
-    print(plan)
+    show(escape(str(plan)))
     return plan

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
 import hagd_jax
 from hagd_jax import models, parallel, pipeline, transcoders
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
@@ -29,6 +29,7 @@ class TrainTranscoder:
             for text that the model writes.
         out: Folder of the run; an interrupted run continues there.
         overwrite: Discard what a run with another configuration left in the folder.
+        wait: Wait while another process writes to the folder, instead of ending at once.
         evaluate: Held-out sequences to measure on.
         contexts: Top activating contexts to keep of each feature; 0 for none.
         save_every: Seconds between checkpoints.
@@ -43,6 +44,7 @@ class TrainTranscoder:
     corpus: str
     out: Path = Path("runs/transcoder")
     overwrite: bool = False
+    wait: bool = False
     evaluate: int = 128
     contexts: int = 10
     save_every: float = 60.0
@@ -70,9 +72,11 @@ def run_train_transcoder(
     Returns:
         The transcoder, which was also saved in the run's folder.
     """
-    session = Session(command.devices, line)
-    run = pipeline.open_run(command.out, _decisive(command), overwrite=command.overwrite)
-    with bars(stop=stop) as progress:
+    session = Session(command.devices, line, stop)
+    run = pipeline.open_run(
+        command.out, _decisive(command), overwrite=command.overwrite, wait=command.wait
+    )
+    with bars(stop=session.stop) as progress:
         model = session.model(command.model, command.model_dtype)
         corpus = open_corpus(command.corpus, model, command.text, progress=progress.update)
         transcoder = pipeline.trained(
@@ -90,9 +94,9 @@ def run_train_transcoder(
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
     run.write("report.html", transcoder_page(report))
     if parallel.is_main():
-        rich.print(found.table())
-        rich.print(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
-        rich.print(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(found.table())
+        show(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
+        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
     return transcoder
 
 

@@ -7,12 +7,19 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import rich
 import tyro
 from rich.markup import escape
 
-from hagd_jax import parallel, tasks
-from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
+from hagd_jax import parallel, pipeline, tasks
+from hagd_jax.causal import (
+    Circuit,
+    EdgeCircuit,
+    ValidateConfig,
+    ValidationReport,
+    load_circuit,
+    validate,
+)
+from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
@@ -33,6 +40,7 @@ class Validate:
         keep_error: Whether what a transcoder leaves unexplained stays in every circuit.
         out: File for the verdicts, and beside it a page; validation.json beside the circuit by
             default.
+        wait: Wait while another process writes there, instead of ending at once.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
         sizes: Prompts in each split.
@@ -47,6 +55,7 @@ class Validate:
     features: str = NEURONS
     keep_error: bool = True
     out: Path | None = None
+    wait: bool = False
     others: tuple[str, ...] = ()
     again: tuple[Path, ...] = ()
     sizes: Sizes = Sizes()
@@ -66,15 +75,23 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
     Returns:
         The report, which was also saved.
     """
-    session = Session(command.devices, line)
-    circuit = load_circuit(command.circuit)
+    session = Session(command.devices, line, stop)
     out = command.out or command.circuit.with_name("validation.json")
-    again = [load_circuit(path) for path in command.again]
+    circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
     require_writable(out.parent)
+    with pipeline.only_writer(out, wait=command.wait, file=True):
+        return _validate(command, session, circuits, out)
+
+
+def _validate(
+    command: Validate, session: Session, circuits: list[Circuit | EdgeCircuit], out: Path
+) -> ValidationReport:
+    """Test the first circuit, beside the others, and write what was found."""
+    circuit, *again = circuits
     name = tasks.find(command.task or circuit.task)
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
-        rich.print(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
+        show(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
     mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
@@ -83,9 +100,9 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
         for each in (name, *map(tasks.find, command.others))
     )
     for note in task.notes:
-        rich.print(escape(note))
+        show(escape(note))
     done: list[str] = []
-    with bars(stop=stop) as progress:
+    with bars(stop=session.stop) as progress:
 
         def tell(ablation: str) -> None:
             done.append(ablation)
@@ -99,11 +116,11 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
         # Drawing takes a third of a second to import.
         from hagd_jax.report.validation_page import validation_page
 
-        record = report.to_json() | {"command": line}
+        record = report.to_json() | {"command": session.line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
         facts = session.facts(model, circuit=str(command.circuit))
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
-        rich.print(claims_table(report))
-        rich.print(f"Look at it: {escape(str(look))}")
+        show(claims_table(report))
+        show(f"Look at it: {escape(str(look))}")
     return report

@@ -1,5 +1,17 @@
 """Files that are either whole or absent, tensors in them, and JSON that any reader accepts."""
 
+from hagd_jax.files.digests import (
+    DIGEST,
+    SEAL,
+    arrays_digest,
+    digest,
+    require_digest,
+    require_sealed,
+    seal,
+    with_digest,
+    without_digest,
+)
+from hagd_jax.files.locks import LOCK, Lock, hold_beside, hold_folder
 from hagd_jax.files.tensors import (
     PaddedRows,
     Tensor,
@@ -9,27 +21,48 @@ from hagd_jax.files.tensors import (
     write_safetensors,
 )
 from hagd_jax.files.writing import (
+    append_line,
     as_path,
+    beside,
     draft_of,
     finite,
     replacing,
     require_writable,
+    unwritable,
     write_atomic,
+    write_file,
     writing_to,
 )
 
 __all__ = [
+    "DIGEST",
+    "LOCK",
+    "SEAL",
+    "Lock",
     "PaddedRows",
     "Tensor",
+    "append_line",
+    "arrays_digest",
     "as_path",
+    "beside",
+    "digest",
     "draft_of",
     "finite",
+    "hold_beside",
+    "hold_folder",
     "read_arrays",
     "replacing",
+    "require_digest",
+    "require_sealed",
     "require_writable",
     "save_arrays",
+    "seal",
+    "unwritable",
     "whole_tensor",
+    "with_digest",
+    "without_digest",
     "write_atomic",
+    "write_file",
     "write_safetensors",
     "writing_to",
 ]

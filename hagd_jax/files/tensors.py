@@ -22,12 +22,15 @@ from safetensors import SafetensorError, safe_open
 from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     CheckpointError,
+    DamagedError,
     InputError,
     require_index,
     require_is,
     require_list,
     shown,
 )
+from hagd_jax.files import system
+from hagd_jax.files.digests import DIGEST, arrays_digest, as_bytes, require_digest
 from hagd_jax.files.writing import as_path, draft_of
 
 # https://github.com/huggingface/safetensors#format
@@ -130,7 +133,8 @@ def write_safetensors(
         if tensor.dtype not in CODES:
             known = ", ".join(map(str, CODES))
             raise InputError(f"tensor {tensor.name}", got=tensor.dtype, expected=f"one of {known}")
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"} if metadata is None else metadata}
+    texts = {"format": "pt"} if metadata is None else metadata
+    header: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))}
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.nbytes
@@ -140,24 +144,25 @@ def write_safetensors(
         }  # fmt: skip
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+    with system.create(path) as file:
+        system.write(file, struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
             for rows in tensor.blocks():
                 if not rows.gap:
-                    file.write(_bytes(rows.values))
+                    system.write(file, as_bytes(rows.values))
                     continue
                 for row in rows.values:
-                    file.write(_bytes(row))
+                    system.write(file, as_bytes(row))
                     file.seek(rows.gap, 1)
         # The last bytes may be a hole.
         file.truncate(8 + len(text) + end)
+        system.settle(file)
 
 
 def save_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays to one safetensors file, whole or not at all.
+    """Write arrays and their digest to one safetensors file, whole or not at all.
 
     Args:
         path: Where to; replaced if it exists.
@@ -184,8 +189,9 @@ def save_arrays(
     tensors = [
         whole_tensor(n, arrays[n].shape, arrays[n].dtype, lambda n=n: arrays[n]) for n in order
     ]
+    texts = dict(metadata or {})
     with draft_of(path) as draft:
-        write_safetensors(draft, tensors, metadata or {})
+        write_safetensors(draft, tensors, texts | {DIGEST: arrays_digest(arrays, texts)})
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -198,17 +204,21 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         Name → array, and the texts of its header.
 
     Raises:
-        CheckpointError: If there is no such file, or it is damaged.
+        DamagedError: If it is no safetensors file, or holds something else than was written.
+        CheckpointError: If there is no such file.
     """
     path = as_path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in names}
+            texts = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            str(path), got=str(error), expected="a whole safetensors file"
-        ) from error
+        kind = CheckpointError if isinstance(error, OSError) else DamagedError
+        raise kind(str(path), got=str(error), expected="a whole safetensors file") from error
+    told = texts.pop(DIGEST, None)
+    require_digest(path, told, None if told is None else arrays_digest(arrays, texts))
+    return arrays, texts
 
 
 def _require_metadata(metadata: Any) -> None:
@@ -219,8 +229,3 @@ def _require_metadata(metadata: Any) -> None:
     for name, text in metadata.items():
         require_is("name in metadata", name, str)
         require_is(f"metadata {name}", text, str)
-
-
-def _bytes(values: np.ndarray) -> memoryview:
-    """The bytes of an array, row-major."""
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import system
+
+# What a user can do about what the system says.
+_MEND: Mapping[int | None, str] = {
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.ENOSPC: "Nothing was changed there: make room, or use another place.",
+    errno.EDQUOT: "Nothing was changed there: make room, or use another place.",
+    errno.EIO: "Nothing was changed there: check the disk, or use another place.",
+}
+_OTHERWISE = "Nothing was changed there: use another --out, or make it writable."
+# A name may have 255 bytes; a draft's has 40 characters of the file's, of at most four bytes.
+_NAMED = 40
+# Characters of a path or a message that are shown.
+_SHOWN = 200
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -29,7 +44,59 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     require_is("content", content, str, bytes)
     with draft_of(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        write_file(draft, content)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file within a draft; a failure leaves a part of it.
+
+    Args:
+        path: Where to.
+        content: All of it; text becomes UTF-8.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with system.create(path) as file:
+        system.write(file, content.encode() if isinstance(content, str) else content)
+        system.settle(file)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file of lines; what an earlier, cut off write left of one is removed.
+
+    Args:
+        path: The file; made if absent.
+        line: Without its end.
+
+    Raises:
+        CheckpointError: If it cannot be written; then the file is as it was.
+    """
+    with writing_to(path), system.extend(path) as file:
+        end = _end_of_lines(file)
+        try:
+            system.write(file, f"{line}\n".encode())
+        except BaseException:
+            # Should this fail as well, the next line that is added removes it.
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last whole line ends; what follows it is cut off."""
+    end = size = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - 4096, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    return end
 
 
 def as_path(path: Any, what: str = "path") -> Path:
@@ -49,6 +116,16 @@ def as_path(path: Any, what: str = "path") -> Path:
     return Path(path).expanduser()
 
 
+def beside(path: Path, end: str = "") -> Path:
+    """A hidden name beside a file or folder, which is not too long if the file's own is not.
+
+    Args:
+        path: The file or folder.
+        end: What the name ends with; something unique by default.
+    """
+    return path.with_name(f".{path.name[:_NAMED]}.{end or uuid.uuid4().hex}")
+
+
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
     """Give a draft beside a file, which takes its place when the block ends without an error.
@@ -65,14 +142,15 @@ def draft_of(path: Path) -> Iterator[Path]:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
     path = as_path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = beside(path)
+        system.make_folder(path.parent)
         try:
             yield draft
-            os.replace(draft, path)
+            system.replace(draft, path)
         finally:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -91,27 +169,27 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: If the system refuses to write, e.g. on a full disk.
     """
-    folder = as_path(folder, "folder")
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        with writing_to(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            draft.mkdir()
+    folder = as_path(folder)
+    with writing_to(folder):
+        draft = beside(folder)
+        try:
+            system.make_folder(folder.parent)
+            system.make_folder(draft)
             yield draft
             _swap(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _swap(draft: Path, folder: Path) -> None:
     """Put the finished draft in place; the old folder goes only once the new one is there."""
     if not folder.exists():
-        draft.rename(folder)
+        system.move(draft, folder)
         return
     old = draft.with_name(f"{draft.name}.old")
-    folder.rename(old)
+    system.move(folder, old)
     try:
-        draft.rename(folder)
+        system.move(draft, folder)
     except OSError:
         old.rename(folder)
         raise
@@ -131,12 +209,27 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            str(path),
-            got=str(error),
-            expected="a place that can be written, on a disk that is not full",
-            mend="Nothing was changed there: use another --out, or make room.",
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> CheckpointError:
+    """The error of a place that cannot be written.
+
+    Args:
+        path: The place.
+        error: What the system says.
+
+    Returns:
+        The error, in one sentence and what to do about it.
+    """
+    name, number = str(path), getattr(error, "errno", None)
+    said = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...",
+        got=said[:_SHOWN],
+        expected="a place that can be written, on a disk that is not full",
+        mend=_MEND.get(number, _OTHERWISE),
+    )
 
 
 def require_writable(folder: Path) -> None:

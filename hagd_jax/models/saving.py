@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import CheckpointError, require_is, require_number
-from hagd_jax.files import Tensor, as_path, replacing, whole_tensor, write_safetensors
+from hagd_jax.files import (
+    SEAL,
+    Tensor,
+    as_path,
+    replacing,
+    whole_tensor,
+    write_file,
+    write_safetensors,
+)
 from hagd_jax.models import families
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
@@ -28,7 +36,7 @@ Params = Mapping[str, Any]
 # What a model folder may hold and still be replaced.
 _OURS = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", SEAL,
 )  # fmt: skip
 
 
@@ -70,7 +78,6 @@ def save(
     params = flax.traverse_util.flatten_dict(model.params, sep="/")
     tensors = _tensors(model.config, params)
     _require_free(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as draft:
         dtype = collections.Counter(t.dtype.name for t in tensors).most_common(1)[0][0]
         # Transformers 4 reads `torch_dtype`, transformers 5 `dtype`.
@@ -160,7 +167,7 @@ def _split(tensors: list[Tensor], most: float) -> list[list[Tensor]]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

@@ -9,7 +9,9 @@ and older ones are removed after that: a process killed at any moment leaves a w
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hagd_jax.errors import CheckpointError, InputError, require_index, require_number
-from hagd_jax.files import as_path
+from hagd_jax.errors import (
+    CheckpointError,
+    DamagedError,
+    InputError,
+    require_index,
+    require_number,
+)
+from hagd_jax.files import as_path, system, unwritable
+from hagd_jax.parallel.content import content_sums
+from hagd_jax.parallel.distributed import is_main, sync
 
 PathLike = str | os.PathLike[str]
+# The leaf beside those of the state, whose names all begin with "state".
+_SUMS = "sums"
+_DRAFT = ".orbax-checkpoint-tmp"
+_FAILED = (OSError, ValueError, RuntimeError)
+_log = logging.getLogger(__name__)
 _Scalar = (bool, int, float, complex, np.generic)
 
 
@@ -36,7 +51,8 @@ def save(path: PathLike, state: Any) -> None:
 
     Raises:
         InputError: If a leaf is none of these or has no elements, or there is none.
-        CheckpointError: If `path` is a file.
+        CheckpointError: If `path` is a file, or cannot be written; the state that was there before
+            is intact.
 
     Example:
         >>> import tempfile
@@ -64,9 +80,8 @@ def restore(path: PathLike, like: Any) -> Any:
 
     Raises:
         CheckpointError: If there is no checkpoint, its leaves differ from `like` (the message
-            names the leaf and both shapes), or its files are damaged. Missing and shortened
-            files are noticed; the format has no checksum over the numbers, so a flipped bit
-            among them may not be.
+            names the leaf and both shapes).
+        DamagedError: If its files are damaged, or hold other numbers than were saved.
     """
     path = as_path(path)
     steps = _steps(path)
@@ -112,7 +127,8 @@ class Checkpoints:
         """Write a state under a step number.
 
         Raises:
-            CheckpointError: If the step is not after the last one saved.
+            CheckpointError: If the step is not after the last one saved, or the place cannot be
+                written; steps saved before are intact.
             InputError: If the step is no whole number, or the state holds something other than
                 arrays and numbers.
         """
@@ -127,13 +143,26 @@ class Checkpoints:
         _save(as_path(self.folder), step, state, self.keep)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
-        """The last step and its state, or None before the first save; see `restore`.
+        """The last step that is whole and its state, or None if there is none; see `restore`.
+
+        Damaged steps are removed, since they cannot be gone on from, and the log says so.
 
         Raises:
-            CheckpointError: As `restore` does.
+            CheckpointError: If the last step holds other leaves than `like`.
         """
-        steps = self.steps()
-        return (steps[-1], _restore(as_path(self.folder), steps[-1], like)) if steps else None
+        for step in reversed(self.steps()):
+            try:
+                return step, _restore(as_path(self.folder), step, like)
+            except DamagedError as error:
+                _log.warning("a damaged checkpoint is removed: %s", error)
+                self.discard(step)
+        return None
+
+    def discard(self, step: int) -> None:
+        """Remove a step; in a cluster every process calls it."""
+        if is_main():
+            shutil.rmtree(as_path(self.folder) / str(step), ignore_errors=True)
+        sync("checkpoint removed")
 
 
 def _manager(path: Path, **options: Any) -> ocp.CheckpointManager:
@@ -156,9 +185,19 @@ def _save(path: Path, step: int, state: Any, keep: int) -> None:
     flat = {name: _stored(name, leaf) for name, leaf in _flatten(state).items()}
     if not flat:
         raise InputError("state", got="no arrays", expected="at least one")
-    # A save that was killed leaves a temporary folder behind; the next one removes it.
-    with _manager(path, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
-        manager.save(step, args=ocp.args.StandardSave(flat), force=True)
+    flat |= {_SUMS: content_sums(flat)}
+    try:
+        system.make_folder(path)
+        # A save that was killed leaves a temporary folder behind; the next one removes it.
+        with _manager(path, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
+            manager.save(step, args=ocp.args.StandardSave(flat), force=True)
+    # Orbax and TensorStore report a full disk as anything from ValueError to JaxRuntimeError;
+    # what is saved was checked, so only the place is left to blame. (Not for lack of memory.)
+    except _FAILED as error:
+        if is_main():
+            for draft in path.glob(f"*{_DRAFT}*"):
+                shutil.rmtree(draft, ignore_errors=True)
+        raise unwritable(path, error) from error
 
 
 def _restore(path: Path, step: int, like: Any) -> Any:
@@ -169,17 +208,22 @@ def _restore(path: Path, step: int, like: Any) -> Any:
             saved = manager.item_metadata(step)
             if saved is None:
                 raise FileNotFoundError("the description of its arrays is missing")
-            _check_same(path, dict(saved), targets)
-            flat = manager.restore(step, args=ocp.args.StandardRestore(targets))
+            saved = dict(saved)
+            # States that were saved before there were sums have none.
+            sums = saved.pop(_SUMS, None)
+            _check_same(path, saved, targets)
+            told = {} if sums is None else {_SUMS: np.zeros(sums.shape, sums.dtype)}
+            flat = manager.restore(step, args=ocp.args.StandardRestore(targets | told))
+            _check_sums(path / str(step), flat)
     except CheckpointError:
         raise
     # Orbax and TensorStore report damage as anything from ValueError to AttributeError; shapes
     # and names were checked, so only the files are left to blame. (Not for lack of memory.)
-    except jax.errors.JaxRuntimeError:
+    except (jax.errors.JaxRuntimeError, MemoryError):
         raise
     except Exception as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise CheckpointError(
+        raise DamagedError(
             str(path / str(step)),
             got=f"damaged files ({first_line})",
             expected="a whole checkpoint",
@@ -187,6 +231,22 @@ def _restore(path: Path, step: int, like: Any) -> Any:
         ) from error
     leaves = [_as_wanted(flat[name], leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _check_sums(path: Path, flat: dict[str, Any]) -> None:
+    """Refuse arrays that have other sums than were saved with them; all processes agree."""
+    told = flat.pop(_SUMS, None)
+    if told is None:
+        return
+    names, found = sorted(flat), content_sums(flat)
+    if np.shape(told) != found.shape or (np.asarray(told) != found).any():
+        others = [n for n, a, b in zip(names, told, found, strict=False) if (a != b).any()]
+        raise DamagedError(
+            str(path),
+            got=f"damaged files (other numbers in {', '.join(others[:3]) or 'the sums'})",
+            expected="the numbers that were saved",
+            mend="Restore an earlier step, or save again.",
+        )
 
 
 def _flatten(state: Any) -> dict[str, Any]:

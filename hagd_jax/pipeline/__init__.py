@@ -8,7 +8,7 @@ from hagd_jax.pipeline.fused.parts import StepBatch
 from hagd_jax.pipeline.fused.run import batches, run_fused
 from hagd_jax.pipeline.fused.state import State, init
 from hagd_jax.pipeline.fused.step import circuit_of, step
-from hagd_jax.pipeline.opening import open_run
+from hagd_jax.pipeline.opening import only_writer, open_run
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_staged
 from hagd_jax.pipeline.stages import NAMES, STAGES, require_stage
@@ -29,6 +29,7 @@ __all__ = [
     "extract",
     "init",
     "measured",
+    "only_writer",
     "open_extraction",
     "open_run",
     "require_stage",

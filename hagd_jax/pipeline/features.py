@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from hagd_jax import parallel, transcoders, units
 from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
 from hagd_jax.errors import ConfigError
+from hagd_jax.files import require_sealed
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.config import TRANSCODER, Progress
 from hagd_jax.pipeline.context import Context, Left, silent
@@ -27,6 +29,8 @@ SMALL_FEATURES = TrainConfig(features="2x", k=48, batch_size=512, learning_rate=
 _STEPS = 1500
 # Held-out sequences that a transcoder is measured on.
 _MEASURED = 128
+# What a run's transcoder is called.
+_FOLDER = "transcoder"
 
 
 class Basis(NamedTuple):
@@ -179,15 +183,28 @@ def trained(
     Returns:
         The transcoder, as its folder gives it back.
     """
-    folder = None if run is None else run.path / "transcoder"
-    if folder is None or not parallel.agree(folder.exists()):
-        made = transcoders.train(
-            model, corpus, config, run=run, progress=progress, save_every=save_every
-        )
-        if folder is None:
-            return made
-        transcoders.save(made, folder, model_name=model.name)
-        parallel.sync("transcoder saved")
+    if run is not None and run.has(_FOLDER):
+        found = run.whole(_FOLDER, functools.partial(_read, run, model))
+        if found is not None:
+            return found
+        run.forget([_FOLDER])
+    made = transcoders.train(model, corpus, config, run=run, progress=progress,
+                             save_every=save_every)  # fmt: skip
+    if run is None:
+        return made
+    transcoders.save(made, run.path / _FOLDER, model_name=model.name)
+    parallel.sync("transcoder saved")
+    return _read(run, model)
+
+
+def _read(run: RunFolder, model: LanguageModel) -> Transcoder:
+    """The transcoder that a run has kept.
+
+    Raises:
+        DamagedError: If its files are no longer those that were written.
+    """
+    folder = run.path / _FOLDER
+    require_sealed(folder)
     return transcoders.load(folder, mesh=model.mesh, model=model)
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import write_atomic, writing_to
+from hagd_jax.errors import BusyError, CheckpointError
+from hagd_jax.files import (
+    LOCK,
+    Lock,
+    hold_beside,
+    hold_folder,
+    unwritable,
+    write_atomic,
+    writing_to,
+)
 from hagd_jax.parallel import agree, is_main
-from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.run_folder import LOG, RunFolder, remove
 
-_ALWAYS = ("config.json", "metrics.jsonl")
+CONFIG = "config.json"
+_ALWAYS = (CONFIG, LOG)
+# What a process that was killed had begun to write.
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 # What a run that trains a transcoder leaves.
 TRAINING = (
     *("checkpoints", "positions", "transcoder", "evaluation.json", "contexts", "report.html"),
@@ -28,8 +40,12 @@ def open_run(
     leaves: Collection[str] = TRAINING,
     forget: Iterable[str] = (),
     free: Collection[str] = (),
+    wait: bool = False,
 ) -> RunFolder:
     """Begin a run, or resume the one that was begun here with the same configuration.
+
+    One process writes to a folder at a time (or one cluster, whose first process stands for it):
+    until the run is no longer referred to, others are told who does.
 
     Args:
         path: The folder; made if absent.
@@ -38,16 +54,19 @@ def open_run(
         leaves: Names of the files and folders that such a run writes; nothing else is discarded.
         forget: Those of them that are discarded in any case, to be made again.
         free: Fields of `config["config"]` that may differ from those of the run that is continued.
+        wait: Whether to wait while another process writes there.
 
     Returns:
         The folder.
 
     Raises:
+        BusyError: If another process writes there and `wait` is off.
         CheckpointError: If the folder holds something else, or a run with another configuration
             (the message lists the differences), or cannot be written.
     """
     path = Path(path)
     # The first process alone looks and writes, the others wait: two would see each other's files.
+    lock = _lock(path, wait, file=False)
     problem = None
     if is_main():
         try:
@@ -56,8 +75,51 @@ def open_run(
         except CheckpointError as error:
             problem = error
     if not agree(problem is None):
+        lock = None  # or the traceback would hold it
         raise problem or CheckpointError(str(path), got="refused by the first process")
-    return RunFolder(path)
+    return RunFolder(path, lock)
+
+
+@contextlib.contextmanager
+def only_writer(path: Path, *, wait: bool = False, file: bool = False) -> Iterator[None]:
+    """Be the only process, or cluster, that writes to a folder or a file.
+
+    A run that is opened there meanwhile keeps the folder for as long as the run is referred to.
+
+    Args:
+        path: The folder or file.
+        wait: Whether to wait while another process writes there.
+        file: Whether it is a file. One in the folder of a run is locked as that folder is.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BusyError: If another process writes there and `wait` is off.
+        CheckpointError: If the place cannot be written.
+    """
+    lock = _lock(path, wait, file)
+    try:
+        yield
+    finally:
+        del lock  # or a traceback would hold it
+
+
+def _lock(path: Path, wait: bool, file: bool) -> Lock | None:
+    """The lock of a place; None in all processes but the first."""
+    lock = problem = None
+    if is_main():
+        try:
+            if file and (path.parent / CONFIG).exists():
+                path, file = path.parent, False
+            if not file and path.exists() and not path.is_dir():
+                raise CheckpointError(str(path), got="a file", expected="a folder")
+            lock = (hold_beside if file else hold_folder)(path, wait=wait)
+        except (CheckpointError, OSError) as error:
+            problem = error if isinstance(error, CheckpointError) else unwritable(path, error)
+    if not agree(problem is None):
+        raise problem or BusyError(str(path), got="refused by the first process")
+    return lock
 
 
 def _claim(
@@ -68,23 +130,22 @@ def _claim(
     forget: Iterable[str],
     free: Collection[str],
 ) -> None:
-    file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(str(path), got="a file", expected="a folder")
+    file = path / CONFIG
+    remove(path, [each.name for each in path.iterdir() if _DRAFT.fullmatch(each.name)])
     if file.exists():
         # Through JSON, so that tuples compare equal to what was written.
         old, new = _read(file), json.loads(json.dumps(config))
         differences = _differences(_fixed(old, free), _fixed(new, free))
         # Nothing was done yet: the first command may simply have been mistyped.
-        done = any((path / name).exists() for name in ("metrics.jsonl", *leaves))
+        done = any((path / name).exists() for name in (LOG, *leaves))
         if differences and done and not overwrite:
             raise CheckpointError(
                 str(path),
                 got="a run with another configuration: " + "; ".join(differences[:10]),
                 mend="Use another --out, or --overwrite to discard that run.",
             )
-        _remove(path, (*_ALWAYS, *leaves) if differences else forget)
-    elif path.exists() and any(path.iterdir()):
+        remove(path, (*_ALWAYS, *leaves) if differences else forget)
+    elif any(each.name != LOCK for each in path.iterdir()):
         raise CheckpointError(
             str(path),
             got="a folder with other files",
@@ -106,7 +167,7 @@ def _read(file: Path) -> dict[str, Any]:
     mend = "Remove the folder, or use another --out."
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(str(file), got=f"broken JSON ({error})", mend=mend) from error
     if not isinstance(found, dict):
         raise CheckpointError(str(file), got=type(found).__name__, expected="an object", mend=mend)
@@ -121,11 +182,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
         ]
     return [] if old == new else [f"{prefix[:-1]} was {old!r}, now {new!r}"]
-
-
-def _remove(path: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
-        else:
-            (path / name).unlink(missing_ok=True)

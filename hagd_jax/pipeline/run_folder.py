@@ -24,17 +24,38 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
+import shutil
+import struct
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hagd_jax.errors import CheckpointError
-from hagd_jax.files import finite, write_atomic
-from hagd_jax.parallel import Checkpoints, agree, is_main
+from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.files import (
+    DIGEST,
+    Lock,
+    append_line,
+    arrays_digest,
+    finite,
+    require_digest,
+    write_atomic,
+    writing_to,
+)
+from hagd_jax.parallel import Checkpoints, agree, is_main, sync
+
+LOG = "metrics.jsonl"
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, AttributeError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +66,11 @@ class RunFolder:
 
     Attributes:
         path: The folder.
+        lock: What keeps other processes from writing there, as long as the run is referred to.
     """
 
     path: Path
+    lock: Lock | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -68,8 +91,7 @@ class RunFolder:
         """Append a line to `metrics.jsonl`; numbers that are not finite become null."""
         if is_main():
             record = finite({"time": round(time.time(), 3), "stage": stage, **values})
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+            append_line(self.path / LOG, json.dumps(record, allow_nan=False))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the run atomically."""
@@ -81,9 +103,9 @@ class RunFolder:
         return agree((self.path / name).exists())
 
     def keep(self, name: str, **arrays: np.ndarray) -> None:
-        """Write arrays as a compressed .npz file, atomically."""
+        """Write arrays and their digest as a compressed .npz file, atomically."""
         held = io.BytesIO()
-        named: dict[str, Any] = dict(arrays)
+        named: dict[str, Any] = {**arrays, DIGEST: np.array(arrays_digest(arrays))}
         np.savez_compressed(held, **named)
         self.write(name, held.getvalue())
 
@@ -95,19 +117,17 @@ class RunFolder:
             **shapes: Name → shape of every array that it must hold, None for any.
 
         Returns:
-            Name → array, or None if there is no such file.
+            Name → array, or None if there is no such file, or a damaged one.
 
         Raises:
-            CheckpointError: If the file is broken, or holds arrays of other names or shapes.
+            CheckpointError: If the file is whole, and holds arrays of other names or shapes.
         """
         if not self.has(name):
             return None
         path, mend = self.path / name, "Remove it; it is made again."
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-                found = {key: held[key] for key in held.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise CheckpointError(str(path), got=f"a broken file ({error})", mend=mend) from error
+        found = self.whole(name, lambda: _arrays(path))
+        if found is None:
+            return None
         got = {key: array.shape for key, array in found.items()}
         wanted = {key: got.get(key) if shape is None else shape for key, shape in shapes.items()}
         if got != wanted:
@@ -116,28 +136,107 @@ class RunFolder:
             )
         return found
 
+    def whole(self, name: str, read: Callable[[], T]) -> T | None:
+        """Read what the run has left, unless it is damaged; every process must ask.
+
+        Args:
+            name: The file or folder, for the log.
+            read: Reads it.
+
+        Returns:
+            What was read; None if it is damaged, which the log says: it is made again.
+        """
+        found = error = None
+        try:
+            found = read()
+        except DamagedError as damage:
+            error = damage
+        # What the first process reads decides, as it alone writes.
+        if agree(error is not None):
+            again(self.path / name, error)
+            return None
+        if error is not None:
+            raise error
+        return found
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove files and folders that the run has left; every process must ask."""
+        if is_main():
+            remove(self.path, names)
+        sync("files of the run removed")
+
     def rewind(self, stage: str, step: int) -> None:
         """Drop logged lines that a resumed run will write again.
 
-        Keeps the lines of other, earlier stages, and of this one up to `step`; a line that was
-        cut off by a kill goes too.
+        Keeps the lines of other, earlier stages, and of this one up to `step`; lines that are
+        damaged, or were cut off by a kill, go too.
 
         Args:
             stage: The stage that is resumed.
             step: Its last step that was saved.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / LOG
         if not (is_main() and path.exists()):
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
+        with writing_to(path):
+            lines = path.read_bytes().split(b"\n")
+        kept: list[bytes] = []
+        for number, line in enumerate(lines, 1):
+            place = _place(line)
+            if place is None:
+                # The end of the file is no line, and what a kill cut off is no damage.
+                if number < len(lines):
+                    _log.warning("%s: line %d is damaged and left out", path, number)
+                continue
+            name, at = place
+            if name == stage and at > step:
                 break
-            if record["stage"] == stage and record.get("step", 0) > step:
+            kept.append(line + b"\n")
+            if name == stage and at == step:
                 break
-            kept.append(line + "\n")
-            if record["stage"] == stage and record.get("step", 0) == step:
-                break
-        write_atomic(path, "".join(kept))
+        write_atomic(path, b"".join(kept))
+
+
+def again(place: Path, error: Exception | None) -> None:
+    """Say in the log that something damaged is made again."""
+    _log.warning("%s is damaged and is made again: %s", place, error or "another process says so")
+
+
+def remove(path: Path, names: Iterable[str]) -> None:
+    """Remove files and folders, if they are there; links are removed and not followed.
+
+    Raises:
+        OSError: If one cannot be removed.
+    """
+    for each in (path / name for name in names):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, which must have the digest that it says."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+            found = {key: held[key] for key in held.files}
+        told = found.pop(DIGEST, None)
+        require_digest(path, None if told is None else str(told), arrays_digest(found))
+    except DamagedError:
+        raise
+    # Damage in a zip file comes as any of these, RuntimeError where it seems encrypted.
+    except _UNREADABLE as error:
+        said = f"{type(error).__name__}: {error}"
+        raise DamagedError(str(path), got=f"a broken file ({said[:80]})") from error
+    return found
+
+
+def _place(line: bytes) -> tuple[str, int] | None:
+    """Stage and step of a line of the log; None if it is none."""
+    try:
+        record = json.loads(line)
+        stage, step = record["stage"], record.get("step", 0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    whole = isinstance(stage, str) and isinstance(step, int)
+    return (stage, step) if whole else None

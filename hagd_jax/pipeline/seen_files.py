@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.files import with_digest, without_digest
 from hagd_jax.pipeline.context import Stage
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.tasks import Seen
@@ -15,7 +17,7 @@ def file_of(stage: str) -> str:
     return f"seen/{stage}.json"
 
 
-def remember(run: RunFolder | None, stage: Stage, seen: Seen) -> Seen:
+def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str] = ()) -> Seen:
     """Add to the record of a stage before it reads any data.
 
     Nothing is ever removed from the record while the stage's results are in the folder, so that a
@@ -25,36 +27,42 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen) -> Seen:
         run: The run's folder, or None to keep nothing.
         stage: The stage.
         seen: The data that it is about to look at.
+        then: What the stage and later ones leave. If the record is damaged it is removed, so that
+            nothing remains of which it is unknown what it was chosen by.
 
     Returns:
         Everything that the stage has looked at in this run. It is unknown if the folder holds
         results of the stage without a record.
 
     Raises:
-        CheckpointError: If the record is broken, or is one of another model, task or dictionary.
+        CheckpointError: If the record is one of another model, task or dictionary.
     """
     if run is None:
         return seen
-    name = file_of(stage.name)
+    name, before = file_of(stage.name), None
     if run.has(name):
-        before = _read(run, name)
+        before = run.whole(name, lambda: _read(run, name))
+        if before is None:
+            run.forget([name, *stage.leaves, *then])
+    if before is not None:
         _require_same(run, name, before, seen)
         seen = before | seen
     else:
         there = [run.has(leaf) for leaf in stage.leaves]  # all processes ask the same questions
         seen = seen | Seen.unknown() if any(there) else seen
-    run.write(name, json.dumps(seen.to_json(), indent=1) + "\n")
+    run.write(name, json.dumps(with_digest(seen.to_json()), indent=1) + "\n")
     return seen
 
 
 def _read(run: RunFolder, name: str) -> Seen:
     path = run.path / name
     try:
-        return Seen.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            str(path), got=f"a broken record ({error})", expected="what the stage looked at",
-            mend="Do the stage again with --from.",
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Seen.from_json(without_digest(path, record))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise DamagedError(
+            str(path), got=f"a broken record ({str(error)[:80]})",
+            expected="what the stage looked at",
         ) from error  # fmt: skip
 
 

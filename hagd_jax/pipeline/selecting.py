@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, size_curve
+from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.masks import Ranked, odds, top_of
@@ -146,7 +149,19 @@ def kept(context: Context, left: Left) -> Selected | None:
     """Read the circuit that the run's folder holds."""
     if context.run is None or not context.run.has(FILE):
         return None
-    circuit = Circuit.load(context.run.path / FILE)
+    circuit = context.run.whole(FILE, functools.partial(_read, context.run.path / FILE))
+    if circuit is None:
+        return None
     by_masks = circuit.config.get("found_by") == "masks"
     found: Ranked = left["search"] if by_masks else top_of(context, left["score"])
     return Selected(circuit, {**found.circuits(), len(circuit): circuit.mask()})
+
+
+def _read(path: Path) -> Circuit:
+    """The circuit of the run, whose file nobody but the run should write."""
+    try:
+        return Circuit.load(path)
+    except DamagedError:
+        raise
+    except CheckpointError as error:
+        raise DamagedError(str(path), got=str(error)) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from hagd_jax.pipeline.context import Context, Left, Stage
 from hagd_jax.pipeline.seen_files import remember
-from hagd_jax.pipeline.stages import LAST, STAGES
+from hagd_jax.pipeline.stages import LAST, STAGES, files_from
 
 Make = Callable[[Stage, Context, Left], Any]
 
@@ -41,7 +41,7 @@ def run_stages(context: Context, until: str, make: Make) -> Left:
     """
     left, run = Left(), context.run
     for stage in STAGES[: [stage.name for stage in STAGES].index(until) + 1]:
-        left = left.seeing(remember(run, stage, stage.looks(context, left)))
+        left = left.seeing(remember(run, stage, stage.looks(context, left), files_from(stage.name)))
         value = stage.kept(context, left)
         if value is None:
             value = make(stage, context, left)

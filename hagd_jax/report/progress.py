@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -167,7 +169,38 @@ def _time(seconds: float) -> str:
         >>> _time(3725.4)
         '1:02:05'
     """
-    return str(datetime.timedelta(seconds=round(seconds)))
+    # Never negative, whatever a clock and a total that has shrunk say.
+    return str(datetime.timedelta(seconds=max(round(seconds), 0)))
+
+
+class _Forgiving:
+    """A stream that loses what it cannot write: progress must not end a run.
+
+    Args:
+        stream: The stream; None where Python has none.
+    """
+
+    def __init__(self, stream: IO[str] | None):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)  # type: ignore[union-attr]
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out what is held back, or lose it."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()  # type: ignore[union-attr]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forgiving(stream: IO[str] | None) -> IO[str]:
+    """A stream that loses what it cannot write, where the other end is closed or the disk full."""
+    return cast("IO[str]", _Forgiving(stream))
 
 
 @contextlib.contextmanager
@@ -184,7 +217,7 @@ def bars(
     Yields:
         The bars, or lines where the console is no terminal.
     """
-    console = Console(stderr=True) if console is None else console
+    console = Console(file=forgiving(sys.stderr)) if console is None else console
     if not (console.is_terminal or console.is_jupyter):
         with _reporting(Lines(console, stop=stop), every) as lines:
             yield lines

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 import hagd_jax.models as models
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import writing_to
+from hagd_jax.files import Lock, hold_beside, replacing, require_sealed, seal, writing_to
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import agree, is_main, sync
 from hagd_jax.tasks.algorithm import Algorithm
@@ -51,8 +53,8 @@ def small_model(
         The model.
 
     Raises:
-        CheckpointError: If the cache cannot be written. A model in it that cannot be read is
-            trained again.
+        CheckpointError: If the cache cannot be written. A model in it that is damaged is trained
+            again, and so is one that is a link. If another process trains it, this one waits.
 
     Example:
         >>> from hagd_jax.tasks.algorithms import parity
@@ -62,22 +64,77 @@ def small_model(
     """
     config = config or SmallTrainConfig()
     place = _cache(folder) / f"{algorithm.model_name}-{_digest(algorithm, config, seed)}"
-    if agree(place.is_dir()):
-        try:
-            return _loaded(place, algorithm, mesh, dtype)
-        except CheckpointError as error:
-            _log.warning("a cached model cannot be used, so it is trained again: %s", error)
-    model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
+    read = functools.partial(_loaded, place, algorithm, mesh, dtype)
+    # One that is there is read without a lock, so that a cache may be read-only.
+    if (found := _cached(place, read)) is not None:
+        return found
+    lock = _lock(place)
+    try:
+        # While this process waited for the lock, another one may have trained it.
+        if (found := _cached(place, read, tell=True)) is not None:
+            return found
+        model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
+        if is_main():
+            _put(model, place)
+        sync("small model saved")
+    finally:
+        del lock  # or a traceback would hold it
+    return model if dtype is None else read()
+
+
+def _lock(place: Path) -> Lock | None:
+    """The lock of an entry, which the first process alone holds; it waits for other runs.
+
+    Raises:
+        CheckpointError: If there can be none, as the cache cannot be written.
+    """
+    lock = problem = None
     if is_main():
+        try:
+            lock = hold_beside(place, wait=True)
+        except CheckpointError as error:
+            problem = error
+    if not agree(problem is None):
+        raise problem or CheckpointError(str(place), got="refused by the first process")
+    return lock
+
+
+def _cached(
+    place: Path, read: Callable[[], LanguageModel], tell: bool = False
+) -> LanguageModel | None:
+    """The model of an entry, or None if it is absent or damaged, or a link: none is followed."""
+    there = place.is_dir()
+    found = error = None
+    if agree(there and not place.is_symlink()):
+        try:
+            found = read()
+        except CheckpointError as problem:
+            error = problem
+    elif there:
+        error = CheckpointError(str(place), got="a link", expected="a folder of the cache")
+    if tell and error is not None:
+        _log.warning("a cached model cannot be used, so it is trained again: %s", error)
+    if agree(found is None):
+        return None
+    if found is None:
+        raise error or CheckpointError(str(place), got="unreadable in this process alone")
+    return found
+
+
+def _put(model: LanguageModel, place: Path) -> None:
+    """Replace an entry, whatever it was: a link goes, and what it led to stays."""
+    if place.is_symlink() or place.is_file():
         with writing_to(place):
-            models.save(model, place, overwrite=True)
-    sync("small model saved")
-    return model if dtype is None else _loaded(place, algorithm, mesh, dtype)
+            place.unlink()
+    with replacing(place) as draft:
+        models.save(model, draft)
+        seal(draft)
 
 
 def _loaded(
     place: Path, algorithm: Algorithm, mesh: jax.sharding.Mesh | None, dtype: str | None
 ) -> LanguageModel:
+    require_sealed(place)
     found = models.load(str(place), mesh=mesh, dtype=dtype)
     algorithm.require(found)
     return found.replace(name=algorithm.model_name)

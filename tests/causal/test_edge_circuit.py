@@ -94,6 +94,7 @@ def test_what_is_no_edge_is_refused(edge):
 def test_broken_files_are_refused(tmp_path_factory, data):
     _, circuit, _ = some(CONFIGS[0])
     record = json.loads(circuit.to_json())
+    del record["blake2b"]  # else nothing but the digest is looked at
     for field in data.draw(st.sets(st.sampled_from(sorted(record)), min_size=1)):
         record[field] = data.draw(
             st.none() | st.integers(0, 3) | st.text() | st.lists(st.lists(st.text(), max_size=3))

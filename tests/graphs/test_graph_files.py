@@ -37,6 +37,7 @@ def broken(path, **changes):
 
     with safe_open(path, framework="numpy") as file:
         about = dict(file.metadata())
+    del about["blake2b"]  # else nothing but the digest is looked at
     arrays = load_file(path)
     header = changes.pop("header", about)
     save_file({k: v for k, v in (arrays | changes).items() if v is not None}, path, header)

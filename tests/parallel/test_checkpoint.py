@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
-from hagd_jax.parallel import Checkpoints, make_mesh, restore, save, sharding
+from hagd_jax.errors import CheckpointError, ConfigError, DamagedError, InputError
+from hagd_jax.parallel import Checkpoints, checkpoint, make_mesh, restore, save, sharding
 
 
 class Box(NamedTuple):
@@ -240,3 +240,63 @@ def test_damaged_files_are_an_error_or_do_not_matter(tmp_path: Path):
     outcomes = ast.literal_eval(done.stdout)
     assert outcomes["wrong"] == 0
     assert outcomes["refused"] >= 12
+
+
+def test_a_flipped_number_is_refused(tmp_path: Path, monkeypatch):
+    """As if a bit had changed where the format has no checksum: the numbers are others."""
+    state = {"w": np.arange(6.0), "n": 3}
+    real = checkpoint._stored
+
+    def flipped(name, leaf):
+        stored = np.array(real(name, leaf))
+        return stored + 1 if "w" in name else stored
+
+    with monkeypatch.context() as patched:
+        sums = checkpoint.content_sums
+        patched.setattr(checkpoint, "_stored", flipped)
+        patched.setattr(
+            checkpoint, "content_sums", lambda flat: sums(flat | {"state['w']": state["w"]})
+        )
+        save(tmp_path, state)
+    with pytest.raises(DamagedError, match=r"other numbers in state\['w'\]"):
+        restore(tmp_path, state)
+
+
+def test_states_from_before_there_were_sums_restore(tmp_path: Path, monkeypatch):
+    state = {"w": np.arange(6.0), "n": 3}
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_SUMS", "state['more']")
+        patched.setattr(checkpoint, "content_sums", lambda flat: np.zeros(1))
+        save(tmp_path, state)
+    assert_same(restore(tmp_path, state | {"more": np.zeros(1)}), state | {"more": np.zeros(1)})
+
+
+def test_a_damaged_step_is_removed_and_the_one_before_it_used(tmp_path: Path, caplog):
+    run = Checkpoints(tmp_path / "run")
+    run.save(1, {"x": np.ones(3)})
+    run.save(2, {"x": np.zeros(3) + 2})
+    for file in (tmp_path / "run" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    step, found = run.latest({"x": np.ones(3)})
+    assert (step, found["x"].tolist()) == (1, [1.0, 1.0, 1.0])
+    assert "damaged checkpoint is removed" in caplog.text
+    assert run.steps() == [1]
+    run.save(2, {"x": np.ones(3)})
+    assert run.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("full")])
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch, error):
+    save(tmp_path, {"x": 1})
+
+    def fail(*_, **__):
+        (tmp_path / "1.orbax-checkpoint-tmp").mkdir()
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp.CheckpointManager, "save", fail)
+        with pytest.raises(CheckpointError, match="can be written"):
+            save(tmp_path, {"x": 2})
+    assert restore(tmp_path, {"x": 0}) == {"x": 1}
+    assert os.listdir(tmp_path) == ["0"]

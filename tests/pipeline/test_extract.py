@@ -269,15 +269,6 @@ def test_stages_stop_and_begin_again(copier, task, tmp_path):
         open_extraction(out, copier, task, LEVELS, begin="dance")
 
 
-@pytest.mark.parametrize("cut", [6, 100])
-def test_a_broken_hierarchy_is_refused(copier, task, tmp_path, cut):
-    run_until("hierarchy", copier, task, LEVELS, out=tmp_path)
-    file = tmp_path / "hierarchy.npz"
-    file.write_bytes(file.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match="made again"):
-        extract(copier, task, LEVELS, out=tmp_path)
-
-
 def test_a_prior_without_weights_is_refused_before_any_work(copier, task, monkeypatch):
     def absent(path=None):
         raise CheckpointError("learner", got="nothing")

@@ -1,10 +1,15 @@
 """Small models are trained once, and again where the cache is broken."""
 
+import os
+import shutil
+import time
+
 import jax
 import numpy as np
 import pytest
 
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import SEAL, hold_beside, locks
 from hagd_jax.tasks import modular
 from hagd_jax.testbeds import SmallTrainConfig, small_model
 from hagd_jax.testbeds.small_cache import CACHE
@@ -55,6 +60,73 @@ def test_a_broken_cache_is_mended_and_the_log_says_so(tmp_path, caplog):
     assert str(weights) in caplog.text
     assert same(first, second)
     assert not steps(tmp_path)[2]
+
+
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory):
+    """A cache with one model, and the model."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, steps(folder)[1]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", SEAL])
+def test_a_changed_byte_is_trained_again(entry, tmp_path, caplog, file):
+    shutil.copytree(entry[0], tmp_path, dirs_exist_ok=True)
+    (place,) = tmp_path.iterdir()
+    content = bytearray((place / file).read_bytes())
+    content[-5] ^= 1
+    (place / file).write_bytes(content)
+    _, again, seen = steps(tmp_path)
+    assert len(seen) == 2
+    assert "trained again" in caplog.text
+    assert same(again, entry[1])
+    assert not steps(tmp_path)[2]
+
+
+def test_entries_from_before_there_were_digests_are_read(entry, tmp_path):
+    shutil.copytree(entry[0], tmp_path, dirs_exist_ok=True)
+    (place,) = tmp_path.iterdir()
+    (place / SEAL).unlink()
+    _, again, seen = steps(tmp_path)
+    assert not seen
+    assert same(again, entry[1])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(entry, tmp_path, caplog, whole):
+    (place,) = entry[0].iterdir()
+    target = tmp_path / "elsewhere"
+    if whole:
+        shutil.copytree(place, target)
+    before = sorted(os.listdir(target)) if whole else None
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / place.name).symlink_to(target)
+    _, again, seen = steps(cache)
+    assert len(seen) == 2
+    assert ("a link" in caplog.text) == whole
+    assert same(again, entry[1])
+    assert not (cache / place.name).is_symlink()
+    assert (sorted(os.listdir(target)) if whole else None) == before
+
+
+def test_while_another_process_trains_this_one_waits_and_then_reads(
+    entry, tmp_path, caplog, monkeypatch
+):
+    (whole,) = entry[0].iterdir()
+    other = hold_beside(tmp_path / whole.name)
+    locks._held.clear()  # as another process would have it
+
+    def sleep(_):
+        shutil.copytree(whole, tmp_path / whole.name)
+        other.release()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    _, found, seen = steps(tmp_path)
+    assert not seen
+    assert same(found, entry[1])
+    assert "waiting for another process" in caplog.text
+    assert os.listdir(tmp_path) == [whole.name]
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):

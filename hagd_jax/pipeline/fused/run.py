@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 
 from hagd_jax import meta, transcoders
 from hagd_jax.brief import one_line
-from hagd_jax.corpus import Corpus
+from hagd_jax.corpus import Batches, Corpus
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import sync
@@ -28,11 +29,19 @@ from hagd_jax.pipeline.fused import results, turns
 from hagd_jax.pipeline.fused.means import groups_for, groups_in
 from hagd_jax.pipeline.fused.parts import StepBatch
 from hagd_jax.pipeline.fused.reading import read_splits, require_readable
-from hagd_jax.pipeline.fused.saving import APART, Learning, Nothing, Saving, position
+from hagd_jax.pipeline.fused.saving import (
+    APART,
+    Learning,
+    Nothing,
+    Saving,
+    position,
+    position_file,
+)
 from hagd_jax.pipeline.fused.setting import setting_of, uses_means
 from hagd_jax.pipeline.fused.state import State, blank, space_of
 from hagd_jax.pipeline.fused.step import step_arrays
 from hagd_jax.pipeline.fused.turns import Batcher, Turn, sizes_for
+from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_stages
 from hagd_jax.pipeline.stages import LAST, NAMES
 from hagd_jax.tasks import Task
@@ -132,7 +141,7 @@ class _Going:
         if learning is not None and int(learning.train.step) < self.setting.steps:
             own = features_run(context)
             saved = own.checkpoints.latest(learning.train) if own else None
-            if saved is None:
+            if saved is None or saved[0] != self.setting.steps:
                 raise CheckpointError(
                     "features", got="a transcoder without the state of its training",
                     mend="Begin with --from features.",
@@ -146,10 +155,15 @@ class _Going:
         """How many turns of a stage an interrupted run has done; the state is what it was."""
         steps = context.run.steps if context.run else None
         saved = steps.steps() if steps else []
-        if steps is None or not saved or saved[-1] // APART != place:
+        # Of a later stage, if what this one left was damaged and is made again.
+        for step in saved:
+            if steps is not None and step // APART > place:
+                steps.discard(step)
+        if steps is None or not any(step // APART == place for step in saved):
             return 0
         found = steps.latest(self.state)
-        assert found is not None
+        if found is None or found[0] // APART != place:
+            return 0
         self.state = found[1]
         return found[0] % APART
 
@@ -175,10 +189,9 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
     assert learning is not None
     assert text is not None
     every, done = turns.turns_of_features(setting, now.sizes), 0
-    saved = own.checkpoints.latest(learning.train) if own else None
-    if own is not None and saved is not None:
+    saved = _saved(own, learning.train, text) if own else None
+    if saved is not None:
         now.state = now.state.replace(learning=learning.replace(train=saved[1]))
-        text.restore(position(own, saved[0]))
         done = len(every) - setting.steps + saved[0]
     now.take(context, every, Learning(context, own, setting, text, len(every)), done)
     trained, model = now.state.learning, context.model
@@ -192,6 +205,17 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
     transcoders.save(made, own.path / "transcoder", model_name=model.name)
     sync("transcoder saved")
     return stage.make(context, left)
+
+
+def _saved(own: RunFolder, blank: Any, text: Batches) -> tuple[int, Any] | None:
+    """The last training state that is whole, with its position in the text."""
+    while (saved := own.checkpoints.latest(blank)) is not None:
+        at = own.whole(position_file(saved[0]), functools.partial(position, own, saved[0]))
+        if at is not None:
+            text.restore(at)
+            return saved
+        own.checkpoints.discard(saved[0])
+    return None
 
 
 def learns(context: Context) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError, TrainingError
+from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
+from hagd_jax.files import with_digest, without_digest
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
@@ -118,7 +119,7 @@ class Learning(Nothing):
 
     def _save(self, own: RunFolder, step: int, state: State) -> None:
         assert state.learning is not None
-        own.write(position_file(step), json.dumps(self.text.state()))
+        own.write(position_file(step), json.dumps(with_digest(self.text.state())))
         own.checkpoints.save(step, state.learning.train)
 
 
@@ -136,13 +137,15 @@ def position(own: RunFolder, step: int) -> dict[str, Any]:
     """Read the data position after a training step.
 
     Raises:
+        DamagedError: If it is damaged.
         CheckpointError: If it was not kept.
     """
     path = own.path / position_file(step)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
+        return without_digest(path, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        kind = CheckpointError if isinstance(error, FileNotFoundError) else DamagedError
+        raise kind(
             str(path), got=str(error), expected="where in the data the checkpoint was taken",
             mend="Begin with --from features.",
         ) from error  # fmt: skip

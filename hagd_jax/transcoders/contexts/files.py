@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from hagd_jax.errors import CheckpointError, require_is
-from hagd_jax.files import as_path, read_arrays, save_arrays, write_atomic, writing_to
+from hagd_jax.files import (
+    as_path,
+    read_arrays,
+    replacing,
+    save_arrays,
+    with_digest,
+    without_digest,
+    write_file,
+)
 from hagd_jax.parallel import is_main
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.measures.effects import LogitEffects
@@ -23,6 +31,7 @@ from hagd_jax.transcoders.measures.effects import LogitEffects
 FORMAT = 1
 _BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError)
 _NAMES = ("model", "transcoder", "digest")
+_OURS = ("contexts.json", "text.safetensors", "layer_*.safetensors")
 _TEXT = ("tokens", "weight", "fired", "largest")
 
 
@@ -31,24 +40,40 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
 
     Args:
         contexts: What to write.
-        folder: Made if absent; contexts saved there before are replaced.
+        folder: Made if absent; contexts saved there before are replaced, once the new are whole.
 
     Raises:
-        CheckpointError: If it cannot be written.
+        CheckpointError: If it cannot be written, or holds something else.
     """
     if not is_main():
         return
     require_is("contexts", contexts, Contexts)
-    folder = as_path(folder, "folder")
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "contexts.json").unlink(missing_ok=True)
-        save_arrays(folder / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
+    # A link is followed, rather than replaced.
+    folder = as_path(folder, "folder").resolve()
+    _require_replaceable(folder)
+    record = {name: getattr(contexts, name) for name in (*_NAMES, "window")}
+    record = {"format": FORMAT, **record, "layers": sorted(contexts.layers)}
+    with replacing(folder) as draft:
+        save_arrays(draft / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
         for layer, found in contexts.layers.items():
-            save_arrays(folder / f"layer_{layer}.safetensors", _tensors(found))
-        record = {name: getattr(contexts, name) for name in (*_NAMES, "window")}
-        record = {"format": FORMAT, **record, "layers": sorted(contexts.layers)}
-        write_atomic(folder / "contexts.json", json.dumps(record, indent=1) + "\n")
+            save_arrays(draft / f"layer_{layer}.safetensors", _tensors(found))
+        write_file(draft / "contexts.json", json.dumps(with_digest(record), indent=1) + "\n")
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Only an empty place may be written to, or one that holds contexts alone."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(str(folder), got="a file", expected="a folder or nothing")
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not any(path.match(pattern) for pattern in _OURS):
+            raise CheckpointError(
+                str(folder),
+                got=f"{path.name} in it, which is no part of contexts",
+                expected="an empty folder, none, or contexts to replace",
+                mend="It would be removed: move it away, or choose another folder.",
+            )
 
 
 def load_contexts(folder: str | Path) -> Contexts:
@@ -66,7 +91,8 @@ def load_contexts(folder: str | Path) -> Contexts:
     """
     folder = as_path(folder, "folder")
     try:
-        record = json.loads((folder / "contexts.json").read_text(encoding="utf-8"))
+        file = folder / "contexts.json"
+        record = without_digest(file, json.loads(file.read_text(encoding="utf-8")))
         if record["format"] != FORMAT:
             raise ValueError("another format version")
         before, after = map(operator.index, record["window"])

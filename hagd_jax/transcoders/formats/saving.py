@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hagd_jax.errors import CheckpointError, require_is
-from hagd_jax.files import as_path, replacing, write_safetensors
+from hagd_jax.files import SEAL, as_path, replacing, seal, write_file, write_safetensors
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
 from hagd_jax.transcoders.params import param_specs
@@ -59,7 +59,8 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
         if head := circuit_tracer.prediction_tensors(params):
             write_safetensors(draft / circuit_tracer.PREDICTION, head)
         text = circuit_tracer.config_text(config, transcoder.name, model_name)
-        (draft / circuit_tracer.CONFIG).write_text(text, encoding="utf-8")
+        write_file(draft / circuit_tracer.CONFIG, text)
+        seal(draft)
     return folder
 
 
@@ -96,7 +97,7 @@ def _require_replaceable(folder: Path) -> None:
         )
     for path in held:
         if path.is_dir() or not (
-            path.suffix == ".safetensors" or path.name == circuit_tracer.CONFIG
+            path.suffix == ".safetensors" or path.name in (circuit_tracer.CONFIG, SEAL)
         ):
             raise CheckpointError(
                 str(folder),

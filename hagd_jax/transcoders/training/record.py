@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError, TrainingError
-from hagd_jax.files import write_atomic
+from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
+from hagd_jax.files import with_digest, without_digest, write_atomic
 from hagd_jax.parallel import Pace, is_main, sync
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.setup import Run, Setup
@@ -56,7 +56,8 @@ class Clock:
         done, metrics = self.waiting
         self.waiting = None
         if self.run is not None:
-            seconds = time.monotonic() - self.began
+            # A clock that counts coarsely may not have moved.
+            seconds = max(time.monotonic() - self.began, 1e-9)
             rate = (done - self.first) * self.setup.train.batch_size * self.setup.length / seconds
             self.run.log("transcoder", step=done, tokens_per_second=round(rate, 1),
                          tokens=done * self.setup.train.batch_size * self.setup.length,
@@ -85,7 +86,7 @@ class Clock:
         self._report()
         try:
             if is_main():
-                write_atomic(_position(self.run, done), json.dumps(batches.state()))
+                write_atomic(_position(self.run, done), json.dumps(with_digest(batches.state())))
             sync("data position")
             self.run.checkpoints.save(done, state)
             if is_main():
@@ -137,13 +138,15 @@ def read_position(run: Run, step: int) -> dict[str, Any]:
         What `Batches.restore` takes.
 
     Raises:
-        CheckpointError: If it was not kept, or is damaged.
+        DamagedError: If it is damaged.
+        CheckpointError: If it was not kept.
     """
     file = _position(run, step)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
+        return without_digest(file, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        kind = CheckpointError if isinstance(error, FileNotFoundError) else DamagedError
+        raise kind(
             str(file),
             got=str(error),
             expected="where in the data the checkpoint was taken",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable
 
 import jax
@@ -11,6 +12,7 @@ import jax
 from hagd_jax.corpus import Batch, Batches, Corpus
 from hagd_jax.errors import (
     ConfigError,
+    DamagedError,
     require_index,
     require_is,
     require_list,
@@ -32,6 +34,7 @@ from hagd_jax.transcoders.training.step import step
 from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Transcoder
 
+LOG = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 Watch = Callable[[int, Callable[[], Transcoder]], None]
 
@@ -136,15 +139,29 @@ def _begin(setup: Setup, batches: Batches, run: Run | None) -> tuple[int, TrainS
     """Where a run was interrupted, or its first state."""
     mesh = setup.model.mesh
     blank = init_state(setup.config, setup.train, Normalisation.identity(setup.config), mesh=mesh)
-    saved = run.checkpoints.latest(blank) if run else None
+    saved = _saved(run, blank, batches) if run else None
     if run is not None:
         run.rewind("transcoder", saved[0] if saved else 0)
     if saved is not None:
-        assert run is not None
-        batches.restore(read_position(run, saved[0]))
         return saved
     some = itertools.islice(batches, setup.train.estimate)
     return 0, blank.replace(stats=estimate(setup.model, some, setup.config))
+
+
+def _saved(run: Run, blank: TrainState, batches: Batches) -> tuple[int, TrainState] | None:
+    """The last checkpoint that is whole, with its position in the data; damaged ones are removed.
+
+    In a cluster every process reads the same files, and comes to the same step.
+    """
+    while (saved := run.checkpoints.latest(blank)) is not None:
+        try:
+            batches.restore(read_position(run, saved[0]))
+        except DamagedError as error:
+            LOG.warning("a checkpoint without its position is removed: %s", error)
+            run.checkpoints.discard(saved[0])
+        else:
+            return saved
+    return None
 
 
 def watch_at(points: list[int], then: Callable[[int, Transcoder], None]) -> Watch:

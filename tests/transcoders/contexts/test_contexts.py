@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -265,19 +266,25 @@ def test_a_broken_record_is_refused(record, found, tmp_path):
         load_contexts(tmp_path)
 
 
-def test_a_torn_save_is_no_folder_of_contexts(found, tmp_path, monkeypatch):
-    """An earlier save must not pass for the layers that a later one began to write."""
-    save_contexts(found, tmp_path)
+def test_a_torn_save_leaves_the_contexts_before_it(found, tmp_path, monkeypatch):
+    folder = tmp_path / "contexts"
+    save_contexts(found, folder)
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("hagd_jax.transcoders.contexts.files.write_atomic", fail)
+    monkeypatch.setattr("hagd_jax.transcoders.contexts.files.write_file", fail)
     with pytest.raises(CheckpointError, match="disk full"):
+        save_contexts(dataclasses.replace(found, model="another"), folder)
+    same(found, load_contexts(folder), rtol=0)
+    assert os.listdir(tmp_path) == ["contexts"]
+
+
+def test_what_lies_beside_contexts_is_not_removed(found, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"thesis\.txt in it"):
         save_contexts(found, tmp_path)
-    with pytest.raises(CheckpointError):
-        load_contexts(tmp_path)
-    assert not list(tmp_path.glob(".*"))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_folder_that_cannot_be_written(found, tmp_path):

@@ -11,10 +11,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import jax
+
+from hagd_jax.errors import CheckpointError
+from hagd_jax.files import draft_of
 
 LOG = logging.getLogger("hagd_jax")
 SOURCE = Path(__file__).with_name("rows.cc")
@@ -49,7 +51,7 @@ def available() -> bool:
         return _without(f"{compiler} failed: {said[-1] if said else error}")
     except subprocess.SubprocessError as error:
         return _without(f"{compiler} failed: {error}")
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         return _without(f"{error}; set XDG_CACHE_HOME to a folder that can be written")
     for name in NAMES:
         handler = jax.ffi.pycapsule(getattr(library, f"hagd_{name}"))
@@ -76,13 +78,10 @@ def _build(compiler: str) -> Path:
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = _cache() / f"rows-{digest}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
-            command = [compiler, *FLAGS, f"-I{include}", str(SOURCE), "-o", str(made)]
+        # Several processes may build at once: each sees a whole library or none.
+        with draft_of(library) as draft:
+            command = [compiler, *FLAGS, f"-I{include}", str(SOURCE), "-o", str(draft)]
             subprocess.run(command, check=True, capture_output=True, timeout=300)
-            # Several processes may build at once: each sees a whole library or none.
-            os.replace(made, library)
     return library
 
 

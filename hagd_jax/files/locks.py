@@ -1,0 +1,184 @@
+"""One writer at a time: locks on folders and files that other processes, and hosts, respect.
+
+The kernel holds a lock (`flock`, which NFS passes on to its server) and lets go of it when the
+process ends, however that happens, so that no lock outlives its owner. Who holds it is written in
+the lock's file, for messages alone. Where a file system has no locks, nothing is held, and the log
+says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from hagd_jax.errors import BusyError
+from hagd_jax.files import system
+from hagd_jax.files.digests import digest
+from hagd_jax.files.writing import beside, writing_to
+
+# The lock of a folder, within it.
+LOCK = ".lock"
+# Seconds between two looks at a lock that another process holds.
+_EVERY = 0.2
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_log = logging.getLogger(__name__)
+
+
+class Lock:
+    """A lock that this process holds until `release`, or until nothing refers to it.
+
+    Args:
+        file: The lock's open file.
+        path: Where it lies.
+        made: Folders that were made for it, the innermost first; removed with it if empty.
+    """
+
+    def __init__(self, file: int, path: Path, made: list[Path]):
+        self.path = path
+        self.release = weakref.finalize(self, _release, file, path, made, os.getpid())
+
+
+# Of this process, which may open a folder more than once; the last one to let go of it counts.
+_held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
+
+
+def hold_folder(folder: Path, *, wait: bool = False) -> Lock:
+    """Become the only process that writes to a folder; a process that is may ask again.
+
+    Args:
+        folder: The folder; made if absent.
+        wait: Whether to wait while another process is.
+
+    Returns:
+        The lock; the folder is free again once nothing refers to it, or the process ends.
+
+    Raises:
+        BusyError: If another process is and `wait` is off; the message says which.
+        CheckpointError: If the folder cannot be written.
+    """
+    return _hold(folder.resolve() / LOCK, folder, wait)
+
+
+def hold_beside(path: Path, *, wait: bool = False) -> Lock:
+    """Become the only process that writes a file, or a folder that is replaced as a whole.
+
+    Args:
+        path: The file or folder; the lock lies beside it.
+        wait: As in `hold_folder`.
+
+    Returns:
+        The lock.
+
+    Raises:
+        BusyError: As in `hold_folder`.
+        CheckpointError: If there can be no file beside it.
+    """
+    # Names that begin alike must not share a lock.
+    name = f"{digest(path.name.encode(errors='surrogateescape'))[:8]}{LOCK}"
+    with writing_to(path):
+        place = path.parent.resolve() / path.name
+    return _hold(beside(place, name), path, wait)
+
+
+def _hold(lock: Path, what: Path, wait: bool) -> Lock:
+    found = _held.get(lock)
+    if found is not None and found.release.alive:
+        return found
+    told = False
+    while True:
+        with writing_to(what):
+            made = list(_absent(lock.parent))
+            system.make_folder(lock.parent)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            taken = _take(file, lock)
+        except BaseException:
+            os.close(file)
+            raise
+        if taken:
+            _held[lock] = held = Lock(file, lock, made)
+            return held
+        owner = _owner(file)
+        os.close(file)
+        if not wait:
+            raise BusyError(
+                str(what), got=f"another process that writes there: {owner}",
+                expected="one at a time", mend="Wait for it with --wait, or use another place.",
+            )  # fmt: skip
+        if not told:
+            _log.warning("%s: waiting for another process that writes there: %s", what, owner)
+            told = True
+        time.sleep(_EVERY)
+
+
+def _take(file: int, lock: Path) -> bool:
+    """Whether an open file is now locked, and is still the one that other processes will find."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _log.warning("%s: this file system has no locks; take care that one run writes", lock)
+    try:
+        if not os.path.samestat(os.fstat(file), os.stat(lock)):
+            return False
+    except FileNotFoundError:
+        # Its owner has let go of it, and removed it, since it was opened.
+        return False
+    # A disk may have room for an empty file alone; the lock holds without a description.
+    with contextlib.suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, _description().encode(), 0)
+    return True
+
+
+def _release(file: int, path: Path, made: list[Path], owner: int) -> None:
+    """Let go of a lock and leave no trace; a forked process leaves its parent's alone."""
+    with contextlib.suppress(OSError):
+        if os.getpid() == owner:
+            # Before letting go: whoever holds this file later must see that it is gone.
+            path.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        os.close(file)
+
+
+def _absent(folder: Path) -> Iterator[Path]:
+    """The folder and those above it that do not exist."""
+    while not folder.exists():
+        yield folder
+        folder = folder.parent
+
+
+def _description() -> str:
+    """This process, for a message in another."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    command = shlex.join([name, *sys.argv[1:]])
+    record = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": command}
+    return json.dumps({name: str(value)[:200] for name, value in record.items()})
+
+
+def _owner(file: int) -> str:
+    """Who holds a lock, as far as its file says."""
+    try:
+        record = json.loads(os.pread(file, 4096, 0))
+        told = {name: str(value)[:200] for name, value in record.items()}
+        return "process {pid} on {host} since {since}, `{command}`".format(**told)
+    except (OSError, ValueError, LookupError, AttributeError):
+        return "one that does not say which"
