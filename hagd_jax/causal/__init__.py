@@ -1,6 +1,6 @@
 """The judge: circuits, ablations, metrics, verdicts. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
+from hagd_jax.causal.ablation import ABLATIONS, Ablation, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
@@ -27,6 +27,7 @@ __all__ = [
     "ACCURACY_GATE",
     "FAITHFULNESS_GATE",
     "KL_GATE",
+    "Ablation",
     "Alone",
     "Behaviour",
     "Circuit",

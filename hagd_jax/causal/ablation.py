@@ -14,7 +14,7 @@ import numpy as np
 from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_index, shown
 from hagd_jax.interventions import zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
@@ -26,6 +26,41 @@ from hagd_jax.units.components import Components
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ablation:
+    """What nodes outside a circuit are set to.
+
+    Attributes:
+        kind: `zero`; `mean`, their mean at each position over reference prompts of the same group;
+            `mean_overall`, their mean over all positions of all reference prompts; `resample`,
+            their values on one reference prompt; `counterfactual`, their values on the corrupted
+            prompt.
+        reference: Prompts whose clean side is averaged or resampled, such as the discover split;
+            the measured ones if None. Their groups are numbered as those of the measured ones.
+            Which of them are taken where there are few says `causal.reference`; a prompt is never
+            in its own reference.
+        seed: Pairs prompts for `resample`; neighbouring numbers give different partners.
+
+    Raises:
+        ConfigError: If there is no such ablation.
+
+    Example:
+        >>> Ablation("resample", seed=1).kind
+        'resample'
+    """
+
+    kind: str
+    reference: Prompts | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.kind not in ABLATIONS:
+            raise ConfigError("ablation", got=shown(self.kind), expected=f"one of {ABLATIONS}")
+        require_index("seed", self.seed)
+
+    __repr__ = one_line
 
 
 class Behaviour(NamedTuple):
@@ -51,12 +86,10 @@ def behaviour(
     prompts: Prompts,
     masks: Sequence[Nodes | Edges],
     *,
-    ablation: str,
+    ablation: Ablation | str,
     dictionary: Parts | Source | None = None,
     candidates: tuple[int, ...] | None = None,
-    reference: Prompts | None = None,
     batch_size: int = 16,
-    seed: int = 0,
     with_model: bool = False,
 ) -> Behaviour:
     """Measure circuits by ablating their complements.
@@ -65,18 +98,11 @@ def behaviour(
         model: The model.
         prompts: Where to measure.
         masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
-        ablation: What ablated nodes are set to: `zero`; `mean`, their mean at each position over
-            reference prompts of the same group; `mean_overall`, their mean over all positions of
-            all reference prompts; `resample`, their values on one reference prompt;
-            `counterfactual`, their values on the corrupted prompt. How the reference is chosen
-            where there are few prompts says `causal.reference`; a prompt is never in its own.
+        ablation: What ablated nodes are set to, see `Ablation`; or its kind alone.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
             model's `components`, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
-        reference: Prompts whose clean side is averaged or resampled, such as the discover split;
-            the measured ones by default. Their groups are numbered as those of `prompts`.
         batch_size: Prompts in one call.
-        seed: Pairs prompts for `resample`; neighbouring numbers give different partners.
         with_model: Put what the model itself does in front, K + 1 rows in all. Dictionaries
             without errors have no circuit that does just that.
 
@@ -98,23 +124,23 @@ def behaviour(
         >>> found.kl.shape, bool(found.kl[0].max() < 1e-6 < found.kl[1].max())
         ((2, 81), True)
     """
-    if ablation not in ABLATIONS:
-        raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
+    if not isinstance(ablation, Ablation):
+        ablation = Ablation(ablation)
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
     nodes = parts_of(model, dictionary)
     circuits = _stacked(masks, nodes)
     means, beside = None, {}
-    if ablation.startswith("mean"):
+    kind, reference = ablation.kind, ablation.reference
+    if kind.startswith("mean"):
         means, places = reference_means(
-            model, nodes, prompts, reference, batch_size=batch_size,
-            per_position=ablation == "mean",
-        )  # fmt: skip
+            model, nodes, prompts, reference, batch_size=batch_size, per_position=kind == "mean"
+        )
         beside = places._asdict()
-    if ablation == "resample":
-        prompts, beside = _resampled(model, prompts, reference, seed)
+    if kind == "resample":
+        prompts, beside = _resampled(model, prompts, reference, ablation.seed)
     parts = [
-        _judge(model.bare(), nodes, batch, own, circuits, means, ablation, candidates)
+        _judge(model.bare(), nodes, batch, own, circuits, means, kind, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
     # The rows that filled up the last batch, and the last masks, come last.

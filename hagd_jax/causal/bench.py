@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal.ablation import Behaviour, behaviour
+from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour
 from hagd_jax.causal.claim import Runs
 from hagd_jax.causal.config import ValidateConfig
 from hagd_jax.causal.judged import Judged, judged_prompts
@@ -49,14 +49,12 @@ class Bench:
     model: LanguageModel
     parts: Parts
     config: ValidateConfig
-    split: str
-    seed: int
 
     __repr__ = one_line
 
     def test(self, task: Task, seen: Seen) -> Test:
         """Choose the prompts and ablations a task is judged on, and note what is set aside."""
-        judged = judged_prompts(task, self.split, seen)
+        judged = judged_prompts(task, self.config.split, seen)
         aside = list(judged.aside)
         found_with = [name for name in self.config.ablations if name in seen.ablations]
         if found_with:
@@ -86,12 +84,10 @@ class Bench:
                 self.model,
                 test.judged.prompts,
                 masks,
-                ablation=ablation,
+                ablation=Ablation(ablation, test.judged.reference, self.config.seed + draw),
                 dictionary=self.parts,
                 candidates=test.task.candidates,
-                reference=test.judged.reference,
                 batch_size=self.config.batch_size,
-                seed=self.seed + draw,
                 with_model=True,
             )
             for draw in range(draws if ablation == "resample" else 1)
@@ -103,8 +99,8 @@ class Bench:
         """Run the trials, or the first of them, under one ablation."""
         found = self.run(test, trials.masks[:first], ablation, self.config.draws)
         return Runs(
-            found, trials, trials.members, self.config.alpha, ablation, self.split, self.seed,
-            test.judged.clusters, test.decides[ablation],
+            found, trials, trials.members, self.config.alpha, ablation, self.config.split,
+            self.config.seed, test.judged.clusters, test.decides[ablation],
         )  # fmt: skip
 
     def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
@@ -115,7 +111,7 @@ class Bench:
         """
         like, there = circuit.mask(), existing(self.parts)
         flat, tried = like.flat().astype(bool), circuit.places()
-        rng = np.random.default_rng([self.seed, 5])
+        rng = np.random.default_rng([self.config.seed, 5])
         tried = rng.permutation(tried)[: self.config.members]
         out: list[int] = []
         steps = []

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from hagd_jax.causal.claim import (
     FAILS,
@@ -130,7 +130,7 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
     """
     losses = {name: _lost(runs) for name, runs in others.items()}
     mine, theirs = _lost(own), np.concatenate(list(losses.values()))
-    found: Any = stats.mannwhitneyu(mine, theirs, alternative="greater")
+    found: Any = scipy.stats.mannwhitneyu(mine, theirs, alternative="greater")
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     effect = Estimate(float(theirs.mean()), min(means.values()), max(means.values()))
     says = f"without it {mine.mean():.0%} of the metric is lost, and of " + ", ".join(

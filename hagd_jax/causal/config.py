@@ -33,6 +33,8 @@ class ValidateConfig:
         permuted: Models with permuted weights on which the circuit must not pass.
         least: With fewer distinct prompts there is no verdict.
         batch_size: Prompts in one call.
+        split: Prompts to judge on; a split that the circuit has seen decides nothing.
+        seed: Of controls, subsets, bootstraps and permutations. An extraction adds its own.
 
     Raises:
         ConfigError: If a number is impossible, or an ablation does not exist.
@@ -50,6 +52,8 @@ class ValidateConfig:
     permuted: int = 1
     least: int = 8
     batch_size: int = 16
+    split: str = "test"
+    seed: int = 0
 
     def __post_init__(self):
         require_choice("claims", self.claims, get_args(Claims))
@@ -61,5 +65,5 @@ class ValidateConfig:
         require_number("alpha", self.alpha, above=0, below=1)
         for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
             require_number(field, getattr(self, field), least=1, whole=True)
-        for field in ("greedy", "permuted"):
+        for field in ("greedy", "permuted", "seed"):
             require_number(field, getattr(self, field), least=0, whole=True)

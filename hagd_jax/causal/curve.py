@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.ablation import Ablation, behaviour
 from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
@@ -74,11 +74,9 @@ def size_curve(
         judged.prompts,
         [empty, *masks],
         dictionary=nodes,
-        ablation=ablation,
+        ablation=Ablation(ablation, judged.reference, seed),
         candidates=task.candidates,
-        reference=judged.reference,
         batch_size=batch_size,
-        seed=seed,
         with_model=True,
     )
     result = judged.averaged(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from hagd_jax.errors import InputError, require_index, shown
 
@@ -191,7 +191,7 @@ def accuracy(correct: np.ndarray) -> Estimate:
     if not np.isin(correct, (0, 1)).all():
         raise InputError("correct", got=shown(correct), expected="True or False for each prompt")
     k, n = int(correct.sum()), len(correct)
-    interval = stats.binomtest(k, n).proportion_ci(method="exact")
+    interval = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
     return Estimate(k / n, float(interval.low), float(interval.high))
 
 
@@ -293,7 +293,7 @@ def auroc(scores: np.ndarray, members: np.ndarray) -> float:
         )  # fmt: skip
     if np.isnan(scores).any():
         raise InputError("scores", got="NaN", expected="numbers")
-    ranks = stats.rankdata(scores)
+    ranks = scipy.stats.rankdata(scores)
     inside, outside = members.sum(), members.size - members.sum()
     above = ranks[members].sum() - inside * (inside + 1) / 2
     return float(above / (inside * outside))

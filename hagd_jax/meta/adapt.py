@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.errors import InputError, require_choice, require_index, require_is, require_number
 from hagd_jax.meta.describe import Described
 from hagd_jax.meta.learner import Learner, as_scores, padded, states
@@ -87,7 +87,7 @@ def effects(
     rows[-1] = False
     found = behaviour(
         model, prompts, [Nodes.from_flat(nodes.space, row) for row in rows], dictionary=nodes,
-        ablation=ablation, reference=prompts, batch_size=batch_size, with_model=True,
+        ablation=Ablation(ablation, prompts), batch_size=batch_size, with_model=True,
     )  # fmt: skip
     whole = np.asarray(found.metric[0], np.float64)
     scale = max(abs(whole.mean()), 1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import sizes_of
-from hagd_jax.parallel import agree
+from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import init_masks, mask_ranks, top_nodes, train_masks
@@ -75,20 +75,19 @@ def search(context: Context, left: Left) -> Ranked:
     resumed = run.masks.latest(state) if run else None
     if run is not None:
         run.rewind("masks", resumed[0] if resumed else 0)
-    state, saved = resumed[1] if resumed else state, time.monotonic()
+    state, pace = resumed[1] if resumed else state, Pace(context.save_every)
     scans = train_masks(
         context.model, context.discover, state, sizes, config.masks, least=size, tree=tree,
         dictionary=left["features"].nodes,
     )  # fmt: skip
     for state, metrics in scans:
-        step, now = int(state.step), time.monotonic()
+        step, steps = int(state.step), config.masks.steps
         context.log("masks", step=step, **metrics)
-        context.progress("masks", step, config.masks.steps)
-        # All processes save together, so one clock decides.
-        late = now - saved >= context.save_every or step == config.masks.steps
-        if run is not None and agree(late):
-            run.masks.save(step, state)
-            saved = now
+        pace(
+            functools.partial(context.progress, "masks", step, steps),
+            None if run is None else functools.partial(run.masks.save, step, state),
+            last=step == steps,
+        )
     return ranked(left, sizes, mask_ranks(state, sizes, tree))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
@@ -70,7 +70,7 @@ def measured_losses(
     total = np.zeros(len(rows))
     for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
         found = behaviour(
-            model, prompts, circuits, ablation=name, dictionary=parts, reference=prompts,
+            model, prompts, circuits, ablation=Ablation(name, prompts), dictionary=parts,
             batch_size=config.batch_size, with_model=True,
         )  # fmt: skip
         whole = np.asarray(found.metric[0], np.float64)

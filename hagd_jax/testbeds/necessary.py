@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.ablation import Ablation, behaviour
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.testbeds.case import Case
@@ -61,12 +61,10 @@ def necessary_edges(
                     model,
                     batch,
                     [there.without(int(edge)) for edge in rows],
-                    ablation=ablation,
+                    ablation=Ablation(ablation, batch, seed),
                     dictionary=parts,
                     candidates=candidates,
-                    reference=batch,
                     batch_size=min(batch_size, len(batch)),
-                    seed=seed,
                 )
                 needed[chosen] |= ~found.match.all(1)[: len(chosen)]
     return there.like(needed)
@@ -98,9 +96,8 @@ def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
         case.model,
         case.prompts,
         [parts.space.without(int(place)) for place in places],
-        ablation=ablation,
+        ablation=Ablation(ablation, case.prompts),
         dictionary=parts,
-        reference=case.prompts,
         batch_size=len(case.prompts),
         with_model=True,
     ).metric

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.causal.partners import partners
 from hagd_jax.causal.reference import LEAST, group_means, others_of
 from hagd_jax.errors import InputError
@@ -38,7 +38,8 @@ def padded_with(token, prompts):
 
 
 def measured(prompts, ablation="mean", **options):
-    return behaviour(MODEL, prompts, some_masks(), ablation=ablation, batch_size=8, **options)
+    ablation = Ablation(ablation, **options)
+    return behaviour(MODEL, prompts, some_masks(), ablation=ablation, batch_size=8)
 
 
 @pytest.mark.parametrize("with_reference", [True, False])
@@ -157,4 +158,4 @@ def test_a_model_that_reads_both_ways_is_not_given_padding():
     both = noisy(DecoderConfig(**(dataclasses.asdict(CONFIG) | {"causal": False})))
     prompts, longer = prompts_of([4] * 3, 11), prompts_of([5] * 9, 12)
     with pytest.raises(InputError, match="reads both ways"):
-        behaviour(both, prompts, [EMPTY], ablation="resample", reference=longer)
+        behaviour(both, prompts, [EMPTY], ablation=Ablation("resample", longer))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 
 from hagd_jax.corpus import Batches
 from hagd_jax.errors import CheckpointError
-from hagd_jax.parallel import agree
+from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.state import State
@@ -49,7 +49,7 @@ class Saving(Nothing):
 
     def __init__(self, context: Context, stage: str, index: int, total: int):
         self.context, self.stage, self.index, self.total = context, stage, index, total
-        self.saved = time.monotonic()
+        self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
         """Drop log lines that will be written again."""
@@ -61,12 +61,14 @@ class Saving(Nothing):
         run, last = self.context.run, number == self.total
         if run is not None and (last or number % _LOGGED == 0):
             run.log(self.stage, step=number, part=turn.part, **numbers(said))
-        self.context.progress(_SHOWN.get(self.stage, self.stage), number, self.total)
-        # All processes save together, so one clock decides. What the last turn gave is kept.
-        late = time.monotonic() - self.saved >= self.context.save_every
-        if run is not None and not last and agree(late):
-            run.steps.save(self.index * APART + number, state)
-            self.saved = time.monotonic()
+        shown = _SHOWN.get(self.stage, self.stage)
+        # What the last turn gave is kept by the stage itself.
+        self.pace(
+            functools.partial(self.context.progress, shown, number, self.total),
+            None
+            if run is None or last
+            else functools.partial(run.steps.save, self.index * APART + number, state),
+        )
 
 
 class Learning(Nothing):
@@ -85,7 +87,7 @@ class Learning(Nothing):
     ):
         self.context, self.own, self.setting, self.text = context, own, setting, text
         self.total, self.ahead = total, total - setting.steps
-        self.saved = time.monotonic()
+        self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
         """Drop log lines that will be written again."""
@@ -109,13 +111,16 @@ class Learning(Nothing):
             self.own.log("transcoder", step=step, **numbers(said))
         length, config = self.setting.length, self.setting.config.train
         tokens = min(step * config.batch_size * length, config.tokens)
-        self.context.progress("transcoder", tokens, config.tokens)
-        late = last or time.monotonic() - self.saved >= self.context.save_every
-        if self.own is not None and agree(late):
-            assert state.learning is not None
-            self.own.write(position_file(step), json.dumps(self.text.state()))
-            self.own.checkpoints.save(step, state.learning.train)
-            self.saved = time.monotonic()
+        self.pace(
+            functools.partial(self.context.progress, "transcoder", tokens, config.tokens),
+            None if self.own is None else functools.partial(self._save, self.own, step, state),
+            last=last,
+        )
+
+    def _save(self, own: RunFolder, step: int, state: State) -> None:
+        assert state.learning is not None
+        own.write(position_file(step), json.dumps(self.text.state()))
+        own.checkpoints.save(step, state.learning.train)
 
 
 def numbers(said: Mapping[str, jax.Array]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -92,10 +93,11 @@ def train(
     clock = Clock(setup, run, save_every)
     for done in range(begun, setup.steps):
         state, metrics = _step(setup, state, next(batches), done)
-        clock.tick(done + 1, state, metrics, batches)
         tokens = (done + 1) * config.batch_size * setup.length
-        if progress is not None:
-            progress("transcoder", min(tokens, config.tokens), config.tokens)
+        report = progress and functools.partial(
+            progress, "transcoder", min(tokens, config.tokens), config.tokens
+        )
+        clock.tick(done + 1, state, metrics, batches, report)
         if on_metrics is not None:
             on_metrics(metrics)
         if watch is not None:
