@@ -105,7 +105,7 @@ class Checkpoints:
         require_number("keep", self.keep, least=1, whole=True)
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, in order."""
+        """List the steps that can be restored, in order."""
         return _steps(as_path(self.folder))
 
     def save(self, step: int, state: Any) -> None:
@@ -127,7 +127,7 @@ class Checkpoints:
         _save(as_path(self.folder), step, state, self.keep)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
-        """The last step and its state, or None before the first save; see `restore`.
+        """Restore the last step and its state; None before the first save.
 
         Raises:
             CheckpointError: As `restore` does.
