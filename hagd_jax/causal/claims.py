@@ -99,7 +99,7 @@ def lost(runs: Runs) -> Estimate:
 
 
 class Members(NamedTuple):
-    """This holds the results of leaving out single members; one entry per member.
+    """Each entry is the result of leaving out one member.
 
     Attributes:
         effect: KL added on average, as a share of the empty circuit's.

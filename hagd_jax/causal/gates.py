@@ -65,7 +65,7 @@ def worst(several: list[bool | None]) -> bool | None:
 
 
 class Alone(NamedTuple):
-    """These are the measures of a circuit alone under one ablation.
+    """A circuit alone is measured under one ablation.
 
     Attributes:
         match: Share of prompts on which its top token is the model's.

@@ -104,7 +104,7 @@ def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> 
 
 
 class Equivalence(NamedTuple):
-    """This tells whether circuit and model win against each other equally often.
+    """An equivalence test tells whether circuit and model win equally often.
 
     Attributes:
         wins: Share of prompts on which m(C) > m(M), ties counting half, with its interval.

@@ -30,7 +30,7 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 
 
 class JacobianMatch(struct.PyTreeNode):
-    """This compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
+    """A Jacobian match compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
 
     Attributes:
         random: (L,) along Gaussian directions; NaN where the MLP does not respond at all.
