@@ -65,7 +65,7 @@ def worst(several: list[bool | None]) -> bool | None:
 
 
 class Alone(NamedTuple):
-    """A circuit alone is measured under one ablation.
+    """The measures of a circuit alone tell what it preserves under one ablation.
 
     Attributes:
         match: Share of prompts on which its top token is the model's.

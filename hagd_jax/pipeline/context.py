@@ -72,7 +72,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """The results of the stages that have run are left for later stages.
+    """The results of finished stages are passed on to later stages.
 
     Attributes:
         values: Stage → its result.
