@@ -104,7 +104,7 @@ class Bench:
         )  # fmt: skip
 
     def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
-        """(S, 2) metrics of circuit and model without what tells them apart most, step by step.
+        """Remove the parts that most separate circuit and model; return their (S, 2) metrics.
 
         Each step takes out the member that widens the gap most (Wang et al., 2022); of large
         circuits, of as many members as are tried one by one.

@@ -41,7 +41,7 @@ SAME = 0.5
 
 
 def completeness(runs: Runs) -> Claim:
-    """Whatever part is taken out, circuit and model suffer alike (Wang et al., 2022)."""
+    """Test that removing any part hurts circuit and model alike (Wang et al., 2022)."""
     inside, outside = (runs.metric(rows).mean(1) for rows in runs.trials.subsets)
     span = abs(mean_ratio(runs.span, np.ones_like(runs.span), runs.scale))
     if not span > 1e-3 * runs.scale or runs.informative < LEAST_INFORMATIVE:
@@ -62,7 +62,7 @@ def completeness(runs: Runs) -> Claim:
 
 
 def equivalent(runs: Runs) -> Claim:
-    """Circuit and model win against each other equally often."""
+    """Test that circuit and model win against each other equally often."""
     margin = 0.2
     found = equivalence(runs.metric(Trials.CIRCUIT), runs.metric(Trials.FULL), margin=margin)
     says = f"its metric is above the model's on {found.wins.value:.0%} of the prompts"
@@ -74,7 +74,7 @@ def equivalent(runs: Runs) -> Claim:
 
 
 def independent(runs: Runs) -> Claim:
-    """What is left without the circuit tells nothing of what the model does."""
+    """Test that the model without the circuit is independent of the model."""
     full, rest = runs.metric(Trials.FULL), runs.metric(Trials.COMPLEMENT)
     effect = Estimate(_correlation(full, rest), math.nan, math.nan)
     if np.ptp(full) <= 1e-3 * runs.scale or len(full) < LEAST_INFORMATIVE:
@@ -94,7 +94,7 @@ def independent(runs: Runs) -> Claim:
 
 
 def additive(runs: Runs) -> Claim:
-    """Members do not stand in for each other: no two cost more together than one by one."""
+    """Test that members are not redundant: no two cost more together than one by one."""
     trials, full = runs.trials, runs.metric(Trials.FULL)
     apart = full - runs.metric(trials.alone)
     joint = full - runs.metric(trials.pairs)
@@ -123,7 +123,7 @@ BESIDE = (completeness, equivalent, independent, additive)
 
 
 def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
-    """Other tasks of the model do not need the circuit: less than half as much is lost of them.
+    """Test that the model's other tasks lose less than half as much without the circuit.
 
     Args:
         own: Of the circuit's task.
@@ -154,7 +154,7 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
 
 
 def control(runs: Runs) -> Claim:
-    """On a model whose weights were permuted, the circuit does not pass: there is no behaviour."""
+    """Test that the circuit is rejected on a model whose weights were permuted."""
     found = alone(runs)
     good = None if found.good is None else not found.good
     says = f"weights permuted: {in_words(found, runs)}"
@@ -165,7 +165,7 @@ def control(runs: Runs) -> Claim:
 def stable(
     circuit: set[Any], again: list[set[Any]], universe: int, *, alpha: float, seed: int
 ) -> Claim:
-    """Found again with other seeds or prompts, the circuit has the same members.
+    """Test that searches with other seeds or prompts find the same members.
 
     Args:
         circuit: Its members.

@@ -38,7 +38,7 @@ BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Recursio
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Node:
-    """One node: an attention head, an MLP neuron, or a feature of a transcoder.
+    """A node is an attention head, an MLP neuron, or a feature of a transcoder.
 
     Attributes:
         kind: `head`, `neuron`, `mlp` or `feature`.
@@ -53,7 +53,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Circuit:
-    """A set of nodes with its provenance.
+    """A circuit is a set of nodes with its provenance.
 
     Attributes:
         nodes: Members, sorted by kind, layer and index.
@@ -120,7 +120,7 @@ class Circuit:
 
     @property
     def kind(self) -> str:
-        """The kind of the nodes that are not attention heads."""
+        """Return the kind of the nodes that are not attention heads."""
         return kind_of(self.dictionary)
 
     @classmethod
@@ -152,7 +152,7 @@ class Circuit:
         return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
 
     def places(self) -> np.ndarray:
-        """(n,) where each member stands in `mask().flat()`, in the order of `nodes`."""
+        """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
         layers, heads, features = self.space
         start = {"head": (0, heads), self.kind: (layers * heads, features)}
         found = [first + node.layer * width + node.index
@@ -160,11 +160,11 @@ class Circuit:
         return np.array(found, int)
 
     def names(self) -> tuple[str, ...]:
-        """What members are called, such as `head 3.0`."""
+        """Return the names of members, such as `head 3.0`."""
         return tuple(f"{node.kind} {node.layer}.{node.index}" for node in self.nodes)
 
     def mask(self) -> Nodes:
-        """`Nodes` of bool: True for members."""
+        """Return `Nodes` of bool that are true for members."""
         flat = np.zeros(self.space.nodes, bool)
         flat[self.places()] = True
         return Nodes.from_flat(self.space, jnp.asarray(flat))
@@ -250,7 +250,7 @@ def kind_of(dictionary: str) -> str:
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as a file would give it back, so that what is loaded equals what was saved.
+    """Convert a configuration to what a file would give back, so that both compare equal.
 
     Raises:
         InputError: If JSON cannot hold it.
@@ -262,14 +262,14 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_kinds(record: dict[str, Any]) -> None:
-    """Refuse provenance of another type than it should have."""
+    """Refuse provenance of the wrong types."""
     for name, kind in _KINDS.items():
         if not isinstance(record.get(name, kind()), kind):
             raise TypeError(f"{name} is {record[name]!r:.80}")
 
 
 def read_seen(record: dict[str, Any]) -> Seen:
-    """What the circuit of a file has seen; takes the fields that say so out of the record.
+    """Read what a file's circuit has seen, removing those fields from the record.
 
     Files written before this was recorded have the ablation of the search at most.
     """
@@ -298,7 +298,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """A mask and scores without the records of what they have seen, which the provenance gets.
+    """Separate a mask and scores from the records of what they have seen.
 
     Args:
         mask: Units, or a `Selection` of them.

@@ -13,7 +13,7 @@ Claims = Literal["core", "all"]
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """The configuration of `validate`: how hard a circuit is tested.
+    """Configure how hard `validate` tests a circuit.
 
     Attributes:
         claims: `all`; or `core`, those that decide, and of those no more than can still change the

@@ -19,7 +19,7 @@ from hagd_jax.units import Nodes, Source, as_dictionary
 
 
 class SizePoint(NamedTuple):
-    """One circuit of a size sweep.
+    """A size point is one circuit of a size sweep.
 
     Attributes:
         nodes: Its size.

@@ -30,7 +30,7 @@ EDGES = "edges"
 
 
 class Edge(NamedTuple):
-    """One edge, by names.
+    """An edge is given by the names of its ends.
 
     Attributes:
         writer: `embed`, `head 3.0` or `mlp 2`.
@@ -44,7 +44,7 @@ class Edge(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The properties of a decoder that decide which edges exist.
+    """A shape holds the properties of a decoder that decide which edges exist.
 
     Attributes:
         layers: L.
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
         return cls(config.n_layers, config.n_heads, config.n_kv_heads, config.parallel_residual)
 
     def existing(self) -> Edges:
-        """True where there is an edge."""
+        """Return a mask that is true where an edge exists."""
         return Edges.existing(
             DecoderConfig(
                 vocab_size=1,
@@ -80,7 +80,7 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EdgeCircuit:
-    """A set of edges with its provenance; what it has no edge for reads the alternative.
+    """An edge circuit is a set of edges with provenance; other edges carry the alternative.
 
     Attributes:
         edges: Members, readers from the bottom up.
@@ -150,7 +150,7 @@ class EdgeCircuit:
         return cls(tuple(chosen), values, shape, **provenance)
 
     def places(self) -> np.ndarray:
-        """(n,) where each member stands in `mask().flat()`, in the order of `edges`."""
+        """Return the (n,) indices of members in `mask().flat()`, in the order of `edges`."""
         exists = self.shape.existing().flat()
         found = [_place(edge, self.shape) for edge in self.edges]
         for edge, place in zip(self.edges, found, strict=True):
@@ -160,21 +160,21 @@ class EdgeCircuit:
         return np.array(found, int)
 
     def names(self) -> tuple[str, ...]:
-        """What members are called, such as `head 0.1 → head 1.0 q`."""
+        """Return the names of members, such as `head 0.1 → head 1.0 q`."""
         return tuple(
             f"{e.writer} → {e.reader}" + f" {e.input}" * e.reader.startswith("head")
             for e in self.edges
         )
 
     def mask(self) -> Edges:
-        """`Edges` of bool: True for members."""
+        """Return `Edges` of bool that are true for members."""
         there = self.shape.existing()
         flat = np.zeros(len(there.flat()), bool)
         flat[self.places()] = True
         return there.like(flat)
 
     def check_model(self, parts: Components) -> None:
-        """Refuse a model whose component graph is another.
+        """Refuse a model with another component graph.
 
         Args:
             parts: `components(model)`.

@@ -20,7 +20,7 @@ DENOMINATOR_FLOOR = 1e-3
 
 
 class Estimate(NamedTuple):
-    """A number with its 95% interval.
+    """An estimate is a number with its 95% interval.
 
     Attributes:
         value: The estimate; NaN when it is not defined.
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 
 class Faithfulness(NamedTuple):
-    """(m(C) − m(∅)) / (m(M) − m(∅)), in both averages.
+    """Faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), in both averages.
 
     Attributes:
         ratio_of_means: Of the mean metrics, with a bootstrap interval over prompts.
@@ -167,7 +167,7 @@ def ratio_of_means(
 
 
 def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.0) -> float:
-    """Mean over mean, without an interval; arguments as in `ratio_of_means`.
+    """Divide two means, without an interval; arguments as in `ratio_of_means`.
 
     Returns:
         The ratio; NaN if the mean denominator is below a thousandth of `scale`.
@@ -179,7 +179,7 @@ def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Share of correct answers with its Clopper–Pearson interval.
+    """Compute the share of correct answers with its Clopper–Pearson interval.
 
     Args:
         correct: (N,) booleans.
@@ -198,7 +198,7 @@ def accuracy(correct: np.ndarray) -> Estimate:
 def preservation(
     circuit: np.ndarray, full: np.ndarray, *, seed: int = 0, clusters: np.ndarray | None = None
 ) -> Estimate:
-    """Behavioural preservation: accuracy(C) / accuracy(M).
+    """Compute behavioural preservation, accuracy(C) / accuracy(M).
 
     Args:
         circuit: (N,) booleans, correct with the circuit alone.
@@ -220,7 +220,7 @@ def kept_accuracy(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Estimate:
-    """Accuracy measured from the empty circuit: (acc(C) − acc(∅)) / (acc(M) − acc(∅)).
+    """Compute accuracy relative to the empty circuit: (acc(C) − acc(∅)) / (acc(M) − acc(∅)).
 
     Preservation counts what an empty circuit gets right by guessing as kept; this does not.
 
@@ -245,7 +245,7 @@ def kept_accuracy(
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
-    """One-sided p-value (1 + k) / (1 + n), k being how many of n controls do as well.
+    """Compute the one-sided p-value (1 + k) / (1 + n) if k of n controls do as well.
 
     Args:
         observed: The circuit's value.
@@ -269,7 +269,7 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
 
 
 def auroc(scores: np.ndarray, members: np.ndarray) -> float:
-    """Area under the ROC curve: how often a member scores above what is none; ties count half.
+    """Compute the area under the ROC curve of scores for members; ties count half.
 
     Args:
         scores: (n,) of nodes or edges.

@@ -99,7 +99,7 @@ def _in_turn(own: np.ndarray, keys: np.ndarray, places: np.ndarray, seed: int) -
 
 
 def at_last(values: dict[str, jax.Array], length: jax.Array) -> dict[str, jax.Array]:
-    """Values in which positions past the end of a row read its last token.
+    """Repeat the last token's values at the positions past the end of a row.
 
     Args:
         values: Name → (L, R, T, ...).

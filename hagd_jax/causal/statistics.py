@@ -21,7 +21,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Areas(NamedTuple):
-    """Faithfulness f integrated over circuit size.
+    """Areas are faithfulness f integrated over circuit size.
 
     Attributes:
         cpr: ∫ f, the circuit performance ratio; it has no upper bound, as f has none.
@@ -58,7 +58,7 @@ def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P-values corrected for being several (Holm, 1979): no claim errs more often than stated.
+    """Correct p-values for multiple tests (Holm, 1979).
 
     Args:
         p_values: (n,).
@@ -79,7 +79,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> float:
-    """Does leaving something out make it worse? One-sided Wilcoxon signed-rank test.
+    """Test by a one-sided Wilcoxon signed-rank test whether leaving something out hurts.
 
     Prompts on which it makes no difference say nothing, and are left out.
 
@@ -104,7 +104,7 @@ def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> 
 
 
 class Equivalence(NamedTuple):
-    """Whether circuit and model win against each other equally often.
+    """An equivalence test tells whether circuit and model win equally often.
 
     Attributes:
         wins: Share of prompts on which m(C) > m(M), ties counting half, with its interval.
@@ -119,7 +119,7 @@ class Equivalence(NamedTuple):
 def equivalence(
     circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2, least: float = 1e-5
 ) -> Equivalence:
-    """Are circuit and model equally good, prompt by prompt?
+    """Test whether circuit and model are equally good, prompt by prompt.
 
     The mean difference can be near 0 while one is better nearly always, and the other sometimes by
     far; so the test is on who wins (Shi et al., 2024, arXiv:2410.13032). It must show that they
@@ -153,7 +153,7 @@ def equivalence(
 
 
 def hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Hilbert–Schmidt independence criterion, biased, Gaussian kernels of median width.
+    """Compute the biased Hilbert–Schmidt independence criterion, Gaussian kernels of median width.
 
     tr(K H L H) / n² with H = 1 − 1/n (Gretton et al., 2005).
 
@@ -169,7 +169,7 @@ def hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def independence_p(x: np.ndarray, y: np.ndarray, *, draws: int = 999, seed: int = 0) -> float:
-    """P-value of "x and y are independent", by permuting one of them.
+    """Compute the p-value of "x and y are independent" by permuting one of them.
 
     Args:
         x: (N,) or (N, a), such as m(M).
@@ -192,7 +192,7 @@ def independence_p(x: np.ndarray, y: np.ndarray, *, draws: int = 999, seed: int 
 def independence_power(
     count: int, alpha: float, *, correlation: float = 0.5, draws: int = 600
 ) -> float:
-    """How often `independence_p` finds two Gaussian variables of some correlation dependent.
+    """Estimate the power of `independence_p` on two correlated Gaussian variables.
 
     Independence is claimed by not rejecting it, which few prompts do as well. So the judge asks
     for a power of at least 0.8 before it says that the claim holds.
@@ -222,7 +222,7 @@ def independence_power(
 
 
 def below(values: np.ndarray, bound: float) -> float:
-    """Is the mean below a bound? One-sided t-test.
+    """Test by a one-sided t-test whether a mean is below a bound.
 
     Args:
         values: (N,) per prompt.
@@ -245,7 +245,7 @@ def below(values: np.ndarray, bound: float) -> float:
 
 
 def jaccard(one: set, other: set) -> float:
-    """|A ∩ B| / |A ∪ B|; 1 for two empty sets.
+    """Compute |A ∩ B| / |A ∪ B|; 1 for two empty sets.
 
     Example:
         >>> jaccard({1, 2}, {2, 3})
@@ -256,7 +256,7 @@ def jaccard(one: set, other: set) -> float:
 
 
 def stability(sets: Sequence[set]) -> Estimate:
-    """Mean Jaccard over all pairs of circuits, with the range of the middle 95% of pairs.
+    """Compute the mean Jaccard index of all pairs of circuits, with the middle 95% of pairs.
 
     Args:
         sets: Circuits found with other seeds or bootstrapped prompts; two or more.
@@ -275,7 +275,7 @@ def stability(sets: Sequence[set]) -> Estimate:
 
 
 def super_additivity(joint: np.ndarray, single: np.ndarray) -> np.ndarray:
-    """How much more is lost by ablating all together than one by one.
+    """Compute how much more is lost by ablating all together than one by one.
 
     Args:
         joint: (N,) loss when all are ablated.

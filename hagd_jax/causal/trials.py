@@ -22,7 +22,7 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """All runs under one ablation, and where in the list each group stands.
+    """Trials are all runs under one ablation, with the position of each group of runs.
 
     Rows 0 to 3 of what `behaviour(..., with_model=True)` gives for `masks` are the model, the empty
     circuit, the circuit, and the model without it; slices count the same way.

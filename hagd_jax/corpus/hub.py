@@ -19,7 +19,7 @@ _SPEC = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([^:@]+))?(?:@(.+))?")
 
 
 class DataSet(NamedTuple):
-    """This names a data set of the Hugging Face hub.
+    """A data set of the Hugging Face hub is named by repository, configuration and split.
 
     Attributes:
         path: `owner/name`.

@@ -85,7 +85,7 @@ class Packed(Rows):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredRows(Rows):
-    """These rows are stored as they are, such as prompts.
+    """Stored rows are rows of their own already, such as prompts.
 
     Attributes:
         tokens: (N, T) ids.

@@ -17,7 +17,7 @@ Example = Mapping[str, Any]
 
 
 class Documents(Protocol):
-    """This interface is the part of `datasets.IterableDataset` that is used."""
+    """Documents are the part of `datasets.IterableDataset` that is used here."""
 
     def __iter__(self) -> Iterator[Example]:
         """The examples, from the start or from the state that was loaded."""

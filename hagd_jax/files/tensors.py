@@ -45,7 +45,7 @@ CODES: Mapping[np.dtype[Any], str] = {
 
 @dataclasses.dataclass(frozen=True)
 class PaddedRows:
-    """Rows of a tensor, each followed by zeros.
+    """Padded rows are rows of a tensor, each followed by zeros.
 
     Attributes:
         values: (rows, ...) what is written.
@@ -60,7 +60,7 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to write.
+    """A tensor to write has a dtype, a shape and blocks of bytes.
 
     Attributes:
         name: In the file.
@@ -78,7 +78,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Return its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -25,7 +25,7 @@ from hagd_jax.graphs.graph import (
 
 
 class GraphScores(NamedTuple):
-    """The two scores tell how much of a prompt a graph explains.
+    """Replacement and completeness tell how much of a prompt a graph explains.
 
     Attributes:
         replacement: I_emb / (I_emb + I_err): of the influence that ends somewhere, the share that

@@ -136,7 +136,7 @@ class StoredRows(abc.ABC):
 
 
 class WholeRows(StoredRows):
-    """This store keeps every entry of every row."""
+    """Whole rows keep every entry."""
 
     def __init__(self, size: int, columns: Columns):
         super().__init__(size, columns)
@@ -160,7 +160,7 @@ class WholeRows(StoredRows):
 
 
 class StrongestRows(StoredRows):
-    """This store keeps the strongest entries of every row and the mass of the others."""
+    """Strongest rows keep their largest entries and the mass of the others."""
 
     def __init__(self, size: int, columns: Columns, most: int):
         super().__init__(size, columns)

@@ -37,7 +37,7 @@ _MIN_KEY_VALUE, _MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """This records where one tensor lies in the file.
+    """An entry of the table records where one tensor lies in the file.
 
     Attributes:
         name: As in the file, e.g. `blk.0.attn_q.weight`.

@@ -20,7 +20,7 @@ _FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """This records where a model was found.
+    """A located model has a path, and a name for records.
 
     Attributes:
         path: A folder or a file.

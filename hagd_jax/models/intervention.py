@@ -83,7 +83,7 @@ class Context:
 
 
 class Intervention:
-    """This is the base of all interventions, which are `flax.struct.dataclass`es.
+    """An intervention rewrites sites; subclasses are `flax.struct.dataclass`es.
 
     Raises:
         ConfigError: When a subclass defines `on_<name>` and there is no such site.
@@ -121,7 +121,7 @@ class Intervention:
 
 @struct.dataclass
 class Identity(Intervention):
-    """This intervention changes nothing."""
+    """The identity changes nothing."""
 
 
 @struct.dataclass

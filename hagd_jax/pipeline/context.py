@@ -72,7 +72,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """This holds the results of the stages that have run.
+    """The results of finished stages are passed on to later stages.
 
     Attributes:
         values: Stage → its result.

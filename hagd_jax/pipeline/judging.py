@@ -21,7 +21,7 @@ FILE = "validation.json"
 
 
 class Judged(NamedTuple):
-    """This holds what was measured of the circuit on the test split.
+    """A judged circuit has a verdict and a size curve from the test split.
 
     Attributes:
         report: The verdict of the judge.

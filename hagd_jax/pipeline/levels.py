@@ -28,7 +28,7 @@ FILE = "hierarchy.npz"
 
 
 class Coarse(NamedTuple):
-    """This holds the levels above the nodes and the prior of the masks.
+    """A coarse view has levels above the nodes, and the prior of the masks.
 
     Attributes:
         tree: Clusters of nodes, level by level; it may have none.

@@ -21,7 +21,7 @@ FILE = "repair.npz"
 
 
 class Repaired(NamedTuple):
-    """This holds the circuit after repair.
+    """A repaired circuit comes with the losses on the way.
 
     Attributes:
         circuit: The circuit.

@@ -25,7 +25,7 @@ FILE = "circuit.json"
 
 
 class Selected(NamedTuple):
-    """This holds the chosen circuit, and circuits of other sizes found in the same way.
+    """The selected circuit comes with circuits of other sizes found in the same way.
 
     Attributes:
         circuit: The circuit, with its provenance.

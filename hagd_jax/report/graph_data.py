@@ -124,7 +124,7 @@ def _words(graph: AttributionGraph) -> list[str]:
 
 
 def word_of(word: str) -> str:
-    """A token as a reader sees it: nothing hidden, line breaks as signs, cut where endless."""
+    """Format a token for readers: invisible characters shown, long ones cut."""
     return inert(word.translate(_SIGNS), LONGEST_WORD)
 
 

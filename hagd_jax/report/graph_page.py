@@ -40,7 +40,7 @@ def graph_page(
     most_nodes: int = 2000,
     contexts_per_feature: int = 6,
 ) -> str:
-    """Render a graph as HTML that needs no network and no other file.
+    """Render a graph as one self-contained HTML page.
 
     Nodes stand by layer and position. A click shows what drives a node and what it drives; a
     click on one of those goes there. Sliders hide nodes and edges of little influence. Prompts
@@ -110,7 +110,7 @@ def claim(graph: AttributionGraph, found: GraphScores) -> str:
 
 
 def stats(graph: AttributionGraph, found: GraphScores, shown: int) -> list[tuple[str, str, str]]:
-    """(name, value, meaning) of each headline figure."""
+    """List (name, value, meaning) of each headline figure."""
     chosen = len(graph.of_kind(FEATURE))
     return [
         ("Replacement", percent(found.replacement), "of influence ends at tokens, not errors"),
@@ -122,7 +122,7 @@ def stats(graph: AttributionGraph, found: GraphScores, shown: int) -> list[tuple
 
 
 def picture(graph: AttributionGraph, shown: Mapping[str, Any]) -> Any:
-    """The figure: nodes by layer and position; the page's script draws edges.
+    """Draw nodes by layer and position; the page's script draws edges.
 
     Args:
         graph: The graph.

@@ -33,7 +33,7 @@ LISTED_TEXTS = 12
 
 
 class Row(NamedTuple):
-    """A node in the page's table."""
+    """A row describes a node in the page's table."""
 
     rank: int
     name: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def page(report: Report) -> str:
-    """Render a report as HTML that needs no network and no other file.
+    """Render a report as one self-contained HTML page.
 
     Names, prompts, tokens and configuration are foreign text: they are escaped, made visible
     where they would hide or reorder text, cut where endless, and the page's content security

@@ -53,7 +53,7 @@ def never() -> None:
 
 
 class Bars:
-    """One bar for each stage, made when the stage first reports.
+    """Bars show one progress bar for each stage, made when the stage first reports.
 
     Args:
         progress: The live display they appear in.
@@ -99,7 +99,7 @@ class _Stage:
 
 
 class Lines(Bars):
-    """The same as lines of text, for where no bar can move.
+    """Lines show progress as text, where no bar can move.
 
     Args:
         console: Where to print.
@@ -116,7 +116,7 @@ class Lines(Bars):
         self._lock = threading.RLock()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """Note where a stage is; print a line if it begins or ends here."""
+        """Record a stage's progress; print a line if it begins or ends here."""
         self._note(stage, done, total)
         self._stop()
 

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TranscoderReport:
-    """Everything a reader should see of a transcoder.
+    """A report holds everything that a transcoder's page shows.
 
     Attributes:
         title: Heading.
@@ -64,7 +64,7 @@ class TranscoderReport:
         contexts: Contexts | None = None,
         facts: Mapping[str, str] | None = None,
     ) -> TranscoderReport:
-        """The report of a training run.
+        """Make the report of a training run.
 
         Args:
             folder: Of the run; its `metrics.jsonl` is read if there is one, see `points_of_log`.
@@ -129,7 +129,7 @@ def transcoder_page(
     contexts_per_feature: int = 8,
     also: Iterable[tuple[int, int]] = (),
 ) -> str:
-    """Render a report as HTML that needs no network and no other file.
+    """Render a report as one self-contained HTML page.
 
     Tokens are foreign text: they are made visible where they would hide or reorder text, cut
     where endless, and reach the page as text alone. The page's content security policy lets no
@@ -198,7 +198,7 @@ def claim(report: TranscoderReport) -> str:
 
 
 def stats(report: TranscoderReport) -> list[tuple[str, str, str]]:
-    """(name, value, meaning) of each headline figure."""
+    """List (name, value, meaning) of each headline figure."""
     e = report.evaluation
     layers = len(e.fvu)
     return [

@@ -34,7 +34,7 @@ MEANINGS = {
 
 
 class Cell(NamedTuple):
-    """What the table says of a claim under one ablation."""
+    """A cell states the result of a claim under one ablation."""
 
     ablation: str
     verdict: str
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A claim, under every ablation; `whole` if it is of no ablation."""
+    """A row states a claim under every ablation; `whole` if it is of no ablation."""
 
     name: str
     meaning: str
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = None) -> str:
-    """Render a validation as HTML that needs no network and no other file.
+    """Render a validation as one self-contained HTML page.
 
     Args:
         report: Of `causal.validate`.
@@ -97,7 +97,7 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
 
 
 def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
-    """The claims by name, those that decide first.
+    """List the claims by name, decisive ones first.
 
     Args:
         report: The report.

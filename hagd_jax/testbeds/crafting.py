@@ -19,7 +19,7 @@ BOS = "BOS"
 
 
 class Tracr(NamedTuple):
-    """This holds the compiler's modules."""
+    """The Tracr compiler is a set of modules and functions."""
 
     rasp: Any
     lib: Any

@@ -41,7 +41,7 @@ Self = TypeVar("Self", bound="FeatureWriter")
 
 @struct.dataclass
 class FeatureWriter(Intervention):
-    """This base has what two interventions share: a layer's features and their writes.
+    """A feature writer computes a layer's features and writes them along its edges.
 
     Writes to later layers wait in a register that moves down by one with every layer; its shape
     is that of the tokens, so it is made where the pass begins.

@@ -58,7 +58,7 @@ class StepBatch(NamedTuple):
 
 
 class Given(NamedTuple):
-    """This holds what every part is given beside the state.
+    """Every part is given these values beside the state.
 
     Attributes:
         model: The model, without name and tokenizer.

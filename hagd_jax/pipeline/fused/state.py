@@ -27,7 +27,7 @@ from hagd_jax.units.features import Features
 
 
 class Learning(struct.PyTreeNode):
-    """This is the state of a transcoder in training.
+    """A transcoder in training has a training state and the moments of its activations.
 
     Attributes:
         train: As `transcoders.train` has it.

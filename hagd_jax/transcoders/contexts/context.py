@@ -36,7 +36,7 @@ class TopContext(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerContexts:
-    """These are the top contexts of one layer's features.
+    """Layer contexts are the top contexts of one layer's features.
 
     Attributes:
         features: (M,) int32, rising.
@@ -59,7 +59,7 @@ class LayerContexts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureContexts:
-    """These are the top contexts and the statistics of one feature.
+    """Feature contexts are the top contexts and the statistics of one feature.
 
     Attributes:
         layer: Its layer.

@@ -59,7 +59,7 @@ _HOOKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """These are the contents of `config.yaml`.
+    """A `config.yaml` gives these values.
 
     Attributes:
         folder: Where it lies.

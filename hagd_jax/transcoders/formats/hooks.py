@@ -16,7 +16,7 @@ from hagd_jax.transcoders.formats.options import clipped
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """This describes what the features of a folder read.
+    """A reading describes what the features of a folder read.
 
     Attributes:
         site: The site.

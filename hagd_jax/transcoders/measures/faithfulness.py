@@ -30,7 +30,7 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 
 
 class JacobianMatch(struct.PyTreeNode):
-    """This compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
+    """A Jacobian match compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
 
     Attributes:
         random: (L,) along Gaussian directions; NaN where the MLP does not respond at all.
@@ -73,15 +73,12 @@ def jacobian_match(
 
     Example:
         >>> from hagd_jax import models, transcoders
-        >>> model = models.init(
-        ...     models.DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16),
-        ...     jax.random.key(0),
-        ... )
-        >>> config = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=32, k=4)
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
         >>> x = models.forward(model, [[1, 2, 3]], capture=["mlp_in"]).trace["mlp_in"]
         >>> untrained = transcoders.init(config, jax.random.key(1))  # it writes nothing yet
         >>> jacobian_match(untrained, model, x, jax.random.key(2)).active.tolist()
-        [1.0, 1.0]
+        [1.0]
     """
     require_pair(transcoder, model)
     require_key(key)

@@ -39,7 +39,7 @@ _STREAMS = ("layers", "batch", "length", "trace_embed")
 
 
 class Sums(struct.PyTreeNode):
-    """These sums over one batch or several add up.
+    """Sums over one batch or several determine an evaluation, and add up.
 
     Attributes:
         weight: () Σw over tokens that count.
