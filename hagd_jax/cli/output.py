@@ -19,7 +19,7 @@ class _Text(io.StringIO):
     """A text that will go to standard output, and that is made in its encoding."""
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 

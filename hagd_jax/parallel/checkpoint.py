@@ -230,7 +230,7 @@ def _restore(path: Path, step: int, like: Any) -> Any:
             sums = saved.pop(_SUMS, None)
             _check_same(path, saved, targets)
             told = {} if sums is None else {_SUMS: np.zeros(sums.shape, sums.dtype)}
-            flat = manager.restore(step, args=ocp.args.StandardRestore(targets | told))
+            flat = dict(manager.restore(step, args=ocp.args.StandardRestore(targets | told)))
             _check_sums(path / str(step), flat)
     except CheckpointError:
         raise
