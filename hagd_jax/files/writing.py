@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -224,6 +225,10 @@ def unwritable(path: Path, error: Exception) -> CheckpointError:
     """
     name, number = str(path), getattr(error, "errno", None)
     said = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+    # TensorStore, which writes checkpoints, gives the system's number within a long text.
+    if number is None and (told := re.search(r"os_error_code='(\d+)'", str(error))):
+        number = int(told[1])
+        said = os.strerror(number)
     return CheckpointError(
         name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...",
         got=said[:_SHOWN],

@@ -8,15 +8,16 @@ and older ones are removed after that: a process killed at any moment leaves a w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -30,6 +31,7 @@ from hagd_jax.errors import (
 from hagd_jax.files import as_path, system, unwritable
 from hagd_jax.parallel.content import content_sums
 from hagd_jax.parallel.distributed import is_main, sync
+from hagd_jax.parallel.leaves import as_wanted, flatten, stored, target
 
 PathLike = str | os.PathLike[str]
 # The leaf beside those of the state, whose names all begin with "state".
@@ -37,7 +39,6 @@ _SUMS = "sums"
 _DRAFT = ".orbax-checkpoint-tmp"
 _FAILED = (OSError, ValueError, RuntimeError)
 _log = logging.getLogger(__name__)
-_Scalar = (bool, int, float, complex, np.generic)
 
 
 def save(path: PathLike, state: Any) -> None:
@@ -165,6 +166,22 @@ class Checkpoints:
         sync("checkpoint removed")
 
 
+@contextlib.contextmanager
+def _managed(path: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
+    """Orbax's manager of a folder, which logs no error, since what fails is raised as well."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_no_error)
+    try:
+        with _manager(path, **options) as manager:
+            yield manager
+    finally:
+        logger.removeFilter(_no_error)
+
+
+def _no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
 def _manager(path: Path, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         path.absolute(),
@@ -182,14 +199,14 @@ def _steps(path: Path) -> list[int]:
 
 
 def _save(path: Path, step: int, state: Any, keep: int) -> None:
-    flat = {name: _stored(name, leaf) for name, leaf in _flatten(state).items()}
+    flat = {name: stored(name, leaf) for name, leaf in flatten(state).items()}
     if not flat:
         raise InputError("state", got="no arrays", expected="at least one")
     flat |= {_SUMS: content_sums(flat)}
     try:
         system.make_folder(path)
         # A save that was killed leaves a temporary folder behind; the next one removes it.
-        with _manager(path, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
+        with _managed(path, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
             manager.save(step, args=ocp.args.StandardSave(flat), force=True)
     # Orbax and TensorStore report a full disk as anything from ValueError to JaxRuntimeError;
     # what is saved was checked, so only the place is left to blame. (Not for lack of memory.)
@@ -201,10 +218,10 @@ def _save(path: Path, step: int, state: Any, keep: int) -> None:
 
 
 def _restore(path: Path, step: int, like: Any) -> Any:
-    wanted = _flatten(like)
-    targets = {name: _target(name, leaf) for name, leaf in wanted.items()}
+    wanted = flatten(like)
+    targets = {name: target(name, leaf) for name, leaf in wanted.items()}
     try:
-        with _manager(path, create=False) as manager:
+        with _managed(path, create=False) as manager:
             saved = manager.item_metadata(step)
             if saved is None:
                 raise FileNotFoundError("the description of its arrays is missing")
@@ -213,7 +230,7 @@ def _restore(path: Path, step: int, like: Any) -> Any:
             sums = saved.pop(_SUMS, None)
             _check_same(path, saved, targets)
             told = {} if sums is None else {_SUMS: np.zeros(sums.shape, sums.dtype)}
-            flat = manager.restore(step, args=ocp.args.StandardRestore(targets | told))
+            flat = dict(manager.restore(step, args=ocp.args.StandardRestore(targets | told)))
             _check_sums(path / str(step), flat)
     except CheckpointError:
         raise
@@ -229,7 +246,7 @@ def _restore(path: Path, step: int, like: Any) -> Any:
             expected="a whole checkpoint",
             mend="Restore an earlier step, or save again.",
         ) from error
-    leaves = [_as_wanted(flat[name], leaf) for name, leaf in wanted.items()]
+    leaves = [as_wanted(flat[name], leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -249,70 +266,6 @@ def _check_sums(path: Path, flat: dict[str, Any]) -> None:
         )
 
 
-def _flatten(state: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _key_impl(leaf: Any) -> Any:
-    """The generator of a typed key; traced, since `key_impl` refuses a ShapeDtypeStruct."""
-    found: list[Any] = []
-    abstract = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), abstract)
-    return found[0]
-
-
-def _stored(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """What is written for a leaf: numbers as arrays, typed keys as their raw data."""
-    if isinstance(leaf, _Scalar):
-        return np.asarray(leaf)
-    if not isinstance(leaf, jax.Array | np.ndarray):
-        raise InputError(name, got=type(leaf).__name__, expected="an array or a number")
-    if leaf.size == 0:
-        # Orbax's limit: its storage format has no chunks of size zero.
-        raise InputError(name, got=f"shape {leaf.shape}", expected="at least one element")
-    if isinstance(leaf, jax.Array):
-        if _is_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        if jax.process_count() > 1 and leaf.is_fully_addressable:
-            # Every process holds its own copy, so the first one writes it.
-            return np.asarray(leaf)
-    return leaf
-
-
-def _target(name: str, leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-    """How Orbax should read a leaf: onto a sharding, or as NumPy."""
-    if isinstance(leaf, _Scalar):
-        return np.asarray(leaf)
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        raise InputError(name, got=type(leaf).__name__, expected="an array or a number")
-    placed = leaf.sharding if getattr(leaf, "committed", True) else None
-    shape, dtype = leaf.shape, leaf.dtype
-    if _is_key(leaf):
-        raw = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
-        shape, dtype = raw.shape, raw.dtype
-    if placed is None or (jax.process_count() > 1 and placed.is_fully_addressable):
-        # NumPy first: an array committed to one device could not meet arrays on a mesh.
-        return np.broadcast_to(np.zeros((), dtype), shape)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
-
-
-def _as_wanted(value: Any, leaf: Any) -> Any:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return value[()] if isinstance(leaf, np.generic) else value
-    if isinstance(leaf, _Scalar):
-        return value.item()
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=_key_impl(leaf))
-    return jnp.asarray(value)
-
-
 def _check_same(path: Path, saved: dict[str, Any], targets: dict[str, Any]) -> None:
     absent, surplus = sorted(targets.keys() - saved), sorted(saved.keys() - targets)
     if absent or surplus:
@@ -325,9 +278,9 @@ def _check_same(path: Path, saved: dict[str, Any], targets: dict[str, Any]) -> N
             ),
             expected="the leaves asked for",
         )
-    for name, target in targets.items():
+    for name, wanted in targets.items():
         found = (tuple(saved[name].shape), np.dtype(saved[name].dtype))
-        asked = (tuple(target.shape), np.dtype(target.dtype))
+        asked = (tuple(wanted.shape), np.dtype(wanted.dtype))
         if found != asked:
             raise CheckpointError(
                 f"{name} in {path}",

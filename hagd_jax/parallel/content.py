@@ -84,14 +84,17 @@ def _words(part: np.ndarray) -> np.ndarray:
 def _mixed(words: np.ndarray, start: int) -> int:
     """Sum of neighbouring words, of which the first has a place in the whole array."""
     total = 0
+    most = min(words.size, _BLOCK)
+    places = np.arange(most, dtype=np.uint32) * _PLACE
+    mixed, shifted = np.empty((2, most), np.uint32)
     for low in range(0, words.size, _BLOCK):
         block = words[low : low + _BLOCK]
-        mixed = np.arange(block.size, dtype=np.uint32)
-        mixed += np.uint32((start + low) % 2**32)
-        mixed *= _PLACE
-        mixed ^= block
-        mixed *= _FIRST
-        mixed ^= mixed >> np.uint32(15)
-        mixed *= _SECOND
-        total += int(mixed.sum(dtype=np.uint64))
+        x, y = mixed[: block.size], shifted[: block.size]
+        np.add(places[: block.size], np.uint32((start + low) * int(_PLACE) % 2**32), out=x)
+        x ^= block
+        x *= _FIRST
+        np.right_shift(x, 15, out=y)
+        x ^= y
+        x *= _SECOND
+        total += int(x.sum(dtype=np.uint64))
     return total

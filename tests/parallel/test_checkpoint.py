@@ -245,15 +245,15 @@ def test_damaged_files_are_an_error_or_do_not_matter(tmp_path: Path):
 def test_a_flipped_number_is_refused(tmp_path: Path, monkeypatch):
     """As if a bit had changed where the format has no checksum: the numbers are others."""
     state = {"w": np.arange(6.0), "n": 3}
-    real = checkpoint._stored
+    real = checkpoint.stored
 
     def flipped(name, leaf):
-        stored = np.array(real(name, leaf))
-        return stored + 1 if "w" in name else stored
+        value = np.array(real(name, leaf))
+        return value + 1 if "w" in name else value
 
     with monkeypatch.context() as patched:
         sums = checkpoint.content_sums
-        patched.setattr(checkpoint, "_stored", flipped)
+        patched.setattr(checkpoint, "stored", flipped)
         patched.setattr(
             checkpoint, "content_sums", lambda flat: sums(flat | {"state['w']": state["w"]})
         )

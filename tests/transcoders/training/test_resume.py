@@ -16,7 +16,7 @@ import pytest
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.parallel import Checkpoints, make_mesh
-from hagd_jax.pipeline import open_run
+from hagd_jax.pipeline import open_run, trained
 from hagd_jax.transcoders import LossConfig, train
 from tests.transcoders.training.small import TRAIN, make_corpus, make_model
 
@@ -60,6 +60,42 @@ def test_a_run_stopped_three_times_ends_with_the_same_bits(tmp_path, model, whol
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert all(np.isfinite(line["loss"]) and line["tokens_per_second"] > 0 for line in lines)
     assert lines[-1]["tokens"] == 20 * 64
+
+
+@pytest.mark.parametrize("damaged", ["position", "checkpoint"])
+def test_a_damaged_checkpoint_or_position_is_left_for_the_one_before(
+    tmp_path, model, whole, caplog, damaged
+):
+    run = open_run(tmp_path, {})
+    with pytest.raises(Interrupted):
+        train(model, make_corpus(model), CONFIG, run=run, watch=stop_at(9), save_every=0)
+    assert run.checkpoints.steps() == [8, 9]
+    if damaged == "position":
+        file = tmp_path / "positions" / "9.json"
+        file.write_text(file.read_text().replace("1", "2", 1))
+    else:
+        for file in (tmp_path / "checkpoints" / "9").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+    resumed = train(model, make_corpus(model), CONFIG, run=run, save_every=0)
+    assert "removed" in caplog.text
+    chex.assert_trees_all_equal(resumed.params, whole)
+
+
+def test_a_damaged_transcoder_is_trained_again_from_its_checkpoint(tmp_path, model, caplog):
+    run = open_run(tmp_path, {})
+    first = trained(model, make_corpus(model), CONFIG, run)
+    files = sorted((tmp_path / "transcoder").iterdir())
+    before = {file: file.read_bytes() for file in files}
+    for file in files:
+        content = bytearray(before[file])
+        content[-9] ^= 4
+        file.write_bytes(content)
+        caplog.clear()
+        again = trained(model, make_corpus(model), CONFIG, run)
+        assert "transcoder is damaged" in caplog.text, file
+        chex.assert_trees_all_equal(again.params, first.params)
+        assert {file: file.read_bytes() for file in files} == before
 
 
 def test_a_checkpoint_continues_on_another_mesh(tmp_path, whole):
