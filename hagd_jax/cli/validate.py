@@ -95,6 +95,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
             done.append(ablation)
             progress.update("judge", len(done), len(command.config.ablations))
 
+        progress.update("judge", 0, len(command.config.ablations))
         report = validate(
             model, circuit, task, command.config, dictionary=nodes, split=command.split,
             seed=command.seed, others=others, again=again, progress=tell,

@@ -58,6 +58,7 @@ def _report(context: Context, left: Left) -> ValidationReport:
         done.append(name)
         context.progress("judge", len(done), len(config.judge.ablations))
 
+    context.progress("judge", 0, len(config.judge.ablations))
     return validate(
         context.model, left["select"].circuit, context.task, config.judge,
         dictionary=left["features"].nodes, seed=config.seed, progress=on_ablation,
@@ -66,6 +67,7 @@ def _report(context: Context, left: Left) -> ValidationReport:
 
 def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
     config, circuits = context.config, left["select"].circuits
+    context.progress("curve", 0, 1)
     curve = size_curve(
         context.model, context.task, [circuits[size] for size in sorted(circuits)],
         dictionary=left["features"].nodes, ablation=config.judge.ablations[0],

@@ -107,8 +107,8 @@ class Learning(Nothing):
         if self.own is not None and (last or step % _LOGGED == 0):
             self.own.log("transcoder", step=step, **numbers(said))
         length, config = self.setting.length, self.setting.config.train
-        tokens = min(step * config.batch_size * length, config.tokens)
-        self.context.progress("transcoder", tokens, config.tokens)
+        a_step = config.batch_size * length
+        self.context.progress("transcoder", step * a_step, self.setting.steps * a_step)
         late = last or time.monotonic() - self.saved >= self.context.save_every
         if self.own is not None and agree(late):
             assert state.learning is not None

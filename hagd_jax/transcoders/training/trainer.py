@@ -83,15 +83,17 @@ def train(
     batches = corpus.batches(config.batch_size, seed=config.seed, share=share)
     begun, state = _begin(setup, batches, run)
     name = f"{model.name}-transcoder"
+    # Whole batches: fewer tokens than were asked for, where these do not fill the last one.
+    a_step = config.batch_size * setup.length
     if progress is not None:
-        progress("transcoder", begun * config.batch_size * setup.length, config.tokens)
+        progress("transcoder", begun * a_step, setup.steps * a_step)
     clock = Clock(setup, run, save_every)
     for done in range(begun, setup.steps):
         state, metrics = _step(setup, state, next(batches), done)
         clock.tick(done + 1, state, metrics, batches)
-        tokens = (done + 1) * config.batch_size * setup.length
+        tokens = (done + 1) * a_step
         if progress is not None:
-            progress("transcoder", min(tokens, config.tokens), config.tokens)
+            progress("transcoder", tokens, setup.steps * a_step)
         if on_metrics is not None:
             on_metrics(metrics)
         if watch is not None:
