@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 import hagd_jax
 from hagd_jax import brief, graphs, interventions, models, scores, testbeds, transcoders, units
 
-# Names of types that can hold arrays, in annotations.
+# Names of types that can hold arrays, or any number of values, in annotations.
 HOLDERS = re.compile(
     r"Any|rray|Nodes|Edges|Mapping|dict|list|Sequence|Prompts|Params|Circuit|Mask|Graph|Callable"
-    r"|Transcoder\b|Features|Dictionary|Model\b"
+    r"|Transcoder\b|Features|Dictionary|Model\b|tuple\[.*\.\.\."
 )
 # Recipes without arrays, whose fields are worth reading in full.
-RECIPES = re.compile(r"Config$|^(Weight|Program|Board|Validate)$")
+RECIPES = re.compile(
+    r"Config$|^(Weight|Program|Board|Validate|Attribute|PlanMemory|ParamSpec|RopeScaling|Rule)$"
+)
 
 
 def classes():

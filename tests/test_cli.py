@@ -32,6 +32,15 @@ def arguments(folder, out, *more):
     return [*command, "--out", str(out), *small, *more]
 
 
+def ended(err):
+    """The stages that began, all of which must have said that they are done."""
+    begun = re.findall(r"^(.*): begins$", err, re.MULTILINE)
+    assert begun == re.findall(r"^(.*): done in", err, re.MULTILINE)
+    # Said before the first piece of work, which compiles and may take minutes, and not after it.
+    assert "are done" not in err
+    return begun
+
+
 def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, capsys):
     main(arguments(folder, tmp_path / "run"))
     names = {file.name for file in (tmp_path / "run").iterdir()}
@@ -54,6 +63,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
         "score", "masks", "select", "found", "verdict", "curve"
     ]  # fmt: skip
     captured = capsys.readouterr()
+    assert len(ended(captured.err)) >= 4
     # Without a terminal there are no bars, but a line a stage.
     for words in ("Scoring nodes", "Training masks", "Choosing the circuit", "Testing the circuit"):
         assert f"{words}: done" in captured.err
@@ -139,7 +149,7 @@ def unexplained(folder, learned):
 
 def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
     text = ["--corpus", "task:modular-addition", "--text.length", "3", "--text.held-out", "0.2"]
-    size = ["--features", "2x", "--k", "4", "--tokens", "2400", "--contexts", "2"]
+    size = ["--features", "2x", "--k", "4", "--tokens", "2500", "--contexts", "2"]
     command = ["train-transcoder", "--model", folder, "--out", str(tmp_path / "run"), *text, *size]
     main(command)
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -147,7 +157,10 @@ def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
     assert found["mean_fvu"] == pytest.approx(unexplained(folder, learned), rel=1e-3)
     assert found["mean_fvu"] < 1
     assert found["l0"] == [4.0]
-    out = capsys.readouterr().out
+    captured = capsys.readouterr()
+    # 2,500 tokens are no whole number of batches.
+    assert ended(captured.err)[0] == "Training features"
+    out = captured.out
     assert f"FVU {found['mean_fvu']:.3f}" in out
     assert "Jacobian mismatch" in (tmp_path / "run" / "report.html").read_text()
     main(arguments(folder, tmp_path / "circuit", "--features", str(learned)))
@@ -180,6 +193,7 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     assert "replacement" in captured.out
     assert "Look at it" in captured.out
     assert "memory beside the model" in " ".join((captured.out + captured.err).split())
+    assert ended(captured.err) == ["Tracing features"]
 
 
 def judged(folder, tmp_path, heads, *more):
@@ -208,7 +222,9 @@ def test_validate_rejects_a_circuit_without_a_head_that_it_needs(folder, tmp_pat
     looked = (tmp_path / "validation.html").read_text()
     assert "What was claimed, and what came of it" in looked
     assert record["command"].startswith("hagd validate")
-    out = " ".join(capsys.readouterr().out.split())
+    captured = capsys.readouterr()
+    assert ended(captured.err) == ["Testing the circuit"]
+    out = " ".join(captured.out.split())
     said = "claims marked * decide"
     for word in ("sufficiency*", "minimality*", "stability", "negative control", said):
         assert word in out

@@ -12,6 +12,7 @@ from hagd_jax.causal.claim import (
     FAILS,
     HOLDS,
     LEAST_INFORMATIVE,
+    UNKNOWN,
     Claim,
     Runs,
     nothing,
@@ -175,8 +176,12 @@ def stable(
         seed: Of those.
 
     Returns:
-        The claim: mean Jaccard of all pairs, with the middle 95% of pairs.
+        The claim: mean Jaccard of all pairs, with the middle 95% of pairs. No verdict if there is
+        no circuit that was found again.
     """
+    if not again:
+        says = "all circuits to compare it with are copies of it"
+        return Claim("stability", UNKNOWN, nothing(), math.nan, "", "", says)
     effect = stability([circuit, *again])
     rng = np.random.default_rng(seed)
     null = [

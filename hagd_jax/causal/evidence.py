@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.causal.claim import Runs
 from hagd_jax.causal.claims import lost, members
 from hagd_jax.causal.gates import Alone, alone
@@ -58,6 +59,8 @@ class Evidence:
     subsets: tuple[tuple[float, float], ...] = ()
     greedy: tuple[tuple[float, float], ...] = ()
     sizes: tuple[tuple[float, float, float, float], ...] = ()
+
+    __repr__ = one_line
 
 
 def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:

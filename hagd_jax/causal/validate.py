@@ -88,7 +88,9 @@ def validate(
     decides = any(claim.decides for claim in claims)
     claims = [size(len(circuit), units, config.split, decides=decides), *claims]
     if again and config.claims == "all":
-        sets = [set(found.places().tolist()) for found in (circuit, *again)]
+        # A copy of a circuit, of the same seed and history, was not found again.
+        several = [one for i, one in enumerate(again) if one not in (circuit, *again[:i])]
+        sets = [set(found.places().tolist()) for found in (circuit, *several)]
         claims.append(stable(sets[0], sets[1:], units, alpha=config.alpha, seed=config.seed))
     clusters = own.judged.clusters
     return ValidationReport(

@@ -111,6 +111,7 @@ def _contexts(
     if not command.contexts:
         return None
     batches = corpus.held_out_batches(command.evaluate)
+    progress.update("contexts", 0, len(batches))
     found = transcoders.top_contexts(
         transcoder, model, batches, per_feature=command.contexts, effects=10,
         progress=lambda n: progress.update("contexts", n, len(batches)),

@@ -108,6 +108,7 @@ def _validate(
             done.append(ablation)
             progress.update("judge", len(done), len(command.config.ablations))
 
+        progress.update("judge", 0, len(command.config.ablations))
         report = validate(
             model, circuit, task, command.config, dictionary=nodes, others=others, again=again,
             progress=tell,

@@ -81,6 +81,8 @@ def sample(
     most = max(1, _LOGITS // (length * model.config.vocab_size))
     size = -(-min(count, most) // parts) * parts
     first, found = np.asarray(begin, np.int32), []
+    if progress is not None:
+        progress("sample", 0, count)
     for start in range(0, count, size):
         rows = np.arange(start, start + size, dtype=np.uint32)
         found.append(np.asarray(_sample(model.bare(), rows, np.uint32(seed), first, length)))

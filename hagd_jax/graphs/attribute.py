@@ -136,6 +136,8 @@ def _greedy(
         stored.add(ready.rows(made), np.full(len(part), -1), np.full(len(part), layers))
     index = None if ready.found.index is None else np.asarray(ready.found.index).ravel()
     flat = activation.ravel()
+    if progress is not None and most:
+        progress(0, most)
     if most == np.count_nonzero(flat):
         everything = np.flatnonzero(flat)
         _feature_rows(ready, everything, index, stored, config)

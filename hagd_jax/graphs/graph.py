@@ -63,6 +63,8 @@ class LogitTarget:
     coefficients: tuple[float, ...] = (1.0,)
     weight: float = 1.0
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphInfo:

@@ -231,6 +231,7 @@ def measured(
         The measures.
     """
     batches = corpus.held_out_batches(sequences)
+    progress("evaluate", 0, len(batches))
     found = transcoders.measure(
         transcoder, model, batches, progress=lambda n: progress("evaluate", n, len(batches))
     )

@@ -59,6 +59,7 @@ def _report(context: Context, left: Left) -> ValidationReport:
         done.append(name)
         context.progress("judge", len(done), len(config.judge.ablations))
 
+    context.progress("judge", 0, len(config.judge.ablations))
     own = dataclasses.replace(config.judge, seed=config.judge.seed + config.seed)
     return validate(
         context.model, left["select"].circuit, context.task, own,
@@ -68,6 +69,7 @@ def _report(context: Context, left: Left) -> ValidationReport:
 
 def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
     config, circuits = context.config, left["select"].circuits
+    context.progress("curve", 0, 1)
     curve = size_curve(
         context.model, context.task, [circuits[size] for size in sorted(circuits)],
         dictionary=left["features"].nodes, ablation=config.judge.ablations[0],

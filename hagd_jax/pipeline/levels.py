@@ -68,7 +68,9 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     along = directions(context.model, nodes.bare())
     size = graph_size(config, nodes.space)
     learner = meta.load() if config.prior == "learner" else None
+    context.progress("graph", 0, min(config.graph_prompts, len(context.discover)))
     flows = _flows(context, left)
+    context.progress("coarsen", 0, 1)
     tree, prior = _coarse(
         along, flows, learner, jnp.asarray(scores.flat()),
         jax.random.key(config.seed), size=size, config=config.hierarchy,

@@ -80,6 +80,8 @@ def search(context: Context, left: Left) -> Ranked:
         context.model, context.discover, state, sizes, config.masks, least=size, tree=tree,
         dictionary=left["features"].nodes,
     )  # fmt: skip
+    if int(state.step) < config.masks.steps:
+        context.progress("masks", int(state.step), config.masks.steps)
     for state, metrics in scans:
         step, steps = int(state.step), config.masks.steps
         context.log("masks", step=step, **metrics)

@@ -65,6 +65,7 @@ def repair(context: Context, left: Left) -> Repaired:
     circuit = Selection(left["search"].circuits()[size], left.seen)
     if not asked(context.config, left["score"].space):
         return Repaired(circuit)
+    context.progress("repair", 0, 1)
     better = swap(
         context.model, context.discover, circuit, swaps(context.config),
         dictionary=left["features"].nodes,

@@ -40,6 +40,8 @@ def score(context: Context, left: Left) -> Scores:
     found = node_scores(
         context.model, prompts, context.config.gradient, dictionary=nodes, start=start
     )
+    if reached < len(prompts):
+        context.progress("score", reached, len(prompts))
     for done, total in found:
         jax.block_until_ready(total)
         seconds = round(time.monotonic() - began, 3)

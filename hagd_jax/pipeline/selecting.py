@@ -70,6 +70,7 @@ def select(context: Context, left: Left) -> Selected:
     size = context.config.size(left["score"].space.nodes)
     masks, top = left["repair"].circuit.mask, top_of(context, left["score"])
     keeps = True
+    context.progress("select", 0, 1)
     if compares(context, left):
         ours, theirs = kl_of(context, left, [masks, top.circuits()[size]])
         keeps = as_close(ours, theirs)

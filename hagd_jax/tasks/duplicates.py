@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.tasks.definition import Task, Text
 from hagd_jax.tasks.lexicon import CLOSED_CLASS, PAST_TENSES
@@ -81,6 +82,8 @@ class Overlap:
     task: str
     nearest: tuple[TemplatePair, ...]
     splits: tuple[SplitPair, ...]
+
+    __repr__ = one_line
 
     def problems(self, *, distance: float = DISTANCE, shared: float = SHARED) -> tuple[str, ...]:
         """List what the splits share that they should not, one sentence each.

@@ -127,6 +127,11 @@ def test_circuits_found_again_are_compared():
     apart = [circuit(case, list(truth)[:2]), circuit(case, list(truth)[2:])]
     found, _ = claims(case, truth, again=apart)
     assert found["stability"].verdict == "fails"
+    # The same file again, once or often, is no second finding.
+    found, _ = claims(case, truth, again=[circuit(case, truth)] * 3)
+    assert found["stability"].verdict == "not enough data"
+    found, _ = claims(case, truth, again=[same[0]] * 3)
+    assert found["stability"].says.startswith("2 circuits")
     strange = dataclasses.replace(same[0], task="another")
     with pytest.raises(InputError, match="one for 'another'"):
         claims(case, truth, again=[strange])

@@ -1,7 +1,13 @@
 """The judge, judged: lies that it catches, and a toy run of the script over known models."""
 
+import dataclasses
+import json
+
+from experiments.common.script import Places
 from experiments.judge import judged, mutations
 from experiments.readme import judge as table
+from hagd_jax.causal import ValidateConfig
+from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.testbeds import hand_built, scrambled
 
 
@@ -36,3 +42,12 @@ def test_the_judge_is_judged_on_a_known_model(places, read, monkeypatch):
     assert len(made) == len(judged.KINDS)
     assert made[0][1] == "4 prompts: never enough data, of 1; 48 prompts 100.0% of 1 (of 1)"
     assert judged.task_of(case, 500, 0) is None
+
+
+def test_the_judge_was_judged_at_the_settings_that_users_get():
+    """What is measured of it holds for nothing else. Batches do not matter to a verdict."""
+    record = json.loads((Places().results / "judge_known.json").read_text())
+    measured = record["settings"]["judge"] | {"batch_size": 0}
+    for own, claims in ((ExtractConfig().judge, "core"), (ValidateConfig(), "all")):
+        theirs = json.loads(json.dumps(dataclasses.asdict(own))) | {"batch_size": 0}
+        assert theirs == measured | {"claims": claims}

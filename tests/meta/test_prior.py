@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 import hagd_jax as hagd
 from hagd_jax import meta
@@ -14,7 +15,8 @@ from hagd_jax.units import neurons
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
 
-def test_masks_of_an_extraction_begin_at_the_learners_scores(tmp_path, monkeypatch):
+@pytest.mark.parametrize("executor", ["staged", "fused"])
+def test_masks_of_an_extraction_begin_at_the_learners_scores(tmp_path, monkeypatch, executor):
     """After one step that hardly moves a logit, circuits are the learner's best nodes.
 
     The learner's weights are random, so its nodes are not those of signed integrated gradients,
@@ -28,7 +30,7 @@ def test_masks_of_an_extraction_begin_at_the_learners_scores(tmp_path, monkeypat
     config = dataclasses.replace(
         EXTRACT, nodes="4", levels=0, masks=MaskConfig(steps=1, learning_rate=1e-6, check_every=1)
     )
-    config = dataclasses.replace(config, prior="learner")
+    config = dataclasses.replace(config, prior="learner", executor=executor)
     left = run_until("search", model, task, config, out=tmp_path)
     found = np.asarray(left["search"].circuits()[4].flat(), bool)
     graph = node_graph(

@@ -110,9 +110,10 @@ class Learning(Nothing):
         if self.own is not None and (last or step % _LOGGED == 0):
             self.own.log("transcoder", step=step, **numbers(said))
         length, config = self.setting.length, self.setting.config.train
-        tokens = min(step * config.batch_size * length, config.tokens)
+        a_step = config.batch_size * length
+        shown = "transcoder", step * a_step, self.setting.steps * a_step
         self.pace(
-            functools.partial(self.context.progress, "transcoder", tokens, config.tokens),
+            functools.partial(self.context.progress, *shown),
             None if self.own is None else functools.partial(self._save, self.own, step, state),
             last=last,
         )

@@ -91,15 +91,15 @@ def train(
     batches = corpus.batches(config.batch_size, seed=config.seed, share=share)
     begun, state = _begin(setup, batches, run)
     name = f"{model.name}-transcoder"
+    # Whole batches: fewer tokens than were asked for, where these do not fill the last one.
+    a_step = config.batch_size * setup.length
     if progress is not None:
-        progress("transcoder", begun * config.batch_size * setup.length, config.tokens)
+        progress("transcoder", begun * a_step, setup.steps * a_step)
     clock = Clock(setup, run, save_every)
     for done in range(begun, setup.steps):
         state, metrics = _step(setup, state, next(batches), done)
-        tokens = (done + 1) * config.batch_size * setup.length
-        report = progress and functools.partial(
-            progress, "transcoder", min(tokens, config.tokens), config.tokens
-        )
+        shown = "transcoder", (done + 1) * a_step, setup.steps * a_step
+        report = progress and functools.partial(progress, *shown)
         clock.tick(done + 1, state, metrics, batches, report)
         if on_metrics is not None:
             on_metrics(metrics)
