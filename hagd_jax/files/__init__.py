@@ -1,5 +1,24 @@
-"""Files that are either whole or absent, tensors in them, and JSON that any reader accepts."""
+"""All that is read from outside, one reader a format; and files that are either whole or absent."""
 
+from hagd_jax.files.headers import Stored, safetensors_header
+from hagd_jax.files.mappings import read_yaml
+from hagd_jax.files.npz import parse_npz, read_npz
+from hagd_jax.files.parsing import (
+    Bounds,
+    parse_json,
+    read_json,
+    read_json_object,
+    read_jsonl,
+)
+from hagd_jax.files.reading import (
+    decoded,
+    is_file,
+    named,
+    opened,
+    read_bytes,
+    read_text,
+)
+from hagd_jax.files.schema import checked
 from hagd_jax.files.tensors import (
     PaddedRows,
     Tensor,
@@ -8,6 +27,7 @@ from hagd_jax.files.tensors import (
     whole_tensor,
     write_safetensors,
 )
+from hagd_jax.files.tokenizer_json import require_tokenizer
 from hagd_jax.files.writing import (
     as_path,
     draft_of,
@@ -19,14 +39,32 @@ from hagd_jax.files.writing import (
 )
 
 __all__ = [
+    "Bounds",
     "PaddedRows",
+    "Stored",
     "Tensor",
     "as_path",
+    "checked",
+    "decoded",
     "draft_of",
     "finite",
+    "is_file",
+    "named",
+    "opened",
+    "parse_json",
+    "parse_npz",
     "read_arrays",
+    "read_bytes",
+    "read_json",
+    "read_json_object",
+    "read_jsonl",
+    "read_npz",
+    "read_text",
+    "read_yaml",
     "replacing",
+    "require_tokenizer",
     "require_writable",
+    "safetensors_header",
     "save_arrays",
     "whole_tensor",
     "write_atomic",

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files.headers import safetensors_header
 from hagd_jax.files.writing import draft_of
 
 # https://github.com/huggingface/safetensors#format
@@ -171,10 +172,10 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         CheckpointError: If there is no such file, or it is damaged.
     """
+    names, about = safetensors_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in names}, dict(about)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             str(path), got=str(error), expected="a whole safetensors file"
