@@ -91,7 +91,7 @@ def brief(value: Any, levels: int = _LEVELS) -> str:
         edges = brief(value.senders).partition("[")[2].removesuffix("]")
         return f"{type(value).__name__}({edges or 'no'} edges)"
     if isinstance(value, Mapping):
-        names = ", ".join(map(_name, value)) if len(value) < _PART else "." * _PART
+        names = ", ".join(map(spelled, value)) if len(value) < _PART else "." * _PART
         return f"{{{names}}}" if len(names) <= _PART - 2 else f"{len(value)} entries"
     if levels < 1:
         return type(value).__name__
@@ -120,9 +120,9 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
         yield name, getattr(value, name, None)
 
 
-def _name(value: Any) -> str:
-    """A name in a mapping, as it is where it can be printed."""
-    short = isinstance(value, str) and len(value) <= _PART and value.isprintable()
+def spelled(value: Any) -> str:
+    """A name from outside, as it is where it is short and can be printed, quoted where not."""
+    short = isinstance(value, str) and len(value) <= _LINE and value.isprintable()
     return value if short else quoted(value)
 
 

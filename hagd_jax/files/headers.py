@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hagd_jax.brief import quoted
+from hagd_jax.brief import quoted, spelled
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.parsing import Bounds, parse_json
 from hagd_jax.files.reading import MIB, decoded, named, opened
@@ -73,7 +73,7 @@ def safetensors_header(
     about = checked(dict[str, str], {} if about is None else about, f"{where}: texts", error=error)
     tensors = checked(dict[str, dict], record, f"{where}: header", error=error)
     found = {
-        name: checked(Stored, entry, f"{where}: tensor {quoted(name)}", error=error)
+        name: checked(Stored, entry, f"{where}: tensor {spelled(name)}", error=error)
         for name, entry in tensors.items()
     }
     _require_whole(found, size - 8 - length, where, error)
@@ -91,7 +91,7 @@ def _require_whole(
         needed = last - first if bits is None else math.prod(entry.shape) * bits // 8
         if first != end or last - first != needed:
             raise error(
-                f"{where}: tensor {quoted(name)}",
+                f"{where}: tensor {spelled(name)}",
                 got=f"bytes {first:,} to {last:,} for {entry.dtype} of shape {quoted(entry.shape)}",
                 expected=f"{needed:,} bytes from {end:,} on, in a whole safetensors file",
             )

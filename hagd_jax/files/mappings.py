@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import CheckpointError, HagdError
+from hagd_jax.errors import CheckpointError, HagdError, shown
 from hagd_jax.files.parsing import YAML, Bounds, plain
 from hagd_jax.files.reading import named, read_text
 
@@ -46,7 +46,7 @@ def read_yaml(
             raise
         raise error(where, got=str(problem), expected="a YAML file") from problem
     if not isinstance(value, dict):
-        raise error(where, got=quoted(value), expected="a YAML mapping")
+        raise error(where, got=shown(value), expected="a YAML mapping")
     return plain(value, where, error)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import CheckpointError, HagdError
+from hagd_jax.errors import CheckpointError, HagdError, shown
 from hagd_jax.files.reading import AGAIN, KIB, MIB, decoded, named, opened, read_text
 
 # A string; one that does not end takes all that is left, so that each character is seen once.
@@ -128,7 +128,7 @@ def read_json_object(
     """
     value = read_json(path, bounds, error)
     if not isinstance(value, dict):
-        raise error(named(path), got=quoted(value), expected="a JSON object")
+        raise error(named(path), got=shown(value), expected="a JSON object")
     return value
 
 

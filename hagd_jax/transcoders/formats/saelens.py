@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.models.safetensors_source import read_json_object
+from hagd_jax.files import read_json_object
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import (
