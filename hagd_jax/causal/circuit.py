@@ -13,20 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
+from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
 from hagd_jax.units.dictionary import MLPS, NEURONS
-
-FORMAT = 1
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "task", "dictionary"), str),
-    "seed": int,
-    "config": dict,
-}
-# What reading a file that is not ours may raise: numbers too large, nesting too deep.
-BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -196,16 +188,17 @@ class Circuit:
         Raises:
             CheckpointError: If the file is absent, broken, or of another format.
         """
+        record = read_record(path)
         try:
-            return cls(**_fields(json.loads(Path(path).read_text(encoding="utf-8"))))
+            if not isinstance(record, NodeFile):
+                raise InputError("circuit", got="one of edges", expected="one of nodes")
+            nodes = tuple(Node(*node) for node in record.nodes)
+            return cls(
+                nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
+                **record.provenance(),
+            )  # fmt: skip
         except InputError as error:
             raise CheckpointError(str(path), got=str(error)) from error
-        except BROKEN as error:
-            raise CheckpointError(
-                str(path),
-                got=f"{type(error).__name__}: {error}",
-                expected=f"a circuit written by this package, format {FORMAT}",
-            ) from error
 
 
 def kind_of(dictionary: str) -> str:
@@ -221,52 +214,8 @@ def kind_of(dictionary: str) -> str:
     return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
 
 
-def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as a file would give it back, so that what is loaded equals what was saved.
-
-    Raises:
-        InputError: If JSON cannot hold it.
-    """
-    try:
-        return json.loads(json.dumps(config))
-    except (TypeError, ValueError) as error:
-        raise InputError("config of the circuit", got=str(error), expected="JSON") from error
-
-
-def require_kinds(record: dict[str, Any]) -> None:
-    """Refuse provenance of another type than it should have."""
-    for name, kind in _KINDS.items():
-        if not isinstance(record.get(name, kind()), kind):
-            raise TypeError(f"{name} is {record[name]!r:.80}")
-
-
-def read_seen(record: dict[str, Any]) -> Seen:
-    """What the circuit of a file has seen; takes the fields that say so out of the record.
-
-    Files written before this was recorded have the ablation of the search at most.
-    """
-    before, seen = record.pop("ablation", None), record.pop("seen", None)
-    if before is None or seen is not None:
-        return Seen.from_json(seen)
-    return Seen(known=False, ablations=(before,))
-
-
 def _identity(label: str) -> str:
     return label.rpartition("#")[2]
-
-
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a circuit as JSON holds them; anything unexpected is an ordinary error."""
-    if not isinstance(record, dict) or record.pop("format") != FORMAT:
-        raise ValueError("another format version")
-    require_kinds(record)
-    record["seen"] = read_seen(record)
-    record["nodes"] = tuple(
-        Node(str(k), operator.index(a), operator.index(b)) for k, a, b in record["nodes"]
-    )
-    record["scores"] = tuple(float(score) for score in record["scores"])
-    record["space"] = tuple(operator.index(size) for size in record["space"])
-    return record
 
 
 def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from hagd_jax import parallel, tasks
 from hagd_jax.causal import ValidateConfig, ValidationReport, load_circuit, validate
+from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
@@ -75,7 +76,7 @@ def run_validate(command: Validate, line: str = "") -> ValidationReport:
     out = command.out or command.circuit.with_name("validation.json")
     again = [load_circuit(path) for path in command.again]
     require_writable(out.parent)
-    name = tasks.find(command.task or circuit.task)
+    name = tasks.find(command.task or require_name(circuit.task))
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
         rich.print(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))

@@ -58,6 +58,9 @@ def checked(
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as problem:
+        if isinstance(problem.__cause__, HagdError):
+            # The class's own checks have said it better.
+            raise error(f"{where}: {problem.__cause__}") from problem
         said = _SAID.fullmatch(str(problem))
         expected, path = (said[1], said[2] or "") if said else (str(problem), "")
         expected = expected.removeprefix("Expected ").partition(", got ")[0]
