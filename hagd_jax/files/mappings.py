@@ -44,7 +44,7 @@ def read_yaml(
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as problem:
         if isinstance(problem, HagdError):
             raise
-        raise error(where, got=str(problem), expected="a YAML file") from problem
+        raise error(where, got=" ".join(str(problem).split()), expected="a YAML file") from problem
     if not isinstance(value, dict):
         raise error(where, got=shown(value), expected="a YAML mapping")
     return plain(value, where, error)

@@ -24,6 +24,7 @@ from hagd_jax.files.reading import AGAIN, KIB, MIB, decoded, named, opened, read
 
 # A string; one that does not end takes all that is left, so that each character is seen once.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 # What each byte of a text without its strings does to the depth.
 _STEPS = np.zeros(256, np.int8)
@@ -202,7 +203,10 @@ def plain(value: Any, where: str, error: type[HagdError] = CheckpointError) -> A
     """
     right = value is None or isinstance(value, bool)
     if isinstance(value, str):
-        right = not any("\ud800" <= character <= "\udfff" for character in value)
+        if _SURROGATE.search(value):
+            # YAML's escapes, as JSON writes them, may leave a pair in two characters.
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        right = not _SURROGATE.search(value)
     elif isinstance(value, int):
         right = -(2**63) <= value < 2**64
     elif isinstance(value, float):

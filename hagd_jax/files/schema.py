@@ -11,6 +11,11 @@ import msgspec
 from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, HagdError
 
+_LACKS = re.compile(r"Object missing required field `(.*)`")
+_WORDS = {
+    "array": "list", "null": "nothing", "`": "", "object": "a mapping", "int": "an integer",
+    "str": "a text", "list": "a list", "bool": "true or false", "float": "a number", " | ": " or ",
+}  # fmt: skip
 T = TypeVar("T")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _SAID = re.compile(r"(.*?)(?: - at (?:`key` in )?`\$(.*)`)?", re.DOTALL)
@@ -47,7 +52,7 @@ def checked(
         >>> checked(Stored, {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}, "a.st")
         Traceback (most recent call last):
         ...
-        hagd_jax.errors.CheckpointError: a.st: shape[0]: got -1; expected `int` >= 0.
+        hagd_jax.errors.CheckpointError: a.st: shape[0]: got -1; expected an integer >= 0.
     """
     if strict and isinstance(value, dict) and dataclasses.is_dataclass(kind):
         known = {field.name for field in dataclasses.fields(kind)}
@@ -63,9 +68,15 @@ def checked(
             raise error(f"{where}: {problem.__cause__}") from problem
         said = _SAID.fullmatch(str(problem))
         expected, path = (said[1], said[2] or "") if said else (str(problem), "")
-        expected = expected.removeprefix("Expected ").partition(", got ")[0]
         place = f"{where}: {path.lstrip('.')}" if path else where
         got = quoted(_at(value, path))
+        if lacks := _LACKS.fullmatch(expected):
+            got, expected = f"no {lacks[1]}", "one"
+        elif expected.startswith("Invalid enum value"):
+            expected = "a value that is known"
+        expected = expected.removeprefix("Expected ").partition(", got ")[0]
+        for theirs, ours in _WORDS.items():
+            expected = expected.replace(theirs, ours)
         raise error(place, got=got, expected=expected) from problem
 
 
