@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import CheckpointError, HagdError
+from hagd_jax.errors import CheckpointError, HagdError, InputError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 AGAIN = "Was the download or copy cut short? Fetch the file again."
@@ -143,6 +143,29 @@ def is_file(path: str | Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def require_name(what: str, path: Path) -> None:
+    """Refuse a path that no file system has, at which other questions than opening raise too.
+
+    Args:
+        what: The argument, for the message.
+        path: The path.
+
+    Raises:
+        InputError: If it has a zero byte or half of a surrogate pair in it, or is too long.
+
+    Example:
+        >>> require_name("model", Path("models/small"))
+    """
+    try:
+        text = os.fsencode(path)
+    except ValueError:
+        text = b"\0"
+    if b"\0" in text or len(text) > 4000 or any(len(part) > 255 for part in text.split(b"/")):
+        raise InputError(
+            what, got=quoted(str(path)), expected="a path with names of at most 255 bytes"
+        )
 
 
 def named(path: str | Path) -> str:
