@@ -120,6 +120,22 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
         yield name, getattr(value, name, None)
 
 
+def said(error: BaseException) -> str:
+    """What an error of another library says, on a line: it may have foreign text in it.
+
+    Args:
+        error: The error.
+
+    Returns:
+        At most 200 characters.
+
+    Example:
+        >>> said(ValueError("one line" + chr(10) + "and another"))
+        'one line and another'
+    """
+    return _cut(str(error) or type(error).__name__, 200)
+
+
 def spelled(value: Any) -> str:
     """A name from outside, as it is where it is short and can be printed, quoted where not."""
     short = isinstance(value, str) and len(value) <= _LINE and value.isprintable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hagd_jax.brief import quoted
+from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, HagdError, shown
 from hagd_jax.files.parsing import YAML, Bounds, plain
 from hagd_jax.files.reading import named, read_text
@@ -44,7 +44,7 @@ def read_yaml(
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as problem:
         if isinstance(problem, HagdError):
             raise
-        raise error(where, got=" ".join(str(problem).split()), expected="a YAML file") from problem
+        raise error(where, got=said(problem), expected="a YAML file") from problem
     if not isinstance(value, dict):
         raise error(where, got=shown(value), expected="a YAML mapping")
     return plain(value, where, error)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.brief import quoted
+from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.reading import GIB, named, read_bytes
 
@@ -89,8 +89,7 @@ def parse_npz(
     except _BROKEN as problem:
         if isinstance(problem, HagdError):
             raise
-        got = str(problem) or type(problem).__name__
-        raise error(where, got=got, expected="a whole .npz file") from problem
+        raise error(where, got=said(problem), expected="a whole .npz file") from problem
 
 
 def _array(data: bytes, where: str, error: type[HagdError]) -> np.ndarray:

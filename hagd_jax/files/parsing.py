@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.brief import quoted
+from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, HagdError, shown
 from hagd_jax.files.reading import AGAIN, KIB, MIB, decoded, named, opened, read_text
 
@@ -89,7 +89,7 @@ def parse_json(
         got = "half of a surrogate pair in a text"
         raise error(where, got=got, expected="Unicode") from problem
     except ValueError as problem:
-        raise error(where, got=str(problem), expected="JSON", mend=AGAIN) from problem
+        raise error(where, got=said(problem), expected="JSON", mend=AGAIN) from problem
 
 
 def read_json(

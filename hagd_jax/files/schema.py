@@ -62,6 +62,9 @@ def checked(
                 raise error(where, got=got, expected=f"only {', '.join(sorted(known))}")
     try:
         return msgspec.convert(value, kind, strict=True)
+    except UnicodeEncodeError as problem:
+        got = "half of a surrogate pair in a text"
+        raise error(where, got=got, expected="Unicode") from problem
     except msgspec.ValidationError as problem:
         if isinstance(problem.__cause__, HagdError):
             # The class's own checks have said it better.

@@ -18,7 +18,7 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, said
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files.headers import safetensors_header
 from hagd_jax.files.writing import draft_of
@@ -178,7 +178,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(about)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            str(path), got=str(error), expected="a whole safetensors file"
+            str(path), got=said(error), expected="a whole safetensors file"
         ) from error
 
 

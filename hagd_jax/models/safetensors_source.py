@@ -14,7 +14,7 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from hagd_jax.brief import one_line, quoted, spelled
+from hagd_jax.brief import one_line, quoted, said, spelled
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import is_file, named, opened, read_json_object, safetensors_header
 from hagd_jax.files.reading import AGAIN
@@ -237,7 +237,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            str(path), got=str(error), expected="a whole safetensors file"
+            str(path), got=said(error), expected="a whole safetensors file"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
-from hagd_jax.brief import quoted
+from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, require_is
 from hagd_jax.files import read_json_object, require_tokenizer
 
@@ -40,7 +40,7 @@ def parse(text: str, where: str = "tokenizer JSON") -> tokenizers.Tokenizer:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(
-            where, got=error, expected="a tokenizer of the tokenizers library"
+            where, got=said(error), expected="a tokenizer of the tokenizers library"
         ) from error
 
 

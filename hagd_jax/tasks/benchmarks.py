@@ -218,7 +218,7 @@ def task(
         if len(there) < max(size, 2):
             raise InputError(f"size of the {split} split of {name}", got=size,
                              expected=f"at most {len(there)} of its {len(rows)} rows",
-                             mend=f"{notes[0][:1].upper()}{notes[0][1:]}." if notes else None)  # fmt: skip
+                             mend=f"Rows: {notes[0]}." if notes else None)  # fmt: skip
         order = rng.permutation(len(there))
         pool = [there[i] for i in order]
         if not pool[0][0].others:
