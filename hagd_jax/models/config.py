@@ -45,7 +45,7 @@ class RopeScaling:
 
     def __post_init__(self):
         require_choice("rope_scaling kind", self.kind, get_args(RopeKind))
-        require_number("rope_scaling factor", self.factor, above=0)
+        require_number("rope_scaling factor", self.factor, above=0, most=2**20)
         is_tuple = isinstance(self.factors, tuple)
         require(is_tuple, "rope_scaling factors", got=quoted(self.factors), expected="a tuple")
         needed = self.kind != "factors" or len(self.factors) > 0
@@ -149,7 +149,8 @@ class DecoderConfig:
                 object.__setattr__(self, "rotary_dim", self.d_head)
             _check_rotary(self)
         if self.norm != "none":
-            require_number("norm_eps", self.norm_eps, above=0)
+            # Less is nothing in float32, and a constant stream divides by it.
+            require_number("norm_eps", self.norm_eps, least=1e-30, most=1)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
 
@@ -203,7 +204,7 @@ def _check_rotary(config: DecoderConfig) -> None:
     fits = dim % 2 == 0 and 0 < dim <= config.d_head
     expected = f"an even number from 2 to d_head = {config.d_head}"
     require(fits, "rotary_dim", got=dim, expected=expected)
-    require_number("rope_theta", config.rope_theta, above=0)
+    require_number("rope_theta", config.rope_theta, above=0, most=1e15)
     if scaling is None:
         return
     known = isinstance(scaling, RopeScaling)
