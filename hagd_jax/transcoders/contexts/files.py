@@ -102,7 +102,10 @@ def load_contexts(folder: str | Path) -> Contexts:
     except _BROKEN as error:
         raise _broken(folder / "text.safetensors", error) from error
     return Contexts(
-        **{name: getattr(about, name) for name in (*_NAMES, "window")},
+        model=about.model,
+        transcoder=about.transcoder,
+        digest=about.digest,
+        window=about.window,
         **{name: text[name] for name in _TEXT},
         layers=_Stored(folder, about.layers, text, sum(about.window) + 1),
     )
