@@ -24,6 +24,8 @@ _BITS = {"BOOL": 8, "BF16": 16} | {
     f"{kind}{bits}": bits
     for kind, bits in itertools.product("FIU", (8, 16, 32, 64))
 }  # fmt: skip
+# They are shown in messages, and compared where one is absent.
+_Name = Annotated[str, Meta(max_length=1000)]
 _Size = Annotated[int, Meta(ge=0, le=2**48)]
 
 
@@ -71,7 +73,7 @@ def safetensors_header(
     record = parse_json(text, f"{where}: header", _HEADER, error)
     about = record.pop("__metadata__", None) if isinstance(record, dict) else None
     about = checked(dict[str, str], {} if about is None else about, f"{where}: texts", error=error)
-    tensors = checked(dict[str, dict], record, f"{where}: header", error=error)
+    tensors = checked(dict[_Name, dict], record, f"{where}: header", error=error)
     found = {
         name: checked(Stored, entry, f"{where}: tensor {spelled(name)}", error=error)
         for name, entry in tensors.items()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.files import read_json_object
+from hagd_jax.errors import CheckpointError
 from hagd_jax.pipeline.context import Stage
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.tasks import Seen
@@ -51,8 +50,8 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen) -> Seen:
 def _read(run: RunFolder, name: str) -> Seen:
     path = run.path / name
     try:
-        return Seen.from_json(read_json_object(path))
-    except (CheckpointError, InputError) as error:
+        return Seen.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             str(path), got=f"a broken record ({error})", expected="what the stage looked at",
             mend="Do the stage again with --from.",

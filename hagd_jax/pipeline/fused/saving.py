@@ -11,7 +11,6 @@ import jax
 
 from hagd_jax.corpus import Batches
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import read_json_object
 from hagd_jax.parallel import agree
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
@@ -137,7 +136,9 @@ def position(own: RunFolder, step: int) -> dict[str, Any]:
     """
     path = own.path / position_file(step)
     try:
-        return read_json_object(path)
-    except CheckpointError as error:
-        # Where in the data the checkpoint was taken.
-        raise CheckpointError(str(error), mend="Begin with --from features.") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(path), got=str(error), expected="where in the data the checkpoint was taken",
+            mend="Begin with --from features.",
+        ) from error  # fmt: skip

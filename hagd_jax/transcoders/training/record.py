@@ -13,7 +13,7 @@ import numpy as np
 
 from hagd_jax.corpus import Batches
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import read_json_object, write_atomic
+from hagd_jax.files import write_atomic
 from hagd_jax.parallel import agree, is_main, sync
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.setup import Run, Setup
@@ -134,10 +134,14 @@ def read_position(run: Run, step: int) -> dict[str, Any]:
     """
     file = _position(run, step)
     try:
-        return read_json_object(file)
-    except CheckpointError as error:
-        # Where in the data the checkpoint was taken.
-        raise CheckpointError(str(error), mend="Start again in a new folder.") from error
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(file),
+            got=str(error),
+            expected="where in the data the checkpoint was taken",
+            mend="Start again in a new folder.",
+        ) from error
 
 
 def _forget_positions(run: Run) -> None:
