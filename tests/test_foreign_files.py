@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from hagd_jax import cli, meta
+from hagd_jax import meta
 from hagd_jax.causal import Circuit, Edge, EdgeCircuit, Node, load_circuit
 from hagd_jax.causal.circuit_file import require_name
+from hagd_jax.cli.validate import Validate, run_validate
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.files import save_arrays
 from hagd_jax.graphs import graph_scores, load_graph, save_graph
@@ -127,9 +128,9 @@ def test_a_circuit_names_a_task_and_no_file(task, tmp_path, monkeypatch):
         require_name(task)
     dataclasses.replace(CIRCUITS["nodes"], task=task).save(tmp_path / "c.json")
     monkeypatch.setattr(benchmarks, "task", lambda *_, **__: pytest.fail("a file was opened"))
-    command = cli.validate.Validate(tmp_path / "c.json", "no-such-model")
+    command = Validate(tmp_path / "c.json", "no-such-model")
     with pytest.raises(InputError, match="task of the circuit"):
-        cli.validate.run_validate(command)
+        run_validate(command)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from hagd_jax.causal.claim import (
     FAILS,
@@ -16,7 +16,7 @@ from hagd_jax.causal.claim import (
     Runs,
     nothing,
 )
-from hagd_jax.causal.gates import alone, in_words
+from hagd_jax.causal.gates import alone, in_words, too_few
 from hagd_jax.causal.metrics import Estimate, mean_ratio, permutation_p, ratio_of_means
 from hagd_jax.causal.statistics import (
     below,
@@ -68,6 +68,8 @@ def equivalent(runs: Runs) -> Claim:
     says = f"its metric is above the model's on {found.wins.value:.0%} of the prompts"
     apart = found.wins.low > 0.5 + margin or found.wins.high < 0.5 - margin
     good = True if found.p_value <= runs.alpha else False if apart else None
+    if runs.informative < LEAST_INFORMATIVE:
+        good, says = None, too_few(runs)  # any circuit would be equal to the model
     return runs.claim("equivalence", good, found.wins, found.p_value, says)
 
 
@@ -78,6 +80,8 @@ def independent(runs: Runs) -> Claim:
     if np.ptp(full) <= 1e-3 * runs.scale or len(full) < LEAST_INFORMATIVE:
         says = "the model's metric is the same on all prompts, or there are too few"
         return runs.claim("independence", None, effect, math.nan, says)
+    if runs.informative < LEAST_INFORMATIVE:
+        return runs.claim("independence", None, effect, math.nan, too_few(runs))
     p, power = independence_p(full, rest, seed=runs.seed), independence_power(len(full), runs.alpha)
     says = (
         f"HSIC, 999 permutations; the two correlate by {effect.value:.2f}; of Gaussian variables "
@@ -130,16 +134,22 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
     """
     losses = {name: _lost(runs) for name, runs in others.items()}
     mine, theirs = _lost(own), np.concatenate(list(losses.values()))
-    found: Any = stats.mannwhitneyu(mine, theirs, alternative="greater")
+    found: Any = scipy.stats.mannwhitneyu(mine, theirs, alternative="greater")
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     effect = Estimate(float(theirs.mean()), min(means.values()), max(means.values()))
     says = f"without it {mine.mean():.0%} of the metric is lost, and of " + ", ".join(
         f"{name} {mean:.0%}" for name, mean in means.items()
     )
-    if max(means.values()) > 0.5 * mine.mean():
+    # A task on which ablation changes nothing would lose nothing without any circuit.
+    few = {name: runs for name, runs in others.items() if runs.informative < LEAST_INFORMATIVE}
+    told = [mean for name, mean in means.items() if name not in few]
+    if own.informative < LEAST_INFORMATIVE or not told:
+        good = None
+    elif max(told) > 0.5 * mine.mean():
         good = False
     else:
-        good = True if found.pvalue <= own.alpha else None
+        good = True if found.pvalue <= own.alpha and not few else None
+    says += "".join(f"; of {name}, {too_few(runs)}" for name, runs in few.items())
     return own.claim("specificity", good, effect, float(found.pvalue), says)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
 from hagd_jax.files import write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
@@ -71,7 +71,16 @@ class Circuit:
     __repr__ = one_line
 
     def __post_init__(self):
-        object.__setattr__(self, "space", Space(*self.space))
+        object.__setattr__(self, "space", _space(self.space))
+        for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
+            require_is(what, getattr(self, what), kind)
+        for node in require_list("nodes", self.nodes, "a tuple of `Node`"):
+            require_is("nodes", node, Node)
+            require_is("kind of a node", node.kind, str)
+            require_is("layer of a node", node.layer, int, np.integer)
+            require_is("index of a node", node.index, int, np.integer)
+        for score in require_list("scores", self.scores, "a number for each node"):
+            require_is("scores", score, int, float, np.number)
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
@@ -96,14 +105,14 @@ class Circuit:
 
     @property
     def kind(self) -> str:
-        """What the nodes are that are no heads."""
+        """The kind of the nodes that are not attention heads."""
         return kind_of(self.dictionary)
 
     @classmethod
     def from_mask(
         cls, mask: Nodes | Selection, scores: Nodes | Scores, **provenance: Any
     ) -> Circuit:
-        """The members of a boolean mask.
+        """Make a circuit of the members of a boolean mask.
 
         Args:
             mask: `Nodes` of bool, (L, H) and (L, F), or a `Selection` of them, whose record of
@@ -170,7 +179,7 @@ class Circuit:
             )
 
     def to_json(self) -> str:
-        """What `load` reads: nodes as [kind, layer, index], one field a line."""
+        """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
@@ -178,12 +187,12 @@ class Circuit:
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+        """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read what `save` wrote.
+        """Read a circuit from a file that `save` wrote.
 
         Raises:
             CheckpointError: If the file is absent, broken, or of another format.
@@ -201,8 +210,16 @@ class Circuit:
             raise CheckpointError(str(path), got=str(error)) from error
 
 
+def _space(value: Any) -> Space:
+    """A space, which files keep as a list."""
+    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
+    if len(sizes) != 3:
+        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
+    return Space(*sizes)
+
+
 def kind_of(dictionary: str) -> str:
-    """What the nodes of a dictionary are called.
+    """Return the kind of a dictionary's nodes, as circuits record it.
 
     Args:
         dictionary: Its label.

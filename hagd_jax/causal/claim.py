@@ -49,7 +49,7 @@ class Claim:
     decides: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not a number becomes None."""
+        """Return plain values for JSON, with None for what is not a number."""
         record = dataclasses.asdict(self) | {"effect": self.effect._asdict()}
         return plain(record)
 
@@ -66,7 +66,7 @@ def plain(value: Any) -> Any:
 
 
 def nothing() -> Estimate:
-    """An effect that was not measured."""
+    """Return an estimate of NaNs for an effect that was not measured."""
     return Estimate(math.nan, math.nan, math.nan)
 
 
@@ -143,7 +143,7 @@ class Runs:
 
     @property
     def bootstrap(self) -> dict[str, Any]:
-        """What every interval is made with."""
+        """The options with which every bootstrap interval is made."""
         return {"seed": self.seed, "clusters": self.clusters}
 
     def claim(self, name: str, good: bool | None, effect: Estimate, p: float, says: str) -> Claim:

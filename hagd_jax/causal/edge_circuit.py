@@ -12,7 +12,7 @@ import numpy as np
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.causal.circuit import Circuit, unpacked
 from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
@@ -35,7 +35,7 @@ class Edge(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What decides which edges there are.
+    """The properties of a decoder that decide which edges exist.
 
     Attributes:
         layers: L.
@@ -51,7 +51,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, config: DecoderConfig) -> Shape:
-        """Of a decoder."""
+        """Take the shape of a decoder's component graph from its configuration."""
         return cls(config.n_layers, config.n_heads, config.n_kv_heads, config.parallel_residual)
 
     def existing(self) -> Edges:
@@ -120,7 +120,7 @@ class EdgeCircuit:
         decoder: DecoderConfig,
         **provenance: Any,
     ) -> EdgeCircuit:
-        """The members of a boolean mask.
+        """Make a circuit of the members of a boolean mask.
 
         Args:
             mask: `Edges` of bool, of which entries that are no edges are left out, or a `Selection`
@@ -177,14 +177,14 @@ class EdgeCircuit:
                              expected=f"components of {self.shape}")  # fmt: skip
 
     def to_json(self) -> str:
-        """What `load` reads, one field a line."""
+        """Return the JSON text that `load` reads, one field a line."""
         record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
         record["seen"] = self.seen.to_json()
         fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+        """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
 
@@ -216,7 +216,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
 
 
 def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
-    """The true ones by name, readers from the bottom up.
+    """Name the edges that are true in a mask, readers from the lowest layer up.
 
     Args:
         config: The decoder's.
@@ -225,6 +225,8 @@ def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
     Returns:
         Their names.
     """
+    require_is("config", config, DecoderConfig)
+    require_is("edges", edges, Edges)
     writers = ["embed"]
     writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
     writers += [f"mlp {i}" for i in range(config.n_layers)]

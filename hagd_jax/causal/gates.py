@@ -60,7 +60,7 @@ def within(estimate: Estimate, low: float = -math.inf, high: float = math.inf) -
 
 
 def worst(several: list[bool | None]) -> bool | None:
-    """False if any is, else None if any is, else True."""
+    """Combine verdicts: False if any is, else None if any is, else True."""
     return False if False in several else None if None in several else True
 
 
@@ -147,10 +147,7 @@ def in_words(found: Alone, runs: Runs) -> str:
             f"({found.able.low:.0%} at the lower end), too few for a behaviour"
         )
     if found.passed["informative"] is None:
-        return (
-            f"ablating everything changes the model's answer on {runs.informative} prompts, and "
-            f"{LEAST_INFORMATIVE} are the least"
-        )
+        return too_few(runs)
     f = found.faithfulness
     parts = [
         f"same top token on {found.match:.0%}",
@@ -167,6 +164,14 @@ def in_words(found: Alone, runs: Runs) -> str:
             f"keeps {found.preservation.value:.0%} of the accuracy, as the empty circuit does"
         )
     return "; ".join(parts)
+
+
+def too_few(runs: Runs) -> str:
+    """Why nothing is said where ablation changes too few prompts."""
+    return (
+        f"ablating everything changes the model's answer on {runs.informative} prompts, and "
+        f"{LEAST_INFORMATIVE} are the least"
+    )
 
 
 def share(estimate: Estimate) -> str:

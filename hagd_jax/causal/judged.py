@@ -18,7 +18,7 @@ from hagd_jax.tasks.seen import Seen, prompt_digests
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The prompts of a verdict.
+    """The prompts that a verdict rests on.
 
     Rows that are the same prompt, such as copies, or one prompt with its answer read at several
     positions, are one prompt: their measures are averaged, and every count and test is over

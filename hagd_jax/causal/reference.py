@@ -25,7 +25,6 @@ from flax import struct
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.prompts import Prompts
@@ -220,34 +219,6 @@ def sources_of(prompts: Prompts, reference: Prompts | None = None) -> np.ndarray
     last = np.asarray(prompts.length).reshape(len(prompts), -1).max(1) - 1
     good, enough = ours[group, last] >= LEAST, theirs[group, last] >= LEAST
     return np.where(enough, 1, np.where(good, 2, 3))
-
-
-def group_means(
-    model: LanguageModel, parts: Parts, prompts: Prompts, batch_size: int
-) -> tuple[Prompts, dict[str, jax.Array]]:
-    """Means of each group with the prompts' own values in them, for training masks.
-
-    A group of fewer than eight distinct prompts has the mean of all prompts.
-
-    Args:
-        model: The model.
-        parts: What it consists of.
-        prompts: With groups.
-        batch_size: Prompts in one call.
-
-    Returns:
-        The prompts, their groups numbered anew, and name → (L, groups + 1, T, ...) means; the last
-        one is of all prompts.
-    """
-    once, group = distinct(prompts), groups_of(prompts)
-    groups, sizes = np.unique(groups_of(once), return_counts=True)
-    groups = groups[sizes >= LEAST]
-    numbered = np.where(np.isin(group, groups), np.searchsorted(groups, group), len(groups))
-    sums, count = _summed(model, parts, once, groups, batch_size)
-    # The last row has what is in no group; of all prompts it has to be.
-    whole = {name: x.at[:, -1].set(x.sum(1)) for name, x in sums.items()}
-    means = mean_of_sums(whole, count.at[-1].set(count.sum(0)))
-    return dataclasses.replace(prompts, group=numbered.astype(np.int32)), means
 
 
 def groups_of(prompts: Prompts) -> np.ndarray:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
-from scipy.spatial.distance import pdist, squareform
+import scipy
 
 from hagd_jax.causal.metrics import Estimate, permutation_p
 from hagd_jax.errors import InputError
@@ -34,7 +33,7 @@ class Areas(NamedTuple):
 
 
 def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
-    """Trapezoids over linear size, from the smallest share on.
+    """Integrate faithfulness over linear circuit size with the trapezoid rule.
 
     Args:
         shares: Rising sizes as shares of all nodes, usually `SIZES`.
@@ -100,7 +99,7 @@ def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> 
     difference = difference[~(np.abs(difference) <= least)]
     if not len(difference) or not np.isfinite(difference).all():
         return 1.0
-    found: Any = stats.wilcoxon(difference, alternative="greater")
+    found: Any = scipy.stats.wilcoxon(difference, alternative="greater")
     return float(found.pvalue)
 
 
@@ -146,9 +145,9 @@ def equivalence(
     wins = int((difference > least).sum())
     ties = int((np.abs(difference) <= least).sum())
     wins = wins + ties // 2 + (ties % 2 and wins + ties // 2 < n / 2)
-    low = stats.binomtest(wins, n, 0.5 - margin, alternative="greater").pvalue
-    high = stats.binomtest(wins, n, 0.5 + margin, alternative="less").pvalue
-    interval = stats.binomtest(wins, n).proportion_ci(method="exact")
+    low = scipy.stats.binomtest(wins, n, 0.5 - margin, alternative="greater").pvalue
+    high = scipy.stats.binomtest(wins, n, 0.5 + margin, alternative="less").pvalue
+    interval = scipy.stats.binomtest(wins, n).proportion_ci(method="exact")
     share = Estimate(wins / n, float(interval.low), float(interval.high))
     return Equivalence(share, float(max(low, high)))
 
@@ -241,7 +240,7 @@ def below(values: np.ndarray, bound: float) -> float:
         return 1.0
     if np.ptp(values) <= 1e-12 * max(abs(bound), np.abs(values).max()):
         return 0.0 if values.mean() < bound else 1.0
-    found: Any = stats.ttest_1samp(values, bound, alternative="less")
+    found: Any = scipy.stats.ttest_1samp(values, bound, alternative="less")
     return float(found.pvalue)
 
 
@@ -294,9 +293,9 @@ def _gram(values: np.ndarray) -> np.ndarray:
     rows = np.asarray(values, np.float64).reshape(len(values), -1)
     if len(rows) < 4:
         raise InputError("prompts", got=len(rows), expected="four or more to test independence")
-    distances = pdist(rows, "sqeuclidean")
+    distances = scipy.spatial.distance.pdist(rows, "sqeuclidean")
     width = np.median(distances[distances > 0]) if (distances > 0).any() else 1.0
-    return np.exp(-squareform(distances) / width)
+    return np.exp(-scipy.spatial.distance.squareform(distances) / width)
 
 
 def _centred(kernel: np.ndarray) -> np.ndarray:

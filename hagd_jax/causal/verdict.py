@@ -83,7 +83,7 @@ class ValidationReport:
         return f"{self.verdict} on {self.prompts} {self.split} prompts under {', '.join(names)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the report as plain values for JSON."""
         return {
             "verdict": self.verdict,
             "headline": self.headline,

@@ -29,6 +29,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    require_is("content", content, str, bytes)
     with draft_of(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -70,6 +71,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    path = as_path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: If the system refuses to write, e.g. on a full disk.
     """
+    folder = as_path(folder, "folder")
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         with writing_to(folder):
@@ -152,6 +155,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         CheckpointError: If they cannot be.
     """
+    folder = as_path(folder, "folder")
     with writing_to(folder):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=there):

@@ -29,7 +29,7 @@ from hagd_jax.units import Dictionary, Nodes
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The result of an extraction.
+    """The result of an extraction holds the circuit, its verdict and what led to it.
 
     Attributes:
         circuit: The circuit, with its provenance.
@@ -65,7 +65,7 @@ def extract(
     progress: Progress = silent,
     facts: Mapping[str, str] | None = None,
 ) -> Result:
-    """Find the circuit that carries a behaviour, and test it.
+    """Find the circuit of a task in a model, and test it on held-out prompts.
 
     Nodes are scored on the discover split, masks are trained from the scores, and the circuit is
     judged on the test split. If masks are no closer to the model on the select split than the
@@ -127,7 +127,7 @@ def run_until(
     corpus: Corpus | None = None,
     progress: Progress = silent,
 ) -> Left:
-    """Run the stages of `extract` up to one, that one included; another call goes on from there.
+    """Run the stages of `extract` up to one, that one included; another call continues.
 
     Args:
         until: The last stage to run, one of `NAMES`.
@@ -183,7 +183,7 @@ def prepare(
     context = Context(model, task, config, dictionary, corpus)
     notes = require_runnable(context)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_extraction(out, model, task, config)
+        out = open_extraction(out, model, task, config, dictionary=dictionary, corpus=corpus)
     later = fields_from("judge")
     finding = {k: v for k, v in dataclasses.asdict(config).items() if k not in later}
     return dataclasses.replace(context, run=out, finding=finding), notes
@@ -197,8 +197,10 @@ def open_extraction(
     *,
     overwrite: bool = False,
     begin: str | None = None,
+    dictionary: Dictionary | Transcoder | None = None,
+    corpus: Corpus | None = None,
 ) -> RunFolder:
-    """Open the folder of an extraction: a new one, or one to go on in.
+    """Open the folder of an extraction: a new one, or one to continue.
 
     Args:
         out: The folder.
@@ -208,6 +210,8 @@ def open_extraction(
         overwrite: Whether a run with another configuration is discarded.
         begin: The first stage to do again, one of `NAMES`. What it and later stages left is
             discarded, and the fields that decide those alone may differ.
+        dictionary: As in `extract`.
+        corpus: As in `extract`.
 
     Returns:
         The folder.
@@ -216,7 +220,7 @@ def open_extraction(
         ConfigError: If there is no such stage, or the configuration cannot run on this model.
         CheckpointError: If the folder holds something else.
     """
-    require_runnable(Context(model, task, config))
+    require_runnable(Context(model, task, config, dictionary, corpus))
     first = None if begin is None else require_stage(begin, "--from")
     return open_run(
         out,

@@ -30,7 +30,7 @@ def open_run(
     forget: Iterable[str] = (),
     free: Collection[str] = (),
 ) -> RunFolder:
-    """Begin a run, or continue the one that was begun here with the same configuration.
+    """Begin a run, or resume the one that was begun here with the same configuration.
 
     Args:
         path: The folder; made if absent.

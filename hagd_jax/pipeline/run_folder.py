@@ -39,7 +39,7 @@ from hagd_jax.parallel import Checkpoints, agree, is_main
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A folder that belongs to one run; open it with `open_run`.
+    """A run's folder belongs to one run; open it with `open_run`.
 
     In a cluster every process holds one; only the first writes text.
 
@@ -51,17 +51,17 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The folder of unfinished work."""
+        """Return the folder of unfinished work."""
         return Checkpoints(self.path / "checkpoints")
 
     @property
     def masks(self) -> Checkpoints:
-        """The folder of masks in training."""
+        """Return the folder of masks in training."""
         return Checkpoints(self.path / "masks")
 
     @property
     def steps(self) -> Checkpoints:
-        """The folder of the fused executor's state."""
+        """Return the folder of the fused executor's state."""
         return Checkpoints(self.path / "steps")
 
     def log(self, stage: str, **values: Any) -> None:
@@ -72,16 +72,16 @@ class RunFolder:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file of the run, all of it or nothing."""
+        """Write a file of the run atomically."""
         if is_main():
             write_atomic(self.path / name, content)
 
     def has(self, name: str) -> bool:
-        """Whether the run has a file or folder; every process must ask."""
+        """Tell whether the run has a file or folder; every process must ask."""
         return agree((self.path / name).exists())
 
     def keep(self, name: str, **arrays: np.ndarray) -> None:
-        """Write arrays as a compressed .npz file, all of it or nothing."""
+        """Write arrays as a compressed .npz file, atomically."""
         held = io.BytesIO()
         named: dict[str, Any] = dict(arrays)
         np.savez_compressed(held, **named)
@@ -117,7 +117,7 @@ class RunFolder:
         return found
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget logged lines that a resumed run will write again.
+        """Drop logged lines that a resumed run will write again.
 
         Keeps the lines of other, earlier stages, and of this one up to `step`; a line that was
         cut off by a kill goes too.

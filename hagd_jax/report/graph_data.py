@@ -25,7 +25,7 @@ def graph_data(
     edges_per_node: int = 40,
     supernodes: Iterable[tuple[str, Sequence[int]]] = (),
 ) -> dict[str, Any]:
-    """What a page embeds of a graph.
+    """Collect the nodes and edges of a graph that a page embeds.
 
     Args:
         graph: The graph.

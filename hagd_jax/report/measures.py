@@ -20,7 +20,7 @@ NOT_RUN = "not run"
 
 
 class Cell(NamedTuple):
-    """One measured thing.
+    """One cell of the table of measures: a value with its verdict.
 
     Attributes:
         value: The number itself; NaN where it is not defined.
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One row.
+    """One row of the table of measures.
 
     Attributes:
         name: Short.

@@ -13,7 +13,7 @@ from bokeh.layouts import column
 
 from hagd_jax.causal import Node, curve_areas
 from hagd_jax.report.curve import controls_plot, size_plots
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.map import (
     TILES,
     Table,
@@ -71,8 +71,11 @@ def page(report: Report) -> str:
     figures = _figures(report)
     said = report.validation if report.evidence else None
     return render(
-        "page.html",
-        "page.js.html",
+        "page",
+        title=report.title,
+        islands={"figures": figures},
+        facts=report.facts,
+        hidden=("description",),
         report=report,
         claim=verdict_sentence(report.circuit, report.validation, report.total),
         badge=badge(report.validation),
@@ -90,11 +93,8 @@ def page(report: Report) -> str:
         kind=report.circuit.kind,
         tiled=_tiled(report),
         config=_config(report),
-        facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
         areas=curve_areas(report.curve, report.total),
         plots=figures,
-        figures=data(figures),
-        command=report.facts.get("command"),
         share=percent(len(report.circuit) / report.total),
     )
 

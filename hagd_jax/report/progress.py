@@ -43,6 +43,11 @@ WORDS = {
 }
 # Seconds between two lines about the same stage.
 EVERY = 30.0
+Stop = Callable[[], None]
+
+
+def never() -> None:
+    """Let the work go on."""
 
 
 class Bars:
@@ -50,10 +55,11 @@ class Bars:
 
     Args:
         progress: The live display they appear in.
+        stop: Called after each step; raises `Interrupted` if the work should stop there.
     """
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
+    def __init__(self, progress: Progress, stop: Stop = never):
+        self._progress, self._stop = progress, stop
         self._ids: dict[str, TaskID] = {}
 
     def update(self, stage: str, done: int, total: int) -> None:
@@ -67,13 +73,14 @@ class Bars:
         if stage not in self._ids:
             self._ids[stage] = self._progress.add_task(WORDS.get(stage, stage), total=total)
         self._progress.update(self._ids[stage], completed=done, total=total)
+        self._stop()
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(text, style="yellow", markup=False)
 
     def finish(self, stage: str) -> None:
-        """A stage ended before its last step: fill its bar."""
+        """Fill the bar of a stage that ended."""
         if stage in self._ids:
             task = self._progress.tasks[self._progress.task_ids.index(self._ids[stage])]
             self._progress.update(task.id, total=task.completed or 1, completed=task.completed or 1)
@@ -95,16 +102,23 @@ class Lines(Bars):
     Args:
         console: Where to print.
         clock: Seconds, as `time.monotonic` counts them.
+        stop: As of `Bars`.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
-        self._console, self._clock = console, clock
+    def __init__(
+        self, console: Console, clock: Callable[[], float] = time.monotonic, stop: Stop = never
+    ):
+        self._console, self._clock, self._stop = console, clock, stop
         self._running: dict[str, _Stage] = {}
         self._ended: set[str] = set()
         self._lock = threading.RLock()
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Note where a stage is; print a line if it begins or ends here."""
+        self._note(stage, done, total)
+        self._stop()
+
+    def _note(self, stage: str, done: int, total: int) -> None:
         with self._lock:
             now = self._clock()
             if stage in self._ended and done >= total:
@@ -125,7 +139,7 @@ class Lines(Bars):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, stage: str) -> None:
-        """A stage ended: print how long it took."""
+        """Print how long a stage took that ended."""
         with self._lock:
             here = self._running.pop(stage, None)
             if here is not None:
@@ -157,19 +171,22 @@ def _time(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def bars(console: Console | None = None, *, every: float = EVERY) -> Iterator[Bars]:
+def bars(
+    console: Console | None = None, *, every: float = EVERY, stop: Stop = never
+) -> Iterator[Bars]:
     """Show progress until the context ends.
 
     Args:
         console: Where; standard error if None.
         every: Seconds between lines about a stage, where there is no terminal.
+        stop: Called after each step; raises `Interrupted` if the work should stop there.
 
     Yields:
         The bars, or lines where the console is no terminal.
     """
     console = Console(stderr=True) if console is None else console
     if not (console.is_terminal or console.is_jupyter):
-        with _reporting(Lines(console), every) as lines:
+        with _reporting(Lines(console, stop=stop), every) as lines:
             yield lines
         return
     columns = (
@@ -181,7 +198,7 @@ def bars(console: Console | None = None, *, every: float = EVERY) -> Iterator[Ba
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield Bars(progress)
+        yield Bars(progress, stop)
 
 
 @contextlib.contextmanager

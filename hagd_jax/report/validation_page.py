@@ -13,7 +13,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.record import ABLATION_WORDS
 from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
 from hagd_jax.report.words import percent, probability
@@ -72,13 +72,12 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         >>> "Not enough data" in validation_page(report)
         True
     """
-    facts, circuit = facts or {}, report.circuit
+    circuit = report.circuit
     ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))
     figures = _figures(report)
     what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
     return render(
-        "validation.html",
-        "validation.js.html",
+        "validation",
         report=report,
         title=f"{circuit.task} in {circuit.model}: validation",
         claim=verdict_sentence(circuit, report, report.units),
@@ -91,9 +90,8 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         what=what,
         colours=dict(zip([e.ablation for e in report.evidence], draw.COLOURS, strict=False)),
         plots=figures,
-        figures=data({name: json_item(figure) for name, figure in figures.items()}),
-        facts={k: v for k, v in facts.items() if k != "command"},
-        command=facts.get("command"),
+        islands={"figures": {name: json_item(figure) for name, figure in figures.items()}},
+        facts=facts,
         config=json.dumps(plain(circuit.config), indent=2, ensure_ascii=False),
     )
 

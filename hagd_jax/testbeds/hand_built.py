@@ -215,7 +215,7 @@ def sorting(length: int = 3) -> Case:
 
 
 def hand_built() -> list[Case]:
-    """All of them.
+    """Make all hand-written cases.
 
     Example:
         >>> [case.name for case in hand_built()][:3]

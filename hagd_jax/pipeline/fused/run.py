@@ -46,7 +46,7 @@ _COMPARING = ("search", "measure")
 
 
 class Fused(NamedTuple):
-    """A stage, as turns of the step.
+    """A fused stage is a stage as turns of the step.
 
     Attributes:
         turns: (setting, sizes) → its turns.
@@ -195,12 +195,12 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
 
 
 def learns(context: Context) -> bool:
-    """Whether a transcoder is learned for the run."""
+    """Tell whether a transcoder is trained for the run."""
     return context.dictionary is None and context.config.features == TRANSCODER
 
 
 def batcher_of(context: Context, nodes: Dictionary | None, corpus: Corpus | None = None) -> Batcher:
-    """What the steps of an extraction read.
+    """Make the batcher for the steps of an extraction.
 
     Args:
         context: The inputs.
@@ -234,7 +234,7 @@ def batches(
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
 ) -> Iterator[StepBatch]:
-    """The batches of all steps of the fused executor, in order.
+    """Yield the batches of all steps of the fused executor, in order.
 
     Args:
         model: The model, on any mesh.

@@ -51,7 +51,7 @@ class Written:
 
 
 def save_contexts(contexts: Contexts, folder: str | Path) -> None:
-    """Write a folder of JSON and safetensors.
+    """Write contexts to a folder of JSON and safetensors.
 
     Args:
         contexts: What to write.
@@ -76,7 +76,7 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
 
 
 def load_contexts(folder: str | Path) -> Contexts:
-    """Read what `save_contexts` wrote; layers only when they are asked for.
+    """Read contexts that `save_contexts` wrote; layers are read on demand.
 
     Args:
         folder: The folder.

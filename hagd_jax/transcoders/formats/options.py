@@ -25,7 +25,7 @@ Allowed = Mapping[str, "tuple[Any, ...] | None"]
 
 
 def require_known(values: Mapping[Any, Any], allowed: Allowed, what: str) -> None:
-    """Refuse fields that are not known, and values that mean what is not computed here.
+    """Refuse unknown fields, and values with a meaning that is not implemented here.
 
     Args:
         values: The configuration as it was read.

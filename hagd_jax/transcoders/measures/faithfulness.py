@@ -30,7 +30,7 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 
 
 class JacobianMatch(struct.PyTreeNode):
-    """How far a transcoder's derivatives are from the MLPs': 0 is equal, 1 no better than zero.
+    """This compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
 
     Attributes:
         random: (L,) along Gaussian directions; NaN where the MLP does not respond at all.
@@ -46,7 +46,7 @@ class JacobianMatch(struct.PyTreeNode):
 def jacobian_match(
     transcoder: Transcoder, model: LanguageModel, x: Any, key: jax.Array, *, directions: int = 4
 ) -> JacobianMatch:
-    """Relative squared error of the own-layer derivative, a layer.
+    """Measure the relative squared error of each layer's own derivative.
 
     E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², over tokens and directions v. J_mlp is the derivative of
     the layer's MLP (with its norm, where features read the stream before it). J_tc is the path by
@@ -117,7 +117,7 @@ def _match(
 
 
 def own_tangent(params: Params, x: jax.Array, v: jax.Array, config: TranscoderConfig) -> jax.Array:
-    """J_tc v: what a layer's own features add to its output when its input moves along v.
+    """Compute J_tc v, how a layer's own features change its output as its input moves along v.
 
     The features that are active at x stay so: J_tc = W_dec^{l→l} diag(active) W_enc^l + W_skip.
 
