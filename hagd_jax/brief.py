@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 _LONGEST = 160
+_LINE = 80
 _PART = 48
 _ITEMS = 4
+# Collections inside each other: four items on each of many levels are too many to walk.
+_LEVELS = 4
 _PLAIN = bool | int | float | str | None
 
 
@@ -39,11 +42,34 @@ def one_line(self: Any) -> str:
     return _cut(f"{type(self).__name__}({parts}", _LONGEST - 1) + ")"
 
 
-def brief(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """Show a value from outside as a message does: on one line, escaped, never all of it.
+
+    Args:
+        value: Anything that a file or a user gave.
+
+    Returns:
+        At most 80 characters that can be printed. Numbers are exact; a large collection is only
+        described, since its `repr` may not fit the memory.
+
+    Example:
+        >>> quoted("a" * 1000)[-5:], quoted(0.1), quoted(10**500)
+        ('aa...', '0.1', 'an integer of 1661 bits')
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | bytes):
+        text = repr(value[:_LINE])
+        return text if len(text) <= _LINE and len(value) <= _LINE else f"{text[: _LINE - 3]}..."
+    return _cut(repr(value) if isinstance(value, _PLAIN) else brief(value), _LINE)
+
+
+def brief(value: Any, levels: int = _LEVELS) -> str:
     """Describe any value in a few words.
 
     Args:
         value: The value.
+        levels: Collections inside each other that are looked into.
 
     Returns:
         Arrays as dtype and shape, collections by what and how many they hold, at most 48
@@ -55,7 +81,7 @@ def brief(value: Any) -> str:
         ('{q, k}', 'int8[3]', '9 items')
     """
     if isinstance(value, _PLAIN):
-        return _cut(f"{value:g}" if isinstance(value, float) else repr(value), _PART)
+        return _cut(f"{value:g}" if isinstance(value, float) else quoted(value), _PART)
     if isinstance(value, np.generic):
         return repr(value)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
@@ -65,19 +91,22 @@ def brief(value: Any) -> str:
         edges = brief(value.senders).partition("[")[2].removesuffix("]")
         return f"{type(value).__name__}({edges or 'no'} edges)"
     if isinstance(value, Mapping):
-        names = ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in value)
+        names = ", ".join(map(spelled, value)) if len(value) < _PART else "." * _PART
         return f"{{{names}}}" if len(names) <= _PART - 2 else f"{len(value)} entries"
+    if levels < 1:
+        return type(value).__name__
     if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
-        parts = [f"{name}={brief(part)}" for name, part in _fields(value)]
+        parts = [f"{name}={brief(part, levels - 1)}" for name, part in _fields(value)]
         text = f"{type(value).__name__}({', '.join(parts)})"
         return text if len(text) <= _PART else f"{type(value).__name__}(...)"
     if isinstance(value, list | tuple | set | frozenset | range):
         if len(value) > _ITEMS:
             return f"{len(value)} items"
-        plain = all(isinstance(item, _PLAIN) for item in value)
-        return _cut(repr(value) if plain else f"({', '.join(map(brief, value))})", _PART)
+        if all(isinstance(item, _PLAIN) and len(quoted(item)) <= _PART for item in value):
+            return _cut(repr(value), _PART)
+        return _cut(f"({', '.join(brief(item, levels - 1) for item in value)})", _PART)
     if hasattr(value, "__fspath__"):
-        return repr(str(value))
+        return quoted(str(value))
     return type(value).__name__
 
 
@@ -89,6 +118,28 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
         names = list(value._fields)
     for name in names:
         yield name, getattr(value, name, None)
+
+
+def said(error: BaseException) -> str:
+    """What an error of another library says, on a line: it may have foreign text in it.
+
+    Args:
+        error: The error.
+
+    Returns:
+        At most 200 characters.
+
+    Example:
+        >>> said(ValueError("one line" + chr(10) + "and another"))
+        'one line and another'
+    """
+    return _cut(str(error) or type(error).__name__, 200)
+
+
+def spelled(value: Any) -> str:
+    """A name from outside, as it is where it is short and can be printed, quoted where not."""
+    short = isinstance(value, str) and len(value) <= _LINE and value.isprintable()
+    return value if short else quoted(value)
 
 
 def _cut(text: str, most: int) -> str:

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
-from hagd_jax.brief import brief
+from hagd_jax.brief import brief, quoted
 
 
 class HagdError(Exception):
@@ -32,12 +32,29 @@ class HagdError(Exception):
     def __init__(
         self, what: str, *, got: object = None, expected: str | None = None, mend: str | None = None
     ):
-        parts = [] if got is None else [f"got {got}"]
+        parts = [] if got is None else [f"got {_short(got)}"]
         if expected is not None:
-            parts.append(f"expected {expected}")
+            parts.append(f"expected {_short(expected)}")
+        what = _short(what)
         message = f"{what}: {'; '.join(parts)}" if parts else what
         message = message.rstrip(".") + "."
-        super().__init__(f"{message} {mend}" if mend else message)
+        super().__init__(_printable(f"{message} {mend}" if mend else message))
+
+
+_LONGEST = 2000
+
+
+def _short(value: object) -> str:
+    """A part of a message; whoever raises it cuts foreign values, and this is the last resort."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal would act on, or UTF-8 cannot hold."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(HagdError, ValueError):
@@ -157,9 +174,9 @@ def require_number(
     kind = "a whole number" if whole else "a number"
     said = ", ".join(bound for bound in bounds if bound)
     if not said:
-        raise ConfigError(what, got=repr(value), expected=f"a finite {kind[2:]}")
+        raise ConfigError(what, got=quoted(value), expected=f"a finite {kind[2:]}")
     joint = " " if least is None else ", "
-    raise ConfigError(what, got=repr(value), expected=f"{kind}{joint}{said}")
+    raise ConfigError(what, got=quoted(value), expected=f"{kind}{joint}{said}")
 
 
 def require_choice(what: str, value: Any, allowed: Collection[Any]) -> None:
@@ -178,7 +195,7 @@ def require_choice(what: str, value: Any, allowed: Collection[Any]) -> None:
     """
     if not isinstance(value, str) or value not in allowed:
         expected = f"one of {', '.join(map(str, allowed))}"
-        raise ConfigError(what, got=repr(value), expected=expected)
+        raise ConfigError(what, got=quoted(value), expected=expected)
 
 
 def require_is(what: str, value: Any, *kinds: type, mend: str | None = None) -> None:
@@ -264,4 +281,4 @@ def require_index(
     expected = "an integer, 0 or more" if size is None else f"an integer from 0 to {size - 1}"
     if size == 0:
         expected = "none: there is nothing to index"
-    raise InputError(what, got=repr(value)[:80], expected=expected, mend=mend)
+    raise InputError(what, got=quoted(value), expected=expected, mend=mend)

@@ -13,27 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import (
-    CheckpointError,
-    DamagedError,
-    InputError,
-    require_index,
-    require_is,
-    require_list,
-)
-from hagd_jax.files import with_digest, without_digest, write_atomic
+from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
+from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
+from hagd_jax.files import with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
 from hagd_jax.units.dictionary import MLPS, NEURONS
-
-FORMAT = 1
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "task", "dictionary"), str),
-    "seed": int,
-    "config": dict,
-}
-# What reading a file that is not ours may raise: numbers too large, nesting too deep.
-BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -213,19 +198,17 @@ class Circuit:
         Raises:
             CheckpointError: If the file is absent, broken, or of another format.
         """
+        record = read_record(path)
         try:
-            record = without_digest(path, json.loads(Path(path).read_text(encoding="utf-8")))
-            return cls(**_fields(record))
-        except DamagedError:
-            raise
+            if not isinstance(record, NodeFile):
+                raise InputError("circuit", got="one of edges", expected="one of nodes")
+            nodes = tuple(Node(*node) for node in record.nodes)
+            return cls(
+                nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
+                **record.provenance(),
+            )  # fmt: skip
         except InputError as error:
             raise CheckpointError(str(path), got=str(error)) from error
-        except BROKEN as error:
-            raise CheckpointError(
-                str(path),
-                got=f"{type(error).__name__}: {error}",
-                expected=f"a circuit written by this package, format {FORMAT}",
-            ) from error
 
 
 def _space(value: Any) -> Space:
@@ -249,52 +232,8 @@ def kind_of(dictionary: str) -> str:
     return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
 
 
-def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Convert a configuration to what a file would give back, so that both compare equal.
-
-    Raises:
-        InputError: If JSON cannot hold it.
-    """
-    try:
-        return json.loads(json.dumps(config))
-    except (TypeError, ValueError) as error:
-        raise InputError("config of the circuit", got=str(error), expected="JSON") from error
-
-
-def require_kinds(record: dict[str, Any]) -> None:
-    """Refuse provenance of the wrong types."""
-    for name, kind in _KINDS.items():
-        if not isinstance(record.get(name, kind()), kind):
-            raise TypeError(f"{name} is {record[name]!r:.80}")
-
-
-def read_seen(record: dict[str, Any]) -> Seen:
-    """Read what a file's circuit has seen, removing those fields from the record.
-
-    Files written before this was recorded have the ablation of the search at most.
-    """
-    before, seen = record.pop("ablation", None), record.pop("seen", None)
-    if before is None or seen is not None:
-        return Seen.from_json(seen)
-    return Seen(known=False, ablations=(before,))
-
-
 def _identity(label: str) -> str:
     return label.rpartition("#")[2]
-
-
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a circuit as JSON holds them; anything unexpected is an ordinary error."""
-    if not isinstance(record, dict) or record.pop("format") != FORMAT:
-        raise ValueError("another format version")
-    require_kinds(record)
-    record["seen"] = read_seen(record)
-    record["nodes"] = tuple(
-        Node(str(k), operator.index(a), operator.index(b)) for k, a, b in record["nodes"]
-    )
-    record["scores"] = tuple(float(score) for score in record["scores"])
-    record["space"] = tuple(operator.index(size) for size in record["space"])
-    return record
 
 
 def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:

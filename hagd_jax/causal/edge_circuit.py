@@ -9,24 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hagd_jax.brief import one_line
-from hagd_jax.causal.circuit import (
-    BROKEN,
-    FORMAT,
-    Circuit,
-    plain_config,
-    read_seen,
-    require_kinds,
-    unpacked,
-)
+from hagd_jax.brief import one_line, quoted
+from hagd_jax.causal.circuit import Circuit, unpacked
+from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
 from hagd_jax.errors import CheckpointError, InputError, require_is
-from hagd_jax.files import with_digest, without_digest, write_atomic
+from hagd_jax.files import with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges, Scores, Selection
 from hagd_jax.units.components import Components
-
-EDGES = "edges"
 
 
 class Edge(NamedTuple):
@@ -151,11 +142,10 @@ class EdgeCircuit:
 
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `edges`."""
-        exists = self.shape.existing().flat()
         found = [_place(edge, self.shape) for edge in self.edges]
         for edge, place in zip(self.edges, found, strict=True):
-            if place is None or not exists[place]:
-                raise InputError("circuit of edges", got=tuple(edge),
+            if place is None:
+                raise InputError("circuit of edges", got=quoted(tuple(edge)),
                                  expected=f"an edge of a model of {self.shape}")  # fmt: skip
         return np.array(found, int)
 
@@ -216,27 +206,14 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         >>> load_circuit("circuit.json").task
         'ioi'
     """
+    record = read_record(path)
+    if not isinstance(record, EdgeFile):
+        return Circuit.load(path)
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("kind") != EDGES:
-            return Circuit.load(path)
-        record = without_digest(path, record)
-        if record.pop("format") != FORMAT:
-            raise ValueError("another format version")
-        del record["kind"]
-        require_kinds(record)
-        record["seen"] = read_seen(record)
-        record["edges"] = tuple(Edge(*map(str, edge)) for edge in record["edges"])
-        record["scores"] = tuple(map(float, record["scores"]))
-        return EdgeCircuit(**record)
-    except CheckpointError:
-        raise
-    except (*BROKEN, InputError) as error:
-        raise CheckpointError(
-            str(path),
-            got=f"{type(error).__name__}: {error}",
-            expected=f"a circuit written by this package, format {FORMAT}",
-        ) from error
+        edges = tuple(Edge(*edge) for edge in record.edges)
+        return EdgeCircuit(edges=edges, shape=Shape(*record.shape), **record.provenance())
+    except InputError as error:
+        raise CheckpointError(str(path), got=str(error)) from error
 
 
 def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
@@ -266,15 +243,20 @@ def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
 
 
 def _place(edge: Edge, shape: Shape) -> int | None:
-    """Where an edge stands in `Edges.flat()`; None if no such writer or reader exists."""
-    layers, heads, keys, _ = shape
+    """Where an edge stands in `Edges.flat()`; None if there is no such edge.
+
+    Nothing as large as the model's edges is made: a file may say any shape.
+    """
+    layers, heads, keys, parallel = shape
     writers = 1 + layers * heads + layers
-    first = {"head": 1, "mlp": 1 + layers * heads}
     kind, layer, index = _parsed(edge.writer)
+    # Twice the layer, as in `Edges.existing`: heads write in the middle, MLPs at the end.
     if kind == "embed":
-        writer = 0
-    elif kind in first and layer < layers and index < {"head": heads, "mlp": 1}[kind]:
-        writer = first[kind] + layer * {"head": heads, "mlp": 1}[kind] + index
+        writer, wrote = 0, -1
+    elif kind == "head" and layer < layers and index < heads:
+        writer, wrote = 1 + layer * heads + index, 2 * layer + 1
+    elif kind == "mlp" and layer < layers:
+        writer, wrote = 1 + layers * heads + layer, 2 * layer + 2
     else:
         return None
     kind, layer, index = _parsed(edge.reader)
@@ -285,7 +267,10 @@ def _place(edge: Edge, shape: Shape) -> int | None:
     for name, width in widths.items():
         if name == edge.input:
             fits = kinds[name] == kind and layer < max(layers, 1) and index < max(width, 1)
-            return (before + layer * width + index) * writers + writer if fits else None
+            reads = 2 * layer + (kind == "mlp" and not parallel)
+            if not fits or (kind != "logits" and wrote > reads):
+                return None
+            return (before + layer * width + index) * writers + writer
         before += layers * width
     return None
 

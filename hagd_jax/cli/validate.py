@@ -19,6 +19,7 @@ from hagd_jax.causal import (
     load_circuit,
     validate,
 )
+from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
@@ -88,7 +89,7 @@ def _validate(
 ) -> ValidationReport:
     """Test the first circuit, beside the others, and write what was found."""
     circuit, *again = circuits
-    name = tasks.find(command.task or circuit.task)
+    name = tasks.find(command.task or require_name(circuit.task))
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
         show(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hagd_jax.brief import quoted
 from hagd_jax.corpus.config import require_seed, require_whole
 from hagd_jax.corpus.layout import Batch
 from hagd_jax.corpus.order import Order
@@ -57,13 +58,15 @@ class Batches(Iterator[Batch]):
             CheckpointError: If it is no such state, or of other data, seed or batch size.
         """
         if not isinstance(state, Mapping):
-            raise CheckpointError("data position", got=repr(state), expected="a dict from state()")
+            raise CheckpointError(
+                "data position", got=quoted(state), expected="a dict from state()"
+            )
         for field, here in self._identity.items():
             if state.get(field) != here:
                 raise CheckpointError(
                     f"data position, {field}",
-                    got=repr(state.get(field)),
-                    expected=repr(here),
+                    got=quoted(state.get(field)),
+                    expected=quoted(here),
                     mend="Resume with the corpus and settings that the run began with.",
                 )
         iterator = iter(self._dataset)
@@ -71,7 +74,7 @@ class Batches(Iterator[Batch]):
             iterator.set_state(state["position"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
-                "data position", got=repr(state.get("position")), expected="one from state()"
+                "data position", got=quoted(state.get("position")), expected="one from state()"
             ) from error
         self._iterator = iterator
 

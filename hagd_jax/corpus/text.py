@@ -16,6 +16,7 @@ from hagd_jax.corpus.holdout import held_out_mask
 from hagd_jax.corpus.layout import Layout, require_length, require_tokenizer
 from hagd_jax.corpus.rows import Packed
 from hagd_jax.errors import InputError
+from hagd_jax.files import read_bytes
 from hagd_jax.models import LanguageModel, Tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -111,10 +112,7 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: If it cannot be read, or is not UTF-8, or has a zero byte in it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(str(path), got=error.strerror, expected="a readable file") from error
+    data = read_bytes(path, error=InputError)
     try:
         text = data.decode()
         bad = data.find(0)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, tensors in them, and JSON that any reader accepts."""
+"""All that is read from outside, one reader a format; and files that are either whole or absent."""
 
 from hagd_jax.files.digests import (
     DIGEST,
@@ -11,7 +11,26 @@ from hagd_jax.files.digests import (
     with_digest,
     without_digest,
 )
+from hagd_jax.files.headers import Stored, safetensors_header
 from hagd_jax.files.locks import LOCK, Lock, hold_beside, hold_folder
+from hagd_jax.files.mappings import read_yaml
+from hagd_jax.files.npz import parse_npz, read_npz
+from hagd_jax.files.parsing import (
+    Bounds,
+    parse_json,
+    read_json,
+    read_json_object,
+    read_jsonl,
+)
+from hagd_jax.files.reading import (
+    decoded,
+    is_file,
+    named,
+    opened,
+    read_bytes,
+    read_text,
+)
+from hagd_jax.files.schema import checked
 from hagd_jax.files.tensors import (
     PaddedRows,
     Tensor,
@@ -20,6 +39,7 @@ from hagd_jax.files.tensors import (
     whole_tensor,
     write_safetensors,
 )
+from hagd_jax.files.tokenizer_json import require_tokenizer
 from hagd_jax.files.writing import (
     append_line,
     as_path,
@@ -38,23 +58,41 @@ __all__ = [
     "DIGEST",
     "LOCK",
     "SEAL",
+    "Bounds",
     "Lock",
     "PaddedRows",
+    "Stored",
     "Tensor",
     "append_line",
     "arrays_digest",
     "as_path",
     "beside",
+    "checked",
+    "decoded",
     "digest",
     "draft_of",
     "finite",
     "hold_beside",
     "hold_folder",
+    "is_file",
+    "named",
+    "opened",
+    "parse_json",
+    "parse_npz",
     "read_arrays",
+    "read_bytes",
+    "read_json",
+    "read_json_object",
+    "read_jsonl",
+    "read_npz",
+    "read_text",
+    "read_yaml",
     "replacing",
     "require_digest",
     "require_sealed",
+    "require_tokenizer",
     "require_writable",
+    "safetensors_header",
     "save_arrays",
     "seal",
     "unwritable",

@@ -19,7 +19,7 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, said
 from hagd_jax.errors import (
     CheckpointError,
     DamagedError,
@@ -31,6 +31,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.files import system
 from hagd_jax.files.digests import DIGEST, arrays_digest, as_bytes, require_digest
+from hagd_jax.files.headers import safetensors_header
 from hagd_jax.files.writing import as_path, draft_of
 
 # https://github.com/huggingface/safetensors#format
@@ -208,14 +209,14 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         CheckpointError: If there is no such file.
     """
     path = as_path(path)
+    names, about = safetensors_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            names = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
-            texts = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         kind = CheckpointError if isinstance(error, OSError) else DamagedError
-        raise kind(str(path), got=str(error), expected="a whole safetensors file") from error
+        raise kind(str(path), got=said(error), expected="a whole safetensors file") from error
+    texts = dict(about)
     told = texts.pop(DIGEST, None)
     require_digest(path, told, None if told is None else arrays_digest(arrays, texts))
     return arrays, texts

@@ -16,8 +16,10 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.brief import quoted
+from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import system
+from hagd_jax.files.reading import require_name
 
 # What a user can do about what the system says.
 _MEND: Mapping[int | None, str] = {
@@ -111,10 +113,15 @@ def as_path(path: Any, what: str = "path") -> Path:
         The path, with `~` expanded.
 
     Raises:
-        InputError: If it is something else.
+        InputError: If it is something else, or no file system has such a name.
     """
     require_is(what, path, str, os.PathLike)
-    return Path(path).expanduser()
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(what, got=quoted(str(path)), expected="a user that there is") from error
+    require_name(what, found)
+    return found
 
 
 def beside(path: Path, end: str = "") -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from flax import struct
+from msgspec import Meta
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
@@ -17,6 +18,7 @@ from hagd_jax.units.graph import Graph, graph_parts
 
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class NodeTable(NamedTuple):
@@ -59,7 +61,7 @@ class LogitTarget:
     """
 
     label: str
-    tokens: tuple[int, ...]
+    tokens: tuple[Count, ...]
     coefficients: tuple[float, ...] = (1.0,)
     weight: float = 1.0
 
@@ -86,12 +88,12 @@ class GraphInfo:
 
     model: str
     dictionary: str
-    tokens: tuple[int, ...]
+    tokens: tuple[Count, ...]
     words: tuple[str, ...]
     targets: tuple[LogitTarget, ...]
-    layers: int
-    features: int
-    active: int
+    layers: Annotated[int, Meta(ge=1, le=2**14)]
+    features: Count
+    active: Count
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     weights: str = ""
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, require_is
-from hagd_jax.files import as_path, finite, read_arrays, save_arrays
+from hagd_jax.files import as_path, checked, finite, parse_json, read_arrays, save_arrays
 from hagd_jax.graphs.graph import (
+    FEATURE,
     KINDS,
     AttributionGraph,
     GraphInfo,
-    LogitTarget,
     NodeTable,
     make_graph,
 )
 
+_MOST = 2**31 - 1
 _FORMAT = "hagd attribution graph 1"
 _EDGES = {"senders": np.int32, "receivers": np.int32, "edges": np.float32}
 _NODES = {
@@ -70,31 +71,18 @@ def load_graph(path: str | Path) -> AttributionGraph:
         True
     """
     path = as_path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}", got="no such file", expected="a saved graph")
+    arrays, about = read_arrays(path)
+    where = f"{path}, read as a graph written by save_graph"
+    if about.get("format") != _FORMAT or "info" not in about:
+        raise CheckpointError(where, got=quoted(about.get("format")), expected=repr(_FORMAT))
+    info = checked(GraphInfo, parse_json(about["info"], where), where)
     try:
-        arrays, about = read_arrays(path)
-        if about.get("format") != _FORMAT:
-            raise ValueError(f"format {about.get('format')!r}")
-        info = _info(json.loads(about["info"]))
         _check(arrays, info)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a graph written by save_graph",
-        ) from error
+    except (KeyError, ValueError) as error:
+        got = f"no array {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(where, got=got, expected="a whole graph") from error
     table = NodeTable(**{name: arrays[name] for name in _NODES})
     return make_graph(table, arrays["senders"], arrays["receivers"], arrays["edges"], info)
-
-
-def _info(record: dict[str, Any]) -> GraphInfo:
-    lists: Any = {name: tuple(record[name]) for name in ("tokens", "words")}
-    targets = [
-        LogitTarget(**(target | {name: tuple(target[name]) for name in ("tokens", "coefficients")}))
-        for target in record["targets"]
-    ]
-    return GraphInfo(**(record | lists | {"targets": tuple(targets)}))
 
 
 def _check(arrays: dict[str, np.ndarray], info: GraphInfo) -> None:
@@ -113,10 +101,25 @@ def _check(arrays: dict[str, np.ndarray], info: GraphInfo) -> None:
         ends = np.stack([arrays["senders"], arrays["receivers"]])
         if ends.min() < 0 or ends.max() >= count:
             raise ValueError("an edge to no node")
-    kinds, places = arrays["kind"], arrays["position"]
-    if count and not (0 <= kinds.min() <= kinds.max() < len(KINDS)):
-        raise ValueError("a node of no kind")
-    if count and not (0 <= places.min() <= places.max() < len(info.tokens)):
-        raise ValueError("a node beside the prompt")
-    if (kinds == len(KINDS) - 1).sum() != len(info.targets):
+    for name in ("activation", "weight", "folded", "remainder", "edges"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} with numbers that are not finite")
+    limits = {
+        "kind": (0, len(KINDS)), "position": (0, len(info.tokens)), "layer": (-1, info.layers + 1),
+        "index": (-1, _MOST),
+    }  # fmt: skip
+    for name, (first, end) in limits.items():
+        if count and not first <= arrays[name].min() <= arrays[name].max() < end:
+            raise ValueError(f"{name} from {arrays[name].min()} to {arrays[name].max()}")
+    features = arrays["kind"] == FEATURE
+    for name, end in (("layer", info.layers), ("index", info.features)):
+        own = arrays[name][features]
+        if len(own) and not 0 <= own.min() <= own.max() < end:
+            raise ValueError(f"a feature with {name} from {own.min()} to {own.max()}")
+    if (arrays["kind"] == len(KINDS) - 1).sum() != len(info.targets):
         raise ValueError(f"{len(info.targets)} targets")
+    if info.words and len(info.words) != len(info.tokens):
+        raise ValueError(f"{len(info.words)} words for {len(info.tokens)} tokens")
+    for target in info.targets:
+        if len(target.tokens) != len(target.coefficients):
+            raise ValueError(f"{len(target.coefficients)} coefficients of a target")

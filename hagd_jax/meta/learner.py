@@ -25,13 +25,14 @@ from hagd_jax.errors import (
     require_is,
     require_number,
 )
-from hagd_jax.files import as_path, read_arrays, save_arrays
+from hagd_jax.files import as_path, checked, parse_json, read_arrays, save_arrays
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS, Described
 from hagd_jax.models.arrays import require_key
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Nodes, Scores
 
 _SHIPPED = "learner.safetensors"
+_MOST = {"width": 2**12, "heads": 2**10, "rounds": 2**6, "inner_steps": 10_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class LearnerConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            require_number(field.name, getattr(self, field.name), least=1, whole=True)
+            most = _MOST[field.name]
+            require_number(field.name, getattr(self, field.name), least=1, most=most, whole=True)
         divides = self.width % self.heads == 0
         require(divides, "heads", got=self.heads, expected=f"a divisor of width = {self.width}")
 
@@ -225,15 +227,21 @@ def load(path: str | Path | None = None) -> Learner:
     file = _shipped() if path is None else as_path(path)
     try:
         arrays, about = read_arrays(file)
-        flat = {name: jnp.asarray(array) for name, array in arrays.items()}
-        config = LearnerConfig(**json.loads(about["config"]))
-        params = flax.traverse_util.unflatten_dict(flat, sep="/")
+        config = checked(LearnerConfig, parse_json(about.get("config", "null"), "config"), "config")
+        params = flax.traverse_util.unflatten_dict(arrays, sep="/")
         like = jax.eval_shape(lambda: init(config, jax.random.key(0))).params
-        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, like):
-            raise ValueError("weights of other shapes")
-    except Exception as error:
+        if jax.tree.map(_kind, params) != jax.tree.map(_kind, like):
+            raise ValueError("weights of other shapes or types")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("weights that are not finite")
+    # Names of its tensors may nest in each other in any way.
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(
-            str(file), got=f"{type(error).__name__}: {error}", expected="a learner's safetensors",
+            str(file), got=str(error), expected="a learner's safetensors",
             mend="Make one with `python -m experiments.circuits.meta_learning`.",
         ) from error  # fmt: skip
-    return Learner(params, config)
+    return Learner(jax.tree.map(jnp.asarray, params), config)
+
+
+def _kind(array: Any) -> str:
+    return f"{array.dtype}{array.shape}"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError, require, require_choice, require_number, shown
 
 Norm = Literal["layer", "rms", "none"]
@@ -44,15 +45,15 @@ class RopeScaling:
 
     def __post_init__(self):
         require_choice("rope_scaling kind", self.kind, get_args(RopeKind))
-        require_number("rope_scaling factor", self.factor, above=0)
+        require_number("rope_scaling factor", self.factor, above=0, most=2**20)
         is_tuple = isinstance(self.factors, tuple)
-        require(is_tuple, "rope_scaling factors", got=repr(self.factors), expected="a tuple")
+        require(is_tuple, "rope_scaling factors", got=quoted(self.factors), expected="a tuple")
         needed = self.kind != "factors" or len(self.factors) > 0
         require(needed, "rope_scaling factors", got="none", expected="one a frequency")
         for i, factor in enumerate(self.factors):
             require_number(f"rope_scaling factors[{i}]", factor, above=0)
         for field in ("low_freq_factor", "high_freq_factor"):
-            require_number(f"rope_scaling {field}", getattr(self, field))
+            require_number(f"rope_scaling {field}", getattr(self, field), above=0)
         longest, low, high = "original_max_positions", self.low_freq_factor, self.high_freq_factor
         least = int(self.kind == "llama3")
         require_number(f"rope_scaling {longest}", getattr(self, longest), least=least, whole=True)
@@ -128,15 +129,14 @@ class DecoderConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for field in ("vocab_size", "n_layers", "d_model", "n_heads", "d_mlp", "max_positions"):
-            require_number(field, getattr(self, field), least=1, whole=True)
-        for field in ("n_kv_heads", "d_head", "rotary_dim"):
-            require_number(field, getattr(self, field), least=0, whole=True)
+        for field, most in _MOST.items():
+            least = int(field not in _DERIVED)
+            require_number(field, getattr(self, field), least=least, most=most, whole=True)
         for field, allowed in _CHOICES.items():
             require_choice(field, getattr(self, field), allowed)
         for field in _FLAGS:
             value = getattr(self, field)
-            require(isinstance(value, bool), field, got=repr(value), expected="True or False")
+            require(isinstance(value, bool), field, got=quoted(value), expected="True or False")
         # Zero means "derive it": the usual values need not be written out.
         if not self.n_kv_heads:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
@@ -149,7 +149,8 @@ class DecoderConfig:
                 object.__setattr__(self, "rotary_dim", self.d_head)
             _check_rotary(self)
         if self.norm != "none":
-            require_number("norm_eps", self.norm_eps, above=0)
+            # Less is nothing in float32, and a constant stream divides by it.
+            require_number("norm_eps", self.norm_eps, least=1e-30, most=1)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
 
@@ -158,6 +159,12 @@ class DecoderConfig:
         return dataclasses.replace(self, **changes)
 
 
+# Far above every published model, and low enough that no product of them leaves 64 bits.
+_MOST = {
+    "vocab_size": 2**24, "n_layers": 2**14, "d_model": 2**20, "n_heads": 2**14, "d_mlp": 2**22,
+    "max_positions": 2**30, "n_kv_heads": 2**14, "d_head": 2**20, "rotary_dim": 2**20,
+}  # fmt: skip
+_DERIVED = ("n_kv_heads", "d_head", "rotary_dim")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Norm),
     "positions": get_args(Positions),
@@ -178,7 +185,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         found = np.dtype(jnp.dtype(dtype))
     except (TypeError, ValueError) as error:
-        raise ConfigError("dtype", got=repr(dtype), expected="a floating dtype") from error
+        raise ConfigError("dtype", got=quoted(dtype), expected="a floating dtype") from error
     if found.name not in ("float32", "bfloat16", "float16", "float64"):
         raise ConfigError("dtype", got=found.name, expected="float32, bfloat16, float16 or float64")
     if found.name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
@@ -197,7 +204,7 @@ def _check_rotary(config: DecoderConfig) -> None:
     fits = dim % 2 == 0 and 0 < dim <= config.d_head
     expected = f"an even number from 2 to d_head = {config.d_head}"
     require(fits, "rotary_dim", got=dim, expected=expected)
-    require_number("rope_theta", config.rope_theta, above=0)
+    require_number("rope_theta", config.rope_theta, above=0, most=1e15)
     if scaling is None:
         return
     known = isinstance(scaling, RopeScaling)

@@ -25,6 +25,7 @@ from gguf.constants import (
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import opened
 from hagd_jax.models.gguf_cursor import DAMAGED, U32, U64, Cursor
 
 _Q = GGMLQuantizationType
@@ -88,19 +89,14 @@ def read_header(path: str | Path) -> GgufHeader:
             offset that cannot be; a tensor type that is not supported.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
+    with opened(path) as file:
+        size = file.seek(0, 2)
         if size < 24:
             raise CheckpointError(
                 str(path), got=f"{size} bytes", expected="at least 24 bytes", mend=DAMAGED
             )
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(Cursor(data, size, str(path)), path)
-    except OSError as error:
-        raise CheckpointError(str(path), got=error.strerror, expected="a readable file") from error
 
 
 def _parse(cursor: Cursor, path: Path) -> GgufHeader:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.models.config import DecoderConfig, RopeScaling
 from hagd_jax.models.families.table import Source, Weight, axis_sizes, dense, shape
@@ -86,12 +87,12 @@ def _whole_model(metadata: Mapping[str, Any]) -> None:
     """Refuse other architectures, adapters and split files."""
     kind = metadata.get("general.type", "model")
     if kind != "model":
-        raise ConfigError("GGUF general.type", got=repr(kind), expected="'model'")
+        raise ConfigError("GGUF general.type", got=quoted(kind), expected="'model'")
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise ConfigError(
             "GGUF general.architecture",
-            got=repr(architecture),
+            got=quoted(architecture),
             expected="'llama'",
             mend="Load other families from safetensors.",
         )

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import read_json_object
 from hagd_jax.models import derived, families
 from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import param_specs
@@ -23,7 +24,7 @@ from hagd_jax.models.hub import locate
 from hagd_jax.models.matching import match
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.placing import leaf_dtype, place
-from hagd_jax.models.safetensors_source import open_safetensors, read_json_object
+from hagd_jax.models.safetensors_source import open_safetensors
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.parallel import sharding
 from hagd_jax.parallel.rules import require_mesh

@@ -7,6 +7,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+from hagd_jax.brief import spelled
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Sizes, Source, Weight, shape
 
@@ -99,7 +100,7 @@ def _absent(
     spare = sorted(source.names() - expected)
     near = difflib.get_close_matches(name, spare[:2000], n=2)
     where = source.describe(spare[0]) if spare else "the checkpoint"
-    mend = f"The nearest names there: {', '.join(near)}." if near else None
+    mend = f"The nearest names there: {', '.join(map(spelled, near))}." if near else None
     if weight.leaf.startswith("unembed"):
         mend = "Is it tied to the embedding? Then config.json must say tie_word_embeddings: true."
     return CheckpointError(
@@ -112,4 +113,4 @@ def _absent(
 
 def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else ""
-    return ", ".join(names[:_AT_MOST]) + more
+    return ", ".join(map(spelled, names[:_AT_MOST])) + more

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,10 @@ import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot ret
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, quoted, said, spelled
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import is_file, named, opened, read_json_object, safetensors_header
+from hagd_jax.files.reading import AGAIN
 from hagd_jax.models.families.table import Index
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -34,7 +35,6 @@ CONVERT = (
     "save_file({k: v.clone().contiguous() for k, v in t.items()}, 'model.safetensors')\""
 )
 _log = logging.getLogger(__name__)
-_AGAIN = "Was the download or copy cut short? Fetch the file again."
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
 
@@ -128,7 +128,7 @@ def open_safetensors(path: Path) -> SafetensorsSource:
         CheckpointError: If a file is missing, truncated or damaged, a tensor is not where the
             index says or lies in two files, there are two checkpoints, or there are only pickles.
     """
-    if path.is_file():
+    if not path.is_dir():
         _refuse_pickle(path)
         return SafetensorsSource(_entries([path]))
     indices = sorted(path.glob("*.safetensors.index.json"))
@@ -142,23 +142,6 @@ def open_safetensors(path: Path) -> SafetensorsSource:
             mend="Keep each checkpoint in a folder of its own.",
         )
     return SafetensorsSource(_from_index(indices[0]))
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        CheckpointError: If it is missing, is not JSON, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(str(path), got=error.strerror, expected="a JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(str(path), got=str(error), expected="JSON", mend=_AGAIN) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(str(path), got=type(value).__name__, expected="a JSON object")
-    return value
 
 
 def _files(folder: Path) -> list[Path]:
@@ -198,7 +181,9 @@ def _from_index(index: Path) -> dict[str, Entry]:
     for name, shard in listed.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError(
-                f"{index}: tensor {name}", got=repr(shard), expected="a file beside the index"
+                f"{index}: tensor {spelled(name)}",
+                got=quoted(shard),
+                expected="a file beside the index",
             )
     files = [index.parent / shard for shard in sorted(set(listed.values()))]
     alone = index.parent / "model.safetensors"
@@ -216,7 +201,7 @@ def _from_index(index: Path) -> dict[str, Entry]:
         found = entries[name].file.name if name in entries else "no shard"
         if found != shard:
             raise CheckpointError(
-                f"{index}: tensor {name}",
+                f"{index}: tensor {spelled(name)}",
                 got=f"it in {found}",
                 expected=f"it in {shard}",
                 mend="Index and shards are of different checkpoints, or were renamed.",
@@ -228,42 +213,43 @@ def _entries(files: list[Path]) -> dict[str, Entry]:
     """Headers of all files; a tensor in two of them is an error."""
     entries: dict[str, Entry] = {}
     for path in files:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                if name in entries:
-                    raise CheckpointError(
-                        f"tensor {name}",
-                        got=f"it in both {entries[name].file} and {path}",
-                        expected="it in one file",
-                        mend="Remove the file that does not belong to the checkpoint.",
-                    )
-                part = file.get_slice(name)
-                entries[name] = Entry(path, tuple(part.get_shape()), part.get_dtype())
+        try:
+            held, _ = safetensors_header(path)
+        except CheckpointError as error:
+            raise CheckpointError(str(error), mend=_hint(path)) from error
+        for name, stored in held.items():
+            if name in entries:
+                raise CheckpointError(
+                    f"tensor {name}",
+                    got=f"it in both {entries[name].file} and {path}",
+                    expected="it in one file",
+                    mend="Remove the file that does not belong to the checkpoint.",
+                )
+            entries[name] = Entry(path, stored.shape, stored.dtype)
     return entries
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An open file; whatever is wrong with it is a CheckpointError."""
+    """An open file whose header has been read; it may have changed since."""
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            str(path), got=str(error), expected="a whole safetensors file", mend=_hint(path)
-        ) from error
-    except OSError as error:
-        raise CheckpointError(
-            str(path), got=str(error), expected="a readable safetensors file"
+            str(path), got=said(error), expected="a whole safetensors file"
         ) from error
 
 
-def _hint(path: Path) -> str:
-    with path.open("rb") as file:
+def _hint(path: Path) -> str | None:
+    """What a file may be that is no safetensors file."""
+    if not is_file(path):
+        return None
+    with opened(path) as file:
         start = file.read(20)
     if start.startswith(b"version https://git"):
         return "This is a Git LFS pointer: run `git lfs pull`."
-    return CONVERT if start.startswith((b"PK\x03\x04", b"\x80")) else _AGAIN
+    return CONVERT if start.startswith((b"PK\x03\x04", b"\x80")) else AGAIN
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -274,7 +260,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _require(file: Path) -> None:
-    if not file.is_file():
+    if not is_file(file):
         raise CheckpointError(
-            str(file), got="no such file", expected="every shard", mend="Fetch the missing shard."
+            named(file), got="no such file", expected="every shard", mend="Fetch the missing shard."
         )

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import (
     CheckpointError,
     InputError,
@@ -20,7 +21,8 @@ from hagd_jax.errors import (
     require_list,
     shown,
 )
-from hagd_jax.files import as_path, write_atomic
+from hagd_jax.files import as_path, read_text, write_atomic
+from hagd_jax.files.tokenizer_json import TOKENIZER
 from hagd_jax.models.tokenizer_files import (
     FLAGS,
     parse,
@@ -160,12 +162,10 @@ class Tokenizer:
         file = file / "tokenizer.json" if file.is_dir() else file
         settings = read_settings(file.parent / "tokenizer_config.json")
         try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(file, TOKENIZER.size)
+        except CheckpointError as error:
             raise CheckpointError(
-                str(file),
-                got=error,
-                expected="a tokenizer.json",
+                str(error),
                 mend="Older formats: load with transformers' AutoTokenizer and save_pretrained.",
             ) from error
         try:
@@ -199,12 +199,12 @@ class Tokenizer:
         vocabulary = require_list("vocabulary", vocabulary, "a list of words")
         for word in vocabulary:
             if not isinstance(word, str) or word.split() != [word]:
-                raise InputError("vocabulary", got=repr(word), expected="words without whitespace")
+                raise InputError(
+                    "vocabulary", got=quoted(word), expected="words without whitespace"
+                )
         ids = {word: i for i, word in enumerate(vocabulary)}
         if len(ids) < len(vocabulary) or not ids:
-            raise InputError(
-                "vocabulary", got=f"{list(vocabulary)}", expected="some words, once each"
-            )
+            raise InputError("vocabulary", got=quoted(vocabulary), expected="some words, once each")
         native = tokenizers.Tokenizer(models.WordLevel(ids))
         native.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return cls.from_native(native)
@@ -244,13 +244,13 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputError("text", got=repr(text[:80]), expected="valid Unicode") from error
+            raise InputError("text", got=quoted(text), expected="valid Unicode") from error
         try:
             ids = self._native.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises nothing narrower
             unknown = [word for word in text.split() if self._native.token_to_id(word) is None]
             raise InputError(
-                "text", got=repr((*unknown, text)[0][:80]), expected="words of the vocabulary"
+                "text", got=quoted((*unknown, text)[0]), expected="words of the vocabulary"
             ) from error
         return [*(self.begin if begin else ()), *ids, *(self.end if end else ())]
 

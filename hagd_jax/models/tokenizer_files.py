@@ -10,23 +10,37 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
-from hagd_jax.errors import CheckpointError
+from hagd_jax.brief import quoted, said
+from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.files import read_json_object, require_tokenizer
 
 # Whether a text begins with `bos_token` and ends with `eos_token`.
 FLAGS = ("add_bos_token", "add_eos_token")
 
 
-def parse(text: str) -> tokenizers.Tokenizer:
+def parse(text: str, where: str = "tokenizer JSON") -> tokenizers.Tokenizer:
     """Parse the text of a `tokenizer.json` with the `tokenizers` library.
 
+    Args:
+        text: The text.
+        where: What it is, for the message.
+
+    Returns:
+        The tokenizer.
+
     Raises:
-        CheckpointError: If the text is no such thing.
+        CheckpointError: If the text is no such thing, or names ids that no vocabulary has.
     """
+    require_is("tokenizer JSON", text, str)
+    require_tokenizer(text, where)
     try:
         return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
+    # The library raises nothing narrower; what its Rust gives up on is no Exception.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise CheckpointError(
-            "tokenizer JSON", got=error, expected="a tokenizer of the tokenizers library"
+            where, got=said(error), expected="a tokenizer of the tokenizers library"
         ) from error
 
 
@@ -85,7 +99,7 @@ def with_template(
     Returns:
         The copy.
     """
-    copy = parse(native.to_str())
+    copy = tokenizers.Tokenizer.from_str(native.to_str())
     # A post-processor pickles as its JSON; byte-level ones only move offsets, and stay.
     state = {} if copy.post_processor is None else json.loads(copy.post_processor.__getstate__())
     kept = [
@@ -119,7 +133,7 @@ def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """Switch off truncation and padding in a tokenizer."""
     if native.truncation is None and native.padding is None:
         return native
-    copy = parse(native.to_str())
+    copy = tokenizers.Tokenizer.from_str(native.to_str())
     copy.no_truncation()
     copy.no_padding()
     return copy
@@ -133,16 +147,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), got=error, expected="JSON") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(str(path), got=type(settings).__name__, expected="a JSON object")
+    settings = read_json_object(path)
     for flag in FLAGS:
         value = settings.get(flag)
         if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"{path}: {flag}", got=repr(value), expected="true or false")
+            raise CheckpointError(f"{path}: {flag}", got=quoted(value), expected="true or false")
     return settings
 
 
@@ -159,5 +168,5 @@ def special_token(native: tokenizers.Tokenizer, settings: dict[str, Any], field:
         return None
     id = native.token_to_id(token) if isinstance(token, str) else None
     if id is None:
-        raise CheckpointError(field, got=repr(token), expected="a token of the vocabulary")
+        raise CheckpointError(field, got=quoted(token), expected="a token of the vocabulary")
     return id

@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hagd_jax.brief import quoted, spelled
 from hagd_jax.errors import BusyError, CheckpointError
 from hagd_jax.files import (
     LOCK,
     Lock,
     hold_beside,
     hold_folder,
+    read_json_object,
     unwritable,
     write_atomic,
     writing_to,
@@ -164,14 +166,11 @@ def _fixed(config: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    mend = "Remove the folder, or use another --out."
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(str(file), got=f"broken JSON ({error})", mend=mend) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(str(file), got=type(found).__name__, expected="an object", mend=mend)
-    return found
+        return read_json_object(file)
+    except CheckpointError as error:
+        mend = "Remove the folder, or use another --out."
+        raise CheckpointError(str(error), mend=mend) from error
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -179,6 +178,6 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         return [
             line
             for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+            for line in _differences(old.get(key), new.get(key), f"{prefix}{spelled(key)}.")
         ]
-    return [] if old == new else [f"{prefix[:-1]} was {old!r}, now {new!r}"]
+    return [] if old == new else [f"{prefix[:-1]} was {quoted(old)}, now {quoted(new)}"]

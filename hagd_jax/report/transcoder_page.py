@@ -12,7 +12,8 @@ from typing import Any
 
 from bokeh.embed import json_item
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, quoted
+from hagd_jax.files import read_jsonl
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.report.feature_cards import cards, striking
 from hagd_jax.report.html import render
@@ -109,16 +110,16 @@ def points_of_log(file: Path) -> list[Point]:
         The points; none if there is no such file.
     """
     points = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    lines = read_jsonl(file, broken=lambda line, problem: None) if file.exists() else ()
+    for line, row in lines:
         try:
-            row = json.loads(line)
             if row["stage"] == "transcoder":
                 points.append(Point(float(row["tokens"]), float(row["fvu"])))
             elif row["stage"] == "evaluation":
                 values = (float("nan") if row[k] is None else float(row[k]) for k in _MEASURED)
                 points.append(Point(float(row["trained"]), *values, held_out=True))
         except (KeyError, TypeError, ValueError):
-            _log.warning("%s: a broken line is left out: %s", file, line[:80])
+            _log.warning("%s: a broken line is left out: line %d, %s", file, line, quoted(row))
     return points
 
 

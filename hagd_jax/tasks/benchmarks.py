@@ -17,22 +17,29 @@ share their words.
 from __future__ import annotations
 
 import collections
-import json
+import hashlib
+import heapq
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hagd_jax.errors import InputError, MissingDependencyError, require_is
+from hagd_jax.files import Bounds, read_jsonl
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks.choices import Choice, make_choices
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 
 # Of ten parts that rows fall into by their group, those of each split.
 _PARTS = {"discover": (0, 1, 2, 3), "select": (4, 5), "test": (6, 7, 8, 9)}
+# More than any published validation split has; each costs ten calls of the tokenizer.
+_MOST_ROWS = 20_000
+# The longest published row has some 3,000 bytes.
+_ROW = Bounds(size=2**16, depth=8, items=1000)
+_LONGEST_OPTION = 200
 _HUB = {
     "winogrande": ("allenai/winogrande", "winogrande_xl"),
     "hellaswag": ("Rowan/hellaswag", None),
@@ -85,6 +92,9 @@ def winogrande(row: Mapping[str, Any]) -> Item:
     answer = _number(row, "answer", 1, 2) - 1
     if sentence.count("_") != 1:
         raise Skipped(f"{sentence.count('_')} gaps in the sentence, not 1")
+    if max(map(len, options)) > _LONGEST_OPTION:
+        # Two long options that begin alike would be looked for in quadratic time.
+        raise Skipped(f"an option of more than {_LONGEST_OPTION} characters")
     if options[0] == options[1]:
         raise Skipped("both options are the same")
     words = re.compile("|".join(rf"\b{re.escape(o)}\b" for o in sorted(options, key=len)[::-1]))
@@ -186,8 +196,10 @@ def task(
     if source is not None:
         require_is("source", source, str, Path)
     sizes, rng = read_draw(sizes, seed), np.random.default_rng(seed)
-    rows = list(_lines(Path(source)) if source else _hub(name))
+    rows, total = _drawn(_lines(Path(source)) if source else _hub(name), _MOST_ROWS)
     items, notes = _by_split(READERS[name], rows, tokenizer)
+    if total > len(rows):
+        notes = (f"looked at {len(rows):,} of {total:,} rows", *notes)
     splits, texts = {}, {}
     for split in SPLITS:
         size, there = getattr(sizes, split), items[split]
@@ -195,7 +207,7 @@ def task(
         if len(there) < max(size, 2):
             raise InputError(f"size of the {split} split of {name}", got=size,
                              expected=f"at most {len(there)} of its {len(rows)} rows",
-                             mend=f"{notes[0].capitalize()}." if notes else None)  # fmt: skip
+                             mend=f"Rows: {notes[0]}." if notes else None)  # fmt: skip
         order = rng.permutation(len(there))
         pool = [there[i] for i in order]
         if not pool[0][0].others:
@@ -219,7 +231,6 @@ def _by_split(
     for row in rows:
         try:
             item = reader(_mapping(row))
-            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
             choices = _choices(tokenizer, item)
         except Skipped as reason:
             why[str(reason)] += 1
@@ -240,20 +251,28 @@ _DESCRIPTIONS = {
 }
 
 
-def _lines(path: Path) -> Iterable[Any]:
-    """Every line of a file as JSON; what is not comes as None."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), got=str(error), expected="a JSONL file in UTF-8") from error
-    return [_parsed(line) for line in text.splitlines() if line.strip()]
+def _lines(path: Path) -> Iterator[Any]:
+    """Every line of a file as JSON; of one that is not, what is wrong with it."""
+    lines = read_jsonl(path, bounds=_ROW, broken=lambda number, problem: problem, error=InputError)
+    return (row for _, row in lines)
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+def _drawn(rows: Iterable[Any], most: int) -> tuple[list[Any], int]:
+    """Rows in their order, of which a draw where there are more than can be looked at; and a count.
+
+    Whether a row is drawn depends on its number alone, so that it does for every seed.
+    """
+    held: list[tuple[int, int, Any]] = []
+    number = -1
+    for number, row in enumerate(rows):
+        digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest()
+        # The largest digest is the first to go.
+        one = -int.from_bytes(digest, "little"), number, row
+        if len(held) < most:
+            heapq.heappush(held, one)
+        elif one[0] > held[0][0]:
+            heapq.heapreplace(held, one)
+    return [row for _, _, row in sorted(held, key=lambda one: one[1])], number + 1
 
 
 def _hub(name: str) -> Iterable[Any]:
@@ -269,6 +288,8 @@ def _hub(name: str) -> Iterable[Any]:
 
 
 def _mapping(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, InputError):
+        raise Skipped("the line is not JSON in Unicode")
     if not isinstance(row, Mapping):
         raise Skipped("not a JSON object")
     return row
@@ -279,14 +300,6 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Skipped(f"{name} is no text")
     return value.strip()
-
-
-def _require_unicode(*texts: str) -> None:
-    """Refuse half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        raise Skipped("a text is no Unicode") from error
 
 
 def _number(row: Mapping[str, Any], name: str, low: int, high: int) -> int:

@@ -6,18 +6,22 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 import numpy as np
+from msgspec import Meta
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import InputError, require_is, require_list, shown
+from hagd_jax.files import checked
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
 from hagd_jax.tasks.prompts import Prompts
 
 # Digits of a prompt's digest: two of 10,000 distinct prompts share one in 1% of the cases.
 _DIGITS = 8
+_Texts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=10**7)]
 _SETS = ("ablations", "splits", "prompts", "tasks", "models", "dictionaries")
 
 
@@ -60,21 +64,21 @@ class Seen:
     """
 
     known: bool = True
-    ablations: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    dictionaries: tuple[str, ...] = ()
+    ablations: _Texts = ()
+    splits: _Texts = ()
+    prompts: _Texts = ()
+    tasks: _Texts = ()
+    models: _Texts = ()
+    dictionaries: _Texts = ()
 
     def __post_init__(self):
         if not isinstance(self.known, bool):
-            raise InputError("known of Seen", got=repr(self.known), expected="True or False")
+            raise InputError("known of Seen", got=quoted(self.known), expected="True or False")
         for name in _SETS:
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for prompt in self.prompts:
             if not re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", prompt):
-                raise InputError("prompts of Seen", got=repr(prompt),
+                raise InputError("prompts of Seen", got=quoted(prompt),
                                  expected=f"digests of {_DIGITS} hexadecimal digits",
                                  mend="Use prompt_digests(prompts).")  # fmt: skip
 
@@ -132,9 +136,8 @@ class Seen:
             return cls.unknown()
         fields = {"known", *_SETS}
         if not isinstance(record, dict) or set(record) != fields:
-            found = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
-            raise InputError("seen", got=found, expected=f"the fields {sorted(fields)}")
-        return cls(**record)
+            raise InputError("seen", got=quoted(record), expected=f"the fields {sorted(fields)}")
+        return checked(cls, record, "seen", error=InputError)
 
     def __repr__(self) -> str:
         count, of = len(self.prompts), f" of {', '.join(self.splits)}" if self.splits else ""
@@ -248,6 +251,6 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     good = isinstance(values, Iterable) and not isinstance(values, str)
     listed = list(values) if good else []
     if not good or not all(isinstance(value, str) and value for value in listed):
-        raise InputError(f"{name} of Seen", got=repr(values)[:80],
+        raise InputError(f"{name} of Seen", got=quoted(values),
                          expected="a collection of texts, none of them empty")  # fmt: skip
     return tuple(sorted(set(listed)))

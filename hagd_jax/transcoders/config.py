@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError, require, require_choice, require_number
 from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
 # Those that keep a given number of features, k.
+_MOST = {"n_layers": 2**14, "d_model": 2**20, "n_features": 2**24}
 COUNTED = ("topk", "batch_topk")
 
 
@@ -56,8 +58,8 @@ class TranscoderConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for field in ("n_layers", "d_model", "n_features"):
-            require_number(field, getattr(self, field), least=1, whole=True)
+        for field, most in _MOST.items():
+            require_number(field, getattr(self, field), least=1, most=most, whole=True)
         if self.window is None:
             object.__setattr__(self, "window", self.n_layers - 1)
         require_choice("activation", self.activation, get_args(Activation))
@@ -80,7 +82,7 @@ class TranscoderConfig:
             require(self.k == 0, "k", got=self.k, expected=none)
         for field in ("skip", "predict"):
             value = getattr(self, field)
-            require(isinstance(value, bool), field, got=repr(value), expected="True or False")
+            require(isinstance(value, bool), field, got=quoted(value), expected="True or False")
         if self.predict and self.n_layers < 2:
             raise ConfigError("predict", got=True, expected="False in a model of one layer")
 

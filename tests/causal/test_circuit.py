@@ -23,7 +23,7 @@ ALL = [Node("head", a, b) for a in range(2) for b in range(3)]
 ALL += [Node("neuron", a, b) for a in range(2) for b in range(5)]
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | finite | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | finite | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -46,7 +46,7 @@ def circuits(draw):
         model=draw(st.text()),
         task=draw(st.text()),
         seen=draw(st.sampled_from([Seen.nothing(), Seen.unknown(), look(ablation="mean")])),
-        seed=draw(st.integers()),
+        seed=draw(st.integers(-(2**63), 2**63 - 1)),
         config=draw(st.dictionaries(st.text(), json_values, max_size=3)),
     )
 

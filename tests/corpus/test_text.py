@@ -182,11 +182,13 @@ def test_unreadable_file(tmp_path, monkeypatch):
     file = tmp_path / "a.txt"
     file.write_text("1 2 3")
 
-    def refuse(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(InputError, match=r"a\.txt: got Permission denied; expected a readable"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        InputError, match=r"a\.txt: got Permission denied; expected a file that can be read"
+    ):
         open_corpus(file, MODEL)
 
 

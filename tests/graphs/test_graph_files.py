@@ -71,9 +71,9 @@ def test_a_broken_file_is_refused(tmp_path, name):
 def test_something_else_is_refused(tmp_path, content):
     path = tmp_path / "graph.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="written by save_graph"):
+    with pytest.raises(CheckpointError, match=r"safetensors: (header: )?got"):
         load_graph(path)
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="No such file"):
         load_graph(tmp_path / "none")
 
 

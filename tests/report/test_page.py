@@ -19,6 +19,8 @@ from tests.report.made_up import NAN, make_evidence, make_report
 HOSTILE = (
     "</script><script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}\u202e\x1b[2J\ud800"
 )
+# Half of a surrogate pair is in no file, so in no configuration.
+WRITTEN = HOSTILE.replace("\ud800", "")
 WORDS = ("whole model", "no node left", "circuit alone", "model without it")
 URLS = ("src", "href", "action", "formaction", "poster", "data", "srcset", "xlink:href", "ping")
 
@@ -68,7 +70,7 @@ def hostile_report():
     return make_report(
         title=HOSTILE,
         circuit=dataclasses.replace(
-            make_report().circuit, model=HOSTILE, task=HOSTILE, config={HOSTILE: [HOSTILE]}
+            make_report().circuit, model=HOSTILE, task=HOSTILE, config={WRITTEN: [WRITTEN]}
         ),
         evidence=[make_evidence(HOSTILE), make_evidence("mean", reference=HOSTILE)],
         curve_ablation=HOSTILE,

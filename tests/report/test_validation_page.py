@@ -109,9 +109,11 @@ def test_a_page_without_evidence_has_no_plots():
 
 def test_hostile_text_changes_no_tag():
     def page(word):
+        written = word.replace("\ud800", "")
         circuit = dataclasses.replace(
-            report().circuit, model=word, task=word, seen=look(ablation=word), config={word: [word]}
-        )
+            report().circuit, model=word, task=word, seen=look(ablation=word),
+            config={written: [written]},
+        )  # fmt: skip
         claims = [claim(word, ablation=word, says=word), claim("sufficiency", says=word)]
         seen = (evidence(word, members=(word,) * 3),)
         made = report(circuit=circuit, claims=tuple(claims), split=word, evidence=seen)

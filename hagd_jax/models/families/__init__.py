@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families import custom, gpt2, gpt_neox, llama
@@ -86,7 +86,7 @@ def family_of(config: DecoderConfig) -> Family:
     """
     if config.family not in FAMILIES:
         raise ConfigError(
-            "family", got=repr(config.family), expected=f"one of {', '.join(FAMILIES)}"
+            "family", got=quoted(config.family), expected=f"one of {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.family]
 
@@ -116,7 +116,7 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
             return family.from_hf(given, strict)
     raise ConfigError(
         "config.json: model_type",
-        got=repr(kind),
+        got=quoted(kind),
         expected="one of " + ", ".join(family.model_type for family in FAMILIES.values()),
         mend="Other classes compute something else, even where their options look alike.",
     )

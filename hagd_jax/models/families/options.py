@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+from hagd_jax.brief import quoted, spelled
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import Activation
 
@@ -89,7 +90,7 @@ def check(given: Options, understood: Iterable[str], strict: bool = True) -> Non
         if name in given and given[name] not in off:
             raise ConfigError(
                 f"config.json: {name}",
-                got=_short(given[name]),
+                got=quoted(given[name]),
                 expected=" or ".join(map(repr, off)),
                 mend="It changes the mathematics, and the decoder here does not have it.",
             )
@@ -106,8 +107,8 @@ def require_known(given: Options, known: Set[str], where: str = "config.json") -
     for name, value in given.items():
         if name not in known and not name.startswith("_") and value is not None:
             raise ConfigError(
-                f"{where}: {name}",
-                got=_short(value),
+                f"{where}: {spelled(name)}",
+                got=quoted(value),
                 expected="only options that are understood",
                 mend="If it does not change the mathematics, load with strict=False.",
             )
@@ -136,7 +137,7 @@ def option(given: Options, name: str, kind: type, default: Any = REQUIRED) -> An
     if kind is float:
         value = _number(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"config.json: {name}", got=_short(value), expected=f"{kind.__name__}")
+        raise ConfigError(f"config.json: {name}", got=quoted(value), expected=f"{kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config.json: {name}", got=value, expected="a finite number")
     return value
@@ -147,7 +148,7 @@ def activation(given: Options, name: str, default: str) -> Activation:
     value = option(given, name, str, default)
     if value not in ACTIVATIONS:
         raise ConfigError(
-            f"config.json: {name}", got=repr(value), expected=f"one of {', '.join(ACTIVATIONS)}"
+            f"config.json: {name}", got=quoted(value), expected=f"one of {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[value]
 
@@ -159,8 +160,10 @@ def same(given: Options, *names: str) -> Any:
         ConfigError: If two spellings disagree.
     """
     found = {name: given[name] for name in names if given.get(name) is not None}
-    if len(set(map(str, map(_number, found.values())))) > 1:
-        raise ConfigError("config.json", got=str(found), expected="one value, they are synonyms")
+    values = [_number(value) for value in found.values()]
+    if any(value != values[0] for value in values):
+        raise ConfigError(f"config.json: {' and '.join(found)}", got=quoted(list(found.values())),
+                          expected="one value, they are synonyms")  # fmt: skip
     return next(iter(found.values()), None)
 
 
@@ -168,8 +171,3 @@ def _number(value: Any) -> Any:
     """Whole numbers as floats, unless they are too large to be one; all else as it is."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and abs(value) < 2**1000 else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

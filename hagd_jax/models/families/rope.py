@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import RopeScaling
 from hagd_jax.models.families.options import Options, option, require_known, same, words
@@ -18,6 +19,10 @@ INSIDE = words(
     rope_theta rope_type type
     """
 )
+
+
+# What only a stretching has; `default` passes over them, as transformers does.
+_STRETCHES = ("factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings")
 
 
 def from_hf(
@@ -43,7 +48,15 @@ def from_hf(
         require_known(inner, INSIDE, "config.json: rope_scaling")
     top = {"top": same(given, "rope_theta", theta_name), "inner": inner.get("rope_theta")}
     base = option({"rope_theta": same(top, "inner", "top")}, "rope_theta", float, 10000.0)
-    kind = same(inner, "rope_type", "type") or "default"
+    kind = option({"rope_type": same(inner, "rope_type", "type")}, "rope_type", str, "default")
+    stretched = [name for name in _STRETCHES if inner.get(name) is not None]
+    if stretched and same(inner, "rope_type", "type") is None:
+        raise ConfigError(
+            "config.json: rope_scaling",
+            got=f"{' and '.join(stretched)} without a rope_type",
+            expected="a rope_type: default, linear, dynamic or llama3",
+            mend="Which stretching it means cannot be told; transformers would compute with none.",
+        )
     longest = option(given, "max_position_embeddings", int, 2048)
     if kind == "default":
         return base, None, inner
@@ -55,7 +68,7 @@ def from_hf(
         return base, _llama3(inner, longest), inner
     raise ConfigError(
         "config.json: rope type",
-        got=repr(kind),
+        got=quoted(kind),
         expected="default, linear, dynamic or llama3",
         mend="It changes the mathematics, and the decoder here does not have it.",
     )

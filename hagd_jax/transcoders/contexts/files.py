@@ -7,17 +7,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 
-from hagd_jax.errors import CheckpointError, require_is
+from hagd_jax.errors import CheckpointError, DamagedError, require_is
 from hagd_jax.files import (
     as_path,
+    checked,
     read_arrays,
+    read_json_object,
     replacing,
     save_arrays,
     with_digest,
@@ -29,10 +33,24 @@ from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.measures.effects import LogitEffects
 
 FORMAT = 1
-_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError)
+_BROKEN = (ValueError, KeyError, TypeError)
+Name = Annotated[str, Meta(max_length=1000)]
+Window = Annotated[int, Meta(ge=0, le=2**16)]
 _NAMES = ("model", "transcoder", "digest")
 _OURS = ("contexts.json", "text.safetensors", "layer_*.safetensors")
 _TEXT = ("tokens", "weight", "fired", "largest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What `contexts.json` says, see `Contexts`."""
+
+    format: Literal[1]
+    model: Name
+    transcoder: Name
+    digest: Name
+    window: tuple[Window, Window]
+    layers: tuple[Annotated[int, Meta(ge=0, le=2**14)], ...]
 
 
 def save_contexts(contexts: Contexts, folder: str | Path) -> None:
@@ -90,33 +108,38 @@ def load_contexts(folder: str | Path) -> Contexts:
             when that layer is asked for.
     """
     folder = as_path(folder, "folder")
+    file = folder / "contexts.json"
     try:
-        file = folder / "contexts.json"
-        record = without_digest(file, json.loads(file.read_text(encoding="utf-8")))
-        if record["format"] != FORMAT:
-            raise ValueError("another format version")
-        before, after = map(operator.index, record["window"])
-        text, _ = read_arrays(folder / "text.safetensors")
-        found = Contexts(
-            model=str(record["model"]),
-            transcoder=str(record["transcoder"]),
-            digest=str(record["digest"]),
-            window=(before, after),
-            **{name: text[name] for name in _TEXT},
-            layers=_Stored(folder, record["layers"], text, before + after + 1),
-        )
-        _check_text(found)
+        about = checked(Written, without_digest(file, read_json_object(file)), str(file))
+    except DamagedError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(str(error), mend="Find the contexts again.") from error
+    if len(set(about.layers)) < len(about.layers):
+        raise CheckpointError(f"{folder}: layers", got="a layer twice", expected="each once")
+    text, _ = read_arrays(folder / "text.safetensors")
+    try:
+        _check_text(text)
     except _BROKEN as error:
-        raise _broken(folder, error) from error
-    return found
+        raise _broken(folder / "text.safetensors", error) from error
+    return Contexts(
+        model=about.model,
+        transcoder=about.transcoder,
+        digest=about.digest,
+        window=about.window,
+        **{name: text[name] for name in _TEXT},
+        layers=_Stored(folder, about.layers, text, sum(about.window) + 1),
+    )
 
 
 class _Stored(Mapping[int, LayerContexts]):
     """Layers in their files; the last one read is kept."""
 
-    def __init__(self, folder: Path, layers: list[int], text: dict[str, np.ndarray], width: int):
+    def __init__(
+        self, folder: Path, layers: tuple[int, ...], text: dict[str, np.ndarray], width: int
+    ):
         self._folder = folder
-        self._layers = tuple(map(operator.index, layers))
+        self._layers = layers
         self._text, self._width = text, width
         self._last: tuple[int, LayerContexts] | None = None
 
@@ -156,12 +179,23 @@ def _layer(tensors: dict[str, np.ndarray]) -> LayerContexts:
     )
 
 
-def _check_text(found: Contexts) -> None:
-    """Shapes that fit each other, so that nothing fails later."""
-    text = found.tokens.ndim, found.tokens.shape
-    features = found.fired.ndim, found.fired.shape
-    if text != (2, found.weight.shape) or features != (2, found.largest.shape):
-        raise ValueError("text.safetensors holds arrays of other shapes")
+def _check_text(text: dict[str, np.ndarray]) -> None:
+    """Shapes that fit each other and numbers that can be, so that nothing fails later."""
+    tokens, weight, fired, largest = (text[name] for name in _TEXT)
+    if not tokens.ndim == fired.ndim == 2 or (tokens.shape, fired.shape) != (
+        weight.shape,
+        largest.shape,
+    ):
+        raise ValueError("arrays of other shapes")
+    if tokens.dtype.kind not in "iu" or (tokens.size and tokens.min() < 0):
+        raise ValueError("tokens that are no ids")
+    _require_finite(weight, fired, largest)
+
+
+def _require_finite(*arrays: np.ndarray) -> None:
+    for array in arrays:
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise ValueError("numbers that are not finite")
 
 
 def _check_layer(found: LayerContexts, text: dict[str, np.ndarray], width: int) -> None:
@@ -170,12 +204,16 @@ def _check_layer(found: LayerContexts, text: dict[str, np.ndarray], width: int) 
     if shapes != [(count,), (count, kept), (count, kept), (count, kept, width)]:
         raise ValueError(f"arrays of other shapes: {shapes}")
     limits = (found.features, text["fired"].shape[1]), (found.row, rows), (found.position, length)
+    _require_finite(found.value, found.nearby)
     for values, limit in limits:
+        if values.dtype.kind not in "iu":
+            raise ValueError("indices that are no integers")
         if values.size and not -1 <= values.min() <= values.max() < limit:
             raise ValueError(f"an index outside its {limit} entries")
     for effect in found.effects or ():
         if effect.ndim != 2 or effect.shape != (count, found.effects.tokens.shape[1]):  # type: ignore[union-attr]
             raise ValueError("logit effects of other shapes")
+        _require_finite(effect)
 
 
 def _broken(path: Path, error: Exception) -> CheckpointError:

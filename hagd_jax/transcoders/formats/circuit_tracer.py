@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.files import Tensor, whole_tensor
+from hagd_jax.brief import one_line, quoted
+from hagd_jax.errors import ConfigError
+from hagd_jax.files import Tensor, checked, read_yaml, whole_tensor
 from hagd_jax.transcoders.config import Activation, TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import gather, open_files
-from hagd_jax.transcoders.formats.options import ANY, Allowed, clipped, require_known
+from hagd_jax.transcoders.formats.options import ANY, Allowed, Size, Text, require_known
 from hagd_jax.transcoders.formats.stored import View
 
 CONFIG = "config.yaml"
@@ -49,12 +49,29 @@ _FIELDS_OF: dict[str, Allowed] = {
     CROSS_LAYER: _FIELDS | {"transcoders": (None,), "window": ANY},
     CROSS_LAYER_SKIP: _FIELDS | {"transcoders": (None,), "window": ANY},
 }
-# A mapping of scalars and lists of strings.
-_DEEPEST = 3
 _HOOKS = {
     "mlp_in": ("mlp.hook_in", "mlp.hook_out"),
     "resid_mid": ("hook_resid_mid", "hook_mlp_out"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Types and ranges of the fields of `config.yaml`, see `_FIELDS`."""
+
+    model_kind: Text
+    feature_input_hook: Text
+    feature_output_hook: Text
+    model_name: Text | list[Text] | None = None
+    scan: Text | list[Text] | None = None
+    repo_id: Text | None = None
+    revision: Text | None = None
+    subfolder: Text | None = None
+    activation: Text | None = None
+    k: Size | None = None
+    window: Size | None = None
+    predict: bool | None = None
+    transcoders: list[Text] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +108,7 @@ class Given:
         if activation is None:
             raise ConfigError(
                 f"{self.folder / CONFIG}: activation",
-                got=clipped(name),
+                got=quoted(name),
                 expected=f"one of {', '.join(_ACTIVATIONS)}",
             )
         return {
@@ -120,45 +137,14 @@ def read_config(folder: Path) -> Given:
     kind = values.get("model_kind")
     if not isinstance(kind, str) or kind not in _FIELDS_OF:
         raise ConfigError(
-            f"{path}: model_kind", got=clipped(kind), expected=" or ".join(map(repr, _FIELDS_OF))
+            f"{path}: model_kind", got=quoted(kind), expected=" or ".join(map(repr, _FIELDS_OF))
         )
     require_known(values, _FIELDS_OF[kind], str(path))
+    checked(Written, values, str(path), error=ConfigError)
     written = values.get("feature_output_hook")
     hooks.require_output(written, values.get("model_name"), f"{path}: feature_output_hook")
     read = hooks.reading(values.get("feature_input_hook"), f"{path}: feature_input_hook")
     return Given(folder, kind, values, read)
-
-
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a small YAML file that holds a mapping.
-
-    Anchors are refused, and so is deep nesting: a few hundred bytes of either can take all of the
-    memory, or of the stack.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        CheckpointError: If it cannot be read, or holds something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise ValueError("an anchor that is referred to, or deep nesting")
-        values = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(str(path), got=reason, expected="a YAML file") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(str(path), got=type(values).__name__, expected="a YAML mapping")
-    return values
 
 
 def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:

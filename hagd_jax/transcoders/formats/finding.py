@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hagd_jax.brief import spelled
 from hagd_jax.errors import CheckpointError
+from hagd_jax.files import is_file
 from hagd_jax.models.safetensors_source import SafetensorsSource, open_safetensors
 from hagd_jax.transcoders.formats.stored import View
 
@@ -28,10 +30,10 @@ def open_files(files: Iterable[Path]) -> list[SafetensorsSource]:
         CheckpointError: If some are missing, naming each of those; or if one is damaged.
     """
     files = list(files)
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not is_file(file)]
     if missing:
         above = os.path.commonpath([file.parent for file in files])
-        names = ", ".join(os.path.relpath(file, above) for file in missing[:_AT_MOST])
+        names = ", ".join(spelled(os.path.relpath(file, above)) for file in missing[:_AT_MOST])
         more = f" and {len(missing) - _AT_MOST} more" if len(missing) > _AT_MOST else ""
         raise CheckpointError(
             above,
@@ -91,7 +93,7 @@ def gather(
         for leaf, pattern in names.items():
             name = pattern.replace("{layer}", str(layer))
             if name not in source.entries:
-                held = ", ".join(sorted(source.entries))
+                held = ", ".join(map(spelled, sorted(source.entries)[:_AT_MOST]))
                 raise CheckpointError(
                     f"layer {layer}: tensor {name}",
                     got=f"none in {file_of(source)}, which has {held or 'nothing'}",
@@ -113,7 +115,7 @@ def refuse_others(sources: Iterable[SafetensorsSource], views: Iterable[View]) -
         others = sorted(n for n in source.names() if (source.describe(n), n) not in used)
         if others:
             raise CheckpointError(
-                f"{file_of(source)}: tensor {', '.join(others)}",
+                f"{file_of(source)}: tensor {', '.join(map(spelled, others[:_AT_MOST]))}",
                 got=f"{len(others)} that a transcoder of this kind has no place for",
                 expected="only its own weights",
             )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.transcoders.config import Reads
-from hagd_jax.transcoders.formats.options import clipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def reading(hook: object, what: str) -> Reading:
     """
     name = split(hook)[1]
     if name not in _READ:
-        raise ConfigError(what, got=clipped(hook), expected=f"one of {', '.join(_READ)}")
+        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(_READ)}")
     return _READ[name]
 
 
@@ -76,11 +76,12 @@ def require_output(hook: object, model_name: object, what: str) -> None:
     """
     name = split(hook)[1]
     if name not in _WRITTEN:
-        raise ConfigError(what, got=clipped(hook), expected=f"one of {', '.join(_WRITTEN)}")
+        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(_WRITTEN)}")
     if name == "hook_mlp_out" and _POST_NORM.search(str(model_name)):
         raise ConfigError(
             what,
-            got=f"{hook!r} of {model_name}, which is after a norm of the MLP's output",
+            got=f"{quoted(hook)} of {quoted(model_name)}, which is after a norm of the MLP's "
+            "output",
             expected="the output of the MLP itself",
             mend="Models with such a norm are not supported.",
         )

@@ -7,14 +7,19 @@ refused by name rather than passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from hagd_jax.brief import quoted, spelled
 from hagd_jax.errors import ConfigError
 
 # Any value: the field says nothing about the mathematics, or its value is checked elsewhere.
 ANY = None
+Text = Annotated[str, Meta(max_length=1000)]
+# Of a width, a number of features, layers or features kept.
+Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 OFF = (False, None)
-_LONGEST = 60
 
 Allowed = Mapping[str, "tuple[Any, ...] | None"]
 
@@ -41,22 +46,16 @@ def require_known(values: Mapping[Any, Any], allowed: Allowed, what: str) -> Non
         value = values[name]
         if name not in allowed:
             raise ConfigError(
-                f"{what}: {clipped(name, str)}",
-                got=clipped(value),
+                f"{what}: {spelled(name)}",
+                got=quoted(value),
                 expected="no such field: it is not known what it changes",
                 mend="If it does not change what the transcoder computes, remove it.",
             )
         right = allowed[name]
         if right is not None and not any(value is one or _equal(value, one) for one in right):
             raise ConfigError(
-                f"{what}: {name}", got=clipped(value), expected=" or ".join(map(repr, right))
+                f"{what}: {name}", got=quoted(value), expected=" or ".join(map(repr, right))
             )
-
-
-def clipped(value: Any, text: Any = repr) -> str:
-    """Shorten a value for a message."""
-    found = text(value)
-    return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}..."
 
 
 def _equal(value: Any, one: Any) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import Tensor
 from hagd_jax.transcoders.config import TranscoderConfig
@@ -87,7 +88,7 @@ def _files(given: Given) -> list[Path]:
         return list(found.values())
     what = f"{given.folder / CONFIG}: transcoders"
     if not isinstance(listed, list) or not listed:
-        raise CheckpointError(what, got=repr(listed), expected="a list of files")
+        raise CheckpointError(what, got=quoted(listed), expected="a list of files")
     return [_file(given.folder, str(entry), what) for entry in listed]
 
 
@@ -96,7 +97,7 @@ def _file(folder: Path, entry: str, what: str) -> Path:
         return fetch(entry)
     path = PurePosixPath(entry)
     if path.is_absolute() or ".." in path.parts:
-        raise CheckpointError(what, got=repr(entry), expected="a file in the folder, or hf://...")
+        raise CheckpointError(what, got=quoted(entry), expected="a file in the folder, or hf://...")
     return folder / path
 
 

@@ -12,13 +12,15 @@ and features divided by them before they are decoded; both go into the weights.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.models.safetensors_source import read_json_object
+from hagd_jax.files import checked, read_json_object
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import (
@@ -28,7 +30,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
-from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, clipped, require_known
+from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, Size, Text, require_known
 from hagd_jax.transcoders.formats.stored import Stored, Views
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -69,6 +71,17 @@ _LOADING: Allowed = {
     ), ANY),
 }  # fmt: skip
 _POST = "post_feedforward_layernorm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Types and ranges of what is computed with; hooks and `k` have checks of their own."""
+
+    d_in: Size
+    d_sae: Size
+    d_out: Size
+    model_name: Text | None = None
+    rescale_acts_by_decoder_norm: bool | None = None
 
 
 class _Kind(NamedTuple):
@@ -117,7 +130,7 @@ def open_folder(folder: Path) -> Stored:
     if (kind.d_in, kind.d_sae) != (width, features):
         raise CheckpointError(
             str(first.folder / CONFIG),
-            got=f"d_in {clipped(kind.d_in)} and d_sae {clipped(kind.d_sae)}",
+            got=f"d_in {quoted(kind.d_in)} and d_sae {quoted(kind.d_sae)}",
             expected=f"d_in {width} and d_sae {features}, by W_enc",
         )
     extra = _ARCHITECTURES[kind.architecture]
@@ -175,7 +188,7 @@ def _read(folder: Path) -> _Layer:
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         raise ConfigError(
             f"{path}: architecture",
-            got=clipped(architecture),
+            got=quoted(architecture),
             expected=f"one of {', '.join(_ARCHITECTURES)}",
             mend="The others are autoencoders, which reconstruct what they read.",
         )
@@ -188,7 +201,7 @@ def _read(folder: Path) -> _Layer:
     if not re.fullmatch(r"\d{1,6}", block) or block != block_out:
         raise ConfigError(
             f"{path}: hook_name_out",
-            got=f"{clipped(written)} with hook_name {clipped(read)}",
+            got=f"{quoted(written)} with hook_name {quoted(read)}",
             expected="hooks of one and the same block",
         )
     kind = _Kind(reading, architecture, k, rescaled, cfg.get("d_in"), cfg.get("d_sae"))
@@ -199,12 +212,12 @@ def _merged(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
     """The fields and those of the metadata, where version 6 keeps how a transcoder is used."""
     metadata = cfg.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise ConfigError(f"{path}: metadata", got=clipped(metadata), expected="an object")
+        raise ConfigError(f"{path}: metadata", got=quoted(metadata), expected="an object")
     for name in sorted(metadata.keys() & cfg.keys()):
         if metadata[name] != cfg[name]:
             raise ConfigError(
                 f"{path}: {name}",
-                got=f"{clipped(cfg[name])}, and {clipped(metadata[name])} in the metadata",
+                got=f"{quoted(cfg[name])}, and {quoted(metadata[name])} in the metadata",
                 expected="one value",
             )
     return metadata | cfg
@@ -215,28 +228,29 @@ def _check(cfg: Mapping[str, Any], path: Path) -> None:
     if cfg.get("normalize_activations") not in _ALLOWED["normalize_activations"]:  # type: ignore[operator]
         raise ConfigError(
             f"{path}: normalize_activations",
-            got=clipped(cfg["normalize_activations"]),
+            got=quoted(cfg["normalize_activations"]),
             expected="'none'",
             mend="Fold it into the weights first; SAELens has methods named fold_... for that.",
         )
     require_known(cfg, _ALLOWED, str(path))
+    checked(Written, cfg, str(path), strict=False, error=ConfigError)
     if cfg.get("d_in") != cfg.get("d_out"):
         raise ConfigError(
             f"{path}: d_out",
-            got=clipped(cfg.get("d_out")),
-            expected=f"d_in = {clipped(cfg.get('d_in'))}",
+            got=quoted(cfg.get("d_out")),
+            expected=f"d_in = {quoted(cfg.get('d_in'))}",
         )
     if _POST in str(cfg.get("hf_hook_name_out")):
         raise ConfigError(
             f"{path}: hf_hook_name_out",
-            got=f"{clipped(cfg['hf_hook_name_out'])}, which is after a norm of the MLP's output",
+            got=f"{quoted(cfg['hf_hook_name_out'])}, which is after a norm of the MLP's output",
             expected="the output of the MLP itself",
             mend="Models with such a norm are not supported.",
         )
     options = cfg.get("model_from_pretrained_kwargs") or {}
     what = f"{path}: model_from_pretrained_kwargs"
     if not isinstance(options, dict):
-        raise ConfigError(what, got=clipped(options), expected="an object")
+        raise ConfigError(what, got=quoted(options), expected="an object")
     require_known(options, _LOADING, what)
 
 
@@ -244,14 +258,16 @@ def _activation(cfg: Mapping[str, Any], architecture: str, path: Path) -> tuple[
     """How many features are kept (0 for all), and whether they are rescaled by decoder norms."""
     extra = cfg.get("activation_fn_kwargs") or {}
     if not isinstance(extra, dict):
-        raise ConfigError(f"{path}: activation_fn_kwargs", got=clipped(extra), expected="an object")
+        raise ConfigError(f"{path}: activation_fn_kwargs", got=quoted(extra), expected="an object")
     require_known(extra, {"k": ANY}, f"{path}: activation_fn_kwargs")
-    names = {str(cfg[n]) for n in ("activation_fn", "activation_fn_str") if cfg.get(n)}
+    names = {
+        quoted(cfg[n]).strip("'") for n in ("activation_fn", "activation_fn_str") if cfg.get(n)
+    }
     counts = [k for k in (cfg.get("k"), extra.get("k")) if k is not None]
     if len(names) > 1 or any(k != counts[0] for k in counts):
         raise ConfigError(
             f"{path}: activation_fn",
-            got=f"{' and '.join(map(repr, sorted(names)))} with k of {clipped(counts)}",
+            got=f"{' and '.join(map(repr, sorted(names)))} with k of {quoted(counts)}",
             expected="one activation function with one k",
         )
     rescaled = bool(cfg.get("rescale_acts_by_decoder_norm"))
@@ -259,17 +275,15 @@ def _activation(cfg: Mapping[str, Any], architecture: str, path: Path) -> tuple[
     if "threshold" in _ARCHITECTURES[architecture] and (topk or rescaled):
         raise ConfigError(
             f"{path}: {'k' if topk else 'rescale_acts_by_decoder_norm'}",
-            got=clipped(counts[0]) if counts else True,
+            got=quoted(counts[0]) if counts else True,
             expected=f"none with architecture {architecture}, whose features have thresholds",
         )
     if topk != bool(counts):
         raise ConfigError(
             f"{path}: k",
-            got=clipped(counts[0]) if counts else "none",
+            got=quoted(counts[0]) if counts else "none",
             expected="the number of features that topk keeps, and none with relu",
         )
     if topk and (type(counts[0]) is not int or counts[0] < 1):
-        raise ConfigError(
-            f"{path}: k", got=clipped(counts[0]), expected="a whole number, 1 or more"
-        )
+        raise ConfigError(f"{path}: k", got=quoted(counts[0]), expected="a whole number, 1 or more")
     return (counts[0] if topk else 0), rescaled

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from hagd_jax.errors import CheckpointError, require_is
-from hagd_jax.files import SEAL, as_path, replacing, seal, write_file, write_safetensors
+from hagd_jax.files import (
+    SEAL,
+    as_path,
+    read_yaml,
+    replacing,
+    seal,
+    write_file,
+    write_safetensors,
+)
 from hagd_jax.models.safetensors_source import DTYPES
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer
 from hagd_jax.transcoders.params import param_specs
@@ -109,6 +117,6 @@ def _require_replaceable(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return "model_kind" in circuit_tracer.read_yaml(folder / circuit_tracer.CONFIG)
+        return "model_kind" in read_yaml(folder / circuit_tracer.CONFIG)
     except CheckpointError:
         return False

@@ -11,12 +11,14 @@ autoencoder, and are read so; that these are transcoders is told by their skip c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.models.safetensors_source import read_json_object
+from hagd_jax.files import checked, read_json_object
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats.finding import (
     first_shape,
@@ -26,7 +28,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
-from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, clipped, require_known
+from hagd_jax.transcoders.formats.options import ANY, OFF, Allowed, Size, require_known
 from hagd_jax.transcoders.formats.stored import Stored, Views
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -44,6 +46,18 @@ _ALLOWED: Allowed = {
 }  # fmt: skip
 # What all layers must agree on; a number of latents may be given in two ways.
 _SHARED = ("activation", "d_in", "k", "num_latents", "skip_connection", "transcode")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Types and ranges of what is computed with."""
+
+    d_in: Size
+    k: Size = 32
+    num_latents: Size = 0
+    expansion_factor: Size | float = 32
+    skip_connection: bool = False
+    transcode: bool | None = None
 
 
 def open_folder(folder: Path) -> Stored:
@@ -95,14 +109,15 @@ def _same(files: Iterable[Path]) -> dict[str, Any]:
     found = {file: read_json_object(file) for file in files}
     for file, cfg in found.items():
         require_known(cfg, _ALLOWED, str(file))
+        checked(Written, cfg, str(file), strict=False, error=ConfigError)
     (place, first), *rest = found.items()
     for file, other in rest:
         for name in _SHARED:
             if first.get(name) != other.get(name):
                 raise ConfigError(
                     f"{file}: {name}",
-                    got=clipped(other.get(name)),
-                    expected=f"{clipped(first.get(name))}, as in {place}",
+                    got=quoted(other.get(name)),
+                    expected=f"{quoted(first.get(name))}, as in {place}",
                 )
     return first
 
@@ -113,7 +128,8 @@ def _check_sizes(cfg: Mapping[str, Any], width: int, features: int, what: str) -
     if cfg.get("d_in") != width or not right:
         raise CheckpointError(
             what,
-            got=f"d_in {cfg.get('d_in')}, num_latents {latents}, expansion_factor {factor}",
+            got=f"d_in {quoted(cfg.get('d_in'))}, num_latents {quoted(latents)}, "
+            f"expansion_factor {quoted(factor)}",
             expected=f"d_in {width} and {features} latents, by encoder.weight",
         )
 
@@ -124,7 +140,7 @@ def _transcodes(cfg: Mapping[str, Any], what: str) -> bool:
     if not transcode and (transcode is not None or not cfg.get("skip_connection")):
         raise ConfigError(
             f"{what}: transcode",
-            got=repr(transcode),
+            got=quoted(transcode),
             expected="True",
             mend="This is an autoencoder: it reconstructs what it reads, not what an MLP computes.",
         )

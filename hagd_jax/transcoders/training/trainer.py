@@ -104,7 +104,7 @@ def train(
         if on_metrics is not None:
             on_metrics(metrics)
         if watch is not None:
-            watch(tokens, lambda: finish(state, setup.config, mesh=model.mesh, name=name))  # noqa: B023
+            watch(shown[1], lambda: finish(state, setup.config, mesh=model.mesh, name=name))  # noqa: B023
     return finish(state, setup.config, mesh=model.mesh, name=name)
 
 

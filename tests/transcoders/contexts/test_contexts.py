@@ -262,7 +262,7 @@ def test_a_broken_record_is_refused(record, found, tmp_path):
         file.unlink()
     else:
         file.write_text(record)
-    with pytest.raises(CheckpointError, match="expected contexts"):
+    with pytest.raises(CheckpointError, match="Find the contexts again"):
         load_contexts(tmp_path)
 
 

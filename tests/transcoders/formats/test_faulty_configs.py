@@ -74,7 +74,7 @@ def _a_list(at):
     ("damage", "kind", "words"),
     [
         (_outside, CheckpointError, r"transcoders: got '\.\./layer_0\.safetensors'"),
-        (_no_list, CheckpointError, "transcoders: got 'layer_0.safetensors'; expected a list"),
+        (_no_list, ConfigError, "transcoders: got 'layer_0.safetensors'; expected a list"),
         (_activation, ConfigError, "activation: got 'gelu'; expected one of relu, jump_relu"),
         (_k, ConfigError, "k: got 17; expected at most n_features = 16"),
         (_no_k, ConfigError, "k: got 0; expected a whole number, 1 or more"),
@@ -86,10 +86,14 @@ def _a_list(at):
             "feature_input_hook: got 'hook_resid_post'; expected one of mlp.hook",
         ),
         (_output, ConfigError, "feature_output_hook: got 'hook_resid_post'"),
-        (_post_norm, ConfigError, "'hook_mlp_out' of google/gemma-2-2b, which is after a norm"),
+        (_post_norm, ConfigError, "'hook_mlp_out' of 'google/gemma-2-2b', which is after a norm"),
         (_before_weights, ConfigError, "ln2.hook_normalized; expected to know the model. Pass mod"),
         (_not_yaml, CheckpointError, r"config\.yaml: got .*parsing"),
-        (_a_list, CheckpointError, r"config\.yaml: got list; expected a YAML mapping"),
+        (
+            _a_list,
+            CheckpointError,
+            r"config\.yaml: got list \['transcoder_set'\]; expected a YAML mapping",
+        ),
     ],
     ids=damage_name,
 )

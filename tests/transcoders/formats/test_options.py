@@ -188,6 +188,6 @@ def test_a_small_file_cannot_take_much_time_or_stack(tmp_path, field):
     for text in bombs:
         (tmp_path / "tc" / "config.yaml").write_text(text)
         began = time.monotonic()
-        with pytest.raises(CheckpointError, match="an anchor that is referred to, or deep nesting"):
+        with pytest.raises(CheckpointError, match=r"an anchor or a reference to one|deep nesting"):
             load(tmp_path / "tc")
         assert time.monotonic() - began < 5

@@ -1,0 +1,160 @@
+"""What the files of circuits say: names, types and ranges, before a circuit is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hagd_jax.brief import quoted
+from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.files import Bounds, checked, named, parse_json, read_json_object, without_digest
+from hagd_jax.tasks.seen import Seen
+
+FORMAT = 1
+EDGES = "edges"
+# A circuit of a million nodes with its configuration.
+_FILE = Bounds(size=2**27, items=8_000_000)
+_CONFIG = Bounds(size=2**24, items=1_000_000)
+# Units of a model, or edges between them, that a mask may have: of a bit each, 128 MiB.
+_MOST_UNITS = 2**30
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Layers = Annotated[int, Meta(ge=0, le=2**14)]
+Name = Annotated[str, Meta(max_length=1000)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _File:
+    """What both kinds of files hold, see `Circuit`."""
+
+    format: Literal[1]
+    model: Name
+    task: Name
+    scores: tuple[float, ...]
+    seed: Seed = 0
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seen: dict[str, Any] | None = None
+    # Files written before `seen` was recorded have the ablation of the search at most.
+    ablation: Name | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields that every circuit has."""
+        seen = Seen.from_json(self.seen)
+        if self.seen is None and self.ablation is not None:
+            seen = Seen(known=False, ablations=(self.ablation,))
+        fields = {
+            name: getattr(self, name) for name in ("model", "task", "scores", "seed", "config")
+        }
+        return fields | {"seen": seen}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeFile(_File):
+    """The file of a circuit of nodes.
+
+    Attributes:
+        nodes: Kind, layer and index of each.
+        space: Layers, heads a layer, features a layer.
+        dictionary: As in `Circuit`.
+    """
+
+    nodes: tuple[tuple[Name, Layers, Count], ...]
+    space: tuple[Layers, Layers, Count]
+    dictionary: Name = "neurons"
+
+    def units(self) -> int:
+        """How many nodes the model has."""
+        layers, heads, features = self.space
+        return layers * (heads + features)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EdgeFile(_File):
+    """The file of a circuit of edges.
+
+    Attributes:
+        kind: `edges`.
+        edges: Writer, reader and input of each.
+        shape: Layers, heads, key/value heads, and whether blocks are parallel.
+    """
+
+    kind: Literal["edges"]
+    edges: tuple[tuple[Name, Name, Name], ...]
+    shape: tuple[Layers, Layers, Layers, bool]
+
+    def units(self) -> int:
+        """How many entries a mask of the model's edges has."""
+        layers, heads, keys, _ = self.shape
+        return (layers * (heads + 2 * keys + 1) + 1) * (1 + layers * heads + layers)
+
+
+def read_record(path: str | Path) -> NodeFile | EdgeFile:
+    """Read the file of a circuit of either kind.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it says, in the types and ranges that it should have.
+
+    Raises:
+        DamagedError: If its digest is another.
+        CheckpointError: If it cannot be read, or says something else, naming the field.
+    """
+    record = without_digest(path, read_json_object(path, _FILE))
+    where = f"{named(path)}, read as a circuit of format {FORMAT}"
+    kind = EdgeFile if record.get("kind") == EDGES else NodeFile
+    found = checked(kind, record, where)
+    if found.units() > _MOST_UNITS:
+        raise CheckpointError(
+            f"{where}: {'shape' if kind is EdgeFile else 'space'}",
+            got=f"{found.units():,} units",
+            expected=f"at most {_MOST_UNITS:,}",
+        )
+    return found
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A configuration as a file would give it back, so that what is loaded equals what was saved.
+
+    Raises:
+        InputError: If JSON cannot hold it.
+    """
+    try:
+        text = json.dumps(config)
+    except (TypeError, ValueError, RecursionError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise InputError("config of the circuit", got=got, expected="JSON") from error
+    return parse_json(text, "config of the circuit", _CONFIG, InputError)
+
+
+def require_name(task: str) -> str:
+    """The task that a circuit's file names; the user says which file a benchmark is read from.
+
+    Args:
+        task: What the file says.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: If it has a file in it, as in `winogrande:FILE`.
+
+    Example:
+        >>> require_name("ioi")
+        'ioi'
+    """
+    if not re.fullmatch(r"[\w-]{1,100}", task):
+        raise InputError(
+            "task of the circuit",
+            got=quoted(task),
+            expected="a name without a file in it",
+            mend="Say which task is meant, with its file if it is a benchmark: --task NAME:FILE.",
+        )
+    return task
