@@ -109,7 +109,8 @@ def points_of_log(file: Path) -> list[Point]:
         The points; none if there is no such file.
     """
     points = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    lines = file.read_bytes().split(b"\n") if file.exists() else []
+    for line in filter(None, lines):
         try:
             row = json.loads(line)
             if row["stage"] == "transcoder":
@@ -117,8 +118,8 @@ def points_of_log(file: Path) -> list[Point]:
             elif row["stage"] == "evaluation":
                 values = (float("nan") if row[k] is None else float(row[k]) for k in _MEASURED)
                 points.append(Point(float(row["trained"]), *values, held_out=True))
-        except (KeyError, TypeError, ValueError):
-            _log.warning("%s: a broken line is left out: %s", file, line[:80])
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
+            _log.warning("%s: a broken line is left out: %.80r", file, line)
     return points
 
 
