@@ -68,6 +68,17 @@ class MeshError(HagdError, ValueError):
     """A device mesh that does not exist here or does not divide an array."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked the run to stop; raised where the work so far can be saved.
+
+    A `progress` function may raise it: the stage saves its state, and raises it again.
+    """
+
+
+class TrainingError(HagdError, ArithmeticError):
+    """Training met NaN or infinity; what it had learnt before is kept."""
+
+
 class NoCircuitError(HagdError, RuntimeError):
     """A search ended without a circuit: what it found does no more than the empty circuit."""
 

@@ -11,6 +11,7 @@ import pytest
 from hagd_jax import models, tasks, testbeds, transcoders
 from hagd_jax.causal import Circuit, Node
 from hagd_jax.cli import main
+from hagd_jax.corpus import CorpusConfig, open_corpus
 from hagd_jax.graphs import load_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
@@ -122,18 +123,33 @@ def test_extract_over_the_features_of_a_transcoder(folder, tmp_path, capsys):
     assert "features was" in " ".join(capsys.readouterr().err.split())
 
 
+def unexplained(folder, learned):
+    """FVU of a transcoder of one layer that keeps four features, in float64 on held-out text."""
+    model, own = models.load(folder), transcoders.load(learned)
+    text = CorpusConfig(length=3, held_out=0.2)
+    tokens = open_corpus("task:modular-addition", model, text).held_out[:].tokens
+    trace = models.forward(model, tokens, capture=("mlp_in", "mlp_out")).trace
+    x, y = (np.asarray(trace[site], np.float64).reshape(-1, 12) for site in ("mlp_in", "mlp_out"))
+    p = {name: np.asarray(value, np.float64)[0] for name, value in own.params.items()}
+    features = np.maximum(x @ p["W_enc"].T + p["b_enc"], 0)
+    features[features < np.sort(features, 1)[:, -4:-3]] = 0
+    missed = y - features @ p["W_dec"] - p["b_dec"]
+    return (missed**2).sum() / ((y - y.mean(0)) ** 2).sum()
+
+
 def test_train_transcoder_writes_what_extract_reads(folder, tmp_path, capsys):
     text = ["--corpus", "task:modular-addition", "--text.length", "3", "--text.held-out", "0.2"]
     size = ["--features", "2x", "--k", "4", "--tokens", "2400", "--contexts", "2"]
     command = ["train-transcoder", "--model", folder, "--out", str(tmp_path / "run"), *text, *size]
     main(command)
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert 0 < found["mean_fvu"] < 1
+    learned = tmp_path / "run" / "transcoder"
+    assert found["mean_fvu"] == pytest.approx(unexplained(folder, learned), rel=1e-3)
+    assert found["mean_fvu"] < 1
     assert found["l0"] == [4.0]
     out = capsys.readouterr().out
     assert f"FVU {found['mean_fvu']:.3f}" in out
     assert "Jacobian mismatch" in (tmp_path / "run" / "report.html").read_text()
-    learned = tmp_path / "run" / "transcoder"
     main(arguments(folder, tmp_path / "circuit", "--features", str(learned)))
     assert Circuit.load(tmp_path / "circuit" / "circuit.json").space == (1, 3, 24)
     # The run is finished: asked again, it is read back.

@@ -10,19 +10,19 @@ import pytest
 from rich.console import Console
 
 from hagd_jax import cli
-from hagd_jax.cli import output
+from hagd_jax.cli import commands, output
 from hagd_jax.errors import OutputError
 from hagd_jax.report.progress import Lines, bars, forgiving
 
 SHOW = """
 import sys
-from hagd_jax import cli
-def run(command, line):
+from hagd_jax.cli import commands, main
+def run(command, line, stop):
     from hagd_jax.cli.output import show
     from rich.markup import escape
     show(escape("a line [that] is printed"))
-cli.COMMANDS["plan"] = (cli.PlanMemory, run)
-cli.main(sys.argv[1:])
+commands.COMMANDS["plan"] = (commands.PlanMemory, run)
+main(sys.argv[1:])
 """
 PLAN = ["plan", "--model", "a", "--topology", "b", "--mesh", "c"]
 
@@ -43,10 +43,10 @@ def test_a_pipe_that_nobody_reads_is_a_sentence(monkeypatch, capsys):
     reader, writer = os.pipe()
     os.close(reader)
 
-    def run(command, line):
+    def run(command, line, stop):
         output.show("text")
 
-    monkeypatch.setitem(cli.COMMANDS, "plan", (cli.PlanMemory, run))
+    monkeypatch.setitem(commands.COMMANDS, "plan", (commands.PlanMemory, run))
     with os.fdopen(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(SystemExit) as ended:

@@ -29,7 +29,7 @@ from experiments.common.record import share
 from experiments.common.script import Places, run
 from experiments.common.small_models import Small, learnt
 from hagd_jax import meta, tasks
-from hagd_jax.causal import behaviour, size_curve
+from hagd_jax.causal import Ablation, behaviour, size_curve
 from hagd_jax.hierarchy import HierarchyConfig, Levels, clusters_of
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.search import MaskConfig, RepairConfig, Tree, repair, search_masks, top_nodes
@@ -141,8 +141,8 @@ def tested(
             model, task, [mask], ablation=ablation, batch_size=64, seed=cell["seed"]
         )
         found = behaviour(
-            model, task.splits["test"], [Nodes.full(space, False)], ablation=ablation,
-            candidates=task.candidates, reference=prompts, batch_size=64, with_model=True,
+            model, task.splits["test"], [Nodes.full(space, False)], batch_size=64,
+            ablation=Ablation(ablation, prompts), candidates=task.candidates, with_model=True,
         )  # fmt: skip
         rows.append({
             "nodes": size, "of": space.nodes, "ablation": ablation,

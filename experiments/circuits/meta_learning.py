@@ -33,7 +33,7 @@ from experiments.common.record import half_interval, record
 from experiments.common.script import Places, run
 from experiments.common.small_models import algorithm_of
 from hagd_jax import meta, tasks, testbeds
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.causal.gates import KL_GATE
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.meta.learner import states
@@ -125,7 +125,7 @@ def trained(seed: int, name: str, config: Config) -> Known:
         for ablation in ("counterfactual", "mean"):
             found = behaviour(
                 model, task.splits["select"], [mask, Nodes.full(space, False)], batch_size=64,
-                ablation=ablation, candidates=task.candidates, reference=prompts, with_model=True,
+                ablation=Ablation(ablation, prompts), candidates=task.candidates, with_model=True,
             )  # fmt: skip
             right, kl = found.correct.mean(1), found.kl.mean(1)
             kept.append(right[1] >= 0.97 * right[0] and kl[1] <= KL_GATE * kl[2])

@@ -32,7 +32,7 @@ from experiments.common.cells import Row, measure_cells
 from experiments.common.record import share
 from experiments.common.script import Places, run
 from hagd_jax import scores
-from hagd_jax.causal import behaviour, curve_areas, size_curve, sizes_of
+from hagd_jax.causal import Ablation, behaviour, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.gates import ACCURACY_GATE, KL_GATE
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
@@ -182,14 +182,14 @@ def judged(
     """Rows of circuits of all sizes under some ablations, and the areas under their curves."""
     rows, total = [], nodes.space.nodes
     for ablation in ablations:
-        options = {"dictionary": nodes, "ablation": ablation, "batch_size": 32, "seed": seed}
+        options = {"dictionary": nodes, "batch_size": 32}
         empty = Nodes.full(nodes.space, False)
         base = behaviour(
-            model, task.splits["test"], [empty], candidates=task.candidates,
-            reference=task.splits["discover"], with_model=True, **options,
+            model, task.splits["test"], [empty], candidates=task.candidates, with_model=True,
+            ablation=Ablation(ablation, task.splits["discover"], seed), **options,
         )  # fmt: skip
         accuracy, nothing = base.correct[0].mean(), base.kl[1].mean()
-        points = size_curve(model, task, masks, **options)
+        points = size_curve(model, task, masks, ablation=ablation, seed=seed, **options)
         found = curve_areas(points, total)
         for point in points:
             kept = share(point.accuracy.value, accuracy)

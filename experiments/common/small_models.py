@@ -13,7 +13,7 @@ import numpy as np
 import hagd_jax as hagd
 from experiments.common.record import half_interval, share, write
 from hagd_jax import tasks, testbeds, transcoders, units
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.corpus import corpus_of_tokens
 from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline.features import SMALL_FEATURES
@@ -132,8 +132,8 @@ def judged(
     for ablation in small.ablations:
         empty = Nodes.full(nodes.space, False)
         found = behaviour(
-            model, task.splits["test"], [mask, ~mask, empty], dictionary=nodes, ablation=ablation,
-            candidates=task.candidates, reference=task.splits["discover"], seed=seed,
+            model, task.splits["test"], [mask, ~mask, empty], dictionary=nodes,
+            ablation=Ablation(ablation, task.splits["discover"], seed), candidates=task.candidates,
             batch_size=small.batch_size, with_model=True,
         )  # fmt: skip
         right = found.correct.mean(1)

@@ -26,7 +26,7 @@ import numpy as np
 from experiments.common.known import truth_of
 from experiments.common.record import record
 from experiments.common.script import Places, run
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.testbeds import Case, known_cases
 from hagd_jax.units import Nodes, neurons
 
@@ -70,8 +70,8 @@ def proof(case: Case, ablation: str) -> dict:
     count = max(MASKS, len(flat))
     flat = np.concatenate([flat, np.zeros((count - len(flat), len(truth)), bool)])
     found = behaviour(
-        case.model, case.prompts, [Nodes.from_flat(space, row) for row in flat], ablation=ablation,
-        reference=case.prompts, batch_size=len(case.prompts), with_model=True,
+        case.model, case.prompts, [Nodes.from_flat(space, row) for row in flat], 
+        ablation=Ablation(ablation, case.prompts), batch_size=len(case.prompts), with_model=True,
     )  # fmt: skip
     full, alone, without = found.metric[0], found.metric[1], slice(3, 3 + len(units))
     lost = found.kl[without].mean(1) / found.kl[2].mean()

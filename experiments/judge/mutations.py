@@ -49,11 +49,10 @@ class Court:
     circuit: Circuit
     task: Task
     judge: ValidateConfig
-    split: str = "test"
 
     def verdict(self) -> ValidationReport:
         """The judge's report."""
-        return validate(self.case.model, self.circuit, self.task, self.judge, split=self.split)
+        return validate(self.case.model, self.circuit, self.task, self.judge)
 
     def seeing(self, seen: Seen) -> Court:
         """The same circuit with another history."""
@@ -127,7 +126,7 @@ def padded_copies(court: Court) -> Court:
 
 def seen_split(court: Court) -> Court:
     """It is judged on the split that it was found on."""
-    return dataclasses.replace(court, split="discover")
+    return dataclasses.replace(court, judge=dataclasses.replace(court.judge, split="discover"))
 
 
 def repeated(court: Court) -> Court:

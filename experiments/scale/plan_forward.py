@@ -19,7 +19,7 @@ from experiments.common.processes import on_cpu
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax import models
-from hagd_jax.cli import PlanMemory, run_plan
+from hagd_jax.cli.plan import PlanMemory, run_plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,10 +32,10 @@ def main(argv: Sequence[str]) -> None:
     """Train, pausing between blocks of steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="with model/, train.npy and held_out.npy")
-    parser.add_argument("settings", type=json.loads, help="JSON: see `run`")
+    parser.add_argument("settings", type=json.loads, help="JSON: see `Settings`")
     args = parser.parse_args(argv)
     needs("torch", "transformers", "sparsify")
-    run(args.folder, **args.settings)
+    run(args.folder, Settings(**args.settings))
 
 
 def needs(*packages: str) -> None:
@@ -54,24 +54,10 @@ def needs(*packages: str) -> None:
         )  # fmt: skip
 
 
-def run(
-    folder: Path,
-    *,
-    batch: int,
-    block: int,
-    features: int,
-    k: int,
-    optimizer: str,
-    rate: float | None,
-    parts: int,
-    narrow: bool,
-    exclude: list[int],
-    threads: int,
-) -> None:
-    """Train on all of train.npy.
+class Settings(NamedTuple):
+    """What sparsify is trained with.
 
-    Args:
-        folder: Where the files are.
+    Attributes:
         batch: Sequences a step.
         block: Steps between two pauses.
         features: A layer.
@@ -84,6 +70,21 @@ def run(
         exclude: Tokens that do not count.
         threads: Of torch.
     """
+
+    batch: int
+    block: int
+    features: int
+    k: int
+    optimizer: str
+    rate: float | None
+    parts: int
+    narrow: bool
+    exclude: list[int]
+    threads: int
+
+
+def run(folder: Path, settings: Settings) -> None:
+    """Train on all of train.npy, in `folder`."""
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # Triton is for GPUs
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
@@ -93,26 +94,29 @@ def run(
         TranscoderConfig,
     )
 
-    torch.set_num_threads(threads)
-    if narrow:
+    torch.set_num_threads(settings.threads)
+    if settings.narrow:
         SparseCoder.forward = torch.autocast("cpu", dtype=torch.bfloat16)(SparseCoder.forward)
     # As the command `sparsify` loads it: this loss needs no logits, so there is no head.
     model = transformers.AutoModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
     train, held_out = (torch.from_numpy(np.load(folder / f)).long() for f in FILES)
-    batches = Batches(train, batch, block)
+    batches = Batches(train, settings.batch, settings.block)
+    steps = len(train) // settings.batch
     config = TrainConfig(
-        TranscoderConfig(num_latents=features, k=k),
-        batch_size=batch,
-        micro_acc_steps=parts,
-        optimizer=optimizer,
-        lr=rate,
-        **({} if rate is None else {"lr_warmup_steps": len(train) // batch // 20}),
+        TranscoderConfig(num_latents=settings.features, k=settings.k),
+        batch_size=settings.batch,
+        micro_acc_steps=settings.parts,
+        optimizer=settings.optimizer,
+        lr=settings.rate,
+        **({} if settings.rate is None else {"lr_warmup_steps": steps // 20}),
         hookpoints=["layers.*.mlp"],
-        exclude_tokens=exclude,
+        exclude_tokens=settings.exclude,
         log_to_wandb=False,
     )
     trainer = paused()(config, batches, model)
-    batches.deliver = lambda: deliver(trainer, held_out.split(batch), folder / "peer.safetensors")
+    batches.deliver = lambda: deliver(
+        trainer, held_out.split(settings.batch), folder / "peer.safetensors"
+    )
     answer({"layers": len(trainer.saes), "versions": {p: version(p) for p in PACKAGES}})
     trainer.fit()
 

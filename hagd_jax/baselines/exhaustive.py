@@ -21,7 +21,7 @@ _AT_ONCE = 2048
 
 
 class Exhaustive(NamedTuple):
-    """All 2^N circuits.
+    """An exhaustive table holds the measured losses of all 2^N circuits.
 
     Attributes:
         members: (2^N, N) bool; row i holds the bits of i, the first node's lowest.
@@ -38,7 +38,7 @@ class Exhaustive(NamedTuple):
     __repr__ = one_line
 
     def best(self, size: int) -> int:
-        """The row with the least loss among circuits of a size.
+        """Return the row with the least loss among circuits of a size.
 
         Raises:
             InputError: If no circuit has that size.
@@ -49,7 +49,7 @@ class Exhaustive(NamedTuple):
         return int(own[self.losses[own].argmin()])
 
     def circuit(self, size: int) -> Selection:
-        """The circuit with the least loss of a size, and what it has seen."""
+        """Return the circuit with the least loss of a size, and the data that decided it."""
         return Selection(unflat(self.parts, self.members[self.best(size)]), self.seen)
 
 
@@ -61,7 +61,7 @@ def exhaustive(
     dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> Exhaustive:
-    """Measure every circuit.
+    """Measure every one of the 2^N circuits of a small model.
 
     Args:
         model: A model of at most 20 nodes or edges.

@@ -1,6 +1,6 @@
 """The judge: circuits, ablations, metrics, verdicts. It imports nothing that finds circuits."""
 
-from hagd_jax.causal.ablation import ABLATIONS, Behaviour, behaviour
+from hagd_jax.causal.ablation import ABLATIONS, Ablation, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit, Node
 from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
@@ -18,7 +18,6 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
-from hagd_jax.causal.reference import group_means
 from hagd_jax.causal.validate import ValidateConfig, validate
 from hagd_jax.causal.verdict import ValidationReport
 
@@ -27,6 +26,7 @@ __all__ = [
     "ACCURACY_GATE",
     "FAITHFULNESS_GATE",
     "KL_GATE",
+    "Ablation",
     "Alone",
     "Behaviour",
     "Circuit",
@@ -45,7 +45,6 @@ __all__ = [
     "behaviour",
     "curve_areas",
     "faithfulness",
-    "group_means",
     "kept_accuracy",
     "load_circuit",
     "named_edges",

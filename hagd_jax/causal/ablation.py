@@ -14,19 +14,53 @@ import numpy as np
 from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, require_index, shown
 from hagd_jax.interventions import zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Edges, Nodes, Parts, parts_of
+from hagd_jax.units import Dictionary, Edges, Nodes, Parts, Source, parts_of
 from hagd_jax.units.components import Components
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ablation:
+    """What nodes outside a circuit are set to.
+
+    Attributes:
+        kind: `zero`; `mean`, their mean at each position over reference prompts of the same group;
+            `mean_overall`, their mean over all positions of all reference prompts; `resample`,
+            their values on one reference prompt; `counterfactual`, their values on the corrupted
+            prompt.
+        reference: Prompts whose clean side is averaged or resampled, such as the discover split;
+            the measured ones if None. Their groups are numbered as those of the measured ones.
+            Which of them are taken where there are few says `causal.reference`; a prompt is never
+            in its own reference.
+        seed: Pairs prompts for `resample`; neighbouring numbers give different partners.
+
+    Raises:
+        ConfigError: If there is no such ablation.
+
+    Example:
+        >>> Ablation("resample", seed=1).kind
+        'resample'
+    """
+
+    kind: str
+    reference: Prompts | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.kind not in ABLATIONS:
+            raise ConfigError("ablation", got=shown(self.kind), expected=f"one of {ABLATIONS}")
+        require_index("seed", self.seed)
+
+    __repr__ = one_line
 
 
 class Behaviour(NamedTuple):
@@ -52,12 +86,10 @@ def behaviour(
     prompts: Prompts,
     masks: Sequence[Nodes | Edges],
     *,
-    ablation: str,
-    dictionary: Parts | Transcoder | None = None,
+    ablation: Ablation | str,
+    dictionary: Parts | Source | None = None,
     candidates: tuple[int, ...] | None = None,
-    reference: Prompts | None = None,
     batch_size: int = 16,
-    seed: int = 0,
     with_model: bool = False,
 ) -> Behaviour:
     """Measure circuits by ablating their complements.
@@ -66,18 +98,11 @@ def behaviour(
         model: The model.
         prompts: Where to measure.
         masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
-        ablation: What ablated nodes are set to: `zero`; `mean`, their mean at each position over
-            reference prompts of the same group; `mean_overall`, their mean over all positions of
-            all reference prompts; `resample`, their values on one reference prompt;
-            `counterfactual`, their values on the corrupted prompt. How the reference is chosen
-            where there are few prompts says `causal.reference`; a prompt is never in its own.
+        ablation: What ablated nodes are set to, see `Ablation`; or its kind alone.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
             model's `components`, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
-        reference: Prompts whose clean side is averaged or resampled, such as the discover split;
-            the measured ones by default. Their groups are numbered as those of `prompts`.
         batch_size: Prompts in one call.
-        seed: Pairs prompts for `resample`; neighbouring numbers give different partners.
         with_model: Put what the model itself does in front, K + 1 rows in all. Dictionaries
             without errors have no circuit that does just that.
 
@@ -99,40 +124,47 @@ def behaviour(
         >>> found.kl.shape, bool(found.kl[0].max() < 1e-6 < found.kl[1].max())
         ((2, 81), True)
     """
-    if ablation not in ABLATIONS:
-        raise ConfigError("ablation", got=repr(ablation), expected=f"one of {ABLATIONS}")
+    if not isinstance(ablation, Ablation):
+        ablation = Ablation(ablation)
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
     nodes = parts_of(model, dictionary)
-    for mask in masks:
-        _require_fit(mask, nodes)
-    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *_padded(masks))
+    circuits = _stacked(masks, nodes)
     means, beside = None, {}
-    if ablation.startswith("mean"):
+    kind, reference = ablation.kind, ablation.reference
+    if kind.startswith("mean"):
         means, places = reference_means(
-            model, nodes, prompts, reference, batch_size=batch_size,
-            per_position=ablation == "mean",
-        )  # fmt: skip
+            model, nodes, prompts, reference, batch_size=batch_size, per_position=kind == "mean"
+        )
         beside = places._asdict()
-    if ablation == "resample":
-        prompts, beside = _resampled(model, prompts, reference, seed)
+    if kind == "resample":
+        prompts, beside = _resampled(model, prompts, reference, ablation.seed)
     parts = [
-        _judge(model.bare(), nodes, batch, own, stacked, len(masks), means, ablation, candidates)
+        _judge(model.bare(), nodes, batch, own, circuits, means, kind, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
     ]
-    # The rows that filled up the last batch come last.
-    joined = (
-        np.concatenate([np.asarray(x) for x in column], 1) for column in zip(*parts, strict=True)
-    )
-    first = 0 if with_model else 1
-    return Behaviour(*(rows[first : 1 + len(masks), : len(prompts)] for rows in joined))
+    # The rows that filled up the last batch, and the last masks, come last.
+    kept = slice(0 if with_model else 1, 1 + len(masks)), slice(len(prompts))
+    columns = zip(*parts, strict=True)
+    return Behaviour(*(np.concatenate([*map(np.asarray, rows)], 1)[kept] for rows in columns))
 
 
-def _padded(masks: Sequence[Nodes | Edges]) -> list[Nodes | Edges]:
+class _Circuits(NamedTuple):
+    """Masks of circuits along a first axis, of which only the first `count` are run."""
+
+    masks: Any
+    count: Any
+
+
+def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
+    for mask in masks:
+        _require_fit(mask, parts)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
-    return [*masks, *[masks[-1]] * (-len(masks) % room)]
+    padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
+    stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(x) for x in rows]), *padded)
+    return _Circuits(stacked, len(masks))
 
 
 def _resampled(
@@ -170,8 +202,7 @@ def _judge(
     dictionary: Parts,
     batch: Prompts,
     beside: dict[str, jax.Array],
-    masks: Nodes | Edges,
-    count: jax.Array,
+    circuits: _Circuits,
     means: Means | None,
     ablation: str,
     candidates: tuple[int, ...] | None,
@@ -204,10 +235,10 @@ def _judge(
 
     # One circuit after the other inside one program: no dispatch and no compilation in between.
     def put(i: jax.Array, rows: Behaviour) -> Behaviour:
-        mask = jax.tree.map(lambda x: x[i], masks)
+        mask = jax.tree.map(lambda x: x[i], circuits.masks)
         return jax.tree.map(lambda all_, row: all_.at[i + 1].set(row), rows, one(mask))
 
     own = measured(clean.logits)
-    room = len(jax.tree.leaves(masks)[0]) + 1
+    room = len(jax.tree.leaves(circuits.masks)[0]) + 1
     rows = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype).at[0].set(x), own)
-    return replicate(jax.lax.fori_loop(0, count, put, rows), model.mesh)
+    return replicate(jax.lax.fori_loop(0, circuits.count, put, rows), model.mesh)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal.ablation import Behaviour, behaviour
+from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour
 from hagd_jax.causal.claim import Runs
 from hagd_jax.causal.config import ValidateConfig
 from hagd_jax.causal.judged import Judged, judged_prompts
@@ -22,7 +22,7 @@ from hagd_jax.units.components import Parts
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-    """One task's prompts, and what is made of each ablation on them.
+    """A test holds one task's prompts and says which ablations decide on them.
 
     Attributes:
         task: The task.
@@ -44,19 +44,17 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where circuits are run: a model, what they consist of, and how."""
+    """A bench runs circuits of one model with one configuration."""
 
     model: LanguageModel
     parts: Parts
     config: ValidateConfig
-    split: str
-    seed: int
 
     __repr__ = one_line
 
     def test(self, task: Task, seen: Seen) -> Test:
-        """What a task is judged on, and what is set aside."""
-        judged = judged_prompts(task, self.split, seen)
+        """Choose the prompts and ablations a task is judged on, and note what is set aside."""
+        judged = judged_prompts(task, self.config.split, seen)
         aside = list(judged.aside)
         found_with = [name for name in self.config.ablations if name in seen.ablations]
         if found_with:
@@ -80,18 +78,16 @@ class Bench:
         return Test(task, judged, decides, enough, tuple(aside))
 
     def run(self, test: Test, masks: Sequence[Mask], ablation: str, draws: int) -> Behaviour:
-        """The model and the masks on distinct prompts, averaged over draws of partners."""
+        """Run model and masks on distinct prompts, and average over draws of partners."""
         several = [
             behaviour(
                 self.model,
                 test.judged.prompts,
                 masks,
-                ablation=ablation,
+                ablation=Ablation(ablation, test.judged.reference, self.config.seed + draw),
                 dictionary=self.parts,
                 candidates=test.task.candidates,
-                reference=test.judged.reference,
                 batch_size=self.config.batch_size,
-                seed=self.seed + draw,
                 with_model=True,
             )
             for draw in range(draws if ablation == "resample" else 1)
@@ -100,22 +96,22 @@ class Bench:
         return test.judged.averaged(found)
 
     def runs(self, test: Test, trials: Trials, ablation: str, first: int | None = None) -> Runs:
-        """The trials, or the first of them."""
+        """Run the trials, or the first of them, under one ablation."""
         found = self.run(test, trials.masks[:first], ablation, self.config.draws)
         return Runs(
-            found, trials, trials.members, self.config.alpha, ablation, self.split, self.seed,
-            test.judged.clusters, test.decides[ablation],
+            found, trials, trials.members, self.config.alpha, ablation, self.config.split,
+            self.config.seed, test.judged.clusters, test.decides[ablation],
         )  # fmt: skip
 
     def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
-        """(S, 2) metrics of circuit and model without what tells them apart most, step by step.
+        """Remove the parts that most separate circuit and model; return their (S, 2) metrics.
 
         Each step takes out the member that widens the gap most (Wang et al., 2022); of large
         circuits, of as many members as are tried one by one.
         """
         like, there = circuit.mask(), existing(self.parts)
         flat, tried = like.flat().astype(bool), circuit.places()
-        rng = np.random.default_rng([self.seed, 5])
+        rng = np.random.default_rng([self.config.seed, 5])
         tried = rng.permutation(tried)[: self.config.members]
         out: list[int] = []
         steps = []

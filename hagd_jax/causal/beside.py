@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from hagd_jax.causal.claim import (
     FAILS,
@@ -16,7 +16,7 @@ from hagd_jax.causal.claim import (
     Runs,
     nothing,
 )
-from hagd_jax.causal.gates import alone, in_words
+from hagd_jax.causal.gates import alone, in_words, too_few
 from hagd_jax.causal.metrics import Estimate, mean_ratio, permutation_p, ratio_of_means
 from hagd_jax.causal.statistics import (
     below,
@@ -41,7 +41,7 @@ SAME = 0.5
 
 
 def completeness(runs: Runs) -> Claim:
-    """Whatever part is taken out, circuit and model suffer alike (Wang et al., 2022)."""
+    """Test that removing any part hurts circuit and model alike (Wang et al., 2022)."""
     inside, outside = (runs.metric(rows).mean(1) for rows in runs.trials.subsets)
     span = abs(mean_ratio(runs.span, np.ones_like(runs.span), runs.scale))
     if not span > 1e-3 * runs.scale or runs.informative < LEAST_INFORMATIVE:
@@ -62,22 +62,26 @@ def completeness(runs: Runs) -> Claim:
 
 
 def equivalent(runs: Runs) -> Claim:
-    """Circuit and model win against each other equally often."""
+    """Test that circuit and model win against each other equally often."""
     margin = 0.2
     found = equivalence(runs.metric(Trials.CIRCUIT), runs.metric(Trials.FULL), margin=margin)
     says = f"its metric is above the model's on {found.wins.value:.0%} of the prompts"
     apart = found.wins.low > 0.5 + margin or found.wins.high < 0.5 - margin
     good = True if found.p_value <= runs.alpha else False if apart else None
+    if runs.informative < LEAST_INFORMATIVE:
+        good, says = None, too_few(runs)  # any circuit would be equal to the model
     return runs.claim("equivalence", good, found.wins, found.p_value, says)
 
 
 def independent(runs: Runs) -> Claim:
-    """What is left without the circuit tells nothing of what the model does."""
+    """Test that the model without the circuit is independent of the model."""
     full, rest = runs.metric(Trials.FULL), runs.metric(Trials.COMPLEMENT)
     effect = Estimate(_correlation(full, rest), math.nan, math.nan)
     if np.ptp(full) <= 1e-3 * runs.scale or len(full) < LEAST_INFORMATIVE:
         says = "the model's metric is the same on all prompts, or there are too few"
         return runs.claim("independence", None, effect, math.nan, says)
+    if runs.informative < LEAST_INFORMATIVE:
+        return runs.claim("independence", None, effect, math.nan, too_few(runs))
     p, power = independence_p(full, rest, seed=runs.seed), independence_power(len(full), runs.alpha)
     says = (
         f"HSIC, 999 permutations; the two correlate by {effect.value:.2f}; of Gaussian variables "
@@ -90,7 +94,7 @@ def independent(runs: Runs) -> Claim:
 
 
 def additive(runs: Runs) -> Claim:
-    """Members do not stand in for each other: no two cost more together than one by one."""
+    """Test that members are not redundant: no two cost more together than one by one."""
     trials, full = runs.trials, runs.metric(Trials.FULL)
     apart = full - runs.metric(trials.alone)
     joint = full - runs.metric(trials.pairs)
@@ -119,7 +123,7 @@ BESIDE = (completeness, equivalent, independent, additive)
 
 
 def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
-    """Other tasks of the model do not need the circuit: less than half as much is lost of them.
+    """Test that the model's other tasks lose less than half as much without the circuit.
 
     Args:
         own: Of the circuit's task.
@@ -130,21 +134,27 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
     """
     losses = {name: _lost(runs) for name, runs in others.items()}
     mine, theirs = _lost(own), np.concatenate(list(losses.values()))
-    found: Any = stats.mannwhitneyu(mine, theirs, alternative="greater")
+    found: Any = scipy.stats.mannwhitneyu(mine, theirs, alternative="greater")
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     effect = Estimate(float(theirs.mean()), min(means.values()), max(means.values()))
     says = f"without it {mine.mean():.0%} of the metric is lost, and of " + ", ".join(
         f"{name} {mean:.0%}" for name, mean in means.items()
     )
-    if max(means.values()) > 0.5 * mine.mean():
+    # A task on which ablation changes nothing would lose nothing without any circuit.
+    few = {name: runs for name, runs in others.items() if runs.informative < LEAST_INFORMATIVE}
+    told = [mean for name, mean in means.items() if name not in few]
+    if own.informative < LEAST_INFORMATIVE or not told:
+        good = None
+    elif max(told) > 0.5 * mine.mean():
         good = False
     else:
-        good = True if found.pvalue <= own.alpha else None
+        good = True if found.pvalue <= own.alpha and not few else None
+    says += "".join(f"; of {name}, {too_few(runs)}" for name, runs in few.items())
     return own.claim("specificity", good, effect, float(found.pvalue), says)
 
 
 def control(runs: Runs) -> Claim:
-    """On a model whose weights were permuted, the circuit does not pass: there is no behaviour."""
+    """Test that the circuit is rejected on a model whose weights were permuted."""
     found = alone(runs)
     good = None if found.good is None else not found.good
     says = f"weights permuted: {in_words(found, runs)}"
@@ -155,7 +165,7 @@ def control(runs: Runs) -> Claim:
 def stable(
     circuit: set[Any], again: list[set[Any]], universe: int, *, alpha: float, seed: int
 ) -> Claim:
-    """Found again with other seeds or prompts, the circuit has the same members.
+    """Test that searches with other seeds or prompts find the same members.
 
     Args:
         circuit: Its members.

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError, DamagedError, InputError
+from hagd_jax.errors import (
+    CheckpointError,
+    DamagedError,
+    InputError,
+    require_index,
+    require_is,
+    require_list,
+)
 from hagd_jax.files import with_digest, without_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
@@ -31,7 +38,7 @@ BROKEN = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Recursio
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Node:
-    """One node: an attention head, an MLP neuron, or a feature of a transcoder.
+    """A node is an attention head, an MLP neuron, or a feature of a transcoder.
 
     Attributes:
         kind: `head`, `neuron`, `mlp` or `feature`.
@@ -46,7 +53,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Circuit:
-    """A set of nodes with its provenance.
+    """A circuit is a set of nodes with its provenance.
 
     Attributes:
         nodes: Members, sorted by kind, layer and index.
@@ -79,7 +86,16 @@ class Circuit:
     __repr__ = one_line
 
     def __post_init__(self):
-        object.__setattr__(self, "space", Space(*self.space))
+        object.__setattr__(self, "space", _space(self.space))
+        for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
+            require_is(what, getattr(self, what), kind)
+        for node in require_list("nodes", self.nodes, "a tuple of `Node`"):
+            require_is("nodes", node, Node)
+            require_is("kind of a node", node.kind, str)
+            require_is("layer of a node", node.layer, int, np.integer)
+            require_is("index of a node", node.index, int, np.integer)
+        for score in require_list("scores", self.scores, "a number for each node"):
+            require_is("scores", score, int, float, np.number)
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
@@ -104,14 +120,14 @@ class Circuit:
 
     @property
     def kind(self) -> str:
-        """What the nodes are that are no heads."""
+        """Return the kind of the nodes that are not attention heads."""
         return kind_of(self.dictionary)
 
     @classmethod
     def from_mask(
         cls, mask: Nodes | Selection, scores: Nodes | Scores, **provenance: Any
     ) -> Circuit:
-        """The members of a boolean mask.
+        """Make a circuit of the members of a boolean mask.
 
         Args:
             mask: `Nodes` of bool, (L, H) and (L, F), or a `Selection` of them, whose record of
@@ -136,7 +152,7 @@ class Circuit:
         return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
 
     def places(self) -> np.ndarray:
-        """(n,) where each member stands in `mask().flat()`, in the order of `nodes`."""
+        """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
         layers, heads, features = self.space
         start = {"head": (0, heads), self.kind: (layers * heads, features)}
         found = [first + node.layer * width + node.index
@@ -144,11 +160,11 @@ class Circuit:
         return np.array(found, int)
 
     def names(self) -> tuple[str, ...]:
-        """What members are called, such as `head 3.0`."""
+        """Return the names of members, such as `head 3.0`."""
         return tuple(f"{node.kind} {node.layer}.{node.index}" for node in self.nodes)
 
     def mask(self) -> Nodes:
-        """`Nodes` of bool: True for members."""
+        """Return `Nodes` of bool that are true for members."""
         flat = np.zeros(self.space.nodes, bool)
         flat[self.places()] = True
         return Nodes.from_flat(self.space, jnp.asarray(flat))
@@ -178,7 +194,7 @@ class Circuit:
             )
 
     def to_json(self) -> str:
-        """What `load` reads: nodes as [kind, layer, index], one field a line."""
+        """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
@@ -187,12 +203,12 @@ class Circuit:
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+        """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read what `save` wrote.
+        """Read a circuit from a file that `save` wrote.
 
         Raises:
             CheckpointError: If the file is absent, broken, or of another format.
@@ -212,8 +228,16 @@ class Circuit:
             ) from error
 
 
+def _space(value: Any) -> Space:
+    """A space, which files keep as a list."""
+    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
+    if len(sizes) != 3:
+        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
+    return Space(*sizes)
+
+
 def kind_of(dictionary: str) -> str:
-    """What the nodes of a dictionary are called.
+    """Return the kind of a dictionary's nodes, as circuits record it.
 
     Args:
         dictionary: Its label.
@@ -226,7 +250,7 @@ def kind_of(dictionary: str) -> str:
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as a file would give it back, so that what is loaded equals what was saved.
+    """Convert a configuration to what a file would give back, so that both compare equal.
 
     Raises:
         InputError: If JSON cannot hold it.
@@ -238,14 +262,14 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_kinds(record: dict[str, Any]) -> None:
-    """Refuse provenance of another type than it should have."""
+    """Refuse provenance of the wrong types."""
     for name, kind in _KINDS.items():
         if not isinstance(record.get(name, kind()), kind):
             raise TypeError(f"{name} is {record[name]!r:.80}")
 
 
 def read_seen(record: dict[str, Any]) -> Seen:
-    """What the circuit of a file has seen; takes the fields that say so out of the record.
+    """Read what a file's circuit has seen, removing those fields from the record.
 
     Files written before this was recorded have the ablation of the search at most.
     """
@@ -274,7 +298,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """A mask and scores without the records of what they have seen, which the provenance gets.
+    """Separate a mask and scores from the records of what they have seen.
 
     Args:
         mask: Units, or a `Selection` of them.

@@ -25,7 +25,7 @@ LEAST_INFORMATIVE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One claim under one ablation.
+    """A claim is one statement about a circuit under one ablation.
 
     Attributes:
         name: Such as `sufficiency`.
@@ -49,13 +49,13 @@ class Claim:
     decides: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not a number becomes None."""
+        """Return plain values for JSON, with None for what is not a number."""
         record = dataclasses.asdict(self) | {"effect": self.effect._asdict()}
         return plain(record)
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them: arrays become lists, and what is not a number becomes None."""
+    """Convert values to JSON: arrays become lists, and what is not a number becomes None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -66,13 +66,13 @@ def plain(value: Any) -> Any:
 
 
 def nothing() -> Estimate:
-    """An effect that was not measured."""
+    """Return an estimate of NaNs for an effect that was not measured."""
     return Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Which row of a `Behaviour` is which run; all under one ablation, on distinct prompts.
+    """Runs give the rows of a `Behaviour` their meaning, under one ablation on distinct prompts.
 
     Attributes:
         found: (K, N) of the trials that were run: all of them, or only the first.
@@ -101,60 +101,60 @@ class Runs:
     __repr__ = one_line
 
     def metric(self, rows: Any) -> np.ndarray:
-        """The task's metric of some rows."""
+        """Return the task's metric of some rows."""
         return np.asarray(self.found.metric[rows], np.float64)
 
     def kl(self, rows: Any) -> np.ndarray:
-        """Distances from the model of some rows."""
+        """Return the distances of some rows from the model."""
         return np.asarray(self.found.kl[rows], np.float64)
 
     def right(self, rows: Any) -> np.ndarray:
-        """How often the answer of some rows was right."""
+        """Return how often the answer of some rows was right."""
         return np.asarray(self.found.correct[rows], np.float64)
 
     def ran(self, rows: slice) -> bool:
-        """Whether a group of trials was run; a group without any was."""
+        """Tell whether a group of trials was run; an empty group counts as run."""
         return rows.stop <= len(self.found.kl)
 
     @property
     def span(self) -> np.ndarray:
-        """(N,) m(M) − m(∅)."""
+        """Return (N,) m(M) − m(∅)."""
         return self.metric(Trials.FULL) - self.metric(Trials.EMPTY)
 
     @property
     def scale(self) -> float:
-        """Of the metric: a denominator far below it says nothing."""
+        """Return the scale of the metric; a denominator far below it says nothing."""
         return float(np.abs(self.metric(slice(0, 2))).max())
 
     @property
     def empty(self) -> float:
-        """Mean distance of the empty circuit, which others are measured in."""
+        """Return the mean distance of the empty circuit, the unit of other distances."""
         return float(self.kl(Trials.EMPTY).mean())
 
     @property
     def rounding(self) -> float:
-        """Changes of a distance up to this are rounding."""
+        """Return the largest change of a distance that can be rounding."""
         return max(ROUNDING, ROUNDING_SHARE * self.empty)
 
     @property
     def informative(self) -> int:
-        """On how many prompts ablating everything changes the model's answer at all."""
+        """Count the prompts on which ablating everything moves the model's prediction."""
         return int((self.kl(Trials.EMPTY) > self.rounding).sum())
 
     @property
     def bootstrap(self) -> dict[str, Any]:
-        """What every interval is made with."""
+        """Return the options of every bootstrap interval."""
         return {"seed": self.seed, "clusters": self.clusters}
 
     def claim(self, name: str, good: bool | None, effect: Estimate, p: float, says: str) -> Claim:
-        """A claim; `None` is no verdict."""
+        """Make a claim; `None` is no verdict."""
         verdict = UNKNOWN if good is None else HOLDS if good else FAILS
         decides = self.decides and name in CORE
         return Claim(name, verdict, effect, p, self.ablation, self.split, says, decides)
 
 
 def beats(good: bool | None, p: float, controls: int, alpha: float) -> bool | None:
-    """Whether it is good, and better than controls; None if they are too few to tell."""
+    """Tell whether a circuit is good and better than controls; None with too few controls."""
     if good is not True:
         return good
     return p <= alpha if 1 / (1 + controls) <= alpha else None

@@ -40,7 +40,7 @@ SETTLED = "not tested, since the circuit is rejected already"
 
 
 def size(members: int, units: int, split: str, *, decides: bool) -> Claim:
-    """The circuit is a part of the model: at most two thirds of its units.
+    """Test that the circuit is a proper part: at most two thirds of the model's units.
 
     Args:
         members: Of the circuit.
@@ -62,7 +62,7 @@ def size(members: int, units: int, split: str, *, decides: bool) -> Claim:
 
 
 def sufficiency(runs: Runs) -> Claim:
-    """The circuit alone does what the model does, and random circuits of its size do not."""
+    """Test that the circuit alone behaves as the model, and random circuits of its size do not."""
     found = alone(runs)
     effect, says = found.faithfulness.ratio_of_means, in_words(found, runs)
     if found.good is False or not runs.ran(runs.trials.controls):
@@ -77,7 +77,7 @@ def sufficiency(runs: Runs) -> Claim:
 
 
 def necessity(runs: Runs) -> Claim:
-    """Without the circuit the model loses the behaviour; without other nodes it does not."""
+    """Test that the model loses the behaviour without the circuit, but not without other nodes."""
     effect = lost(runs)
     good = worst([within(effect, NECESSITY_GATE), _informative(runs)])
     says = f"without it {share(effect)} of the metric is lost (gate {NECESSITY_GATE:.0%})"
@@ -93,13 +93,13 @@ def necessity(runs: Runs) -> Claim:
 
 
 def lost(runs: Runs) -> Estimate:
-    """(m(M) − m(M∖C)) / (m(M) − m(∅)): the share of the metric that is lost without the circuit."""
+    """Compute (m(M) − m(M∖C)) / (m(M) − m(∅)), the share of the metric lost without the circuit."""
     gone = runs.metric(Trials.FULL) - runs.metric(Trials.COMPLEMENT)
     return ratio_of_means(gone, runs.span, scale=runs.scale, **runs.bootstrap)
 
 
 class Members(NamedTuple):
-    """What came of leaving out single members; one entry a member.
+    """Each entry is the result of leaving out one member.
 
     Attributes:
         effect: KL added on average, as a share of the empty circuit's.
@@ -115,7 +115,7 @@ class Members(NamedTuple):
 
 
 def members(runs: Runs) -> Members:
-    """Which members are needed, which are idle, and of which the prompts do not tell.
+    """Tell which members are needed, which are idle, and which the prompts leave undecided.
 
     A member is needed if the circuit is further from the model without it, by a signed-rank test
     at α and by the least share that counts (`least_share`). That all of them are needed is then
@@ -150,7 +150,7 @@ def members(runs: Runs) -> Members:
 
 
 def least_share(members: int) -> float:
-    """The least share of the empty circuit's KL that a member must add to count as needed.
+    """Return the least share of the empty circuit's KL that a needed member adds.
 
     Example:
         >>> least_share(5), least_share(1000)
@@ -160,7 +160,7 @@ def least_share(members: int) -> float:
 
 
 def minimality(runs: Runs) -> Claim:
-    """Every member is needed: without it the circuit is further from the model."""
+    """Test that every member is needed: without it the circuit is further from the model."""
     if not runs.ran(runs.trials.without_member):
         return runs.claim("minimality", None, nothing(), math.nan, f"members {SETTLED}")
     found = members(runs)

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Literal, get_args
 
 from hagd_jax.causal.ablation import ABLATIONS
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_choice, require_number
 
 Claims = Literal["core", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """How hard a circuit is tested.
+    """Configure how hard `validate` tests a circuit.
 
     Attributes:
         claims: `all`; or `core`, those that decide, and of those no more than can still change the
@@ -33,6 +33,8 @@ class ValidateConfig:
         permuted: Models with permuted weights on which the circuit must not pass.
         least: With fewer distinct prompts there is no verdict.
         batch_size: Prompts in one call.
+        split: Prompts to judge on; a split that the circuit has seen decides nothing.
+        seed: Of controls, subsets, bootstraps and permutations. An extraction adds its own.
 
     Raises:
         ConfigError: If a number is impossible, or an ablation does not exist.
@@ -50,18 +52,18 @@ class ValidateConfig:
     permuted: int = 1
     least: int = 8
     batch_size: int = 16
+    split: str = "test"
+    seed: int = 0
 
     def __post_init__(self):
-        if self.claims not in get_args(Claims):
-            raise ConfigError("claims", got=repr(self.claims), expected="core or all")
-        unknown = [name for name in self.ablations if name not in ABLATIONS]
-        if unknown or not self.ablations:
-            raise ConfigError("ablations", got=self.ablations, expected=f"some of {ABLATIONS}")
-        if not 0 < self.alpha < 1:
-            raise ConfigError("alpha", got=self.alpha, expected="between 0 and 1")
+        require_choice("claims", self.claims, get_args(Claims))
+        listed = isinstance(self.ablations, tuple | list) and len(self.ablations)
+        if not listed or any(name not in ABLATIONS for name in self.ablations):
+            raise ConfigError(
+                "ablations", got=repr(self.ablations), expected=f"some of {ABLATIONS}"
+            )
+        require_number("alpha", self.alpha, above=0, below=1)
         for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, got=getattr(self, field), expected="1 or more")
-        for field in ("greedy", "permuted"):
-            if getattr(self, field) < 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
+            require_number(field, getattr(self, field), least=1, whole=True)
+        for field in ("greedy", "permuted", "seed"):
+            require_number(field, getattr(self, field), least=0, whole=True)

@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.ablation import Ablation, behaviour
 from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
+from hagd_jax.errors import require_is, require_list, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary, Nodes, as_dictionary
+from hagd_jax.units import Nodes, Source, as_dictionary
 
 
 class SizePoint(NamedTuple):
-    """One circuit of a size sweep.
+    """A size point is one circuit of a size sweep.
 
     Attributes:
         nodes: Its size.
@@ -41,7 +41,7 @@ def size_curve(
     task: Task,
     masks: Sequence[Nodes],
     *,
-    dictionary: Dictionary | Transcoder | None = None,
+    dictionary: Source | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,
@@ -74,11 +74,9 @@ def size_curve(
         judged.prompts,
         [empty, *masks],
         dictionary=nodes,
-        ablation=ablation,
+        ablation=Ablation(ablation, judged.reference, seed),
         candidates=task.candidates,
-        reference=judged.reference,
         batch_size=batch_size,
-        seed=seed,
         with_model=True,
     )
     result = judged.averaged(rows)
@@ -98,17 +96,18 @@ def size_curve(
 
 
 def sizes_of(total: int) -> list[int]:
-    """How many nodes circuits of the ten sizes have, none twice.
+    """Return the sizes of a size curve in nodes, each once.
 
     Example:
         >>> sizes_of(1000)
         [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     """
+    require_number("total", total, least=1, whole=True)
     return sorted({max(1, round(share * total)) for share in SIZES})
 
 
 def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
-    """CPR and CMD of a ranking of nodes, from its circuits of the ten sizes.
+    """Compute CPR and CMD of a ranking of nodes from its circuits of the ten sizes.
 
     Args:
         points: What was measured of circuits of nested sizes; other sizes are left out.
@@ -117,6 +116,9 @@ def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
     Returns:
         Both areas; None unless every size was measured and has a faithfulness.
     """
+    points = require_list("points", points, "points of a size curve")
+    for point in points:
+        require_is("points", point, SizePoint)
     found = {point.nodes: point for point in points}
     sizes = sizes_of(total)
     if len(sizes) < 2 or not all(size in found for size in sizes):

@@ -19,7 +19,7 @@ from hagd_jax.causal.circuit import (
     require_kinds,
     unpacked,
 )
-from hagd_jax.errors import CheckpointError, InputError
+from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import with_digest, without_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
@@ -30,7 +30,7 @@ EDGES = "edges"
 
 
 class Edge(NamedTuple):
-    """One edge, by names.
+    """An edge is given by the names of its ends.
 
     Attributes:
         writer: `embed`, `head 3.0` or `mlp 2`.
@@ -44,7 +44,7 @@ class Edge(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What decides which edges there are.
+    """A shape holds the properties of a decoder that decide which edges exist.
 
     Attributes:
         layers: L.
@@ -60,11 +60,11 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, config: DecoderConfig) -> Shape:
-        """Of a decoder."""
+        """Take the shape of a decoder's component graph from its configuration."""
         return cls(config.n_layers, config.n_heads, config.n_kv_heads, config.parallel_residual)
 
     def existing(self) -> Edges:
-        """True where there is an edge."""
+        """Return a mask that is true where an edge exists."""
         return Edges.existing(
             DecoderConfig(
                 vocab_size=1,
@@ -80,7 +80,7 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EdgeCircuit:
-    """A set of edges with its provenance; what it has no edge for reads the alternative.
+    """An edge circuit is a set of edges with provenance; other edges carry the alternative.
 
     Attributes:
         edges: Members, readers from the bottom up.
@@ -129,7 +129,7 @@ class EdgeCircuit:
         decoder: DecoderConfig,
         **provenance: Any,
     ) -> EdgeCircuit:
-        """The members of a boolean mask.
+        """Make a circuit of the members of a boolean mask.
 
         Args:
             mask: `Edges` of bool, of which entries that are no edges are left out, or a `Selection`
@@ -150,7 +150,7 @@ class EdgeCircuit:
         return cls(tuple(chosen), values, shape, **provenance)
 
     def places(self) -> np.ndarray:
-        """(n,) where each member stands in `mask().flat()`, in the order of `edges`."""
+        """Return the (n,) indices of members in `mask().flat()`, in the order of `edges`."""
         exists = self.shape.existing().flat()
         found = [_place(edge, self.shape) for edge in self.edges]
         for edge, place in zip(self.edges, found, strict=True):
@@ -160,21 +160,21 @@ class EdgeCircuit:
         return np.array(found, int)
 
     def names(self) -> tuple[str, ...]:
-        """What members are called, such as `head 0.1 → head 1.0 q`."""
+        """Return the names of members, such as `head 0.1 → head 1.0 q`."""
         return tuple(
             f"{e.writer} → {e.reader}" + f" {e.input}" * e.reader.startswith("head")
             for e in self.edges
         )
 
     def mask(self) -> Edges:
-        """`Edges` of bool: True for members."""
+        """Return `Edges` of bool that are true for members."""
         there = self.shape.existing()
         flat = np.zeros(len(there.flat()), bool)
         flat[self.places()] = True
         return there.like(flat)
 
     def check_model(self, parts: Components) -> None:
-        """Refuse a model whose component graph is another.
+        """Refuse a model with another component graph.
 
         Args:
             parts: `components(model)`.
@@ -187,7 +187,7 @@ class EdgeCircuit:
                              expected=f"components of {self.shape}")  # fmt: skip
 
     def to_json(self) -> str:
-        """What `load` reads, one field a line."""
+        """Return the JSON text that `load` reads, one field a line."""
         record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
         record["seen"] = self.seen.to_json()
         items = with_digest(record).items()
@@ -195,7 +195,7 @@ class EdgeCircuit:
         return "{\n" + ",\n".join(fields) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, all of it or nothing."""
+        """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
 
@@ -240,7 +240,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
 
 
 def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
-    """The true ones by name, readers from the bottom up.
+    """Name the edges that are true in a mask, readers from the lowest layer up.
 
     Args:
         config: The decoder's.
@@ -249,6 +249,8 @@ def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
     Returns:
         Their names.
     """
+    require_is("config", config, DecoderConfig)
+    require_is("edges", edges, Edges)
     writers = ["embed"]
     writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
     writers += [f"mlp {i}" for i in range(config.n_layers)]

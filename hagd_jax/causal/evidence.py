@@ -15,7 +15,7 @@ from hagd_jax.causal.trials import AnyCircuit, Trials
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What was measured under one ablation; means over distinct prompts.
+    """Evidence is what was measured under one ablation, as means over distinct prompts.
 
     The tuples are empty for trials that were not run.
 

@@ -37,7 +37,7 @@ ABLE = 0.5
 
 
 def within(estimate: Estimate, low: float = -math.inf, high: float = math.inf) -> bool | None:
-    """Whether an estimate is within a gate with its whole 95% interval.
+    """Tell whether an estimate's whole 95% interval lies within a gate.
 
     Args:
         estimate: With its interval.
@@ -60,12 +60,12 @@ def within(estimate: Estimate, low: float = -math.inf, high: float = math.inf) -
 
 
 def worst(several: list[bool | None]) -> bool | None:
-    """False if any is, else None if any is, else True."""
+    """Combine verdicts: False if any is, else None if any is, else True."""
     return False if False in several else None if None in several else True
 
 
 class Alone(NamedTuple):
-    """What a circuit alone keeps under one ablation.
+    """The measures of a circuit alone tell what it preserves under one ablation.
 
     Attributes:
         match: Share of prompts on which its top token is the model's.
@@ -89,12 +89,12 @@ class Alone(NamedTuple):
 
     @property
     def good(self) -> bool | None:
-        """Whether all gates are passed."""
+        """Tell whether all gates are passed."""
         return worst(list(self.passed.values()))
 
 
 def alone(runs: Runs) -> Alone:
-    """Measure what a circuit alone keeps.
+    """Measure what a circuit alone preserves.
 
     Args:
         runs: Under one ablation; the first four rows are enough.
@@ -140,17 +140,14 @@ def _accuracy_gate(right: list[np.ndarray], kept: Estimate, kept_of_model: Estim
 
 
 def in_words(found: Alone, runs: Runs) -> str:
-    """What a circuit alone keeps, in a sentence; why there is little to keep, where that is so."""
+    """Describe in a sentence what a circuit alone preserves, and why little can be preserved."""
     if found.passed["able"] is not True:
         return (
             f"the model itself is right on {found.able.value:.0%} of the prompts "
             f"({found.able.low:.0%} at the lower end), too few for a behaviour"
         )
     if found.passed["informative"] is None:
-        return (
-            f"ablating everything changes the model's answer on {runs.informative} prompts, and "
-            f"{LEAST_INFORMATIVE} are the least"
-        )
+        return too_few(runs)
     f = found.faithfulness
     parts = [
         f"same top token on {found.match:.0%}",
@@ -169,8 +166,16 @@ def in_words(found: Alone, runs: Runs) -> str:
     return "; ".join(parts)
 
 
+def too_few(runs: Runs) -> str:
+    """Why nothing is said where ablation changes too few prompts."""
+    return (
+        f"ablating everything changes the model's answer on {runs.informative} prompts, and "
+        f"{LEAST_INFORMATIVE} are the least"
+    )
+
+
 def share(estimate: Estimate) -> str:
-    """A share with its interval, such as `12% (8% to 15%)`."""
+    """Format a share with its interval, such as `12% (8% to 15%)`."""
     if math.isnan(estimate.value):
         return "an undefined share"
     if math.isnan(estimate.low) or estimate.high - estimate.low < 5e-3:

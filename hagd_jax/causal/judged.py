@@ -18,7 +18,7 @@ from hagd_jax.tasks.seen import Seen, prompt_digests
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The prompts of a verdict.
+    """Judged prompts are the prompts that a verdict rests on.
 
     Rows that are the same prompt, such as copies, or one prompt with its answer read at several
     positions, are one prompt: their measures are averaged, and every count and test is over
@@ -46,7 +46,7 @@ class Judged:
         return int(self.prompt.max()) + 1
 
     def averaged(self, found: Behaviour) -> Behaviour:
-        """(K, N) by distinct prompts, from (K, R) by rows."""
+        """Average rows (K, R) to distinct prompts (K, N)."""
         count = np.bincount(self.prompt)
 
         def mean(rows: np.ndarray) -> np.ndarray:
@@ -59,12 +59,12 @@ class Judged:
 
     @property
     def others(self) -> int:
-        """How many prompts the reference of each is taken from, at the least."""
+        """Return the least number of prompts that a reference is taken from."""
         return others_of(self.prompts, self.reference)
 
 
 def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
-    """Choose what a circuit is judged on.
+    """Choose the prompts that a circuit is judged on.
 
     Args:
         task: The behaviour.
@@ -117,7 +117,7 @@ def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
 
 
 def reference_words(judged: Judged) -> str:
-    """Where reference values come from, in a sentence."""
+    """Describe in a sentence where reference values come from."""
     source = np.bincount(sources_of(judged.prompts, judged.reference), minlength=4)[1:]
     where = (
         "reference prompts of the same template and length",

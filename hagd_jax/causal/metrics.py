@@ -5,12 +5,12 @@ m(C) is the metric with everything outside C ablated, M the whole model, ∅ the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, shown
 
 # A prompt on which the circuit does from half to one and a half of what the model does is near.
 BAND = (0.5, 1.5)
@@ -20,7 +20,7 @@ DENOMINATOR_FLOOR = 1e-3
 
 
 class Estimate(NamedTuple):
-    """A number with its 95% interval.
+    """An estimate is a number with its 95% interval.
 
     Attributes:
         value: The estimate; NaN when it is not defined.
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 
 class Faithfulness(NamedTuple):
-    """(m(C) − m(∅)) / (m(M) − m(∅)), in both averages.
+    """Faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), in both averages.
 
     Attributes:
         ratio_of_means: Of the mean metrics, with a bootstrap interval over prompts.
@@ -66,7 +66,7 @@ def faithfulness(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Faithfulness:
-    """How much of the behaviour a circuit recovers; 1 is all of it, 0 none.
+    """Measure how much of the behaviour a circuit recovers: 1 is all of it, 0 none.
 
     Args:
         circuit: (N,) the metric m(C) on each prompt.
@@ -121,7 +121,7 @@ def ratio_of_means(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Estimate:
-    """Mean over mean, with a percentile bootstrap over clusters of prompts.
+    """Estimate a ratio of means with a percentile bootstrap over clusters of prompts.
 
     Prompts of one template resemble each other, so whole templates are drawn: an interval over
     prompts would promise more than the data hold. Few clusters give a coarse interval.
@@ -139,10 +139,18 @@ def ratio_of_means(
         The ratio and its 95% interval, over the resamples that have a ratio; NaN where it is
         not defined.
     """
+    seed = require_index("seed", seed)
+    if not isinstance(scale, int | float | np.number):
+        raise InputError("scale", got=shown(scale), expected="a number")
     numerator, denominator = _aligned(numerator, denominator)
     value = mean_ratio(numerator, denominator, scale)
     if clusters is None:
         clusters = np.arange(len(numerator))
+    clusters = _array("clusters", clusters, None)
+    if clusters.shape != numerator.shape:
+        raise InputError(
+            "clusters", got=f"shape {clusters.shape}", expected=f"{numerator.shape}, one a prompt"
+        )
     _, cluster = np.unique(clusters, return_inverse=True)
     count = cluster.max() + 1
     if np.isnan(value) or count < 2:
@@ -159,7 +167,7 @@ def ratio_of_means(
 
 
 def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.0) -> float:
-    """Mean over mean, without an interval; arguments as in `ratio_of_means`.
+    """Divide two means, without an interval; arguments as in `ratio_of_means`.
 
     Returns:
         The ratio; NaN if the mean denominator is below a thousandth of `scale`.
@@ -171,7 +179,7 @@ def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Share of correct answers with its Clopper–Pearson interval.
+    """Compute the share of correct answers with its Clopper–Pearson interval.
 
     Args:
         correct: (N,) booleans.
@@ -180,15 +188,17 @@ def accuracy(correct: np.ndarray) -> Estimate:
         The share and its exact 95% interval.
     """
     (correct,) = _aligned(correct)
+    if not np.isin(correct, (0, 1)).all():
+        raise InputError("correct", got=shown(correct), expected="True or False for each prompt")
     k, n = int(correct.sum()), len(correct)
-    interval = stats.binomtest(k, n).proportion_ci(method="exact")
+    interval = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
     return Estimate(k / n, float(interval.low), float(interval.high))
 
 
 def preservation(
     circuit: np.ndarray, full: np.ndarray, *, seed: int = 0, clusters: np.ndarray | None = None
 ) -> Estimate:
-    """Behavioural preservation: accuracy(C) / accuracy(M).
+    """Compute behavioural preservation, accuracy(C) / accuracy(M).
 
     Args:
         circuit: (N,) booleans, correct with the circuit alone.
@@ -199,7 +209,7 @@ def preservation(
     Returns:
         The ratio; NaN for a model that is never right.
     """
-    return ratio_of_means(circuit.astype(float), full.astype(float), seed=seed, clusters=clusters)
+    return ratio_of_means(circuit, full, seed=seed, clusters=clusters)
 
 
 def kept_accuracy(
@@ -210,7 +220,7 @@ def kept_accuracy(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> Estimate:
-    """Accuracy measured from the empty circuit: (acc(C) − acc(∅)) / (acc(M) − acc(∅)).
+    """Compute accuracy relative to the empty circuit: (acc(C) − acc(∅)) / (acc(M) − acc(∅)).
 
     Preservation counts what an empty circuit gets right by guessing as kept; this does not.
 
@@ -235,7 +245,7 @@ def kept_accuracy(
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
-    """One-sided p-value (1 + k) / (1 + n), k being how many of n controls do as well.
+    """Compute the one-sided p-value (1 + k) / (1 + n) if k of n controls do as well.
 
     Args:
         observed: The circuit's value.
@@ -250,11 +260,16 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
         >>> permutation_p(1.0, np.zeros(9))
         0.1
     """
-    return float((1 + np.sum(~(np.asarray(null) < observed))) / (1 + len(null)))
+    value, null = _array("observed", observed), _array("null", null)
+    if value.ndim or null.ndim != 1:
+        raise InputError(
+            "null", got=f"shapes {value.shape} and {null.shape}", expected="a number and a row"
+        )
+    return float((1 + np.sum(~(null < value))) / (1 + len(null)))
 
 
 def auroc(scores: np.ndarray, members: np.ndarray) -> float:
-    """Area under the ROC curve: how often a member scores above what is none; ties count half.
+    """Compute the area under the ROC curve of scores for members; ties count half.
 
     Args:
         scores: (n,) of nodes or edges.
@@ -270,7 +285,7 @@ def auroc(scores: np.ndarray, members: np.ndarray) -> float:
         >>> auroc(np.array([0.9, 0.5, 0.1]), np.array([True, False, False]))
         1.0
     """
-    scores, members = np.asarray(scores, np.float64), np.asarray(members, bool)
+    scores, members = _array("scores", scores), _array("members", members, bool)
     if scores.shape != members.shape or not 0 < members.sum() < members.size:
         raise InputError(
             "members", got=f"{members.sum()} of {members.size} (scores {scores.shape})",
@@ -278,14 +293,22 @@ def auroc(scores: np.ndarray, members: np.ndarray) -> float:
         )  # fmt: skip
     if np.isnan(scores).any():
         raise InputError("scores", got="NaN", expected="numbers")
-    ranks = stats.rankdata(scores)
+    ranks = scipy.stats.rankdata(scores)
     inside, outside = members.sum(), members.size - members.sum()
     above = ranks[members].sum() - inside * (inside + 1) / 2
     return float(above / (inside * outside))
 
 
+def _array(what: str, values: Any, dtype: Any = np.float64) -> np.ndarray:
+    """Read an argument as an array; one of any dtype if that is None."""
+    try:
+        return np.asarray(values, dtype)
+    except (TypeError, ValueError) as error:
+        raise InputError(what, got=shown(values), expected="an array of numbers") from error
+
+
 def _aligned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    arrays = tuple(np.asarray(a, np.float64) for a in arrays)
+    arrays = tuple(_array("metric values", a) for a in arrays)
     if arrays[0].ndim != 1 or not len(arrays[0]) or len({a.shape for a in arrays}) != 1:
         raise InputError(
             "metric values",

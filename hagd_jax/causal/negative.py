@@ -13,7 +13,7 @@ from hagd_jax.models import LanguageModel
 
 
 def permuted(model: LanguageModel, seed: int = 0) -> LanguageModel:
-    """A model whose weight arrays are each permuted along all of their axes, layer by layer.
+    """Permute each weight array of a model along all of its axes, layer by layer.
 
     Rows and columns change places in every array by itself, so that no array writes what another
     one reads; sizes, norms and spectra stay. A judge that accepts a circuit here would accept

@@ -19,7 +19,7 @@ _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
 def partners(
     prompts: Prompts, reference: Prompts | None = None, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Another prompt for each, to resample from: see the rule above.
+    """Choose for each prompt another one to resample from, by this module's rule.
 
     Args:
         prompts: N prompts that will be measured.
@@ -99,7 +99,7 @@ def _in_turn(own: np.ndarray, keys: np.ndarray, places: np.ndarray, seed: int) -
 
 
 def at_last(values: dict[str, jax.Array], length: jax.Array) -> dict[str, jax.Array]:
-    """Values in which positions past the end of a row read its last token.
+    """Repeat the last token's values at the positions past the end of a row.
 
     Args:
         values: Name → (L, R, T, ...).

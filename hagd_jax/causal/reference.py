@@ -25,7 +25,6 @@ from flax import struct
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
-from hagd_jax.interventions import mean_of_sums
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.prompts import Prompts
@@ -38,7 +37,7 @@ LEAST = 8
 
 @struct.dataclass
 class Means:
-    """Sums over reference prompts, from which each prompt's own values are taken out.
+    """Means hold sums over reference prompts, from which each prompt's own values are taken.
 
     Attributes:
         sums: Name → (L, G, T, ...) sums over the prompts of each group, at each position.
@@ -62,7 +61,7 @@ class Means:
     def values(
         self, own: dict[str, jax.Array], batch: Prompts, group: jax.Array, shared: jax.Array
     ) -> dict[str, jax.Array]:
-        """What each unit of each prompt is set to: the mean over its reference without itself.
+        """Compute each prompt's ablation values: means over its reference without itself.
 
         Args:
             own: Name → (L, R, T, ...) values of units on the measured prompts.
@@ -100,7 +99,7 @@ class Means:
 
 
 class Places(NamedTuple):
-    """Where each measured prompt finds its reference; arrays of N prompts.
+    """Places locate the reference of each of N measured prompts.
 
     Attributes:
         group: (N,) its row in the tables of `Means`.
@@ -150,7 +149,7 @@ def reference_means(
 
 
 class Rule(NamedTuple):
-    """Which part of the rule gives each prompt its reference, decided on the host.
+    """A rule records which part of the reference rule applies to each prompt, on the host.
 
     Attributes:
         groups: (G,) the groups of the measured prompts, ascending.
@@ -198,13 +197,13 @@ def reference_rule(
 
 
 def others_of(prompts: Prompts, reference: Prompts | None = None) -> int:
-    """How many distinct prompts the reference of each prompt is taken from, at the least."""
+    """Return the least number of distinct prompts in each prompt's reference."""
     known = set(prompt_digests(prompts if reference is None else reference))
     return min((len(known - {mine}) for mine in prompt_digests(prompts)), default=0)
 
 
 def sources_of(prompts: Prompts, reference: Prompts | None = None) -> np.ndarray:
-    """Which part of the rule gives the reference of each prompt, at its last token.
+    """Return the part of the rule that gives each prompt's reference, at its last token.
 
     Args:
         prompts: N prompts that will be measured.
@@ -222,36 +221,8 @@ def sources_of(prompts: Prompts, reference: Prompts | None = None) -> np.ndarray
     return np.where(enough, 1, np.where(good, 2, 3))
 
 
-def group_means(
-    model: LanguageModel, parts: Parts, prompts: Prompts, batch_size: int
-) -> tuple[Prompts, dict[str, jax.Array]]:
-    """Means of each group with the prompts' own values in them, for training masks.
-
-    A group of fewer than eight distinct prompts has the mean of all prompts.
-
-    Args:
-        model: The model.
-        parts: What it consists of.
-        prompts: With groups.
-        batch_size: Prompts in one call.
-
-    Returns:
-        The prompts, their groups numbered anew, and name → (L, groups + 1, T, ...) means; the last
-        one is of all prompts.
-    """
-    once, group = distinct(prompts), groups_of(prompts)
-    groups, sizes = np.unique(groups_of(once), return_counts=True)
-    groups = groups[sizes >= LEAST]
-    numbered = np.where(np.isin(group, groups), np.searchsorted(groups, group), len(groups))
-    sums, count = _summed(model, parts, once, groups, batch_size)
-    # The last row has what is in no group; of all prompts it has to be.
-    whole = {name: x.at[:, -1].set(x.sum(1)) for name, x in sums.items()}
-    means = mean_of_sums(whole, count.at[-1].set(count.sum(0)))
-    return dataclasses.replace(prompts, group=numbered.astype(np.int32)), means
-
-
 def groups_of(prompts: Prompts) -> np.ndarray:
-    """(N,) the group of each prompt; −1 for all of those without groups."""
+    """Return the (N,) group of each prompt; −1 for all of those without groups."""
     if prompts.group is None:
         return np.full(len(prompts), -1)
     return np.asarray(prompts.group, np.int64)

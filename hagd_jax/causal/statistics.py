@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
-from scipy.spatial.distance import pdist, squareform
+import scipy
 
 from hagd_jax.causal.metrics import Estimate, permutation_p
 from hagd_jax.errors import InputError
@@ -22,7 +21,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Areas(NamedTuple):
-    """Faithfulness f integrated over circuit size.
+    """Areas are faithfulness f integrated over circuit size.
 
     Attributes:
         cpr: ∫ f, the circuit performance ratio; it has no upper bound, as f has none.
@@ -34,7 +33,7 @@ class Areas(NamedTuple):
 
 
 def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
-    """Trapezoids over linear size, from the smallest share on.
+    """Integrate faithfulness over linear circuit size with the trapezoid rule.
 
     Args:
         shares: Rising sizes as shares of all nodes, usually `SIZES`.
@@ -59,7 +58,7 @@ def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P-values corrected for being several (Holm, 1979): no claim errs more often than stated.
+    """Correct p-values for multiple tests (Holm, 1979).
 
     Args:
         p_values: (n,).
@@ -80,7 +79,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> float:
-    """Does leaving something out make it worse? One-sided Wilcoxon signed-rank test.
+    """Test by a one-sided Wilcoxon signed-rank test whether leaving something out hurts.
 
     Prompts on which it makes no difference say nothing, and are left out.
 
@@ -100,12 +99,12 @@ def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> 
     difference = difference[~(np.abs(difference) <= least)]
     if not len(difference) or not np.isfinite(difference).all():
         return 1.0
-    found: Any = stats.wilcoxon(difference, alternative="greater")
+    found: Any = scipy.stats.wilcoxon(difference, alternative="greater")
     return float(found.pvalue)
 
 
 class Equivalence(NamedTuple):
-    """Whether circuit and model win against each other equally often.
+    """An equivalence test tells whether circuit and model win equally often.
 
     Attributes:
         wins: Share of prompts on which m(C) > m(M), ties counting half, with its interval.
@@ -120,7 +119,7 @@ class Equivalence(NamedTuple):
 def equivalence(
     circuit: np.ndarray, model: np.ndarray, *, margin: float = 0.2, least: float = 1e-5
 ) -> Equivalence:
-    """Are circuit and model equally good, prompt by prompt?
+    """Test whether circuit and model are equally good, prompt by prompt.
 
     The mean difference can be near 0 while one is better nearly always, and the other sometimes by
     far; so the test is on who wins (Shi et al., 2024, arXiv:2410.13032). It must show that they
@@ -146,15 +145,15 @@ def equivalence(
     wins = int((difference > least).sum())
     ties = int((np.abs(difference) <= least).sum())
     wins = wins + ties // 2 + (ties % 2 and wins + ties // 2 < n / 2)
-    low = stats.binomtest(wins, n, 0.5 - margin, alternative="greater").pvalue
-    high = stats.binomtest(wins, n, 0.5 + margin, alternative="less").pvalue
-    interval = stats.binomtest(wins, n).proportion_ci(method="exact")
+    low = scipy.stats.binomtest(wins, n, 0.5 - margin, alternative="greater").pvalue
+    high = scipy.stats.binomtest(wins, n, 0.5 + margin, alternative="less").pvalue
+    interval = scipy.stats.binomtest(wins, n).proportion_ci(method="exact")
     share = Estimate(wins / n, float(interval.low), float(interval.high))
     return Equivalence(share, float(max(low, high)))
 
 
 def hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Hilbert–Schmidt independence criterion, biased, Gaussian kernels of median width.
+    """Compute the biased Hilbert–Schmidt independence criterion, Gaussian kernels of median width.
 
     tr(K H L H) / n² with H = 1 − 1/n (Gretton et al., 2005).
 
@@ -170,7 +169,7 @@ def hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def independence_p(x: np.ndarray, y: np.ndarray, *, draws: int = 999, seed: int = 0) -> float:
-    """P-value of "x and y are independent", by permuting one of them.
+    """Compute the p-value of "x and y are independent" by permuting one of them.
 
     Args:
         x: (N,) or (N, a), such as m(M).
@@ -193,7 +192,7 @@ def independence_p(x: np.ndarray, y: np.ndarray, *, draws: int = 999, seed: int 
 def independence_power(
     count: int, alpha: float, *, correlation: float = 0.5, draws: int = 600
 ) -> float:
-    """How often `independence_p` finds two Gaussian variables of some correlation dependent.
+    """Estimate the power of `independence_p` on two correlated Gaussian variables.
 
     Independence is claimed by not rejecting it, which few prompts do as well. So the judge asks
     for a power of at least 0.8 before it says that the claim holds.
@@ -223,7 +222,7 @@ def independence_power(
 
 
 def below(values: np.ndarray, bound: float) -> float:
-    """Is the mean below a bound? One-sided t-test.
+    """Test by a one-sided t-test whether a mean is below a bound.
 
     Args:
         values: (N,) per prompt.
@@ -241,12 +240,12 @@ def below(values: np.ndarray, bound: float) -> float:
         return 1.0
     if np.ptp(values) <= 1e-12 * max(abs(bound), np.abs(values).max()):
         return 0.0 if values.mean() < bound else 1.0
-    found: Any = stats.ttest_1samp(values, bound, alternative="less")
+    found: Any = scipy.stats.ttest_1samp(values, bound, alternative="less")
     return float(found.pvalue)
 
 
 def jaccard(one: set, other: set) -> float:
-    """|A ∩ B| / |A ∪ B|; 1 for two empty sets.
+    """Compute |A ∩ B| / |A ∪ B|; 1 for two empty sets.
 
     Example:
         >>> jaccard({1, 2}, {2, 3})
@@ -257,7 +256,7 @@ def jaccard(one: set, other: set) -> float:
 
 
 def stability(sets: Sequence[set]) -> Estimate:
-    """Mean Jaccard over all pairs of circuits, with the range of the middle 95% of pairs.
+    """Compute the mean Jaccard index of all pairs of circuits, with the middle 95% of pairs.
 
     Args:
         sets: Circuits found with other seeds or bootstrapped prompts; two or more.
@@ -276,7 +275,7 @@ def stability(sets: Sequence[set]) -> Estimate:
 
 
 def super_additivity(joint: np.ndarray, single: np.ndarray) -> np.ndarray:
-    """How much more is lost by ablating all together than one by one.
+    """Compute how much more is lost by ablating all together than one by one.
 
     Args:
         joint: (N,) loss when all are ablated.
@@ -294,9 +293,9 @@ def _gram(values: np.ndarray) -> np.ndarray:
     rows = np.asarray(values, np.float64).reshape(len(values), -1)
     if len(rows) < 4:
         raise InputError("prompts", got=len(rows), expected="four or more to test independence")
-    distances = pdist(rows, "sqeuclidean")
+    distances = scipy.spatial.distance.pdist(rows, "sqeuclidean")
     width = np.median(distances[distances > 0]) if (distances > 0).any() else 1.0
-    return np.exp(-squareform(distances) / width)
+    return np.exp(-scipy.spatial.distance.squareform(distances) / width)
 
 
 def _centred(kernel: np.ndarray) -> np.ndarray:

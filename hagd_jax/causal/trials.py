@@ -22,7 +22,7 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """All runs under one ablation, and where in the list each group stands.
+    """Trials are all runs under one ablation, with the position of each group of runs.
 
     Rows 0 to 3 of what `behaviour(..., with_model=True)` gives for `masks` are the model, the empty
     circuit, the circuit, and the model without it; slices count the same way.
@@ -74,7 +74,7 @@ def make_trials(
     subsets: int,
     seed: int,
 ) -> Trials:
-    """Draw all of them.
+    """Draw the masks of all trials of a circuit.
 
     Args:
         circuit: The circuit.
@@ -125,21 +125,21 @@ def make_trials(
 
 
 def existing(parts: Parts) -> np.ndarray:
-    """(P,) which places of a flat mask are members that there are."""
+    """Mark the (P,) places of a flat mask at which the model has a unit."""
     if isinstance(parts, Components):
         return parts.space.flat().astype(bool)
     return np.ones(parts.space.nodes, bool)
 
 
 def without(flat: np.ndarray, out: Any) -> np.ndarray:
-    """A flat mask with some places false."""
+    """Return a copy of a flat mask with some places set to false."""
     changed = flat.copy()
     changed[np.asarray(out, int)] = False
     return changed
 
 
 def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """Which layer and kind each place of a flat mask is of.
+    """Number the group, layer by kind, of each place of a flat mask.
 
     Args:
         parts: What circuits consist of.

@@ -21,8 +21,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.transcoders import Transcoder
-from hagd_jax.units import Dictionary
+from hagd_jax.units import Source
 from hagd_jax.units.components import components, parts_of
 
 
@@ -32,14 +31,12 @@ def validate(
     task: Task,
     config: ValidateConfig = ValidateConfig(),
     *,
-    dictionary: Dictionary | Transcoder | None = None,
-    split: str = "test",
-    seed: int = 0,
+    dictionary: Source | None = None,
     others: Sequence[Task] = (),
     again: Sequence[AnyCircuit] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ValidationReport:
-    """Judge a circuit: test what is claimed of it.
+    """Test a circuit's claims by ablation, and return a verdict on it.
 
     Only what the circuit was not found by looking at decides (`circuit.seen`): prompts that it has
     seen are left out, ablations that it was found with are measured and decide nothing, and the
@@ -49,10 +46,8 @@ def validate(
         model: The model that the circuit was found in.
         circuit: The circuit, of nodes or of edges.
         task: The behaviour.
-        config: How hard.
+        config: How hard, and on which split.
         dictionary: Whose nodes the circuit's are; neurons by default. Edges need none.
-        split: Prompts to judge on; a split that the circuit has seen decides nothing.
-        seed: Of controls, subsets, bootstraps, permutations.
         others: Other tasks of this model, that should not need the circuit (specificity).
         again: Circuits found with other seeds or other prompts (stability).
         progress: Called with the name of each finished ablation.
@@ -79,11 +74,11 @@ def validate(
     edges = isinstance(circuit, EdgeCircuit)
     parts = parts_of(model, components(model) if edges else dictionary)
     _require_own(circuit, again, parts, task)
-    bench = Bench(model, parts, config, split, seed)
+    bench = Bench(model, parts, config)
     tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
         circuit, parts, controls=config.controls, members=config.members, pairs=config.pairs,
-        subsets=config.subsets, seed=seed,
+        subsets=config.subsets, seed=config.seed,
     )  # fmt: skip
     tell = progress or (lambda ablation: None)
     judge = _all if config.claims == "all" else _core
@@ -91,13 +86,13 @@ def validate(
     units = int(existing(parts).sum())
     own = tests[0]
     decides = any(claim.decides for claim in claims)
-    claims = [size(len(circuit), units, split, decides=decides), *claims]
+    claims = [size(len(circuit), units, config.split, decides=decides), *claims]
     if again and config.claims == "all":
         sets = [set(found.places().tolist()) for found in (circuit, *again)]
-        claims.append(stable(sets[0], sets[1:], units, alpha=config.alpha, seed=seed))
+        claims.append(stable(sets[0], sets[1:], units, alpha=config.alpha, seed=config.seed))
     clusters = own.judged.clusters
     return ValidationReport(
-        circuit, tuple(claims), len(own.judged), split, units, tuple(seen), own.aside,
+        circuit, tuple(claims), len(own.judged), config.split, units, tuple(seen), own.aside,
         1 if clusters is None else int(clusters.max()) + 1,
     )  # fmt: skip
 
@@ -120,7 +115,7 @@ def _all(
             ends = {x.task.name: bench.runs(x, trials, ablation, trials.ends) for x in others}
             made.append(specificity(runs, ends))
         for turn in range(bench.config.permuted):
-            lost = dataclasses.replace(bench, model=permuted(bench.model, bench.seed + turn))
+            lost = dataclasses.replace(bench, model=permuted(bench.model, bench.config.seed + turn))
             made.append(control(lost.runs(test, trials, ablation, trials.ends)))
         claims += _enough(made, test, ablation)
         seen.append(evidence(runs, circuit, reference_words(test.judged)))

@@ -16,7 +16,7 @@ ACCEPTED, REJECTED = "accepted", "rejected"
 
 @dataclasses.dataclass(frozen=True)
 class ValidationReport:
-    """What was claimed of a circuit, and what came of it.
+    """A report holds the claims tested of a circuit, and their results.
 
     A claim holds, fails, or has not enough data. A circuit is accepted if all claims that decide
     hold, rejected if one of them fails, and has not enough data otherwise. The core claims decide
@@ -48,17 +48,17 @@ class ValidationReport:
 
     @property
     def decisive(self) -> tuple[Claim, ...]:
-        """The claims that decide."""
+        """Return the claims that decide."""
         return tuple(claim for claim in self.claims if claim.decides)
 
     @property
     def accepted(self) -> bool:
-        """Whether all decisive claims hold, and there are some."""
+        """Tell whether all decisive claims hold, and there are some."""
         return bool(self.decisive) and all(c.verdict == HOLDS for c in self.decisive)
 
     @property
     def verdict(self) -> str:
-        """`accepted`, `rejected`, or `not enough data`."""
+        """Return `accepted`, `rejected`, or `not enough data`."""
         if self.accepted:
             return ACCEPTED
         undecided = {c.verdict for c in self.decisive} <= {HOLDS, UNKNOWN}
@@ -66,24 +66,24 @@ class ValidationReport:
 
     @property
     def share(self) -> float:
-        """What share of the model's units the circuit is."""
+        """Return the circuit's share of the model's units."""
         return len(self.circuit) / max(self.units, 1)
 
     @property
     def able(self) -> bool:
-        """Whether the model has the behaviour: right on more than half, at the interval's end."""
+        """Tell whether the model is right on more than half, at the interval's lower end."""
         return bool(self.evidence) and self.evidence[0].accuracy[0].low > ABLE
 
     @property
     def headline(self) -> str:
-        """The verdict with what it rests on, such as `accepted on 64 test prompts under mean`."""
+        """State the verdict and its basis, as `accepted on 64 test prompts under mean`."""
         names = sorted({c.ablation for c in self.decisive if c.ablation})
         if not names:
             return f"{self.verdict}: nothing on the {self.split} split can decide"
         return f"{self.verdict} on {self.prompts} {self.split} prompts under {', '.join(names)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the report as plain values for JSON."""
         return {
             "verdict": self.verdict,
             "headline": self.headline,

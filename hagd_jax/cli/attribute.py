@@ -21,8 +21,7 @@ from hagd_jax.graphs import AttributionConfig, AttributionGraph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.report.feature_cards import token_text
 from hagd_jax.report.graph_data import word_of
-from hagd_jax.report.graph_page import graph_page
-from hagd_jax.report.progress import bars
+from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.units.dictionary import NEURONS
 
 
@@ -59,18 +58,19 @@ class Attribute:
     config: Annotated[AttributionConfig, tyro.conf.arg(name="")] = AttributionConfig()
 
 
-def run_attribute(command: Attribute, line: str = "") -> AttributionGraph:
+def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> AttributionGraph:
     """`hagd attribute`.
 
     Args:
         command: The parsed arguments.
         line: What the user typed, for the report.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
 
     Returns:
         The graph, which was also saved.
     """
     require_writable(command.out)
-    session = Session(command.devices, line)
+    session = Session(command.devices, line, stop)
     with pipeline.only_writer(command.out, wait=command.wait):
         return _attribute(command, session)
 
@@ -79,7 +79,7 @@ def _attribute(command: Attribute, session: Session) -> AttributionGraph:
     """Find the graph, and write it."""
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
-    with bars() as progress:
+    with bars(stop=session.stop) as progress:
         graph = graphs.attribute(
             model,
             nodes,
@@ -95,6 +95,9 @@ def _attribute(command: Attribute, session: Session) -> AttributionGraph:
     if command.supernodes:
         names = _names(graph, contexts, model)
         groups = hierarchy.supernodes(graph, most=command.supernodes, names=names)
+    # Drawing takes a third of a second to import.
+    from hagd_jax.report.graph_page import graph_page
+
     page = graph_page(
         graph, contexts=contexts, tokenizer=model.tokenizer, facts=facts, supernodes=groups
     )

@@ -17,7 +17,7 @@ from hagd_jax.errors import ConfigError
 from hagd_jax.files import require_writable
 from hagd_jax.pipeline import NAMES, ExtractConfig
 from hagd_jax.report import Report, circuit_table, verdict_table
-from hagd_jax.report.progress import Bars, bars
+from hagd_jax.report.progress import Bars, Stop, bars, never
 
 _STAGE = "|".join(NAMES)
 
@@ -56,12 +56,13 @@ class Extract:
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")] = ExtractConfig()
 
 
-def run_extract(command: Extract, line: str = "") -> Report | None:
+def run_extract(command: Extract, line: str = "", stop: Stop = never) -> Report | None:
     """Run `hagd extract`.
 
     Args:
         command: The parsed arguments.
         line: The command line, for the report.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
 
     Returns:
         The report that was written; None if `--until` stopped before the page.
@@ -70,15 +71,16 @@ def run_extract(command: Extract, line: str = "") -> Report | None:
     until = pipeline.require_stage(command.until, "--until")
     out = command.out or Path("runs") / name.partition(":")[0]
     require_writable(out)
-    session = Session(command.devices, line)
+    session = Session(command.devices, line, stop)
     with pipeline.only_writer(out, wait=command.wait):
-        return _extract(command, session, until, out)
+        return _extract(command, session, until)
 
 
-def _extract(command: Extract, session: Session, until: str, out: Path) -> Report | None:
+def _extract(command: Extract, session: Session, until: str) -> Report | None:
     """Run the stages, and show what they found."""
     name, config = tasks.find(command.task), command.config
-    with bars() as progress:
+    out = command.out or Path("runs") / name.partition(":")[0]
+    with bars(stop=session.stop) as progress:
         model = _model(command, name, session, progress)
         task = tasks.task(name, model, sizes=config.sizes, seed=config.seed)
         run = pipeline.open_extraction(

@@ -33,12 +33,13 @@ class PlanMemory:
     capture: tuple[str, ...] = ("resid_post", "head_out", "mlp_out")
 
 
-def run_plan(command: PlanMemory, line: str = "") -> parallel.Plan:
+def run_plan(command: PlanMemory, line: str = "", stop: object = None) -> parallel.Plan:
     """`hagd plan`.
 
     Args:
         command: The parsed arguments.
         line: What the user typed; not needed here.
+        stop: Not needed either: nothing is saved.
 
     Returns:
         The account that was printed.

@@ -8,6 +8,7 @@ import time
 from hagd_jax import models, parallel, transcoders, units
 from hagd_jax.cli.cluster import Cluster
 from hagd_jax.pipeline.facts import facts
+from hagd_jax.report.progress import Stop, never
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -30,11 +31,12 @@ class Session:
     Args:
         devices: Where to run.
         line: The command line, for the record.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
     """
 
-    def __init__(self, devices: Devices, line: str = ""):
+    def __init__(self, devices: Devices, line: str = "", stop: Stop = never):
         self.began = time.monotonic()
-        self.line = line
+        self.line, self.stop = line, stop
         devices.cluster.start()
         self.mesh = parallel.make_mesh(devices.mesh)
 

@@ -15,8 +15,7 @@ from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.corpus import Corpus, CorpusConfig, open_corpus
 from hagd_jax.errors import ConfigError
-from hagd_jax.report.progress import Bars, bars
-from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
+from hagd_jax.report.progress import Bars, Stop, bars, never
 from hagd_jax.transcoders import TrainConfig, Transcoder
 
 
@@ -60,21 +59,24 @@ class TrainTranscoder:
                 raise ConfigError(field, got=getattr(self, field), expected=f"{least} or more")
 
 
-def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder:
+def run_train_transcoder(
+    command: TrainTranscoder, line: str = "", stop: Stop = never
+) -> Transcoder:
     """`hagd train-transcoder`.
 
     Args:
         command: The parsed arguments.
         line: What the user typed, for the report.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
 
     Returns:
         The transcoder, which was also saved in the run's folder.
     """
-    session = Session(command.devices, line)
+    session = Session(command.devices, line, stop)
     run = pipeline.open_run(
         command.out, _decisive(command), overwrite=command.overwrite, wait=command.wait
     )
-    with bars() as progress:
+    with bars(stop=session.stop) as progress:
         model = session.model(command.model, command.model_dtype)
         corpus = open_corpus(command.corpus, model, command.text, progress=progress.update)
         transcoder = pipeline.trained(
@@ -86,6 +88,9 @@ def run_train_transcoder(command: TrainTranscoder, line: str = "") -> Transcoder
         )
         contexts = _contexts(command, model, transcoder, corpus, run, progress)
     facts = session.facts(model, corpus=f"{corpus.name} ({corpus.fingerprint})")
+    # Drawing takes a third of a second to import.
+    from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
+
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
     run.write("report.html", transcoder_page(report))
     if parallel.is_main():

@@ -23,8 +23,7 @@ from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.report.claims_table import claims_table
-from hagd_jax.report.progress import bars
-from hagd_jax.report.validation_page import validation_page
+from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.tasks import Sizes
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
@@ -44,8 +43,6 @@ class Validate:
         wait: Wait while another process writes there, instead of ending at once.
         others: Other tasks of the model, which should not need the circuit.
         again: Circuits found with other seeds or prompts, which should be the same.
-        split: Split to judge on; one that the circuit has seen is shown and decides nothing.
-        seed: Of prompts, controls, bootstraps and permutations.
         sizes: Prompts in each split.
         dtype: Of weights and computation: float32 or bfloat16.
         devices: The devices to run on.
@@ -61,25 +58,24 @@ class Validate:
     wait: bool = False
     others: tuple[str, ...] = ()
     again: tuple[Path, ...] = ()
-    split: str = "test"
-    seed: int = 0
     sizes: Sizes = Sizes()
     dtype: str = "float32"
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
     config: Annotated[ValidateConfig, tyro.conf.arg(name="")] = ValidateConfig()
 
 
-def run_validate(command: Validate, line: str = "") -> ValidationReport:
+def run_validate(command: Validate, line: str = "", stop: Stop = never) -> ValidationReport:
     """`hagd validate`.
 
     Args:
         command: The parsed arguments.
         line: What the user typed, for the record.
+        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
 
     Returns:
         The report, which was also saved.
     """
-    session = Session(command.devices, line)
+    session = Session(command.devices, line, stop)
     out = command.out or command.circuit.with_name("validation.json")
     circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
     require_writable(out.parent)
@@ -100,23 +96,26 @@ def _validate(
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
     task, *others = (
-        tasks.task(each, model, sizes=command.sizes, seed=command.seed)
+        tasks.task(each, model, sizes=command.sizes, seed=command.config.seed)
         for each in (name, *map(tasks.find, command.others))
     )
     for note in task.notes:
         show(escape(note))
     done: list[str] = []
-    with bars() as progress:
+    with bars(stop=session.stop) as progress:
 
         def tell(ablation: str) -> None:
             done.append(ablation)
             progress.update("judge", len(done), len(command.config.ablations))
 
         report = validate(
-            model, circuit, task, command.config, dictionary=nodes, split=command.split,
-            seed=command.seed, others=others, again=again, progress=tell,
+            model, circuit, task, command.config, dictionary=nodes, others=others, again=again,
+            progress=tell,
         )  # fmt: skip
     if parallel.is_main():
+        # Drawing takes a third of a second to import.
+        from hagd_jax.report.validation_page import validation_page
+
         record = report.to_json() | {"command": session.line}
         write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
         facts = session.facts(model, circuit=str(command.circuit))

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which part of every batch a process takes: the `index`-th of `count` equal ones."""
+    """A share is the part of every batch that one process takes: the `index`-th of `count`."""
 
     index: int = 0
     count: int = 1
 
 
 class Batches(Iterator[Batch]):
-    """Batches of a corpus, one epoch after another; it never ends.
+    """Batches iterate over a corpus endlessly, epoch after epoch.
 
     Args:
         dataset: The batches, as Grain makes them.
@@ -44,11 +44,11 @@ class Batches(Iterator[Batch]):
         return next(self._iterator)
 
     def state(self) -> dict[str, Any]:
-        """The position, for JSON; the same in every process."""
+        """Return the position as JSON values, the same in every process."""
         return self._identity | {"position": self._iterator.get_state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as if the batches before `state` had just been given.
+        """Continue after the batch at which `state` was taken.
 
         Args:
             state: From `state()`, of this or another process or run.
@@ -77,7 +77,7 @@ class Batches(Iterator[Batch]):
 
 
 def shuffled(rows: Rows, batch_size: int, seed: int, share: Share) -> grain.IterDataset[Batch]:
-    """Batches in another order each epoch, a permutation of all rows.
+    """Iterate over batches in a new random order each epoch.
 
     They run across epochs, so that no row is left out.
 
@@ -113,7 +113,7 @@ def shuffled(rows: Rows, batch_size: int, seed: int, share: Share) -> grain.Iter
 def in_order(
     rows: grain.IterDataset[Batch], batch_size: int, share: Share
 ) -> grain.IterDataset[Batch]:
-    """Batches of rows as they come.
+    """Iterate over batches of rows in their order.
 
     Args:
         rows: The rows, without end.

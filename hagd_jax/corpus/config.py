@@ -10,7 +10,7 @@ from hagd_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """What decides which sequences there are, and which of them are trained on.
+    """Configure the sequences of a corpus and which of them are held out.
 
     Attributes:
         length: Tokens of a sequence, T, the beginning token included. Prompts of a task are not
@@ -53,13 +53,13 @@ class CorpusConfig:
 
 
 def require_whole(field: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
+    """Refuse a value that is not a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(field, got=repr(value), expected=f"a whole number, {least} or more")
 
 
 def require_seed(seed: Any) -> None:
-    """Refuse what is no seed."""
+    """Refuse a value that is not a seed."""
     require_whole("seed", seed, 0)
     if seed >= 2**32:
         raise ConfigError("seed", got=seed, expected=f"at most {2**32 - 1}")

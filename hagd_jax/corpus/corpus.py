@@ -28,7 +28,7 @@ PARTS = ("train", "held_out")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokens to train on and to measure on, which have no document in common.
+    """A corpus has tokens to train on and to measure on, with no document in common.
 
     Attributes:
         name: Where it came from, for records.
@@ -47,7 +47,7 @@ class Corpus:
 
     @classmethod
     def of_rows(cls, name: str, train: Rows, held_out: Rows, model: LanguageModel) -> Corpus:
-        """A corpus in memory, checked against the model that shall read it.
+        """Make a corpus in memory, checked against the model that reads it.
 
         Raises:
             ConfigError: If its rows are longer than the model's positions.
@@ -71,7 +71,7 @@ class Corpus:
         part: str = "train",
         share: tuple[int, int] = (0, 1),
     ) -> Batches:
-        """Batches without end.
+        """Iterate over training batches endlessly.
 
         Rows in memory come in a new order each epoch, every one exactly once; a stream comes in
         its own order, again from the start when it ends.
@@ -108,7 +108,7 @@ class Corpus:
         return Batches(dataset, identity | {"seed": seed})
 
     def held_out_batches(self, sequences: int, batch_size: int = 8) -> list[Batch]:
-        """The first held-out sequences, to measure on.
+        """List batches of the first held-out sequences.
 
         Args:
             sequences: How many; all of them if there are fewer.
@@ -149,7 +149,7 @@ def corpus_of_tokens(
     *,
     lengths: np.ndarray | None = None,
 ) -> Corpus:
-    """A corpus from rows of token ids; equal rows count once, so that none is in both parts.
+    """Make a corpus from rows of token ids; equal rows count once.
 
     Args:
         name: For records.

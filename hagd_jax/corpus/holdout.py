@@ -8,7 +8,7 @@ import numpy as np
 
 
 def draw(document: int, seed: int) -> float:
-    """A number from 0 to 1 that depends on a document's place and a seed alone.
+    """Draw a number from 0 to 1 that depends only on a document's index and a seed.
 
     Args:
         document: Its place among the documents.
@@ -26,7 +26,7 @@ def draw(document: int, seed: int) -> float:
 
 
 def held_out_mask(documents: int, count: int, seed: int) -> np.ndarray:
-    """Choose the documents with the smallest draws.
+    """Mark the documents with the smallest draws as held out.
 
     Args:
         documents: How many there are.

@@ -19,7 +19,7 @@ _SPEC = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([^:@]+))?(?:@(.+))?")
 
 
 class DataSet(NamedTuple):
-    """A data set of the hub.
+    """A data set of the Hugging Face hub is named by repository, configuration and split.
 
     Attributes:
         path: `owner/name`.
@@ -51,7 +51,7 @@ class DataSet(NamedTuple):
 
 
 def hub_corpus(source: str, model: LanguageModel, config: CorpusConfig) -> Corpus:
-    """A corpus that streams a data set; each example is a document.
+    """Make a corpus that streams a data set; each example is a document.
 
     Documents are held out by a draw from their number. A pass over the held-out part streams
     through the others too.

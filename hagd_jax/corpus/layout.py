@@ -14,7 +14,7 @@ from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
 
 
 class Batch(NamedTuple):
-    """Rows of tokens, on the host.
+    """A batch holds rows of tokens, on the host.
 
     Attributes:
         tokens: (B, T) int32 ids; one row alone is (T,).
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The arrangement of a row.
+    """A layout arranges the tokens of a row.
 
     Attributes:
         length: Tokens of a row, T.
@@ -48,7 +48,7 @@ class Layout:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer | None, config: CorpusConfig) -> Layout:
-        """The arrangement that a tokenizer's special tokens allow.
+        """Make the layout that a tokenizer's special tokens allow.
 
         Args:
             tokenizer: Of the model, if it has one.
@@ -82,11 +82,11 @@ class Layout:
 
     @property
     def body(self) -> int:
-        """Tokens of the corpus in a row."""
+        """Return the number of corpus tokens in a row."""
         return self.length - len(self.begin)
 
     def weigh(self, tokens: np.ndarray, real: np.ndarray) -> Batch:
-        """Rows with their weights.
+        """Add weights to rows.
 
         Args:
             tokens: (..., T) ids.
@@ -100,7 +100,7 @@ class Layout:
         return Batch(tokens.astype(np.int32), weight.astype(np.float32))
 
     def rows(self, body: np.ndarray, real: np.ndarray) -> Batch:
-        """Rows from what follows their beginning tokens.
+        """Make rows from what follows their beginning tokens.
 
         Args:
             body: (..., `body`) ids.
@@ -117,7 +117,7 @@ class Layout:
 
 
 def require_tokenizer(model: LanguageModel) -> Tokenizer:
-    """The model's tokenizer.
+    """Return the model's tokenizer, refusing a model without one.
 
     Raises:
         InputError: If it has none, or one with more tokens than the model.

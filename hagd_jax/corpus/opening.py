@@ -28,7 +28,7 @@ def open_corpus(
     *,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Open what a transcoder of a model is trained on.
+    """Open the corpus on which a model's transcoder is trained.
 
     Args:
         source: One of

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """An endless sequence of rows, epoch after epoch.
+    """An order is an endless sequence of shuffled rows, epoch after epoch.
 
     A permutation is kept as 8 bytes a row. Grain's own shuffle keeps nothing, but encrypts in a
     domain of at least 2^16: that is up to 2^16 / N ciphers for each of N rows, milliseconds a row

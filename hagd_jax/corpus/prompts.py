@@ -12,7 +12,7 @@ from hagd_jax.tasks import Sizes, Task, task
 
 
 def task_corpus(source: str | Task, model: LanguageModel, config: CorpusConfig) -> Corpus:
-    """Clean and corrupted prompts of a task's discover split, one a row.
+    """Make a corpus of clean and corrupted prompts of a task's discover split, one per row.
 
     They stay as the task makes them: not packed, and begun as its tokenizer begins a prompt.
 

@@ -14,7 +14,7 @@ from hagd_jax.corpus.layout import Batch, Layout
 
 
 class Rows(abc.ABC):
-    """A sequence of rows; `rows[3]` is one of them, `rows[:8]` or `rows[array]` a batch."""
+    """Rows are a sequence: `rows[3]` is one of them, `rows[:8]` or `rows[array]` a batch."""
 
     layout: Layout
 
@@ -29,14 +29,14 @@ class Rows(abc.ABC):
     @property
     @abc.abstractmethod
     def padded(self) -> bool:
-        """Whether some row is filled up."""
+        """Tell whether some row is padded."""
 
     @abc.abstractmethod
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that it holds, for a fingerprint."""
+        """List all arrays that it holds, for a fingerprint."""
 
     def fingerprint(self) -> str:
-        """A name for the content: equal rows have equal names."""
+        """Hash the content: equal rows have equal fingerprints."""
         state = hashlib.blake2b(repr(self.layout).encode(), digest_size=8)
         for array in self.arrays():
             # Whatever the width they are kept in.
@@ -46,7 +46,7 @@ class Rows(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed(Rows):
-    """A long text cut into rows without a gap; the last one is filled up.
+    """A long text is cut into rows without gaps; the last one is padded.
 
     Attributes:
         stream: (N,) ids of all documents, one after another.
@@ -75,17 +75,17 @@ class Packed(Rows):
 
     @property
     def padded(self) -> bool:
-        """Whether the last row is filled up."""
+        """Tell whether the last row is padded."""
         return len(self.stream) % self.layout.body != 0
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """The stream."""
+        """Return the stream of tokens."""
         return (self.stream,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredRows(Rows):
-    """Rows that are there already, such as prompts.
+    """Stored rows are rows of their own already, such as prompts.
 
     Attributes:
         tokens: (N, T) ids.
@@ -113,9 +113,9 @@ class StoredRows(Rows):
 
     @property
     def padded(self) -> bool:
-        """Whether some row is shorter than the table is wide."""
+        """Tell whether some row is shorter than the table is wide."""
         return bool((self.lengths < self.layout.length).any())
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """Tokens and lengths."""
+        """Return tokens and lengths."""
         return self.tokens, self.lengths

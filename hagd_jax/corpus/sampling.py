@@ -24,7 +24,7 @@ _LOGITS = 2**26
 def self_corpus(
     model: LanguageModel, config: CorpusConfig, progress: Progress | None = None
 ) -> Corpus:
-    """A corpus sampled from the model, from its beginning token on.
+    """Make a corpus sampled from the model, starting from its beginning token.
 
     Nothing is cached between positions: it takes up to T forward passes over all sequences, which
     is quick for small models or on an accelerator, and slow for large ones on a CPU.
@@ -64,7 +64,7 @@ def sample(
     begin: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Sequences from the model's own distribution, at temperature 1.
+    """Sample sequences from the model's own distribution, at temperature 1.
 
     Args:
         model: A causal model.

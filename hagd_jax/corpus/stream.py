@@ -17,24 +17,24 @@ Example = Mapping[str, Any]
 
 
 class Documents(Protocol):
-    """What is used of `datasets.IterableDataset`: examples, and a place among them."""
+    """Documents are the part of `datasets.IterableDataset` that is used here."""
 
     def __iter__(self) -> Iterator[Example]:
         """The examples, from the start or from the state that was loaded."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The place behind the example given last."""
+        """Return the position after the last example."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next `__iter__` begin at a place."""
+        """Make the next `__iter__` begin at a position."""
         ...
 
 
 @dataclasses.dataclass(eq=False)
 class Stream(grain.IterDataset[Batch]):
-    """Rows of the documents that `keep` accepts; when they end, they begin again.
+    """A stream yields rows of the documents that `keep` accepts, over and over.
 
     As in a text of files, documents follow each other without a gap, a separator between two, and
     the last row before the end is filled up.
@@ -62,7 +62,7 @@ class Stream(grain.IterDataset[Batch]):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where reading stands between two documents.
+    """A place is a reading position between two documents.
 
     Attributes:
         source: State of the documents; None at their start.
@@ -80,7 +80,7 @@ class Place:
 
 
 class StreamIterator(grain.DatasetIterator[Batch]):
-    """Iterates over the rows of a `Stream`.
+    """Iterate over the rows of a `Stream`.
 
     Its state is the place before the document read last, and how many rows were given since. It
     stays small however long that document is; restoring reads it once more.
@@ -106,7 +106,7 @@ class StreamIterator(grain.DatasetIterator[Batch]):
         return self._stream.layout.rows(np.resize(row, body), real)
 
     def get_state(self) -> dict[str, Any]:
-        """The position, for JSON."""
+        """Return the position as JSON values."""
         place = dataclasses.asdict(self._before)
         return place | {"waiting": list(self._before.waiting), "given": self._given}
 

@@ -32,7 +32,7 @@ def text_corpus(
     config: CorpusConfig,
     progress: Progress | None = None,
 ) -> Corpus:
-    """A corpus from text files; each of them is a document.
+    """Make a corpus from text files; each of them is a document.
 
     Args:
         source: As for `find_files`.
@@ -68,7 +68,7 @@ def text_corpus(
 
 
 def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a user means.
+    """Find the files that a path, pattern or folder names.
 
     Args:
         source: A file, a pattern such as `books/**/*.txt`, a folder (all files in it, at any
@@ -100,7 +100,7 @@ def _match(name: str) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; line ends become those of Unix.
+    """Read the text of a file; line ends become those of Unix.
 
     Args:
         path: The file, UTF-8.
@@ -133,7 +133,7 @@ def read_text(path: Path) -> str:
 def tokenise(
     texts: Sequence[str], tokenizer: Tokenizer, progress: Progress | None = None
 ) -> list[np.ndarray]:
-    """Token ids of texts, in parallel.
+    """Encode texts as token ids, in parallel.
 
     Args:
         texts: The texts.
@@ -174,7 +174,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
 
 
 def pieces(text: str, size: int = _PIECE) -> Iterator[str]:
-    """A text cut behind line ends, where that does not change its tokens.
+    """Cut a text after line ends where that does not change its tokens.
 
     Args:
         text: The text.

@@ -14,15 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp  # Registers bfloat16 with NumPy; safetensors cannot return it otherwise.
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.errors import (
+    CheckpointError,
+    DamagedError,
+    InputError,
+    require_index,
+    require_is,
+    require_list,
+    shown,
+)
 from hagd_jax.files import system
 from hagd_jax.files.digests import DIGEST, arrays_digest, as_bytes, require_digest
-from hagd_jax.files.writing import draft_of
+from hagd_jax.files.writing import as_path, draft_of
 
 # https://github.com/huggingface/safetensors#format
 CODES: Mapping[np.dtype[Any], str] = {
@@ -36,7 +45,7 @@ CODES: Mapping[np.dtype[Any], str] = {
 
 @dataclasses.dataclass(frozen=True)
 class PaddedRows:
-    """Rows of a tensor, each followed by zeros.
+    """Padded rows are rows of a tensor, each followed by zeros.
 
     Attributes:
         values: (rows, ...) what is written.
@@ -51,7 +60,7 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to write.
+    """A tensor to write has a dtype, a shape and blocks of bytes.
 
     Attributes:
         name: In the file.
@@ -69,7 +78,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Return its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -87,11 +96,20 @@ def whole_tensor(
     Returns:
         The tensor.
     """
+    require_is("name", name, str)
+    if not callable(value):
+        raise InputError("value", got=shown(value), expected="a function that makes the array")
+    sizes = [require_index("shape", size) for size in require_list("shape", shape, "sizes")]
+    require_is("dtype", dtype, str, type, np.dtype)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise InputError("dtype", got=shown(dtype), expected="a dtype") from error
 
     def blocks() -> Iterator[PaddedRows]:
         yield PaddedRows(value())
 
-    return Tensor(name, tuple(shape), np.dtype(dtype), blocks)
+    return Tensor(name, tuple(sizes), kind, blocks)
 
 
 def write_safetensors(
@@ -108,6 +126,13 @@ def write_safetensors(
     Raises:
         OSError: If the disk is full, or the place cannot be written to.
     """
+    path = as_path(path)
+    _require_metadata(metadata)
+    for tensor in require_list("tensors", tensors, "tensors to write"):
+        require_is("tensors", tensor, Tensor)
+        if tensor.dtype not in CODES:
+            known = ", ".join(map(str, CODES))
+            raise InputError(f"tensor {tensor.name}", got=tensor.dtype, expected=f"one of {known}")
     texts = {"format": "pt"} if metadata is None else metadata
     header: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))}
     end = 0
@@ -154,6 +179,11 @@ def save_arrays(
         ...     read_arrays(Path(folder, "a.safetensors"))
         ({'a': array([0, 1, 2])}, {'what': 'a count'})
     """
+    require_is("arrays", arrays, Mapping)
+    for name, array in arrays.items():
+        require_is("name of an array", name, str)
+        require_is(f"array {name}", array, np.ndarray, np.generic, jax.Array)
+    _require_metadata(metadata)
     # Wide numbers first: then each lies at a multiple of its own width.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     tensors = [
@@ -177,6 +207,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         DamagedError: If it is no safetensors file, or holds something else than was written.
         CheckpointError: If there is no such file.
     """
+    path = as_path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
@@ -188,3 +219,13 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     told = texts.pop(DIGEST, None)
     require_digest(path, told, None if told is None else arrays_digest(arrays, texts))
     return arrays, texts
+
+
+def _require_metadata(metadata: Any) -> None:
+    """The header's texts, if any, must be texts by name."""
+    if metadata is None:
+        return
+    require_is("metadata", metadata, Mapping)
+    for name, text in metadata.items():
+        require_is("name in metadata", name, str)
+        require_is(f"metadata {name}", text, str)

@@ -43,6 +43,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    require_is("content", content, str, bytes)
     with draft_of(path) as draft:
         write_file(draft, content)
 
@@ -141,6 +142,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: If it cannot be written; then nothing of it is left.
     """
+    path = as_path(path)
     with writing_to(path):
         draft = beside(path)
         system.make_folder(path.parent)
@@ -168,6 +170,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: If the system refuses to write, e.g. on a full disk.
     """
+    folder = as_path(folder)
     with writing_to(folder):
         draft = beside(folder)
         try:
@@ -243,6 +246,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         CheckpointError: If they cannot be.
     """
+    folder = as_path(folder, "folder")
     with writing_to(folder):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=there):

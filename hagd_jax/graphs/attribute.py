@@ -44,7 +44,7 @@ def attribute(
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> AttributionGraph:
-    """Which features, errors and tokens drive a prompt's next token, and which drive those.
+    """Attribute the logits of a prompt to features, errors and tokens by frozen gradients.
 
     Attention patterns, norm denominators and MLP outputs are held at what they are; the rest is
     linear, and A[t, s] is the gradient of t's input along what s writes. Rows are computed for

@@ -9,7 +9,7 @@ from hagd_jax.errors import require, require_number
 
 @dataclasses.dataclass(frozen=True)
 class AttributionConfig:
-    """What the graph of one prompt holds, and in which steps it is computed.
+    """Configure what an attribution graph holds and how it is computed.
 
     Attributes:
         max_feature_nodes: How many features become nodes: the most influential ones, found

@@ -24,7 +24,7 @@ GRADIENT = ("length", "batch", "act_embed")
 
 
 class Frozen(struct.PyTreeNode):
-    """What is held of one prompt's pass.
+    """A frozen pass holds the attention patterns and norm scales of a prompt.
 
     Attributes:
         pattern: (L, H, T, T) attention of each position to earlier ones.
@@ -42,7 +42,7 @@ class Frozen(struct.PyTreeNode):
 
 
 def frozen(trace: dict[str, jax.Array]) -> Frozen:
-    """Hold a pass.
+    """Keep the attention patterns and norm scales of a pass.
 
     Args:
         trace: Of one prompt, with `FROZEN_SITES` captured.
@@ -59,7 +59,7 @@ def frozen(trace: dict[str, jax.Array]) -> Frozen:
 
 
 def norm_back(gradient: jax.Array, weight: Any, gain: jax.Array, config: DecoderConfig) -> Any:
-    """From a norm's output to its input, its denominator held.
+    """Back-propagate through a norm whose denominator is frozen.
 
     Args:
         gradient: (..., D).
@@ -76,12 +76,12 @@ def norm_back(gradient: jax.Array, weight: Any, gain: jax.Array, config: Decoder
 
 
 def weight_of(params: dict[str, Any], norm: str) -> Any:
-    """The scale of a norm in float32, or None."""
+    """Return the scale of a norm in float32, or None."""
     return params[norm]["scale"].astype(jnp.float32) if norm in params else None
 
 
 def out_back(gradient: jax.Array, block: dict[str, Any], model: LanguageModel) -> jax.Array:
-    """From what attention writes to what its heads mixed, before patterns are applied.
+    """Back-propagate from the output of attention to what its heads mixed.
 
     Args:
         gradient: (T, B, D) at the output of attention.
@@ -104,7 +104,7 @@ def out_back(gradient: jax.Array, block: dict[str, Any], model: LanguageModel) -
 def value_back(
     values: jax.Array, block: dict[str, Any], gain: jax.Array, model: LanguageModel
 ) -> jax.Array:
-    """From values to the stream before the layer.
+    """Back-propagate from values to the stream before the layer.
 
     Args:
         values: (K, T, B · Dh) gradients at the values.
@@ -124,16 +124,16 @@ def value_back(
 
 
 def layer_of(tree: Any, layer: jax.Array) -> Any:
-    """One layer of a stack of arrays."""
+    """Select one layer of a pytree of stacked arrays."""
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), tree)
 
 
 def run_sites(reads: tuple[str, ...]) -> tuple[str, ...]:
-    """All the sites that attribution needs of a pass."""
+    """List the sites that attribution needs of a pass."""
     return tuple(sorted({*FROZEN_SITES, *reads}))
 
 
 def unembedding(model: LanguageModel) -> jax.Array:
-    """(D, V) whatever the model calls it."""
+    """Return the (D, V) unembedding, tied or not."""
     params = model.params
     return params["embed"]["embedding"].T if model.config.tied else params["unembed"]["kernel"]

@@ -20,7 +20,7 @@ FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
 
 
 class NodeTable(NamedTuple):
-    """N nodes in order: features by layer, position and index; errors; embeddings; logits.
+    """A table lists N nodes: features by layer, position and index; errors; embeddings; logits.
 
     Attributes:
         kind: (N,) int8, an index into `KINDS`.
@@ -49,7 +49,7 @@ class NodeTable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LogitTarget:
-    """A weighted sum of output logits at the last position, each taken from their mean.
+    """A target is a weighted sum of centred output logits at the last position.
 
     Attributes:
         label: What it is called.
@@ -66,7 +66,7 @@ class LogitTarget:
 
 @dataclasses.dataclass(frozen=True)
 class GraphInfo:
-    """Where a graph came from.
+    """The provenance of a graph records the prompt, model, dictionary and settings it came from.
 
     Attributes:
         model: Name of the model.
@@ -97,7 +97,7 @@ class GraphInfo:
 
 
 class AttributionGraph(Graph):
-    """Which feature drives which, in one prompt.
+    """An attribution graph holds the direct effects between features in one prompt.
 
     An edge s → t weighs A[t, s] = gradient of t's linear input with respect to what s writes to,
     times what s writes. The input of t is a feature's pre-activation, or a logit minus the mean
@@ -112,11 +112,11 @@ class AttributionGraph(Graph):
 
     @property
     def nodes(self) -> NodeTable:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
     def of_kind(self, kind: int) -> np.ndarray:
-        """Numbers of the nodes of a kind, such as `FEATURE`.
+        """List the numbers of the nodes of a kind, such as `FEATURE`.
 
         Raises:
             InputError: If there is no such kind.
@@ -125,7 +125,7 @@ class AttributionGraph(Graph):
         return np.flatnonzero(np.asarray(self.nodes.kind) == kind)
 
     def target(self, node: int) -> LogitTarget:
-        """What a logit node is.
+        """Return the target of a logit node.
 
         Args:
             node: Number of the node.
@@ -142,7 +142,7 @@ class AttributionGraph(Graph):
         return self.info.targets[place]
 
     def edit(self, node: int, value: float = 0.0, *, scale: float = 0.0) -> FeatureEdit:
-        """An edit of a feature node for `units.intervene`: f ← scale · f + value.
+        """Make an edit of a feature node for `units.intervene`: f ← scale · f + value.
 
         Args:
             node: Number of the node.
@@ -164,7 +164,7 @@ class AttributionGraph(Graph):
 
     @property
     def seen(self) -> Seen:
-        """The prompt that its nodes were chosen by looking at; unknown in an older file."""
+        """Return the prompt that decided its nodes; unknown in an older file."""
         info = self.info
         if not info.weights:
             return Seen.unknown()
@@ -177,7 +177,7 @@ class AttributionGraph(Graph):
         )
 
     def label(self, node: int) -> str:
-        """What a node is, in a few characters.
+        """Describe a node in a few characters.
 
         Args:
             node: Number of the node.
@@ -213,7 +213,7 @@ class AttributionGraph(Graph):
 def make_graph(
     table: NodeTable, senders: Any, receivers: Any, weights: Any, info: GraphInfo
 ) -> AttributionGraph:
-    """A graph from its parts.
+    """Make a graph from its parts.
 
     Args:
         table: N nodes.

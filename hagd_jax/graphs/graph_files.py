@@ -47,7 +47,7 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
 
 
 def load_graph(path: str | Path) -> AttributionGraph:
-    """Read what `save_graph` wrote.
+    """Read a graph that `save_graph` wrote.
 
     Args:
         path: The file.

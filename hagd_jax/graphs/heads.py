@@ -23,7 +23,7 @@ from hagd_jax.units import Directed, Source, directed
 
 @struct.dataclass
 class OnlyWrites(Intervention):
-    """Puts given values in place of the embedding and of all MLP outputs.
+    """Put given values in place of the embedding and of all MLP outputs.
 
     Attributes:
         word: (B, T, D) instead of the embedding.
@@ -38,11 +38,11 @@ class OnlyWrites(Intervention):
     reads: str = static(default="mlp_in")
 
     def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, OnlyWrites]:
-        """The given values."""
+        """Return the given values."""
         return jnp.broadcast_to(self.word, value.shape), self
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, OnlyWrites]:
-        """The given values, and what the skip connection makes of the stream."""
+        """Return the given values plus the output of the skip connection."""
         if self.W_skip is None:
             return jnp.broadcast_to(self.out, value.shape), self
         return self.out + ctx.seen[self.reads] @ self.W_skip.T, self
@@ -56,7 +56,7 @@ def edge_heads(
     *,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """How much of an edge each attention head carries, by what it writes (OV).
+    """Split edges into the shares that attention heads carry through their OV circuits.
 
     An edge sums paths of any number of heads, also of none. A head's part is the sum over the
     paths through it, ∂A[t, s] / ∂μ for its output times μ, at μ = 1: what the edge would lose
@@ -142,7 +142,7 @@ def _head_parts(
 
 @struct.dataclass
 class ScaleHeads(Intervention):
-    """Multiplies what heads put out.
+    """Multiply the outputs of heads.
 
     Attributes:
         scale: (L, B, H).
@@ -151,7 +151,7 @@ class ScaleHeads(Intervention):
     scale: Any = scanned()
 
     def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, ScaleHeads]:
-        """Scale before W_O."""
+        """Scale the head outputs before W_O."""
         return value * self.scale[:, None, :, None], self
 
 

@@ -25,7 +25,7 @@ from hagd_jax.graphs.graph import (
 
 
 class GraphScores(NamedTuple):
-    """How much of a prompt a graph explains.
+    """Replacement and completeness tell how much of a prompt a graph explains.
 
     Attributes:
         replacement: I_emb / (I_emb + I_err): of the influence that ends somewhere, the share that
@@ -39,7 +39,7 @@ class GraphScores(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What is kept of a graph.
+    """A pruning marks the nodes and edges of a graph that are kept.
 
     Attributes:
         nodes: (N,) bool.
@@ -55,7 +55,7 @@ class Pruned(NamedTuple):
 
 
 def influence(graph: AttributionGraph) -> np.ndarray:
-    """Influence of every node on the targets: I = wM + wM² + wM³ + ….
+    """Compute the influence of every node on the targets: I = wM + wM² + wM³ + ….
 
     The graph has no cycles, so the sum ends. Capped edges count where they go, as long as they
     come from errors and embeddings: what is folded of features is left out, as are features that
@@ -76,7 +76,7 @@ def influence(graph: AttributionGraph) -> np.ndarray:
 
 
 def graph_scores(graph: AttributionGraph) -> GraphScores:
-    """Replacement and completeness of a graph.
+    """Compute the replacement and completeness scores of a graph.
 
     Args:
         graph: The graph.
@@ -110,7 +110,7 @@ def graph_scores(graph: AttributionGraph) -> GraphScores:
 def prune(
     graph: AttributionGraph, *, node_threshold: float = 0.8, edge_threshold: float = 0.98
 ) -> Pruned:
-    """The nodes and edges that carry most of the influence.
+    """Select the nodes and edges that carry most of the influence.
 
     Nodes of the highest influence that have `node_threshold` of it together are kept, and all
     embeddings and logits. Influence is then taken again among them: edges that carry
@@ -144,7 +144,7 @@ def prune(
     matrix = _matrix(size, receivers, senders, len(kind), np.bincount(receivers, size, len(kind)))
     reach = _influence(matrix, weight) + weight
     mass = np.bincount(receivers, size, len(kind))
-    carried = size / np.maximum(mass, 1e-10)[receivers] * reach[receivers]
+    carried = size / _divisor(mass)[receivers] * reach[receivers]
     edges = (carried >= _threshold(carried, edge_threshold)) & among
     nodes, edges = _connected(nodes, edges, senders, receivers, kind)
     order = np.argsort(-found, kind="stable")
@@ -155,7 +155,7 @@ def prune(
 
 
 def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
-    """The nodes and edges that are kept, as a graph of its own.
+    """Make a graph of the nodes and edges that are kept.
 
     Edges that are left out go into the sums of their receivers, as if they had been folded.
 
@@ -195,7 +195,7 @@ def subgraph(graph: AttributionGraph, kept: Pruned) -> AttributionGraph:
 
 
 def require_kept(graph: AttributionGraph, kept: Pruned) -> None:
-    """Refuse what was kept of another graph.
+    """Refuse a selection made for another graph.
 
     Args:
         graph: The graph.
@@ -240,14 +240,19 @@ def _folded_shares(graph: AttributionGraph) -> np.ndarray:
     folded = np.asarray(graph.nodes.folded, np.float64)
     size = np.abs(graph.weights.astype(np.float64))
     mass = np.bincount(graph.receivers, size, len(folded)) + folded.sum(1)
-    return folded / np.maximum(mass, 1e-10)[:, None]
+    return folded / _divisor(mass)[:, None]
 
 
 def _matrix(
     size: np.ndarray, receivers: np.ndarray, senders: np.ndarray, count: int, mass: np.ndarray
 ) -> sparse.csr_matrix:
-    share = size / np.maximum(mass, 1e-10)[receivers]
+    share = size / _divisor(mass)[receivers]
     return sparse.csr_matrix((share, (receivers, senders)), shape=(count, count))
+
+
+def _divisor(mass: np.ndarray) -> np.ndarray:
+    """The mass, or 1 where nothing comes in: shares must not depend on the unit of the edges."""
+    return np.where(mass > 0, mass, 1.0)
 
 
 def _influence(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ _GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes that a graph needs beside the model and the dictionary.
+    """An estimate counts the bytes a graph needs beside the model and the dictionary.
 
     Attributes:
         pass_: The pass that is held: patterns, what features read, MLP outputs, logits.
@@ -44,12 +44,12 @@ class Memory:
 
     @property
     def device(self) -> int:
-        """What lies on the devices, all of them together."""
+        """Return the bytes on all devices together."""
         return self.pass_ + self.decoders + self.batch
 
     @property
     def host(self) -> int:
-        """What lies in the host's memory."""
+        """Return the bytes in the host's memory."""
         return self.rows + self.edges
 
     def __str__(self) -> str:
@@ -117,7 +117,7 @@ def require_memory(
     on_host: bool,
     available: int | None = None,
 ) -> None:
-    """Refuse a run that does not fit.
+    """Refuse a run that does not fit in memory.
 
     Args:
         estimate: What a run with some configuration needs.
@@ -183,7 +183,7 @@ def _difference(config: AttributionConfig, other: AttributionConfig) -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes that the host can still give; None where it does not say."""
+    """Return the bytes that the host has free; None where it does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
@@ -194,6 +194,6 @@ def free_memory() -> int | None:
 
 
 def on_host(mesh: jax.sharding.Mesh | None) -> bool:
-    """Whether arrays on the devices lie in the host's memory."""
+    """Tell whether device arrays are stored in the host's memory."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return getattr(device, "platform", "cpu") == "cpu"

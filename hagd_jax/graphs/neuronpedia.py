@@ -25,7 +25,7 @@ def to_neuronpedia(
     scan: str = "",
     labels: dict[tuple[int, int], str] | None = None,
 ) -> None:
-    """Write a pruned graph in the format that other tools' pages read.
+    """Write a pruned graph in the JSON format that Neuronpedia reads.
 
     Args:
         graph: The graph.
@@ -51,7 +51,7 @@ def neuronpedia_json(
     scan: str = "",
     labels: dict[tuple[int, int], str] | None = None,
 ) -> dict[str, Any]:
-    """What `to_neuronpedia` writes; arguments as there.
+    """Build the JSON that `to_neuronpedia` writes; arguments as there.
 
     Features are numbered by (layer, index) with Cantor's pairing, as readers of the format expect.
 
@@ -101,7 +101,7 @@ def neuronpedia_json(
 
 
 def node_id(graph: AttributionGraph, node: int) -> str:
-    """The id of a node, `layer_feature_position`: no two nodes of a graph share one.
+    """Return the id of a node, `layer_feature_position`, unique within its graph.
 
     Errors have feature −1: where they count from 0, they share ids with features.
 

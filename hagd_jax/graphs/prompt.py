@@ -36,7 +36,7 @@ _LOG = logging.getLogger("hagd_jax")
 
 
 class HeldPrompt(NamedTuple):
-    """A prompt, padded on the right where that cannot be seen.
+    """A held prompt is a padded prompt with its frozen pass and its sources.
 
     Attributes:
         model: Bare.
@@ -59,12 +59,12 @@ class HeldPrompt(NamedTuple):
     __repr__ = one_line
 
     def rows(self, targets: Targets) -> TargetRows:
-        """Rows of a batch of targets."""
+        """Compute the rows of a batch of targets."""
         own = self.dictionary
         return rows(self.model, self.found, self.held, targets, own.skip, reads=own.reads)
 
     def features(self, layer: Any, position: Any, index: Any) -> Targets:
-        """Features as targets, (B,) each; layer −1 is no target."""
+        """Compute rows with features as targets, (B,) each; layer −1 is no target."""
         places = (jnp.asarray(x, jnp.int32) for x in (layer, position, index))
         return feature_targets(self.model, self.dictionary, self.held, self.mlp_in, *places)
 
@@ -76,7 +76,7 @@ def hold_prompt(
     skip_positions: tuple[int, ...] = (0,),
     check: Callable[[Columns, int | None], None] | None = None,
 ) -> HeldPrompt:
-    """Run a prompt once, and hold what shall be held.
+    """Run a prompt once, and freeze attention patterns, norm scales and MLP outputs.
 
     Args:
         model: The model.
@@ -119,7 +119,7 @@ def hold_prompt(
 def run_pass(
     model: LanguageModel, tokens: jax.Array, last: Any, sites: tuple[str, ...]
 ) -> tuple[dict[str, jax.Array], Frozen, jax.Array]:
-    """Run a prompt.
+    """Run a prompt and capture the sites that attribution needs.
 
     Args:
         model: Bare.
@@ -145,7 +145,7 @@ def _padded_length(model: LanguageModel, nodes: Directed, length: int) -> int:
 
 
 def prompt_tokens(model: LanguageModel, prompt: Any) -> np.ndarray:
-    """The ids of a prompt.
+    """Read the token ids of a prompt.
 
     Args:
         model: The model.

@@ -22,7 +22,7 @@ from hagd_jax.units import Source, directed
 
 
 class QueryKey(NamedTuple):
-    """What makes one head look from one position at another.
+    """A decomposition splits one attention score of a head into pairs of nodes.
 
     The score before the softmax is Σ over all pairs. The last row and column are everything that
     is no node of the graph: features that were not chosen, biases.
@@ -48,7 +48,7 @@ def query_key(
     query: int,
     key: int,
 ) -> QueryKey:
-    """Which pairs of nodes make a head look from one position at another.
+    """Attribute the attention score of a head to pairs of nodes at two positions.
 
     The score is bilinear in the streams at both positions, norms held: with Q_u and K_v what node
     u adds to the query and v to the key, on all paths, it is Σ_u Σ_v R Q_u · R K_v / √d.

@@ -35,7 +35,7 @@ _PARTS = ("length", "batch", "features")
 
 
 class Targets(struct.PyTreeNode):
-    """B linear functions of the residual stream.
+    """Targets are B linear functions of the residual stream.
 
     Attributes:
         vector: (B, D) gradient at the stream that the target reads.
@@ -52,17 +52,17 @@ class Targets(struct.PyTreeNode):
 
 
 def before_layer(layer: Any) -> Any:
-    """The stage of the stream that a layer receives; of L, the final stream."""
+    """Return the stage of the stream that a layer receives; for L, the final stream."""
     return 2 * layer
 
 
 def at_mlp(layer: Any) -> Any:
-    """The stage of the stream that a layer's MLP reads."""
+    """Return the stage of the stream that a layer's MLP reads."""
     return 2 * layer + 1
 
 
 class TargetRows(struct.PyTreeNode):
-    """What B targets owe to each source.
+    """Rows hold the direct effect of each source on B targets.
 
     Attributes:
         values: (B, C) from features in the slots (L, T, K), then errors (L, T), then embeddings
@@ -88,7 +88,7 @@ def rows(
     *,
     reads: str = "mlp_in",
 ) -> TargetRows:
-    """Rows of a batch of targets.
+    """Compute the direct effects of all sources on a batch of targets.
 
     Positions are worked on in blocks, as many as the last target needs: that number is data, so
     prompts of one padded length share a program, and earlier targets cost less.
@@ -134,7 +134,7 @@ def rows(
 
 
 def block_size(length: int) -> int:
-    """Positions in a block: at least 8, at most 16 blocks, all of one size.
+    """Choose the positions in a block: at least 8, at most 16 blocks, all of one size.
 
     Example:
         >>> [block_size(length) for length in (8, 32, 48, 2048, 13)]

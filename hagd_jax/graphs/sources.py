@@ -29,7 +29,7 @@ _DENSE = 0.25
 
 
 class Sources(struct.PyTreeNode):
-    """What writes, with L layers, T positions, K slots and E edges of the layer graph.
+    """Sources are what writes to the stream: features, errors and embeddings of a prompt.
 
     Attributes:
         activation: (L, T, K) of the feature in each slot; 0 in empty ones.
@@ -53,7 +53,7 @@ class Sources(struct.PyTreeNode):
 
     @property
     def window(self) -> int:
-        """To how many layers above its own a feature writes."""
+        """Return the number of layers above its own to which a feature writes."""
         return max(r - s for s, r in zip(self.senders, self.receivers, strict=True))
 
 
@@ -65,7 +65,7 @@ def sources(
     counts: jax.Array,
     check: Callable[[int, int], None] | None = None,
 ) -> Sources:
-    """Find what writes in a prompt.
+    """Find what writes to the stream in a prompt.
 
     Args:
         model: The model.
@@ -101,12 +101,12 @@ def sources(
 
 
 def source_sites(dictionary: Directed) -> tuple[str, ...]:
-    """What `sources` needs of a pass."""
+    """List the sites that `sources` needs of a pass."""
     return (dictionary.source, "mlp_in", "mlp_out")
 
 
 def slots_for(most: int, features: int) -> int:
-    """How many slots a position gets: a few sizes, so that prompts share a compiled program.
+    """Choose the feature slots of a position from a few sizes, to share compiled programs.
 
     Args:
         most: Active features at any one position.
@@ -125,7 +125,7 @@ def slots_for(most: int, features: int) -> int:
 
 
 def round_up(count: int) -> int:
-    """The next of 8, 16, 24, 32, 48, 64, 96, 128, ...
+    """Round up to the next of 8, 16, 24, 32, 48, 64, 96, 128, ...
 
     Example:
         >>> [round_up(n) for n in (1, 9, 17, 33, 65, 2048)]
@@ -155,7 +155,7 @@ def gathered(
     counts: jax.Array,
     slots: int,
 ) -> tuple[Sources, jax.Array]:
-    """What writes, in so many slots a position, and whether it is finite; else as `sources`."""
+    """Gather sources into a fixed number of slots per position, and tell if they are finite."""
     features = dictionary.space.features
 
     def layer(found: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:

@@ -16,7 +16,7 @@ from hagd_jax.graphs.rows import TargetRows
 
 
 class Columns(NamedTuple):
-    """How many sources there are in a prompt of T (padded) positions.
+    """Columns are the sources in a prompt of T (padded) positions, in order.
 
     Attributes:
         layers: L.
@@ -30,22 +30,22 @@ class Columns(NamedTuple):
 
     @property
     def features(self) -> int:
-        """Feature slots, (L, T, K)."""
+        """Return the number of feature slots, L · T · K."""
         return self.layers * self.positions * self.slots
 
     @property
     def embeddings(self) -> int:
-        """Where the embeddings begin; errors (L, T) lie before them."""
+        """Return the first column of embeddings; errors (L, T) come before them."""
         return self.features + self.layers * self.positions
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return the number of all columns."""
         return self.embeddings + self.positions
 
 
 class RowEdges(NamedTuple):
-    """Edges of the finished graph.
+    """Row edges are the edges of the finished graph, with sums of what is left out.
 
     Attributes:
         rows: (E,) which row each belongs to.
@@ -65,7 +65,7 @@ class RowEdges(NamedTuple):
 
 
 class StoredRows(abc.ABC):
-    """R rows over the columns; made by `stored_rows`.
+    """A store holds R rows over the columns; make it with `stored_rows`.
 
     Attributes:
         columns: What they are over.
@@ -96,7 +96,7 @@ class StoredRows(abc.ABC):
         self.count = new.stop
 
     def influence(self, weights: np.ndarray) -> np.ndarray:
-        """Influence of every column, given the rows so far: I = wM + wM² + …, M = |A| row-normed.
+        """Compute each column's influence so far: I = wM + wM² + …, M = |A| row-normed.
 
         Rows of one layer read from lower ones only, so one pass from the top is the whole sum.
 
@@ -124,7 +124,7 @@ class StoredRows(abc.ABC):
 
     @abc.abstractmethod
     def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
-        """The edges from some columns, rising; the rest goes into the sums.
+        """Read the edges from some columns in rising order, and sum the rest.
 
         Args:
             columns: Those that are nodes.
@@ -136,7 +136,7 @@ class StoredRows(abc.ABC):
 
 
 class WholeRows(StoredRows):
-    """Every entry of every row."""
+    """Whole rows keep every entry."""
 
     def __init__(self, size: int, columns: Columns):
         super().__init__(size, columns)
@@ -152,7 +152,7 @@ class WholeRows(StoredRows):
             found += flow[part].astype(np.float32) @ np.abs(self.matrix[chosen[part]])
 
     def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
-        """What is not among the columns is dropped, so that nothing is folded."""
+        """Read the edges from some columns; entries of other columns are dropped, not summed."""
         chosen = self.matrix[np.ix_(order, columns)]
         rows, places = np.nonzero(chosen)
         remainder = self.total[order] - chosen.sum(1, dtype=np.float64)
@@ -160,7 +160,7 @@ class WholeRows(StoredRows):
 
 
 class StrongestRows(StoredRows):
-    """The strongest entries of every row, and the mass of the others."""
+    """Strongest rows keep their largest entries and the mass of the others."""
 
     def __init__(self, size: int, columns: Columns, most: int):
         super().__init__(size, columns)
@@ -185,7 +185,7 @@ class StrongestRows(StoredRows):
         found += np.bincount(self.index[chosen].ravel(), weights.ravel(), len(found))
 
     def edges(self, columns: np.ndarray, order: np.ndarray) -> RowEdges:
-        """What was not kept, or is not among the columns, goes into the sums."""
+        """Read the edges from some columns, and sum entries not kept or not among them."""
         place = np.full(self.columns.total, len(columns), np.int64)
         place[columns] = np.arange(len(columns))
         found, value = place[self.index[order]], self.value[order]
@@ -198,7 +198,7 @@ class StrongestRows(StoredRows):
 
 
 def stored_rows(size: int, columns: Columns, edges_per_node: int | None) -> StoredRows:
-    """An empty store.
+    """Make an empty store.
 
     Args:
         size: Rows that will come.

@@ -23,7 +23,7 @@ from hagd_jax.units import Dictionary, Features
 def difference_target(
     model: LanguageModel, right: str | int, wrong: str | int | Sequence[str | int]
 ) -> LogitTarget:
-    """The direction from a wrong answer, or the mean of several, to the right one.
+    """Make the target logit(answer) − mean logit of the distractors.
 
     Args:
         model: The model.
@@ -66,7 +66,7 @@ def _listed(asked: Any) -> list[Any]:
 
 
 def token_id(model: LanguageModel, token: str | int) -> int:
-    """The id of an output token.
+    """Find the id of an output token.
 
     Args:
         model: The model.
@@ -103,7 +103,7 @@ def choose_logits(
     config: AttributionConfig,
     asked: Iterable[str | int | LogitTarget] | str | int | LogitTarget | None,
 ) -> list[LogitTarget]:
-    """The targets of a prompt: those asked for, or its most likely next tokens.
+    """Choose the targets of a prompt: those requested, or its most likely next tokens.
 
     Args:
         model: The model.
@@ -166,7 +166,7 @@ def _checked(model: LanguageModel, target: LogitTarget) -> LogitTarget:
 def logit_targets(
     model: LanguageModel, held: Frozen, targets: Sequence[LogitTarget], position: int, size: int
 ) -> Targets:
-    """Gradients of logit targets at the final stream.
+    """Compute gradients of logit targets with respect to the final stream.
 
     Args:
         model: Bare.
@@ -211,7 +211,7 @@ def feature_targets(
     position: jax.Array,
     index: jax.Array,
 ) -> Targets:
-    """Gradients of features' pre-activations at the stream that the MLPs read.
+    """Compute gradients of features' pre-activations with respect to the stream.
 
     Of a neuron with a gate, act(g) · u, the target is the neuron itself with act(g)/g and half of
     each factor held, ½ [act(g) u' + (act(g)/g) u g']: a linear function of the MLP's input whose

@@ -26,7 +26,7 @@ _BITS = 31
 
 
 class TaskNodes(NamedTuple):
-    """N nodes, each of them in at least one prompt's graph.
+    """A table lists N nodes, each of them in at least one prompt's graph.
 
     Attributes:
         kind: (N,) int8, as in prompts' graphs.
@@ -51,7 +51,7 @@ class TaskNodes(NamedTuple):
 
 
 class TaskEdges(NamedTuple):
-    """Edges over prompts; a prompt without an edge counts as zero.
+    """Edges are averaged over prompts; a prompt without an edge counts as zero.
 
     Attributes:
         mean: (E,) float32 mean of A, signs and all.
@@ -69,7 +69,7 @@ class TaskEdges(NamedTuple):
 
 
 class TaskGraph(Graph):
-    """The mean of attribution graphs.
+    """A task graph is the mean of attribution graphs.
 
     Attributes:
         graph: Nodes are `TaskNodes`, edges `TaskEdges`.
@@ -84,26 +84,26 @@ class TaskGraph(Graph):
 
     @property
     def nodes(self) -> TaskNodes:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
     @property
     def edges(self) -> TaskEdges:
-        """The table of edges."""
+        """Return the table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
     @property
     def weights(self) -> np.ndarray:
-        """(E,) mean of A over prompts."""
+        """Return the (E,) mean of A over prompts."""
         return np.asarray(self.edges.mean)
 
     @property
     def strength(self) -> np.ndarray:
-        """(E,) mean of |A| over prompts."""
+        """Return the (E,) mean of |A| over prompts."""
         return np.asarray(self.edges.size)
 
     def to_dense(self, column: str = "mean") -> np.ndarray:
-        """An edge column as a matrix.
+        """Build the matrix of one column of edges.
 
         Args:
             column: A field of `TaskEdges`.
@@ -118,7 +118,7 @@ class TaskGraph(Graph):
         return self._dense(getattr(self.edges, column))
 
     def label(self, node: int) -> str:
-        """What a node is, such as `L3 #127 @4` or `target 0`; see `Graph.label`."""
+        """Describe a node, such as `L3 #127 @4` or `target 0`; see `Graph.label`."""
         node, table = require_index("node", node, self.count), self.nodes
         kind, index, place = (int(x[node]) for x in (table.kind, table.index, table.position))
         where = "" if place < 0 else f" @{place}"

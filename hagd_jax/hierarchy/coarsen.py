@@ -20,7 +20,7 @@ from hagd_jax.models.arrays import read_array
 
 @dataclasses.dataclass(frozen=True)
 class HierarchyConfig:
-    """How coarse each level is.
+    """Configure how coarse each level is.
 
     Attributes:
         ratio: Supernodes of a level for each node of the one below.
@@ -52,7 +52,7 @@ class HierarchyConfig:
 
 @struct.dataclass
 class Level:
-    """One level above the nodes.
+    """A level assigns every node to a supernode.
 
     Attributes:
         cluster: (n,) int32 supernode of every node of the level below.
@@ -66,13 +66,13 @@ class Level:
 
     @property
     def count(self) -> int:
-        """How many supernodes."""
+        """Return the number of supernodes."""
         return self.weights.count
 
 
 @struct.dataclass
 class Hierarchy:
-    """Levels from fine to coarse.
+    """A hierarchy lists levels from fine to coarse.
 
     Attributes:
         levels: The first is made of nodes, each other of the one before.
@@ -85,7 +85,7 @@ class Hierarchy:
     __repr__ = one_line
 
     def clusters(self) -> list[np.ndarray]:
-        """(N,) int32 supernode of every node, one array a level, coarsest first.
+        """Return the (N,) int32 supernode of every node, one array per level, coarsest first.
 
         What `search.Tree.of` takes.
         """
@@ -96,7 +96,7 @@ class Hierarchy:
         return found[::-1]
 
     def members(self, level: int, supernode: int) -> np.ndarray:
-        """The nodes within a supernode.
+        """List the nodes within a supernode.
 
         Args:
             level: Number of the level, counted from the finest, 0.
@@ -120,7 +120,7 @@ def coarsen(
     layer: np.ndarray | None = None,
     seed: int = 0,
 ) -> Hierarchy:
-    """Spectral coarsening: leading eigenvectors of the normalised Laplacian, then k-means.
+    """Coarsen a graph by leading eigenvectors of the normalised Laplacian and k-means.
 
     Levels shrink by a constant ratio, so there are O(log N) of them. A level of more than 512 nodes
     costs a bounded number of products with its weights, of at most N² operations a vector.
@@ -194,7 +194,7 @@ def level_of(
     key: jax.Array,
     config: HierarchyConfig,
 ) -> Level:
-    """Cluster the nodes of a graph: one level of `coarsen`, of fixed shapes, also inside a program.
+    """Cluster the nodes of a graph into one level, with fixed shapes, also under `jit`.
 
     Args:
         weights: Weights of the graph.
@@ -229,7 +229,7 @@ def level_of(
 
 
 def centre_groups(group: jax.Array, groups: int, count: int) -> jax.Array:
-    """Share out the centres of a level among groups, by how many nodes they have.
+    """Distribute the centres of a level over groups, in proportion to their nodes.
 
     Each group has one; the rest go by highest averages (Sainte-Laguë), so that no group has more
     centres than nodes.

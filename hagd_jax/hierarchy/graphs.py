@@ -22,7 +22,7 @@ Graph = AttributionGraph | ComponentGraph | NodeGraph | TaskGraph
 
 
 class Coarsenable(NamedTuple):
-    """A graph as the coarsening sees it.
+    """A coarsenable graph has symmetric weights and a layer for each node.
 
     Attributes:
         weights: Symmetrised |A|.
@@ -39,7 +39,7 @@ class Coarsenable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Levels(Sequence[np.ndarray]):
-    """Clusters of all nodes, one array a level, and the data that decided them.
+    """Levels hold clusters of all nodes, one array per level, and the data that decided them.
 
     Attributes:
         rows: (N,) int32 supernode of every node for each level, coarsest first.
@@ -78,12 +78,23 @@ class Levels(Sequence[np.ndarray]):
 
 
 def history(graph: Graph) -> Seen:
-    """What a graph was made by looking at; unknown where it does not say."""
+    """Return the data that a graph was made from; unknown where it is not recorded.
+
+    Args:
+        graph: A graph of any kind.
+
+    Returns:
+        Its record.
+
+    Raises:
+        InputError: If it is no graph.
+    """
+    require_is("graph", graph, AttributionGraph, ComponentGraph, NodeGraph, TaskGraph)
     return graph.seen
 
 
 def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
-    """Weights of a graph: |A| there and back.
+    """Convert a graph to symmetric weights |A|.
 
     Args:
         graph: Of a prompt, a task, components or nodes. Edges between the same two nodes add up,
@@ -115,7 +126,7 @@ def as_weights(graph: Graph, *, dense: int = DENSE) -> Coarsenable:
 def clusters_of(
     graph: NodeGraph, config: HierarchyConfig = HierarchyConfig(), *, seed: int = 0
 ) -> Levels:
-    """Cluster all nodes of a node graph; those without an edge are clustered by layer and kind.
+    """Cluster all nodes of a node graph; isolated ones are clustered by layer and kind.
 
     Args:
         graph: Node graph of a task.
@@ -157,7 +168,7 @@ def clusters_of(
 def with_rest(
     clusters: Sequence[np.ndarray], nodes: np.ndarray, group: np.ndarray
 ) -> list[np.ndarray]:
-    """Levels over all nodes from levels over some: the rest form a cluster a group.
+    """Extend levels to all nodes: the nodes not covered form one cluster per group.
 
     Args:
         clusters: (M,) supernodes of some nodes, one array a level.

@@ -18,7 +18,7 @@ def kmeans(
     *,
     iterations: int = 25,
 ) -> jax.Array:
-    """Cluster points around centres of their own group (Arthur & Vassilvitskii, 2007; Lloyd).
+    """Cluster points within their groups by k-means++ (Arthur & Vassilvitskii, 2007; Lloyd).
 
     Args:
         points: (N, d).

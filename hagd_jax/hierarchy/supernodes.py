@@ -25,7 +25,7 @@ def supernodes(
     names: Names | None = None,
     seed: int = 0,
 ) -> list[tuple[str, list[int]]]:
-    """Features that belong together, gathered by spectral coarsening.
+    """Group related features of a prompt's graph by spectral coarsening, and name the groups.
 
     The features that pruning leaves are coarsened, in bands of layers, until there are few enough
     supernodes. A supernode is called after its layers and the two words that its members stand for

@@ -21,7 +21,7 @@ _LEAST, _MOST = 1e-30, 1e30
 
 @struct.dataclass
 class Weights:
-    """W, symmetric and not negative: how strongly nodes are tied, whatever the direction.
+    """Weights are a symmetric non-negative matrix W of connection strengths between nodes.
 
     Attributes:
         dense: (N, N) float32, or None.
@@ -40,21 +40,21 @@ class Weights:
     __repr__ = one_line
 
     def times(self, x: jax.Array) -> jax.Array:
-        """W x, for (N,) or (N, m)."""
+        """Compute W x, for (N,) or (N, m)."""
         if self.dense is not None:
             return self.dense @ x
         rows = self.weight.reshape(-1, *[1] * (x.ndim - 1)) * x[self.senders]
         return jax.ops.segment_sum(rows, self.receivers, self.count)
 
     def matrix(self) -> jax.Array:
-        """(N, N) W; entries of edges that end at no node are left out."""
+        """Build the (N, N) matrix W; entries of edges that end at no node are left out."""
         if self.dense is not None:
             return self.dense
         nothing = jnp.zeros((self.count, self.count), jnp.float32)
         return nothing.at[self.receivers, self.senders].add(self.weight)
 
     def scaled(self) -> Weights:
-        """The same weights in units of the largest one."""
+        """Divide the weights by the largest one."""
         held = self.weight if self.dense is None else self.dense
         most = held.max(initial=0)
         held = held / jnp.where(most > 0, most, 1)
@@ -63,11 +63,11 @@ class Weights:
         return self.replace(dense=held)  # type: ignore[attr-defined]
 
     def degree(self) -> jax.Array:
-        """(N,) W 1."""
+        """Compute (N,) W 1."""
         return self.times(jnp.ones(self.count, jnp.float32))
 
     def merged(self, cluster: jax.Array, count: int) -> Weights:
-        """Weights between clusters: summed over their members, within a cluster as well.
+        """Sum weights between and within clusters over their members.
 
         Args:
             cluster: (N,) int32 cluster of every node.
@@ -93,7 +93,7 @@ def weights(
     *,
     dense: int = DENSE,
 ) -> Weights:
-    """Symmetrised |A| of directed edges: W = (|A| + |A|ᵀ) / 2.
+    """Symmetrise |A| of directed edges: W = (|A| + |A|ᵀ) / 2.
 
     Args:
         senders: (E,) nodes, from 0.

@@ -20,7 +20,7 @@ from hagd_jax.models.sites import BLOCK_SITES, require_site, site_shape
 
 @struct.dataclass
 class Edit(Intervention):
-    """Rewrites one site, in one layer or in all, at some positions or at all.
+    """Rewrite one site, in one layer or in all, at some positions or at all.
 
     Build it with `add` or `replace`.
 
@@ -40,11 +40,11 @@ class Edit(Intervention):
 
     @property
     def sites(self) -> frozenset[str]:
-        """The one site."""
+        """Return the one site."""
         return frozenset({self.site})
 
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Edit]:
-        """The edited value where layer and position match."""
+        """Return the edited value where layer and position match."""
         new = value + self.value if self.keep else jnp.broadcast_to(self.value, value.shape)
         here = (self.layer < 0) | (self.layer == ctx.index)
         if self.positions.ndim:
@@ -54,7 +54,7 @@ class Edit(Intervention):
         return jnp.where(here, new.astype(value.dtype), value), self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The layer exists, positions are the tokens', and the value broadcasts to the site's."""
+        """Check that the layer and positions exist and that the value broadcasts to the site."""
         if not isinstance(self.layer, Tracer) and int(self.layer) >= config.n_layers:
             raise InputError(
                 "layer", got=int(self.layer), expected=f"from 0 to {config.n_layers - 1}"

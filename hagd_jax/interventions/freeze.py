@@ -17,7 +17,7 @@ from hagd_jax.models.sites import require_sites, site_shape
 
 @struct.dataclass
 class Freeze(Intervention):
-    """Replaces sites by the values of a trace; build it with `freeze`.
+    """Replace sites by the values of a trace; build it with `freeze`.
 
     Attributes:
         blocks: Block site → (L, ...) values.
@@ -29,15 +29,15 @@ class Freeze(Intervention):
 
     @property
     def sites(self) -> frozenset[str]:
-        """The frozen sites."""
+        """Return the frozen sites."""
         return frozenset(self.blocks) | frozenset(self.outer)
 
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Freeze]:
-        """The recorded value instead of the computed one."""
+        """Return the recorded value instead of the computed one."""
         return self.blocks[site] if site in self.blocks else self.outer[site], self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Every recorded value has exactly the shape of its site."""
+        """Check that every recorded value has exactly the shape of its site."""
         layers = (config.n_layers,)
         recorded = [(site, (), value) for site, value in self.outer.items()]
         recorded += [(site, layers, value) for site, value in self.blocks.items()]

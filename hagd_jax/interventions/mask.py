@@ -21,7 +21,7 @@ Values = Mapping[str, jax.Array]
 
 @struct.dataclass
 class MaskHeads(Intervention):
-    """Interpolates what heads put out: v ← m · v + (1 − m) · alt.
+    """Interpolate the outputs of heads: v ← m · v + (1 − m) · alt.
 
     A mask of ones is exact: the value comes back bit for bit, whatever the alternatives, as long
     as they are finite (0 · ∞ is NaN).
@@ -35,12 +35,12 @@ class MaskHeads(Intervention):
     alternative: Any = scanned()
 
     def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskHeads]:
-        """Interpolate before W_O."""
+        """Interpolate the head outputs before W_O."""
         mask = self.mask[..., None, :, None]
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The mask has one entry a head, and the alternative broadcasts to the site."""
+        """Check that masks have one entry per head, and that alternatives broadcast to the site."""
         shape = (config.n_layers, tokens_shape[0], config.n_heads)
         require_mask("heads", np.shape(self.mask), shape)
         target = site_shape("head_out", config, *tokens_shape)
@@ -50,7 +50,7 @@ class MaskHeads(Intervention):
 
 @struct.dataclass
 class MaskNeurons(Intervention):
-    """Interpolates the neurons' activations, as `MaskHeads` does heads.
+    """Interpolate the activations of neurons, as `MaskHeads` does heads.
 
     Attributes:
         mask: (L, M) or (L, B, M).
@@ -61,12 +61,12 @@ class MaskNeurons(Intervention):
     alternative: Any = scanned()
 
     def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNeurons]:
-        """Interpolate after the activation function."""
+        """Interpolate the neurons after the activation function."""
         mask = self.mask[..., None, :]
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The mask has one entry a neuron, and the alternative broadcasts to the site."""
+        """Check that masks have one entry per neuron, and alternatives broadcast to the site."""
         shape = (config.n_layers, tokens_shape[0], config.d_mlp)
         require_mask("neurons", np.shape(self.mask), shape)
         target = site_shape("neuron", config, *tokens_shape)
@@ -93,7 +93,7 @@ def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
 
 
 def zero_alternative(values: Values) -> dict[str, jax.Array]:
-    """Zeros in place of every node.
+    """Make zeros in place of every node.
 
     Args:
         values: Name → (L, B, T, ...) values of nodes; only their shapes are used.
@@ -109,7 +109,7 @@ def zero_alternative(values: Values) -> dict[str, jax.Array]:
 
 
 def mean_alternative(values: Values, weight: jax.Array) -> dict[str, jax.Array]:
-    """The mean of every node at each position over reference prompts.
+    """Compute the mean of every node at each position over reference prompts.
 
     Args:
         values: Name → (L, B, T, ...) values of nodes on the reference prompts.
@@ -126,7 +126,7 @@ def mean_alternative(values: Values, weight: jax.Array) -> dict[str, jax.Array]:
 
 
 def position_sums(values: Values, weight: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-    """What `mean_alternative` divides; the sums of several batches add up.
+    """Sum node values for `mean_alternative`; the sums of several batches add up.
 
     Args:
         values: Name → (L, B, T, ...) values of nodes.
@@ -158,7 +158,7 @@ def position_sums(values: Values, weight: jax.Array) -> tuple[dict[str, jax.Arra
 def mean_of_sums(
     sums: Values, count: jax.Array, *, per_position: bool = True
 ) -> dict[str, jax.Array]:
-    """Means from (added up) results of `position_sums`; see `mean_alternative`.
+    """Compute means from (added up) results of `position_sums`; see `mean_alternative`.
 
     Args:
         sums: Name → (L, G, T, ...); G is 1, or the number of groups.
@@ -181,7 +181,7 @@ def mean_of_sums(
 
 
 def resample_alternative(values: Values, order: jax.Array) -> dict[str, jax.Array]:
-    """Every node's value from another prompt of the same batch.
+    """Take every node's value from another prompt of the same batch.
 
     Args:
         values: Name → (L, B, T, ...) values of nodes.

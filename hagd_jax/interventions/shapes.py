@@ -65,7 +65,7 @@ def require_values(what: str, values: Any, sites: Iterable[str] = (), *, axes: i
 
 
 def require_mask(what: str, shape: tuple[int, ...], target: tuple[int, int, int]) -> None:
-    """Check that a mask has one entry a node in each layer, for all prompts or for each.
+    """Check that a mask has one entry per node in each layer, for all prompts or for each.
 
     Args:
         what: The nodes, for the message.

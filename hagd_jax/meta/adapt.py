@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.errors import InputError, require_choice, require_index, require_is, require_number
 from hagd_jax.meta.describe import Described
 from hagd_jax.meta.learner import Learner, as_scores, padded, states
@@ -23,7 +23,7 @@ MAGNITUDES = 6
 
 
 class Measured(NamedTuple):
-    """Nodes that were ablated one by one.
+    """Measurements hold the effects of nodes that were ablated one by one.
 
     Attributes:
         places: (K,) int32 which.
@@ -47,7 +47,7 @@ def effects(
     ablation: str = "counterfactual",
     batch_size: int = 32,
 ) -> Measured:
-    """Measure how far the model moves when each of some nodes is ablated alone.
+    """Measure how far the model's output moves when each of some nodes is ablated alone.
 
     e = 1 + log₁₀(d / D) / 6, cut off at 0 and 1: d is KL plus the squared relative error of the
     metric, and D what ablating everything does. On a scale of magnitudes, because members of a
@@ -87,7 +87,7 @@ def effects(
     rows[-1] = False
     found = behaviour(
         model, prompts, [Nodes.from_flat(nodes.space, row) for row in rows], dictionary=nodes,
-        ablation=ablation, reference=prompts, batch_size=batch_size, with_model=True,
+        ablation=Ablation(ablation, prompts), batch_size=batch_size, with_model=True,
     )  # fmt: skip
     whole = np.asarray(found.metric[0], np.float64)
     scale = max(abs(whole.mean()), 1e-3)
@@ -133,7 +133,7 @@ def most_telling(logits: np.ndarray | Scores, count: int, *, seed: int = 0) -> n
 
 
 def adapted(learner: Learner, states: jax.Array, measured: Measured) -> jax.Array:
-    """Membership logits after an inner loop of gradient descent on the last layer.
+    """Compute membership logits after an inner loop of gradient descent on the last layer.
 
     Only the readout moves (Raghu et al., 2020, arXiv:1909.09157); how fast is learnt, with where
     it starts. The loss is of order alone: Σ (eᵢ − eⱼ)₊ log(1 + exp(zⱼ − zᵢ)) / Σ (eᵢ − eⱼ)₊, as

@@ -27,7 +27,7 @@ EDGE_COLUMNS = ("signed share of the reader's", "share of the writer's", "layers
 
 
 class Described(NamedTuple):
-    """A graph for the learner.
+    """A described graph holds features of nodes and edges for the learner.
 
     Attributes:
         graph: Nodes (N, len(NODE_COLUMNS)) and edges (2 E, len(EDGE_COLUMNS)) float32, each edge
@@ -46,7 +46,7 @@ class Described(NamedTuple):
 
 
 def describe(graph: NodeGraph, scores: Nodes | Scores | None = None) -> Described:
-    """Describe every node and edge of a node graph by numbers.
+    """Compute input features of every node and edge of a node graph.
 
     Scores are shares or ranks, eigenvectors have no sign, and layers count from 0 to 1: so that a
     node looks alike in models of any size. Influence is I = wM + wM² + …, M = |A| with rows
@@ -100,7 +100,7 @@ def describe_arrays(
     head: jax.Array, layer: jax.Array, score: jax.Array, ig: jax.Array, senders: jax.Array,
     receivers: jax.Array, values: jax.Array,
 ) -> Described:  # fmt: skip
-    """What `describe` returns, inside a program.
+    """Compute what `describe` returns, under `jit`.
 
     Args:
         head: (N,) bool; the others are features.

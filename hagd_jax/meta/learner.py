@@ -36,7 +36,7 @@ _SHIPPED = "learner.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-    """How large the learner is.
+    """Configure the size of the learner.
 
     Attributes:
         width: Of a node's state.
@@ -58,7 +58,7 @@ class LearnerConfig:
 
 
 class Learner(struct.PyTreeNode):
-    """A learner's weights.
+    """A learner is a network's weights with their configuration.
 
     Attributes:
         params: `network`, the last layer's `weight` and `bias`, and `rate`, how fast it adapts.
@@ -72,7 +72,7 @@ class Learner(struct.PyTreeNode):
 
 
 class Network(nn.Module):
-    """States of nodes: rounds of attention along edges (Veličković et al., 2018)."""
+    """The network computes node states by rounds of graph attention (Veličković et al., 2018)."""
 
     config: LearnerConfig
 
@@ -89,7 +89,7 @@ class Network(nn.Module):
         return nn.LayerNorm()(state)
 
     def attend(self, state: jax.Array, edges: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-        """What nodes take from their neighbours."""
+        """Aggregate messages from the neighbours of each node."""
         c = self.config
         senders, receivers = jnp.asarray(graph.senders), jnp.asarray(graph.receivers)
         split = lambda x: x.reshape(*x.shape[:-1], c.heads, c.width // c.heads)  # noqa: E731
@@ -103,7 +103,7 @@ class Network(nn.Module):
 
 
 def init(config: LearnerConfig, key: jax.Array) -> Learner:
-    """A learner that has learnt nothing."""
+    """Make an untrained learner."""
     require_is("config", config, LearnerConfig)
     require_key(key)
     columns = len(NODE_COLUMNS), len(EDGE_COLUMNS)
@@ -121,13 +121,13 @@ def init(config: LearnerConfig, key: jax.Array) -> Learner:
 
 @jax.jit
 def states(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
-    """(N, width) what the network makes of each node."""
+    """Compute the (N, width) states of the nodes."""
     found = Network(learner.config).apply({"params": learner.params["network"]}, graph)
     return found  # type: ignore[return-value]
 
 
 def logits(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
-    """Membership logits.
+    """Compute the membership logits of the nodes.
 
     Args:
         learner: The learner.
@@ -141,7 +141,7 @@ def logits(learner: Learner, graph: jraph.GraphsTuple) -> jax.Array:
 
 
 def score(learner: Learner, described: Described) -> Scores:
-    """Score the nodes of one graph by `logits`; they can stand where signed IG stands.
+    """Score the nodes of one graph by `logits`, in place of signed integrated gradients.
 
     Args:
         learner: The learner, such as `load()`.
@@ -173,7 +173,7 @@ def padded(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
 
 def as_scores(described: Described, values: jax.Array) -> Scores:
-    """Scores of a described graph's nodes, of which `values` has one each, and padding."""
+    """Make scores of a described graph's nodes from padded values."""
     if described.space is None:
         raise InputError("description", got="one without the space of its nodes",
                          expected="what `describe` returns")  # fmt: skip
@@ -206,7 +206,7 @@ def _shipped() -> Path:
 
 
 def load(path: str | Path | None = None) -> Learner:
-    """Read a learner.
+    """Read a learner that `save` wrote.
 
     Args:
         path: A file that `save` wrote; the one that comes with the package if None.

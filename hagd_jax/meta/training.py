@@ -14,14 +14,24 @@ import numpy as np
 import optax
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require, require_is, require_list, require_number
+from hagd_jax.errors import (
+    InputError,
+    TrainingError,
+    require,
+    require_is,
+    require_list,
+    require_number,
+)
 from hagd_jax.meta.adapt import Measured, adapted
 from hagd_jax.meta.learner import Learner, LearnerConfig, init, padded, states
+
+# Steps between looks at the loss.
+_CHECKED = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
-    """How the learner is trained.
+    """Configure how the learner is trained.
 
     Attributes:
         learner: How large it is.
@@ -52,7 +62,7 @@ class MetaConfig:
 
 
 class Example(NamedTuple):
-    """A graph whose circuit is known.
+    """An example is a graph whose circuit is known.
 
     Attributes:
         graph: From `describe`.
@@ -73,7 +83,7 @@ def train(
     *,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Learner:
-    """A learner of how members of circuits look.
+    """Train a learner to predict circuit membership from graphs with known circuits.
 
     The loss of a graph is the mean cross-entropy of its nodes, members and others weighing alike:
     once of the logits as they come, and once after the inner loop, through which it is
@@ -89,6 +99,7 @@ def train(
 
     Raises:
         InputError: If there is no example, or one all of whose nodes, or none, are members.
+        TrainingError: If the loss is not finite.
     """
     require_is("config", config, MetaConfig)
     examples = require_list("examples", examples, "graphs with known circuits")
@@ -111,7 +122,15 @@ def train(
         turn = turn or order.permutation(len(rows)).tolist()
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         params, opt_state, loss = _step(params, opt_state, rows[turn.pop()], key, own)
-        if on_step is not None and ((step + 1) % 50 == 0 or step + 1 == config.steps):
+        if (step + 1) % _CHECKED and step + 1 < config.steps:
+            continue
+        # What is not finite once stays so.
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"step {step + 1}", got="NaN or infinity", expected="finite numbers",
+                mend="Try a smaller learning_rate.",
+            )  # fmt: skip
+        if on_step is not None:
             on_step(step + 1, config.steps, float(loss))
     return Learner(params, config.learner)
 

@@ -19,7 +19,7 @@ RopeKind = Literal["linear", "dynamic", "llama3", "factors"]
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the trained context.
+    """Configure how rotary frequencies are scaled beyond the trained context.
 
     Attributes:
         kind: `linear` divides every frequency by `factor`; `dynamic` raises the base with the
@@ -63,7 +63,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Everything that decides the mathematics of a decoder; hashable, so static under `jit`.
+    """Configure the mathematics of a decoder; hashable, so static under `jit`.
 
     Attributes:
         family: Which family file translates it: `gpt2`, `gpt_neox`, `llama` or `custom`.
@@ -154,7 +154,7 @@ class DecoderConfig:
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
 
     def replace(self, **changes: Any) -> DecoderConfig:
-        """This configuration with some fields changed."""
+        """Copy this configuration with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
@@ -168,7 +168,7 @@ _FLAGS = tuple(field.name for field in dataclasses.fields(DecoderConfig) if fiel
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype meant, if a decoder can use it.
+    """Return the dtype of a name, refusing one that a decoder cannot use.
 
     Raises:
         ConfigError: If it is none of the four floating dtypes, or float64 without x64 mode.

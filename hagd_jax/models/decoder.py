@@ -25,7 +25,7 @@ from hagd_jax.models.tap import Options, Tap
 
 
 class Block(nn.Module):
-    """One layer; the scan's body."""
+    """A block is one layer, the body of the scan."""
 
     config: DecoderConfig
     options: Options
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A learned row for each token or position."""
+    """An embedding has a learned row for each token or position."""
 
     rows: int
     width: int
@@ -60,7 +60,7 @@ class Embedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, unembedding.
+    """The decoder runs embedding, blocks and unembedding.
 
     Attributes:
         config: What the mathematics is.
@@ -130,14 +130,14 @@ class Decoder(nn.Module):
 
 
 class ParamSpec(NamedTuple):
-    """What one parameter looks like: its shape, and the logical axis of each dimension."""
+    """A specification gives a parameter's shape and the logical axis of each dimension."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
 
 
 def param_specs(config: DecoderConfig) -> Mapping[str, ParamSpec]:
-    """Every parameter of a decoder, read off the module itself without allocating anything.
+    """List every parameter of a decoder from the module itself, allocating nothing.
 
     Args:
         config: The decoder.

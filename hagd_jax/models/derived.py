@@ -72,7 +72,7 @@ def with_stored_head(config: DecoderConfig, source: Source, family: Family) -> D
 
 
 def check_buffers(config: DecoderConfig, source: Source, family: Family, strict: bool) -> None:
-    """Hold stored rotary frequencies and masks against those that the configuration implies.
+    """Compare stored rotary frequencies and masks with those that the configuration implies.
 
     Args:
         config: The decoder.

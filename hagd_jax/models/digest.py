@@ -12,7 +12,7 @@ from hagd_jax.parallel import checksum
 
 
 def digest(model: LanguageModel) -> str:
-    """Eight hexadecimal digits that tell models apart; the same on every mesh.
+    """Hash a model's weights to eight hexadecimal digits, the same on every mesh.
 
     Args:
         model: The model.

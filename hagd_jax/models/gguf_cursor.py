@@ -36,7 +36,7 @@ U32, U64 = _SCALARS[_V.UINT32], _SCALARS[_V.UINT64]
 
 
 class Cursor:
-    """Reads forward through the bytes and never past them."""
+    """A cursor reads forward through bytes and never past their end."""
 
     def __init__(self, data: mmap.mmap, size: int, path: str):
         self.data, self.size, self.path = data, size, path
@@ -44,7 +44,7 @@ class Cursor:
         self.items = 0
 
     def error(self, what: str, got: object, expected: str, mend: str = DAMAGED) -> CheckpointError:
-        """A typed error that names the file."""
+        """Make a typed error that names the file."""
         return CheckpointError(f"{self.path}: {what}", got=got, expected=expected, mend=mend)
 
     def need(self, n_bytes: int, what: str) -> None:
@@ -57,17 +57,17 @@ class Cursor:
             )
 
     def take(self, n_bytes: int, what: str) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         self.need(n_bytes, what)
         self.position += n_bytes
         return self.data[self.position - n_bytes : self.position]
 
     def scalar(self, layout: struct.Struct, what: str) -> Any:
-        """The next number."""
+        """Read the next number."""
         return layout.unpack(self.take(layout.size, what))[0]
 
     def count(self, what: str, min_bytes: int) -> int:
-        """A number of entries that the rest of the file has room for."""
+        """Read a number of entries, refusing more than the rest of the file can hold."""
         n = self.scalar(U64, what)
         self.need(n * min_bytes, f"{what} ({n})")
         self.items += n
@@ -76,7 +76,7 @@ class Cursor:
         return n
 
     def name(self, what: str) -> str:
-        """A string that must be short and valid UTF-8."""
+        """Read a string that must be short and valid UTF-8."""
         length = self.scalar(U64, f"the length of {what}")
         if length > _MAX_NAME:
             raise self.error(f"the length of {what}", length, f"at most {_MAX_NAME}")
@@ -87,7 +87,7 @@ class Cursor:
             raise self.error(what, repr(raw[:80]), "UTF-8 text") from error
 
     def strings(self, n: int, key: str) -> list[str]:
-        """An array of strings; a tight loop, as vocabularies are long."""
+        """Read an array of strings."""
         data, size, position = self.data, self.size, self.position
         out: list[str] = []
         for _ in range(n):
@@ -105,7 +105,7 @@ class Cursor:
         return out
 
     def value_type(self, key: str) -> GGUFValueType:
-        """The type tag of a value."""
+        """Read the type tag of a value."""
         number = self.scalar(U32, f"the type of {key!r}")
         try:
             return GGUFValueType(number)
@@ -114,7 +114,7 @@ class Cursor:
             raise self.error(f"type of {key!r}", number, f"one of {known}") from error
 
     def value(self, kind: GGUFValueType, key: str, depth: int = 0) -> Any:
-        """A value of that type: number, bool, string or array."""
+        """Read a value of a type: number, bool, string or array."""
         if kind == GGUFValueType.STRING:
             return self.strings(1, key)[0]
         if kind != GGUFValueType.ARRAY:

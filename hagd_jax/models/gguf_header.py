@@ -37,7 +37,7 @@ _MIN_KEY_VALUE, _MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies.
+    """An entry of the table records where one tensor lies in the file.
 
     Attributes:
         name: As in the file, e.g. `blk.0.attn_q.weight`.
@@ -56,7 +56,7 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True)
 class GgufHeader:
-    """A parsed header.
+    """A parsed header holds the metadata and the tensor table.
 
     Attributes:
         path: The file.

@@ -36,7 +36,7 @@ _CHUNK_BYTES = 2**22
 
 @dataclasses.dataclass(frozen=True)
 class GgufSource:
-    """Reads slices of the tensors of a file.
+    """This source reads slices of the tensors of a GGUF file.
 
     Attributes:
         header: What the file says about itself.
@@ -45,23 +45,23 @@ class GgufSource:
     header: GgufHeader
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """List the names of all tensors."""
         return frozenset(self.header.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, row-major."""
+        """Return the shape of a tensor, row-major."""
         return self.header.tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Dtype in which `read` returns a tensor; quantized ones come as float32."""
+        """Return the dtype in which `read` returns a tensor; float32 if quantized."""
         return _PLAIN.get(self.header.tensors[name].kind, np.dtype(np.float32))
 
     def describe(self, name: str) -> str:
-        """The file and how the tensor is stored in it, for error messages."""
+        """Name the file and how it stores a tensor, for error messages."""
         return f"{self.header.path} ({self.header.tensors[name].kind.name})"
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Part of a tensor.
+        """Read part of a tensor, dequantizing it.
 
         Args:
             name: The tensor.
@@ -127,7 +127,7 @@ def _numbers(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class GgufFile:
-    """A GGUF file, opened.
+    """An opened GGUF file has a header, a configuration and a table of tensors.
 
     Attributes:
         header: What it says about itself.
@@ -144,7 +144,7 @@ class GgufFile:
     __repr__ = one_line
 
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer inside the file, or None (the log says if there is one of another kind).
+        """Build the tokenizer inside the file; None if there is none of a known kind.
 
         Raises:
             CheckpointError: If it is inconsistent.

@@ -20,7 +20,7 @@ _FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A model found.
+    """A located model has a path, and a name for records.
 
     Attributes:
         path: A folder or a file.
@@ -32,7 +32,7 @@ class Located:
 
 
 def locate(source: str | Path) -> Located:
-    """Find a model.
+    """Find a model by folder, file, preset or hub id.
 
     Args:
         source: A folder, a file, the name of a preset, or a hub id `owner/name`, with a branch or
@@ -60,7 +60,7 @@ def locate(source: str | Path) -> Located:
 
 
 def download(repository: str, revision: str | None = None) -> Path:
-    """Fetch a model from the Hugging Face hub, or find it in the local cache.
+    """Fetch a model from the Hugging Face hub or the local cache.
 
     Args:
         repository: `owner/name`.
@@ -106,7 +106,7 @@ def _fetch(preset: Preset) -> Path:
 
 
 def packaged_gguf(package: str) -> Path | None:
-    """The GGUF file inside an installed Python package, which is not imported for it.
+    """Find the GGUF file inside an installed Python package, without importing it.
 
     Args:
         package: Its import name.

@@ -41,33 +41,33 @@ def _role_field(role: str, kwargs: dict[str, Any]) -> Any:
 
 
 def scanned(**kwargs: Any) -> Any:
-    """A field whose arrays have a leading layer axis; block l sees slice l."""
+    """Declare a field whose arrays have a leading layer axis; block l sees slice l."""
     return _role_field("scanned", kwargs)
 
 
 def shared(**kwargs: Any) -> Any:
-    """A field that every block sees whole."""
+    """Declare a field that every block sees whole."""
     return _role_field("shared", kwargs)
 
 
 def carried(**kwargs: Any) -> Any:
-    """A field handed from block to block; methods may return `self.replace(...)` of it."""
+    """Declare a field handed from block to block; methods may return `self.replace(...)`."""
     return _role_field("carried", kwargs)
 
 
 def parts(**kwargs: Any) -> Any:
-    """A field that holds other interventions."""
+    """Declare a field that holds other interventions."""
     return _role_field("parts", kwargs)
 
 
 def static(**kwargs: Any) -> Any:
-    """A hashable field that is part of the compilation key."""
+    """Declare a hashable field that is part of the compilation key."""
     return struct.field(pytree_node=False, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a method may read besides the value.
+    """The context holds what a method may read besides the value.
 
     Attributes:
         config: The decoder's configuration.
@@ -83,7 +83,7 @@ class Context:
 
 
 class Intervention:
-    """Base of all interventions; subclasses are `flax.struct.dataclass`es.
+    """An intervention rewrites sites; subclasses are `flax.struct.dataclass`es.
 
     Raises:
         ConfigError: When a subclass defines `on_<name>` and there is no such site.
@@ -100,7 +100,7 @@ class Intervention:
 
     @property
     def sites(self) -> frozenset[str]:
-        """The sites this intervention rewrites."""
+        """List the sites that this intervention rewrites."""
         return frozenset(name[3:] for name in dir(type(self)) if name.startswith("on_"))
 
     def apply(self: Self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
@@ -121,18 +121,18 @@ class Intervention:
 
 @struct.dataclass
 class Identity(Intervention):
-    """Changes nothing."""
+    """The identity changes nothing."""
 
 
 @struct.dataclass
 class Chain(Intervention):
-    """Applies interventions in order, at every site; build it with `chain`."""
+    """A chain applies interventions in order at every site; build it with `chain`."""
 
     members: tuple[Any, ...] = parts()
 
     @property
     def sites(self) -> frozenset[str]:
-        """The union of the members' sites."""
+        """Return the union of the members' sites."""
         return frozenset().union(*(member.sites for member in self.members))
 
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Chain]:
@@ -145,7 +145,7 @@ class Chain(Intervention):
         return value, self.replace(members=tuple(members))  # type: ignore[attr-defined]
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Ask every member."""
+        """Validate every member."""
         for member in self.members:
             member.validate(config, tokens_shape)
 
@@ -168,7 +168,7 @@ def chain(*members: Intervention) -> Chain:
 
 
 class Skeleton(NamedTuple):
-    """The static part of an intervention: its structure, and the role of every array."""
+    """A skeleton is the static part of an intervention, with the role of every array."""
 
     treedef: Any
     roles: tuple[str, ...]
@@ -176,13 +176,13 @@ class Skeleton(NamedTuple):
     __repr__ = one_line
 
     def join(self, scanned: list, shared: list, carried: list) -> Any:
-        """Put arrays back where `split` took them from."""
+        """Put arrays back into the structure that `split` took them from."""
         pools = {"scanned": iter(scanned), "shared": iter(shared), "carried": iter(carried)}
         return jax.tree.unflatten(self.treedef, [next(pools[role]) for role in self.roles])
 
 
 class Split(NamedTuple):
-    """An intervention taken apart by role, ready for a scan over layers."""
+    """A split intervention has its arrays sorted by role, ready for a scan over layers."""
 
     skeleton: Skeleton
     scanned: list[jax.Array]
@@ -193,7 +193,7 @@ class Split(NamedTuple):
 
 
 def split(intervention: Intervention) -> Split:
-    """Take an intervention apart into static structure and arrays by role.
+    """Split an intervention into static structure and arrays by role.
 
     Args:
         intervention: Any intervention.

@@ -27,7 +27,7 @@ ACTIVATIONS = {
 
 
 def wide_dtype(x: jax.Array) -> Any:
-    """Where sums are taken: float32, or float64 if the values already are."""
+    """Return the dtype of sums: float32, or float64 for float64 values."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -39,12 +39,12 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def param(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> Any:
-    """A float32 parameter whose dimensions have logical names."""
+    """Create a float32 parameter whose dimensions have logical names."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
 class Norm(nn.Module):
-    """LayerNorm, RMSNorm or nothing; statistics in float32; the denominator is a site."""
+    """A norm is a LayerNorm, an RMSNorm or nothing, with statistics in float32."""
 
     config: DecoderConfig
 
@@ -74,7 +74,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """y = x · W + b over one or two axes at once, e.g. (D) → (H, Dh)."""
+    """A linear map computes y = x · W + b over one or two axes at once, e.g. (D) → (H, Dh)."""
 
     ins: tuple[int, ...]
     outs: tuple[int, ...]
@@ -98,7 +98,7 @@ class Linear(nn.Module):
         return self.add_bias(out.reshape(*flat.shape[:-1], *self.outs))
 
     def per_head(self, x: jax.Array) -> jax.Array:
-        """Head h of x meets head h of W: (..., h, D) → (..., h, Dh), or back; no bias."""
+        """Apply head h of W to head h of x: (..., h, D) → (..., h, Dh), or back; no bias."""
         heads_first = "dhk,...hd->...hk" if len(self.outs) == 2 else "hkd,...hk->...hd"
         return jnp.einsum(heads_first, self.kernel.astype(x.dtype), x)
 
@@ -108,7 +108,7 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention whose every intermediate is a site."""
+    """Grouped-query attention exposes every intermediate value as a site."""
 
     config: DecoderConfig
 
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         return tap("attn_out", self.o(out))
 
     def read(self, resid: jax.Array, norm: Norm, tap: Tap) -> tuple[jax.Array, ...]:
-        """Queries, keys and values, from one normed stream or from one copy a head."""
+        """Compute queries, keys and values from one normed stream or from one copy per head."""
         projections = (self.q, self.k, self.v)
         if not any(tap.wants(site) for site in QKV_INPUT_SITES):
             normed = norm(resid, tap, "norm1_scale")
@@ -156,7 +156,7 @@ class Attention(nn.Module):
         return tuple(out)
 
     def pattern(self, q: jax.Array, k: jax.Array, index: jax.Array) -> jax.Array:
-        """softmax(q · k / √Dh) over earlier positions, (B, H, T, S)."""
+        """Compute softmax(q · k / √Dh) over earlier positions, (B, H, T, S)."""
         c, length = self.config, q.shape[1]
         if c.positions == "rotary":
             cos, sin = rope.tables(c, length)
@@ -175,7 +175,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """act(x · W_in) · W_out, or act(x · W_gate) · (x · W_in) · W_out."""
+    """The MLP computes act(x · W_in) · W_out, or act(x · W_gate) · (x · W_in) · W_out."""
 
     config: DecoderConfig
 

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk whose every tensor was checked by name, shape and dtype; nothing is read yet.
+    """A checkpoint is a model on disk whose tensors were checked but not read.
 
     Attributes:
         config: Its configuration.
@@ -59,7 +59,7 @@ def load(
     check_finite: bool = True,
     strict: bool = True,
 ) -> LanguageModel:
-    """Load a language model; the host holds no more than what is placed on it, and one slice.
+    """Load a language model; the host holds only its own shards and one slice.
 
     Where a configuration ties the unembedding to the embedding and the file stores another one,
     the stored one is used, as in transformers 5, and the log says so.
@@ -141,6 +141,7 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
     if gguf is not None:
         return _gguf(gguf, strict)
     folder = path if path.is_dir() else path.parent
+    _refuse_adapter(folder)
     if not (folder / "config.json").exists():
         # Without weights or with pickles that is the more telling error.
         open_safetensors(path)
@@ -162,6 +163,18 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_file(folder) if has_tokenizer else None
     return Checkpoint(config, weights, source, tokenizer)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse weights beside an adapter, which transformers would put on top of them."""
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            str(folder / "adapter_config.json"),
+            got="an adapter (PEFT)",
+            expected="weights that have it merged into them",
+            mend="Merge it (peft: merge_and_unload, then save_pretrained), or move it away to "
+            "load the weights without it.",
+        )
 
 
 def _find_gguf(path: Path) -> Path | None:

@@ -70,7 +70,7 @@ def match(
 
 
 def named(weights: Sequence[Weight], source: Source, prefix: str) -> Sequence[Weight]:
-    """A table under the names that a checkpoint uses.
+    """Rename a weight table to the names that a checkpoint uses.
 
     Args:
         weights: The table.

@@ -20,7 +20,7 @@ MLPInput = Literal["mlp_in", "resid_mid"]
 
 
 def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array:
-    """What each layer's MLP writes when it is given these inputs.
+    """Compute the MLP outputs of all layers for given inputs.
 
     y_l = MLP_l(x_l), or MLP_l(norm_l(x_l)) where the inputs are the stream before the norm. The
     rest of the model takes no part, so derivatives are those of the MLPs alone.

@@ -27,7 +27,7 @@ from hagd_jax.parallel.rules import require_mesh
 
 
 class LanguageModel(struct.PyTreeNode):
-    """A decoder with its weights; a pytree whose arrays are the parameters.
+    """A language model is a decoder with its weights, a pytree of parameters.
 
     Attributes:
         config: The decoder's configuration.
@@ -55,12 +55,12 @@ class LanguageModel(struct.PyTreeNode):
         )
 
     def bare(self) -> LanguageModel:
-        """Without tokenizer and name, which would enter a compilation key for nothing."""
+        """Drop tokenizer and name, which would only enlarge the compilation key."""
         return self.replace(tokenizer=None, name="")
 
 
 class Output(struct.PyTreeNode):
-    """What a forward pass returns.
+    """An output holds what a forward pass returns.
 
     Attributes:
         logits: (B, T, V) float32; (B, S, V) where positions to read were given.
@@ -81,7 +81,7 @@ def init(
     tokenizer: Tokenizer | None = None,
     name: str = "random",
 ) -> LanguageModel:
-    """A model with random float32 weights, created in place on the mesh.
+    """Initialise a model with random float32 weights, in place on the mesh.
 
     Args:
         config: The decoder.
@@ -123,7 +123,7 @@ def _creator(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Callable[
 def abstract(
     config: DecoderConfig, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
 ) -> LanguageModel:
-    """A model of shapes only, for planning: nothing is allocated.
+    """Make a model of shapes only, for planning; nothing is allocated.
 
     Args:
         config: The decoder.
@@ -222,7 +222,7 @@ def _forward(
 
 
 def encode(model: LanguageModel, text: str) -> list[int]:
-    """The ids of a text, as the model's tokenizer writes it.
+    """Encode a text with the model's tokenizer.
 
     Args:
         model: The model.

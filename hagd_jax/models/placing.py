@@ -19,7 +19,7 @@ _STRIP = 128
 
 
 def leaf_dtype(weight: Weight, source: Source, layers: int) -> np.dtype[Any]:
-    """The dtype that holds all tensors of a parameter as they are stored."""
+    """Return the dtype that holds all tensors of a parameter as they are stored."""
     names = {weight.tensor(layer) for layer in range(layers)}
     # Without 64-bit mode JAX has no float64.
     dtypes = (jax.dtypes.canonicalize_dtype(source.dtype(name)) for name in names)
@@ -119,7 +119,7 @@ def _bits(array: np.ndarray, other: np.dtype[Any]) -> np.ndarray:
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether no entry is NaN or infinite; for 2-byte floats by their exponent bits."""
+    """Tell whether every entry is finite; for 2-byte floats by their exponent bits."""
     if array.itemsize != 2:
         return bool(np.isfinite(array).all())
     infinity = np.array(np.inf, array.dtype).view(np.uint16)

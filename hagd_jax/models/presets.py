@@ -11,7 +11,7 @@ from hagd_jax.models.config import DecoderConfig, RopeScaling
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """One published model.
+    """A preset describes one published model.
 
     Attributes:
         hub_id: Its repository on the Hugging Face hub.
@@ -26,7 +26,7 @@ class Preset:
 
 
 def preset(name: str) -> DecoderConfig:
-    """The configuration of a published model; nothing is downloaded.
+    """Return the configuration of a published model, downloading nothing.
 
     Args:
         name: One of `presets()`.
@@ -45,7 +45,7 @@ def preset(name: str) -> DecoderConfig:
 
 
 def presets() -> tuple[str, ...]:
-    """Names of all published models known here.
+    """List the names of all published models known here.
 
     Plain `llama-*` sizes are Llama 1; `llama-70b`, a size that exists since Llama 2 only, is
     Llama-2-70B.
@@ -54,7 +54,7 @@ def presets() -> tuple[str, ...]:
 
 
 def find(name: str) -> Preset:
-    """Look a preset up.
+    """Look up a preset.
 
     Raises:
         ConfigError: If there is no such name; close ones are listed.
@@ -85,48 +85,37 @@ def _pythia(layers: int, width: int, heads: int, vocab: int = 50304) -> DecoderC
     )  # fmt: skip
 
 
-def _llama(
-    layers: int,
-    width: int,
-    heads: int,
-    mlp: int,
-    *,
-    kv_heads: int = 0,
-    vocab: int = 32000,
-    positions: int = 2048,
-    eps: float = 1e-5,
-    theta: float = 1e4,
-    scaling: RopeScaling | None = None,
-    tied: bool = False,
-) -> DecoderConfig:
+def _llama(layers: int, width: int, heads: int, mlp: int, kv_heads: int = 0) -> DecoderConfig:
+    """Llama 1; the models that follow its architecture replace what they changed."""
     return DecoderConfig(
-        family="llama", vocab_size=vocab, n_layers=layers, d_model=width, n_heads=heads,
-        n_kv_heads=kv_heads, d_mlp=mlp, max_positions=positions, norm="rms", norm_eps=eps,
-        positions="rotary", rope_theta=theta, rope_scaling=scaling, activation="silu",
-        gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False, tied=tied,
+        family="llama", vocab_size=32000, n_layers=layers, d_model=width, n_heads=heads,
+        n_kv_heads=kv_heads, d_mlp=mlp, max_positions=2048, norm="rms", norm_eps=1e-5,
+        positions="rotary", rope_theta=1e4, activation="silu", gated_mlp=True,
+        qkv_bias=False, attn_out_bias=False, mlp_bias=False,
     )  # fmt: skip
 
 
 def _llama2(layers: int, width: int, heads: int, mlp: int, kv_heads: int = 0) -> DecoderConfig:
-    return _llama(layers, width, heads, mlp, kv_heads=kv_heads, positions=4096)
+    return _llama(layers, width, heads, mlp, kv_heads).replace(max_positions=4096)
 
 
 def _llama3(layers: int, width: int, heads: int, mlp: int, factor: float = 0.0) -> DecoderConfig:
     """Llama 3; with a factor, the 128k context of 3.1 (8) and of 3.2 (32), whose sizes are tied."""
-    scaling = RopeScaling("llama3", factor, 1.0, 4.0, 8192) if factor else None
-    return _llama(
-        layers, width, heads, mlp, kv_heads=8, vocab=128256, theta=5e5, scaling=scaling,
-        positions=131072 if factor else 8192, tied=factor == 32.0,
-    )  # fmt: skip
+    return _llama(layers, width, heads, mlp, kv_heads=8).replace(
+        vocab_size=128256,
+        max_positions=131072 if factor else 8192,
+        rope_theta=5e5,
+        rope_scaling=RopeScaling("llama3", factor, 1.0, 4.0, 8192) if factor else None,
+        tied=factor == 32.0,
+    )
 
 
 def _smollm2(
     layers: int, width: int, heads: int, kv_heads: int, mlp: int, theta: float = 1e5
 ) -> DecoderConfig:
-    return _llama(
-        layers, width, heads, mlp, kv_heads=kv_heads, vocab=49152, positions=8192, theta=theta,
-        tied=True,
-    )  # fmt: skip
+    return _llama(layers, width, heads, mlp, kv_heads).replace(
+        vocab_size=49152, max_positions=8192, rope_theta=theta, tied=True
+    )
 
 
 PRESETS: dict[str, Preset] = {
@@ -143,9 +132,9 @@ PRESETS: dict[str, Preset] = {
     "pythia-2.8b": Preset("EleutherAI/pythia-2.8b", _pythia(32, 2560, 32)),
     "pythia-6.9b": Preset("EleutherAI/pythia-6.9b", _pythia(32, 4096, 32, 50432)),
     "pythia-12b": Preset("EleutherAI/pythia-12b", _pythia(36, 5120, 40, 50688)),
-    "llama-7b": Preset("huggyllama/llama-7b", _llama(32, 4096, 32, 11008, eps=1e-6)),
-    "llama-13b": Preset("huggyllama/llama-13b", _llama(40, 5120, 40, 13824, eps=1e-6)),
-    "llama-30b": Preset("huggyllama/llama-30b", _llama(60, 6656, 52, 17920, eps=1e-6)),
+    "llama-7b": Preset("huggyllama/llama-7b", _llama(32, 4096, 32, 11008).replace(norm_eps=1e-6)),
+    "llama-13b": Preset("huggyllama/llama-13b", _llama(40, 5120, 40, 13824).replace(norm_eps=1e-6)),
+    "llama-30b": Preset("huggyllama/llama-30b", _llama(60, 6656, 52, 17920).replace(norm_eps=1e-6)),
     "llama-65b": Preset("huggyllama/llama-65b", _llama(80, 8192, 64, 22016)),
     "llama-70b": Preset("meta-llama/Llama-2-70b-hf", _llama2(80, 8192, 64, 28672, 8)),
     "llama-2-7b": Preset("meta-llama/Llama-2-7b-hf", _llama2(32, 4096, 32, 11008)),

@@ -12,7 +12,7 @@ from hagd_jax.models.config import DecoderConfig, RopeScaling
 
 
 def frequencies(config: DecoderConfig, length: int) -> np.ndarray:
-    """Angular frequencies of the rotary pairs, f_j = θ^(−2j/d), stretched if asked.
+    """Compute angular frequencies of the rotary pairs, f_j = θ^(−2j/d), scaled if configured.
 
     Args:
         config: Decoder with rotary positions.
@@ -48,7 +48,7 @@ def _llama3(base: np.ndarray, scaling: RopeScaling) -> np.ndarray:
 
 
 def tables(config: DecoderConfig, length: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of every position.
+    """Compute cosines and sines of every position.
 
     Args:
         config: Decoder with rotary positions.

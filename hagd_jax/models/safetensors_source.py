@@ -40,7 +40,7 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies.
+    """An entry records where one tensor lies.
 
     Attributes:
         file: The file.
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class SafetensorsSource:
-    """The tensors of a checkpoint; a `Source`.
+    """This source reads the tensors of a safetensors checkpoint.
 
     Attributes:
         entries: Tensor name → where it lies.
@@ -66,15 +66,15 @@ class SafetensorsSource:
     __repr__ = one_line
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """List the names of all tensors."""
         return frozenset(self.entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         return self.entries[name].shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Dtype of a tensor.
+        """Return the dtype of a tensor.
 
         Raises:
             CheckpointError: If it is not one of `DTYPES`.
@@ -90,7 +90,7 @@ class SafetensorsSource:
         return DTYPES[entry.stored]
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Part of a tensor.
+        """Read part of a tensor.
 
         The file is opened for each read: its mapped pages count as memory until it is closed.
 
@@ -108,7 +108,7 @@ class SafetensorsSource:
             return file.get_slice(name)[index]
 
     def describe(self, name: str) -> str:
-        """The file a tensor lies in."""
+        """Name the file that holds a tensor."""
         return str(self.entries[name].file)
 
 
@@ -145,7 +145,7 @@ def open_safetensors(path: Path) -> SafetensorsSource:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
         CheckpointError: If it is missing, is not JSON, or holds something else.

@@ -47,7 +47,7 @@ def save(
     max_shard_bytes: float = 5e9,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model as Hugging Face does; the host holds one tensor at a time.
+    """Write a model in Hugging Face's format; the host holds one tensor at a time.
 
     A new folder appears at once and whole, and a failure leaves what was there before. Replacing
     one takes two renames: a process killed between them leaves the old model, whole, under a

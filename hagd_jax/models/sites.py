@@ -57,7 +57,7 @@ ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "resid_mlp"}
 
 
 def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tuple[int, ...]:
-    """Shape of a site's value in one layer.
+    """Return the shape of a site's value in one layer.
 
     Args:
         site: One of `SITES`.
@@ -83,7 +83,7 @@ def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tup
 
 
 def require_sites(names: Any, what: str = "sites") -> tuple[str, ...]:
-    """Read names of sites.
+    """Read names of sites, refusing unknown ones.
 
     Args:
         names: One name, or several.

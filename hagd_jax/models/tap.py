@@ -15,7 +15,7 @@ from hagd_jax.parallel import constrain
 
 
 class Options(NamedTuple):
-    """Static choices of one forward pass.
+    """The options are the static choices of one forward pass.
 
     Attributes:
         capture: Sites to return, sorted.
@@ -29,7 +29,7 @@ class Options(NamedTuple):
 
 
 class Tap:
-    """Passes each site's value through the intervention, and keeps what was asked for.
+    """A tap passes each site's value through the intervention and keeps captured sites.
 
     It lives within one trace of one block, so the trace stays a pure function.
     """
@@ -43,7 +43,7 @@ class Tap:
         self.captured: dict[str, jax.Array] = {}
 
     def wants(self, site: str) -> bool:
-        """Whether somebody reads or rewrites this site."""
+        """Tell whether a site is read or rewritten."""
         return site in self.options.capture or site in self.intervention.sites
 
     def __call__(self, site: str, value: jax.Array) -> jax.Array:

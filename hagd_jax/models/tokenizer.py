@@ -34,7 +34,7 @@ from hagd_jax.models.tokenizer_files import (
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer as a value: equal and hashable by content, so it may be static under `jit`.
+    """A tokenizer is a value, equal and hashable by content, so it may be static under `jit`.
 
     Attributes:
         json: The tokenizer in the format of the `tokenizers` library (a `tokenizer.json`). Its
@@ -113,7 +113,7 @@ class Tokenizer:
         add_bos: bool | None = None,
         add_eos: bool | None = None,
     ) -> Tokenizer:
-        """A tokenizer from an object of the `tokenizers` library.
+        """Make a tokenizer from an object of the `tokenizers` library.
 
         Args:
             native: The object; do not change it afterwards.
@@ -132,7 +132,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, **ids: Any) -> Tokenizer:
-        """A tokenizer from the text of a `tokenizer.json`; `ids` as for `from_native`.
+        """Make a tokenizer from the text of a `tokenizer.json`; `ids` as for `from_native`.
 
         Raises:
             CheckpointError: If the JSON is broken, or an id is not in the vocabulary.
@@ -141,7 +141,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """A tokenizer from a `tokenizer.json`, or from the folder of a Hugging Face model.
+        """Read a tokenizer from a `tokenizer.json` or a Hugging Face model folder.
 
         `tokenizer_config.json` beside it, if there is one, names the beginning and ending tokens.
         If it says `add_bos_token` or `add_eos_token`, these two decide whether a text begins and
@@ -181,7 +181,7 @@ class Tokenizer:
 
     @classmethod
     def words(cls, vocabulary: Sequence[str]) -> Tokenizer:
-        """A tokenizer for algorithmic tasks: words apart by whitespace, each of them one token.
+        """Make a tokenizer whose tokens are words separated by whitespace.
 
         Args:
             vocabulary: The words; a word's place is its id.
@@ -211,21 +211,21 @@ class Tokenizer:
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id; a model's own vocabulary may be padded further."""
+        """Return the largest id plus one; a model's own vocabulary may be padded further."""
         return max(self._native.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def begin(self) -> tuple[int, ...]:
-        """The tokens that the template puts in front of a text, in order."""
+        """Return the tokens that the template puts in front of a text, in order."""
         return self.__dict__["_ends_of_text"][0]
 
     @property
     def end(self) -> tuple[int, ...]:
-        """The tokens that the template puts behind a text, in order."""
+        """Return the tokens that the template puts behind a text, in order."""
         return self.__dict__["_ends_of_text"][1]
 
     def encode(self, text: str, *, begin: bool = True, end: bool = True) -> list[int]:
-        """Token ids of a text; special tokens written out in it are recognised.
+        """Encode a text as token ids; special tokens written out in it are recognised.
 
         Args:
             text: Any text; an empty one has no tokens of its own.
@@ -255,7 +255,7 @@ class Tokenizer:
         return [*(self.begin if begin else ()), *ids, *(self.end if end else ())]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, found in parallel; the template adds nothing to them.
+        """Encode many texts in parallel; the template adds nothing to them.
 
         Args:
             texts: The texts.
@@ -278,7 +278,7 @@ class Tokenizer:
         return [encoding.ids for encoding in found]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens, special ones included.
+        """Decode tokens to text, special ones included.
 
         Args:
             ids: Integers, of Python, NumPy or JAX.
@@ -293,7 +293,7 @@ class Tokenizer:
         return self._native.decode(numbers, skip_special_tokens=False)
 
     def token(self, id: int) -> str:
-        """How one token reads inside a text, e.g. `" Paris"`.
+        """Return one token's text as it reads inside a text, e.g. `" Paris"`.
 
         Args:
             id: Its id.
@@ -314,7 +314,7 @@ class Tokenizer:
         return piece if "\ufffd" in text and "\ufffd" not in piece else text
 
     def to_json(self) -> str:
-        """The tokenizer in the format of the `tokenizers` library."""
+        """Return the tokenizer as JSON of the `tokenizers` library."""
         return self.json
 
     def save(self, folder: str | Path) -> None:
@@ -352,7 +352,7 @@ class Tokenizer:
 
 
 def token_label(tokenizer: Tokenizer | None, id: int) -> str:
-    """How a token is called in print: its text, or its number where it has none.
+    """Label a token for print by its text, or by its number where it has none.
 
     A model's vocabulary may be padded beyond its tokenizer's, and a tokenizer's may have gaps.
 

@@ -17,7 +17,7 @@ FLAGS = ("add_bos_token", "add_eos_token")
 
 
 def parse(text: str) -> tokenizers.Tokenizer:
-    """A tokenizer of the `tokenizers` library, from the text of a `tokenizer.json`.
+    """Parse the text of a `tokenizer.json` with the `tokenizers` library.
 
     Raises:
         CheckpointError: If the text is no such thing.
@@ -31,7 +31,7 @@ def parse(text: str) -> tokenizers.Tokenizer:
 
 
 def template_ends(native: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that the post-processor (template) puts in front of a text, and behind it.
+    """Find the tokens that the post-processor (template) puts before and after a text.
 
     They are read off an encoded token rather than off the template: there are several kinds of
     post-processors, and they may be chained.
@@ -75,7 +75,7 @@ def template_ends(native: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[
 def with_template(
     native: tokenizers.Tokenizer, begin: Sequence[int], end: Sequence[int]
 ) -> tokenizers.Tokenizer:
-    """A copy of a tokenizer whose template adds other tokens.
+    """Copy a tokenizer with a template that adds other tokens.
 
     Args:
         native: The tokenizer.
@@ -116,7 +116,7 @@ def _piece(token: str | None, id: int) -> str:
 
 
 def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer that neither cuts nor pads; a file may ask for what training did."""
+    """Switch off truncation and padding in a tokenizer."""
     if native.truncation is None and native.padding is None:
         return native
     copy = parse(native.to_str())
@@ -126,7 +126,7 @@ def whole_texts(native: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A `tokenizer_config.json`; nothing if there is no such file.
+    """Read a `tokenizer_config.json`; empty if there is no such file.
 
     Raises:
         CheckpointError: If it is not a JSON object, or a flag in it is no boolean.
@@ -147,7 +147,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def special_token(native: tokenizers.Tokenizer, settings: dict[str, Any], field: str) -> int | None:
-    """Id of a token that the settings name, as a string or (older files) as an object.
+    """Find the id of a token in the settings, given as a string or (older files) an object.
 
     Raises:
         CheckpointError: If there is no such token in the vocabulary.

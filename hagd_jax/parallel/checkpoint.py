@@ -121,7 +121,7 @@ class Checkpoints:
         require_number("keep", self.keep, least=1, whole=True)
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, in order."""
+        """List the steps that can be restored, in order."""
         return _steps(as_path(self.folder))
 
     def save(self, step: int, state: Any) -> None:
@@ -144,7 +144,7 @@ class Checkpoints:
         _save(as_path(self.folder), step, state, self.keep)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
-        """The last step that is whole and its state, or None if there is none; see `restore`.
+        """Restore the last step that is whole, and its state; None if there is none; see `restore`.
 
         Damaged steps are removed, since they cannot be gone on from, and the log says so.
 

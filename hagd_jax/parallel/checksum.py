@@ -22,7 +22,7 @@ _SMALL = 1 << 22
 def checksum(
     arrays: Mapping[str, Any], about: str = "", *, mesh: jax.sharding.Mesh | None = None
 ) -> int:
-    """Checksum of every bit of named arrays; it finds mistakes, not forgers.
+    """Compute a checksum of every bit of named arrays, against errors but not against forgery.
 
     Each array's float32 bits are mixed with their place and summed as 32-bit integers that wrap.
     Integer addition has no rounding, so the sum is the same in any order, and therefore on any

@@ -56,7 +56,7 @@ def start(
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes reports.
+    """Tell whether this process is the one that prints and writes reports.
 
     Example:
         >>> is_main()
@@ -76,7 +76,7 @@ def sync(name: str) -> None:
 
 
 def agree(value: bool) -> bool:
-    """What the first process says, in every process; all of them must call it.
+    """Broadcast the first process's value to every process; all of them must call it.
 
     Decisions that each process takes from its own clock or disk may differ, and processes that
     then go different ways wait for each other forever.
@@ -97,7 +97,7 @@ def agree(value: bool) -> bool:
 
 
 def to_global(mesh: Mesh | None, batch: Any) -> Any:
-    """Global arrays, split over batch, from the part of the batch that each process holds.
+    """Make global arrays, split over batch, from the part of the batch that each process holds.
 
     Args:
         mesh: The mesh over the devices of all processes; None leaves arrays on one device.

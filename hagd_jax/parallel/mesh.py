@@ -52,7 +52,7 @@ def parse_mesh(description: str) -> dict[str, int]:
 
 
 def make_mesh(description: str | None, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """The mesh that a description asks for, over the devices at hand.
+    """Make the mesh that a description asks for, over the available devices.
 
     All axes are `Auto`: the compiler propagates shardings, which Linen layers and segment sums
     need (they refuse `Explicit` axes, `jax.make_mesh`'s default).
@@ -91,7 +91,7 @@ def make_mesh(description: str | None, devices: Sequence[Any] | None = None) -> 
 
 
 def describe(mesh: Mesh | None) -> str:
-    """The description that makes this mesh again; empty for None.
+    """Return the description that makes this mesh again; empty for None.
 
     Example:
         >>> describe(make_mesh("model=1"))

@@ -28,7 +28,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A TPU generation.
+    """A generation describes one type of TPU chip.
 
     Attributes:
         memory: Bytes a program may use on one chip. These are what the compiler of libtpu 0.0.42
@@ -54,7 +54,7 @@ _EXAMPLES = "v5e:2x2, v5e:8x8, v6e:4x4, v4:2x2x4 or v5p:4x4x4"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Memory of one compiled program on one chip, in bytes.
+    """A plan is the memory of one compiled program on one chip, in bytes.
 
     Attributes:
         topology: Slice it was compiled for.
@@ -85,16 +85,16 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Peak memory: everything counted once."""
+        """Return the peak memory, everything counted once."""
         return self.arguments + self.outputs + self.temporaries + self.code - self.aliased
 
     @property
     def fits(self) -> bool:
-        """Whether the chip's memory is enough."""
+        """Tell whether the chip has enough memory."""
         return not self.problem and self.total <= self.memory
 
     def table(self) -> str:
-        """The account, a line each."""
+        """Format the memory by kind, one line each."""
         rows = {"arguments": self.arguments}
         if not self.problem:
             rows |= {"outputs": self.outputs, "temporaries": self.temporaries, "code": self.code}
@@ -114,7 +114,7 @@ class Plan:
 
 
 def topology_mesh(topology: str, mesh: str) -> Mesh:
-    """A mesh over the chips of a TPU slice that need not exist here.
+    """Make a mesh over the chips of a TPU slice that need not exist here.
 
     Arrays cannot be put on it, only described: `jax.ShapeDtypeStruct(..., sharding=...)`.
 

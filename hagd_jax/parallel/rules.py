@@ -29,7 +29,7 @@ Axes = Sequence[str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one logical axis goes.
+    """A rule maps one logical axis to mesh axes.
 
     Attributes:
         mesh_axes: The mesh axes it is split over; none keeps it whole.
@@ -68,7 +68,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 def sharding(
     mesh: Mesh, axes: Axes, shape: Sequence[int] | None = None, name: str = "array"
 ) -> NamedSharding:
-    """How an array with these logical axes lies on the mesh.
+    """Return the sharding on a mesh of an array with these logical axes.
 
     A mesh axis is used once: the first array axis that asks for it has it, later ones stay whole.
 
@@ -143,7 +143,7 @@ def constrain(x: jax.Array, axes: Axes, mesh: Mesh | None) -> jax.Array:
 
 
 def batch_parts(mesh: Mesh | None) -> int:
-    """Into how many parts a mesh splits a batch.
+    """Return the number of parts into which a mesh splits a batch.
 
     Example:
         >>> batch_parts(None)

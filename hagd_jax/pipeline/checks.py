@@ -18,7 +18,7 @@ from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
 def require_runnable(context: Context) -> tuple[str, ...]:
-    """Refuse what would fail after hours; say what will decide nothing.
+    """Refuse configurations that would fail late, and warn of what cannot decide anything.
 
     Args:
         context: The extraction.

@@ -26,7 +26,7 @@ TRANSCODER = "transcoder"
 
 @dataclasses.dataclass(frozen=True)
 class ExtractConfig:
-    """The configuration of an extraction.
+    """Configure an extraction.
 
     Attributes:
         nodes: Size of the circuit: a number of nodes ("64") or a share of the model's ("5%").
@@ -106,7 +106,7 @@ class ExtractConfig:
             )  # fmt: skip
 
     def size(self, total: int) -> int:
-        """The number of nodes asked for.
+        """Return the requested number of nodes.
 
         Args:
             total: Nodes of the model.

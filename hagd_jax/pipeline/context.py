@@ -23,7 +23,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The inputs of an extraction, the same for every stage.
+    """The context holds the inputs of an extraction, the same for every stage.
 
     Attributes:
         model: The model, on any mesh.
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def discover(self) -> Prompts:
-        """The prompts that circuits are found on."""
+        """Return the prompts that circuits are found on."""
         return self.task.splits["discover"]
 
     def log(self, stage: str, **values: Any) -> None:
@@ -64,7 +64,7 @@ class Context:
             self.run.log(stage, **values)
 
     def log_once(self, stage: str, **values: Any) -> None:
-        """Append a line in place of what an interrupted run logged from this stage on."""
+        """Append a line, replacing what an interrupted run logged from this stage on."""
         if self.run is not None:
             self.run.rewind(stage, -1)
             self.run.log(stage, **values)
@@ -72,7 +72,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """The results of the stages that have run.
+    """The results of finished stages are passed on to later stages.
 
     Attributes:
         values: Stage → its result.
@@ -88,26 +88,26 @@ class Left:
         return self.values[stage]
 
     def seeing(self, seen: Seen) -> Left:
-        """The same results, which more data have decided."""
+        """Return the same results with more data added to what they have seen."""
         return Left(self.values, self.seen | seen)
 
     def after(self, stage: str, value: Any) -> Left:
-        """These results and one more, which may have seen more than was said before."""
+        """Add the result of a stage and the data it has seen."""
         seen = getattr(value, "seen", Seen.nothing())
         return Left({**self.values, stage: value}, self.seen | seen)
 
 
 def nothing_kept(context: Context, left: Left) -> None:
-    """A stage whose result is made again each time."""
+    """Return None for a stage whose result is recomputed each time."""
 
 
 def keep_nothing(run: RunFolder, value: Any) -> None:
-    """A stage that keeps its result by itself, or not at all."""
+    """Keep nothing for a stage that saves its result by itself, or not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of the method, as a value.
+    """A stage is one step of the method, as a value.
 
     Attributes:
         name: Its name, for `--until`, `--from` and the log.

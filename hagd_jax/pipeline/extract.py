@@ -29,7 +29,7 @@ from hagd_jax.units import Dictionary, Nodes
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The result of an extraction.
+    """The result of an extraction holds the circuit, its verdict and what led to it.
 
     Attributes:
         circuit: The circuit, with its provenance.
@@ -65,7 +65,7 @@ def extract(
     progress: Progress = silent,
     facts: Mapping[str, str] | None = None,
 ) -> Result:
-    """Find the circuit that carries a behaviour, and test it.
+    """Find the circuit of a task in a model, and test it on held-out prompts.
 
     Nodes are scored on the discover split, masks are trained from the scores, and the circuit is
     judged on the test split. If masks are no closer to the model on the select split than the
@@ -127,7 +127,7 @@ def run_until(
     corpus: Corpus | None = None,
     progress: Progress = silent,
 ) -> Left:
-    """Run the stages of `extract` up to one, that one included; another call goes on from there.
+    """Run the stages of `extract` up to one, that one included; another call continues.
 
     Args:
         until: The last stage to run, one of `NAMES`.
@@ -200,7 +200,7 @@ def open_extraction(
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
 ) -> RunFolder:
-    """Open the folder of an extraction: a new one, or one to go on in.
+    """Open the folder of an extraction: a new one, or one to continue.
 
     Args:
         out: The folder.

@@ -11,7 +11,7 @@ from hagd_jax.models import LanguageModel
 
 
 def facts(model: LanguageModel | None, began: float, command: str = "") -> dict[str, str]:
-    """Where and when a page's numbers came about.
+    """Collect where, when and with what a page's numbers were computed.
 
     Args:
         model: The model, or None if a page names it itself.

@@ -34,7 +34,7 @@ _FOLDER = "transcoder"
 
 
 class Basis(NamedTuple):
-    """The nodes of the search.
+    """A basis is the dictionary that the search selects nodes from.
 
     Attributes:
         nodes: The dictionary of the nodes inside MLPs.
@@ -50,12 +50,12 @@ class Basis(NamedTuple):
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """None of the task's prompts."""
+    """Return an empty record, as this stage reads none of the task's prompts."""
     return Seen.nothing()
 
 
 def features(context: Context, left: Left) -> Basis:
-    """The nodes that the configuration names, or that were given.
+    """Load or train the dictionary that the configuration names.
 
     Raises:
         ConfigError: If a transcoder is to be learned and there is no text.
@@ -77,13 +77,13 @@ def features(context: Context, left: Left) -> Basis:
 
 
 def basis_of(context: Context, nodes: Dictionary, evaluation: Evaluation | None) -> Basis:
-    """Nodes with what they are of."""
+    """Make a basis from nodes and their source."""
     seen = look(task=context.task.name, model=context.model, dictionary=nodes)
     return Basis(nodes, evaluation, seen)
 
 
 def width(context: Context) -> int | None:
-    """Nodes inside each MLP, before any work; None for a transcoder that is not loaded yet."""
+    """Return the nodes inside each MLP before any work; None for a transcoder not loaded yet."""
     model, named = context.model, context.config.features
     if context.dictionary is not None or named == NEURONS:
         return as_dictionary(model, context.dictionary).space.features
@@ -95,7 +95,7 @@ def width(context: Context) -> int | None:
 
 
 def train_config(context: Context) -> TrainConfig:
-    """How the transcoder of a run is trained; its seed is the sum of both seeds."""
+    """Configure the transcoder of a run; its seed is the sum of both seeds."""
     config, algorithm = context.config.train, _algorithm(context)
     if algorithm is not None and config == TrainConfig():
         tokens = _STEPS * SMALL_FEATURES.batch_size * algorithm.width
@@ -104,7 +104,7 @@ def train_config(context: Context) -> TrainConfig:
 
 
 def require_text(context: Context) -> None:
-    """Refuse to learn a transcoder without text.
+    """Refuse to train a transcoder without text.
 
     Raises:
         ConfigError: If there is none.
@@ -119,7 +119,7 @@ def require_text(context: Context) -> None:
 
 
 def text_of(context: Context) -> Corpus:
-    """The text that the transcoder of a run is learned from.
+    """Open the text that the transcoder of a run is trained on.
 
     Raises:
         ConfigError: If there is none.
@@ -140,7 +140,7 @@ def _algorithm(context: Context) -> Algorithm | None:
 
 
 def features_run(context: Context) -> RunFolder | None:
-    """The folder within the run's that a learned transcoder has for itself."""
+    """Open the folder within the run's that holds the transcoder's training."""
     if context.run is None:
         return None
     return open_run(context.run.path / "features", dataclasses.asdict(train_config(context)))
@@ -156,7 +156,7 @@ def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
 def measured_here(
     context: Context, corpus: Corpus, transcoder: Transcoder, own: RunFolder | None
 ) -> Evaluation:
-    """Measures of a transcoder that was learned for a run, on held-out text."""
+    """Read the held-out measures of a transcoder that was trained for a run."""
     progress = context.progress
     return measured(context.model, transcoder, corpus, own, _MEASURED, progress=progress)
 
@@ -170,7 +170,7 @@ def trained(
     progress: Progress = silent,
     save_every: float = 60.0,
 ) -> Transcoder:
-    """Train the transcoder of a run, or read it back if that was done.
+    """Train the transcoder of a run, or load it if that was done.
 
     Args:
         model: The model.

@@ -21,7 +21,7 @@ _USUAL = 2
 
 
 class GraphSize(NamedTuple):
-    """The sizes of a graph and its levels, known before any work.
+    """The sizes of a graph and its levels are known before any work.
 
     Attributes:
         space: Layers, heads and features of the model.
@@ -36,28 +36,28 @@ class GraphSize(NamedTuple):
 
     @property
     def heads(self) -> int:
-        """Heads of the model."""
+        """Return the number of heads of the model."""
         return self.space.layers * self.space.heads
 
     @property
     def nodes(self) -> int:
-        """Nodes of the graph."""
+        """Return the number of nodes of the graph."""
         return self.heads + self.chosen
 
     @property
     def rest(self) -> int:
-        """Clusters of features that are not in the graph: one a layer, if there are any."""
+        """Return the number of clusters for features outside the graph, one a layer."""
         every = self.space.layers * self.space.features
         return self.space.layers if self.chosen < every else 0
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Clusters of each level, coarsest first."""
+        """List the numbers of clusters per level, coarsest first."""
         return tuple(count + self.rest for count in self.levels[::-1])
 
 
 def graph_size(config: ExtractConfig, space: Space) -> GraphSize:
-    """The sizes of the graph that a configuration asks for.
+    """Compute the sizes of the graph that a configuration asks for.
 
     Args:
         config: The configuration.
@@ -78,7 +78,7 @@ def graph_size(config: ExtractConfig, space: Space) -> GraphSize:
 
 
 def levels_of(config: HierarchyConfig, count: int, space: Space) -> list[int]:
-    """Supernodes of each level that a graph is large enough for, finest first.
+    """List the supernodes of each level that a graph is large enough for, finest first.
 
     Args:
         config: How coarse each level is.
@@ -98,12 +98,12 @@ def levels_of(config: HierarchyConfig, count: int, space: Space) -> list[int]:
 
 
 def bands(config: HierarchyConfig, space: Space, level: int) -> int:
-    """Bands of layers that supernodes of a level are bound to; 1 for no bound."""
+    """Return the number of layer bands that confine a level's supernodes; 1 for no bound."""
     return -(-space.layers // (config.band << level)) if config.band else 1
 
 
 def choose(flow: jax.Array, size: GraphSize) -> jax.Array:
-    """(M,) int32 features that are nodes of the graph: those with the largest |first-order score|.
+    """Select the (M,) int32 features of the graph: those with the largest |first-order score|.
 
     They ascend: what is drawn for a node depends on its place, and an order by score would change
     with rounding.
@@ -116,12 +116,12 @@ def choose(flow: jax.Array, size: GraphSize) -> jax.Array:
 
 
 def nodes_of(chosen: jax.Array, size: GraphSize) -> jax.Array:
-    """(H + M,) int32 the nodes of the graph, heads first."""
+    """List the (H + M,) int32 nodes of the graph, heads first."""
     return jnp.concatenate([jnp.arange(size.heads), size.heads + chosen])
 
 
 def strongest(edges: jax.Array, most: int = EDGES_PER_NODE) -> tuple[jax.Array, jax.Array]:
-    """The largest |edges| into each node of a graph.
+    """Select the largest |edges| into each node of a graph.
 
     Args:
         edges: (S, S) [reader, writer].
@@ -175,7 +175,7 @@ def membership(
     scores: jax.Array,
     size: GraphSize,
 ) -> jax.Array:
-    """Membership logits of the meta-learner, from the strongest edges into each node of a graph.
+    """Compute the meta-learner's membership logits from the strongest edges of a graph.
 
     Args:
         learner: The learner.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ FILE = "validation.json"
 
 
 class Judged(NamedTuple):
-    """What was measured of the circuit on the test split.
+    """A judged circuit has a verdict and a size curve from the test split.
 
     Attributes:
         report: The verdict of the judge.
@@ -58,9 +59,10 @@ def _report(context: Context, left: Left) -> ValidationReport:
         done.append(name)
         context.progress("judge", len(done), len(config.judge.ablations))
 
+    own = dataclasses.replace(config.judge, seed=config.judge.seed + config.seed)
     return validate(
-        context.model, left["select"].circuit, context.task, config.judge,
-        dictionary=left["features"].nodes, seed=config.seed, progress=on_ablation,
+        context.model, left["select"].circuit, context.task, own,
+        dictionary=left["features"].nodes, progress=on_ablation,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ FILE = "hierarchy.npz"
 
 
 class Coarse(NamedTuple):
-    """The levels above the nodes.
+    """A coarse view has levels above the nodes, and the prior of the masks.
 
     Attributes:
         tree: Clusters of nodes, level by level; it may have none.
@@ -42,7 +42,7 @@ class Coarse(NamedTuple):
 
 
 def needs_graph(context: Context, space: Space) -> bool:
-    """Whether the search needs the graph of the task."""
+    """Tell whether the search needs the graph of the task."""
     config = context.config
     if config.search == "top" or config.size(space.nodes) == space.nodes:
         return False
@@ -50,13 +50,13 @@ def needs_graph(context: Context, space: Space) -> bool:
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split, if there is a graph."""
+    """Record the discover split, if a graph is built."""
     needed = needs_graph(context, left["features"].nodes.space)
     return discovering(context, left) if needed else Seen.nothing()
 
 
 def hierarchy(context: Context, left: Left) -> Coarse:
-    """Cluster nodes that play the same part in the task, for masks to open from above.
+    """Cluster nodes by the graph of the task, so that masks can be trained coarse to fine.
 
     Returns:
         The finest levels, coarsest first, and the prior.
@@ -128,7 +128,7 @@ def keep(run: RunFolder, coarse: Coarse) -> None:
 
 
 def kept(context: Context, left: Left) -> Coarse | None:
-    """The levels that the run holds."""
+    """Read the levels that the run's folder holds."""
     scores = left["score"]
     size = graph_size(context.config, scores.space)
     if context.run is None or not needs_graph(context, scores.space):

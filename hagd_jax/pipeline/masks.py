@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import sizes_of
-from hagd_jax.parallel import agree
+from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import init_masks, mask_ranks, top_nodes, train_masks
@@ -23,7 +23,7 @@ FILE = "search.npz"
 
 
 class Ranked(NamedTuple):
-    """The result of a search: by what nodes are kept at each size.
+    """The result of a search ranks the nodes at each size.
 
     Attributes:
         ranks: Size → scores of all nodes, of which a circuit of that size has the highest: their
@@ -35,36 +35,36 @@ class Ranked(NamedTuple):
     by: str
 
     def circuits(self) -> dict[int, Nodes]:
-        """Size → the nodes with the highest ranks."""
+        """Map each size to the nodes with the highest ranks."""
         return {size: top_nodes(row, size).mask for size, row in self.ranks.items()}
 
     __repr__ = one_line
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split under the ablations of the search."""
+    """Record the discover split under the ablations of the search."""
     if keeps_top(context, left["score"].space):
         return Seen.nothing()
     return context.task.look("discover", ablation=shares(context.config.masks))
 
 
 def keeps_top(context: Context, space: Space) -> bool:
-    """Whether the nodes with the highest scores are the circuit, without a search."""
+    """Tell whether the nodes with the highest scores are the circuit, without a search."""
     return context.config.search == "top" or context.config.size(space.nodes) == space.nodes
 
 
 def circuit_sizes(context: Context, space: Space) -> list[int]:
-    """The size asked for and those of the curve, ascending."""
+    """List the requested size and those of the curve, ascending."""
     return sorted({*sizes_of(space.nodes), context.config.size(space.nodes)})
 
 
 def top_of(context: Context, scores: Scores) -> Ranked:
-    """The nodes with the highest scores, at all sizes."""
+    """Rank the nodes by their scores at all sizes."""
     return Ranked(dict.fromkeys(circuit_sizes(context, scores.values.space), scores), "top")
 
 
 def search(context: Context, left: Left) -> Ranked:
-    """Train masks from the prior down to the size asked for, since the last checkpoint."""
+    """Train masks from the prior down to the requested size, resuming at the last checkpoint."""
     scores, config, run = left["score"], context.config, context.run
     if keeps_top(context, scores.space):
         return top_of(context, scores)
@@ -75,32 +75,31 @@ def search(context: Context, left: Left) -> Ranked:
     resumed = run.masks.latest(state) if run else None
     if run is not None:
         run.rewind("masks", resumed[0] if resumed else 0)
-    state, saved = resumed[1] if resumed else state, time.monotonic()
+    state, pace = resumed[1] if resumed else state, Pace(context.save_every)
     scans = train_masks(
         context.model, context.discover, state, sizes, config.masks, least=size, tree=tree,
         dictionary=left["features"].nodes,
     )  # fmt: skip
     for state, metrics in scans:
-        step, now = int(state.step), time.monotonic()
+        step, steps = int(state.step), config.masks.steps
         context.log("masks", step=step, **metrics)
-        context.progress("masks", step, config.masks.steps)
-        # All processes save together, so one clock decides.
-        late = now - saved >= context.save_every or step == config.masks.steps
-        if run is not None and agree(late):
-            run.masks.save(step, state)
-            saved = now
+        pace(
+            functools.partial(context.progress, "masks", step, steps),
+            None if run is None else functools.partial(run.masks.save, step, state),
+            last=step == steps,
+        )
     return ranked(left, sizes, mask_ranks(state, sizes, tree))
 
 
 def ranked(left: Left, sizes: list[int], rows: np.ndarray) -> Ranked:
-    """The result of masks, from (sizes, N) log-probabilities of being open."""
+    """Make the ranks from (sizes, N) log-probabilities of being open."""
     scores = left["score"].after(left.seen)
     pairs = zip(sizes, rows, strict=True)
     return Ranked({size: scores.like(np.asarray(row)) for size, row in pairs}, "masks")
 
 
 def odds(ranks: Scores) -> Nodes:
-    """Log-probabilities as logits, which are easier to read near 1."""
+    """Convert log-probabilities to logits, which are easier to read near 1."""
     chance = np.minimum(ranks.flat(), -1e-7)
     return ranks.like(chance - np.log(-np.expm1(chance))).values
 
@@ -113,7 +112,7 @@ def keep(run: RunFolder, found: Ranked) -> None:
 
 
 def kept(context: Context, left: Left) -> Ranked | None:
-    """The ranks that the run holds."""
+    """Read the ranks that the run's folder holds."""
     space = left["score"].space
     if context.run is None or keeps_top(context, space):
         return None

@@ -42,7 +42,7 @@ def open_run(
     free: Collection[str] = (),
     wait: bool = False,
 ) -> RunFolder:
-    """Begin a run, or continue the one that was begun here with the same configuration.
+    """Begin a run, or resume the one that was begun here with the same configuration.
 
     One process writes to a folder at a time (or one cluster, whose first process stands for it):
     until the run is no longer referred to, others are told who does.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.facts import facts
-from hagd_jax.report import Report, page
+from hagd_jax.report import Report
 
 
 def write_page(context: Context, left: Left) -> Report:
-    """Write the page of the run.
+    """Write the HTML page of the run.
 
     Returns:
         The report that the page shows.
     """
+    # Drawing takes a third of a second to import.
+    from hagd_jax.report.page import page
+
     nodes, circuit = left["features"].nodes, left["select"].circuit
     task, model = context.task, context.model
     about = {

@@ -21,7 +21,7 @@ FILE = "repair.npz"
 
 
 class Repaired(NamedTuple):
-    """The circuit after repair.
+    """A repaired circuit comes with the losses on the way.
 
     Attributes:
         circuit: The circuit.
@@ -33,19 +33,19 @@ class Repaired(NamedTuple):
 
     @property
     def seen(self) -> Seen:
-        """The data that decided it."""
+        """Return the data that decided it."""
         return self.circuit.seen
 
     __repr__ = one_line
 
 
 def asked(config: ExtractConfig, space: Space) -> bool:
-    """Whether there is something to swap."""
+    """Tell whether any swap is to be tried."""
     return config.repair.rounds > 0 and config.size(space.nodes) < space.nodes
 
 
 def swaps(config: ExtractConfig) -> RepairConfig:
-    """How circuits are repaired: under the ablations of the search, unless others are asked for."""
+    """Configure repair; it uses the ablations of the search unless others are given."""
     if config.repair.mean is not None:
         return config.repair
     mean = config.masks.mean if config.search == "masks" else 0.0
@@ -53,14 +53,14 @@ def swaps(config: ExtractConfig) -> RepairConfig:
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split under the ablations of the swaps, if there are any."""
+    """Record the discover split under the ablations of the swaps, if there are any."""
     if not asked(context.config, left["score"].space):
         return Seen.nothing()
     return context.task.look("discover", ablation=shares(swaps(context.config)))
 
 
 def repair(context: Context, left: Left) -> Repaired:
-    """Swap members as long as that lowers the loss of the search."""
+    """Swap members while that lowers the loss of the search."""
     size = context.config.size(left["score"].space.nodes)
     circuit = Selection(left["search"].circuits()[size], left.seen)
     if not asked(context.config, left["score"].space):
@@ -75,13 +75,13 @@ def repair(context: Context, left: Left) -> Repaired:
 
 
 def keep(run: RunFolder, repaired: Repaired) -> None:
-    """Write the circuit, if it was repaired."""
+    """Write the repaired circuit, if there is one."""
     if repaired.losses:
         run.keep(FILE, mask=repaired.circuit.flat(), losses=np.array(repaired.losses))
 
 
 def kept(context: Context, left: Left) -> Repaired | None:
-    """The circuit that the run holds."""
+    """Read the circuit that the run's folder holds."""
     scores = left["score"]
     if context.run is None or not asked(context.config, scores.space):
         return None

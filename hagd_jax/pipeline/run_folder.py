@@ -60,7 +60,7 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A folder that belongs to one run; open it with `open_run`.
+    """A run's folder belongs to one run; open it with `open_run`.
 
     In a cluster every process holds one; only the first writes text.
 
@@ -74,17 +74,17 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The folder of unfinished work."""
+        """Return the folder of unfinished work."""
         return Checkpoints(self.path / "checkpoints")
 
     @property
     def masks(self) -> Checkpoints:
-        """The folder of masks in training."""
+        """Return the folder of masks in training."""
         return Checkpoints(self.path / "masks")
 
     @property
     def steps(self) -> Checkpoints:
-        """The folder of the fused executor's state."""
+        """Return the folder of the fused executor's state."""
         return Checkpoints(self.path / "steps")
 
     def log(self, stage: str, **values: Any) -> None:
@@ -94,16 +94,16 @@ class RunFolder:
             append_line(self.path / LOG, json.dumps(record, allow_nan=False))
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file of the run, all of it or nothing."""
+        """Write a file of the run atomically."""
         if is_main():
             write_atomic(self.path / name, content)
 
     def has(self, name: str) -> bool:
-        """Whether the run has a file or folder; every process must ask."""
+        """Tell whether the run has a file or folder; every process must ask."""
         return agree((self.path / name).exists())
 
     def keep(self, name: str, **arrays: np.ndarray) -> None:
-        """Write arrays and their digest as a compressed .npz file, all of it or nothing."""
+        """Write arrays and their digest as a compressed .npz file, atomically."""
         held = io.BytesIO()
         named: dict[str, Any] = {**arrays, DIGEST: np.array(arrays_digest(arrays))}
         np.savez_compressed(held, **named)
@@ -166,7 +166,7 @@ class RunFolder:
         sync("files of the run removed")
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget logged lines that a resumed run will write again.
+        """Drop logged lines that a resumed run will write again.
 
         Keeps the lines of other, earlier stages, and of this one up to `step`; lines that are
         damaged, or were cut off by a kill, go too.

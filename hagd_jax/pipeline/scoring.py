@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import jax
 import numpy as np
 
-from hagd_jax.parallel import agree
+from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.scores import node_scores
@@ -18,7 +19,7 @@ FILE = "scores.npz"
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split, and its counterfactuals."""
+    """Record the discover split and its counterfactuals."""
     return context.task.look("discover", ablation="counterfactual")
 
 
@@ -34,22 +35,20 @@ def score(context: Context, left: Left) -> Scores:
     reached = start[0] if start else 0
     if run is not None and reached < len(prompts):
         run.rewind("score", reached)
-    saved = began = time.monotonic()
+    began, pace = time.monotonic(), Pace(context.save_every)
     done, total = start or (0, nothing)
     found = node_scores(
         context.model, prompts, context.config.gradient, dictionary=nodes, start=start
     )
     for done, total in found:
         jax.block_until_ready(total)
-        context.progress("score", done, len(prompts))
-        if run is None:
-            continue
-        now = time.monotonic()
-        run.log("score", step=done, of=len(prompts), seconds=round(now - began, 3))
-        # All processes save together, so one clock decides.
-        if agree(now - saved >= context.save_every or done == len(prompts)):
-            run.checkpoints.save(done, total)
-            saved = now
+        seconds = round(time.monotonic() - began, 3)
+        context.log("score", step=done, of=len(prompts), seconds=seconds)
+        pace(
+            functools.partial(context.progress, "score", done, len(prompts)),
+            None if run is None else functools.partial(run.checkpoints.save, done, total),
+            last=done == len(prompts),
+        )
     return Scores(jax.tree.map(lambda x: np.asarray(x) / len(prompts), total), left.seen)
 
 
@@ -59,7 +58,7 @@ def keep(run: RunFolder, scores: Scores) -> None:
 
 
 def kept(context: Context, left: Left) -> Scores | None:
-    """The scores that the run holds."""
+    """Read the scores that the run's folder holds."""
     space = left["features"].nodes.space
     found = context.run.kept(FILE, scores=(space.nodes,)) if context.run else None
     if found is None:

@@ -13,12 +13,12 @@ from hagd_jax.tasks import Seen
 
 
 def file_of(stage: str) -> str:
-    """The file of a stage, within the run's folder."""
+    """Return the file of a stage within the run's folder."""
     return f"seen/{stage}.json"
 
 
 def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str] = ()) -> Seen:
-    """Add to the record of a stage, before it looks at anything.
+    """Add to the record of a stage before it reads any data.
 
     Nothing is ever removed from the record while the stage's results are in the folder, so that a
     circuit made from them knows all they were chosen by.

@@ -25,7 +25,7 @@ FILE = "circuit.json"
 
 
 class Selected(NamedTuple):
-    """The circuit, and circuits of other sizes that were found in the same way.
+    """The selected circuit comes with circuits of other sizes found in the same way.
 
     Attributes:
         circuit: The circuit, with its provenance.
@@ -39,18 +39,18 @@ class Selected(NamedTuple):
 
 
 def loss_of(config: ExtractConfig) -> MaskConfig:
-    """The loss of the search: its ablations and the weight of the metric."""
+    """Return the loss of the search: its ablations and the weight of the metric."""
     share = config.masks.mean if config.search == "masks" else 0.0
     return MaskConfig(mean=share, metric=config.masks.metric, batch_size=config.gradient.batch_size)
 
 
 def compares(context: Context, left: Left) -> bool:
-    """Whether the select split chooses between masks and the highest scores."""
+    """Tell whether the select split chooses between masks and the highest scores."""
     return "select" in context.task.splits and left["search"].by == "masks"
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """The discover split, and the select split if it chooses, under the search's ablations."""
+    """Record the splits that the choice reads, under the search's ablations."""
     under = shares(loss_of(context.config))
     seen = context.task.look("discover", ablation=under)
     if compares(context, left):
@@ -59,7 +59,7 @@ def looks(context: Context, left: Left) -> Seen:
 
 
 def select(context: Context, left: Left) -> Selected:
-    """Choose the circuit, under the ablations of the search and never under the judge's.
+    """Choose the circuit under the ablations of the search, never under the judge's.
 
     Masks are kept if they are as close to the model as the highest scores on the select split,
     which neither has seen. As close is close enough: rounding must not decide.
@@ -84,12 +84,12 @@ def select(context: Context, left: Left) -> Selected:
 
 
 def as_close(ours: float, theirs: float) -> bool:
-    """Whether masks of one KL from the model are kept before scores of another."""
+    """Tell whether masks of one KL from the model are preferred to scores of another."""
     return ours <= 1.01 * theirs + 1e-3
 
 
 def kl_of(context: Context, left: Left, circuits: list[Nodes]) -> list[float]:
-    """KL from the model on the select split, under the ablations of the search."""
+    """Measure the KL from the model on the select split, under the ablations of the search."""
     total = np.zeros(len(circuits))
     for ablation, share in shares(loss_of(context.config)).items():
         points = size_curve(
@@ -102,7 +102,7 @@ def kl_of(context: Context, left: Left, circuits: list[Nodes]) -> list[float]:
 
 
 def selected(context: Context, left: Left, keeps: bool, losses: np.ndarray) -> Selected:
-    """The circuit that was chosen, with its provenance.
+    """Make the chosen circuit with its provenance.
 
     Args:
         context: The inputs.
@@ -146,7 +146,7 @@ def keep(run: RunFolder, chosen: Selected) -> None:
 
 
 def kept(context: Context, left: Left) -> Selected | None:
-    """The circuit that the run holds."""
+    """Read the circuit that the run's folder holds."""
     if context.run is None or not context.run.has(FILE):
         return None
     circuit = context.run.whole(FILE, functools.partial(_read, context.run.path / FILE))

@@ -13,7 +13,7 @@ Make = Callable[[Stage, Context, Left], Any]
 
 
 def run_staged(context: Context, until: str = LAST) -> Left:
-    """Run the stages in order, each by itself.
+    """Run the stages in order, each as a program of its own.
 
     Args:
         context: The inputs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_is
 from hagd_jax.pipeline import (
     features,
     judging,
@@ -92,7 +92,7 @@ STEPS = "steps"
 
 
 def require_stage(name: str, flag: str) -> str:
-    """The name of a stage.
+    """Refuse a name that is not a stage.
 
     Args:
         name: As a user typed it.
@@ -104,13 +104,14 @@ def require_stage(name: str, flag: str) -> str:
     Raises:
         ConfigError: If there is no such stage.
     """
-    if name not in NAMES:
+    require_is("flag", flag, str)
+    if not isinstance(name, str) or name not in NAMES:
         raise ConfigError(flag, got=repr(name), expected=f"one of {', '.join(NAMES)}")
     return name
 
 
 def files_from(first: str) -> tuple[str, ...]:
-    """The files and folders that a stage and those after it leave in a run's folder.
+    """List the files and folders that a stage and those after it write.
 
     Example:
         >>> files_from("judge")
@@ -122,7 +123,7 @@ def files_from(first: str) -> tuple[str, ...]:
 
 
 def fields_from(first: str) -> tuple[str, ...]:
-    """The fields of `ExtractConfig` that a stage or one after it is the first to read.
+    """List the fields of `ExtractConfig` that a stage or a later one is the first to read.
 
     They may change when the stage is done again, the others must stay as they were.
 

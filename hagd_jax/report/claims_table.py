@@ -14,7 +14,7 @@ from hagd_jax.report.words import found_under, inert
 
 
 def claims_table(report: ValidationReport) -> Table:
-    """The claims under every ablation, those that decide first; fits 80 columns.
+    """Make a table of the claims under every ablation, decisive ones first, within 80 columns.
 
     Args:
         report: Of `causal.validate`.

@@ -17,7 +17,7 @@ ESTIMATES = ("faithfulness", "accuracy")
 
 
 def size_plots(report: Report) -> dict[str, Any]:
-    """Faithfulness, accuracy and KL against the number of nodes, on a logarithmic axis.
+    """Plot faithfulness, accuracy and KL against the number of nodes, on a logarithmic axis.
 
     Args:
         report: The report; points of no nodes cannot be drawn and are left out.
@@ -50,7 +50,7 @@ def size_plots(report: Report) -> dict[str, Any]:
 
 
 def curve_columns(points: list[SizePoint]) -> dict[str, Any]:
-    """The columns of the size plots.
+    """Make the columns of the size plots.
 
     Args:
         points: By size.
@@ -130,7 +130,7 @@ def _fit(plots: dict[str, Any], points: list[SizePoint], found: Evidence | None)
 
 
 def controls_plot(report: Report) -> Any | None:
-    """The circuit beside its random controls, one strip an ablation.
+    """Plot the circuit beside its random controls, one strip per ablation.
 
     Args:
         report: The report.

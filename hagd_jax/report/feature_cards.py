@@ -28,7 +28,7 @@ def cards(
     *,
     contexts_per_feature: int = 8,
 ) -> dict[str, Any]:
-    """What a page needs to show features.
+    """Collect the data with which a page shows features.
 
     Args:
         contexts: The features' contexts; layers are read one after the other.
@@ -59,7 +59,7 @@ def cards(
 
 
 def striking(contexts: Contexts, per_layer: int) -> list[tuple[int, int]]:
-    """The features most worth looking at: of each layer those that fire most strongly.
+    """Choose the features of each layer that fire most strongly.
 
     Args:
         contexts: The contexts.
@@ -80,7 +80,7 @@ def striking(contexts: Contexts, per_layer: int) -> list[tuple[int, int]]:
 
 
 def token_text(tokenizer: Tokenizer | None, token: int) -> str:
-    """One token as a reader sees it.
+    """Return one token's text as a reader sees it.
 
     Args:
         tokenizer: The model's, or None.

@@ -25,7 +25,7 @@ def graph_data(
     edges_per_node: int = 40,
     supernodes: Iterable[tuple[str, Sequence[int]]] = (),
 ) -> dict[str, Any]:
-    """What a page embeds of a graph.
+    """Collect the nodes and edges of a graph that a page embeds.
 
     Args:
         graph: The graph.
@@ -124,7 +124,7 @@ def _words(graph: AttributionGraph) -> list[str]:
 
 
 def word_of(word: str) -> str:
-    """A token as a reader sees it: nothing hidden, line breaks as signs, cut where endless."""
+    """Format a token for readers: invisible characters shown, long ones cut."""
     return inert(word.translate(_SIGNS), LONGEST_WORD)
 
 

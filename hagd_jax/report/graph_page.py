@@ -15,7 +15,7 @@ from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, KINDS, LOGIT
 from hagd_jax.models import Tokenizer
 from hagd_jax.report.feature_cards import cards
 from hagd_jax.report.graph_data import graph_data, word_of
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.plot import canvas, hover, paint
 from hagd_jax.report.words import percent
 from hagd_jax.transcoders import Contexts
@@ -40,7 +40,7 @@ def graph_page(
     most_nodes: int = 2000,
     contexts_per_feature: int = 6,
 ) -> str:
-    """Render a graph as HTML that needs no network and no other file.
+    """Render a graph as one self-contained HTML page.
 
     Nodes stand by layer and position. A click shows what drives a node and what it drives; a
     click on one of those goes there. Sliders hide nodes and edges of little influence. Prompts
@@ -61,7 +61,10 @@ def graph_page(
         The page; write it as UTF-8.
 
     Example:
-        >>> pathlib.Path("graph.html").write_text(graph_page(graph), encoding="utf-8")
+        >>> import pathlib
+        >>> from hagd_jax.graphs import attribute
+        >>> graph = attribute(hagd.testbeds.hand_built()[0].model, None, [0, 1, 4], targets=5)
+        >>> written = pathlib.Path("graph.html").write_text(graph_page(graph), encoding="utf-8")
     """
     found = graph_scores(graph)
     shown = graph_data(graph, most_nodes=most_nodes, supernodes=supernodes)
@@ -77,25 +80,24 @@ def graph_page(
             and index in contexts.layers[layer].features
         }
         browser = cards(contexts, features, tokenizer, contexts_per_feature=contexts_per_feature)
-    facts = facts or {}
     return render(
-        "graph.html",
-        "graph.js.html",
+        "graph",
         title=title or "".join(shown["words"]),
         claim=claim(graph, found),
         stats=stats(graph, found, len(shown["nodes"]["node"])),
-        figures=data({"graph": json_item(picture(graph, shown))}),
-        graph=data(shown),
-        browser=data(browser),
+        islands={
+            "figures": {"graph": json_item(picture(graph, shown))},
+            "data": shown,
+            "cards": browser,
+        },
         words=shown["words"],
-        facts={k: v for k, v in facts.items() if k != "command"},
-        command=facts.get("command", ""),
+        facts=facts,
         config=json.dumps(graph.info.settings, indent=2),
     )
 
 
 def claim(graph: AttributionGraph, found: GraphScores) -> str:
-    """What the graph explains, in one sentence."""
+    """Say in one sentence what the graph explains."""
     if not graph.info.targets:
         return "The graph has no target."
     target = word_of(graph.info.targets[0].label).strip()
@@ -108,7 +110,7 @@ def claim(graph: AttributionGraph, found: GraphScores) -> str:
 
 
 def stats(graph: AttributionGraph, found: GraphScores, shown: int) -> list[tuple[str, str, str]]:
-    """(name, value, meaning) of each headline figure."""
+    """List (name, value, meaning) of each headline figure."""
     chosen = len(graph.of_kind(FEATURE))
     return [
         ("Replacement", percent(found.replacement), "of influence ends at tokens, not errors"),
@@ -120,7 +122,7 @@ def stats(graph: AttributionGraph, found: GraphScores, shown: int) -> list[tuple
 
 
 def picture(graph: AttributionGraph, shown: Mapping[str, Any]) -> Any:
-    """The figure: nodes by layer and position; the page's script draws edges.
+    """Draw nodes by layer and position; the page's script draws edges.
 
     Args:
         graph: The graph.

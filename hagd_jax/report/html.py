@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jinja2
@@ -20,7 +21,7 @@ LONG_TEXT = 20_000
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Templates in which nothing foreign reaches the page as it came, even where one forgets.
+    """Make the template engine, which escapes every value and refuses undefined ones.
 
     Example:
         >>> environment().from_string("{{ x }}").render(x="<b>")
@@ -40,38 +41,62 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def render(template: str, script: str, **values: Any) -> str:
-    """Render a page that runs two scripts, Bokeh's and its own, and loads nothing.
+def render(
+    name: str,
+    *,
+    title: str,
+    islands: Mapping[str, Any],
+    facts: Mapping[str, str] | None = None,
+    hidden: Collection[str] = (),
+    **values: Any,
+) -> str:
+    """Render a page in the frame that all pages share: it runs two scripts and loads nothing.
+
+    `templates/frame.html` writes the head, the policy, the heading, where the page comes from,
+    the data and the scripts (Bokeh's and the page's own); `NAME.html` fills its blocks.
 
     Args:
-        template: Name of the page's template; it places `library`, `script` and `policy`.
-        script: Name of the template of its own script.
-        **values: What the page shows.
+        name: Name of the page's template, without its ending; its script is `NAME.js.html`.
+        title: Of the page, as text.
+        islands: Element id → data that the page's scripts read, as plain JSON values.
+        facts: Name → value, shown as provenance; `command` is shown as code.
+        hidden: Names of facts that are not shown.
+        **values: What the page shows, as `NAME.html` names it.
 
     Returns:
         The page; write it as UTF-8.
     """
-    own = environment().get_template(script).render().strip()
+    own = environment().get_template(f"{name}.js.html").render().strip()
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
         f"script-src '{_digest(library())}' '{_digest(own)}'; base-uri 'none'; form-action 'none'"
     )
+    facts = facts or {}
     return (
         environment()
-        .get_template(template)
-        .render(library=Markup(library()), script=Markup(own), policy=policy, **values)
+        .get_template(f"{name}.html")
+        .render(
+            title=title,
+            islands={place: data(value) for place, value in islands.items()},
+            facts={k: v for k, v in facts.items() if k not in ("command", *hidden)},
+            command=facts.get("command"),
+            library=Markup(library()),
+            script=Markup(own),
+            policy=policy,
+            **values,
+        )
     )
 
 
 @functools.cache
 def library() -> str:
-    """Bokeh's own JavaScript, the plotting part alone."""
+    """Return Bokeh's JavaScript, the plotting part alone."""
     raw = Resources(mode="inline", components=["bokeh"], minified=True, log_level="warn").js_raw
     return "\n".join(raw).strip()
 
 
 def data(value: Any) -> Markup:
-    r"""JSON that no HTML parser mistakes for markup.
+    r"""Write JSON that no HTML parser mistakes for markup.
 
     Example:
         >>> data({"a": "</script>"})

@@ -21,7 +21,7 @@ TOP_NAMED = 5
 
 
 class Table(NamedTuple):
-    """Every node of one kind; arrays are (L, W).
+    """A table lists every node of one kind; arrays are (L, W).
 
     Attributes:
         kind: `head`, `neuron` or `feature`.
@@ -39,7 +39,7 @@ class Table(NamedTuple):
 
 
 def tables(report: Report) -> tuple[Table, Table]:
-    """Scores, members and ranks of heads, and of neurons or features.
+    """Make the tables of scores, members and ranks of heads and of neurons or features.
 
     Args:
         report: The report.
@@ -66,7 +66,7 @@ def tables(report: Report) -> tuple[Table, Table]:
 
 
 def head_map(table: Table, *, layers_across: bool) -> Any:
-    """One tile a head, coloured by signed score, members outlined.
+    """Draw one tile per head, coloured by signed score, members outlined.
 
     Args:
         table: The heads.
@@ -94,7 +94,7 @@ def head_map(table: Table, *, layers_across: bool) -> Any:
 
 
 def feature_tiles(table: Table) -> Any:
-    """One tile a neuron or feature, 64 to a row, layer under layer; for small models.
+    """Draw one tile per neuron or feature, 64 to a row, for small models.
 
     Args:
         table: The neurons or features.
@@ -164,7 +164,7 @@ def _tiles(
 
 
 def shade(score: np.ndarray) -> np.ndarray:
-    """Signed square root of the score, relative to the largest: −1 to 1, zero stays zero.
+    """Scale scores by the signed square root relative to the largest: −1 to 1, zero stays zero.
 
     Args:
         score: Any shape; NaN stays NaN.
@@ -181,7 +181,7 @@ def shade(score: np.ndarray) -> np.ndarray:
 
 
 def feature_counts(table: Table) -> Any:
-    """How many neurons or features of each layer are members.
+    """Plot the number of members among the neurons or features of each layer.
 
     Args:
         table: The neurons or features.
@@ -213,7 +213,7 @@ def feature_counts(table: Table) -> Any:
 
 
 def feature_mass(table: Table) -> Any:
-    """Summed scores of each layer's neurons or features: all of them pale, members solid.
+    """Plot summed scores of each layer's neurons or features: all pale, members solid.
 
     Args:
         table: The neurons or features.
@@ -257,7 +257,7 @@ def feature_mass(table: Table) -> Any:
 
 
 def layer_columns(table: Table) -> dict[str, Any]:
-    """What a bar of a layer shows.
+    """Make the columns of a layer's bar.
 
     Args:
         table: Nodes of one kind.

@@ -20,7 +20,7 @@ NOT_RUN = "not run"
 
 
 class Cell(NamedTuple):
-    """One measured thing.
+    """A cell of the table of measures is a value with its verdict.
 
     Attributes:
         value: The number itself; NaN where it is not defined.
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One row.
+    """A measure is one row of the table of measures.
 
     Attributes:
         name: Short.
@@ -52,7 +52,7 @@ class Measure(NamedTuple):
 
 
 def main_measures(report: ValidationReport) -> list[Measure]:
-    """The rows of what was measured, those that are hardest to game first.
+    """List the main measures, those that are hardest to game first.
 
     Args:
         report: The judge's.
@@ -76,7 +76,7 @@ def main_measures(report: ValidationReport) -> list[Measure]:
 
 
 def checks(report: ValidationReport) -> list[Measure]:
-    """The claims that decide, by ablation.
+    """List the claims that decide, by ablation.
 
     Args:
         report: The judge's.
@@ -98,7 +98,7 @@ def checks(report: ValidationReport) -> list[Measure]:
 
 
 def more_measures(report: ValidationReport) -> list[Measure]:
-    """Everything else that was measured.
+    """List all other measures.
 
     Args:
         report: The judge's.

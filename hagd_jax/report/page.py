@@ -13,7 +13,7 @@ from bokeh.layouts import column
 
 from hagd_jax.causal import Node, curve_areas
 from hagd_jax.report.curve import controls_plot, size_plots
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.map import (
     TILES,
     Table,
@@ -33,7 +33,7 @@ LISTED_TEXTS = 12
 
 
 class Row(NamedTuple):
-    """A node in the page's table."""
+    """A row describes a node in the page's table."""
 
     rank: int
     name: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def page(report: Report) -> str:
-    """Render a report as HTML that needs no network and no other file.
+    """Render a report as one self-contained HTML page.
 
     Names, prompts, tokens and configuration are foreign text: they are escaped, made visible
     where they would hide or reorder text, cut where endless, and the page's content security
@@ -71,8 +71,11 @@ def page(report: Report) -> str:
     figures = _figures(report)
     said = report.validation if report.evidence else None
     return render(
-        "page.html",
-        "page.js.html",
+        "page",
+        title=report.title,
+        islands={"figures": figures},
+        facts=report.facts,
+        hidden=("description",),
         report=report,
         claim=verdict_sentence(report.circuit, report.validation, report.total),
         badge=badge(report.validation),
@@ -90,11 +93,8 @@ def page(report: Report) -> str:
         kind=report.circuit.kind,
         tiled=_tiled(report),
         config=_config(report),
-        facts={k: v for k, v in report.facts.items() if k not in ("description", "command")},
         areas=curve_areas(report.curve, report.total),
         plots=figures,
-        figures=data(figures),
-        command=report.facts.get("command"),
         share=percent(len(report.circuit) / report.total),
     )
 

@@ -37,7 +37,7 @@ def paint(model: Model, **colours: str) -> Any:
 
 
 def canvas(label: str, *, height: int, **options: Any) -> Any:
-    """An empty figure in the page's style.
+    """Make an empty figure in the page's style.
 
     Args:
         label: What it shows, for screen readers and tests; kept as the model's name.
@@ -109,7 +109,7 @@ def hover(fig: Any, renderer: Any, rows: list[tuple[str, str]]) -> None:
 def guide(
     fig: Any, at: float, *, axis: str = "y", dash: Any = "solid", colour: str = "muted"
 ) -> None:
-    """A reference line across a figure.
+    """Draw a reference line across a figure.
 
     Args:
         fig: The figure.
@@ -124,7 +124,7 @@ def guide(
 
 
 def span_of(values: list[float], *, include: tuple[float, ...] = (), room: float = 0.06) -> Range1d:
-    """A range that shows all finite values and some room around them.
+    """Choose a range that shows all finite values and some room around them.
 
     Args:
         values: What must be visible; NaN is skipped.

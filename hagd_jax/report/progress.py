@@ -45,17 +45,23 @@ WORDS = {
 }
 # Seconds between two lines about the same stage.
 EVERY = 30.0
+Stop = Callable[[], None]
+
+
+def never() -> None:
+    """Let the work go on."""
 
 
 class Bars:
-    """One bar for each stage, made when the stage first reports.
+    """Bars show one progress bar for each stage, made when the stage first reports.
 
     Args:
         progress: The live display they appear in.
+        stop: Called after each step; raises `Interrupted` if the work should stop there.
     """
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
+    def __init__(self, progress: Progress, stop: Stop = never):
+        self._progress, self._stop = progress, stop
         self._ids: dict[str, TaskID] = {}
 
     def update(self, stage: str, done: int, total: int) -> None:
@@ -69,13 +75,14 @@ class Bars:
         if stage not in self._ids:
             self._ids[stage] = self._progress.add_task(WORDS.get(stage, stage), total=total)
         self._progress.update(self._ids[stage], completed=done, total=total)
+        self._stop()
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(text, style="yellow", markup=False)
 
     def finish(self, stage: str) -> None:
-        """A stage ended before its last step: fill its bar."""
+        """Fill the bar of a stage that ended."""
         if stage in self._ids:
             task = self._progress.tasks[self._progress.task_ids.index(self._ids[stage])]
             self._progress.update(task.id, total=task.completed or 1, completed=task.completed or 1)
@@ -92,21 +99,28 @@ class _Stage:
 
 
 class Lines(Bars):
-    """The same as lines of text, for where no bar can move.
+    """Lines show progress as text, where no bar can move.
 
     Args:
         console: Where to print.
         clock: Seconds, as `time.monotonic` counts them.
+        stop: As of `Bars`.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
-        self._console, self._clock = console, clock
+    def __init__(
+        self, console: Console, clock: Callable[[], float] = time.monotonic, stop: Stop = never
+    ):
+        self._console, self._clock, self._stop = console, clock, stop
         self._running: dict[str, _Stage] = {}
         self._ended: set[str] = set()
         self._lock = threading.RLock()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """Note where a stage is; print a line if it begins or ends here."""
+        """Record a stage's progress; print a line if it begins or ends here."""
+        self._note(stage, done, total)
+        self._stop()
+
+    def _note(self, stage: str, done: int, total: int) -> None:
         with self._lock:
             now = self._clock()
             if stage in self._ended and done >= total:
@@ -127,7 +141,7 @@ class Lines(Bars):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, stage: str) -> None:
-        """A stage ended: print how long it took."""
+        """Print how long a stage took that ended."""
         with self._lock:
             here = self._running.pop(stage, None)
             if here is not None:
@@ -190,19 +204,22 @@ def forgiving(stream: IO[str] | None) -> IO[str]:
 
 
 @contextlib.contextmanager
-def bars(console: Console | None = None, *, every: float = EVERY) -> Iterator[Bars]:
+def bars(
+    console: Console | None = None, *, every: float = EVERY, stop: Stop = never
+) -> Iterator[Bars]:
     """Show progress until the context ends.
 
     Args:
         console: Where; standard error if None.
         every: Seconds between lines about a stage, where there is no terminal.
+        stop: Called after each step; raises `Interrupted` if the work should stop there.
 
     Yields:
         The bars, or lines where the console is no terminal.
     """
     console = Console(file=forgiving(sys.stderr)) if console is None else console
     if not (console.is_terminal or console.is_jupyter):
-        with _reporting(Lines(console), every) as lines:
+        with _reporting(Lines(console, stop=stop), every) as lines:
             yield lines
         return
     columns = (
@@ -214,7 +231,7 @@ def bars(console: Console | None = None, *, every: float = EVERY) -> Iterator[Ba
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield Bars(progress)
+        yield Bars(progress, stop)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ ABLATION_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything a reader of a run should see.
+    """A report holds everything that a run's page shows.
 
     Attributes:
         title: Heading.
@@ -64,14 +64,14 @@ class Report:
 
     @property
     def total(self) -> int:
-        """How many nodes the model has."""
+        """Return the number of nodes of the model."""
         return self.circuit.space.nodes
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """What was measured, by ablation."""
+        """Return what was measured, by ablation."""
         return self.validation.evidence if self.validation else ()
 
     def under(self, ablation: str) -> Evidence | None:
-        """What was measured under one ablation, if it was."""
+        """Return what was measured under one ablation; None if nothing was."""
         return next((found for found in self.evidence if found.ablation == ablation), None)

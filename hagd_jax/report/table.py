@@ -14,7 +14,7 @@ from hagd_jax.report.words import found_under, inert, node_name, number
 
 
 def verdict_table(report: Report) -> Table:
-    """Measures by ablation, with ticks and crosses; fits 80 columns with four ablations.
+    """Make a table of measures by ablation; four ablations fit 80 columns.
 
     Args:
         report: The report.
@@ -59,7 +59,7 @@ def verdict_table(report: Report) -> Table:
 
 
 def circuit_table(circuit: Circuit, n: int = 10) -> Table:
-    """The members with the highest scores.
+    """Make a table of the members with the highest scores.
 
     Args:
         circuit: The circuit.

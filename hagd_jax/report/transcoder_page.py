@@ -15,7 +15,7 @@ from bokeh.embed import json_item
 from hagd_jax.brief import one_line
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.report.feature_cards import cards, striking
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.transcoder_plots import (
     Point,
     density_plot,
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TranscoderReport:
-    """Everything a reader should see of a transcoder.
+    """A report holds everything that a transcoder's page shows.
 
     Attributes:
         title: Heading.
@@ -64,7 +64,7 @@ class TranscoderReport:
         contexts: Contexts | None = None,
         facts: Mapping[str, str] | None = None,
     ) -> TranscoderReport:
-        """The report of a training run.
+        """Make the report of a training run.
 
         Args:
             folder: Of the run; its `metrics.jsonl` is read if there is one, see `points_of_log`.
@@ -98,7 +98,7 @@ _MEASURED = ("mean_fvu", "loss_recovered")
 
 
 def points_of_log(file: Path) -> list[Point]:
-    """What a run logged while it trained.
+    """Read the points that a training run logged.
 
     Args:
         file: A `metrics.jsonl`. Lines of the stage `transcoder` have `tokens` and `fvu`; lines of
@@ -130,7 +130,7 @@ def transcoder_page(
     contexts_per_feature: int = 8,
     also: Iterable[tuple[int, int]] = (),
 ) -> str:
-    """Render a report as HTML that needs no network and no other file.
+    """Render a report as one self-contained HTML page.
 
     Tokens are foreign text: they are made visible where they would hide or reorder text, cut
     where endless, and reach the page as text alone. The page's content security policy lets no
@@ -149,7 +149,16 @@ def transcoder_page(
         InputError: If a feature that was asked for has no contexts.
 
     Example:
-        >>> pathlib.Path("report.html").write_text(transcoder_page(report), encoding="utf-8")
+        >>> import pathlib
+        >>> from hagd_jax import transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))
+        >>> corpus = hagd.corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> found = transcoders.measure(transcoder, model, corpus.held_out_batches(1))
+        >>> report = TranscoderReport("features", model.name, config, found)
+        >>> page = transcoder_page(report)
+        >>> written = pathlib.Path("page.html").write_text(page, encoding="utf-8")
     """
     evaluation, found = report.evaluation, report.contexts
     figures = learning_plots(report.points) | layer_plots(evaluation)
@@ -159,25 +168,26 @@ def transcoder_page(
         chosen = [*striking(found, features_per_layer), *also]
         browser = cards(found, chosen, report.tokenizer, contexts_per_feature=contexts_per_feature)
     return render(
-        "transcoder.html",
-        "transcoder.js.html",
+        "transcoder",
+        title=report.title,
         report=report,
         claim=claim(report),
         stats=stats(report),
         plots=figures,
-        figures=data({name: json_item(figure) for name, figure in figures.items()}),
-        browser=data(browser),
+        islands={
+            "figures": {name: json_item(figure) for name, figure in figures.items()},
+            "cards": browser,
+        },
         embedded=len(browser["features"]),
         total=report.config.n_layers * report.config.n_features,
         layers=sorted({feature["l"] for feature in browser["features"]}),
-        facts={k: v for k, v in report.facts.items() if k != "command"},
-        command=report.facts.get("command"),
+        facts=report.facts,
         config=json.dumps(dataclasses.asdict(report.config), indent=2),
     )
 
 
 def claim(report: TranscoderReport) -> str:
-    """What the transcoder does, in one sentence."""
+    """Say in one sentence what the transcoder does."""
     evaluation, config = report.evaluation, report.config
     active, model = sum(evaluation.l0) / len(evaluation.l0), inert(report.model, 80)
     explained = 1 - evaluation.mean_fvu
@@ -189,7 +199,7 @@ def claim(report: TranscoderReport) -> str:
 
 
 def stats(report: TranscoderReport) -> list[tuple[str, str, str]]:
-    """(name, value, meaning) of each headline figure."""
+    """List (name, value, meaning) of each headline figure."""
     e = report.evaluation
     layers = len(e.fvu)
     return [

@@ -19,7 +19,7 @@ DRAWN = 400
 
 
 class Point(NamedTuple):
-    """Something measured while a transcoder was trained.
+    """A point is one measurement during a transcoder's training.
 
     Attributes:
         tokens: Trained on so far.
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 def learning_plots(points: Sequence[Point]) -> dict[str, Any]:
-    """FVU and loss recovered against tokens, on a logarithmic axis.
+    """Plot FVU and loss recovered against tokens, on a logarithmic axis.
 
     Args:
         points: In any order; those at no tokens cannot be drawn.
@@ -60,7 +60,7 @@ def learning_plots(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def thinned(points: Sequence[Point], most: int = DRAWN) -> list[Point]:
-    """Means of neighbours, where there are more points than can be seen.
+    """Average neighbouring points where there are more than can be seen.
 
     Args:
         points: By tokens.
@@ -129,7 +129,7 @@ def _share_range(values: list[float]) -> Any:
 
 
 def layer_plots(evaluation: Evaluation) -> dict[str, Any]:
-    """Bars of each layer: variance unexplained, active and dead features, derivatives, loss.
+    """Plot bars of each layer: FVU, active and dead features, derivatives, loss.
 
     Args:
         evaluation: What was measured.
@@ -181,7 +181,7 @@ def _bars(label: str, values: Sequence[float], words: Any, height: int) -> Any:
 
 
 def density_plot(evaluation: Evaluation) -> Any:
-    """How many living features fire on which share of tokens, all layers together.
+    """Plot a histogram of the firing density of living features, all layers together.
 
     Args:
         evaluation: What was measured.

@@ -13,7 +13,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
-from hagd_jax.report.html import data, render
+from hagd_jax.report.html import render
 from hagd_jax.report.record import ABLATION_WORDS
 from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
 from hagd_jax.report.words import percent, probability
@@ -34,7 +34,7 @@ MEANINGS = {
 
 
 class Cell(NamedTuple):
-    """What the table says of a claim under one ablation."""
+    """A cell states the result of a claim under one ablation."""
 
     ablation: str
     verdict: str
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A claim, under every ablation; `whole` if it is of no ablation."""
+    """A row states a claim under every ablation; `whole` if it is of no ablation."""
 
     name: str
     meaning: str
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = None) -> str:
-    """Render a validation as HTML that needs no network and no other file.
+    """Render a validation as one self-contained HTML page.
 
     Args:
         report: Of `causal.validate`.
@@ -72,13 +72,12 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         >>> "Not enough data" in validation_page(report)
         True
     """
-    facts, circuit = facts or {}, report.circuit
+    circuit = report.circuit
     ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))
     figures = _figures(report)
     what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
     return render(
-        "validation.html",
-        "validation.js.html",
+        "validation",
         report=report,
         title=f"{circuit.task} in {circuit.model}: validation",
         claim=verdict_sentence(circuit, report, report.units),
@@ -91,15 +90,14 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         what=what,
         colours=dict(zip([e.ablation for e in report.evidence], draw.COLOURS, strict=False)),
         plots=figures,
-        figures=data({name: json_item(figure) for name, figure in figures.items()}),
-        facts={k: v for k, v in facts.items() if k != "command"},
-        command=facts.get("command"),
+        islands={"figures": {name: json_item(figure) for name, figure in figures.items()}},
+        facts=facts,
         config=json.dumps(plain(circuit.config), indent=2, ensure_ascii=False),
     )
 
 
 def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
-    """The claims by name, those that decide first.
+    """List the claims by name, decisive ones first.
 
     Args:
         report: The report.

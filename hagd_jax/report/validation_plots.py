@@ -30,7 +30,7 @@ def strips(
     words: Callable[[float], str],
     share: bool = False,
 ) -> Any:
-    """The circuit beside its rivals, one strip an ablation.
+    """Plot the circuit beside its rivals, one strip per ablation.
 
     Args:
         rows: (ablation, the circuit's value, the rivals', gate).
@@ -78,7 +78,7 @@ def _points(
 
 
 def alone(found: Sequence[Evidence]) -> Any:
-    """Distance from the model of the circuit and of random circuits."""
+    """Plot the distance from the model of the circuit and of random circuits."""
     return strips(
         [(e.ablation, e.kl[2], e.controls, KL_GATE * e.kl[1]) for e in found],
         label="alone", axis="KL from the model, nats", words=lambda x: f"{number(x)} nats",
@@ -86,7 +86,7 @@ def alone(found: Sequence[Evidence]) -> Any:
 
 
 def needed(found: Sequence[Evidence]) -> Any:
-    """What is lost without the circuit, and without others."""
+    """Plot what is lost without the circuit, and without other nodes."""
     return strips(
         [(e.ablation, e.necessity.value, [x for x in e.others if math.isfinite(x)], NECESSITY_GATE)
          for e in found],
@@ -95,7 +95,7 @@ def needed(found: Sequence[Evidence]) -> Any:
 
 
 def members(found: Sequence[Evidence]) -> Any:
-    """What leaving out each member adds to the distance, one row of bars an ablation."""
+    """Plot how much leaving out each member adds to the distance, one row of bars per ablation."""
     return gridplot([[_bars(e)] for e in found], toolbar_location=None, sizing_mode="stretch_width")
 
 
@@ -128,7 +128,7 @@ def _bars(e: Evidence) -> Any:
 
 
 def parts(found: Sequence[Evidence]) -> Any:
-    """Circuit against model, with the same part taken out of both."""
+    """Plot circuit against model with the same part removed from both."""
     figures = []
     for e in found:
         fig = canvas(
@@ -157,7 +157,7 @@ def parts(found: Sequence[Evidence]) -> Any:
 
 
 def against_size(found: Sequence[Evidence]) -> dict[str, Any]:
-    """Faithfulness and KL of the best members alone, a line for each ablation."""
+    """Plot faithfulness and KL of the best members alone, a line per ablation."""
     made = {}
     for name, place in (("faithfulness", 1), ("kl", 2)):
         fig = canvas(

@@ -20,7 +20,7 @@ STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
 
 
 class Finding(NamedTuple):
-    """One line under the verdict.
+    """A finding is one line under the verdict.
 
     Attributes:
         mark: ✓, ✗, ? or ·.
@@ -34,14 +34,14 @@ class Finding(NamedTuple):
 
 
 def badge(report: ValidationReport | None) -> tuple[str, str, str]:
-    """Class, mark and words of the verdict; of no report, "Not tested"."""
+    """Return class, mark and words of the verdict; "Not tested" without a report."""
     return BADGES[report.verdict if report else ""]
 
 
 def verdict_sentence(
     circuit: Circuit | EdgeCircuit, report: ValidationReport | None, units: int
 ) -> str:
-    """One sentence: what share of the model the circuit is, and whether it carries the behaviour.
+    """State the circuit's share of the model and whether it carries the behaviour.
 
     Args:
         circuit: The circuit.
@@ -64,7 +64,7 @@ def verdict_sentence(
 
 
 def findings(report: ValidationReport | None) -> list[Finding]:
-    """The claims that decide as sentences, and what was set aside.
+    """State the decisive claims and the prompts set aside, as sentences.
 
     Args:
         report: The judge's, if there is one.

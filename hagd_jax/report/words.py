@@ -19,7 +19,7 @@ _PLAIN = frozenset(" \n\t")
 
 
 def inert(text: Any, limit: int = 300) -> str:
-    r"""Text from outside, made safe to look at: nothing hidden, nothing active, nothing endless.
+    r"""Make foreign text safe to display: nothing hidden, nothing active, nothing endless.
 
     Args:
         text: Anything; its `str` is taken.
@@ -51,7 +51,7 @@ def _visible(char: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, or whole thousands.
+    """Format a number with three significant digits, or as whole thousands.
 
     Example:
         >>> number(0.12345), number(float("nan"))
@@ -61,7 +61,7 @@ def number(value: float) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share of one as a percentage.
+    """Format a share of one as a percentage.
 
     Example:
         >>> percent(0.9731), percent(float("nan"))
@@ -71,7 +71,7 @@ def percent(value: float, digits: int = 1) -> str:
 
 
 def probability(value: float) -> str:
-    """A p-value with three decimals, or an upper bound where those would be zero.
+    """Format a p-value with three decimals, or as an upper bound where those would be zero.
 
     Example:
         >>> probability(1 / 11), probability(1e-5)
@@ -81,7 +81,7 @@ def probability(value: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The 95% interval of a share, in percent.
+    """Format the 95% interval of a share, in percent.
 
     Example:
         >>> interval(Estimate(0.97, 0.951, 0.989))
@@ -94,7 +94,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def node_name(node: Node) -> str:
-    """The short name of a node.
+    """Return the short name of a node.
 
     Example:
         >>> node_name(Node("head", 3, 1)), node_name(Node("feature", 0, 17))
@@ -104,7 +104,7 @@ def node_name(node: Node) -> str:
 
 
 def found_under(seen: Seen) -> str:
-    """Which ablations a circuit was found with.
+    """Describe the ablations that a circuit was found with.
 
     Example:
         >>> found_under(Seen(ablations=("mean", "zero"))), found_under(Seen.unknown())

@@ -37,7 +37,7 @@ INPUTS = ("q", "k", "v", "mlp", "logits")
 
 
 class ComponentNodes(NamedTuple):
-    """Nodes: the embedding, heads by layer, MLPs, the logits.
+    """The nodes are the embedding, heads by layer, MLPs and the logits.
 
     Attributes:
         kind: (N,) int8: `EMBED`, `HEAD`, `MLP` or `LOGITS`.
@@ -53,7 +53,7 @@ class ComponentNodes(NamedTuple):
 
 
 class ComponentEdges(NamedTuple):
-    """Edges, split by the input of the reader that they end at.
+    """The edges are split by the input of the reader that they end at.
 
     Attributes:
         score: (E,) mean over prompts; positive helps the behaviour.
@@ -71,7 +71,7 @@ class ComponentEdges(NamedTuple):
 
 
 class ComponentGraph(Graph):
-    """Who writes what whom reads, with a score for each edge.
+    """A component graph holds the edges from writers to readers, with a score for each.
 
     Query heads that share a key/value head share its inputs: an edge into one of these ends at
     the first of them.
@@ -91,21 +91,21 @@ class ComponentGraph(Graph):
 
     @property
     def nodes(self) -> ComponentNodes:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
     @property
     def edges(self) -> ComponentEdges:
-        """The table of edges."""
+        """Return the table of edges."""
         return self.graph.edges  # type: ignore[return-value]
 
     @property
     def weights(self) -> np.ndarray:
-        """(E,) score of each edge."""
+        """Return the (E,) score of each edge."""
         return np.asarray(self.edges.score)
 
     def label(self, node: int) -> str:
-        """What a node is, such as `L3 head 2` or `L3 MLP`; see `Graph.label`."""
+        """Describe a node, such as `L3 head 2` or `L3 MLP`; see `Graph.label`."""
         node, table = require_index("node", node, self.count), self.nodes
         kind, layer, index = (int(column[node]) for column in table)
         return {EMBED: "embedding", HEAD: f"L{layer} head {index}", MLP: f"L{layer} MLP",
@@ -116,7 +116,7 @@ class ComponentGraph(Graph):
 
     @property
     def scores(self) -> Scores:
-        """Scores of `Edges`, as circuits of edges have them; 0 where there is no edge."""
+        """Convert to scores of `Edges`; entries without an edge are 0."""
         found = jax.tree.map(
             lambda there: np.zeros(there.shape, np.float32), Edges.existing(self.config)
         )
@@ -131,7 +131,7 @@ class ComponentGraph(Graph):
 
 @struct.dataclass
 class AddToReads(Intervention):
-    """Adds to what each reader reads, before its norm: where gradients of reads are taken.
+    """Add to what each reader reads before its norm, where gradients of reads are taken.
 
     Attributes:
         q: (L, B, T, H, D).
@@ -148,23 +148,23 @@ class AddToReads(Intervention):
     final: Any = shared()
 
     def on_q_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToReads]:
-        """What queries read."""
+        """Add to what queries read."""
         return value + self.q, self
 
     def on_k_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToReads]:
-        """What keys read."""
+        """Add to what keys read."""
         return value + self.k, self
 
     def on_v_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToReads]:
-        """What values read."""
+        """Add to what values read."""
         return value + self.v, self
 
     def on_resid_mlp(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToReads]:
-        """What the MLP reads."""
+        """Add to what the MLP reads."""
         return value + self.mlp, self
 
     def on_resid_final(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToReads]:
-        """What the logits read."""
+        """Add to what the logits read."""
         return value + self.final, self
 
 
@@ -256,7 +256,7 @@ def _pairs(written: jax.Array, read: jax.Array) -> jax.Array:
 
 
 def no_reads(c: DecoderConfig, shape: tuple[int, ...]) -> AddToReads:
-    """Nothing added, for tokens of a shape (B, T)."""
+    """Make an `AddToReads` of zeros, for tokens of shape (B, T)."""
     stream = (*shape, c.d_model)
     queries, keys = ((c.n_layers, *shape, n, c.d_model) for n in (c.n_heads, c.n_kv_heads))
     return AddToReads(

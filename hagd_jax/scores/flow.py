@@ -38,7 +38,7 @@ from hagd_jax.units import Directed
 
 
 class Directions(struct.PyTreeNode):
-    """What features read and write, whatever the prompt.
+    """Directions are what features read and write, independent of the prompt.
 
     Attributes:
         out: (E, F, D) written along each edge of the layer graph, summed up to it: to the next
@@ -59,7 +59,7 @@ class Directions(struct.PyTreeNode):
 
 
 class Flow(struct.PyTreeNode):
-    """What nodes do on B prompts of T positions.
+    """A flow holds activations and gradients of nodes on B prompts of T positions.
 
     Attributes:
         move: (L, F, B, T) activation minus that of the counterfactual.
@@ -81,7 +81,7 @@ class Flow(struct.PyTreeNode):
 
 @struct.dataclass
 class AddToHeads(Intervention):
-    """Adds to what heads put out.
+    """Add to the outputs of heads, where their gradients are taken.
 
     Attributes:
         amount: (L, B, T, H, Dh).
@@ -90,12 +90,12 @@ class AddToHeads(Intervention):
     amount: Any = scanned()
 
     def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToHeads]:
-        """The heads, moved."""
+        """Add this layer's amounts to the head outputs."""
         return value + self.amount, self
 
 
 def directions(model: LanguageModel, nodes: Directed) -> Directions:
-    """What features read and write.
+    """Compute the directions that features read and write.
 
     Args:
         model: The model.
@@ -135,7 +135,7 @@ def flow_arrays(
     metric: Metric,
     remat: bool,
 ) -> Flow:
-    """What nodes do on a batch, gradients averaged along the path of EAP-IG.
+    """Compute activations and gradients of a batch, averaged along the path of EAP-IG.
 
     Args:
         model: The model.
@@ -195,7 +195,7 @@ def flow(
     metric: Metric,
     remat: bool,
 ) -> Flow:
-    """`flow_arrays` as one program, its results on every device."""
+    """Compute `flow_arrays` as one program, with results on every device."""
     return replicate(flow_arrays(model, nodes, batch, weight, steps, metric, remat), model.mesh)
 
 

@@ -14,7 +14,7 @@ from hagd_jax.scores.flow import Directions, Flow
 def block(
     along: Directions, found: Flow, to: jax.Array, frm: jax.Array, parallel: bool
 ) -> jax.Array:
-    """Edges between all nodes of two layers.
+    """Score the edges between all nodes of two layers.
 
     Args:
         along: What features read and write.
@@ -57,7 +57,7 @@ def _positions(x: jax.Array) -> jax.Array:
 
 
 def chosen_edges(along: Directions, found: Flow, chosen: jax.Array, *, parallel: bool) -> jax.Array:
-    """Edges between all heads and some features.
+    """Score the edges between all heads and some features.
 
     Args:
         along: What features read and write.

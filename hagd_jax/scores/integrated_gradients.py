@@ -23,7 +23,7 @@ from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
 
 @dataclasses.dataclass(frozen=True)
 class GradientConfig:
-    """How node scores are computed.
+    """Configure how gradients along a path are computed.
 
     Attributes:
         steps: Where on the path the gradient is taken: 0 is the counterfactual, 1 the clean
@@ -46,7 +46,7 @@ class GradientConfig:
 
 
 def check_scored(model: Any, prompts: Any, config: Any) -> None:
-    """Refuse what cannot be scored, by class and number.
+    """Refuse models, prompts and configurations that cannot be scored.
 
     Args:
         model: A `LanguageModel`.
@@ -72,7 +72,7 @@ def node_scores(
     metric: Metric = logit_difference,
     start: tuple[int, Nodes] | None = None,
 ) -> Iterator[tuple[int, Nodes]]:
-    """Integrated gradients of a metric with respect to every node's mask, batch by batch.
+    """Yield integrated gradients of a metric for every node's mask, batch by batch.
 
     score_i = mean over prompts of ∫₀¹ ∂m/∂μ_i dα at masks μ = α, where node i's activation is
     μ_i · own + (1 − μ_i) · counterfactual. With enough steps the scores sum to
@@ -115,7 +115,7 @@ def mean_scores(
     dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
-    """Integrated gradients of every node: `node_scores`, averaged over prompts.
+    """Average the integrated gradients of every node over prompts.
 
     Args:
         model: The model.
@@ -152,7 +152,7 @@ def batch_scores(
     metric: Metric,
     remat: bool,
 ) -> Nodes:
-    """Integrated gradients of a batch, summed over its prompts.
+    """Sum the integrated gradients of every node over a batch.
 
     Args:
         model: The model, without name and tokenizer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from flax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.flow import Flow, directions, flow
+from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import PATH, Metric
@@ -27,10 +27,12 @@ from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 EDGES_PER_NODE = 32
 HEAD, FEATURE = range(2)
+# Senders, receivers and weights of some edges.
+_Ends = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class NodePlaces(NamedTuple):
-    """Which node each is, in the order of `Nodes.flat`.
+    """A table gives kind, layer and index of each node, in the order of `Nodes.flat`.
 
     Attributes:
         kind: (N,) int8: `HEAD` or `FEATURE`.
@@ -46,7 +48,7 @@ class NodePlaces(NamedTuple):
 
     @classmethod
     def of(cls, space: Space) -> NodePlaces:
-        """The nodes of a space, on the host."""
+        """List the nodes of a space, on the host."""
         each = (space.heads, space.features)
         kind = np.repeat([HEAD, FEATURE], [space.layers * n for n in each])
         index = np.concatenate([np.tile(np.arange(n), space.layers) for n in each])
@@ -54,7 +56,7 @@ class NodePlaces(NamedTuple):
 
 
 class NodeGraph(Graph):
-    """Every node of a circuit's space, and the strongest edges into each.
+    """A node graph holds all nodes of a space and the strongest edges into each.
 
     An edge s → t weighs how much the metric changes, to first order, when t alone reads s from
     the counterfactual, everything between them being the residual stream (see `flow`). Attention
@@ -75,11 +77,11 @@ class NodeGraph(Graph):
 
     @property
     def nodes(self) -> NodePlaces:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes  # type: ignore[return-value]
 
     def label(self, node: int) -> str:
-        """What a node is, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
+        """Describe a node, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
         node, table = require_index("node", node, self.count), self.nodes
         sign = "head " if table.kind[node] == HEAD else "#"
         return f"L{int(table.layer[node])} {sign}{int(table.index[node])}"
@@ -89,7 +91,7 @@ class NodeGraph(Graph):
 
     @property
     def scores(self) -> Scores:
-        """`score` as scores of `Nodes`."""
+        """Return `score` as scores of `Nodes`."""
         return Scores(Nodes.from_flat(self.space, self.score), self.seen)
 
 
@@ -104,7 +106,7 @@ def node_graph(
     metric: Metric = logit_difference,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> NodeGraph:
-    """Score every edge between nodes, or between those that matter, and keep the strongest.
+    """Score the edges between nodes, and keep the strongest into each.
 
     Args:
         model: The model.
@@ -139,32 +141,42 @@ def node_graph(
     nodes = named.bare()
     along, found = directions(model, nodes), _flows(model, nodes, prompts, config, metric)
     space, parallel = nodes.space, model.config.parallel_residual
-    own, heads = _own(space), space.layers * space.heads
-    score = np.asarray(found.score) / len(prompts)
     if candidates is not None and candidates < space.layers * space.features:
-        chosen = np.argsort(-np.abs(score[heads:]), kind="stable")[:candidates]
-        rows = _chosen(along, found, jnp.asarray(chosen, jnp.int32), parallel=parallel)
-        row, column, weight = _strongest(np.asarray(rows), edges_per_node)
-        place = np.concatenate([np.arange(heads), heads + chosen])
+        blocks = _among(along, found, space, edges_per_node, parallel, candidates)
+    else:
+        blocks = _by_layer(along, found, space, edges_per_node, parallel)
+    kept = []
+    for layers, edges in blocks:
+        kept.append(edges)
         if on_layer is not None:
-            on_layer(space.layers, space.layers)
-        ends = ([place[column]], [place[row]], [weight / len(prompts)])
-        return _graph(space, *ends, score, len(prompts)).replace(seen=seen)
-    senders, receivers, weights = [], [], []
+            on_layer(layers, space.layers)
+    return _graph(space, kept, np.asarray(found.score), len(prompts)).replace(seen=seen)
+
+
+def _among(
+    along: Directions, found: Flow, space: Space, most: int, parallel: bool, candidates: int
+) -> Iterator[tuple[int, _Ends]]:
+    """The strongest edges into heads and candidate features, all layers at once."""
+    heads = space.layers * space.heads
+    chosen = np.argsort(-np.abs(np.asarray(found.score)[heads:]), kind="stable")[:candidates]
+    rows = _chosen(along, found, jnp.asarray(chosen, jnp.int32), parallel=parallel)
+    row, column, weight = _strongest(np.asarray(rows), most)
+    place = np.concatenate([np.arange(heads), heads + chosen])
+    yield space.layers, (place[column], place[row], weight)
+
+
+def _by_layer(
+    along: Directions, found: Flow, space: Space, most: int, parallel: bool
+) -> Iterator[tuple[int, _Ends]]:
+    """The strongest edges into the nodes of each layer, with the number of layers done."""
+    own = _own(space)
     for layer in range(space.layers):
         rows = [
             np.asarray(block(along, found, np.int32(layer), np.int32(below), parallel))
             for below in range(layer + 1)
         ]
-        kept = _strongest(np.concatenate(rows, 1), edges_per_node)
-        row, column, weight = kept
-        senders.append(own[: layer + 1].ravel()[column])
-        receivers.append(own[layer][row])
-        weights.append(weight / len(prompts))
-        if on_layer is not None:
-            on_layer(layer + 1, space.layers)
-    found = _graph(space, senders, receivers, weights, score, len(prompts))
-    return found.replace(seen=seen)
+        row, column, weight = _strongest(np.concatenate(rows, 1), most)
+        yield layer + 1, (own[: layer + 1].ravel()[column], own[layer][row], weight)
 
 
 _chosen = jax.jit(chosen_edges, static_argnames="parallel")
@@ -211,10 +223,10 @@ def _strongest(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.
     return row[there], column.ravel()[there], value[there]
 
 
-def _graph(
-    space: Space, senders: list, receivers: list, weights: list, score: np.ndarray, prompts: int
-) -> NodeGraph:
-    s, r, w = (np.concatenate(part) for part in (senders, receivers, weights))
+def _graph(space: Space, edges: list[_Ends], total: np.ndarray, prompts: int) -> NodeGraph:
+    """The graph of means over prompts, from sums over them."""
+    s, r, w = (np.concatenate(part) for part in zip(*edges, strict=True))
+    score, w = total / prompts, w / prompts
     order = strongest_into(r, np.abs(w), None)
     parts = graph_parts(NodePlaces.of(space), w[order].astype(np.float32), s[order], r[order])
     return NodeGraph(parts, score.astype(np.float32), space, prompts)

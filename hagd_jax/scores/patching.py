@@ -33,7 +33,7 @@ def eap_ig(
     dictionary: Source | None = None,
     metric: Metric = logit_difference,
 ) -> Scores:
-    """EAP-IG of nodes: Σ (clean − counterfactual) · mean over the path of ∂m/∂node.
+    """Compute EAP-IG of nodes: Σ (clean − counterfactual) · mean over the path of ∂m/∂node.
 
     Args:
         model: The model.
@@ -73,7 +73,7 @@ def eap(
     dictionary: Source | None = None,
     batch_size: int = 8,
 ) -> Scores:
-    """EAP of nodes: `eap_ig` with the gradient at the clean prompt alone.
+    """Compute EAP of nodes: `eap_ig` with the gradient at the clean prompt alone.
 
     Args:
         model: The model.
@@ -89,7 +89,7 @@ def eap(
 
 
 def eap_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) -> Scores:
-    """EAP of the edges between components.
+    """Compute EAP of the edges between components.
 
     Args:
         model: The model.
@@ -103,7 +103,7 @@ def eap_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) ->
 
 
 def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8) -> Scores:
-    """EAP-IG of the edges between components.
+    """Compute EAP-IG of the edges between components.
 
     Args:
         model: The model.

@@ -19,7 +19,7 @@ PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any:
-    """The mean gradient along a path: (1/S) Σ_s ∂m(x(α_s)), which stands for ∫₀¹ ∂m(x(α)) dα.
+    """Average the gradient along a path: (1/S) Σ_s ∂m(x(α_s)) approximates ∫₀¹ ∂m(x(α)) dα.
 
     Args:
         gradient: α → a pytree of gradients where the path is at α: 0 is the counterfactual, 1 the
@@ -40,7 +40,7 @@ def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any
 
 
 class Ends(NamedTuple):
-    """What a model does at both ends of the path of embeddings.
+    """Ends are the activations of a model at both ends of the path of embeddings.
 
     Attributes:
         clean: Site → values on the clean prompts.
@@ -53,13 +53,13 @@ class Ends(NamedTuple):
     __repr__ = one_line
 
     def at(self, step: jax.Array) -> Edit:
-        """The intervention that starts the model at a place on the path of embeddings."""
+        """Make the intervention that starts the model at a point on the path of embeddings."""
         clean, other = self.clean["embed"], self.other["embed"]
         return replace("embed", other + step * (clean - other))
 
 
 def path_ends(model: LanguageModel, batch: Prompts, sites: tuple[str, ...]) -> Ends:
-    """Run both ends of the path.
+    """Run the model at both ends of the path of embeddings.
 
     Args:
         model: The model.

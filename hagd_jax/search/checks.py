@@ -17,7 +17,7 @@ from hagd_jax.tasks.prompts import Prompts
 def require_run(
     model: Any, prompts: Any, config: Any, *kinds: type, tree: Any = None, seed: Any = 0
 ) -> None:
-    """Refuse arguments of another class than they should have.
+    """Refuse arguments of the wrong class.
 
     Args:
         model: The model.
@@ -61,7 +61,7 @@ def require_sizes(sizes: Any, total: int) -> list[int]:
 
 
 def require_tree(tree: Tree, count: int) -> None:
-    """Refuse a tree of another number of nodes.
+    """Refuse a tree over another number of nodes.
 
     Raises:
         InputError: If it has one.
@@ -85,3 +85,21 @@ def require_state(shapes: Sequence[tuple[int, ...]], expected: Sequence[tuple[in
     if list(shapes) != list(expected):
         raise InputError("state", got=f"logits of {list(shapes)}", expected=f"{list(expected)}",
                          mend="Go on with the sizes, tree and scores it began with.")  # fmt: skip
+
+
+def require_spoken(bad: np.ndarray) -> None:
+    """Refuse a model that says no numbers on some prompts: no circuit could be near that.
+
+    Args:
+        bad: (N,) on which it does.
+
+    Raises:
+        InputError: If there are any.
+    """
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise InputError(
+            "model", got=f"logits that are no numbers on {len(rows)} prompts, the first {rows[0]}",
+            expected="finite logits on every prompt",
+            mend="Try float32, or look for infinities in the weights.",
+        )  # fmt: skip

@@ -9,7 +9,7 @@ from hagd_jax.errors import require_number
 
 @dataclasses.dataclass(frozen=True)
 class MaskConfig:
-    """How masks are trained.
+    """Configure how masks are trained.
 
     Attributes:
         steps: Number of Adam steps.
@@ -47,7 +47,7 @@ class MaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RepairConfig:
-    """How a circuit is repaired.
+    """Configure how a circuit is repaired.
 
     Attributes:
         rounds: Largest number of rounds; each takes the best of the swaps that it measured.
@@ -79,7 +79,7 @@ class RepairConfig:
 
 
 def shares(config: MaskConfig | RepairConfig) -> dict[str, float]:
-    """Ablation → its share of the loss, of those that have one."""
+    """Map each ablation to its share of the loss, leaving out shares of zero."""
     mean = config.mean or 0.0
     both = {"counterfactual": 1 - mean, "mean": mean}
     return {name: share for name, share in both.items() if share}

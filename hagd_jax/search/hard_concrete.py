@@ -24,7 +24,7 @@ _FARTHEST = 60.0
 
 
 def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Draw masks.
+    """Draw masks from the hard concrete distribution.
 
     Args:
         logits: α, any shape.
@@ -43,7 +43,7 @@ def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def open_probability(logits: jax.Array) -> jax.Array:
-    """P(z > 0).
+    """Compute P(z > 0).
 
     Args:
         logits: α, any shape.
@@ -55,7 +55,7 @@ def open_probability(logits: jax.Array) -> jax.Array:
 
 
 def log_open_probability(logits: jax.Array) -> jax.Array:
-    """The logarithm of P(z > 0), which tells logits apart where the probability itself rounds to 1.
+    """Compute log P(z > 0), which tells logits apart where the probability rounds to 1.
 
     Args:
         logits: α, any shape.
@@ -77,7 +77,7 @@ def log_open_probability(logits: jax.Array) -> jax.Array:
 def held(
     expected: Callable[[Any, jax.Array], jax.Array], logits: Any, size: jax.Array
 ) -> jax.Array:
-    """The shift at which an expected size is the one asked for, with its gradient.
+    """Find the shift at which the expected size is the requested one, with its gradient.
 
     Args:
         expected: (logits, shift) → expected size, which falls as the shift rises.

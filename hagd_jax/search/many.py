@@ -41,7 +41,7 @@ def search_many(
     dictionary: Source | None = None,
     seed: int = 0,
 ) -> dict[str, Searched]:
-    """Search circuits of several tasks in one program, without trees.
+    """Search circuits of several tasks in one program, without hierarchies.
 
     Each task has masks, noise and batches of its own, as `search_masks` would give it alone.
     Prompts are padded to one length, and repeated to one number.
@@ -76,14 +76,7 @@ def search_many(
         >>> {name: len(task.circuits[3]) for name, task in found.items()}
         {'one': 3, 'half': 3}
     """
-    for what, value in (("prompts", prompts), ("scores", scores)):
-        require_is(what, value, Mapping, mend="Give one for each task, by name.")
-    if not prompts or set(prompts) != set(scores):
-        raise InputError(
-            "scores",
-            got=sorted(map(str, scores)),
-            expected=f"of {sorted(map(str, prompts)) or 'a task'}",
-        )
+    _require_named_alike(prompts, scores)
     for own in prompts.values():
         require_run(model, own, config, MaskConfig, seed=seed)
     _require_alone(model, prompts, config)
@@ -107,6 +100,18 @@ def search_many(
             model, alike[name], read_circuits(parts, own, sizes, seen), own, config, dictionary
         )
     return results
+
+
+def _require_named_alike(prompts: Mapping[str, Prompts], scores: Mapping[str, Given]) -> None:
+    """Refuse anything but prompts and scores of the same tasks, by name."""
+    for what, value in (("prompts", prompts), ("scores", scores)):
+        require_is(what, value, Mapping, mend="Give one for each task, by name.")
+    if not prompts or set(prompts) != set(scores):
+        raise InputError(
+            "scores",
+            got=sorted(map(str, scores)),
+            expected=f"of {sorted(map(str, prompts)) or 'a task'}",
+        )
 
 
 def _require_alone(

@@ -42,7 +42,7 @@ from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Searched(NamedTuple):
-    """What a mask search came to.
+    """The result of a mask search holds circuits, their losses and the final state.
 
     Attributes:
         circuits: Size → `Selection`, with what it has seen.
@@ -120,7 +120,7 @@ def searched(
     config: MaskConfig,
     dictionary: Parts | Source | None,
 ) -> Searched:
-    """Measure the smallest circuit beside the empty one, and say whether anything was found."""
+    """Measure the smallest circuit and the empty one, and decide whether anything was found."""
     smallest = circuits[min(circuits)]
     nothing = smallest.like(np.zeros_like(smallest.flat()))
     loss, empty = measured_losses(
@@ -132,7 +132,7 @@ def searched(
 def read_circuits(
     parts: Parts, state: MaskState, sizes: Sequence[int], seen: Seen, tree: Tree | None = None
 ) -> dict[int, Selection]:
-    """Size → the nodes that are likeliest to be open in a mask of that size."""
+    """Map each size to the nodes that are likeliest to be open in a mask of that size."""
     ranks = zip(sizes, mask_ranks(state, sizes, tree), strict=True)
     return {int(size): Selection(best(parts, row, int(size)), seen) for size, row in ranks}
 
@@ -148,7 +148,7 @@ def trained_circuits(
     dictionary: Parts | Source | None = None,
     seed: int = 0,
 ) -> tuple[dict[int, Selection], MaskState]:
-    """The circuits of `search_masks`, not measured, and the last state."""
+    """Train masks as `search_masks` does, and return the unmeasured circuits and the state."""
     require_run(model, prompts, config, MaskConfig, tree=tree, seed=seed)
     parts = parts_of(model, dictionary)
     sizes = require_sizes(sizes, count(parts))
@@ -171,7 +171,7 @@ def train_masks(
     tree: Tree | None = None,
     dictionary: Parts | Source | None = None,
 ) -> Iterator[tuple[MaskState, dict[str, float]]]:
-    """Take all steps that are left, some at a time.
+    """Take all remaining steps, several at a time.
 
     Args:
         model: The model.
@@ -250,7 +250,7 @@ def seen_by_masks(
     tree: Tree | None = None,
     dictionary: Parts | Source | None = None,
 ) -> Seen:
-    """What circuits have seen that masks were trained for, as in `search_masks`.
+    """Record the data that decide circuits of trained masks, as in `search_masks`.
 
     Args:
         model: The model.

@@ -25,7 +25,7 @@ from hagd_jax.units import Parts, Scores
 
 
 class MaskState(struct.PyTreeNode):
-    """Everything that a search goes on from.
+    """The state of a search holds everything needed to continue it.
 
     Attributes:
         logits: One array for each level of the tree, coarsest first; the nodes' own last.
@@ -46,7 +46,7 @@ class MaskState(struct.PyTreeNode):
 
 
 class Search(NamedTuple):
-    """What masks are searched over, and for which sizes; arrays, so one program serves all.
+    """A search defines the masks and sizes as arrays, so that one program serves all.
 
     Attributes:
         parts: What the model consists of.
@@ -62,7 +62,7 @@ class Search(NamedTuple):
 
 
 def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:
-    """Logits of every level from scores: clip(½ · logit(rank) + 1, −2, 3), rank a share of all.
+    """Convert scores to logits of every level: clip(½ · logit(rank) + 1, −2, 3), rank a share.
 
     Args:
         scores: (N,) higher is likelier; only their order counts.
@@ -90,7 +90,7 @@ def init_masks(
     tree: Tree | None = None,
     sizes: int = 1,
 ) -> MaskState:
-    """The state of a search before its first step.
+    """Make the state of a search before its first step.
 
     Args:
         key: PRNG key.
@@ -122,7 +122,7 @@ def init_masks(
 
 
 def start(key: jax.Array, logits: list[jax.Array], sizes: int, config: MaskConfig) -> MaskState:
-    """A state from logits of every level, before the first step."""
+    """Make a state from logits of every level, before the first step."""
     kept = [jnp.repeat(level[None], sizes, 0) for level in logits]
     return MaskState(logits, kept, _optimizer(config).init(logits), key, jnp.int32(0))
 
@@ -150,7 +150,7 @@ def mask_ranks(state: MaskState, sizes: Any, tree: Tree | None = None) -> np.nda
 
 
 def require_fit(state: MaskState, sizes: int, tree: Tree, count: int | None = None) -> None:
-    """Refuse the state of a search with other sizes, levels or nodes.
+    """Refuse the state of a search over other sizes, levels or nodes.
 
     Raises:
         InputError: If it has others.
@@ -166,7 +166,7 @@ def _ranks(tree: Tree, kept: list[jax.Array], sizes: jax.Array) -> jax.Array:
 
 
 def traced(config: MaskConfig) -> MaskConfig:
-    """The fields that a program depends on, so that other schedules do not compile it anew."""
+    """Keep the fields that a program depends on, so that other schedules do not recompile it."""
     names = ("learning_rate", "mean", "metric")
     return MaskConfig(**{name: getattr(config, name) for name in names})
 
@@ -180,7 +180,7 @@ def scan_steps(
     config: MaskConfig,
     rows: int,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
-    """Steps on batches that are drawn from all prompts.
+    """Take steps on batches drawn from all prompts.
 
     Args:
         model: The model.
@@ -215,7 +215,7 @@ def scan_jitted(
     config: MaskConfig,
     rows: int,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
-    """`scan_steps` as one program, which takes the memory of the state for its own."""
+    """Run `scan_steps` as one program, which reuses the memory of the state."""
     return replicate(scan_steps(model, search, target, state, plan, config, rows), model.mesh)
 
 
@@ -228,7 +228,7 @@ def update(
     asked: tuple[jax.Array, jax.Array],
     config: MaskConfig,
 ) -> tuple[MaskState, dict[str, jax.Array]]:
-    """One step of Adam on the logits.
+    """Take one step of Adam on the logits; of a batch that is not finite nothing is kept.
 
     Args:
         model: The model.
@@ -256,7 +256,14 @@ def update(
 
     (value, metrics), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
     updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
-    logits: Any = optax.apply_updates(state.logits, updates)
+    # A batch on which a masked model overflows would stay in the logits and in Adam's means for
+    # good; the schedule goes on, and the next batch is another one.
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+    logits, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (optax.apply_updates(state.logits, updates), opt_state),
+        (state.logits, state.opt_state),
+    )
     after = state.replace(logits=logits, opt_state=opt_state, key=key, step=state.step + 1)
     kept = _kept(state, logits, search.sizes, size)
     return after.replace(kept=kept), metrics | {"loss": value, "size": size}

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
+from hagd_jax.search.checks import require_spoken
 from hagd_jax.search.parts import masks
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.prompts import Prompts
@@ -18,7 +20,7 @@ from hagd_jax.units import Parts
 
 
 class Target(NamedTuple):
-    """What the model does on the discovery prompts; arrays of N prompts, on every device.
+    """The target records what the model does on N discovery prompts, on every device.
 
     Attributes:
         prompts: The prompts.
@@ -37,12 +39,12 @@ class Target(NamedTuple):
     __repr__ = one_line
 
     def scale(self) -> jax.Array:
-        """The mean metric, which errors are measured in."""
+        """Return the mean metric, the unit of its errors."""
         mean = jnp.mean(self.metric)
         return jnp.where(jnp.abs(mean) > 1e-3, mean, 1.0)
 
     def take(self, rows: jax.Array, mesh: jax.sharding.Mesh | None) -> Target:
-        """Some prompts, over the devices that share a batch."""
+        """Select some prompts, spread over the devices that share a batch."""
 
         def part(x: jax.Array) -> jax.Array:
             return constrain(x[rows], ("batch",) + (None,) * (x.ndim - 1), mesh)
@@ -63,6 +65,9 @@ def target_of(
 
     Returns:
         What it does.
+
+    Raises:
+        InputError: If it says NaN or infinity on a prompt: no circuit could be near that.
     """
     sums = places = None
     if means is not None:
@@ -71,6 +76,7 @@ def target_of(
     rows = batch_rows(len(prompts), batch_size, model.mesh)
     parts = [_ends(model.bare(), batch) for batch, _ in padded_batches(model, prompts, rows)]
     at, metric = (jnp.concatenate(part)[: len(prompts)] for part in zip(*parts, strict=True))
+    require_spoken(np.asarray(jnp.isnan(at).any((1, 2, 3)) | ~jnp.isfinite(metric)))
     return Target(jax.tree.map(jnp.asarray, prompts), at, metric, sums, places)
 
 
@@ -82,7 +88,7 @@ def _ends(model: LanguageModel, batch: Prompts) -> tuple[jax.Array, jax.Array]:
 
 
 def counterfactual(model: LanguageModel, parts: Parts, batch: Prompts) -> dict[str, jax.Array]:
-    """What parts are on the corrupted prompts."""
+    """Compute the values of the parts on the corrupted prompts."""
     trace = forward(model, batch.inputs("corrupted"), capture=parts.capture).trace
     return parts.values(trace)
 
@@ -95,7 +101,7 @@ def mixed(
     share: float,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Means over other prompts for a random share of the prompts; `other` for the rest."""
+    """Replace the counterfactual by means over other prompts on a random share of the prompts."""
     if batch.means is None or batch.places is None or not share:
         return other
     prompts = batch.prompts
@@ -117,7 +123,7 @@ def distances(
     rows: jax.Array,
     scale: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """How far the masked model is from the model on each prompt.
+    """Compute how far the masked model is from the model on each prompt.
 
     Args:
         model: The model.
@@ -148,7 +154,7 @@ def loss(
     weight: float,
     scale: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """KL(model ‖ masked model) of the next token, plus the squared error of the metric.
+    """Compute KL(model ‖ masked model) of the next token plus the squared error of the metric.
 
     Args:
         model: The model.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.checks import require_run
+from hagd_jax.search.checks import require_run, require_spoken
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.parts import Given, read, unflat
 from hagd_jax.tasks.prompts import Prompts
@@ -30,7 +30,7 @@ def measured_losses(
     dictionary: Parts | Source | None = None,
     ablation: str | None = None,
 ) -> np.ndarray:
-    """Measure the loss that a search makes small, of circuits, over all prompts.
+    """Measure the search's loss of each circuit over all prompts.
 
     KL(model ‖ circuit) of the next token plus the weighted squared relative error of the metric.
 
@@ -47,7 +47,8 @@ def measured_losses(
         (K,) float64 losses.
 
     Raises:
-        InputError: If there is no circuit, or circuits or prompts do not fit the model.
+        InputError: If there is no circuit, or circuits or prompts do not fit the model, or the
+            model says NaN or infinity on a prompt.
         ConfigError: If the ablation does not exist.
 
     Example:
@@ -70,10 +71,11 @@ def measured_losses(
     total = np.zeros(len(rows))
     for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
         found = behaviour(
-            model, prompts, circuits, ablation=name, dictionary=parts, reference=prompts,
+            model, prompts, circuits, ablation=Ablation(name, prompts), dictionary=parts,
             batch_size=config.batch_size, with_model=True,
         )  # fmt: skip
         whole = np.asarray(found.metric[0], np.float64)
+        require_spoken(~np.isfinite(whole))
         scale = whole.mean() if abs(whole.mean()) > 1e-3 else 1.0
         off = (((found.metric[1:] - whole) / scale) ** 2).mean(1)
         total += share * (np.asarray(found.kl[1:], np.float64).mean(1) + config.metric * off)
@@ -81,7 +83,7 @@ def measured_losses(
 
 
 def is_found(loss: float, empty: float) -> bool:
-    """Whether a circuit is one: it takes away 5% of the empty circuit's loss or more.
+    """Tell whether a circuit removes at least 5% of the empty circuit's loss.
 
     Args:
         loss: Of the circuit, see `measured_losses`.
@@ -105,7 +107,7 @@ def require_found(
     *,
     mend: str = "Search longer, for a larger circuit, from other scores or with several restarts.",
 ) -> None:
-    """Refuse the result of a search that found nothing.
+    """Refuse the result of a search that found no circuit.
 
     Args:
         loss: Of the circuit, see `measured_losses`.

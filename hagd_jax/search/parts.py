@@ -32,18 +32,18 @@ Given = Nodes | Edges | Scores | Selection
 
 
 def count(parts: Parts) -> int:
-    """How many nodes, or edges that exist."""
+    """Count the nodes, or the edges that exist."""
     return len(_existing(parts)) if isinstance(parts, Components) else parts.space.nodes
 
 
 def flat(parts: Parts, values: Nodes | Edges) -> np.ndarray:
-    """(N,) values on the host."""
+    """Copy the (N,) values to the host."""
     every = values.flat()
     return every[_existing(parts)] if isinstance(parts, Components) else every
 
 
 def unflat(parts: Parts, row: np.ndarray) -> Nodes | Edges:
-    """Undo `flat`; edges that do not exist are 0, or False."""
+    """Restore nodes or edges from a flat row; edges that do not exist are 0, or False."""
     if not isinstance(parts, Components):
         return Nodes.from_flat(parts.space, row)
     row = np.asarray(row)
@@ -53,7 +53,7 @@ def unflat(parts: Parts, row: np.ndarray) -> Nodes | Edges:
 
 
 def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, Seen]:
-    """The row of scores or of a circuit that a user gave, and what it has seen.
+    """Read a row of scores or of a circuit, and the data that decided it.
 
     Args:
         parts: What circuits consist of.
@@ -87,7 +87,7 @@ def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, 
 
 
 def read_row(what: str, given: Scores | np.ndarray) -> np.ndarray:
-    """(N,) float32 numbers on the host, of scores or of an array that a user gave.
+    """Read (N,) float32 numbers on the host from scores or from an array.
 
     Raises:
         InputError: If there is none, or one is not finite.
@@ -105,7 +105,7 @@ def looked(
     dictionary: Parts | Source | None,
     ablations: tuple[str, ...],
 ) -> Seen:
-    """What a search has seen that measured circuits of a model on prompts under ablations."""
+    """Record the data of a search that measured circuits on prompts under ablations."""
     own = dictionary if isinstance(dictionary, Components) else as_dictionary(model, dictionary)
     label = None if isinstance(own, Components) else own
     return look(prompts, ablation=ablations, model=model, dictionary=label)
@@ -119,7 +119,7 @@ def _space(units: Nodes | Edges | Space) -> Any:
 
 
 def masks(parts: Parts, rows: jax.Array) -> Nodes | Edges:
-    """(B, N) rows as masks with a prompt axis after the layers."""
+    """Convert (B, N) rows to masks with a prompt axis after the layers."""
     if isinstance(parts, Components):
         space = parts.space
         every = jnp.zeros((len(rows), len(space.flat()))).at[:, _existing(parts)].set(rows)
@@ -137,7 +137,7 @@ def masks(parts: Parts, rows: jax.Array) -> Nodes | Edges:
 
 
 def best(parts: Parts, scores: np.ndarray, size: int) -> Nodes | Edges:
-    """The `size` parts with the highest scores."""
+    """Select the `size` parts with the highest scores."""
     return unflat(parts, highest(scores, size))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ GRADIENT = 3
 
 
 class Repaired(NamedTuple):
-    """What repair came to.
+    """The result of a repair holds the circuit and its losses.
 
     Attributes:
         mask: The circuit, as a `Selection`.
@@ -56,7 +57,7 @@ def repair(
     *,
     dictionary: Parts | Source | None = None,
 ) -> Repaired:
-    """Swap members for others of the same number, by what is measured.
+    """Swap members of a circuit for other nodes while that lowers the measured loss.
 
     The gradient of the loss at the circuit itself proposes who leaves and who enters; first-order
     effects mislead, so every proposal is measured and the best is taken, until none helps, nor two
@@ -104,29 +105,38 @@ def repair(
 
     first, empty = measured(np.stack([now, np.zeros_like(now)]))
     losses, spent = [float(first)], 1
-    target = None
+    target = target_of(model, prompts, config.batch_size, means=parts if config.mean else None)
     for _ in range(config.rounds):
-        if target is None:
-            means = parts if config.mean else None
-            target = target_of(model, prompts, config.batch_size, means=means)
-        rows = _proposals(now, _slope_of(model, parts, target, now, config), config.pairs)
-        spent += GRADIENT + len(rows)
-        found = measured(rows)
+        slope = _slope_of(model, parts, target, now, config)
         enough = losses[-1] * (1 - config.least)
+        rows, found, count = _swapped(now, slope, enough, config.pairs, measured)
+        spent += GRADIENT + count
         if not found.min() < enough:
-            # No swap helps alone: two at once, of those that cost least.
-            likely = np.argsort(found[: len(rows)], kind="stable")[: 2 * config.pairs]
-            rows = _doubled(now, rows[likely])
-            spent += len(rows)
-            found = measured(rows)
-            if not found.min() < enough:
-                break
+            break
         now = rows[found.argmin()]
         losses.append(float(found.min()))
     return Repaired(
         Selection(unflat(parts, now), seen), tuple(losses), spent, float(empty),
         is_found(losses[-1], empty),
     )  # fmt: skip
+
+
+def _swapped(
+    now: np.ndarray,
+    slope: np.ndarray,
+    enough: float,
+    pairs: int,
+    measured: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Circuits (P, N) with other members, their losses (P,), and how many were measured."""
+    rows = _proposals(now, slope, pairs)
+    found, count = measured(rows), len(rows)
+    if not found.min() < enough:
+        # No swap helps alone: two at once, of those that cost least.
+        likely = np.argsort(found[: len(rows)], kind="stable")[: 2 * pairs]
+        rows = _doubled(now, rows[likely])
+        found, count = measured(rows), count + len(rows)
+    return rows, found, count
 
 
 def _proposals(now: np.ndarray, slope: np.ndarray, pairs: int) -> np.ndarray:

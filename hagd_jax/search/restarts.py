@@ -24,7 +24,7 @@ from hagd_jax.units import Parts, Selection, Source, parts_of
 
 
 class Best(NamedTuple):
-    """What restarts came to.
+    """The result of restarts holds the best circuit and the losses of all of them.
 
     Attributes:
         mask: The circuit of the least loss, as a `Selection`.

@@ -14,7 +14,7 @@ from hagd_jax.search.config import MaskConfig
 
 
 class Schedule(NamedTuple):
-    """What each step is asked for: data, so that one program serves all phases.
+    """A schedule gives each step its size and levels as data, so one program serves all phases.
 
     Attributes:
         size: (steps,) float32 expected nodes.
@@ -28,7 +28,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedule:
-    """Sizes fall geometrically; levels join one after the other, the nodes' own last.
+    """Make a schedule: sizes fall geometrically; levels join one by one, the nodes' own last.
 
     Args:
         config: How masks are trained.
@@ -61,7 +61,7 @@ def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedul
 
 
 def trained_at(sizes: Sequence[int], config: MaskConfig, plan: Schedule) -> np.ndarray:
-    """The expected sizes at which circuits of each size are read on the way.
+    """List the expected sizes at which circuits of each size are read on the way.
 
     Masks have hardly been trained while the first levels join. So a size that is passed by then,
     or that is larger than all expected sizes, is read from the last masks instead.

@@ -50,7 +50,7 @@ def top_nodes(scores: Nodes | Scores, size: int) -> Selection:
 
 
 def highest(scores: np.ndarray, size: int) -> np.ndarray:
-    """(N,) True for the `size` highest of (N,) scores; ties go to the earlier one."""
+    """Mark the `size` highest of (N,) scores; ties go to the earlier one."""
     kept = np.zeros(len(scores), bool)
     kept[np.argsort(-scores, kind="stable")[:size]] = True
     return kept

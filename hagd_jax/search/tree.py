@@ -19,7 +19,7 @@ from hagd_jax.tasks.seen import Seen
 
 @struct.dataclass
 class Tree:
-    """Which cluster of each level every node is in; the nodes themselves are the last level.
+    """A tree assigns every node to a cluster of each level; the nodes are the last level.
 
     Attributes:
         clusters: One (N,) int32 array for each level above the nodes, coarsest first.
@@ -41,7 +41,7 @@ class Tree:
 
     @classmethod
     def of(cls, clusters: Sequence[np.ndarray], *, seen: Seen | None = None) -> Tree:
-        """Check the levels, and count their clusters.
+        """Make a tree from levels, checking them and counting their clusters.
 
         Args:
             clusters: (N,) cluster of every node, one array a level, coarsest first; or the
@@ -76,18 +76,18 @@ class Tree:
         return cls(levels, tuple(int(level.max()) + 1 for level in rows), seen)
 
     def history(self) -> Seen:
-        """What the clusters have seen: nothing if there are none, unknown if it is not recorded."""
+        """Return the data that decided the clusters; nothing without any, unknown if unrecorded."""
         if not self.clusters:
             return Seen.nothing()
         return Seen.unknown() if self.seen is None else self.seen
 
     def bare(self) -> Tree:
-        """Without what it has seen, which would enter a compilation key for nothing."""
+        """Drop the history, which would only enlarge the compilation key."""
         return self.replace(seen=None)  # type: ignore[attr-defined]
 
 
 def gathered(tree: Tree, values: Sequence[jax.Array]) -> list[jax.Array]:
-    """Values of every level's clusters, for each node: (..., N) each, the nodes' own last."""
+    """Gather the values of each node's clusters: (..., N) per level, the nodes' own last."""
     above = [level[..., place] for level, place in zip(values, tree.clusters, strict=False)]
     return [*above, values[-1]]
 
@@ -95,7 +95,7 @@ def gathered(tree: Tree, values: Sequence[jax.Array]) -> list[jax.Array]:
 def expected_size(
     tree: Tree, logits: Sequence[jax.Array], opened: jax.Array, shift: jax.Array
 ) -> jax.Array:
-    """How many nodes are open on average.
+    """Compute the expected number of open nodes.
 
     Args:
         tree: The tree.
@@ -116,7 +116,7 @@ def expected_size(
 def shifted(
     tree: Tree, logits: Sequence[jax.Array], opened: jax.Array, size: jax.Array
 ) -> list[jax.Array]:
-    """The same logits, shifted so that the expected size is the one asked for."""
+    """Shift logits so that the expected size is the requested one."""
     shift = held(lambda own, t: expected_size(tree, own, opened, t), list(logits), size)
     return [level - shift for level in logits]
 
@@ -124,7 +124,7 @@ def shifted(
 def draw(
     tree: Tree, logits: Sequence[jax.Array], opened: jax.Array, key: jax.Array, rows: int
 ) -> jax.Array:
-    """Masks with noise of their own: the product of what is drawn down the tree.
+    """Draw masks with independent noise: a node's mask is the product down its branch of the tree.
 
     Args:
         tree: The tree.

@@ -48,7 +48,7 @@ TEMPLATES = {
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for subject-verb agreement.
+    """Make prompts for subject-verb agreement.
 
     Nouns and templates of the three splits are disjoint. Subjects, numbers and templates take
     turns.
@@ -75,7 +75,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
 
 def nouns(tokenizer: Tokenizer, split: str) -> tuple[tuple[str, str], ...]:
-    """The nouns of a split whose singular and plural are one token each.
+    """List the nouns of a split whose singular and plural are one token each.
 
     Args:
         tokenizer: Of the model.

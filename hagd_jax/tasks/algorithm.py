@@ -31,7 +31,7 @@ _TRIES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """What is computed, from which inputs.
+    """An algorithm is a function on token sequences, with its vocabulary and its inputs.
 
     Attributes:
         name: Of the task.
@@ -91,7 +91,7 @@ class Algorithm:
             )
 
     def examples(self, part: str, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Different random inputs of a part.
+        """Draw different random inputs of a part.
 
         Args:
             part: `train` or a split.
@@ -121,7 +121,7 @@ class Algorithm:
         return kept[:count]
 
     def table(self, part: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sequences of a part, the same ones whatever the seed.
+        """List sequences of a part, the same ones for every seed.
 
         Args:
             part: `train` or a split.
@@ -137,7 +137,7 @@ class Algorithm:
         return self.sequences(self.examples(part, most, rng))
 
     def task(self, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-        """Prompts from inputs that models are not trained on.
+        """Make a task from inputs that models are not trained on.
 
         The answer is read at a random one of the positions that have one and follow the whole
         input. The counterfactual is an input changed in one place, so that its answer there is
@@ -215,7 +215,7 @@ class Algorithm:
 
 
 def fewer(sizes: Sizes, there: Mapping[str, int]) -> tuple[str, ...]:
-    """What to say of splits that have fewer prompts than were asked for.
+    """Describe the splits that have fewer prompts than were requested.
 
     Args:
         sizes: Prompts asked for.
@@ -236,7 +236,7 @@ def fewer(sizes: Sizes, there: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def first_places(rows: np.ndarray) -> np.ndarray:
-    """Places at which the different rows stand first.
+    """Find the index of the first copy of each distinct row.
 
     Args:
         rows: (N, n) whole numbers.
@@ -256,7 +256,7 @@ def first_places(rows: np.ndarray) -> np.ndarray:
 
 
 def part_of(inputs: np.ndarray) -> np.ndarray:
-    """The parts that inputs belong to, decided by each of them alone.
+    """Assign each input to a part by a hash of the input alone.
 
     Args:
         inputs: (N, n) whole numbers.

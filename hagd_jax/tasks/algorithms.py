@@ -15,7 +15,7 @@ _QUESTIONS = 3
 
 
 def parity(bits: int = 10) -> Algorithm:
-    """Is the number of ones so far odd? Asked after every bit.
+    """Make the algorithm that tells after every bit whether the number of ones is odd.
 
     Args:
         bits: Of a sequence.
@@ -51,7 +51,7 @@ def parity(bits: int = 10) -> Algorithm:
 
 
 def sorting(count: int = 5, values: int = 12) -> Algorithm:
-    """Numbers, "=", then the same numbers in rising order.
+    """Make the algorithm that repeats numbers in rising order after "=".
 
     Args:
         count: Numbers of a sequence.
@@ -94,7 +94,7 @@ def sorting(count: int = 5, values: int = 12) -> Algorithm:
 
 
 def induction(letters: int = 20, length: int = 10) -> Algorithm:
-    """Different letters, then three of them again, each followed by what followed it before.
+    """Make the algorithm that repeats letters: each is followed by what followed it before.
 
     Args:
         letters: In the alphabet.
@@ -158,7 +158,7 @@ def induction(letters: int = 20, length: int = 10) -> Algorithm:
 
 
 def dyck(length: int = 12, depth: int = 3) -> Algorithm:
-    """Brackets of two kinds, properly nested: which one must close next?
+    """Make the algorithm that tells which of two kinds of bracket must close next.
 
     Args:
         length: Brackets of a sequence.
@@ -236,7 +236,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
 
 
 def recognise(name: str, model: LanguageModel) -> Algorithm:
-    """Which algorithm of a name a small model computes, by its vocabulary and positions.
+    """Find which algorithm a small model computes, by its name, vocabulary and positions.
 
     Args:
         name: One of `ALGORITHMS`.

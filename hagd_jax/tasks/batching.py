@@ -17,7 +17,7 @@ from hagd_jax.tasks.prompts import Prompts
 
 
 def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
-    """Rows in each batch: `size`, or all prompts if fewer, rounded up to what the mesh splits."""
+    """Compute the rows of a batch: `size` or all prompts, rounded up to what the mesh splits."""
     parts = batch_parts(mesh)
     return -(-min(size, prompts) // parts) * parts
 
@@ -25,7 +25,7 @@ def batch_rows(prompts: int, size: int, mesh: jax.sharding.Mesh | None) -> int:
 def padded_batches(
     model: LanguageModel, prompts: Prompts, size: int
 ) -> Iterator[tuple[Prompts, jax.Array]]:
-    """Batches of exactly `size` rows; the last one is filled up with copies that weigh nothing.
+    """Yield batches of exactly `size` rows; copies of weight zero fill up the last one.
 
     Args:
         model: Who will read them, on its mesh.
@@ -58,7 +58,7 @@ def padded_batches(
 def batches_with(
     model: LanguageModel, prompts: Prompts, beside: Mapping[str, np.ndarray], size: int
 ) -> Iterator[tuple[Prompts, dict[str, jax.Array]]]:
-    """The batches of `padded_batches`, with other arrays of the same prompts beside them.
+    """Yield the batches of `padded_batches` with other arrays of the same prompts.
 
     Args:
         model: The model that will read them, on its mesh.
@@ -102,7 +102,7 @@ def summed(
     size: int,
     part: Callable[[Prompts, jax.Array], Any],
 ) -> Any:
-    """The sum over batches of what a function of a batch and its weights gives.
+    """Sum a function of a batch and its weights over all batches.
 
     Args:
         model: The model that reads the prompts, on its mesh.
@@ -130,7 +130,7 @@ def joined(
     *,
     axis: int = 0,
 ) -> Any:
-    """What a function of a batch gives, one batch behind the other, without the copies.
+    """Concatenate what a function of a batch returns over all batches, without the copies.
 
     Args:
         model: The model that reads the prompts, on its mesh.

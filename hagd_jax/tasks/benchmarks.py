@@ -40,11 +40,11 @@ _HUB = {
 
 
 class Skipped(Exception):
-    """Why a row is left out."""
+    """A row of a benchmark is left out for the reason given."""
 
 
 class Item(NamedTuple):
-    """One row of a benchmark.
+    """An item is one row of a benchmark.
 
     Attributes:
         group: Rows of one group share words, so they stay in one split.
@@ -152,7 +152,7 @@ def task(
     sizes: Sizes | None = None,
     seed: int = 0,
 ) -> Task:
-    """A benchmark as a task; rows that do not fit are left out, and `Task.notes` says why.
+    r"""Make a task of a benchmark; rows that do not fit are left out, and `Task.notes` says why.
 
     Args:
         name: `winogrande` or `hellaswag`.
@@ -171,8 +171,13 @@ def task(
         MissingDependencyError: If there is no file, and no package `datasets`.
 
     Example:
-        >>> task("winogrande", model.tokenizer, "winogrande/dev.jsonl").notes[0]
-        'left out 31 of 1267 rows: the counterfactual has another number of tokens'
+        >>> import json
+        >>> row = {"option1": "a", "option2": "b", "answer": "1"}
+        >>> rows = [row | {"sentence": f"{letter} a b as _ fell."} for letter in "cdefghijklmn"]
+        >>> written = Path("dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> words = Tokenizer.words([*"abcdefghijklmn", "as", "fell."])
+        >>> task("winogrande", words, "dev.jsonl", sizes=Sizes(2, 2, 2)).texts["test"][0].clean
+        'l a b as a fell.'
     """
     if not isinstance(name, str) or name not in READERS:
         expected = f"one of {', '.join(READERS)}"
@@ -182,25 +187,7 @@ def task(
         require_is("source", source, str, Path)
     sizes, rng = read_draw(sizes, seed), np.random.default_rng(seed)
     rows = list(_lines(Path(source)) if source else _hub(name))
-    why: collections.Counter[str] = collections.Counter()
-    seen: set[tuple] = set()
-    items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
-    for row in rows:
-        try:
-            item = READERS[name](_mapping(row))
-            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
-            choices = _choices(tokenizer, item)
-        except Skipped as reason:
-            why[str(reason)] += 1
-            continue
-        key = (item.begins, item.ends)
-        if key in seen:
-            why["the same prompt as another row"] += 1
-            continue
-        seen.add(key)
-        part = zlib.crc32(item.group.encode()) % 10
-        items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
-    notes = tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
+    items, notes = _by_split(READERS[name], rows, tokenizer)
     splits, texts = {}, {}
     for split in SPLITS:
         size, there = getattr(sizes, split), items[split]
@@ -216,10 +203,35 @@ def task(
         chosen = pool[:size]
         splits[split] = make_choices(
             [choices for _, choices in chosen], [item.answer for item, _ in chosen],
-            vocab_size=tokenizer.vocab_size, pad_id=tokenizer.eos_id or 0,
+            vocab_size=tokenizer.vocab_size,
         )  # fmt: skip
         texts[split] = tuple(_said(tokenizer, name, item, own) for item, own in chosen)
     return Task(name, _DESCRIPTIONS[name], splits, texts, notes=notes)
+
+
+def _by_split(
+    reader: Callable[[Mapping[str, Any]], Item], rows: list[Any], tokenizer: Tokenizer
+) -> tuple[dict[str, list[tuple[Item, list[Choice]]]], tuple[str, ...]]:
+    """The usable rows of each split, with their tokens; and a note for each reason to skip some."""
+    why: collections.Counter[str] = collections.Counter()
+    seen: set[tuple] = set()
+    items: dict[str, list[tuple[Item, list[Choice]]]] = {split: [] for split in SPLITS}
+    for row in rows:
+        try:
+            item = reader(_mapping(row))
+            _require_unicode(item.group, *item.begins, *item.ends, *item.others, *item.options)
+            choices = _choices(tokenizer, item)
+        except Skipped as reason:
+            why[str(reason)] += 1
+            continue
+        key = (item.begins, item.ends)
+        if key in seen:
+            why["the same prompt as another row"] += 1
+            continue
+        seen.add(key)
+        part = zlib.crc32(item.group.encode()) % 10
+        items[next(split for split in SPLITS if part in _PARTS[split])].append((item, choices))
+    return items, tuple(f"left out {n} of {len(rows)} rows: {x}" for x, n in why.most_common())
 
 
 _DESCRIPTIONS = {

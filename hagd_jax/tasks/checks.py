@@ -52,7 +52,7 @@ def read_ids(what: str, ids: Any) -> list[int]:
 
 
 def on_host(prompts: Any) -> Any:
-    """Prompts whose fields are NumPy arrays, or None.
+    """Copy prompts to the host as NumPy arrays; fields that are None stay None.
 
     Args:
         prompts: `Prompts` or `Choices`; their fields may be anything that NumPy reads.
@@ -74,7 +74,7 @@ def on_host(prompts: Any) -> Any:
 
 
 def require_aligned(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]]) -> None:
-    """Refuse no prompts, empty ones, and counterfactuals of another length.
+    """Refuse an empty batch, empty prompts, and counterfactuals of another length.
 
     Args:
         clean: Token ids, one sequence a prompt.

@@ -20,7 +20,7 @@ from hagd_jax.tasks.prompts import MOST_WIDTH, Prompts
 
 @struct.dataclass
 class Choices(Prompts):
-    """Prompts of C rows each, one a choice; choices are scored by how likely their words are.
+    """Choices are prompts of C rows each, one a choice, scored by their log-likelihoods.
 
     score_c = Σ log p(scored token | what stands before it) / unit_c, and the metric compares the
     right one with the others: score − log mean exp(others' scores), which is 0 if all are alike.
@@ -43,26 +43,26 @@ class Choices(Prompts):
     __repr__ = one_line
 
     def inputs(self, side: str = "clean") -> Any:
-        """(N C, T)."""
+        """Return the (N C, T) rows that a model reads."""
         rows = getattr(self, side)
         return rows.reshape(-1, rows.shape[-1])
 
     @property
     def reads(self) -> Any:
-        """(N C, S); 0 where there is no more."""
+        """Return the (N C, S) positions whose logits matter, padded with 0."""
         return jnp.maximum(self.position.reshape(-1, self.position.shape[-1]), 0)
 
     def per_row(self, values: Any) -> Any:
-        """(N C, ...)."""
+        """Repeat an array of prompts (N, ...) for each of their rows, (N C, ...)."""
         return jnp.repeat(values, self.clean.shape[1], axis=0)
 
     @property
     def row_length(self) -> Any:
-        """(N C,)."""
+        """Return the (N C,) numbers of real tokens of the rows."""
         return self.length.reshape(-1)
 
     def log_likelihoods(self, at: jax.Array) -> jax.Array:
-        """(N, C) Σ log p of the scored tokens, from (N C, S, V) logits at `reads`."""
+        """Sum log p of the scored tokens: (N, C), from (N C, S, V) logits at `reads`."""
         said = jnp.take_along_axis(self.inputs(), self.reads + 1, axis=1)
         at = jax.nn.log_softmax(at)
         found = jnp.take_along_axis(at, said[..., None], axis=-1)[..., 0]
@@ -70,41 +70,41 @@ class Choices(Prompts):
         return jnp.sum(jnp.where(self.position >= 0, found, 0), -1)
 
     def scores(self, at: jax.Array) -> jax.Array:
-        """(N, C) log-likelihoods a unit, from (N C, S, V) logits at `reads`."""
+        """Compute (N, C) log-likelihoods per unit, from (N C, S, V) logits at `reads`."""
         return self.log_likelihoods(at) / self.unit
 
     def acc(self, at: jax.Array) -> jax.Array:
-        """(N,) whether the right choice is the likeliest, as lm-evaluation-harness's `acc`."""
+        """Tell for each prompt whether the right choice is the likeliest, lm-eval's `acc`."""
         return _best(self.log_likelihoods(at)) == self.answer
 
     def acc_norm(self, at: jax.Array) -> jax.Array:
-        """(N,) whether it is the likeliest a unit, as lm-evaluation-harness's `acc_norm`.
+        """Tell whether the right choice is the likeliest per unit, lm-eval's `acc_norm`.
 
         Units must be characters for that. Of equal scores the first counts, as there.
         """
         return _best(self.scores(at)) == self.answer
 
     def metric(self, at: jax.Array) -> jax.Array:
-        """(N,) the right choice's score against the others'."""
+        """Compute the (N,) score of the right choice minus that of the others."""
         scores, count = self.scores(at), self.distractor.shape[1]
         right = jnp.take_along_axis(scores, self.answer[:, None], axis=1)[:, 0]
         others = jnp.take_along_axis(scores, self.distractor, axis=1)
         return right - jax.nn.logsumexp(others, axis=1) + jnp.log(count)
 
     def correct(self, at: jax.Array, candidates: tuple[int, ...] | None = None) -> jax.Array:
-        """(N,) whether the right choice has the best score."""
+        """Tell for each prompt (N,) whether the right choice has the best score."""
         scores = self.scores(at)
         right = jnp.take_along_axis(scores, self.answer[:, None], axis=1)[:, 0]
         return right > jnp.take_along_axis(scores, self.distractor, axis=1).max(1)
 
     def kl(self, model: jax.Array, at: jax.Array) -> jax.Array:
-        """(N,) KL(model ‖ ·) of a token, mean over all scored tokens of all choices."""
+        """Compute (N,) KL(model ‖ ·) per token, the mean over all scored tokens of all choices."""
         found = divergence(model, at).reshape(len(self), -1)
         scored = (self.position >= 0).reshape(len(self), -1)
         return jnp.sum(jnp.where(scored, found, 0), 1) / jnp.sum(scored, 1)
 
     def match(self, model: jax.Array, at: jax.Array) -> jax.Array:
-        """(N,) whether the choice is the model's."""
+        """Tell for each prompt (N,) whether the choice is the model's."""
         return self.scores(model).argmax(1) == self.scores(at).argmax(1)
 
     def check(self, vocab_size: int) -> None:
@@ -153,7 +153,7 @@ def _best(scores: jax.Array) -> jax.Array:
 
 
 class Choice(NamedTuple):
-    """One choice of a prompt, as token ids.
+    """A choice is one continuation of a prompt, as token ids.
 
     Attributes:
         clean: The row.
@@ -175,7 +175,6 @@ def make_choices(
     answer: Sequence[int],
     *,
     vocab_size: int,
-    pad_id: int = 0,
     width: int | None = None,
 ) -> Choices:
     """Pad choices into one checked batch.
@@ -184,8 +183,7 @@ def make_choices(
         rows: The choices of each prompt, as many for all.
         answer: Number of the right one.
         vocab_size: Of the model.
-        pad_id: Fills rows on the right.
-        width: Length to pad to; the longest row if None.
+        width: Length to pad to, with token 0; the longest row if None.
 
     Returns:
         The prompts, as NumPy arrays on the host.
@@ -206,7 +204,7 @@ def make_choices(
     count = len(rows[0])
     for number in right:
         require_index("answer", number, count)
-    pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
+    require_index("vocab_size", vocab_size)
     width = 0 if width is None else require_index("width", width, MOST_WIDTH)
     longest = max(len(choice.clean) for row in rows for choice in row)
     scored = max(choice.scored[1] - choice.scored[0] for row in rows for choice in row)
@@ -216,7 +214,7 @@ def make_choices(
         return np.asarray([[of(choice) for choice in row] for row in rows], dtype)
 
     def pad(tokens: Sequence[int]) -> list[int]:
-        return [*tokens, *[pad_id] * (width - len(tokens))]
+        return [*tokens, *[0] * (width - len(tokens))]
 
     def places(choice: Choice) -> list[int]:
         first, end = choice.scored

@@ -20,7 +20,7 @@ SPLITS = ("discover", "select", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How many prompts each split has.
+    """Sizes are the numbers of prompts in each split.
 
     Attributes:
         discover: Prompts that a circuit is found on.
@@ -48,7 +48,7 @@ class Sizes:
 
 
 class Text(NamedTuple):
-    """One prompt as a person reads it, for reports; it never enters a compiled function.
+    """A text is one prompt as a person reads it; it never enters a compiled function.
 
     Where several words are right, or wrong, `|` stands between them.
     """
@@ -61,7 +61,7 @@ class Text(NamedTuple):
 
 
 class BySplit(dict[str, Any]):
-    """What a task has of each split; a name that it lacks is an `InputError`, not a `KeyError`."""
+    """A mapping by split refuses unknown names with an `InputError`, not a `KeyError`."""
 
     def __missing__(self, split: Any) -> Any:
         expected = f"one of its splits, {sorted(self)}"
@@ -70,7 +70,7 @@ class BySplit(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A behaviour, split into prompts to discover on, to select on and to test on.
+    """A task is a behaviour with prompts split into discover, select and test.
 
     Attributes:
         name: As in `registry.names()`, or your own.
@@ -118,7 +118,7 @@ class Task:
             object.__setattr__(self, field, value)
 
     def distinct(self, split: str) -> int:
-        """How many different prompts a split has.
+        """Count the different prompts of a split.
 
         Args:
             split: Name of the split.
@@ -132,7 +132,7 @@ class Task:
         return len(set(prompt_digests(self.splits[split])))
 
     def clusters(self, split: str) -> np.ndarray:
-        """Which prompts of a split are near-copies of each other.
+        """Number the prompts of a split so that near-copies share a number.
 
         Prompts of one template are. Where all are of one template, each prompt stands for itself:
         what is found then holds for this template, and says nothing of others.
@@ -148,6 +148,7 @@ class Task:
             InputError: If the task has no such split.
 
         Example:
+            >>> from hagd_jax.tasks import make_prompts
             >>> prompts = make_prompts([[1], [2], [1]], [[3]] * 3, [4] * 3, [5] * 3, vocab_size=6)
             >>> texts = [Text(word, "d", "e", "f", "one template") for word in "bcb"]
             >>> Task("mine", "", {"test": prompts}, {"test": texts}).clusters("test").tolist()
@@ -166,7 +167,7 @@ class Task:
         model: LanguageModel | None = None,
         dictionary: Labelled | str | None = None,
     ) -> Seen:
-        """What a finder has seen that read the prompts of one split.
+        """Record what a method has seen that read the prompts of one split.
 
         Args:
             split: Name of the split.
@@ -187,7 +188,7 @@ class Task:
 
 
 def require_split(split: Any) -> str:
-    """Refuse what is no name of a split.
+    """Refuse a name that is not a split.
 
     Args:
         split: A name.
@@ -208,7 +209,7 @@ def require_split(split: Any) -> str:
 
 
 def read_draw(sizes: Any, seed: Any) -> Sizes:
-    """Read the arguments of whatever draws prompts.
+    """Read the arguments of functions that draw prompts.
 
     Args:
         sizes: `Sizes`, or None for the default ones.

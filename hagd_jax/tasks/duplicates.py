@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.tasks.definition import Task, Text
 from hagd_jax.tasks.lexicon import CLOSED_CLASS, PAST_TENSES
 
@@ -33,7 +33,7 @@ _Words = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class TemplatePair:
-    """Two templates of different splits.
+    """A template pair holds two similar templates of different splits.
 
     Attributes:
         splits: Whose they are.
@@ -49,7 +49,7 @@ class TemplatePair:
 
 @dataclasses.dataclass(frozen=True)
 class SplitPair:
-    """What two splits have in common.
+    """A split pair tells what two splits have in common.
 
     Attributes:
         splits: Which.
@@ -70,7 +70,7 @@ class SplitPair:
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """How near the splits of a task come to each other.
+    """An overlap tells how similar the splits of a task are.
 
     Attributes:
         task: Its name.
@@ -83,7 +83,7 @@ class Overlap:
     splits: tuple[SplitPair, ...]
 
     def problems(self, *, distance: float = DISTANCE, shared: float = SHARED) -> tuple[str, ...]:
-        """What is too near, a sentence each.
+        """List what the splits share that they should not, one sentence each.
 
         Args:
             distance: Least distance of templates of two splits.
@@ -133,12 +133,15 @@ def overlap(task: Task, *, most: int = 3) -> Overlap:
         InputError: If `most` is not a whole number, 1 or more.
 
     Example:
+        >>> from hagd_jax.models import Tokenizer
+        >>> from hagd_jax.tasks import text_task
         >>> row = Text("When Mary came", "When John came", "she", "he", "When {name} came")
         >>> words = Tokenizer.words("When Mary John came she he".split())
         >>> task = text_task("mine", words, {"discover": [row], "test": [row]}, description="")
         >>> overlap(task).problems()[0]
         '1 prompts are in both discover and test'
     """
+    require_is("task", task, Task)
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise InputError("most", got=repr(most), expected="a whole number, 1 or more")
     parts = {split: _Part(texts) for split, texts in task.texts.items()}
@@ -186,7 +189,7 @@ def _content(words: Iterable[str]) -> set[str]:
 
 
 def basic_form(word: str) -> str:
-    """A word without its ending, and irregular verbs in the present, to compare words by.
+    """Strip a word's ending and inflection, so that words can be compared.
 
     Args:
         word: In small letters.
@@ -234,7 +237,7 @@ def _nearest(names: Any, one: _Part, other: _Part) -> list[TemplatePair]:
 
 
 def distances(words: Sequence[str], others: Sequence[Sequence[str]]) -> np.ndarray:
-    """Levenshtein distances of one sequence of words from others, over the longer length of each.
+    """Compute normalised Levenshtein distances from one sequence of words to others.
 
     Args:
         words: One of them.

@@ -49,7 +49,7 @@ CENTURIES = {"discover": (11, 13, 15, 17), "select": (12,), "test": (14, 16)}
 
 
 class Span(NamedTuple):
-    """One prompt's words.
+    """A span holds the words of one prompt.
 
     Attributes:
         template: Of the sentence.
@@ -64,13 +64,13 @@ class Span(NamedTuple):
     year: int
 
     def text(self, year: int | None = None) -> str:
-        """The prompt, of this beginning or another."""
+        """Write the prompt, with this beginning or another."""
         start = f"{self.century}{self.year if year is None else year:02d}"
         return self.template.format(event=self.event, start=start, century=self.century)
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for greater-than.
+    """Make prompts for greater-than.
 
     Templates, events and centuries of the three splits are disjoint.
 
@@ -98,7 +98,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
 
 def following(tokenizer: Tokenizer, prompt: str) -> tuple[int, dict[int, int]]:
-    """Which tokens go on with the year that a prompt breaks off in.
+    """Find the tokens that may complete the year in which a prompt breaks off.
 
     Args:
         tokenizer: Of the model.
@@ -136,7 +136,6 @@ def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
         earlier,
         vocab_size=tokenizer.vocab_size,
         group=[span.template for span in spans],
-        pad_id=tokenizer.eos_id or 0,
         width=width,
     )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Scenes(NamedTuple):
-    """What the prompts of one split are made of; every object takes "a".
+    """Scenes are the words that the prompts of one split are made of.
 
     In a template {A} and {B} are the two names and {S} the one of them who acts. None starts with
     a name: a word at the start has no space before it, hence another token.
@@ -93,7 +93,7 @@ NAMES_NEEDED = 5
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for indirect object identification.
+    """Make prompts for indirect object identification.
 
     Templates, names, places and objects of the three splits are disjoint. Templates and the two
     orders (ABBA: the answer is named first; BABA: second) take turns, so they are balanced.
@@ -121,7 +121,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
 
 def names(tokenizer: Tokenizer, split: str) -> tuple[str, ...]:
-    """The names of a split that are one token after a space.
+    """List the names of a split that are one token after a space.
 
     Args:
         tokenizer: Of the model.

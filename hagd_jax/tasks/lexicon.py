@@ -19,7 +19,7 @@ _SHARE = ("discover", "test", "discover", "select", "discover", "test", "select"
 
 
 def share(items: Sequence[T], split: str) -> tuple[T, ...]:
-    """The words of one split.
+    """Select the words of one split.
 
     Args:
         items: All words, the commonest first, so that every split has some of each.
@@ -40,7 +40,7 @@ def share(items: Sequence[T], split: str) -> tuple[T, ...]:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A word list from its text."""
+    """Read a word list from its text."""
     return tuple(text.split())
 
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError, require_index, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 
 if TYPE_CHECKING:
     from hagd_jax.tasks.prompts import Prompts
 
 
 def divergence(model: jax.Array, other: jax.Array) -> jax.Array:
-    """KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
+    """Compute KL(model ‖ other) of the tokens that logits (..., V) predict, in nats."""
     target = jax.nn.log_softmax(model)
     return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(other)), -1)
 
 
 def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
-    """The logits where answers are read.
+    """Select the logits at the positions where answers are read.
 
     Args:
         logits: (R, T, V) from `models.forward`.
@@ -32,7 +32,14 @@ def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
     Raises:
         InputError: If they are not of these prompts.
     """
-    places, logits = jnp.asarray(prompts.reads)[..., None], jnp.asarray(logits)
+    from hagd_jax.tasks.prompts import Prompts  # which imports this module
+
+    require_is("prompts", prompts, Prompts)
+    try:
+        logits = jnp.asarray(logits)
+    except (TypeError, ValueError) as error:
+        raise InputError("logits", got=shown(logits), expected="an array (R, T, V)") from error
+    places = jnp.asarray(prompts.reads)[..., None]
     if logits.ndim != 3 or len(logits) != len(places):
         raise InputError(
             "logits",
@@ -43,7 +50,7 @@ def read_logits(logits: Any, prompts: Prompts) -> jax.Array:
 
 
 def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
-    """How much more the model favours the answer: logit(answer) − logit(distractor).
+    """Compute logit(answer) − logit(distractor) of each prompt.
 
     Where several tokens are right or wrong it is the log-odds of being right,
     log Σ exp(logits of answers) − log Σ exp(logits of distractors). Of `Choices` it is their own.
@@ -56,6 +63,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
         (N,).
 
     Example:
+        >>> from hagd_jax.tasks import make_prompts
         >>> prompts = make_prompts([[0, 1]], [[1, 1]], [2], [0], vocab_size=3)
         >>> logit_difference(np.asarray([[[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]]), prompts).tolist()
         [3.0]
@@ -64,7 +72,7 @@ def logit_difference(logits: Any, prompts: Prompts) -> jax.Array:
 
 
 def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = None) -> jax.Array:
-    """Whether each answer wins; a tie or a NaN is not a win.
+    """Tell for each prompt whether the answer wins; a tie or a NaN is not a win.
 
     Args:
         logits: (N, T, V) from `models.forward`.
@@ -88,7 +96,7 @@ def correct(logits: Any, prompts: Prompts, candidates: tuple[int, ...] | None = 
 
 
 def log_sum(at: jax.Array, tokens: Any) -> jax.Array:
-    """(N,) log Σ exp of the logits of the tokens of each row; of one token, its logit."""
+    """Compute (N,) log Σ exp of the logits of each row's tokens."""
     tokens = jnp.asarray(tokens)
     if tokens.ndim == 1:
         return jnp.take_along_axis(at, tokens[:, None], axis=1)[:, 0]
@@ -97,6 +105,6 @@ def log_sum(at: jax.Array, tokens: Any) -> jax.Array:
 
 
 def columns(tokens: Any) -> jax.Array:
-    """(N, A), also of a single column."""
+    """View tokens as (N, A), also where each row has a single one."""
     tokens = jnp.asarray(tokens)
     return tokens[:, None] if tokens.ndim == 1 else tokens

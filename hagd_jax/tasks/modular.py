@@ -29,7 +29,7 @@ _HELD_OUT = {"discover": 0.4, "select": 0.2, "test": 0.4}
 
 
 def require_modulus(p: int) -> None:
-    """Refuse what is no modulus.
+    """Refuse a value that is not a modulus.
 
     Raises:
         InputError: If `p` is not a whole number, 2 or more.
@@ -46,7 +46,7 @@ OPERATIONS = {
 
 
 def require_operation(operation: str) -> None:
-    """Refuse what is no operation.
+    """Refuse a value that is not an operation.
 
     Raises:
         InputError: If it is neither `add` nor `multiply`.
@@ -56,7 +56,7 @@ def require_operation(operation: str) -> None:
 
 
 def result(pairs: np.ndarray, p: int, operation: str = "add") -> np.ndarray:
-    """(n,) results of (n, 2) pairs modulo p.
+    """Compute the (n,) results of (n, 2) pairs modulo p.
 
     Raises:
         InputError: If the operation does not exist.
@@ -66,7 +66,7 @@ def result(pairs: np.ndarray, p: int, operation: str = "add") -> np.ndarray:
 
 
 def algorithm(p: int, operation: str = "add") -> Algorithm:
-    """What models of modular arithmetic are trained on; arguments as in `task`.
+    """Make the algorithm that models of modular arithmetic are trained on.
 
     Returns:
         The algorithm.
@@ -102,7 +102,7 @@ def algorithm(p: int, operation: str = "add") -> Algorithm:
 
 
 def vocabulary(p: int, operation: str = "add") -> tuple[str, ...]:
-    """The words of arithmetic modulo p: "0" to "p − 1", then "=", or "*=" for products.
+    """List the words of arithmetic modulo p: "0" to "p − 1", then "=", or "*=" for products.
 
     Args:
         p: The modulus.
@@ -121,7 +121,7 @@ def vocabulary(p: int, operation: str = "add") -> tuple[str, ...]:
 
 
 def shares(p: int) -> dict[str, np.ndarray]:
-    """Who may use which pairs.
+    """Divide the pairs among training and the splits.
 
     Args:
         p: The modulus.
@@ -146,7 +146,7 @@ def shares(p: int) -> dict[str, np.ndarray]:
 
 
 def tokens(pairs: np.ndarray, p: int) -> np.ndarray:
-    """Prompts of pairs.
+    """Write pairs as prompts.
 
     Args:
         pairs: (n, 2) integers below p.
@@ -164,7 +164,7 @@ def tokens(pairs: np.ndarray, p: int) -> np.ndarray:
 
 
 def task(p: int, operation: str = "add", *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for arithmetic modulo p, from pairs that models are never trained on.
+    """Make prompts for arithmetic modulo p, from pairs that models are never trained on.
 
     The counterfactual is another pair of the same split with another result; a p so small that a
     split has only one result draws it from all pairs.
@@ -233,7 +233,7 @@ def _texts(words: tuple[str, ...], *columns: np.ndarray) -> tuple[Text, ...]:
 
 
 def modulus(model: LanguageModel, operation: str = "add") -> int:
-    """The p of a model whose vocabulary is p numbers and the sign of an operation.
+    """Read p off a model whose vocabulary is p numbers and the sign of an operation.
 
     Args:
         model: Of this task; without a tokenizer its vocabulary is taken to be in this order.

@@ -24,7 +24,7 @@ Alternatives = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 
 @struct.dataclass
 class Prompts:
-    """A batch of prompts with their counterfactuals; a pytree of int32 arrays with N rows.
+    """Prompts are a batch with counterfactuals: a pytree of int32 arrays with N rows.
 
     `clean` and `corrupted` agree token by token: position t of a row plays the same part in both.
     Rows are padded on the right, so a causal model reads the same values with or without padding.
@@ -74,29 +74,29 @@ class Prompts:
     # answers the same questions for prompts that are several rows each.
 
     def inputs(self, side: str = "clean") -> Any:
-        """(R, T) the rows a model reads, `clean` or `corrupted`; R is N here."""
+        """Return the (R, T) rows that a model reads, `clean` or `corrupted`; R is N here."""
         return getattr(self, side)
 
     @property
     def reads(self) -> Any:
-        """(R, S) the positions whose logits matter; S is 1 here."""
+        """Return the (R, S) positions whose logits matter; S is 1 here."""
         return self.position[:, None]
 
     def per_row(self, values: Any) -> Any:
-        """(R, ...) from (N, ...): what belongs to a prompt, for each of its rows."""
+        """Repeat an array of prompts (N, ...) for each of their rows, (R, ...)."""
         return values
 
     @property
     def row_length(self) -> Any:
-        """(R,) real tokens of each row."""
+        """Return the (R,) numbers of real tokens of the rows."""
         return self.length
 
     def metric(self, at: jax.Array) -> jax.Array:
-        """(N,) from (R, S, V) logits at `reads`: how much more the answer is favoured."""
+        """Compute (N,) logit(answer) − logit(distractor), from (R, S, V) logits at `reads`."""
         return log_sum(at[:, 0], self.answer) - log_sum(at[:, 0], self.distractor)
 
     def correct(self, at: jax.Array, candidates: tuple[int, ...] | None = None) -> jax.Array:
-        """(N,) whether the answer wins, see `tasks.correct`."""
+        """Tell for each prompt (N,) whether the answer wins, see `tasks.correct`."""
         if candidates is None:
             return self.metric(at) > 0
         at, ids, answers = at[:, 0], jnp.asarray(candidates, jnp.int32), columns(self.answer)
@@ -106,15 +106,15 @@ class Prompts:
         return best > rival
 
     def kl(self, model: jax.Array, at: jax.Array) -> jax.Array:
-        """(N,) KL(model ‖ ·) of the next token, in nats, from logits at `reads`."""
+        """Compute (N,) KL(model ‖ ·) of the next token, in nats, from logits at `reads`."""
         return divergence(model, at)[:, 0]
 
     def match(self, model: jax.Array, at: jax.Array) -> jax.Array:
-        """(N,) whether the top token is the model's."""
+        """Tell for each prompt (N,) whether the top token is the model's."""
         return (model.argmax(-1) == at.argmax(-1))[:, 0]
 
     def check(self, vocab_size: int) -> None:
-        """See `check_prompts`."""
+        """Check that prompts fit together and fit a vocabulary, see `check_prompts`."""
         check_prompts(self, vocab_size)
 
 
@@ -127,7 +127,6 @@ def make_prompts(
     vocab_size: int,
     position: Sequence[int] | None = None,
     group: Sequence[Any] | None = None,
-    pad_id: int = 0,
     width: int | None = None,
 ) -> Prompts:
     """Pad rows of token ids into one checked batch.
@@ -141,8 +140,7 @@ def make_prompts(
         position: Where each answer is read; the last token of its prompt if None.
         group: What prompts of one plan have in common, such as their template; with their length
             it makes the groups. None if all are alike.
-        pad_id: Fills the rows on the right.
-        width: Length to pad to; the longest prompt if None.
+        width: Length to pad to, with token 0; the longest prompt if None.
 
     Returns:
         The prompts, as NumPy arrays on the host.
@@ -160,14 +158,14 @@ def make_prompts(
     require_aligned(clean, corrupted)
     lengths = [len(row) for row in clean]
     width = max(lengths) if width is None else require_index("width", width, MOST_WIDTH)
-    pad_id = require_index("pad_id", pad_id, require_index("vocab_size", vocab_size))
+    require_index("vocab_size", vocab_size)
     if max(lengths) > width:
         raise InputError(
             "width", got=width, expected=f"at least {max(lengths)}, the longest prompt"
         )
 
     def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-        padded = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+        padded = [list(row) + [0] * (width - len(row)) for row in rows]
         return np.asarray(padded, np.int64)
 
     prompts = Prompts(
@@ -186,7 +184,7 @@ def make_prompts(
 
 
 def batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
-    """Consecutive batches in order; the last one is shorter if `size` does not divide N.
+    """Yield consecutive batches in order; the last may be shorter.
 
     Args:
         prompts: N prompts.

@@ -46,7 +46,7 @@ TEMPLATES = {
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for gendered pronouns.
+    """Make prompts for gendered pronouns.
 
     Names and templates of the three splits are disjoint; genders and templates take turns.
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 from collections.abc import Callable
 
-from hagd_jax.errors import InputError, require_is
+from hagd_jax.errors import InputError, require_is, require_number
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.tasks import (
@@ -71,7 +71,7 @@ BENCHMARKS = tuple(benchmarks.READERS)
 
 
 def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
-    """What a small model learns for a task, of the usual size.
+    """Return the algorithm that a small model learns for a task, of the usual size.
 
     Args:
         name: One of `names()`.
@@ -80,6 +80,8 @@ def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
     Returns:
         The algorithm; None if the task is for models of language.
     """
+    require_is("name", name, str)
+    require_number("p", p, least=2, whole=True)
     for operation, (own, *_) in OPERATIONS.items():
         if name == own:
             return modular.algorithm(p, operation)
@@ -87,7 +89,7 @@ def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
 
 
 def algorithm_of(name: str, model: LanguageModel) -> Algorithm | None:
-    """What a small model computes, if a task is for small models.
+    """Find the algorithm that a small model computes for a task, if the task has one.
 
     Args:
         name: One of `names()`.
@@ -106,7 +108,7 @@ def algorithm_of(name: str, model: LanguageModel) -> Algorithm | None:
 
 
 def names() -> tuple[str, ...]:
-    """The tasks there are.
+    """List the names of all tasks.
 
     Example:
         >>> names()[:3]
@@ -116,7 +118,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> str:
-    """The task that a name means; hyphens count as underscores.
+    """Find a task's name; hyphens count as underscores.
 
     Args:
         name: As a user typed it. Benchmarks may name a file: `winogrande:dev.jsonl`.
@@ -147,7 +149,7 @@ def find(name: str) -> str:
 
 
 def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """A task, in the tokens of a model.
+    """Make a task by name, in the tokens of a model.
 
     Args:
         name: One of `names()`; `winogrande:FILE` and `hellaswag:FILE` read a JSONL file.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Relation(NamedTuple):
-    """What stands in which relation to what, and how one says it.
+    """A relation lists pairs of words and the sentences that express how they are related.
 
     Attributes:
         description: One sentence for the report.
@@ -156,7 +156,7 @@ RELATIONS = {
 
 
 def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for a relation.
+    """Make prompts for a relation.
 
     Templates and subjects of the three splits are disjoint. Subjects take turns, and so do the
     templates, so a split has about as many prompts of each.
@@ -190,7 +190,7 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
 def subjects(
     relation: str, tokenizer: Tokenizer, split: str
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """The usable subjects of a split, in groups that may stand in for each other.
+    """Group the usable subjects of a split by what can replace each other.
 
     Args:
         relation: One of `RELATIONS`.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
 from hagd_jax.tasks.prompts import Prompts
@@ -22,17 +22,17 @@ _SETS = ("ablations", "splits", "prompts", "tasks", "models", "dictionaries")
 
 
 class Labelled(Protocol):
-    """Anything with a label, such as a `units.Dictionary`."""
+    """Anything with a label, such as a `units.Dictionary`, has this interface."""
 
     @property
     def label(self) -> str:
-        """The label."""
+        """Return the label."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Seen:
-    """The data that a result was chosen by looking at; a finder adds to it and never removes.
+    """A record lists the data that decided a result; a method adds to it and never removes.
 
     A judge does not decide on ablations and prompts that are in it. The union `a | b` is what a
     result has seen that was made from two others. Unknown is kept by every union: a result made
@@ -80,12 +80,12 @@ class Seen:
 
     @classmethod
     def nothing(cls) -> Seen:
-        """What a result has seen that no data decided."""
+        """Return the record of a result that no data decided."""
         return cls()
 
     @classmethod
     def unknown(cls) -> Seen:
-        """What a result has seen whose history is not recorded."""
+        """Return the record of a result whose history is not known."""
         return cls(known=False)
 
     def __or__(self, other: Seen) -> Seen:
@@ -96,7 +96,7 @@ class Seen:
         return Seen(self.known and other.known, **both)
 
     def has(self, prompts: Prompts) -> np.ndarray:
-        """Which prompts are among those seen.
+        """Tell which prompts are among those seen.
 
         Args:
             prompts: N prompts.
@@ -108,12 +108,12 @@ class Seen:
         return np.array([each in mine for each in prompt_digests(prompts)], bool)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for `from_json`."""
+        """Return plain values that `from_json` reads."""
         return {"known": self.known} | {name: list(getattr(self, name)) for name in _SETS}
 
     @classmethod
     def from_json(cls, record: Any) -> Seen:
-        """Read what `to_json` gave.
+        """Read what `to_json` returned.
 
         Args:
             record: The value, or None where a file has none: then nothing is known.
@@ -154,7 +154,7 @@ def look(
     model: LanguageModel | None = None,
     dictionary: Labelled | str | None = None,
 ) -> Seen:
-    """What a finder has seen that read these prompts; `Task.look` fills in task and split.
+    """Record what a method has seen that read these prompts.
 
     Args:
         prompts: The prompts that were read, or None for none.
@@ -177,6 +177,14 @@ def look(
         >>> look(prompts, ablation="counterfactual", split="discover", dictionary="neurons")
         Seen(ablations counterfactual; 2 prompts of discover; neurons)
     """
+    if prompts is not None:
+        require_is("prompts", prompts, Prompts)
+    if model is not None:
+        require_is("model", model, LanguageModel)
+    if dictionary is not None and not isinstance(getattr(dictionary, "label", dictionary), str):
+        raise InputError("dictionary", got=shown(dictionary), expected="a dictionary or its label")
+    if not isinstance(ablation, str):
+        ablation = require_list("ablation", ablation, "the name of an ablation, or several")
     label = dictionary if isinstance(dictionary, str | None) else dictionary.label
     return Seen(
         ablations=(ablation,) if isinstance(ablation, str) else tuple(ablation),
@@ -189,7 +197,7 @@ def look(
 
 
 def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
-    """A digest for each prompt: of its clean tokens without padding, and of nothing else.
+    """Hash the clean tokens of each prompt, without padding.
 
     The same prompt has the same digest in any batch, width, split, dtype and task. Prompts that
     are answered by choosing have one digest each, of all their rows in any order.
@@ -208,6 +216,7 @@ def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
         >>> one == three, one == two
         (True, False)
     """
+    require_is("prompts", prompts, Prompts)
     tokens, lengths = np.asarray(prompts.inputs(), "<i8"), np.asarray(prompts.row_length)
     rows = [row[:n].tobytes() for row, n in zip(tokens, lengths, strict=True)]
     each = len(rows) // max(len(prompts), 1)
@@ -221,7 +230,7 @@ def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
 
 
 def distinct(prompts: Prompts) -> Prompts:
-    """The first copy of each prompt, in order: repeated prompts are one prompt.
+    """Keep the first copy of each prompt, in order.
 
     Args:
         prompts: N prompts.

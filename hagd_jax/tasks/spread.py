@@ -18,7 +18,7 @@ LOOK = 6
 
 
 class Candidate(NamedTuple):
-    """A prompt that a split could have.
+    """A candidate is a prompt that a split could have.
 
     Attributes:
         text: The prompt.
@@ -36,7 +36,7 @@ def spread(
     size: int,
     candidates: Mapping[str, Sequence[Candidate]],
 ) -> list[Text]:
-    """Choose the prompts of a split.
+    """Choose different prompts for a split, balanced over templates and words.
 
     No prompt comes twice. Templates take turns, and within a template the words that were used
     least come first. All prompts of a template have the same number of tokens, so that they make
@@ -69,7 +69,7 @@ def spread(
 
 
 def require_enough(name: str, split: str, size: int, most: int) -> None:
-    """Refuse a split that is larger than what its words can say.
+    """Refuse a split that is larger than the number of prompts that its words can make.
 
     Args:
         name: Of the task.

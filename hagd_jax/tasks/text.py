@@ -17,7 +17,7 @@ _MOST_COMPARED = 300
 
 
 def word_token(tokenizer: Tokenizer, word: str) -> int:
-    """The token of a word that follows a space.
+    """Find the token of a word that follows a space.
 
     Read off as what a second copy adds: encode("Mary Mary") minus encode("Mary").
 
@@ -51,7 +51,7 @@ def word_token(tokenizer: Tokenizer, word: str) -> int:
 
 
 def single_tokens(tokenizer: Tokenizer, words: Iterable[str]) -> dict[str, int]:
-    """Those of the words that are one token after a space, with their ids.
+    """Select the words that are one token after a space, with their ids.
 
     Args:
         tokenizer: Of the model.
@@ -160,7 +160,6 @@ def _prompts(
         _word_tokens(tokenizer, [t.distractor for t in rows]),
         vocab_size=tokenizer.vocab_size,
         group=[t.template for t in rows],
-        pad_id=tokenizer.eos_id or 0,
         width=width,
     )
 

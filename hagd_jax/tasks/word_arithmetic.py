@@ -44,7 +44,7 @@ TEMPLATES = {
 
 
 class Sum(NamedTuple):
-    """One calculation."""
+    """A sum is one calculation."""
 
     a: int
     b: int
@@ -52,12 +52,12 @@ class Sum(NamedTuple):
 
     @property
     def result(self) -> int:
-        """What is to be said."""
+        """Return the number that answers the calculation."""
         return self.a + self.sign * self.b
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
-    """Prompts for sums and differences of number words.
+    """Make prompts for sums and differences of number words.
 
     Templates and pairs of numbers of the three splits are disjoint, a pair and its mirror image
     being one.
@@ -84,7 +84,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
 
 def pairs(split: str) -> tuple[tuple[int, int], ...]:
-    """The pairs of numbers of a split, both ways round.
+    """List the pairs of numbers of a split, in both orders.
 
     Args:
         split: `discover`, `select` or `test`.

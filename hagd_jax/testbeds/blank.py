@@ -14,7 +14,7 @@ from hagd_jax.models import DecoderConfig
 
 
 def zeros(config: DecoderConfig) -> dict[str, np.ndarray]:
-    """Path → zeros in float64, as `models.param_specs` has them, without tracing a decoder.
+    """Make float64 zeros for each path of `models.param_specs`, without tracing a decoder.
 
     Args:
         config: Without norms, untied, every query head with keys of its own.
@@ -66,7 +66,7 @@ def zeros(config: DecoderConfig) -> dict[str, np.ndarray]:
 
 
 def written(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters as a model has them: nested by their paths, float32, on the device.
+    """Convert parameters to a model's form: nested by path, float32, on the device.
 
     Args:
         params: Path → weights.

@@ -17,7 +17,7 @@ _SURE = 30.0
 
 @dataclasses.dataclass
 class Board:
-    """Weights of a transformer without norms, filled in by its methods.
+    """A board holds the weights of a transformer without norms; its methods fill them in.
 
     Tokens are their own directions; further ones are named. Every token also carries `one`.
 
@@ -60,7 +60,7 @@ class Board:
         table[:, self.place["one"]] = 1
 
     def look(self, layer: int, head: int, token: str, moves: Mapping[str, float]) -> None:
-        """A head that looks for a token: where it is there, it writes; else it rests on BOS.
+        """Add a head that attends to a token and writes where it is there, else rests on BOS.
 
         Args:
             layer: Of the head.
@@ -78,7 +78,7 @@ class Board:
             o[head, 0, self.place[name]] = weight
 
     def count(self, layer: int, head: int, token: str, moves: Mapping[str, float]) -> None:
-        """A head that looks at all tokens alike, and writes the share of one of them."""
+        """Add a head that attends uniformly and writes the share of one token."""
         v, o = (self.params[f"blocks/attn/{name}/kernel"][layer] for name in "vo")
         v[self.place[token], head, 0] = 1
         for name, weight in moves.items():
@@ -92,7 +92,7 @@ class Board:
         first: Mapping[str, float],
         second: Mapping[str, float],
     ) -> None:
-        """A head that looks for any of some tokens, and writes two numbers that it finds there.
+        """Add a head that attends to any of some tokens and writes two numbers read there.
 
         Args:
             layer: Of the head.
@@ -113,7 +113,7 @@ class Board:
     def product(
         self, layer: int, index: int, gate: str, read: str, writes: Mapping[str, float]
     ) -> None:
-        """ReLU(gate + 1) · read, which is gate · read + read where the gate is −1 or more."""
+        """Add a neuron ReLU(gate + 1) · read, which is gate · read + read for gate ≥ −1."""
         self.params["blocks/mlp/gate/kernel"][layer, self.place[gate], index] = 1
         self.params["blocks/mlp/gate/bias"][layer, index] = 1
         self.neuron(layer, index, {read: 1}, 0, writes)
@@ -126,7 +126,7 @@ class Board:
         bias: float,
         writes: Mapping[str, float],
     ) -> None:
-        """ReLU(reads · stream + bias), written along some directions."""
+        """Add a neuron that writes ReLU(reads · stream + bias) along some directions."""
         for name, weight in reads.items():
             self.params["blocks/mlp/in/kernel"][layer, self.place[name], index] = weight
         self.params["blocks/mlp/in/bias"][layer, index] = bias
@@ -134,11 +134,11 @@ class Board:
             self.params["blocks/mlp/out/kernel"][layer, index, self.place[name]] = weight
 
     def say(self, token: str, reads: Mapping[str, float]) -> None:
-        """The logit of a token."""
+        """Set the logit of a token."""
         for name, weight in reads.items():
             self.params["unembed/kernel"][self.place[name], self.words.index(token)] = weight
 
     def model(self, name: str) -> LanguageModel:
-        """What was written."""
+        """Make the model from the weights."""
         words = Tokenizer.words(self.words)
         return LanguageModel(written(self.params), self.config, tokenizer=words, name=name)

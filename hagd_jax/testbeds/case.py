@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import SPLITS, Task, Text
 from hagd_jax.tasks.prompts import Prompts, make_prompts
@@ -22,7 +22,7 @@ _CONSTANT_FREE = ("mean", "resample", "counterfactual")
 
 
 class Case(NamedTuple):
-    """A model and what is true of it.
+    """A case is a model whose true circuit is known, with all of its inputs.
 
     Attributes:
         name: Of the case.
@@ -50,7 +50,7 @@ def make_case(
     constant: frozenset[Node],
     why: str,
 ) -> Case:
-    """A case whose prompts are rows of words, each with one of another answer beside it.
+    """Make a case whose prompts are rows of words, each paired with one of another answer.
 
     Args:
         name: Of the case.
@@ -79,7 +79,7 @@ def make_case(
 
 
 def letters(choices: Iterable[str], length: int, *, first: str = "") -> list[Row]:
-    """All prompts of so many letters, "?" at their end and perhaps a sign before them."""
+    """List all rows of a number of letters, with "?" at their end."""
     start = (first,) if first else ()
     return [(*start, *row, "?") for row in itertools.product(choices, repeat=length)]
 
@@ -87,7 +87,7 @@ def letters(choices: Iterable[str], length: int, *, first: str = "") -> list[Row
 def balanced(
     rows: Sequence[Row], kind: Callable[[Row], Hashable], count: int = PROMPTS
 ) -> list[Row]:
-    """So many different rows, the kinds of them in turn.
+    """Choose a number of different rows, taking their kinds in turn.
 
     Args:
         rows: All there are.
@@ -106,13 +106,13 @@ def balanced(
 
 
 def units(*names: str) -> frozenset[Node]:
-    """`head 0.1` → Node("head", 0, 1)."""
+    """Parse the names of units, such as `head 0.1`, into nodes."""
     split = (name.split() for name in names)
     return frozenset(Node(kind, *map(int, place.split("."))) for kind, place in split)
 
 
 def as_task(case: Case, *, test: int | None = None, seed: int = 0) -> Task:
-    """The prompts of a case as a task.
+    """Make a task of the prompts of a case.
 
     Args:
         case: The case; no prompt of it is there twice.
@@ -127,14 +127,17 @@ def as_task(case: Case, *, test: int | None = None, seed: int = 0) -> Task:
         InputError: If that leaves no prompt for another split.
 
     Example:
-        >>> task = as_task(hand_built()[0], test=16)
+        >>> task = as_task(hagd.testbeds.hand_built()[0], test=16)
         >>> {split: len(prompts) for split, prompts in task.splits.items()}
         {'discover': 48, 'select': 17, 'test': 16}
     """
+    require_is("case", case, Case)
+    seed = require_index("seed", seed)
     words, p = case.model.tokenizer, case.prompts
     assert words is not None
     parts = {str(split): np.arange(len(p)) for split in SPLITS}
     if test is not None:
+        test = require_index("test", test)
         if test not in range(1, len(p) - 1):
             raise InputError(
                 f"test prompts of case {case.name}", got=test, expected=f"1 to {len(p) - 2}"

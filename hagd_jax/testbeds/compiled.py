@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.blank import written
@@ -29,7 +29,7 @@ _OFF = 0.05
 
 
 class Program(NamedTuple):
-    """A program, and what it runs on.
+    """A program is a RASP expression with its input vocabulary.
 
     Attributes:
         name: Of the program.
@@ -47,7 +47,7 @@ class Program(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A compiled program.
+    """A compiled program is a model with the meaning of its directions.
 
     Attributes:
         program: It.
@@ -72,7 +72,7 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program: Program) -> Compiled:
-    """Compile a program into our decoder, and prove it right.
+    """Compile a program into our decoder, and verify it on every input.
 
     Every input of every length from 1 to the program's is run through the model and compared with
     what the program itself says: the output direction of a numerical program is the value to within
@@ -91,9 +91,9 @@ def compile_program(program: Program) -> Compiled:
             compile, or if the compiled model says something else on some input.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> found.model.config.n_layers
-        4
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> compile_program(PROGRAMS["first"]).model.config.n_layers
+        1
     """
     _require(program)
     t = tracr()
@@ -138,7 +138,7 @@ def compile_program(program: Program) -> Compiled:
 def compiled_prompts(
     compiled: Compiled, length: int | None = None, *, position: int | None = None, seed: int = 0
 ) -> Prompts:
-    """Every input of one length, asked at every position at which the program has a value.
+    """Make prompts of every input of one length at every position that has a value.
 
     Args:
         compiled: The program.
@@ -155,17 +155,19 @@ def compiled_prompts(
         InputError: If the program was not compiled for this length, or says nothing there.
 
     Example:
-        >>> found = compile_program(PROGRAMS["hist"])
+        >>> from hagd_jax.testbeds import PROGRAMS
+        >>> found = compile_program(PROGRAMS["first"])
         >>> len(compiled_prompts(found, 3)), len(compiled_prompts(found, 3, position=1))
         (81, 27)
     """
-    program = compiled.program
-    length = program.length if length is None else length
+    require_is("compiled", compiled, Compiled)
+    program, seed = compiled.program, require_index("seed", seed)
+    length = program.length if length is None else require_index("length", length)
     if length not in compiled.tables:
         raise InputError("length", got=length, expected=f"from 1 to {program.length}")
     tokens, found = compiled.tables[length]
     if position is not None:
-        if position not in range(1, length + 1):
+        if require_index("position", position) not in range(1, length + 1):
             raise InputError("position", got=position, expected=f"from 1 to {length}")
         found = np.where(np.arange(length + 1) == position, found, -1)
     rows, positions = np.nonzero(found >= 0)

@@ -19,7 +19,7 @@ BOS = "BOS"
 
 
 class Tracr(NamedTuple):
-    """The compiler's modules."""
+    """The Tracr compiler is a set of modules and functions."""
 
     rasp: Any
     lib: Any
@@ -66,7 +66,7 @@ def tracr() -> Tracr:
 
 
 class Crafted(NamedTuple):
-    """A compiled program before its unembedding.
+    """A crafted program is a compiled program before its unembedding.
 
     Attributes:
         config: The decoder; its vocabulary has as many words as were asked for.
@@ -204,7 +204,7 @@ def _mlp(params: dict[str, np.ndarray], layer: int, mlp: Any, onto: Callable[[An
 
 
 class Run(NamedTuple):
-    """What a model computes, float32.
+    """A run holds what a model computes, in float32.
 
     Attributes:
         logits: (N, T, V).
@@ -220,7 +220,7 @@ class Run(NamedTuple):
 
 
 def run(config: DecoderConfig, params: Mapping[str, Any], tokens: np.ndarray) -> Run:
-    """A crafted model in NumPy: a check that is independent of our decoder and compiles nothing.
+    """Run a crafted model in NumPy, as a check that is independent of our decoder.
 
     Args:
         config: Of a model that was crafted here, so without norms, gates and biases of attention.

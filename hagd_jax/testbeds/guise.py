@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
 from hagd_jax.testbeds.blank import written, zeros
 from hagd_jax.testbeds.case import Case
@@ -21,7 +21,7 @@ _SPARE = 4
 
 
 def scrambled(case: Case, seed: int) -> Case:
-    """The same computation in another guise: heads and neurons change places, the stream is turned.
+    """Permute heads and neurons and rotate the stream, without changing the computation.
 
     Args:
         case: Without norms, as all are here.
@@ -31,11 +31,12 @@ def scrambled(case: Case, seed: int) -> Case:
         The case, with its truth in the new places.
 
     Example:
-        >>> case = hand_built()[0]
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> len(scrambled(case, 1).truth["mean"]) == len(case.truth["mean"])
         True
     """
-    rng = np.random.default_rng(seed)
+    require_is("case", case, Case)
+    rng = np.random.default_rng(require_index("seed", seed))
     c, p = case.model.config, jax.tree.map(np.array, case.model.params)
     turn, _ = np.linalg.qr(rng.normal(size=(c.d_model, c.d_model)))
     moved: dict[tuple[str, int], np.ndarray] = {}
@@ -65,7 +66,7 @@ def scrambled(case: Case, seed: int) -> Case:
 
 
 def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
-    """A case inside a larger model, whose other heads and neurons read the stream and are not read.
+    """Embed a case in a larger model whose other heads and neurons are never read.
 
     All models that are hidden in one configuration share their compiled programs. What was added
     writes to directions that neither the case nor the logits read, so every logit stays.
@@ -82,7 +83,7 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
         InputError: If the case does not fit.
 
     Example:
-        >>> case = hand_built()[0]
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> wide = case.model.config.replace(d_model=32, unembed_bias=True, positions="learned")
         >>> hidden_in(case, wide, seed=0).model.config.d_model
         32
@@ -150,7 +151,7 @@ def _decoys(params: dict[str, np.ndarray], used: int, rng: np.random.Generator) 
 
 
 def sharpened(case: Case, scale: float) -> Case:
-    """A case whose logits are larger, so that its answers are surer.
+    """Scale the logits of a case, so that its answers are more certain.
 
     Args:
         case: Any.

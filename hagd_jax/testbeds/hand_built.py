@@ -16,7 +16,7 @@ from hagd_jax.testbeds.case import Case, Row, balanced, letters, make_case, unit
 
 
 def either(noise: str = "x") -> Case:
-    """Is there an a or a b? Two heads, each enough where both are there.
+    """Build an OR of two heads, which tell whether there is an a or a b.
 
     Args:
         noise: Other letters, x first; with several of them prompts without an a or a b are as
@@ -44,7 +44,7 @@ def either(noise: str = "x") -> Case:
 
 
 def both() -> Case:
-    """Are there an a and a b? Neither head does anything alone."""
+    """Build an AND of two heads, neither of which does anything alone."""
     board = Board((BOS, "a", "b", "x", "?", "yes", "no"), ("A", "B", "X", "Y"), 1, 4, 6, 6)
     board.look(0, 0, "a", {"A": 1})
     board.look(0, 1, "b", {"B": 1})
@@ -65,7 +65,7 @@ def both() -> Case:
 
 
 def suppressed(noise: str = "x") -> Case:
-    """Is there an a? One head says so too loudly, another takes half of it back.
+    """Build a head that overstates whether there is an a, and one that takes half of it back.
 
     Args:
         noise: Other letters, x first; with several of them prompts without an a are as frequent.
@@ -90,7 +90,7 @@ def suppressed(noise: str = "x") -> Case:
 
 
 def two_tasks(which: int) -> Case:
-    """Under "1": is there an a? Under "2": is there a b? Two circuits that share nothing else.
+    """Build two circuits that share only a sign: under "1" one finds an a, under "2" a b.
 
     Args:
         which: The task whose prompts are asked, 1 or 2.
@@ -118,7 +118,7 @@ def two_tasks(which: int) -> Case:
 
 
 def parity(bits: int = 5) -> Case:
-    """Is the number of ones odd? One head counts, neurons bend the count to and fro.
+    """Build the parity of ones: one head counts, neurons bend the count to and fro.
 
     Args:
         bits: Of a prompt.
@@ -143,7 +143,7 @@ def parity(bits: int = 5) -> Case:
 
 
 def rotation(p: int = 5) -> Case:
-    """Addition modulo p: two angles are added by multiplying their cosines and sines.
+    """Build addition modulo p: angles add when cosines and sines are multiplied.
 
     Heads fetch cos and sin of 2πa/p and 2πb/p. A gated neuron is relu(x + 1) · y = xy + y for
     cosines and sines, and the second head takes the y back; so the stream holds
@@ -182,7 +182,7 @@ def rotation(p: int = 5) -> Case:
 
 
 def sorting(length: int = 3) -> Case:
-    """The j-th smallest of some digits from 1 to 3, by counting: are there j+1 as small as v?
+    """Build a sorter of digits 1 to 3 by counting: are there j + 1 digits as small as v?
 
     Args:
         length: Digits of a prompt.
@@ -215,7 +215,7 @@ def sorting(length: int = 3) -> Case:
 
 
 def hand_built() -> list[Case]:
-    """All of them.
+    """Make all hand-written cases.
 
     Example:
         >>> [case.name for case in hand_built()][:3]

@@ -16,7 +16,7 @@ import flax.traverse_util
 import numpy as np
 
 from hagd_jax.causal.circuit import Node
-from hagd_jax.errors import InputError, require_list
+from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.testbeds.case import PROMPTS, Case
@@ -100,7 +100,7 @@ def _program(program: Program) -> Case:
 
 
 def known_names() -> tuple[str, ...]:
-    """Names of all models whose circuit is known; none is made for it.
+    """List the names of all models whose circuit is known, without making them.
 
     Example:
         >>> known_names()[0]
@@ -110,7 +110,7 @@ def known_names() -> tuple[str, ...]:
 
 
 def known_cases(names: Iterable[str] | None = None) -> Iterator[Case]:
-    """Models whose circuit is known.
+    """Make the models whose circuit is known.
 
     Args:
         names: Some of `known_names()`; all of them if None.
@@ -147,7 +147,7 @@ def _hidden(case: Case, seed: int) -> Case:
 
 
 def compiled_case(compiled: Compiled, length: int | None = None, count: int = PROMPTS) -> Case:
-    """A compiled program as a case, its circuit read off its variables.
+    """Make a case of a compiled program, reading its circuit off its variables.
 
     A unit carries the program if something can flow from it to the logits along the labelled
     directions of the stream (`program_nodes`), and if what it writes differs between inputs of this
@@ -166,12 +166,14 @@ def compiled_case(compiled: Compiled, length: int | None = None, count: int = PR
         InputError: If no unit differs between inputs.
 
     Example:
+        >>> from hagd_jax.testbeds import PROGRAMS
         >>> case = compiled_case(compile_program(PROGRAMS["first"]))
         >>> sorted(case.truth["mean"])
         [Node(kind='head', layer=0, index=0)]
     """
-    model, program = compiled.model, compiled.program
-    length = program.length if length is None else length
+    require_is("compiled", compiled, Compiled)
+    model, program, count = compiled.model, compiled.program, require_index("count", count)
+    length = program.length if length is None else require_index("length", length)
     if length not in compiled.tables:
         raise InputError("length", got=length, expected=f"from 1 to {program.length}")
     tokens, found = compiled.tables[length]

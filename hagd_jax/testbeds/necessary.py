@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hagd_jax.causal.ablation import behaviour
+from hagd_jax.causal.ablation import Ablation, behaviour
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.testbeds.case import Case
@@ -27,7 +27,7 @@ def necessary_edges(
     batch_size: int = 512,
     seeds: int = 3,
 ) -> Edges:
-    """Edges without which some answer changes.
+    """Find the edges whose ablation alone changes some answer.
 
     Args:
         model: The model.
@@ -43,10 +43,9 @@ def necessary_edges(
         `Edges` of bool.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> prompts = [compiled_prompts(found, length) for length in (1, 2, 3, 4)]
-        >>> int(necessary_edges(found.model, prompts, "zero").count())
-        10
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> int(necessary_edges(case.model, [case.prompts], "zero").count())
+        9
     """
     parts = components(model)
     there = parts.space
@@ -62,19 +61,17 @@ def necessary_edges(
                     model,
                     batch,
                     [there.without(int(edge)) for edge in rows],
-                    ablation=ablation,
+                    ablation=Ablation(ablation, batch, seed),
                     dictionary=parts,
                     candidates=candidates,
-                    reference=batch,
                     batch_size=min(batch_size, len(batch)),
-                    seed=seed,
                 )
                 needed[chosen] |= ~found.match.all(1)[: len(chosen)]
     return there.like(needed)
 
 
 def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
-    """Edges of a model written by hand along which its answers are made.
+    """Find the edges that a hand-written model needs for its answers.
 
     Of the edges that its weights have at all, those without which the metric of some prompt
     changes. Tests prove that they alone keep every metric, so they are a circuit, and the least.
@@ -88,6 +85,8 @@ def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
         `Edges` of bool.
 
     Example:
+        >>> from hagd_jax.causal import named_edges
+        >>> case = hagd.testbeds.hand_built()[0]
         >>> named_edges(case.model.config, true_edges(case, "counterfactual"))[0]
         Edge(writer='embed', reader='head 0.0', input='k')
     """
@@ -97,9 +96,8 @@ def true_edges(case: Case, ablation: str, *, least: float = 1e-3) -> Edges:
         case.model,
         case.prompts,
         [parts.space.without(int(place)) for place in places],
-        ablation=ablation,
+        ablation=Ablation(ablation, case.prompts),
         dictionary=parts,
-        reference=case.prompts,
         batch_size=len(case.prompts),
         with_model=True,
     ).metric

@@ -23,7 +23,7 @@ _SURE = 4.0
 
 
 def formula(*functions: str) -> Case:
-    """A chain of functions of letters: M₁ = f₁(a?, b?), M₂ = f₂(M₁, c?), …; is the last one true?
+    """Plant a chain of functions of letters: M₁ = f₁(a?, b?), M₂ = f₂(M₁, c?), …; is the last true?
 
     One head looks for each letter; a neuron for every row on which a function is true writes its
     value, each function in a layer of its own.
@@ -87,7 +87,7 @@ def formula(*functions: str) -> Case:
 
 
 def counting(*table: int) -> Case:
-    """A function of how many ones there are, 0 to 3: one head counts, neurons bend the count.
+    """Plant a function of the number of ones, 0 to 3: a head counts, neurons bend the count.
 
     Args:
         table: Its value for 0, 1, 2 and 3 ones, 0 for no and 1 for yes.
@@ -117,7 +117,7 @@ def counting(*table: int) -> Case:
 
 
 def adding(first: Sequence[int], second: Sequence[int], table: Sequence[int]) -> Case:
-    """Two heads fetch a number each; neurons answer by the sum.
+    """Plant two heads that fetch a number each; neurons answer by the sum.
 
     Args:
         first: The numbers of the first four keys.
@@ -156,7 +156,7 @@ def adding(first: Sequence[int], second: Sequence[int], table: Sequence[int]) ->
 
 
 def subtracting(first: Sequence[int], second: Sequence[int]) -> Case:
-    """Two heads fetch a number each; the answer is their difference.
+    """Plant two heads that fetch a number each; the answer is their difference.
 
     Args:
         first: The numbers of the first four keys, from 0 to 3.
@@ -189,7 +189,7 @@ def subtracting(first: Sequence[int], second: Sequence[int]) -> Case:
 
 
 def switching(first: bool, second: bool) -> Case:
-    """Under "1": is there an a? Under "2": is there a b? A sign decides which letter counts.
+    """Plant two circuits, one for the letter a and one for b, between which a sign chooses.
 
     Args:
         first: Whether an a means yes, or no, under "1".
@@ -227,7 +227,7 @@ def switching(first: bool, second: bool) -> Case:
 
 
 def turning(p: int, times: int) -> Case:
-    """(times · (a + b)) modulo p, by adding angles as `hand_built.rotation` does, among noise.
+    """Plant (times · (a + b)) modulo p by adding angles as `hand_built.rotation` does.
 
     Args:
         p: The modulus.

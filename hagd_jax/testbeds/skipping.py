@@ -26,7 +26,7 @@ from hagd_jax.transcoders.transcoder import Transcoder
 
 
 class SkipShare(struct.PyTreeNode):
-    """How a transcoder accounts for C, a chain.
+    """The skip share tells how a transcoder accounts for C, chain by chain.
 
     Attributes:
         share: (n,) skip share: how much of A → C's attribution bypasses B, 0 to 1; NaN if nothing
@@ -45,7 +45,7 @@ class SkipShare(struct.PyTreeNode):
 
 
 def skip_share(transcoder: Transcoder, chains: TwoHop, tokens: Any = None) -> SkipShare:
-    """Skip share and response of every chain of a two-hop model.
+    """Measure the skip share and the response of every chain of a two-hop model.
 
     The transcoder stands beside the undisturbed model, its active features fixed. What a variable
     v of a chain, with direction d_v and value s_v, contributes to C through the features of layer

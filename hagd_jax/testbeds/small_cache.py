@@ -37,7 +37,7 @@ def small_model(
     dtype: str | None = None,
     folder: str | Path | None = None,
 ) -> LanguageModel:
-    """What `train_small` gives, from the cache if it was trained before.
+    """Load the model that `train_small` returns from the cache, or train it.
 
     Args:
         algorithm: What to learn, such as `parity(10)`.
@@ -57,8 +57,10 @@ def small_model(
             again, and so is one that is a link. If another process trains it, this one waits.
 
     Example:
-        >>> small_model(parity(10)).name
-        'parity-10'
+        >>> from hagd_jax.tasks.algorithms import parity
+        >>> tiny = SmallTrainConfig(n_layers=1, d_model=8, n_heads=1, d_mlp=8, steps=1)
+        >>> small_model(parity(4), config=tiny, folder="cache").name
+        'parity-4'
     """
     config = config or SmallTrainConfig()
     place = _cache(folder) / f"{algorithm.model_name}-{_digest(algorithm, config, seed)}"

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError, TrainingError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, forward, init
 from hagd_jax.parallel import constrain
 from hagd_jax.tasks import modular
@@ -32,7 +33,7 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class SmallTrainConfig:
-    """How the model looks and how it is trained.
+    """Configure a small model and its training.
 
     Attributes:
         n_layers: Blocks; 0 for as many as the algorithm needs.
@@ -78,7 +79,7 @@ def train_small(
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
-    """A transformer trained to compute an algorithm.
+    """Train a small transformer to compute an algorithm.
 
     It sees examples of the `train` part and stops by those of the select split; discover and
     test examples are never looked at. Same seed, configuration and machine, same model.
@@ -97,10 +98,13 @@ def train_small(
 
     Raises:
         InputError: If there are no examples to train on.
+        TrainingError: If the loss is not finite.
 
     Example:
-        >>> model = train_small(parity(10))
-        >>> task("parity", model).name
+        >>> from hagd_jax.tasks.algorithms import parity
+        >>> tiny = SmallTrainConfig(n_layers=1, d_model=8, n_heads=1, d_mlp=8, steps=1)
+        >>> model = train_small(parity(4), config=tiny)
+        >>> hagd.tasks.task("parity", model).name
         'parity'
     """
     config = config or SmallTrainConfig()
@@ -123,16 +127,21 @@ def train_small(
     )
     rates = config.learning_rate, config.weight_decay
     batch_size = config.batch_size or (256 if len(rows[0]) <= 3200 else 512)
-    first = int((rows[1] >= 0).any(0).argmax())
+    scored = _Scored(int((rows[1] >= 0).any(0).argmax()), algorithm.candidates)
     opt_state = _optimizer(*rates).init(model.params)
     reached = 0
     for step in range(0, config.steps, config.check_every):
         keys = jax.random.split(jax.random.fold_in(key, step), config.check_every)
         model, opt_state, metrics = _chunk(
-            model, opt_state, keys, rows, select, rates,
-            batch_size=batch_size, first=first, candidates=algorithm.candidates,
+            model, opt_state, keys, rows, select, rates, batch_size=batch_size, scored=scored
         )  # fmt: skip
         metrics = {name: float(value) for name, value in metrics.items()}
+        # The mean of all losses since the last check: weights that overflowed once stay so.
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(
+                f"step {step + config.check_every}", got="NaN or infinity",
+                expected="finite numbers", mend="Try a smaller learning_rate.",
+            )  # fmt: skip
         if on_step is not None:
             on_step(step + config.check_every, config.steps, metrics)
         reached = reached + 1 if metrics["select_accuracy"] >= config.target else 0
@@ -150,7 +159,7 @@ def train_modular(
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
-    """A transformer trained to add or multiply modulo p; see `train_small`.
+    """Train a transformer to add or multiply modulo p; see `train_small`.
 
     Args:
         p: The modulus.
@@ -171,7 +180,7 @@ def train_modular(
 
 
 def decoder_config(algorithm: Algorithm, config: SmallTrainConfig) -> DecoderConfig:
-    """The transformer that `train_small` trains.
+    """Configure the transformer that `train_small` trains.
 
     Args:
         algorithm: What it computes.
@@ -199,9 +208,16 @@ def _optimizer(learning_rate: Any, weight_decay: Any) -> optax.GradientTransform
     return optax.adamw(rate, b2=0.98, weight_decay=weight_decay)
 
 
+class _Scored(NamedTuple):
+    """Which logits are scored: from the first position that has an answer, among candidates."""
+
+    first: int
+    candidates: tuple[int, ...]
+
+
 @functools.partial(
     jax.jit,
-    static_argnames=("batch_size", "first", "candidates"),
+    static_argnames=("batch_size", "scored"),
     donate_argnames=("model", "opt_state"),
 )
 def _chunk(
@@ -213,12 +229,11 @@ def _chunk(
     rates: tuple[Any, Any],
     *,
     batch_size: int,
-    first: int,
-    candidates: tuple[int, ...],
+    scored: _Scored,
 ) -> tuple[LanguageModel, optax.OptState, dict[str, jax.Array]]:
     """As many steps as there are keys, then a look at the select examples."""
     optimizer = _optimizer(*rates)
-    measure = functools.partial(_loss, first=first, candidates=candidates)
+    measure = functools.partial(_loss, scored=scored)
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
         model, opt_state = carry
@@ -235,19 +250,14 @@ def _chunk(
 
 
 def _loss(
-    model: LanguageModel,
-    tokens: jax.Array,
-    answers: jax.Array,
-    *,
-    first: int,
-    candidates: tuple[int, ...],
+    model: LanguageModel, tokens: jax.Array, answers: jax.Array, scored: _Scored
 ) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy where there is an answer, and accuracy among the candidates."""
-    answers = answers[:, first:]
+    answers = answers[:, scored.first :]
     counts = answers >= 0
-    logits = forward(model, tokens).logits[:, first:]
+    logits = forward(model, tokens).logits[:, scored.first :]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(answers, 0))
-    ids = jnp.asarray(candidates)
+    ids = jnp.asarray(scored.candidates)
     right = ids[jnp.argmax(logits[..., ids], axis=-1)] == answers
     total = counts.sum()
     return jnp.where(counts, loss, 0).sum() / total, (right & counts).sum() / total

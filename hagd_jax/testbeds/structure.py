@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.units import Edges, Nodes
 
 
 def program_edges(model: LanguageModel) -> Edges:
-    """Edges along which anything can flow to the logits.
+    """Find the edges along which information can flow to the logits.
 
     An edge is there if its writer's output and its reader's input share a direction, if what the
     reader does with it depends on it, and if the logits hear of the reader. Cutting any other edge
@@ -30,10 +30,11 @@ def program_edges(model: LanguageModel) -> Edges:
         InputError: If the model has norms, which connect everything.
 
     Example:
-        >>> found = compile_program(PROGRAMS["reverse"])
-        >>> int(program_edges(found.model).count()), int(Edges.existing(found.model.config).count())
-        (12, 47)
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> int(program_edges(model).count()), int(Edges.existing(model.config).count())
+        (13, 23)
     """
+    require_is("model", model, LanguageModel)
     c = model.config
     if c.norm != "none":
         raise InputError("model", got=f"{c.norm} norms", expected="one without norms")
@@ -73,7 +74,7 @@ def program_edges(model: LanguageModel) -> Edges:
 
 
 def program_nodes(model: LanguageModel) -> Nodes:
-    """Heads and neurons from which anything can flow to the logits.
+    """Find the heads and neurons from which information can flow to the logits.
 
     Read from the logits backwards: a unit is there if it writes to a direction that the logits, or
     a unit that is there and comes later, read. Ablating any other unit changes nothing.
@@ -88,10 +89,11 @@ def program_nodes(model: LanguageModel) -> Nodes:
         InputError: If the model has norms, which connect everything.
 
     Example:
-        >>> found = program_nodes(compile_program(PROGRAMS["first"]).model)
+        >>> found = program_nodes(hagd.testbeds.hand_built()[0].model)
         >>> found.heads.tolist(), int(found.features.sum())
-        ([[True]], 0)
+        ([[True, True, False, False]], 3)
     """
+    require_is("model", model, LanguageModel)
     c = model.config
     if c.norm != "none":
         raise InputError("model", got=f"{c.norm} norms", expected="one without norms")

@@ -25,7 +25,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_index, require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.testbeds.blank import zeros
 
@@ -50,7 +50,7 @@ _MOST_TOKENS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class TwoHopConfig:
-    """How large a model is, and how many chains share it.
+    """Configure the size of a model and the number of chains that share it.
 
     Attributes:
         chains: Chains in the model, n.
@@ -100,12 +100,12 @@ class TwoHopConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Inputs, one token each: which chains are present, and their three bits."""
+        """Return the number of inputs, one token each: chains present and their three bits."""
         return sum(math.comb(self.chains, k) * 8**k for k in range(self.present + 1))
 
     @property
     def decoder(self) -> DecoderConfig:
-        """The transformer."""
+        """Configure the transformer."""
         return DecoderConfig(
             vocab_size=self.vocab_size,
             n_layers=self.n_layers,
@@ -121,7 +121,7 @@ class TwoHopConfig:
 
 
 class TwoHop(struct.PyTreeNode):
-    """A model, and the truth about it; a pytree, so models of one size can be stacked.
+    """A two-hop model comes with the truth about it; it is a pytree, so models can be stacked.
 
     Attributes:
         model: Token t is the input whose variables are `values[t]`; the logit of token j is C of
@@ -146,7 +146,7 @@ class TwoHop(struct.PyTreeNode):
 
 
 def two_hop(seed: int, config: TwoHopConfig | None = None) -> TwoHop:
-    """A model with chains of random functions, layers and directions.
+    """Build a model with chains of random functions, layers and directions.
 
     Args:
         seed: Of everything random.
@@ -160,8 +160,9 @@ def two_hop(seed: int, config: TwoHopConfig | None = None) -> TwoHop:
         >>> found.directions.shape, found.values.shape
         ((2, 5, 10), (81, 2, 5))
     """
-    config = config or TwoHopConfig()
-    rng = np.random.default_rng(seed)
+    config = TwoHopConfig() if config is None else config
+    require_is("config", config, TwoHopConfig)
+    rng = np.random.default_rng(require_index("seed", seed))
     n = config.chains
     functions = rng.integers(len(FUNCTIONS), size=(n, 2))
     earlier, later = _places(rng, config)

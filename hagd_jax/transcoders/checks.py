@@ -13,7 +13,7 @@ from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder
 
 
 def site_of(trace: Mapping[str, jax.Array], site: str) -> jax.Array:
-    """A captured site.
+    """Read a captured site from a trace.
 
     Raises:
         InputError: If it was not captured.
@@ -42,7 +42,7 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
 
 
 def require_pair(transcoder: Transcoder, model: LanguageModel) -> None:
-    """Refuse what is no transcoder and no model, and two that do not belong together.
+    """Refuse a transcoder and a model of the wrong classes, or that do not belong together.
 
     Raises:
         InputError: Naming the argument.

@@ -16,7 +16,7 @@ COUNTED = ("topk", "batch_topk")
 
 @dataclasses.dataclass(frozen=True)
 class TranscoderConfig:
-    """Everything that decides the mathematics of a transcoder; hashable, so static under `jit`.
+    """Configure the mathematics of a transcoder; hashable, so static under `jit`.
 
     Features at layer l read x_l and write to the MLP outputs of layers l to l + window.
 
@@ -86,10 +86,10 @@ class TranscoderConfig:
 
     @property
     def width(self) -> int:
-        """How many layers a feature may write to, its own included."""
+        """Return the most layers that a feature writes to, its own included."""
         assert self.window is not None
         return self.window + 1
 
     def replace(self, **changes: Any) -> TranscoderConfig:
-        """This configuration with some fields changed."""
+        """Copy this configuration with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -7,7 +7,7 @@ from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder
 
 
 def digest(transcoder: Transcoder) -> str:
-    """Eight hexadecimal digits that tell transcoders apart; the same on every mesh.
+    """Hash a transcoder to eight hexadecimal digits, the same on every mesh.
 
     Args:
         transcoder: The transcoder.

@@ -14,7 +14,7 @@ from hagd_jax.transcoders.config import TranscoderConfig
 
 @functools.cache
 def layer_graph(config: TranscoderConfig) -> jraph.GraphsTuple:
-    """Nodes are layers; an edge l → l' says that features read at l write to the output of l'.
+    """Build the graph of layers, in which an edge l → l' lets features of l write to l'.
 
     Edges are sorted by sender, then receiver, so those of one layer lie together, its own first.
 
@@ -47,7 +47,7 @@ def layer_graph(config: TranscoderConfig) -> jraph.GraphsTuple:
 
 
 def own_edges(config: TranscoderConfig) -> np.ndarray:
-    """(L,) the edge from each layer to itself.
+    """Return the (L,) edge from each layer to itself.
 
     Example:
         >>> own_edges(TranscoderConfig(n_layers=3, d_model=4, n_features=8, k=1, window=1)).tolist()

@@ -19,7 +19,7 @@ from hagd_jax.transcoders.transcoder import Transcoder
 
 @struct.dataclass
 class MaskFeatures(ReplaceMLPs):
-    """Moves features toward alternatives: f ← m · f + (1 − m) · alt.
+    """Move features toward alternatives: f ← m · f + (1 − m) · alt.
 
     With `keep_error` only the difference is written, mlp_out += Σ (1 − m)(alt − f) W_dec over
     incoming edges: what the transcoder does not explain stays in, whatever it is, and masks of
@@ -38,7 +38,7 @@ class MaskFeatures(ReplaceMLPs):
     __repr__ = one_line
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskFeatures]:
-        """The output from masked features."""
+        """Compute the output from masked features."""
         found, mask = self.features(ctx), self.mask[..., None, :]
         if self.keep_error:
             written, after = self.write((1 - mask) * (self.alternative - found))
@@ -47,7 +47,7 @@ class MaskFeatures(ReplaceMLPs):
         return self.complete(written, ctx), after
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Masks have one entry a feature, and alternatives broadcast to the features."""
+        """Check that masks have one entry per feature and alternatives broadcast."""
         super().validate(config, tokens_shape)
         width = self.config.n_features
         shape = (config.n_layers, tokens_shape[0], width)

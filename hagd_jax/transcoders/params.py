@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.errors import require_is
 from hagd_jax.models.decoder import ParamSpec
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
@@ -17,7 +18,7 @@ Params = dict[str, Any]
 
 
 def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
-    """Every parameter of a transcoder.
+    """List every parameter of a transcoder with its shape and axes.
 
     Args:
         config: The transcoder.
@@ -30,6 +31,7 @@ def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:
         >>> param_specs(config)["W_dec"].shape
         (5, 8, 4)
     """
+    require_is("config", config, TranscoderConfig)
     layers, width, count = config.n_layers, config.d_model, config.n_features
     edges = len(np.asarray(layer_graph(config).senders))
     rows = ("layers", "features", "embed")

@@ -41,7 +41,7 @@ Self = TypeVar("Self", bound="FeatureWriter")
 
 @struct.dataclass
 class FeatureWriter(Intervention):
-    """What the two interventions share: features of a layer, and writes along its edges.
+    """A feature writer computes a layer's features and writes them along its edges.
 
     Writes to later layers wait in a register that moves down by one with every layer; its shape
     is that of the tokens, so it is made where the pass begins.
@@ -65,14 +65,14 @@ class FeatureWriter(Intervention):
     mesh: Any = static(default=None)
 
     def on_embed(self: Self, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
-        """Leave the stream as it is, and start with nothing written."""
+        """Leave the stream unchanged, and begin with nothing written."""
         if self.config.width == 1:
             return value, self
         nothing = jnp.zeros((self.config.width - 1, *value.shape), jnp.float32)
         return value, self.replace(waiting=constrain(nothing, (None, *_WRITE), self.mesh))  # type: ignore[attr-defined]
 
     def features(self, ctx: Context) -> jax.Array:
-        """(B, T, F) features of this layer, from what this pass computed so far."""
+        """Compute the (B, T, F) features of this layer from the pass so far."""
         x = ctx.seen[self.config.reads]
         pre = feat.pre_activations(self.encoder, x.reshape(-1, x.shape[-1]), self.config)
         mesh = dividing(self.mesh, len(pre))
@@ -115,13 +115,13 @@ class FeatureWriter(Intervention):
         return arrived[0], self.replace(waiting=arrived[1:])  # type: ignore[attr-defined]
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The transcoder is one for this model."""
+        """Check that the transcoder is one for this model."""
         require_fit(self.config, config)
 
 
 @struct.dataclass
 class ReplaceMLPs(FeatureWriter):
-    """Puts reconstructions in place of MLP outputs; build it with `replace_mlps`.
+    """Put reconstructions in place of MLP outputs; build it with `replace_mlps`.
 
     Attributes:
         b_dec: (L, D).
@@ -134,12 +134,12 @@ class ReplaceMLPs(FeatureWriter):
     error: Any = scanned(default=None)
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, ReplaceMLPs]:
-        """The reconstruction, and the error if there is one; the MLP's own output is not used."""
+        """Return the reconstruction plus the error, if any, in place of the MLP's output."""
         written, after = self.write(self.features(ctx))
         return self.complete(written, ctx), after
 
     def complete(self, written: jax.Array, ctx: Context) -> jax.Array:
-        """Add to what the features wrote what does not depend on them."""
+        """Add bias, skip connection and error to what the features wrote."""
         out = written + self.b_dec
         if self.W_skip is not None:
             stack = {"W_skip": self.W_skip[None]}
@@ -147,7 +147,7 @@ class ReplaceMLPs(FeatureWriter):
         return out if self.error is None else out + self.error
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The transcoder is one for this model, and the error has the tokens' shape."""
+        """Check that the transcoder fits the model, and that the error has the tokens' shape."""
         super().validate(config, tokens_shape)
         if self.error is not None:
             target = (*tokens_shape, config.d_model)
@@ -155,7 +155,7 @@ class ReplaceMLPs(FeatureWriter):
 
 
 def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
-    """Let a transcoder stand in for every MLP.
+    """Replace every MLP by a transcoder.
 
     mlp_out_l' ← Σ_{l→l'} f_l W_dec + b_dec (+ W_skip x_l') (+ error_l').
 
@@ -184,7 +184,7 @@ def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
 
 
 def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
-    """What a transcoder leaves unexplained: true MLP outputs minus their reconstructions.
+    """Compute a transcoder's errors: true MLP outputs minus their reconstructions.
 
     Args:
         transcoder: For the traced model.
@@ -208,12 +208,12 @@ def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def dividing(mesh: jax.sharding.Mesh | None, tokens: int) -> jax.sharding.Mesh | None:
-    """The mesh if it splits so many tokens evenly; else None: the compiler finds its own way."""
+    """Return the mesh if it splits this many tokens evenly, else None."""
     return mesh if tokens % batch_parts(mesh) == 0 else None
 
 
 def writer_fields(transcoder: Transcoder) -> dict[str, Any]:
-    """The fields of `FeatureWriter` that a transcoder decides."""
+    """Return the fields of `FeatureWriter` that a transcoder determines."""
     require_transcoder(transcoder)
     config, params = transcoder.config, transcoder.params
     layers = np.arange(config.n_layers)

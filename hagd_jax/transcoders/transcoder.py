@@ -58,7 +58,7 @@ class CrossLayerTranscoder(nn.Module):
 
 
 class Transcoder(struct.PyTreeNode):
-    """A transcoder with its weights; a pytree whose arrays are the parameters.
+    """A transcoder comes with its weights; it is a pytree of parameters.
 
     Attributes:
         params: Name → array; `param_specs(config)` lists them.
@@ -84,14 +84,14 @@ class Transcoder(struct.PyTreeNode):
         )
 
     def bare(self) -> Transcoder:
-        """Without its name, which would enter a compilation key for nothing."""
+        """Drop the name, which would only enlarge the compilation key."""
         return self.replace(name="")
 
 
 def init(
     config: TranscoderConfig, key: jax.Array, *, mesh: jax.sharding.Mesh | None = None
 ) -> Transcoder:
-    """A transcoder before training, created in place on the mesh.
+    """Initialise an untrained transcoder, in place on the mesh.
 
     Args:
         config: The transcoder.
@@ -127,7 +127,7 @@ def _creator(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def shardings(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
-    """How each parameter lies on a mesh; None without one."""
+    """Return the sharding of each parameter on a mesh; None without one."""
     if mesh is None:
         return None
     return {
@@ -137,7 +137,7 @@ def shardings(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def abstract(config: TranscoderConfig, *, mesh: jax.sharding.Mesh | None = None) -> Transcoder:
-    """A transcoder of shapes only, for planning: nothing is allocated.
+    """Make a transcoder of shapes only, for planning; nothing is allocated.
 
     Args:
         config: The transcoder.
@@ -157,7 +157,7 @@ def abstract(config: TranscoderConfig, *, mesh: jax.sharding.Mesh | None = None)
 
 
 def encode(transcoder: Transcoder, x: Any) -> jax.Array:
-    """Features of activations.
+    """Encode activations to features.
 
     Args:
         transcoder: The transcoder.
@@ -184,7 +184,7 @@ def _encode(transcoder: Transcoder, x: jax.Array) -> jax.Array:
 
 
 def decode(transcoder: Transcoder, features: Any, x: Any = None) -> jax.Array:
-    """MLP outputs reconstructed from features.
+    """Decode features to reconstructed MLP outputs.
 
     Args:
         transcoder: The transcoder.
@@ -253,7 +253,7 @@ def _stacked(what: str, value: Any, sizes: tuple[int, int], name: str) -> jax.Ar
 
 
 def require_transcoder(value: Any) -> None:
-    """Refuse what is no transcoder, or one whose parameters are not those of its configuration.
+    """Refuse a value that is not a transcoder with the parameters of its configuration.
 
     Args:
         value: The argument.

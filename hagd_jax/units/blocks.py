@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from hagd_jax.errors import require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, Intervention, LanguageModel, scanned
@@ -20,7 +21,7 @@ from hagd_jax.units.nodes import Nodes, Space
 
 @struct.dataclass
 class MaskMLPs(Intervention):
-    """Interpolates what MLPs write: v ← m · v + (1 − m) · alt.
+    """Interpolate the outputs of MLPs: v ← m · v + (1 − m) · alt.
 
     Attributes:
         mask: (L, 1) or (L, B, 1) in [0, 1].
@@ -31,12 +32,12 @@ class MaskMLPs(Intervention):
     alternative: Any = scanned()
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskMLPs]:
-        """Interpolate the whole output."""
+        """Interpolate the output of a layer's MLP."""
         mask = self.mask[..., None, :]
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """The mask has one entry an MLP, and the alternative broadcasts to the site."""
+        """Check that masks have one entry per MLP, and that alternatives broadcast to the site."""
         require_mask("MLPs", jnp.shape(self.mask), (config.n_layers, tokens_shape[0], 1))
         target = site_shape("mlp_out", config, *tokens_shape)
         got = jnp.shape(self.alternative)[1:]
@@ -44,40 +45,40 @@ class MaskMLPs(Intervention):
 
 
 class Blocks(Dictionary):
-    """Heads and one node for every MLP; make it with `blocks`."""
+    """This dictionary has attention heads and whole MLPs as nodes; make it with `blocks`."""
 
     @property
     def space(self) -> Space:
-        """Heads, and one MLP a layer."""
+        """Return the numbers of heads and MLPs."""
         return Space(self.decoder.n_layers, self.decoder.n_heads, 1)
 
     @property
     def capture(self) -> tuple[str, ...]:
-        """What they put out."""
+        """Name the sites of head and MLP outputs."""
         return ("head_out", "mlp_out")
 
     @property
     def label(self) -> str:
-        """Always the same."""
+        """Return the label, the same for every model."""
         return MLPS
 
     @property
     def about(self) -> str:
-        """What they are."""
+        """Describe the nodes in a few words."""
         return "one a layer"
 
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The two sites."""
+        """Read the outputs of heads and MLPs from a trace."""
         return {site: trace[site] for site in self.capture}
 
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
-        """Interpolate both."""
+        """Interpolate the outputs of heads and MLPs."""
         mlps = MaskMLPs(jnp.asarray(mask.features, jnp.float32), alternative["mlp_out"])
         return chain(mask_heads(mask.heads, alternative["head_out"]), mlps)
 
 
 def blocks(model: LanguageModel) -> Blocks:
-    """Heads and whole MLPs of a model.
+    """Make the dictionary of a model's attention heads and whole MLPs.
 
     Args:
         model: The model.
@@ -93,4 +94,5 @@ def blocks(model: LanguageModel) -> Blocks:
         >>> blocks(model).space
         Space(layers=2, heads=2, features=1)
     """
+    require_is("model", model, LanguageModel)
     return Blocks(model.config, MLPS)

@@ -15,7 +15,7 @@ from hagd_jax.units.nodes import Nodes, Space
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """A number for each unit, and what it was found by looking at.
+    """Scores hold a number for each unit and the data that decided them.
 
     It is not a pytree: pass `values` to compiled functions, so that `seen` enters no cache key.
 
@@ -38,19 +38,19 @@ class Scores:
 
     @property
     def space(self) -> Space | tuple[tuple[int, ...], ...]:
-        """Which units these are values of; of edges, the shapes of their arrays."""
+        """Return the sizes of the nodes scored; for edges, the shapes of their arrays."""
         return _space(self.values)
 
     def flat(self) -> np.ndarray:
-        """(N,) the values on the host, in the order of `Nodes.flat` or `Edges.flat`."""
+        """Copy the (N,) values to the host, in the order of `Nodes.flat` or `Edges.flat`."""
         return np.asarray(self.values.flat())
 
     def like(self, flat: Any) -> Scores:
-        """Other values for the same units, made from these, so with the same `seen`."""
+        """Make scores of other values for the same units, with the same `seen`."""
         return Scores(self.values.like(flat), self.seen)
 
     def after(self, seen: Seen) -> Scores:
-        """The same values, which more data have decided."""
+        """Return the same values with more data added to `seen`."""
         return Scores(self.values, self.seen | seen)
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """Which units were chosen, and what they were chosen by looking at.
+    """A selection holds a mask over units and the data that decided it.
 
     It is not a pytree: pass `mask` to compiled functions, so that `seen` enters no cache key.
 
@@ -79,19 +79,19 @@ class Selection:
 
     @property
     def space(self) -> Space | tuple[tuple[int, ...], ...]:
-        """Which units there are; of edges, the shapes of their arrays."""
+        """Return the sizes of the nodes selected from; for edges, the shapes of their arrays."""
         return _space(self.mask)
 
     def flat(self) -> np.ndarray:
-        """(N,) bool on the host, in the order of `Nodes.flat` or `Edges.flat`."""
+        """Copy the (N,) bool mask to the host, in the order of `Nodes.flat` or `Edges.flat`."""
         return np.asarray(self.mask.flat(), bool)
 
     def like(self, flat: Any) -> Selection:
-        """Another choice among the same units, made from this one, so with the same `seen`."""
+        """Make a selection of other members among the same units, with the same `seen`."""
         return Selection(self.mask.like(flat), self.seen)
 
     def after(self, seen: Seen) -> Selection:
-        """The same choice, which more data have decided."""
+        """Return the same mask with more data added to `seen`."""
         return Selection(self.mask, self.seen | seen)
 
     def __len__(self) -> int:

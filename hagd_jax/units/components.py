@@ -8,6 +8,7 @@ import jax
 from flax import struct
 
 from hagd_jax.brief import one_line
+from hagd_jax.errors import require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units.dictionary import Dictionary
@@ -16,7 +17,7 @@ from hagd_jax.units.features import as_dictionary
 
 
 class Components(struct.PyTreeNode):
-    """The component graph of one model; make it with `components`.
+    """This dictionary has the edges between components as units; make it with `components`.
 
     To the judge it is what a `Dictionary` is for nodes: it knows the values of the writers, and
     the intervention that cuts edges.
@@ -31,32 +32,32 @@ class Components(struct.PyTreeNode):
 
     @property
     def space(self) -> Edges:
-        """True where there is an edge."""
+        """Return a mask that is true where an edge exists."""
         return Edges.existing(self.decoder)
 
     @property
     def capture(self) -> tuple[str, ...]:
-        """What writers write."""
+        """Name the sites of what writers write."""
         return WRITES
 
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Site → (L, B, T, ...) writes; L = 1 for the embedding."""
+        """Read what writers write: site → (L, B, T, ...), with L = 1 for the embedding."""
         return {
             site: trace[site][None] if site == "embed" else trace[site] for site in self.capture
         }
 
     def mask(self, mask: Edges, alternative: Mapping[str, jax.Array]) -> MaskEdges:
-        """Keep edges where the mask is 1; readers of the others see the alternative."""
+        """Keep edges where the mask is 1; elsewhere readers see the alternative."""
         own = dict(alternative, embed=alternative["embed"][0])
         return mask_edges(self.decoder, mask, own)
 
     def bare(self) -> Components:
-        """It has no name to leave out."""
+        """Return the dictionary itself, which has no name to drop."""
         return self
 
 
 def components(model: LanguageModel) -> Components:
-    """The component graph of a model: heads, MLPs, and what they read from each other.
+    """Make the component graph of a model: edges from heads, MLPs and embedding to their readers.
 
     Args:
         model: The model.
@@ -72,6 +73,7 @@ def components(model: LanguageModel) -> Components:
         >>> int(components(model).space.count())
         46
     """
+    require_is("model", model, LanguageModel)
     return Components(model.config)
 
 
@@ -79,7 +81,7 @@ Parts = Dictionary | Components
 
 
 def parts_of(model: LanguageModel, source: Parts | Transcoder | None) -> Parts:
-    """What circuits of a model consist of: nodes of a dictionary, or edges between components."""
+    """Choose the units of circuits: nodes of a dictionary, or edges between components."""
     if isinstance(source, Components):
         return source
     return as_dictionary(model, source).bare()

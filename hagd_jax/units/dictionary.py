@@ -22,7 +22,7 @@ NEURONS, MLPS = "neurons", "mlps"
 
 
 class Dictionary(struct.PyTreeNode, abc.ABC):
-    """Nodes of one model; a pytree, so that it passes through `jit` with its weights.
+    """A dictionary defines the nodes of a model; it is a pytree, so its weights pass `jit`.
 
     Attributes:
         decoder: The model's configuration.
@@ -46,26 +46,26 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
     @property
     @abc.abstractmethod
     def space(self) -> Space:
-        """How many nodes there are."""
+        """Return the numbers of layers, heads and features."""
 
     @property
     @abc.abstractmethod
     def capture(self) -> tuple[str, ...]:
-        """The sites from which `values` computes."""
+        """Name the sites from which `values` computes."""
 
     @property
     @abc.abstractmethod
     def label(self) -> str:
-        """What a circuit records, and by which it knows its dictionary again."""
+        """Return the label by which a recorded circuit identifies its dictionary."""
 
     @property
     @abc.abstractmethod
     def about(self) -> str:
-        """What it is, in a few words."""
+        """Describe the nodes in a few words."""
 
     @abc.abstractmethod
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """What every node is in a pass.
+        """Compute the activations of all nodes from a trace.
 
         Args:
             trace: Of a pass that captured `capture`.
@@ -87,12 +87,12 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
         """
 
     def bare(self) -> Self:
-        """Without its name, which would enter a compilation key for nothing."""
+        """Drop the name, which would only enlarge the compilation key."""
         return self.replace(name="")
 
 
 def tail(label: str) -> str:
-    """What of a dictionary's label does not depend on where it lies: a digest, or its kind.
+    """Return the part of a label that is independent of where a dictionary is stored.
 
     Example:
         >>> tail("runs/mine#1a2b3c4d"), tail("neurons")

@@ -15,7 +15,7 @@ from hagd_jax.units.dictionary import Dictionary
 
 
 class Decoders(NamedTuple):
-    """What features write along the E edges from the layer they are of to layers they write to.
+    """Decoders are the directions that features write along the E edges of the layer graph.
 
     Attributes:
         senders: (E,) layer of the features, ascending.
@@ -31,37 +31,37 @@ class Decoders(NamedTuple):
 
 
 class Directed(Dictionary):
-    """A dictionary whose units inside MLPs read and write along directions: neurons, features."""
+    """A directed dictionary has units inside MLPs that read and write along directions."""
 
     @property
     @abc.abstractmethod
     def name_of_values(self) -> str:
-        """What `values` calls the activations inside MLPs."""
+        """Name the activations inside MLPs among the entries of `values`."""
 
     @property
     @abc.abstractmethod
     def source(self) -> str:
-        """The site from which the activations inside MLPs are computed."""
+        """Name the site from which the activations inside MLPs are computed."""
 
     @property
     def reads(self) -> str:
-        """The site that features read along their directions."""
+        """Name the site that features read along their directions."""
         return "mlp_in"
 
     @property
     def skip(self) -> Any:
-        """(L, D, D) linear map from what features read to the MLP output, or None."""
+        """Return the (L, D, D) linear map from what features read to the MLP output, or None."""
         return None
 
     @property
     def together(self) -> bool:
-        """Whether the activations at one position depend on the other positions of a pass."""
+        """Tell whether activations at one position depend on other positions of a pass."""
         return False
 
     @property
     @abc.abstractmethod
     def most_active(self) -> int | None:
-        """The most features that can be active at a position; None where only a pass can tell."""
+        """Return the most features active at a position; None if only a pass can tell."""
 
     @abc.abstractmethod
     def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
@@ -77,15 +77,15 @@ class Directed(Dictionary):
 
     @abc.abstractmethod
     def decoders(self, model: LanguageModel) -> Decoders:
-        """What features write, along each edge of the layer graph."""
+        """Return the directions that features write along each edge of the layer graph."""
 
     @abc.abstractmethod
     def encoders(self, model: LanguageModel) -> jax.Array:
-        """(K, L, F, D) directions along which features read; K is 2 for neurons with a gate."""
+        """Return (K, L, F, D) directions that features read; K is 2 for gated neurons."""
 
     @abc.abstractmethod
     def constant(self, trace: Mapping[str, jax.Array]) -> jax.Array | None:
-        """What the MLP outputs hold whatever the features are.
+        """Return the part of MLP outputs that does not depend on the features.
 
         Args:
             trace: Trace of one prompt that captured `reads`.
@@ -98,7 +98,7 @@ class Directed(Dictionary):
     def pull(
         self, model: LanguageModel, read: jax.Array, gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """Gradients with respect to what is read, from those with respect to activations.
+        """Back-propagate gradients from activations to what the features read.
 
         Args:
             model: The model.

@@ -29,7 +29,7 @@ WRITES = ("embed", "head_write", "mlp_out")
 
 @struct.dataclass
 class Edges:
-    """One value for each edge, by the reader's input: a mask, a score.
+    """Edges hold one value for each edge, such as a mask or a score, by the reader's input.
 
     The W = 1 + L · H + L writers are the embedding, the heads layer by layer, the MLPs. Query heads
     that share a key/value head share its inputs. Entries of writers that come after a reader mean
@@ -62,7 +62,7 @@ class Edges:
 
     @classmethod
     def existing(cls, config: DecoderConfig) -> Edges:
-        """True where a writer comes before a reader."""
+        """Return a mask that is true where the writer comes before the reader."""
         c = config
         head = np.repeat(np.arange(c.n_layers), c.n_heads)
         # Twice the layer: heads write in the middle of their block, MLPs at its end.
@@ -75,22 +75,22 @@ class Edges:
         return cls(per(c.n_heads), keys, keys.copy(), mlp, np.ones(len(wrote), bool))
 
     def count(self) -> Any:
-        """How many are true."""
+        """Count the true entries."""
         return sum(jax.tree.leaves(jax.tree.map(lambda x: x.sum(), self)))
 
     def without(self, edge: int) -> Edges:
-        """The same with one entry false, counted as in `flat`."""
+        """Copy the edges with one entry, counted as in `flat`, set to false."""
         flat = self.flat()
         edge = require_index("edge", edge, len(flat))
         flat[edge] = False
         return self.like(flat)
 
     def flat(self) -> np.ndarray:
-        """(E,) all entries on the host, those of writers that come later among them."""
+        """Copy all (E,) entries to the host, those of later writers included."""
         return np.concatenate([np.ravel(x) for x in jax.tree.leaves(self)])
 
     def like(self, flat: np.ndarray) -> Edges:
-        """Undo `flat`."""
+        """Restore the arrays from a flat one; the inverse of `flat`."""
         leaves, structure = jax.tree.flatten(self)
         flat, size = read_array("values of edges", flat), sum(map(np.size, leaves))
         if flat.shape != (size,):
@@ -102,7 +102,7 @@ class Edges:
 
 @struct.dataclass
 class MaskEdges(Intervention):
-    """Interpolates what readers read: r ← r + Σ_w (1 − m_w) (alt_w − w).
+    """Interpolate what readers read: r ← r + Σ_w (1 − m_w) (alt_w − w).
 
     A mask of ones is exact, as long as alternatives are finite.
 
@@ -125,41 +125,41 @@ class MaskEdges(Intervention):
     moved: Any = carried(default=None)
 
     def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """The first writer; the stream itself stays."""
+        """Record the embedding as the first writer and leave the stream unchanged."""
         nobody = jnp.zeros((self.final.shape[-1], *value.shape), jnp.float32)
         begun = self.replace(moved=nobody)  # type: ignore[attr-defined]
         return value, begun._wrote(0, (self.alt_embed - value)[None])
 
     def on_q_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """What queries read."""
+        """Interpolate what queries read."""
         return value + self._read(self.q), self
 
     def on_k_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """What keys read."""
+        """Interpolate what keys read."""
         return value + self._read(self.k), self
 
     def on_v_in(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """What values read."""
+        """Interpolate what values read."""
         return value + self._read(self.v), self
 
     def on_head_write(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """The heads of a layer."""
+        """Record what the heads of a layer write."""
         heads = value.shape[2]
         difference = jnp.moveaxis(self.alt_heads - value, 2, 0)
         return value, self._wrote(1 + ctx.index * heads, difference)
 
     def on_resid_mlp(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """What the MLP reads."""
+        """Interpolate what the MLP reads."""
         return value + jnp.einsum("...w,w...td->...td", self.mlp, self.moved), self
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """The MLP of a layer."""
+        """Record what the MLP of a layer writes."""
         c = ctx.config
         place = 1 + c.n_layers * c.n_heads + ctx.index
         return value, self._wrote(place, (self.alt_mlps - value)[None])
 
     def on_resid_final(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
-        """What the logits read."""
+        """Interpolate what the logits read."""
         return value + jnp.einsum("...w,w...td->...td", self.final, self.moved), self
 
     def _read(self, cut: jax.Array) -> jax.Array:
@@ -172,7 +172,7 @@ class MaskEdges(Intervention):
         return self.replace(moved=moved)  # type: ignore[attr-defined]
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Masks have an entry for each pair, and alternatives broadcast to their sites."""
+        """Check that masks cover each pair and that alternatives broadcast to their sites."""
         own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
         expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
         rows = tokens_shape[0]

@@ -49,7 +49,7 @@ REGIMES: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FeatureEdit:
-    """One feature at one place: f ← scale · f + value.
+    """An edit changes one feature in one layer at one position: f ← scale · f + value.
 
     Attributes:
         layer: Whose feature.
@@ -74,7 +74,7 @@ class FeatureEdit:
 
 
 class Edits(struct.PyTreeNode):
-    """n edits as arrays, (n,) each."""
+    """Edits are n feature edits as arrays, (n,) each."""
 
     layer: Any
     position: Any
@@ -85,13 +85,13 @@ class Edits(struct.PyTreeNode):
     __repr__ = one_line
 
     def change(self, activation: jax.Array) -> jax.Array:
-        """By how much activations move: (..., n) → (..., n)."""
+        """Compute by how much activations change: (..., n) → (..., n)."""
         return (self.scale - 1) * activation + self.value
 
 
 @struct.dataclass
 class EditFeatures(FeatureWriter):
-    """Writes what editing features changes; the features are those of the pass it acts in.
+    """Write what editing features changes, taking the features of the pass itself.
 
     Attributes:
         edits: `Edits`.
@@ -100,7 +100,7 @@ class EditFeatures(FeatureWriter):
     edits: Any = shared(default=None)
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, EditFeatures]:
-        """The output, and the change along the edges of the edited features."""
+        """Add the change along the edges of the edited features to the output."""
         found, e = self.features(ctx), self.edits
         change = e.change(found[:, e.position, e.feature])
         change = jnp.where(e.layer == ctx.index, change, 0)
@@ -111,7 +111,7 @@ class EditFeatures(FeatureWriter):
 
 @struct.dataclass
 class EditNeurons(Intervention):
-    """The same for neurons.
+    """Edit neurons, taking the activations of the pass itself.
 
     Attributes:
         edits: `Edits`.
@@ -120,7 +120,7 @@ class EditNeurons(Intervention):
     edits: Any = shared()
 
     def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, EditNeurons]:
-        """The neurons, the edited ones moved."""
+        """Replace the activations of the edited neurons."""
         e = self.edits
         change = e.change(value[:, e.position, e.feature])
         change = jnp.where(e.layer == ctx.index, change, 0)
@@ -129,7 +129,7 @@ class EditNeurons(Intervention):
 
 @struct.dataclass
 class WriteAt(Intervention):
-    """Adds vectors to MLP outputs, and lets a skip connection carry what changes.
+    """Add vectors to MLP outputs, and let a skip connection carry the change.
 
     Attributes:
         layer: (n,) which output each is added to.
@@ -148,7 +148,7 @@ class WriteAt(Intervention):
     reads: str = static(default="mlp_in")
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, WriteAt]:
-        """The output and what is added to it."""
+        """Add this layer's vectors to its MLP output."""
         here = jnp.where((self.layer == ctx.index)[:, None], self.vector, 0)
         value = value.at[:, self.position].add(here.astype(value.dtype))
         if self.W_skip is not None:
@@ -166,7 +166,7 @@ def intervene(
     regime: Regime = "freeze_attention",
     capture: Sequence[str] = (),
 ) -> Output:
-    """Run prompts with features edited, and see what follows.
+    """Run prompts with edited features, and let the change spread in one of three regimes.
 
     - `direct`: attention, norms and MLP outputs are held: the change spreads as attribution says
       it does, Δpre = ((new − a) / a) A, and reaches other features but not what they write; a skip

@@ -30,7 +30,7 @@ from hagd_jax.units.nodes import Nodes, Space
 
 @struct.dataclass
 class AddToFeatures(FeatureWriter):
-    """Writes amounts of features, beside what is written already.
+    """Write given amounts of features beside what is written already.
 
     Attributes:
         amount: (L, B, T, F).
@@ -39,13 +39,13 @@ class AddToFeatures(FeatureWriter):
     amount: Any = scanned(default=None)
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToFeatures]:
-        """The output, moved."""
+        """Add the decoded amounts to the MLP output."""
         written, after = self.write(self.amount)
         return value + written, after
 
 
 class Features(Directed):
-    """A transcoder's features as nodes; make it with `as_dictionary`.
+    """This dictionary has a transcoder's features as nodes; make it with `as_dictionary`.
 
     Attributes:
         transcoder: For this model, on its devices.
@@ -60,30 +60,30 @@ class Features(Directed):
 
     @property
     def trained(self) -> Transcoder:
-        """The transcoder."""
+        """Return the transcoder."""
         assert self.transcoder is not None
         return self.transcoder
 
     @property
     def space(self) -> Space:
-        """Heads and features."""
+        """Return the numbers of layers, heads and features."""
         width = self.trained.config.n_features
         return Space(self.decoder.n_layers, self.decoder.n_heads, width)
 
     @property
     def capture(self) -> tuple[str, ...]:
-        """Heads, and what features read."""
+        """Name the sites of head outputs and of what features read."""
         return ("head_out", self.trained.config.reads)
 
     @property
     def label(self) -> str:
-        """Name and digest: a folder may move, and another transcoder may have its name."""
+        """Return the name with a digest, as folders move and transcoders share names."""
         errors = "" if self.keep_error else " without errors"
         return f"{self.name}{errors}#{digest(self.trained)}{'' if self.keep_error else '-'}"
 
     @property
     def about(self) -> str:
-        """How many, which activation function, and where they write."""
+        """Describe the features: their number, activation function and window."""
         c = self.trained.config
         few = f" with {c.k} active" if c.k else ""
         reach = f" and {c.window} above" if c.window else ""
@@ -92,37 +92,37 @@ class Features(Directed):
 
     @property
     def name_of_values(self) -> str:
-        """Always the same."""
+        """Name the activations inside MLPs among the entries of `values`."""
         return "feature"
 
     @property
     def source(self) -> str:
-        """What they read."""
+        """Name the site that features are encoded from."""
         return self.trained.config.reads
 
     @property
     def reads(self) -> str:
-        """The site that the transcoder reads."""
+        """Name the site that the transcoder reads."""
         return self.trained.config.reads
 
     @property
     def skip(self) -> Any:
-        """`W_skip`, if the transcoder has one."""
+        """Return `W_skip`, if the transcoder has one."""
         return self.trained.params.get("W_skip")
 
     @property
     def together(self) -> bool:
-        """With `batch_topk`, whose features of all positions compete."""
+        """Tell whether features of all positions compete, as they do with `batch_topk`."""
         return self.trained.config.activation == "batch_topk"
 
     @property
     def most_active(self) -> int | None:
-        """K of a `topk` transcoder."""
+        """Return K of a `topk` transcoder."""
         config = self.trained.config
         return config.k if config.activation == "topk" else None
 
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Heads as they are, and features encoded from what the MLPs read."""
+        """Read the head outputs, and encode features from what the MLPs read."""
         found = self._encode(site_of(trace, self.reads))
         return {"head_out": site_of(trace, "head_out"), "feature": found}
 
@@ -134,7 +134,7 @@ class Features(Directed):
         return constrain(found, ("layers", "batch", "length", "features"), mesh)
 
     def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
-        """Each layer's features are encoded and used up before the next layer's."""
+        """Encode and process the features of one layer at a time."""
         params, config = self.trained.params, self.trained.config
         names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
         read = site_of(trace, self.reads)[:, 0]
@@ -148,17 +148,17 @@ class Features(Directed):
         return jax.lax.map(layer, ({name: params[name] for name in names}, read))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """The transcoder's own, along the edges of its layer graph."""
+        """Return the transcoder's decoders, along the edges of its layer graph."""
         graph = layer_graph(self.trained.config)
         ends = np.asarray(graph.senders), np.asarray(graph.receivers)
         return Decoders(*ends, self.trained.params["W_dec"])
 
     def encoders(self, model: LanguageModel) -> jax.Array:
-        """The transcoder's encoder."""
+        """Return the transcoder's encoder."""
         return jnp.asarray(self.trained.params["W_enc"], jnp.float32)[None]
 
     def constant(self, trace: Mapping[str, jax.Array]) -> jax.Array:
-        """The decoder's bias, and the skip connection."""
+        """Return the decoder's bias and the output of the skip connection."""
         read = site_of(trace, self.reads)[:, 0].astype(jnp.float32)
         bias = jnp.broadcast_to(self.trained.params["b_dec"][:, None], read.shape)
         return bias.astype(jnp.float32) + feat.skip(self.trained.params, read)
@@ -166,15 +166,15 @@ class Features(Directed):
     def pull(
         self, model: LanguageModel, read: jax.Array, gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """The gradient where features are active, 0 elsewhere."""
+        """Back-propagate gradients through the encoder where features are active."""
         return (jnp.where(self._encode(read) > 0, gradient, 0),)
 
     def adding(self, amount: jax.Array) -> Intervention:
-        """Write what the amounts decode to."""
+        """Add the decoded amounts to the MLP outputs."""
         return AddToFeatures(**writer_fields(self.trained), amount=amount)
 
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
-        """Interpolate heads, and write what moving the features changes."""
+        """Interpolate heads, and write what changing the features changes."""
         heads = mask_heads(mask.heads, alternative["head_out"])
         moved = mask_features(
             self.trained, mask.features, alternative["feature"], keep_error=self.keep_error
@@ -182,7 +182,7 @@ class Features(Directed):
         return chain(heads, moved)
 
     def bare(self) -> Self:
-        """Without names."""
+        """Drop the names, which would only enlarge the compilation key."""
         return self.replace(name="", transcoder=self.trained.bare())
 
 
@@ -196,7 +196,7 @@ def as_dictionary(
     *,
     keep_error: bool = True,
 ) -> Dictionary:
-    """The nodes of a model.
+    """Make the dictionary of a model from a transcoder, or of its neurons.
 
     Args:
         model: The model.
@@ -231,7 +231,7 @@ def as_dictionary(
 
 
 def directed(model: LanguageModel, source: Source | None = None) -> Directed:
-    """The nodes of a model, where only those will do that read and write along directions.
+    """Make the dictionary of a model, refusing one whose nodes have no directions.
 
     Args:
         model: The model.

@@ -13,7 +13,7 @@ from hagd_jax.models.arrays import read_array
 
 
 class NamedEdge(NamedTuple):
-    """One edge, in words.
+    """A named edge holds one edge with the labels of its ends.
 
     Attributes:
         number: Its place among the graph's edges.
@@ -29,7 +29,7 @@ class NamedEdge(NamedTuple):
 
 
 class Graph(struct.PyTreeNode, repr=False, eq=False):
-    """Nodes, and weighted edges between them, on the host.
+    """A graph holds nodes and weighted edges between them, on the host.
 
     Attributes:
         graph: N nodes and E edges. `nodes` is a table of the nodes, a `NamedTuple` of (N, ...)
@@ -46,46 +46,46 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
 
     @property
     def nodes(self) -> Any:
-        """The table of nodes."""
+        """Return the table of nodes."""
         return self.graph.nodes
 
     @property
     def edges(self) -> Any:
-        """The weights, or the table of edges."""
+        """Return the weights, or the table of edges."""
         return self.graph.edges
 
     @property
     def senders(self) -> np.ndarray:
-        """(E,) the node that each edge leaves."""
+        """Return the (E,) node that each edge leaves."""
         return np.asarray(self.graph.senders)
 
     @property
     def receivers(self) -> np.ndarray:
-        """(E,) the node that each edge enters."""
+        """Return the (E,) node that each edge enters."""
         return np.asarray(self.graph.receivers)
 
     @property
     def weights(self) -> np.ndarray:
-        """(E,) A[receiver, sender] of each edge."""
+        """Return A[receiver, sender] of each edge, (E,)."""
         return np.asarray(self.graph.edges)
 
     @property
     def strength(self) -> np.ndarray:
-        """(E,) how strong each edge is, whatever its sign."""
+        """Return the (E,) magnitudes of the edges."""
         return np.abs(self.weights)
 
     @property
     def layer(self) -> np.ndarray:
-        """(N,) layer of each node."""
+        """Return the (N,) layer of each node."""
         return np.asarray(self.nodes.layer)
 
     @property
     def count(self) -> int:
-        """The number of nodes."""
+        """Return the number of nodes."""
         return len(self.layer)
 
     def label(self, node: int) -> str:
-        """What a node is, in a few characters.
+        """Describe a node in a few characters.
 
         Args:
             node: Number of the node.
@@ -99,7 +99,7 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         return f"node {require_index('node', node, self.count)}"
 
     def to_dense(self) -> np.ndarray:
-        """The adjacency matrix; edges between the same two nodes add up.
+        """Build the adjacency matrix; parallel edges add up.
 
         Returns:
             (N, N) float32, [target, source].
@@ -112,7 +112,7 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         return dense
 
     def top(self, count: int = 10, *, into: int | None = None) -> list[NamedEdge]:
-        """The strongest edges, the strongest first.
+        """Name the strongest edges, in falling order.
 
         Args:
             count: Number of edges, or fewer where there are fewer.
@@ -139,7 +139,7 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         ]
 
     def to_networkx(self) -> Any:
-        """The graph for NetworkX, its columns as attributes of nodes and edges.
+        """Convert the graph to NetworkX, with columns as attributes of nodes and edges.
 
         Returns:
             A `networkx.DiGraph`, or a `MultiDiGraph` where nodes have several edges between them.
@@ -182,7 +182,7 @@ def _columns(table: Any) -> dict[str, list]:
 
 
 def graph_parts(nodes: Any, edges: Any, senders: Any, receivers: Any) -> jraph.GraphsTuple:
-    """A `jraph.GraphsTuple` of one graph, in NumPy arrays.
+    """Build a `jraph.GraphsTuple` of one graph from NumPy arrays.
 
     Args:
         nodes: Table of N nodes.
@@ -227,7 +227,7 @@ def graph_parts(nodes: Any, edges: Any, senders: Any, receivers: Any) -> jraph.G
 
 
 def strongest_into(receivers: np.ndarray, size: np.ndarray, most: int | None) -> np.ndarray:
-    """The strongest edges into each node.
+    """Select the strongest edges into each node.
 
     Args:
         receivers: (E,) node that each edge enters.

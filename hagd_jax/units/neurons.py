@@ -23,7 +23,7 @@ from hagd_jax.units.nodes import Nodes, Space
 
 @struct.dataclass
 class AddToNeurons(Intervention):
-    """Adds to neurons: where gradients with respect to each are taken.
+    """Add to neurons, at the place where their gradients are taken.
 
     Attributes:
         amount: (L, B, T, M).
@@ -32,73 +32,73 @@ class AddToNeurons(Intervention):
     amount: Any = scanned()
 
     def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, AddToNeurons]:
-        """The neurons, moved."""
+        """Add this layer's amounts to the neurons."""
         return value + self.amount, self
 
 
 class Neurons(Directed):
-    """The model's own basis; make it with `neurons`.
+    """This dictionary has the model's own neurons as nodes; make it with `neurons`.
 
     Activations times output rows sum to the MLP's output, with nothing left over.
     """
 
     @property
     def space(self) -> Space:
-        """Heads and neurons."""
+        """Return the numbers of layers, heads and neurons."""
         return Space(self.decoder.n_layers, self.decoder.n_heads, self.decoder.d_mlp)
 
     @property
     def capture(self) -> tuple[str, ...]:
-        """What the nodes are already."""
+        """Name the sites of head outputs and neurons."""
         return ("head_out", "neuron")
 
     @property
     def label(self) -> str:
-        """Always the same."""
+        """Return the label, the same for every model."""
         return NEURONS
 
     @property
     def about(self) -> str:
-        """How many."""
+        """Describe the nodes by their numbers."""
         return f"{self.space.features:,} a layer"
 
     @property
     def name_of_values(self) -> str:
-        """Always the same."""
+        """Name the activations inside MLPs among the entries of `values`."""
         return "neuron"
 
     @property
     def source(self) -> str:
-        """What they are already."""
+        """Name the site of the neurons."""
         return "neuron"
 
     @property
     def most_active(self) -> int | None:
-        """All of them."""
+        """Return the number of neurons in a layer, as all can be active."""
         return self.space.features
 
     def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
-        """The neurons of one prompt, one layer at a time."""
+        """Process the neurons of one prompt, one layer at a time."""
         return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """Output rows of the MLPs."""
+        """Return the output rows of the MLPs."""
         own = np.arange(model.config.n_layers)
         return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
 
     def encoders(self, model: LanguageModel) -> jax.Array:
-        """Input columns of the MLPs, the gate's first."""
+        """Return the input columns of the MLPs, the gate's first."""
         mlp, names = model.params["blocks"]["mlp"], ("gate", "in")
         names = names if model.config.gated_mlp else names[1:]
         return jnp.stack([jnp.swapaxes(mlp[name]["kernel"], 1, 2) for name in names])
 
     def constant(self, trace: Mapping[str, jax.Array]) -> None:
-        """Nothing is left over."""
+        """Return None: the neurons and biases explain MLP outputs in full."""
 
     def pull(
         self, model: LanguageModel, read: jax.Array, gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """The gradient through the activation function, and through the gate."""
+        """Back-propagate gradients through the activation function and the gate."""
         c, params = model.config, model.params["blocks"]["mlp"]
         act = ACTIVATIONS[c.activation]
 
@@ -119,16 +119,16 @@ class Neurons(Directed):
         return AddToNeurons(amount)
 
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The two sites."""
+        """Read head outputs and neurons from a trace."""
         return {site: site_of(trace, site) for site in self.capture}
 
     def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
-        """Interpolate both."""
+        """Interpolate heads and neurons."""
         return mask_nodes(mask, alternative)
 
 
 def neurons(model: LanguageModel) -> Neurons:
-    """The neuron basis of a model: an exact dictionary, with no error term.
+    """Make the dictionary of a model's neurons, which is exact and has no error term.
 
     Args:
         model: The model.
@@ -144,6 +144,7 @@ def neurons(model: LanguageModel) -> Neurons:
         >>> neurons(model).space
         Space(layers=2, heads=2, features=16)
     """
+    require_is("model", model, LanguageModel)
     return Neurons(model.config, NEURONS)
 
 

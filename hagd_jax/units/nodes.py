@@ -15,7 +15,7 @@ from hagd_jax.models.arrays import read_array
 
 
 class Space(NamedTuple):
-    """How many nodes there are.
+    """A space holds the numbers of layers, heads and features.
 
     Attributes:
         layers: L.
@@ -29,19 +29,19 @@ class Space(NamedTuple):
 
     @property
     def nodes(self) -> int:
-        """All of them."""
+        """Return the number of all nodes."""
         return self.layers * (self.heads + self.features)
 
     @property
     def layer(self) -> np.ndarray:
-        """(N,) int32 layer of every node, in the order of `Nodes.flat`."""
+        """Return the (N,) int32 layer of every node, in the order of `Nodes.flat`."""
         each = (self.heads, self.features)
         return np.concatenate([np.repeat(np.arange(self.layers), n) for n in each]).astype(np.int32)
 
 
 @struct.dataclass
 class Nodes:
-    """One value for each node of a model: a score, a mask, a membership.
+    """Nodes hold one value for each node of a model, such as a score or a mask.
 
     Attributes:
         heads: (L, H), or (L, B, H) for a value of its own in each prompt.
@@ -59,7 +59,7 @@ class Nodes:
 
     @classmethod
     def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:
-        """The same value for every node."""
+        """Fill all nodes with one value."""
         require_is("space", space, Space)
         given = read_array("value", value)
         if given.ndim:
@@ -72,7 +72,7 @@ class Nodes:
 
     @classmethod
     def from_flat(cls, space: Space, flat: Any) -> Nodes:
-        """Undo `flat`: heads first, each layer by layer."""
+        """Restore nodes from a flat array: heads first, layer by layer."""
         require_is("space", space, Space)
         flat = read_array("values of nodes", flat)
         if flat.shape != (space.nodes,):
@@ -84,16 +84,16 @@ class Nodes:
         return cls(flat[:cut].reshape(shape), flat[cut:].reshape(shape))
 
     def flat(self) -> np.ndarray:
-        """(N,) on the host: all heads layer by layer, then all features."""
+        """Copy the (N,) values to the host: all heads layer by layer, then all features."""
         return np.concatenate([np.asarray(self.heads).ravel(), np.asarray(self.features).ravel()])
 
     def like(self, flat: Any) -> Nodes:
-        """Undo `flat`, for values of the same nodes."""
+        """Restore values of the same nodes from a flat array."""
         return Nodes.from_flat(self.space, flat)
 
     @property
     def space(self) -> Space:
-        """How many nodes these are values of."""
+        """Return the numbers of layers, heads and features."""
         layers, *_, heads = np.shape(self.heads)
         return Space(layers, heads, np.shape(self.features)[-1])
 
@@ -101,5 +101,5 @@ class Nodes:
         return jax.tree.map(jnp.logical_not, self)
 
     def astype(self, dtype: Any) -> Nodes:
-        """The same values in another dtype."""
+        """Convert the values to another dtype."""
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)

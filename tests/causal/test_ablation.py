@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hagd_jax import transcoders
-from hagd_jax.causal import ABLATIONS, behaviour
+from hagd_jax.causal import ABLATIONS, Ablation, behaviour
 from hagd_jax.causal.partners import partners
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, init
@@ -148,13 +148,12 @@ def measure(model, prompts, masks, ablation, **changes):
     """`behaviour` with three masks of the same shapes everywhere: compiled once an ablation."""
     options = {
         "candidates": CANDIDATES[ablation],
-        # Shorter than the measured prompts, so that some positions have no reference token.
-        "reference": some_prompts(14, 2, longest=4),
+        # The reference is shorter than the measured prompts, so that some positions have no token.
+        "ablation": Ablation(ablation, some_prompts(14, 2, longest=4), seed=3),
         # Seven prompts: the second batch is filled up.
         "batch_size": 4,
-        "seed": 3,
     }
-    return behaviour(model, prompts, masks, ablation=ablation, **options | changes)
+    return behaviour(model, prompts, masks, **options | changes)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

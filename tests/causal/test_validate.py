@@ -309,4 +309,4 @@ def test_core_claims_stop_where_the_verdict_is_clear():
 def test_a_split_that_is_not_there_is_named():
     case = CASES["either"]
     with pytest.raises(InputError, match=r"got 'nowhere'; expected one of its splits"):
-        judged(case, case.truth["mean"], split="nowhere")
+        judged(case, case.truth["mean"], dataclasses.replace(CONFIG, split="nowhere"))

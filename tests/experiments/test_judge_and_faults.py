@@ -5,7 +5,7 @@ import numpy as np
 from experiments.common import kills
 from experiments.common.known import places as places_of
 from experiments.common.known import sample, truth_of
-from experiments.faults import pipeline, transcoder
+from experiments.faults import interrupts, pipeline, transcoder
 from experiments.judge import calibrated, ground_truth_edges, known_models
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import neurons
@@ -71,6 +71,15 @@ def test_a_killed_composed_run_ends_with_the_same_bits(places, read):
     pipeline.main(few)
     result = read("pipeline_kills")
     assert (result["identical"], result["kills"], result["steps"]) == (1, 1, 2)
+
+
+def test_a_command_that_is_asked_to_end_says_so_and_ends_the_same(tiny, places, read):
+    interrupts.main(
+        interrupts.Config(**places, cases=("attribute",), how=("term",), times=1, model=tiny)
+    )
+    (row,) = read("interrupts")["rows"]
+    assert (row["stage"], row["ended_well"], row["identical"]) == ("start", True, True)
+    assert row["status"] in (143, 0)
 
 
 def test_a_run_that_ends_otherwise_is_noticed(tmp_path):

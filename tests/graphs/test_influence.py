@@ -30,7 +30,8 @@ SEEDS = st.integers(0, 10_000)
 
 def normalised(dense):
     size = np.abs(dense.astype(np.float64))
-    return size / np.maximum(size.sum(1, keepdims=True), 1e-10)
+    total = size.sum(1, keepdims=True)
+    return size / np.where(total, total, 1)
 
 
 @given(seed=SEEDS, density=st.sampled_from([0.05, 0.4, 1.0]))
@@ -234,6 +235,19 @@ def test_small_graphs_have_a_result_everywhere(seed, features, logits, density, 
     mean = task_graph([graph, small])
     assert mean.count >= 2
     assert np.isfinite(mean.nodes.influence).all()
+
+
+@given(seed=SEEDS, power=st.sampled_from([-90, -40, 40]))
+@settings(max_examples=20, deadline=None)
+def test_shares_do_not_depend_on_the_unit_of_the_edges(seed, power):
+    """Of a model whose logits are in billionths as of one whose logits are in units."""
+    graph = made_up(seed)
+    other = scaled(graph, np.float32(2.0**power))
+    np.testing.assert_allclose(influence(other), influence(graph), rtol=1e-9)
+    np.testing.assert_allclose(graph_scores(other), graph_scores(graph), rtol=1e-9)
+    for one, two in zip(prune(other)[:2], prune(graph)[:2], strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert influence(graph).max() > 0.1
 
 
 @pytest.mark.parametrize("call", [influence, graph_scores, prune, neuronpedia_json, supernodes])

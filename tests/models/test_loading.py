@@ -57,6 +57,18 @@ def write(folder, config, tensors, **options):
     return folder
 
 
+@pytest.mark.parametrize("beside", ["whole weights", "nothing"])
+def test_an_adapter_is_refused_and_not_passed_over(tmp_path, beside):
+    """transformers would put it on top of the weights, so the numbers would be others."""
+    if beside == "whole weights":
+        write(tmp_path, LLAMA, tensors_of(LLAMA))
+        load(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match="merge_and_unload"):
+            load(tmp_path, strict=strict)
+
+
 @pytest.fixture
 def llama(tmp_path):
     return write(tmp_path / "llama", LLAMA, tensors_of(LLAMA))

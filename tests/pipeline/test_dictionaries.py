@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.causal import ABLATIONS, Circuit, ValidateConfig, behaviour, validate
+from hagd_jax.causal import ABLATIONS, Ablation, Circuit, ValidateConfig, behaviour, validate
 from hagd_jax.causal.partners import partners
 from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
@@ -131,7 +131,7 @@ def test_ablated_features_take_the_asked_values(model, task, window, ablation):
     mask = Nodes.full(nodes.space, True)
     mask = mask.replace(features=mask.features.at[0, feature].set(False))
     found = behaviour(
-        model, prompts, [mask], ablation=ablation, dictionary=window, reference=reference, seed=3
+        model, prompts, [mask], ablation=Ablation(ablation, reference, 3), dictionary=window
     )
     if ablation == "zero":
         wanted = np.zeros((8, 5))
@@ -160,8 +160,8 @@ def test_one_and_eight_devices_give_the_same_circuit_of_features(model, task, wi
         scores = mean_scores(where, discover, EXTRACT.gradient, dictionary=window)
         mask = top_nodes(scores, 6).mask
         measured = behaviour(
-            where, task.splits["test"], [mask], ablation="mean", dictionary=window,
-            reference=discover,
+            where, task.splits["test"], [mask], dictionary=window,
+            ablation=Ablation("mean", discover),
         )  # fmt: skip
         found.append((scores.flat(), mask.flat(), measured.metric, measured.kl))
     one, many = found

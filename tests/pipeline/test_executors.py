@@ -10,7 +10,7 @@ import pytest
 
 from hagd_jax import tasks
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError, TrainingError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import (
@@ -36,7 +36,6 @@ from hagd_jax.tasks import make_prompts
 from hagd_jax.testbeds import hand_built
 from hagd_jax.testbeds.case import as_task
 from hagd_jax.transcoders import TrainConfig
-from hagd_jax.transcoders.training.state import TrainingError
 from hagd_jax.units import Space
 from tests.adder import make_adder
 from tests.models.noise import on_mesh

@@ -14,7 +14,7 @@ import pytest
 import hagd_jax as hagd
 from hagd_jax.causal import Circuit
 from hagd_jax.corpus import corpus_of_tokens
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError, Interrupted
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import extract, open_extraction, open_run, run_staged, run_until
@@ -140,7 +140,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     where = ("score", 8 * (batches_before_kill + 1))
     broken = killed_at(where, copier, task, tmp_path / "broken", save_every)
     assert [r["step"] for r in without_times(broken)] == [
-        8 * (i + 1) for i in range(batches_before_kill)
+        8 * (i + 1) for i in range(batches_before_kill + 1)
     ]
     result = extract(copier, task, EXTRACT, out=open_run(tmp_path / "broken", {}))
     np.testing.assert_array_equal(result.scores.flat(), expected.scores.flat())
@@ -158,6 +158,21 @@ def test_masks_killed_in_training_end_the_same(copier, task, whole, tmp_path, sa
     result = extract(copier, task, EXTRACT, out=open_run(tmp_path / "broken", {}))
     assert result.circuit == expected.circuit
     assert without_times(broken) == without_times(run)
+
+
+@pytest.mark.parametrize(
+    ("stage", "done", "kept"), [("score", 16, "checkpoints"), ("masks", 10, "masks")]
+)
+def test_a_run_that_is_asked_to_stop_saves_first(copier, task, whole, tmp_path, stage, done, kept):
+    def stop(*now):
+        if now[:2] == (stage, done):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        extract(copier, task, EXTRACT, out=open_run(tmp_path, {}), progress=stop)
+    assert getattr(open_run(tmp_path, {}), kept).steps()[-1] == done  # long before its time
+    assert extract(copier, task, EXTRACT, out=open_run(tmp_path, {})).circuit == whole[1].circuit
+    assert without_times(open_run(tmp_path, {})) == without_times(whole[0])
 
 
 def test_a_run_continues_on_another_mesh(copier, task, tmp_path):

@@ -11,7 +11,7 @@ from bokeh.document import Document
 from bokeh.models import ColumnDataSource
 
 from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, sizes_of
-from hagd_jax.report import page
+from hagd_jax.report.page import page
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 from tests.report.made_up import NAN, make_evidence, make_report

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.baselines import exhaustive, random_scores
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.search import MaskConfig, RepairConfig, repair, search_masks, top_nodes
 from hagd_jax.search.objective import target_of
@@ -89,8 +89,8 @@ def test_repair_measures_what_masks_were_trained_under():
     start = top_nodes(Scores(random_scores(space, 3).values, look(ablation="mean")), 4)
 
     def measured(mask, ablation):
-        found = behaviour(case.model, case.prompts, [mask], ablation=ablation, batch_size=64,
-                          reference=case.prompts, with_model=True)  # fmt: skip
+        found = behaviour(case.model, case.prompts, [mask], batch_size=64,
+                          ablation=Ablation(ablation, case.prompts), with_model=True)  # fmt: skip
         whole = np.float64(found.metric[0])
         return found.kl[1].mean() + (((found.metric[1] - whole) / whole.mean()) ** 2).mean()
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax.causal import behaviour
+from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.errors import InputError
 from hagd_jax.models import DecoderConfig, forward, init
 from hagd_jax.parallel import make_mesh
@@ -86,7 +86,7 @@ def test_circuits_are_judged_on_them(model, choices, ablation):
     _, made = choices
     space = neurons(model).space
     full, empty = Nodes.full(space, True), Nodes.full(space, False)
-    options = {"ablation": ablation, "reference": made, "batch_size": 2}
+    options = {"ablation": Ablation(ablation, made), "batch_size": 2}
     found = behaviour(model, made, [full, empty], **options)
     at = forward(model, made.inputs(), read=made.reads).logits
     np.testing.assert_allclose(found.metric[0], made.metric(at), atol=1e-5)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel, Tokenizer
 from hagd_jax.tasks import (
+    ALGORITHMS,
     SPLITS,
     Sizes,
     Text,
     dyck,
     induction,
     modular,
+    names,
     parity,
     sorting,
     task,
@@ -25,6 +27,7 @@ from hagd_jax.tasks import (
 from hagd_jax.tasks import overlap as measure
 from hagd_jax.tasks.duplicates import DISTANCE, SHARED, basic_form, distances
 from hagd_jax.tasks.lexicon import PAST_TENSES
+from hagd_jax.tasks.registry import BENCHMARKS
 from hagd_jax.tasks.relations import RELATIONS
 from tests.models.test_decoder import LLAMA
 
@@ -66,7 +69,8 @@ def test_every_group_has_eight_different_prompts_by_default(made, name):
 
 
 @pytest.mark.parametrize("algorithm", [parity(8), sorting(3, 7), induction(9, 6), dyck(8, 2),
-                                       modular.algorithm(13)], ids=lambda a: a.name)  # fmt: skip
+                                       modular.algorithm(13), modular.algorithm(13, "multiply")],
+                         ids=lambda a: a.name)  # fmt: skip
 def test_prompts_of_symbols_are_compared_as_prompts(algorithm):
     made = algorithm.task(sizes=Sizes(12, 6, 12))
     found = measure(made)
@@ -75,6 +79,12 @@ def test_prompts_of_symbols_are_compared_as_prompts(algorithm):
     sharing = dict.fromkeys(SPLITS, made.texts["test"])
     same = type(made)("same", "", dict.fromkeys(SPLITS, made.splits["test"]), sharing)
     assert len(measure(same).problems()) == 3
+
+
+def test_every_task_on_offer_is_compared():
+    """Only benchmarks are not: their rows are from the files of others."""
+    symbols = {*ALGORITHMS, "modular_addition", "modular_multiplication"}
+    assert {*TASKS, *symbols, *BENCHMARKS} == set(names())
 
 
 def user_task(discover, test):

@@ -36,21 +36,17 @@ def prompts(lengths=(3, 5, 1, 4), seed=0, **options):
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=6),
-    st.integers(0, 99),
-    st.integers(0, VOCAB - 1),
-)
-def test_rows_are_kept_and_padded_on_the_right(lengths, seed, pad):
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 99))
+def test_rows_are_kept_and_padded_on_the_right(lengths, seed):
     clean, corrupted, answer, distractor = rows(lengths, seed)
-    made = make_prompts(clean, corrupted, answer, distractor, vocab_size=VOCAB, pad_id=pad)
+    made = make_prompts(clean, corrupted, answer, distractor, vocab_size=VOCAB)
     assert made.clean.shape == made.corrupted.shape == (len(lengths), max(lengths))
     assert made.length.tolist() == lengths
     assert made.position.tolist() == [n - 1 for n in lengths]
     for i, n in enumerate(lengths):
         assert made.clean[i, :n].tolist() == clean[i]
         assert made.corrupted[i, :n].tolist() == corrupted[i]
-        assert set(made.clean[i, n:].tolist()) | set(made.corrupted[i, n:].tolist()) <= {pad}
+        assert set(made.clean[i, n:].tolist()) | set(made.corrupted[i, n:].tolist()) <= {0}
     assert all(leaf.dtype == np.int32 for leaf in jax.tree.leaves(made))
 
 
@@ -128,12 +124,9 @@ def test_a_batch_needs_rows(size):
         ([[1]], [[1]], [1], {"position": [-1]}, "position of prompt 0: got -1"),
         ([[1]], [[1]], [1, 2], {}, "answer: got shape"),
         ([[1, 2]], [[1, 1]], [1], {"width": 1}, "width: got 1; expected at least 2"),
-        ([[1]], [[1]], [1], {"pad_id": 50}, "pad_id: got 50"),
     ],
 )
 def test_bad_prompts_are_refused(clean, corrupted, answer, options, message):
-    if "pad_id" in options:
-        options = options | {"width": 3}
     with pytest.raises(InputError, match=message):
         make_prompts(clean, corrupted, answer, [0] * len(clean), vocab_size=VOCAB, **options)
 

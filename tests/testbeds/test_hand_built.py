@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Node, behaviour, named_edges
+from hagd_jax.causal import Ablation, Node, behaviour, named_edges
 from hagd_jax.models import forward
 from hagd_jax.tasks import correct
 from hagd_jax.testbeds import hand_built, true_edges
@@ -57,8 +57,7 @@ def test_the_circuit_is_the_least_that_will_do(name, ablation):
         case.model,
         case.prompts,
         [mask(space, members) for members in every],
-        ablation=ablation,
-        reference=case.prompts,
+        ablation=Ablation(ablation, case.prompts),
         batch_size=len(case.prompts),
     )
     off = np.abs(found.metric - found.metric[0]).max(1)

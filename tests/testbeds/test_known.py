@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax.causal import Node, behaviour
+from hagd_jax.causal import Ablation, Node, behaviour
 from hagd_jax.errors import InputError
 from hagd_jax.testbeds import (
     PROGRAMS,
@@ -54,8 +54,7 @@ def measured(case, ablation, rows):
         case.model,
         prompts,
         masks,
-        ablation=ablation,
-        reference=case.prompts,
+        ablation=Ablation(ablation, case.prompts),
         batch_size=len(prompts),
         with_model=True,
     )

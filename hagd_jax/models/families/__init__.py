@@ -18,7 +18,7 @@ Options = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How one family of models is written down.
+    """A family defines how its models are configured and stored.
 
     Attributes:
         model_type: What `config.json` calls it.
@@ -44,7 +44,7 @@ class Family:
     __repr__ = one_line
 
     def ignores(self, name: str, config: DecoderConfig) -> bool:
-        """Whether a stored tensor may be left unread."""
+        """Tell whether a stored tensor may be left unread."""
         return re.fullmatch(self.buffers, name) is not None or (
             config.tied and name == self.unembed
         )
@@ -79,7 +79,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: DecoderConfig) -> Family:
-    """The family that translates a configuration.
+    """Find the family that translates a configuration.
 
     Raises:
         ConfigError: If `config.family` is none of `FAMILIES`.

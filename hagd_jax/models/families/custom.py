@@ -64,7 +64,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def table(specs: Mapping[str, Any]) -> tuple[Weight, ...]:
-    """One tensor for each parameter: `blocks/attn/q/kernel` is called `blocks.attn.q.kernel`."""
+    """Map each parameter to one tensor: `blocks/attn/q/kernel` to `blocks.attn.q.kernel`."""
     return tuple(
         Weight(leaf, leaf.replace("/", "."), " ".join(_LETTERS[axis] for axis in spec.axes))
         for leaf, spec in specs.items()

@@ -27,7 +27,7 @@ ACTIVATION_NAMES["gelu_tanh"] = "gelu_new"
 
 
 def words(text: str) -> frozenset[str]:
-    """The names in a list written with spaces between them."""
+    """Split a list written with spaces between its names."""
     return frozenset(text.split())
 
 
@@ -114,7 +114,7 @@ def require_known(given: Options, known: Set[str], where: str = "config.json") -
 
 
 def option(given: Options, name: str, kind: type, default: Any = REQUIRED) -> Any:
-    """One option, of the right type.
+    """Read one option of the right type.
 
     Args:
         given: The parsed `config.json`, or a part of it.
@@ -143,7 +143,7 @@ def option(given: Options, name: str, kind: type, default: Any = REQUIRED) -> An
 
 
 def activation(given: Options, name: str, default: str) -> Activation:
-    """The MLP's non-linearity, under the name Hugging Face has for it."""
+    """Translate the MLP's activation function from Hugging Face's name."""
     value = option(given, name, str, default)
     if value not in ACTIVATIONS:
         raise ConfigError(
@@ -153,7 +153,7 @@ def activation(given: Options, name: str, default: str) -> Activation:
 
 
 def same(given: Options, *names: str) -> Any:
-    """The value of an option that has several spellings, or None.
+    """Return the value of an option that has several spellings, or None.
 
     Raises:
         ConfigError: If two spellings disagree.

@@ -23,7 +23,7 @@ INSIDE = words(
 def from_hf(
     given: Options, theta_name: str = "rope_theta", strict: bool = True
 ) -> tuple[float, RopeScaling | None, Options]:
-    """Rotary base and stretching, in the spelling of transformers 4 or 5.
+    """Translate rotary base and scaling, in the spelling of transformers 4 or 5.
 
     Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`.
 
@@ -62,7 +62,7 @@ def from_hf(
 
 
 def to_hf(scaling: RopeScaling | None, max_positions: int) -> dict[str, Any] | None:
-    """The `rope_scaling` entry that both versions of transformers read.
+    """Write the `rope_scaling` entry that both versions of transformers read.
 
     Raises:
         ConfigError: If Hugging Face has no such stretching.

@@ -24,18 +24,18 @@ Sizes = Mapping[str, int]
 
 
 class Source(Protocol):
-    """A store of named tensors, read a slice at a time."""
+    """A source holds named tensors and reads them a slice at a time."""
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """List the names of all tensors."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         ...
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Dtype in which `read` returns a tensor.
+        """Return the dtype in which `read` returns a tensor.
 
         Raises:
             CheckpointError: If it is stored in a way that cannot be read as numbers we use.
@@ -43,17 +43,17 @@ class Source(Protocol):
         ...
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Part of a tensor; `index` holds one slice with explicit bounds a dimension."""
+        """Read part of a tensor; `index` holds one slice with explicit bounds per dimension."""
         ...
 
     def describe(self, name: str) -> str:
-        """The file a tensor lies in, for error messages."""
+        """Name the file that holds a tensor, for error messages."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One parameter and the tensors that hold it.
+    """A weight maps one parameter to the tensors that hold it.
 
     Attributes:
         leaf: Path of the parameter, a key of `param_specs`.
@@ -79,16 +79,16 @@ class Weight:
 
     @property
     def per_layer(self) -> bool:
-        """Whether each layer has a tensor of its own."""
+        """Tell whether each layer has a tensor of its own."""
         return "{layer}" in self.name
 
     def tensor(self, layer: int) -> str:
-        """Name of the tensor of one layer."""
+        """Return the name of the tensor of one layer."""
         return self.name.replace("{layer}", str(layer))
 
 
 def axis_sizes(config: DecoderConfig) -> dict[str, int]:
-    """Size of each axis letter; `c` is the three of query, key, value; `t j` split a head in two.
+    """Compute the size of each axis letter; `c` is the three of q, k, v; `t j` split a head.
 
     Args:
         config: The decoder.
@@ -132,7 +132,7 @@ def groups(pattern: str) -> tuple[Group, ...]:
 
 
 def shape(pattern: str, sizes: Sizes) -> tuple[int, ...]:
-    """Shape of a tensor with this pattern."""
+    """Compute the shape of a tensor with this pattern."""
     return tuple(math.prod(sizes[a] for a in group) for group in groups(pattern))
 
 
@@ -187,7 +187,7 @@ def write(weight: Weight, sizes: Sizes, value: np.ndarray, out: np.ndarray) -> N
 
 
 def pieces(weight: Weight, index: Index) -> Iterator[tuple[Any, str, Index]]:
-    """The tensors that a slice of a parameter is gathered from.
+    """List the tensors that a slice of a parameter is gathered from.
 
     Args:
         weight: The parameter.
@@ -204,7 +204,7 @@ def pieces(weight: Weight, index: Index) -> Iterator[tuple[Any, str, Index]]:
 
 
 def dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = "") -> list[Weight]:
-    """A projection and its optional bias; files store (outputs, inputs).
+    """Map a projection and its optional bias; files store (outputs, inputs).
 
     Args:
         leaf: Path of the projection inside `blocks`.
@@ -224,7 +224,7 @@ def dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = ""
 
 
 def select(table: Sequence[Weight], specs: Mapping[str, Any]) -> tuple[Weight, ...]:
-    """The entries of a table for the parameters that a configuration has.
+    """Select the entries of a table for the parameters that a configuration has.
 
     Args:
         table: Weights of a whole family, with every optional bias.

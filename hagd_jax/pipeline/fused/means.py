@@ -22,7 +22,7 @@ SPLITS = ("discover", "select")
 
 
 class Tables(struct.PyTreeNode):
-    """Sums of node values over the distinct prompts of each group, at each position.
+    """Tables hold sums of node values over the distinct prompts of each group, at each position.
 
     Attributes:
         sums: Name → (2, L, G, T, ...) of the discover and the select split.
@@ -36,7 +36,7 @@ class Tables(struct.PyTreeNode):
 
 
 class Groups(NamedTuple):
-    """Which groups prompts belong to, and which part of the rule holds for each.
+    """Groups give the reference group of each prompt, and the part of the rule that applies.
 
     Attributes:
         group: (R,) int32 row in the tables.
@@ -56,12 +56,12 @@ class Groups(NamedTuple):
 
 
 def groups_in(splits: dict[str, Prompts]) -> np.ndarray:
-    """(G,) the groups of all prompts that are read, ascending."""
+    """List the (G,) groups of all prompts that are read, ascending."""
     return np.unique(np.concatenate([groups_of(prompts) for prompts in splits.values()]))
 
 
 def groups_for(splits: dict[str, Prompts]) -> dict[str, Groups]:
-    """Split → the groups of its prompts, on the host.
+    """Map each split to the groups of its prompts, on the host.
 
     Args:
         splits: The discover split, and the select split if there is one, of one width.
@@ -87,7 +87,7 @@ def _groups(prompts: Prompts, discover: Prompts, every: np.ndarray) -> Groups:
 def empty_tables(
     model: LanguageModel, nodes: Dictionary, batch: Prompts, groups: tuple[int, int]
 ) -> Tables:
-    """Tables without any prompt, as shapes or as zeros."""
+    """Make tables without any prompt, as shapes or as zeros."""
     many, width = groups
     found, count = jax.eval_shape(
         lambda model, nodes, batch: _summed(model, nodes, batch, jnp.ones(len(batch)), many),
@@ -99,7 +99,7 @@ def empty_tables(
 
 
 def added(tables: Tables, split: jax.Array, sums: tuple[dict[str, jax.Array], jax.Array]) -> Tables:
-    """The tables with a batch of a split."""
+    """Add a batch of a split to the tables."""
     found, count = sums
     more = {name: tables.sums[name].at[split].add(x) for name, x in found.items()}
     return Tables(more, tables.count.at[split].add(count))
@@ -108,7 +108,7 @@ def added(tables: Tables, split: jax.Array, sums: tuple[dict[str, jax.Array], ja
 def batch_sums(
     model: LanguageModel, nodes: Dictionary, batch: Prompts, weight: jax.Array, groups: Groups
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Sums over the prompts of a batch, each prompt once."""
+    """Sum node values over the prompts of a batch, each prompt once."""
     own = batch.replace(group=groups.group)  # type: ignore[attr-defined]
     return _summed(model, nodes, own, weight * groups.once, len(groups.near))
 
@@ -120,7 +120,7 @@ def _summed(
 
 
 def means_of(tables: Tables, groups: Groups) -> Means:
-    """The sums from which the prompts of a split have their means, as `reference_means` has them.
+    """Select the sums from which the prompts of a split have their means.
 
     Args:
         tables: Sums of all prompts.
@@ -138,5 +138,5 @@ def means_of(tables: Tables, groups: Groups) -> Means:
 
 
 def places_of(groups: Groups) -> Places:
-    """Where each prompt finds its own among those sums."""
+    """Find where each prompt's own values are among those sums."""
     return Places(groups.group, groups.shared)

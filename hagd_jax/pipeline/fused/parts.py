@@ -26,7 +26,7 @@ Said = dict[str, jax.Array]
 
 
 class StepBatch(NamedTuple):
-    """What a step does, and what it reads.
+    """A step's batch names the part that acts and holds the data it reads.
 
     Attributes:
         part: () int32 which part of the step acts, see `step.parts_of`.
@@ -58,7 +58,7 @@ class StepBatch(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What every part is given beside the state.
+    """Every part is given these values beside the state.
 
     Attributes:
         model: The model, without name and tokenizer.
@@ -75,16 +75,16 @@ class Given(NamedTuple):
     __repr__ = one_line
 
     def dictionary(self, state: State) -> Dictionary:
-        """The nodes as they are now."""
+        """Return the dictionary in its current state of training."""
         return current_nodes(state.learning, self.model, self.nodes, state.setting)
 
     def directed(self, state: State) -> Directed:
-        """The nodes as they are now, which read and write along directions."""
+        """Return the directed dictionary in its current state of training."""
         return directed(self.model, self.dictionary(state))
 
 
 def moments(state: State, given: Given) -> tuple[State, Said]:
-    """Add a batch of text to the sums that activations are normalised by."""
+    """Add a batch of text to the sums for normalising activations."""
     learning, batch = state.learning, given.batch
     assert learning is not None
     own = state.setting.config.train.transcoder(given.model.config)
@@ -94,7 +94,7 @@ def moments(state: State, given: Given) -> tuple[State, Said]:
 
 
 def normalise(state: State, given: Given) -> tuple[State, Said]:
-    """Normalise activations by those sums."""
+    """Compute the normalisation of activations from those sums."""
     learning = state.learning
     assert learning is not None
     train = learning.train.replace(stats=learning.moments.normalisation())
@@ -157,7 +157,7 @@ def edges(state: State, given: Given) -> tuple[State, Said]:
 
 
 def coarsen(state: State, given: Given) -> tuple[State, Said]:
-    """Cluster the nodes, and say where masks begin."""
+    """Cluster the nodes, and set the prior of the masks."""
     setting, key = state.setting, jax.random.key(state.setting.config.seed)
     tree = clusters(state.edges, state.chosen, setting.size, key, setting.config.hierarchy)
     prior = state.prior
@@ -169,7 +169,7 @@ def coarsen(state: State, given: Given) -> tuple[State, Said]:
 
 
 def open_tables(state: State, given: Given) -> tuple[State, Said]:
-    """Begin to read what the model does on the prompts."""
+    """Begin the tables of what the model does on the prompts."""
     tables = jax.tree.map(jnp.zeros_like, state.tables)
     return state.replace(metric=jnp.zeros_like(state.metric), tables=tables), {}
 

@@ -15,7 +15,7 @@ from hagd_jax.tasks import Prompts, Task
 
 
 def read_splits(task: Task) -> dict[str, Prompts]:
-    """The splits that the search reads, padded to one shape.
+    """Pad the splits that the search reads to one shape.
 
     Args:
         task: The behaviour.
@@ -28,7 +28,7 @@ def read_splits(task: Task) -> dict[str, Prompts]:
 
 
 def require_readable(model: LanguageModel, splits: Mapping[str, Prompts]) -> None:
-    """Refuse prompts that the model cannot read, as `tasks.batching.padded_batches` does.
+    """Refuse prompts that the model cannot read, as `padded_batches` does.
 
     Raises:
         InputError: If a token is outside the vocabulary, or a model that reads both ways would read
@@ -46,7 +46,7 @@ def require_readable(model: LanguageModel, splits: Mapping[str, Prompts]) -> Non
 
 
 def alike(splits: list[Prompts]) -> list[Prompts]:
-    """Prompts of several splits, padded to one width and one number of answers.
+    """Pad prompts of several splits to one width and one number of answers.
 
     Tokens are padded with 0 and alternatives with -1, as `make_prompts` and `make_choices` do.
     """

@@ -18,18 +18,18 @@ from hagd_jax.units import Nodes, Scores, Selection
 
 
 def score(context: Context, left: Left, state: State) -> Scores:
-    """The scores of all nodes."""
+    """Read the scores of all nodes from the state."""
     mean = np.asarray(state.score) / len(context.discover)
     return Scores(Nodes.from_flat(state.setting.space, mean), left.seen)
 
 
 def with_score(state: State, scores: Scores) -> State:
-    """The state with scores."""
+    """Put scores into the state."""
     return state.replace(score=jnp.asarray(scores.flat()))
 
 
 def hierarchy(context: Context, left: Left, state: State) -> Coarse:
-    """The levels, and where masks begin."""
+    """Read the levels and the prior of the masks from the state."""
     scores = left["score"]
     if not needs_graph(context, state.setting.space):
         return Coarse(Tree((), seen=Seen.nothing()), scores)
@@ -42,13 +42,13 @@ def hierarchy(context: Context, left: Left, state: State) -> Coarse:
 
 
 def with_hierarchy(state: State, coarse: Coarse) -> State:
-    """The state with levels and a prior."""
+    """Put levels and a prior into the state."""
     clusters = tuple(map(jnp.asarray, coarse.tree.clusters))
     return state.replace(clusters=clusters, prior=jnp.asarray(coarse.prior.flat()))
 
 
 def search(context: Context, left: Left, state: State) -> Ranked:
-    """The ranks of all nodes at each size."""
+    """Read the ranks of all nodes at each size from the state."""
     setting = state.setting
     if not setting.masks:
         return top_of(context, left["score"])
@@ -57,12 +57,12 @@ def search(context: Context, left: Left, state: State) -> Ranked:
 
 
 def with_search(state: State, found: Ranked) -> State:
-    """The state with the circuit that was searched for."""
+    """Put the circuit that was searched for into the state."""
     return state.replace(mask=jnp.asarray(found.circuits()[state.setting.asked].flat()))
 
 
 def repair(context: Context, left: Left, state: State) -> Repaired:
-    """The circuit after repair."""
+    """Read the repaired circuit from the state."""
     space = state.setting.space
     mask = Nodes.from_flat(space, np.asarray(state.mask))
     if state.setting.repairs is None:
@@ -74,12 +74,12 @@ def repair(context: Context, left: Left, state: State) -> Repaired:
 
 
 def with_repair(state: State, repaired: Repaired) -> State:
-    """The state with a repaired circuit."""
+    """Put a repaired circuit into the state."""
     return state.replace(mask=jnp.asarray(repaired.circuit.flat()))
 
 
 def select(context: Context, left: Left, state: State) -> Selected:
-    """The circuit that was chosen.
+    """Read the chosen circuit from the state.
 
     Raises:
         NoCircuitError: If it takes away hardly any of the empty circuit's loss.
@@ -91,5 +91,5 @@ def select(context: Context, left: Left, state: State) -> Selected:
 
 
 def unchanged(state: State, value: object) -> State:
-    """The state of a stage after which no step follows."""
+    """Return the state of a stage after which no step follows."""
     return state

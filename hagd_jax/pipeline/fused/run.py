@@ -55,7 +55,7 @@ _COMPARING = ("search", "measure")
 
 
 class Fused(NamedTuple):
-    """A stage, as turns of the step.
+    """A fused stage is a stage as turns of the step.
 
     Attributes:
         turns: (setting, sizes) → its turns.
@@ -219,12 +219,12 @@ def _saved(own: RunFolder, blank: Any, text: Batches) -> tuple[int, Any] | None:
 
 
 def learns(context: Context) -> bool:
-    """Whether a transcoder is learned for the run."""
+    """Tell whether a transcoder is trained for the run."""
     return context.dictionary is None and context.config.features == TRANSCODER
 
 
 def batcher_of(context: Context, nodes: Dictionary | None, corpus: Corpus | None = None) -> Batcher:
-    """What the steps of an extraction read.
+    """Make the batcher for the steps of an extraction.
 
     Args:
         context: The inputs.
@@ -258,7 +258,7 @@ def batches(
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
 ) -> Iterator[StepBatch]:
-    """The batches of all steps of the fused executor, in order.
+    """Yield the batches of all steps of the fused executor, in order.
 
     Args:
         model: The model, on any mesh.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
 from hagd_jax.files import with_digest, without_digest
-from hagd_jax.parallel import agree
+from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.state import State
 from hagd_jax.pipeline.fused.turns import Turn
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.transcoders.training.state import TrainingError
 
 # Steps between lines of the log.
 _LOGGED = 10
@@ -29,17 +28,17 @@ APART = 10**9
 
 
 class Nothing:
-    """Turns that are short enough to be taken again."""
+    """Turns short enough to be repeated need no saving."""
 
     def begin(self, done: int) -> None:
-        """Before the first turn that is left."""
+        """Do nothing before the first remaining turn."""
 
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
-        """After turn number `number`, counted from 1."""
+        """Do nothing after a turn."""
 
 
 class Saving(Nothing):
-    """The turns of a stage: their numbers are logged, and the state is saved by the clock.
+    """The turns of a stage are logged, and its state is saved at intervals of time.
 
     Args:
         context: The inputs of the stage.
@@ -50,28 +49,30 @@ class Saving(Nothing):
 
     def __init__(self, context: Context, stage: str, index: int, total: int):
         self.context, self.stage, self.index, self.total = context, stage, index, total
-        self.saved = time.monotonic()
+        self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
-        """Forget log lines that are written again."""
+        """Drop log lines that will be written again."""
         if self.context.run is not None:
             self.context.run.rewind(self.stage, done)
 
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
-        """Log, report and save."""
+        """Log, report and save after a turn."""
         run, last = self.context.run, number == self.total
         if run is not None and (last or number % _LOGGED == 0):
             run.log(self.stage, step=number, part=turn.part, **numbers(said))
-        self.context.progress(_SHOWN.get(self.stage, self.stage), number, self.total)
-        # All processes save together, so one clock decides. What the last turn gave is kept.
-        late = time.monotonic() - self.saved >= self.context.save_every
-        if run is not None and not last and agree(late):
-            run.steps.save(self.index * APART + number, state)
-            self.saved = time.monotonic()
+        shown = _SHOWN.get(self.stage, self.stage)
+        # What the last turn gave is kept by the stage itself.
+        self.pace(
+            functools.partial(self.context.progress, shown, number, self.total),
+            None
+            if run is None or last
+            else functools.partial(run.steps.save, self.index * APART + number, state),
+        )
 
 
 class Learning(Nothing):
-    """The turns that learn a transcoder, kept as `transcoders.train` keeps its own.
+    """The turns that train a transcoder are saved as `transcoders.train` saves its own.
 
     Args:
         context: The inputs of the stage.
@@ -86,10 +87,10 @@ class Learning(Nothing):
     ):
         self.context, self.own, self.setting, self.text = context, own, setting, text
         self.total, self.ahead = total, total - setting.steps
-        self.saved = time.monotonic()
+        self.pace = Pace(context.save_every)
 
     def begin(self, done: int) -> None:
-        """Forget log lines that are written again."""
+        """Drop log lines that will be written again."""
         if self.own is not None:
             self.own.rewind("transcoder", max(done - self.ahead, 0))
 
@@ -110,27 +111,30 @@ class Learning(Nothing):
             self.own.log("transcoder", step=step, **numbers(said))
         length, config = self.setting.length, self.setting.config.train
         tokens = min(step * config.batch_size * length, config.tokens)
-        self.context.progress("transcoder", tokens, config.tokens)
-        late = last or time.monotonic() - self.saved >= self.context.save_every
-        if self.own is not None and agree(late):
-            assert state.learning is not None
-            self.own.write(position_file(step), json.dumps(with_digest(self.text.state())))
-            self.own.checkpoints.save(step, state.learning.train)
-            self.saved = time.monotonic()
+        self.pace(
+            functools.partial(self.context.progress, "transcoder", tokens, config.tokens),
+            None if self.own is None else functools.partial(self._save, self.own, step, state),
+            last=last,
+        )
+
+    def _save(self, own: RunFolder, step: int, state: State) -> None:
+        assert state.learning is not None
+        own.write(position_file(step), json.dumps(with_digest(self.text.state())))
+        own.checkpoints.save(step, state.learning.train)
 
 
 def numbers(said: Mapping[str, jax.Array]) -> dict[str, float]:
-    """The numbers that the part that acted has said."""
+    """Read the metrics of the part that acted."""
     return {name: float(value) for name, value in said.items() if float(value)}
 
 
 def position_file(step: int) -> str:
-    """The file of the position in the data after a training step."""
+    """Return the file of the data position after a training step."""
     return f"positions/{step}.json"
 
 
 def position(own: RunFolder, step: int) -> dict[str, Any]:
-    """The position in the data after a training step.
+    """Read the data position after a training step.
 
     Raises:
         DamagedError: If it is damaged.

@@ -22,13 +22,13 @@ from hagd_jax.search.tree import ranks
 
 
 def tree_of(state: State) -> Tree:
-    """The levels above the nodes."""
+    """Make the tree of the levels above the nodes."""
     setting = state.setting
     return Tree(state.clusters, setting.size.counts if setting.graph else ())
 
 
 def begin(state: State, given: Given) -> tuple[State, Said]:
-    """Begin masks at the prior."""
+    """Initialise masks at the prior."""
     setting = state.setting
     learnt = setting.config.prior == "learner"
     logits = start_logits(state.prior if learnt else state.score, tree_of(state))
@@ -51,7 +51,7 @@ def search(state: State, given: Given) -> tuple[State, Said]:
 
 
 def target_on(state: State, given: Given) -> Target:
-    """What the model does on the prompts of the batch."""
+    """Select the model's behaviour on the prompts of the batch."""
     batch, prompts = given.batch, given.batch.prompts
     at = forward(given.model, prompts.inputs(), read=prompts.reads).logits
     target = Target(prompts, at.reshape(len(prompts), -1, *at.shape[1:]), prompts.metric(at))
@@ -62,14 +62,14 @@ def target_on(state: State, given: Given) -> Target:
 
 
 def ablated(state: State, given: Given, target: Target, number: int) -> dict[str, jax.Array]:
-    """What closed nodes are set to, under counterfactual (0) or mean (1) ablation."""
+    """Compute what closed nodes are set to: counterfactual (0) or mean (1) ablation."""
     nodes = given.dictionary(state)
     other = counterfactual(given.model, nodes, target.prompts)
     return mixed(given.model, nodes, target, other, float(number), jax.random.key(0))
 
 
 def scale_of(state: State, batch: StepBatch) -> jax.Array:
-    """The model's mean metric on the discover split, in which its errors are measured."""
+    """Compute the model's mean metric on the discover split, the unit of its errors."""
     mean = state.metric / batch.totals[0]
     return jnp.where(jnp.abs(mean) > 1e-3, mean, 1.0)
 
@@ -86,12 +86,12 @@ def settle(state: State, given: Given) -> tuple[State, Said]:
 
 
 def highest(scores: jax.Array, size: int) -> jax.Array:
-    """(N,) True for the `size` highest of (N,) scores; ties go to the earlier one."""
+    """Mark the `size` highest of (N,) scores; ties go to the earlier one."""
     return jnp.zeros(len(scores), bool).at[jax.lax.top_k(scores, size)[1]].set(True)
 
 
 def ask(state: State, rows: list[jax.Array] | jax.Array, valid: Any = None) -> State:
-    """Circuits to be measured next."""
+    """Request the measurement of circuits in the next turns."""
     some = jnp.stack(rows) if isinstance(rows, list) else rows
     here = jnp.ones(len(some), bool) if valid is None else valid
     few = len(state.rows) - len(some)
@@ -102,7 +102,7 @@ def ask(state: State, rows: list[jax.Array] | jax.Array, valid: Any = None) -> S
 
 
 def measure(state: State, given: Given) -> tuple[State, Said]:
-    """Add a batch to the distances of circuits from the model, under each ablation's share."""
+    """Add a batch to the circuits' distances from the model under each ablation."""
     batch, nodes, target = given.batch, given.dictionary(state), target_on(state, given)
     scale = scale_of(state, batch)
 
@@ -130,18 +130,18 @@ def measure(state: State, given: Given) -> tuple[State, Said]:
 
 
 def losses_of(state: State, weight: float, total: jax.Array) -> jax.Array:
-    """(P,) losses of the circuits that were measured; infinite for those that were not."""
+    """Compute the (P,) losses of the measured circuits; infinite for those not measured."""
     found = (state.apart[0] + weight * state.apart[1]) / total
     return jnp.where(state.valid, found, jnp.inf)
 
 
 def before(state: State, given: Given) -> tuple[State, Said]:
-    """Ask for the loss of the circuit before repair."""
+    """Request the loss of the circuit before repair."""
     return ask(state, [state.mask]), {}
 
 
 def repairing(state: State, given: Given) -> tuple[State, Said]:
-    """Note that loss, and begin to swap."""
+    """Record that loss, and begin to swap."""
     repairs = state.setting.repairs
     assert repairs is not None
     loss = losses_of(state, repairs.metric, given.batch.totals[1])[0]
@@ -150,7 +150,7 @@ def repairing(state: State, given: Given) -> tuple[State, Said]:
 
 
 def still(state: State, given: Given) -> tuple[State, Said]:
-    """Begin a slope."""
+    """Begin a new gradient of the loss."""
     return state.replace(slope=jnp.zeros_like(state.slope)), {}
 
 
@@ -178,14 +178,14 @@ def slope(state: State, given: Given) -> tuple[State, Said]:
 
 
 def propose(state: State, given: Given) -> tuple[State, Said]:
-    """Ask for the losses of swaps, those that the slope favours."""
+    """Request the losses of the swaps that the gradient favours."""
     rows = proposals(state.mask, state.slope, state.setting)
     valid = jnp.broadcast_to(state.moving > 0, (len(rows),))
     return ask(state, rows, valid), {}
 
 
 def proposals(mask: jax.Array, slope: jax.Array, setting: Setting) -> jax.Array:
-    """(P, N) circuits of the same size, likelier ones first; as `search.repair` has them."""
+    """Make (P, N) circuits of the same size, likelier ones first, as `search.repair` does."""
     leave = jnp.argsort(jnp.where(mask, -slope, jnp.inf), stable=True)
     enter = jnp.argsort(jnp.where(mask, jnp.inf, slope), stable=True)
     found = []
@@ -196,7 +196,7 @@ def proposals(mask: jax.Array, slope: jax.Array, setting: Setting) -> jax.Array:
 
 
 def take(state: State, given: Given) -> tuple[State, Said]:
-    """Take the best of the swaps; if none helps, ask for two at once, of those that cost least."""
+    """Accept the best swap; if none helps, request pairs of those that cost least."""
     repairs, setting = state.setting.repairs, state.setting
     assert repairs is not None
     state, better, found = _taken(state, given)
@@ -209,7 +209,7 @@ def take(state: State, given: Given) -> tuple[State, Said]:
 
 
 def doubled(state: State, found: jax.Array, most: int) -> jax.Array:
-    """(P, N) every two of the swaps with the least losses together."""
+    """Make (P, N) circuits from every two of the swaps with the least losses."""
     few = min(most, len(found))
     pairs = list(itertools.combinations(range(few), 2))
     if not pairs:
@@ -220,7 +220,7 @@ def doubled(state: State, found: jax.Array, most: int) -> jax.Array:
 
 
 def take_pairs(state: State, given: Given) -> tuple[State, Said]:
-    """Take the best of the pairs of swaps; if none helps, repair is done."""
+    """Accept the best pair of swaps; if none helps, repair is done."""
     pairs = state.moving == 2
     after, better, _ = _taken(state, given)
     moving = jnp.where(pairs & ~better, 0, jnp.minimum(state.moving, 1))
@@ -247,7 +247,7 @@ def _latest(state: State) -> jax.Array:
 
 
 def compare(state: State, given: Given) -> tuple[State, Said]:
-    """Ask for the distances of the circuit and of the highest scores."""
+    """Request the distances of the circuit and of the highest scores."""
     return ask(state, [state.mask, highest(state.score, state.setting.asked)]), {}
 
 
@@ -260,11 +260,11 @@ def pick(state: State, given: Given) -> tuple[State, Said]:
 
 
 def check(state: State, given: Given) -> tuple[State, Said]:
-    """Ask for the losses of the circuit and of the empty one."""
+    """Request the losses of the circuit and of the empty one."""
     return ask(state, [state.mask, jnp.zeros_like(state.mask)]), {}
 
 
 def note(state: State, given: Given) -> tuple[State, Said]:
-    """Note those losses."""
+    """Record those losses."""
     found = losses_of(state, state.setting.config.masks.metric, given.batch.totals[1])[:2]
     return state.replace(found=found), {"loss": found[0], "empty_loss": found[1]}

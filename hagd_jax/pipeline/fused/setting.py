@@ -18,7 +18,7 @@ from hagd_jax.units import Space
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What decides the program of a step and the shapes of its state.
+    """A setting determines the program of a step and the shapes of its state.
 
     Attributes:
         config: The configuration.
@@ -42,37 +42,37 @@ class Setting:
 
     @property
     def space(self) -> Space:
-        """The nodes."""
+        """Return the numbers of layers, heads and features."""
         return self.size.space
 
     @property
     def learns(self) -> bool:
-        """Whether a transcoder is learned in the steps."""
+        """Tell whether a transcoder is trained in the steps."""
         return self.config.features == TRANSCODER
 
     @property
     def masks(self) -> bool:
-        """Whether masks are trained."""
+        """Tell whether masks are trained."""
         return self.config.search == "masks" and self.asked < self.space.nodes
 
     @property
     def graph(self) -> bool:
-        """Whether there is a graph."""
+        """Tell whether a graph is built."""
         return self.masks and (bool(self.size.levels) or self.config.prior == "learner")
 
     @property
     def repairs(self) -> RepairConfig | None:
-        """How the circuit is repaired; None if it is not."""
+        """Return how the circuit is repaired; None if it is not."""
         return swaps(self.config) if asked(self.config, self.space) else None
 
     @property
     def loss(self) -> MaskConfig:
-        """The loss of the search: its ablations and the weight of the metric."""
+        """Return the loss of the search: its ablations and the weight of the metric."""
         return loss_of(self.config)
 
     @property
     def rows(self) -> int:
-        """Circuits that are measured at once, at most."""
+        """Return the most circuits that are measured at once."""
         if self.repairs is None:
             return 2
         pairs = 2 * self.repairs.pairs
@@ -80,7 +80,7 @@ class Setting:
 
 
 def swap_sizes(setting: Setting) -> list[tuple[int, int, int]]:
-    """The swaps that a round of repair measures: (rank who leaves, rank who enters, how many).
+    """List the swaps that a round measures: (rank of leaver, rank of enterer, count).
 
     One member for one other, each of the likeliest with each; then the first n for the first n.
     """
@@ -105,7 +105,7 @@ def setting_of(
     text: tuple[int, int] = (0, 0),
     groups: tuple[int, int] | None = None,
 ) -> Setting:
-    """The setting of an extraction.
+    """Derive the setting of an extraction from its configuration.
 
     Args:
         config: The configuration.
@@ -125,6 +125,6 @@ def setting_of(
 
 
 def uses_means(config: ExtractConfig) -> bool:
-    """Whether the search uses mean ablation anywhere."""
+    """Tell whether the search uses mean ablation anywhere."""
     under = {*shares(config.masks), *(shares(swaps(config)) if config.repair.rounds else ())}
     return config.search == "masks" and "mean" in under

@@ -27,7 +27,7 @@ from hagd_jax.units.features import Features
 
 
 class Learning(struct.PyTreeNode):
-    """A transcoder in training.
+    """A transcoder in training has a training state and the moments of its activations.
 
     Attributes:
         train: As `transcoders.train` has it.
@@ -39,7 +39,7 @@ class Learning(struct.PyTreeNode):
 
 
 class State(struct.PyTreeNode):
-    """Everything that a step changes.
+    """The state holds everything that a step changes.
 
     Attributes:
         learning: A transcoder in training, or None.
@@ -93,7 +93,7 @@ class State(struct.PyTreeNode):
 def blank(
     model: LanguageModel, setting: Setting, nodes: Dictionary | None, example: Prompts | None
 ) -> State:
-    """The state before the first step.
+    """Make the state before the first step.
 
     Args:
         model: The model, on any mesh.
@@ -154,7 +154,7 @@ def _learning(model: LanguageModel, setting: Setting) -> Learning | None:
 def current_nodes(
     learning: Learning | None, model: LanguageModel, nodes: Dictionary | None, setting: Setting
 ) -> Dictionary:
-    """The nodes as they are now: those given, or the features of the transcoder in training."""
+    """Return the dictionary given, or that of the transcoder in training."""
     if learning is None:
         return neurons(model).bare() if nodes is None else nodes
     own = setting.config.train.transcoder(model.config)
@@ -170,7 +170,7 @@ def init(
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
 ) -> State:
-    """The state of the fused executor before its first step.
+    """Initialise the state of the fused executor before its first step.
 
     Args:
         model: The model, on any mesh.
@@ -220,7 +220,7 @@ def init(
 
 
 def space_of(model: LanguageModel, config: ExtractConfig, nodes: Dictionary | None) -> Space:
-    """The nodes: those given, or those of the transcoder that will be learned."""
+    """Return the space of the nodes given, or of the transcoder to be trained."""
     if nodes is not None:
         return nodes.space
     own = config.train.transcoder(model.config)

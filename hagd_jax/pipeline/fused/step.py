@@ -58,13 +58,13 @@ PARTS = _LEARNING | _THROUGH | _ALWAYS | _GRAPH | _MASKS | _REPAIR | _END
 
 
 def parts_of(setting: Setting) -> tuple[str, ...]:
-    """The parts that a program has: those that its setting asks for.
+    """List the parts of the step's program that its setting requires.
 
     Example:
         >>> from hagd_jax.pipeline import ExtractConfig
         >>> from hagd_jax.pipeline.fused.setting import setting_of
         >>> from hagd_jax.units import Space
-        >>> parts_of(setting_of(ExtractConfig(search="top"), Space(1, 2, 8)))
+        >>> parts_of(setting_of(ExtractConfig(search="top"), Space(2, 4, 16)))
         ('score', 'open', 'read', 'settle', 'measure', 'check', 'note')
     """
     learns = _LEARNING if setting.learns else {}
@@ -121,7 +121,7 @@ def step_arrays(
     nodes: Dictionary | None,
     learner: Learner | None,
 ) -> tuple[State, Said]:
-    """`step` of a model and nodes without names."""
+    """Take a `step` with a model and nodes without names."""
     given = Given(model, batch, nodes, learner)
     branches = [_branch(PARTS[name], given) for name in parts_of(state.setting)]
     shapes = {n: x for each in branches for n, x in jax.eval_shape(each, state)[1].items()}
@@ -158,7 +158,7 @@ def _as_before(new: Any, old: Any) -> Any:
 
 
 def circuit_of(state: State) -> Nodes:
-    """The circuit of a state after its last step.
+    """Read the circuit of a state after its last step.
 
     Args:
         state: The state.

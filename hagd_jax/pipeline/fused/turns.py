@@ -28,7 +28,7 @@ _OF_ROWS = ("group", "shared", "once")
 
 
 class Turn(NamedTuple):
-    """One step.
+    """A turn is one step of a stage.
 
     Attributes:
         part: Which part acts.
@@ -50,7 +50,7 @@ class Turn(NamedTuple):
 
 
 class BatchSizes(NamedTuple):
-    """How many prompts there are to read.
+    """Batch sizes record how many prompts there are to read.
 
     Attributes:
         counts: Split → prompts.
@@ -63,7 +63,7 @@ class BatchSizes(NamedTuple):
     __repr__ = one_line
 
     def over(self, part: str, split: str = "discover", most: int | None = None, **more: Any) -> Any:
-        """A turn for each batch of a split, in order."""
+        """List a turn for each batch of a split, in order."""
         count = min(self.counts[split], most or self.counts[split])
         for start in range(0, count, self.rows):
             rows = np.arange(start, start + self.rows)
@@ -72,7 +72,7 @@ class BatchSizes(NamedTuple):
 
 
 def turns_of_features(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Learn a transcoder, if one is to be learned."""
+    """List the turns that train a transcoder, if one is to be trained."""
     if not setting.learns:
         return []
     config = setting.config.train
@@ -86,12 +86,12 @@ def turns_of_features(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def turns_of_score(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Score every node on the discover split."""
+    """List the turns that score every node on the discover split."""
     return list(sizes.over("score"))
 
 
 def turns_of_hierarchy(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Choose features, score edges between them, and cluster; all if there is a graph."""
+    """List the turns that choose features, score edges and cluster, if there is a graph."""
     if not setting.graph:
         return []
     most = setting.config.graph_prompts
@@ -104,13 +104,13 @@ def turns_of_hierarchy(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def turns_of_reading(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Read what the model does on the prompts; before the first stage that compares with it."""
+    """List the turns that record the model's behaviour, before any comparison with it."""
     splits = sizes.counts if setting.groups else ("discover",)
     return [Turn("open"), *(turn for split in splits for turn in sizes.over("read", split))]
 
 
 def turns_of_search(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Train masks, and read the circuit."""
+    """List the turns that train masks and read the circuit."""
     if not setting.masks:
         return [Turn("settle")]
     drawn = drawn_rows(setting, sizes)
@@ -120,7 +120,7 @@ def turns_of_search(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def turns_of_repair(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Swap members, if swaps are asked for."""
+    """List the turns that swap members, if swaps are requested."""
     if setting.repairs is None:
         return []
     measured = list(sizes.over("measure", loss="repair"))
@@ -137,7 +137,7 @@ def turns_of_repair(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def turns_of_select(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Choose between masks and the highest scores, and compare with the empty circuit."""
+    """List the turns that choose between masks and top scores, and measure the empty circuit."""
     chosen = []
     if setting.masks and "select" in sizes.counts:
         chosen = [Turn("compare"), *sizes.over("measure", "select"), Turn("pick", "select")]
@@ -145,7 +145,7 @@ def turns_of_select(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def drawn_rows(setting: Setting, sizes: BatchSizes) -> np.ndarray:
-    """(steps, R) the prompts of each step of the masks, drawn as `search.train_masks` draws."""
+    """Draw the (steps, R) prompts of each mask step as `search.train_masks` does."""
 
     def draw(key: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         after, of_batch, _ = jax.random.split(key, 3)
@@ -156,7 +156,7 @@ def drawn_rows(setting: Setting, sizes: BatchSizes) -> np.ndarray:
 
 
 class Batcher(NamedTuple):
-    """What turns read.
+    """A batcher holds the data that turns read.
 
     Attributes:
         model: The model, on any mesh.
@@ -177,7 +177,7 @@ class Batcher(NamedTuple):
     __repr__ = one_line
 
     def batches(self, turns: list[Turn]) -> Iterator[StepBatch]:
-        """The batch of each turn."""
+        """Yield the batch of each turn."""
         blank = None
         for turn in turns:
             tokens = blank
@@ -236,14 +236,14 @@ def _placed(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
 
 
 def sizes_for(model: LanguageModel, setting: Setting, splits: Mapping[str, Prompts]) -> BatchSizes:
-    """How many prompts there are, and how many a step reads."""
+    """Count the prompts of each split, and the rows of a batch."""
     counts = {name: len(prompts) for name, prompts in splits.items()}
     rows = batch_rows(counts["discover"], setting.config.masks.batch_size, model.mesh)
     return BatchSizes(counts, rows)
 
 
 def all_turns(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """Every turn of every stage, in order."""
+    """List every turn of every stage, in order."""
     several = (
         turns_of_features, turns_of_score, turns_of_hierarchy, turns_of_reading, turns_of_search,
         turns_of_repair, turns_of_select,

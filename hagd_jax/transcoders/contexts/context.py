@@ -14,7 +14,7 @@ from hagd_jax.transcoders.measures.effects import LogitEffects
 
 
 class TopContext(NamedTuple):
-    """One place where a feature fires.
+    """A top context is one place where a feature fires.
 
     Attributes:
         tokens: (w,) int32 around the peak, cut where the sequence begins or its padding does.
@@ -36,7 +36,7 @@ class TopContext(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerContexts:
-    """The contexts of one layer's features.
+    """Layer contexts are the top contexts of one layer's features.
 
     Attributes:
         features: (M,) int32, rising.
@@ -59,7 +59,7 @@ class LayerContexts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureContexts:
-    """What is known of one feature.
+    """Feature contexts are the top contexts and the statistics of one feature.
 
     Attributes:
         layer: Its layer.
@@ -82,7 +82,7 @@ class FeatureContexts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contexts:
-    """Top activating contexts of a transcoder's features, with the text they lie in.
+    """Contexts hold the top activating contexts of a transcoder's features, with their text.
 
     Attributes:
         model: Name of the model.
@@ -114,11 +114,11 @@ class Contexts:
 
     @property
     def density(self) -> np.ndarray:
-        """(L, F) share of tokens on which each feature fires."""
+        """Return the (L, F) share of tokens on which each feature fires."""
         return self.fired / self.weight.sum(dtype=np.float64)
 
     def feature(self, layer: int, index: int) -> FeatureContexts:
-        """One feature's contexts.
+        """Return one feature's contexts.
 
         Args:
             layer: Its layer.
@@ -154,7 +154,7 @@ class Contexts:
         )
 
     def with_effects(self, effects: Mapping[int, LogitEffects]) -> Contexts:
-        """The same contexts, with what each feature writes for and against.
+        """Add the output tokens that each feature raises and lowers most.
 
         Args:
             effects: Layer → effects of the features that were followed there.

@@ -36,7 +36,7 @@ _TEXT = ("tokens", "weight", "fired", "largest")
 
 
 def save_contexts(contexts: Contexts, folder: str | Path) -> None:
-    """Write a folder of JSON and safetensors.
+    """Write contexts to a folder of JSON and safetensors.
 
     Args:
         contexts: What to write.
@@ -77,7 +77,7 @@ def _require_replaceable(folder: Path) -> None:
 
 
 def load_contexts(folder: str | Path) -> Contexts:
-    """Read what `save_contexts` wrote; layers only when they are asked for.
+    """Read contexts that `save_contexts` wrote; layers are read on demand.
 
     Args:
         folder: The folder.

@@ -32,7 +32,7 @@ from hagd_jax.transcoders.transcoder import Transcoder
 
 
 class Ranking(struct.PyTreeNode):
-    """The strongest contexts so far, and what was counted; layers lead.
+    """A ranking holds the strongest contexts so far, and counts of firing; layers lead.
 
     Attributes:
         value: (L, M, n) activations at their peaks, falling; 0 fills up.
@@ -91,9 +91,14 @@ def top_contexts(
             text and model do not belong together.
 
     Example:
-        >>> found = top_contexts(transcoder, model, corpus.held_out_batches(128))
-        >>> found.feature(12, 345).contexts[0].activations.max()
-        7.25
+        >>> from hagd_jax import corpus, transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> found = top_contexts(transcoder, model, text.held_out_batches(1))
+        >>> found.feature(0, 4).contexts[0]
+        TopContext(tokens=int32[2], activations=float32[2], firing=0, row=0, position=0)
     """
     require_pair(transcoder, model)
     _check(per_feature, window, effects, model.config.vocab_size)

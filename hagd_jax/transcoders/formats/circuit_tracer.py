@@ -59,7 +59,7 @@ _HOOKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What `config.yaml` says.
+    """A `config.yaml` gives these values.
 
     Attributes:
         folder: Where it lies.
@@ -76,7 +76,7 @@ class Given:
     __repr__ = one_line
 
     def fields(self, thresholds: bool) -> dict[str, Any]:
-        """Fields of the `TranscoderConfig` that do not follow from the shapes of the tensors.
+        """Return the fields of `TranscoderConfig` that do not follow from the tensors' shapes.
 
         Args:
             thresholds: Whether the folder has thresholds.
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> Given:
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """A small YAML file that holds a mapping.
+    """Read a small YAML file that holds a mapping.
 
     Anchors are refused, and so is deep nesting: a few hundred bytes of either can take all of the
     memory, or of the stack.
@@ -162,7 +162,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:
-    """The content of `config.yaml`.
+    """Write the content of `config.yaml`.
 
     There is no list of files: circuit-tracer looks up the names in one, unless they are addresses
     on a hub, from the folder it was started in.
@@ -195,7 +195,7 @@ def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:
 
 
 def prediction_views(folder: Path, layers: int) -> dict[str, View]:
-    """Where the prediction head lies.
+    """Locate the tensors of the prediction head.
 
     Args:
         folder: Of the transcoder.
@@ -213,7 +213,7 @@ def prediction_views(folder: Path, layers: int) -> dict[str, View]:
 
 
 def layer_tensor(name: str, leaf: Any, layer: int) -> Tensor:
-    """One layer of a stacked parameter, as a tensor that is written in a single block.
+    """Return one layer of a stacked parameter, as a tensor written in a single block.
 
     Args:
         name: In the file.
@@ -227,7 +227,7 @@ def layer_tensor(name: str, leaf: Any, layer: int) -> Tensor:
 
 
 def prediction_tensors(params: dict[str, Any]) -> list[Tensor]:
-    """The tensors of the prediction head's file; none if there is no head."""
+    """Return the tensors of the prediction head's file; none if there is no head."""
     if "W_pred" not in params:
         return []
     return [

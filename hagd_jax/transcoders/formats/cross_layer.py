@@ -128,7 +128,7 @@ def _edges(decoders: list[SafetensorsSource], config: TranscoderConfig) -> dict[
 
 
 def files(params: dict[str, Any], config: TranscoderConfig) -> Iterator[tuple[str, list[Tensor]]]:
-    """What to write.
+    """List the files to write, with their tensors.
 
     Args:
         params: Of the transcoder.

@@ -16,7 +16,7 @@ _AT_MOST = 20
 
 
 def open_files(files: Iterable[Path]) -> list[SafetensorsSource]:
-    """Open one file a layer.
+    """Open one file for each layer.
 
     Args:
         files: In the order of layers.
@@ -43,7 +43,7 @@ def open_files(files: Iterable[Path]) -> list[SafetensorsSource]:
 
 
 def layers_of(numbers: Iterable[int], what: str) -> int:
-    """How many layers a folder has, if none of them is missing.
+    """Count the layers of a folder, refusing one that lacks some.
 
     Args:
         numbers: Of the layers found, at least one of them.
@@ -73,7 +73,7 @@ def gather(
     names: Mapping[str, str],
     threshold_count: int | None = None,
 ) -> dict[str, View]:
-    """One view a parameter and layer.
+    """Locate every parameter in the file of each layer.
 
     Args:
         sources: A file a layer.
@@ -103,7 +103,7 @@ def gather(
 
 
 def refuse_others(sources: Iterable[SafetensorsSource], views: Iterable[View]) -> None:
-    """Every tensor must have a place in the transcoder.
+    """Refuse tensors that have no place in the transcoder.
 
     Raises:
         CheckpointError: Naming those that have none.
@@ -120,12 +120,12 @@ def refuse_others(sources: Iterable[SafetensorsSource], views: Iterable[View]) -
 
 
 def file_of(source: SafetensorsSource) -> str:
-    """The file that a source of one file is."""
+    """Return the path of a source that is one file."""
     return next((str(entry.file) for entry in source.entries.values()), "an empty file")
 
 
 def first_shape(source: SafetensorsSource, name: str, dims: int) -> tuple[int, ...]:
-    """Shape of the tensor that tells the sizes of all others.
+    """Return the shape of the tensor that determines all other sizes.
 
     Raises:
         CheckpointError: If it is missing, or has another number of dimensions.
@@ -141,7 +141,7 @@ def first_shape(source: SafetensorsSource, name: str, dims: int) -> tuple[int, .
 
 
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """Files or folders by the number in their names.
+    """Sort files or folders by the number in their names.
 
     Args:
         folder: Where they are.

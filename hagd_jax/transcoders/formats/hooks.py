@@ -16,7 +16,7 @@ from hagd_jax.transcoders.formats.options import clipped
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the features of a folder read.
+    """A reading describes what the features of a folder read.
 
     Attributes:
         site: The site.
@@ -41,7 +41,7 @@ _POST_NORM = re.compile(r"gemma-?[23]|olmo-?[23]", re.IGNORECASE)
 
 
 def reading(hook: object, what: str) -> Reading:
-    """The site that an input hook is.
+    """Translate an input hook to one of our sites.
 
     Args:
         hook: Its name, of one block or of none in particular.
@@ -64,7 +64,7 @@ def reading(hook: object, what: str) -> Reading:
 
 
 def require_output(hook: object, model_name: object, what: str) -> None:
-    """An output hook must be the MLP's output, as it is added to the residual stream.
+    """Refuse an output hook other than the MLP's output as added to the residual stream.
 
     Args:
         hook: Its name, of one block or of none in particular.
@@ -87,7 +87,7 @@ def require_output(hook: object, model_name: object, what: str) -> None:
 
 
 def split(hook: object) -> tuple[str, str]:
-    """A hook's block, empty if it names none, and the rest of the name.
+    """Split a hook's name into its block, empty if it names none, and the rest.
 
     Example:
         >>> split("blocks.3.hook_mlp_out")

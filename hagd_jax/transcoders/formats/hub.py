@@ -19,7 +19,7 @@ _HUB_ID = re.compile(
 
 
 def locate(source: str | Path) -> Located:
-    """Find a transcoder.
+    """Find a transcoder by folder or hub id.
 
     Args:
         source: A folder, or a hub id `owner/name`, `owner/name/folder` for a part of a repository,
@@ -59,7 +59,7 @@ def _download(repository: str, folder: str, revision: str | None) -> Path:
 
 
 def fetch(address: str) -> Path:
-    """A file of a hub repository.
+    """Fetch a file of a hub repository.
 
     Args:
         address: `hf://owner/name/path`, with a branch or commit as `?revision=...`.

@@ -37,7 +37,7 @@ def load(
     dtype: Any = None,
     check_finite: bool = True,
 ) -> Transcoder:
-    """Load a transcoder; the host holds no more than what is placed on it, and one slice.
+    """Load a transcoder; the host holds only its own shards and one slice.
 
     Formats, told by the files: circuit-tracer's, per layer and across layers; EleutherAI's
     `sparsify`; SAELens's.
@@ -82,7 +82,7 @@ def load(
 
 
 def open_stored(folder: Path) -> Stored:
-    """Tell the format of a folder, and check its tensors without reading them.
+    """Detect the format of a folder, and check its tensors without reading them.
 
     Args:
         folder: The folder.
@@ -127,7 +127,7 @@ def _unrecognised(folder: Path) -> CheckpointError:
 
 
 def check_model(transcoder: Transcoder, model: LanguageModel) -> None:
-    """A transcoder must be of its model's layers and width.
+    """Refuse a transcoder for a model of another number of layers or width.
 
     Args:
         transcoder: The transcoder.

@@ -20,7 +20,7 @@ Allowed = Mapping[str, "tuple[Any, ...] | None"]
 
 
 def require_known(values: Mapping[Any, Any], allowed: Allowed, what: str) -> None:
-    """Refuse fields that are not known, and values that mean what is not computed here.
+    """Refuse unknown fields, and values with a meaning that is not implemented here.
 
     Args:
         values: The configuration as it was read.
@@ -54,7 +54,7 @@ def require_known(values: Mapping[Any, Any], allowed: Allowed, what: str) -> Non
 
 
 def clipped(value: Any, text: Any = repr) -> str:
-    """A value for a message, cut where it is long."""
+    """Shorten a value for a message."""
     found = text(value)
     return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}..."
 

@@ -101,7 +101,7 @@ def _file(folder: Path, entry: str, what: str) -> Path:
 
 
 def files(params: dict[str, Any], config: TranscoderConfig) -> Iterator[tuple[str, list[Tensor]]]:
-    """What to write.
+    """List the files to write, with their tensors.
 
     Args:
         params: Of the transcoder.

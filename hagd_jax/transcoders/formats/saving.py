@@ -45,6 +45,7 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
     """
     # A link is followed, rather than replaced; and the folder has a name, even if given as ".".
     require_is("transcoder", transcoder, Transcoder)
+    require_is("model_name", model_name, str)
     folder = as_path(folder, "folder").resolve()
     config = transcoder.config
     params = {leaf: transcoder.params.get(leaf) for leaf in param_specs(config)}

@@ -24,7 +24,7 @@ OURS = {
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A tensor in a file, or a part of it.
+    """A view is a tensor in a file, or a part of it.
 
     Attributes:
         source: The file.
@@ -40,14 +40,14 @@ class View:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the view."""
+        """Return the shape of the view."""
         if self.count is not None:
             return (self.count,)
         whole = self.source.shape(self.name)
         return whole if self.entry is None else (whole[0], *whole[2:])
 
     def read(self, index: Index) -> np.ndarray:
-        """Part of the view; `index` holds one slice with explicit bounds a dimension."""
+        """Read part of the view; `index` holds one slice with explicit bounds per dimension."""
         if self.count is not None:
             one = tuple(slice(0, n) for n in self.source.shape(self.name))
             return np.full(index[0].stop - index[0].start, self.source.read(self.name, one))
@@ -59,7 +59,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Views under the names that a table of weights gives them; a `Source` of `models`.
+    """Views go by the names that a table of weights gives them; a `Source` of `models`.
 
     Attributes:
         entries: Name → view.
@@ -70,24 +70,24 @@ class Views:
     __repr__ = one_line
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """List the names of all tensors."""
         return frozenset(self.entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         return self.entries[name].shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Dtype of a tensor."""
+        """Return the dtype of a tensor."""
         view = self.entries[name]
         return view.source.dtype(view.name)
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Part of a tensor."""
+        """Read part of a tensor."""
         return self.entries[name].read(index)
 
     def describe(self, name: str) -> str:
-        """The file that a tensor lies in, and what it is called there."""
+        """Name the file that holds a tensor, and the tensor's name there."""
         view = self.entries[name]
         part = "" if view.entry is None else f"[:, {view.entry}]"
         return f"{view.source.describe(view.name)} ({view.name}{part})"
@@ -95,7 +95,7 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A transcoder on disk whose every tensor was checked; nothing is read yet.
+    """A stored transcoder lies on disk; its tensors were checked but not read.
 
     Attributes:
         config: What the mathematics is.
@@ -126,7 +126,7 @@ class Stored:
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """Where each parameter lies."""
+        """List where each parameter lies."""
         return tuple(
             Weight(leaf, f"{leaf}/{{layer}}", self.layouts.get(leaf, OURS[leaf]), OURS[leaf])
             for leaf in param_specs(self.config)
@@ -134,7 +134,7 @@ class Stored:
 
     @property
     def sizes(self) -> Sizes:
-        """Size of each axis letter."""
+        """Return the size of each axis letter."""
         config = self.config
         f, e = config.n_features, config.d_model
         return {"l": config.n_layers, "f": f, "h": f, "e": e, "g": e}

@@ -25,7 +25,7 @@ BANDWIDTH = 0.05
 def encode(
     params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | None = None
 ) -> jax.Array:
-    """act(W_enc x + b_enc) at every layer: (L, ..., D) → (L, ..., F)."""
+    """Compute act(W_enc x + b_enc) at every layer: (L, ..., D) → (L, ..., F)."""
     names = [name for name in ("W_enc", "b_enc", "threshold") if name in params]
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
 
@@ -38,7 +38,7 @@ def encode(
 
 
 def pre_activations(own: Params, x: jax.Array, config: TranscoderConfig) -> jax.Array:
-    """W_enc x + b_enc of one layer, whose parameters these are: (N, D) → (N, F) float32."""
+    """Compute W_enc x + b_enc of one layer: (N, D) → (N, F) float32."""
     weight, x = own["W_enc"].astype(config.dtype), x.astype(config.dtype)
     return jnp.matmul(x, weight.T, preferred_element_type=jnp.float32) + own["b_enc"]
 
@@ -49,7 +49,7 @@ def activate(
     threshold: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """The activation function, over all features of one layer.
+    """Apply the activation function to all features of one layer.
 
     Args:
         pre: (N, F) pre-activations.
@@ -74,7 +74,7 @@ def activate(
 
 @jax.named_scope("topk")
 def topk(positive: jax.Array, k: int, mesh: Mesh | None = None) -> jax.Array:
-    """The k largest of each row and zeros: (N, F) → (N, F). Equal values: the lower index first.
+    """Keep the k largest of each row, lower indices first: (N, F) → (N, F), others zero.
 
     Each device sorts the features that it owns; only candidates travel between devices.
     """
@@ -97,7 +97,7 @@ def topk(positive: jax.Array, k: int, mesh: Mesh | None = None) -> jax.Array:
 
 
 def kth_largest(values: jax.Array, k: int) -> jax.Array:
-    """The (k · N)-th largest of (N, F) values that are not negative.
+    """Find the (k · N)-th largest of (N, F) non-negative values.
 
     Bisects on the bits of the numbers, which order as the numbers do: 31 counts, no sort, and
     the same answer however the values are spread over devices.
@@ -115,7 +115,7 @@ def kth_largest(values: jax.Array, k: int) -> jax.Array:
 
 @jax.custom_vjp
 def jump_relu(pre: jax.Array, threshold: jax.Array) -> jax.Array:
-    """The identity above the threshold, else 0; the threshold learns straight through."""
+    """Apply JumpReLU, z · 1[z > threshold], with straight-through threshold gradients."""
     return jnp.where(pre > threshold, pre, 0)
 
 
@@ -137,7 +137,7 @@ jump_relu.defvjp(_jump_relu_fwd, _jump_relu_bwd)
 def decode(
     params: Params, features: jax.Array, x: jax.Array | None, config: TranscoderConfig
 ) -> jax.Array:
-    """Σ over incoming edges of f W_dec, plus b_dec and the skip: (L, ..., F) → (L, ..., D)."""
+    """Compute Σ over incoming edges of f W_dec, plus b_dec and skip: (L, ..., F) → (L, ..., D)."""
     graph = layer_graph(config)
     flat = features.reshape(features.shape[0], -1, features.shape[-1]).astype(config.dtype)
 
@@ -156,7 +156,7 @@ def decode(
 
 
 def skip(params: Params, x: jax.Array) -> jax.Array:
-    """W_skip x at every layer, or zero: (L, ..., D) → (L, ..., D)."""
+    """Compute W_skip x at every layer, or zero: (L, ..., D) → (L, ..., D)."""
     if "W_skip" not in params:
         return jnp.zeros((), x.dtype)
     return jnp.einsum("l...d,led->l...e", x, params["W_skip"])

@@ -23,7 +23,7 @@ from hagd_jax.transcoders.kernels.sharded import BATCH, MODEL, mapped, shards, t
 
 
 class EdgeList(NamedTuple):
-    """Edges of the layer graph: (E,) int32 each, the layer an edge leaves and the one it enters."""
+    """A list of edges of the layer graph holds (E,) int32 senders and receivers."""
 
     senders: Any
     receivers: Any
@@ -32,13 +32,13 @@ class EdgeList(NamedTuple):
 
 
 def edge_list(config: TranscoderConfig) -> EdgeList:
-    """The edges that `W_dec` has rows for."""
+    """List the edges that `W_dec` has rows for."""
     graph = layer_graph(config)
     return EdgeList(graph.senders, graph.receivers)
 
 
 def self_edges(n_layers: int) -> EdgeList:
-    """An edge from each layer to itself."""
+    """List an edge from each layer to itself."""
     layers = np.arange(n_layers, dtype=np.int32)
     return EdgeList(layers, layers)
 
@@ -48,7 +48,7 @@ def self_edges(n_layers: int) -> EdgeList:
 def combine(
     values: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
 ) -> jax.Array:
-    """Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
+    """Compute Σ over edges e from s to l of Σ_k values[s, n, k] · weight[e, indices[s, n, k]].
 
     Args:
         values: (L, N, K).
@@ -81,7 +81,7 @@ combine.defvjp(_combine_fwd, _combine_bwd)
 def dot(
     x: jax.Array, indices: jax.Array, weight: jax.Array, edges: EdgeList, mesh: Any
 ) -> jax.Array:
-    """Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
+    """Compute Σ over edges e from l to r of x[r, n] · weight[e, indices[l, n, k]].
 
     Args:
         x: (L, N, D).
@@ -117,7 +117,7 @@ ENDS = ((None,), (None,))
 def plain_combine(
     values: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None
 ) -> jax.Array:
-    """`combine` without its derivative, for the derivatives of others."""
+    """Compute `combine` without a derivative, for the derivatives of others."""
 
     def local(values: jax.Array, indices: jax.Array, weight: jax.Array, *edges: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct((*values.shape[:2], weight.shape[-1]), jnp.float32)
@@ -141,7 +141,7 @@ def _dot(x: Any, indices: Any, weight: Any, edges: EdgeList, mesh: Mesh | None) 
 def spread(
     values: Any, indices: Any, x: Any, edges: EdgeList, n_features: int, mesh: Mesh | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The features' sums of values · x, (E, F, D), and of values alone, (L, F)."""
+    """Sum values · x, (E, F, D), and values alone, (L, F), for each feature."""
     here = n_features // shards(mesh)
 
     def local(values: jax.Array, indices: jax.Array, x: jax.Array, *edges: Any) -> tuple:

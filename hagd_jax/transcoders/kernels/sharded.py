@@ -15,12 +15,12 @@ BATCH, MODEL = "batch", "features"
 
 
 def shards(mesh: Mesh | None) -> int:
-    """Into how many parts a mesh splits the features."""
+    """Return the number of parts into which a mesh splits the features."""
     return 1 if mesh is None else mesh.shape.get("model", 1)
 
 
 def mapped(local: Callable, mesh: Mesh | None, inputs: tuple, outputs: tuple) -> Callable:
-    """Run a function on every device's part.
+    """Run a function on every device's part of its arguments.
 
     Args:
         local: Of the parts; it says itself what to sum over devices, see `total`.
@@ -49,7 +49,7 @@ def mapped(local: Callable, mesh: Mesh | None, inputs: tuple, outputs: tuple) ->
 
 
 def total(x: jax.Array, mesh: Mesh | None, axes: Sequence[str]) -> jax.Array:
-    """Within `mapped`: the sum over those of these mesh axes that there are."""
+    """Sum over the given mesh axes that exist, within `mapped`."""
     over = tuple(axis for axis in axes if mesh is not None and axis in mesh.shape)
     return jax.lax.psum(x, over) if over else x
 
@@ -57,7 +57,7 @@ def total(x: jax.Array, mesh: Mesh | None, axes: Sequence[str]) -> jax.Array:
 def last_kept(
     values: jax.Array, indices: jax.Array, k: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Within `mapped`: the last of the k largest values of all devices.
+    """Find the k-th largest value of all devices, within `mapped`.
 
     Args:
         values: (N, K) the largest of this device, K ≥ min(k, width).

@@ -35,7 +35,7 @@ Params = dict[str, Any]
 
 
 class Active(struct.PyTreeNode):
-    """A token's active features.
+    """Active features are the indices and values of each token's nonzero features.
 
     Attributes:
         values: (..., N, K) activations; 0 fills up where fewer than K are active.
@@ -48,7 +48,7 @@ class Active(struct.PyTreeNode):
     __repr__ = one_line
 
     def dense(self, n_features: int) -> jax.Array:
-        """(..., N, F) with an entry for every feature."""
+        """Expand to (..., N, F), with an entry for every feature."""
         flat = self.values.reshape(-1, self.values.shape[-1])
         rows = jnp.arange(len(flat))[:, None]
         out = jnp.zeros((len(flat), n_features), flat.dtype)
@@ -57,7 +57,7 @@ class Active(struct.PyTreeNode):
 
 
 def encode(params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | None) -> Active:
-    """TopK(W_enc x + b_enc) at every layer.
+    """Compute TopK(W_enc x + b_enc) at every layer.
 
     Args:
         params: `W_enc`, `b_enc`.
@@ -76,7 +76,7 @@ def encode(params: Params, x: jax.Array, config: TranscoderConfig, mesh: Mesh | 
 def encode_with_dead(
     params: Params, x: jax.Array, dead: jax.Array, config: TranscoderConfig, mesh: Mesh | None
 ) -> tuple[Active, Active]:
-    """As `encode`, and the strongest k of the dead features, as if the others did not exist.
+    """Encode, and also keep the k strongest dead features, as if alone.
 
     Args:
         params: `W_enc`, `b_enc`.
@@ -148,7 +148,7 @@ def _merge(a: jax.Array, b: jax.Array) -> jax.Array:
 def decode(
     params: Params, active: Active, config: TranscoderConfig, mesh: Mesh | None
 ) -> jax.Array:
-    """Σ over incoming edges of the active rows of W_dec, plus b_dec.
+    """Compute Σ over incoming edges of the active rows of W_dec, plus b_dec.
 
     Args:
         params: `W_dec`, `b_dec`.
@@ -165,7 +165,7 @@ def decode(
 
 @jax.named_scope("topk")
 def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
-    """The k largest positive entries of each row: (N, F) → values and indices (N, K).
+    """Find the k largest positive entries of each row: (N, F) → values and indices (N, K).
 
     K is k a device of the `model` axis; a device lists only features that it owns, and zeros.
     Equal values: the lower index first.
@@ -188,7 +188,7 @@ def topk(pre: jax.Array, k: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Arra
 
 
 def count(active: Active, n_features: int, mesh: Mesh | None) -> jax.Array:
-    """(L, F) how many tokens each feature is active on."""
+    """Count the tokens on which each feature is active, (L, F)."""
     ones = (active.values > 0).astype(jnp.float32)
     nothing = jnp.zeros((*ones.shape[:2], 1))
     return spread(ones, active.indices, nothing, self_edges(len(ones)), n_features, mesh)[1]

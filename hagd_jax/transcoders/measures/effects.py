@@ -23,7 +23,7 @@ _CHUNK = 128
 
 
 class LogitEffects(NamedTuple):
-    """Output tokens that features write for and against most, see `logit_effects`.
+    """Logit effects list the output tokens that features raise and lower most.
 
     Attributes:
         tokens: (M, 2k) int32: the k most raised, most first, then the k most lowered, most first.
@@ -45,7 +45,7 @@ def logit_effects(
     count: int = 8,
     gain: float = 1.0,
 ) -> dict[int, LogitEffects]:
-    """The output tokens that each feature raises and lowers most, by its direct effect.
+    """Find the output tokens that each feature raises and lowers most by its direct effect.
 
     A unit of feature f adds d = Σ W_dec^{l→l'} to the final stream, the sum over all layers it
     writes to; the logits move by W_U (γ ⊙ d) · gain, γ the weight of the final norm (a LayerNorm
@@ -68,9 +68,12 @@ def logit_effects(
         InputError: If a feature does not exist, or the transcoder is another model's.
 
     Example:
-        >>> effects = logit_effects(transcoder, model, features={12: [345]})
-        >>> [token_label(model.tokenizer, i) for i in effects[12].tokens[0, :2]]
-        [' Paris', ' France']
+        >>> from hagd_jax import transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))
+        >>> logit_effects(transcoder, model, features={0: [3, 5]}, count=4)[0].tokens.shape
+        (2, 8)
     """
     require_pair(transcoder, model)
     require_number("count", count, least=1, most=model.config.vocab_size, whole=True)

@@ -23,7 +23,7 @@ Floats = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a transcoder on held-out text.
+    """An evaluation holds what was measured of a transcoder on held-out text.
 
     Attributes:
         tokens: How many tokens counted.
@@ -57,23 +57,23 @@ class Evaluation:
 
     @property
     def mean_fvu(self) -> float:
-        """Mean over layers; NaN if one of them has none."""
+        """Return the mean FVU over layers; NaN if one of them has none."""
         return sum(self.fvu) / len(self.fvu)
 
     @property
     def loss_recovered(self) -> float:
-        """(ablated − replaced) / (ablated − model): 1 is the model, 0 no MLPs at all."""
+        """Compute (ablated − replaced) / (ablated − model): 1 is the model, 0 no MLPs."""
         return _recovered(self.loss, self.loss_replaced, self.loss_ablated)
 
     @property
     def layer_recovered(self) -> Floats | None:
-        """(L) the same of each layer by itself, or None if that was not measured."""
+        """Return the (L) loss recovered by each layer alone, or None if not measured."""
         if self.layer_loss is None:
             return None
         return tuple(_recovered(self.loss, *pair) for pair in self.layer_loss)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers under their names, what follows from them included; NaN is null."""
+        """Return plain numbers by name, derived ones included; NaN becomes null."""
         record = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -83,7 +83,7 @@ class Evaluation:
         return finite(record | {"layer_recovered": self.layer_recovered})
 
     def table(self) -> Table:
-        """Layer by layer, for `rich.print`; fits 80 columns."""
+        """Make a table by layer for `rich.print`, at most 80 columns wide."""
         table = Table(
             box=box.SIMPLE_HEAD,
             title=f"FVU {self.mean_fvu:.3f}, loss recovered {self.loss_recovered:.1%}",
@@ -110,7 +110,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, record: Any) -> Evaluation:
-        """What `to_json` wrote.
+        """Read what `to_json` returned.
 
         Args:
             record: A dictionary, as JSON gives it back.
@@ -152,7 +152,7 @@ class Evaluation:
 
 
 def summarise(sums: Any) -> Evaluation:
-    """Ratios and shares from sums over tokens.
+    """Compute ratios and shares from sums over tokens.
 
     Args:
         sums: `measure.Sums` of float64.
@@ -185,7 +185,7 @@ def summarise(sums: Any) -> Evaluation:
 
 
 def histogram(density: np.ndarray) -> list[int]:
-    """How many living features lie in each bin of log10 density.
+    """Count living features in each bin of log10 density.
 
     Args:
         density: (F,) share of tokens on which each feature fires.

@@ -30,7 +30,7 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 
 
 class JacobianMatch(struct.PyTreeNode):
-    """How far a transcoder's derivatives are from the MLPs': 0 is equal, 1 no better than zero.
+    """A Jacobian match compares derivatives with the MLPs': 0 is equal, 1 no better than zero.
 
     Attributes:
         random: (L,) along Gaussian directions; NaN where the MLP does not respond at all.
@@ -46,7 +46,7 @@ class JacobianMatch(struct.PyTreeNode):
 def jacobian_match(
     transcoder: Transcoder, model: LanguageModel, x: Any, key: jax.Array, *, directions: int = 4
 ) -> JacobianMatch:
-    """Relative squared error of the own-layer derivative, a layer.
+    """Measure the relative squared error of each layer's own derivative.
 
     E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², over tokens and directions v. J_mlp is the derivative of
     the layer's MLP (with its norm, where features read the stream before it). J_tc is the path by
@@ -73,15 +73,12 @@ def jacobian_match(
 
     Example:
         >>> from hagd_jax import models, transcoders
-        >>> model = models.init(
-        ...     models.DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16),
-        ...     jax.random.key(0),
-        ... )
-        >>> config = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=32, k=4)
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
         >>> x = models.forward(model, [[1, 2, 3]], capture=["mlp_in"]).trace["mlp_in"]
         >>> untrained = transcoders.init(config, jax.random.key(1))  # it writes nothing yet
         >>> jacobian_match(untrained, model, x, jax.random.key(2)).active.tolist()
-        [1.0, 1.0]
+        [1.0]
     """
     require_pair(transcoder, model)
     require_key(key)
@@ -117,7 +114,7 @@ def _match(
 
 
 def own_tangent(params: Params, x: jax.Array, v: jax.Array, config: TranscoderConfig) -> jax.Array:
-    """J_tc v: what a layer's own features add to its output when its input moves along v.
+    """Compute J_tc v, how a layer's own features change its output as its input moves along v.
 
     The features that are active at x stay so: J_tc = W_dec^{l→l} diag(active) W_enc^l + W_skip.
 

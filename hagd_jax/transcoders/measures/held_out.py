@@ -23,7 +23,7 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 
 
 class TextBatch(Protocol):
-    """A batch of text.
+    """A batch of text has tokens and their weights.
 
     Attributes:
         tokens: (B, T) int32.
@@ -37,7 +37,7 @@ class TextBatch(Protocol):
 
 
 class Placed(NamedTuple):
-    """A batch on the devices and on the host.
+    """A placed batch lies on the devices and on the host.
 
     Attributes:
         tokens: (B', T) on the mesh; rows that weigh nothing fill it up to what the mesh splits.
@@ -107,7 +107,7 @@ def placed(
 
 
 def encode_layer(transcoder: Transcoder, x: jax.Array, layer: Any) -> jax.Array:
-    """Features of one layer.
+    """Encode the features of one layer.
 
     All layers at once would be L · F numbers a token: more than fits where a model does.
 
@@ -132,7 +132,7 @@ def encode_layer(transcoder: Transcoder, x: jax.Array, layer: Any) -> jax.Array:
 def followed_features(
     features: Selection | None, config: TranscoderConfig
 ) -> dict[int, np.ndarray]:
-    """The features asked for, layer by layer.
+    """List the requested features of each layer.
 
     Args:
         features: Layer → features; all of them if None.

@@ -39,7 +39,7 @@ _STREAMS = ("layers", "batch", "length", "trace_embed")
 
 
 class Sums(struct.PyTreeNode):
-    """What one batch, or several, add up to.
+    """Sums over one batch or several determine an evaluation, and add up.
 
     Attributes:
         weight: () Σw over tokens that count.
@@ -110,8 +110,13 @@ def measure(
             no text.
 
     Example:
-        >>> measure(transcoder, model, corpus.held_out_batches(128)).loss_recovered
-        0.93
+        >>> from hagd_jax import corpus, transcoders
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> config = transcoders.TranscoderConfig(n_layers=1, d_model=12, n_features=24, k=4)
+        >>> transcoder = transcoders.init(config, jax.random.key(0))  # it writes nothing yet
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> measure(transcoder, model, text.held_out_batches(1)).loss_recovered
+        0.0
     """
     bare, plain = model.bare(), transcoder.bare()
     total = None
@@ -174,7 +179,7 @@ def _tangent(
 def reconstruct(
     transcoder: Transcoder, x: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Reconstructions, and how often each feature fires, with one layer's features at a time.
+    """Reconstruct MLP outputs and count firing, holding one layer's features at a time.
 
     Args:
         transcoder: The transcoder.
@@ -213,7 +218,7 @@ def reconstruct(
 
 
 def next_token_loss(logits: jax.Array, tokens: jax.Array, weight: jax.Array) -> jax.Array:
-    """Summed cross-entropy of the tokens that count, each predicted from those before it.
+    """Sum the cross-entropy of tokens that count, each predicted from those before it.
 
     Args:
         logits: (B, T, V).
@@ -230,7 +235,7 @@ def next_token_loss(logits: jax.Array, tokens: jax.Array, weight: jax.Array) -> 
 
 @struct.dataclass
 class Within(Intervention):
-    """Lets another intervention act in some layers and at some positions only.
+    """Restrict another intervention to some layers and positions.
 
     Attributes:
         inner: Rewrites values of shape (B, T, ...).
@@ -244,11 +249,11 @@ class Within(Intervention):
 
     @property
     def sites(self) -> frozenset[str]:
-        """Those of the inner intervention."""
+        """Return the sites of the inner intervention."""
         return self.inner.sites
 
     def apply(self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Within]:
-        """The inner intervention's value where it may act; its state moves on everywhere."""
+        """Apply the inner intervention where it may act; its state advances everywhere."""
         new, inner = self.inner.apply(site, value, ctx)
         here = self.positions[..., *[None] * (value.ndim - 2)]
         # Outside the blocks `layers` is still the whole array.
@@ -256,7 +261,7 @@ class Within(Intervention):
         return jnp.where(here, new, value), self.replace(inner=inner)  # type: ignore[attr-defined]
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
-        """Ask the inner intervention."""
+        """Validate the inner intervention."""
         self.inner.validate(config, tokens_shape)
 
 

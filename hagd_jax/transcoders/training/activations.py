@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, TrainingError
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import to_global
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.training.normalise import Moments, Normalisation
-from hagd_jax.transcoders.training.state import TrainingError
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def moments(
     model: LanguageModel, tokens: jax.Array, weight: jax.Array, *, config: TranscoderConfig
 ) -> Moments:
-    """Sums from one batch, to normalise by.
+    """Sum a batch's activations and their squares for normalisation.
 
     Args:
         model: Whose activations.
@@ -39,7 +38,7 @@ def moments(
 def activations(
     model: LanguageModel, tokens: jax.Array, config: TranscoderConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """What features read and what MLPs write, of all layers in one pass.
+    """Compute what features read and what MLPs write, for all layers in one pass.
 
     Args:
         model: The model.
@@ -59,7 +58,7 @@ def activations(
 def estimate(
     model: LanguageModel, batches: Iterable[Any], config: TranscoderConfig
 ) -> Normalisation:
-    """Means and scales of a model's activations, from some batches of text.
+    """Estimate means and scales of a model's activations from some batches of text.
 
     Args:
         model: The model, without tokenizer and name (`model.bare()`), on any mesh.

@@ -22,7 +22,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms beside the reconstruction error.
+    """Configure the weights of the loss terms beside the reconstruction error.
 
     Attributes:
         sparsity: λ₂ of Σ_f f ‖W_dec f‖, for `relu` and `jump_relu`; top-k needs none.
@@ -53,8 +53,26 @@ class LossConfig:
             require_number(field, getattr(self, field), least=0)
 
 
+class Observed(struct.PyTreeNode):
+    """Observations are what MLPs read and write on N = B · T tokens, in normalised units.
+
+    Attributes:
+        x: (L, N, D) what features read.
+        y: (L, N, D) MLP outputs.
+        weight: (B, T) 1 for tokens that count, 0 for BOS and padding.
+        directions: v and J_MLP v at `some` tokens, (L, n, D) each; None without the Jacobian term.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array
+    directions: tuple[jax.Array, jax.Array] | None = None
+
+    __repr__ = one_line
+
+
 class Terms(struct.PyTreeNode):
-    """What one batch says of a transcoder.
+    """Terms are the loss of one batch and what is measured beside it.
 
     Attributes:
         loss: () what is made small.
@@ -77,7 +95,7 @@ class Terms(struct.PyTreeNode):
 
 
 def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
-    """Whether a transcoder computes with lists of active features (`kernels/sparse.py`).
+    """Tell whether a transcoder computes with lists of active features (`kernels/sparse.py`).
 
     Where matrix units or GPUs do the dense products, those are faster; measured on CPU only.
     """
@@ -93,39 +111,34 @@ def by_rows(config: TranscoderConfig, mesh: jax.sharding.Mesh | None) -> bool:
 
 def terms(
     params: Params,
-    x: jax.Array,
-    y: jax.Array,
-    weight: jax.Array,
+    observed: Observed,
     dead: jax.Array | None,
-    directions: tuple[jax.Array, jax.Array] | None,
     *,
     config: TranscoderConfig,
     loss: LossConfig,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Terms:
-    """Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
+    """Compute Σ_l ‖y − ŷ‖² (as FVU) and the other terms, on normalised activations.
 
     The error of a token is divided by ‖y‖² / (most · D), where that is above 1.
 
     Args:
         params: The transcoder's.
-        x: (L, N, D) what features read.
-        y: (L, N, D) MLP outputs.
-        weight: (B, T) with N = B · T; 1 for tokens that count, 0 for BOS and padding.
+        observed: What it should imitate.
         dead: (L, F) bool, or None if no feature is.
-        directions: v and J_MLP v at `some` tokens, (L, n, D) each; needed for the Jacobian term.
         config: The transcoder.
         loss: Weights of the terms.
         mesh: Devices, or None.
 
     Returns:
-        The terms; `loss` is differentiable in `params`, `x` and `y`.
+        The terms; `loss` is differentiable in `params` and in x and y of `observed`.
     """
+    x, y, directions = observed.x, observed.y, observed.directions
     dead = dead if loss.dead else None
     make = _by_rows if by_rows(config, mesh) else _densely
-    looked = functools.partial(some, length=weight.shape[1], every=loss.jacobian_every)
+    looked = functools.partial(some, length=observed.weight.shape[1], every=loss.jacobian_every)
     found = make(params, x, dead, looked, directions, config, mesh)
-    weight = weight.reshape(-1)
+    weight = observed.weight.reshape(-1)
     tokens = jnp.maximum(weight.sum(), 1)
     share = 1 / jnp.maximum(jnp.mean(y**2, -1) / loss.most, 1)
 
@@ -161,7 +174,7 @@ def terms(
 
 
 def some(values: jax.Array, *, length: int, every: int) -> jax.Array:
-    """One token in so many, at the same places of each sequence: (L, N, ...) → (L, n, ...).
+    """Select every n-th token, at the same positions of each sequence: (L, N, ...) → (L, n, ...).
 
     Args:
         values: N tokens of sequences of equal length.

@@ -18,7 +18,7 @@ _ROUNDS = 3
 
 @struct.dataclass
 class Normalisation:
-    """x̂ = (x − mean) / scale, with one scale a layer: x̂ has an expected square of D.
+    """A normalisation is x̂ = (x − mean) / scale, with one scale per layer: E‖x̂‖² = D.
 
     In that expectation no square counts more than `LONG` times as much as the expectation itself.
     The few tokens on which a model parks its attention can be hundreds of times as long as all
@@ -40,7 +40,7 @@ class Normalisation:
 
     @classmethod
     def identity(cls, config: TranscoderConfig) -> Normalisation:
-        """Means of zero, scales of one."""
+        """Return means of zero and scales of one."""
         shape = (config.n_layers, config.d_model)
         # Arrays of their own each: a step donates them.
         means, scales = (
@@ -60,7 +60,7 @@ class Normalisation:
 
 @struct.dataclass
 class Moments:
-    """Sums over tokens from which a normalisation follows; sums of several batches add up.
+    """Moments are sums over tokens that determine a normalisation; sums of batches add up.
 
     Attributes:
         count: () tokens.
@@ -78,11 +78,11 @@ class Moments:
 
     @classmethod
     def of(cls, x: jax.Array, y: jax.Array, weight: jax.Array) -> Moments:
-        """Of one batch: x and y (L, N, D), weight (N,)."""
+        """Compute the moments of one batch: x and y (L, N, D), weight (N,)."""
         return cls(weight.sum(), *_sums(x, weight), *_sums(y, weight))
 
     def normalisation(self) -> Normalisation:
-        """The means and scales of the tokens summed so far."""
+        """Compute the means and scales of the tokens summed so far."""
         parts = []
         for total, square in ((self.in_sum, self.in_square), (self.out_sum, self.out_square)):
             mean = total / self.count
@@ -106,7 +106,7 @@ def _sums(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def fold(params: Params, stats: Normalisation, config: TranscoderConfig) -> Params:
-    """Weights that read and write activations as they are, from weights of normalised ones.
+    """Convert weights for normalised activations to weights for raw ones.
 
     Features stay as they are: W_enc x̂ + b_enc = (W_enc / s) x + (b_enc − W_enc m / s).
 

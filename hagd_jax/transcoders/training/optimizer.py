@@ -17,12 +17,12 @@ ADAM: Any = optax.scale_by_adam(B1, B2, EPS)
 
 
 def init(params: Params) -> optax.ScaleByAdamState:
-    """Moments of zero, of the shapes of the parameters."""
+    """Make moments of zero, in the shapes of the parameters."""
     return ADAM.init(params)
 
 
 def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
-    """The learning rate: it rises, stays, and falls to nothing.
+    """Make the learning-rate schedule: linear warm-up, constant, linear decay to zero.
 
     Args:
         config: Rate, warmup and decay.
@@ -58,7 +58,7 @@ def update(
     train: TrainConfig,
     steps: int,
 ) -> tuple[Params, optax.ScaleByAdamState]:
-    """`optax.chain(clip_by_global_norm, adam)`, but for the order in which memory is written.
+    """Apply `optax.chain(clip_by_global_norm, adam)`, writing memory in another order.
 
     Optax's parameters and moments are computed side by side from the old moments, so XLA copies
     those before it overwrites them. Here the moments are written first and the parameters follow

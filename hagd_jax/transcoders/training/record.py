@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +14,40 @@ import jax
 import numpy as np
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
 from hagd_jax.files import with_digest, without_digest, write_atomic
-from hagd_jax.parallel import agree, is_main, sync
+from hagd_jax.parallel import Pace, is_main, sync
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.setup import Run, Setup
-from hagd_jax.transcoders.training.state import Metrics, TrainingError, TrainState
+from hagd_jax.transcoders.training.state import Metrics, TrainState
 
 
 class Clock:
-    """What happens now and then: metrics a step late, checkpoints by the clock."""
+    """A clock triggers what happens at intervals: metrics a step late, and checkpoints."""
 
     def __init__(self, setup: Setup, run: Run | None, save_every: float):
-        self.setup, self.run, self.save_every = setup, run, save_every
-        self.began = self.saved = time.monotonic()
+        self.setup, self.run = setup, run
+        self.began, self.pace = time.monotonic(), Pace(save_every)
         self.waiting: tuple[int, Metrics] | None = None
         self.first = 0
 
-    def tick(self, done: int, state: TrainState, metrics: Metrics, batches: Batches) -> None:
-        """After step number `done`."""
+    def tick(
+        self,
+        done: int,
+        state: TrainState,
+        metrics: Metrics,
+        batches: Batches,
+        report: Callable[[], None] | None,
+    ) -> None:
+        """Log and save after step number `done`, where due; `report` tells of it."""
         self.first = self.first or done - 1
         # The step before is done by now, so that reading it does not hold this one up.
         self._report()
         self.waiting = done, metrics
         last = done == self.setup.steps
-        due = last or time.monotonic() - self.saved >= self.save_every
-        if self.run is not None and agree(due):
-            self._report()
-            self._save(done, state, batches)
-        elif last:
+        save = functools.partial(self._save, done, state, batches)
+        self.pace(report, None if self.run is None else save, last=last)
+        if last:
             self._report()
 
     def _report(self) -> None:
@@ -76,6 +83,7 @@ class Clock:
 
     def _save(self, done: int, state: TrainState, batches: Batches) -> None:
         assert self.run is not None
+        self._report()
         try:
             if is_main():
                 write_atomic(_position(self.run, done), json.dumps(with_digest(batches.state())))
@@ -92,11 +100,10 @@ class Clock:
                 mend=f"The state of step {kept[-1]} is intact; make room and run the same again."
                 if kept else "Make room and run the same again.",
             ) from error  # fmt: skip
-        self.saved = time.monotonic()
 
 
 def summary(metrics: Metrics) -> dict[str, Any]:
-    """A step's metrics as plain numbers, for a log.
+    """Convert a step's metrics to plain numbers, for a log.
 
     Args:
         metrics: From `step`.
@@ -121,7 +128,7 @@ def _position(run: Run, step: int) -> Path:
 
 
 def read_position(run: Run, step: int) -> dict[str, Any]:
-    """Where in the data a checkpoint was taken.
+    """Read the data position of a checkpoint.
 
     Args:
         run: The run.

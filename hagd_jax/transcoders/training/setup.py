@@ -13,7 +13,7 @@ from hagd_jax.transcoders.training.train_config import TrainConfig
 
 
 class Run(Protocol):
-    """Where a training keeps its checkpoints and its log, e.g. a `pipeline.RunFolder`.
+    """A run keeps the checkpoints and the log of a training, e.g. a `pipeline.RunFolder`.
 
     Attributes:
         path: The folder.
@@ -29,7 +29,7 @@ class Run(Protocol):
 
 
 class Setup(NamedTuple):
-    """One training, fixed before its first step.
+    """A setup is one training, fixed before its first step.
 
     Attributes:
         model: Without tokenizer and name.
@@ -48,5 +48,5 @@ class Setup(NamedTuple):
     __repr__ = one_line
 
     def through(self, done: int) -> bool:
-        """Whether the step after `done` trains through the model."""
+        """Tell whether the step after `done` trains through the model."""
         return done >= self.steps - round(self.train.through * self.steps)

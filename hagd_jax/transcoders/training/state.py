@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import HagdError
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.params import Params
@@ -20,12 +19,8 @@ from hagd_jax.transcoders.training.train_config import TrainConfig
 from hagd_jax.transcoders.transcoder import Transcoder, init
 
 
-class TrainingError(HagdError, ArithmeticError):
-    """Training met NaN or infinity; what it had learnt before is kept."""
-
-
 class TrainState(struct.PyTreeNode):
-    """Everything that a step changes; a checkpoint of it continues bit for bit.
+    """The state holds everything that a step changes; checkpoints of it resume bit for bit.
 
     Attributes:
         params: The transcoder's, on normalised activations.
@@ -50,7 +45,7 @@ class TrainState(struct.PyTreeNode):
 
 @struct.dataclass
 class Metrics:
-    """What a step reports.
+    """Metrics are what a step reports.
 
     Attributes:
         terms: Of the loss, before the update.
@@ -74,7 +69,7 @@ def init_state(
     *,
     mesh: jax.sharding.Mesh | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Make the state before the first step.
 
     Args:
         config: The transcoder.
@@ -101,7 +96,7 @@ def finish(
     mesh: jax.sharding.Mesh | None = None,
     name: str = "trained",
 ) -> Transcoder:
-    """The transcoder of a state, reading and writing activations as they are.
+    """Make the transcoder of a state, for raw activations.
 
     Args:
         state: Any state of its training.

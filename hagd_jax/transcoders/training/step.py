@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from hagd_jax.transcoders.params import Params
 from hagd_jax.transcoders.replace import replace_mlps
 from hagd_jax.transcoders.training import optimizer
 from hagd_jax.transcoders.training.activations import activations
-from hagd_jax.transcoders.training.losses import Terms, by_rows, some, terms
+from hagd_jax.transcoders.training.losses import Observed, Terms, by_rows, some, terms
 from hagd_jax.transcoders.training.normalise import Normalisation, fold
 from hagd_jax.transcoders.training.state import Metrics, TrainState
 from hagd_jax.transcoders.training.train_config import TrainConfig
@@ -59,10 +59,11 @@ def step(
     gradient = functools.partial(
         _gradient, state, model, dead, config=config, train=train, through=through
     )
+    batch = _Batch(tokens, weight, key)
     if train.accumulate == 1:
-        grads, found = gradient(tokens, weight, key)
+        grads, found = gradient(batch)
     else:
-        grads, found = _accumulated(gradient, tokens, weight, key, train.accumulate)
+        grads, found = _accumulated(gradient, batch, train.accumulate)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(found.loss)
     params, opt_state = optimizer.update(
@@ -79,31 +80,29 @@ def step(
     return state, Metrics(found, norm, finite, dead.mean(-1))
 
 
+class _Batch(NamedTuple):
+    """Tokens (B, T), their weight (B, T), and the key of random directions."""
+
+    tokens: jax.Array
+    weight: jax.Array
+    key: jax.Array
+
+
 def _gradient(
     state: TrainState,
     model: LanguageModel,
     dead: jax.Array,
-    tokens: jax.Array,
-    weight: jax.Array,
-    key: jax.Array,
+    batch: _Batch,
     *,
     config: TranscoderConfig,
     train: TrainConfig,
     through: bool,
 ) -> tuple[Params, Terms]:
-    x, y = activations(model, tokens, config)
-    x, y = jax.lax.stop_gradient((state.stats.inputs(x), state.stats.outputs(y)))
-    directions = None
-    if train.loss.jacobian:
-        here = some(x, length=tokens.shape[1], every=train.loss.jacobian_every)
-        directions = _directions(state.stats, model, here, key, config)
+    observed = _observe(state.stats, model, batch, config, train)
 
     def gradient(dead: jax.Array | None) -> tuple[Params, Terms]:
         def loss(params: Params) -> tuple[jax.Array, Terms]:
-            found = terms(
-                params, x, y, weight, dead, directions,
-                config=config, loss=train.loss, mesh=model.mesh,
-            )  # fmt: skip
+            found = terms(params, observed, dead, config=config, loss=train.loss, mesh=model.mesh)
             return found.loss, found
 
         return jax.grad(loss, has_aux=True)(state.params)
@@ -115,43 +114,55 @@ def _gradient(
     else:
         grads, found = gradient(dead)
     if through:
-        kl, more = jax.value_and_grad(_divergence)(
-            state.params, state.stats, model, tokens, weight, config
-        )
+        kl, more = jax.value_and_grad(_divergence)(state.params, state.stats, model, batch, config)
         grads = jax.tree.map(jnp.add, grads, more)
         found = found.replace(loss=found.loss + kl, parts=found.parts | {"kl": kl})
     return grads, found
+
+
+def _observe(
+    stats: Normalisation,
+    model: LanguageModel,
+    batch: _Batch,
+    config: TranscoderConfig,
+    train: TrainConfig,
+) -> Observed:
+    x, y = activations(model, batch.tokens, config)
+    x, y = jax.lax.stop_gradient((stats.inputs(x), stats.outputs(y)))
+    directions = None
+    if train.loss.jacobian:
+        here = some(x, length=batch.tokens.shape[1], every=train.loss.jacobian_every)
+        directions = _directions(stats, model, here, batch.key, config)
+    return Observed(x, y, batch.weight, directions)
 
 
 def _divergence(
     params: Params,
     stats: Normalisation,
     model: LanguageModel,
-    tokens: jax.Array,
-    weight: jax.Array,
+    batch: _Batch,
     config: TranscoderConfig,
 ) -> jax.Array:
     """Mean KL(model ‖ model with its MLPs replaced) of the next token, in nats."""
     transcoder = Transcoder(fold(params, stats, config), config, model.mesh)
-    target = jax.nn.log_softmax(forward(model, tokens).logits)
-    found = jax.nn.log_softmax(forward(model, tokens, replace_mlps(transcoder), remat=True).logits)
+    target = jax.nn.log_softmax(forward(model, batch.tokens).logits)
+    replaced = forward(model, batch.tokens, replace_mlps(transcoder), remat=True)
+    found = jax.nn.log_softmax(replaced.logits)
     kl = jnp.sum(jnp.exp(target) * (target - found), -1)
-    return jnp.sum(kl * weight) / jnp.maximum(weight.sum(), 1)
+    return jnp.sum(kl * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
 
 
-def _accumulated(
-    gradient: Any, tokens: jax.Array, weight: jax.Array, key: jax.Array, parts: int
-) -> tuple[Params, Terms]:
+def _accumulated(gradient: Any, batch: _Batch, parts: int) -> tuple[Params, Terms]:
     """The mean over parts of a batch, each weighed by its tokens."""
     # Rows i, i + parts, ...: each part has its share of every device's rows.
-    split = tuple(
-        value.reshape(-1, parts, *value.shape[1:]).swapaxes(0, 1) for value in (tokens, weight)
+    tokens, weight = (
+        value.reshape(-1, parts, *value.shape[1:]).swapaxes(0, 1) for value in batch[:2]
     )
+    split = _Batch(tokens, weight, jax.random.split(batch.key, parts))
 
-    def add(total: Any, part: tuple) -> tuple[Any, None]:
-        tokens, weight, key = part
-        grads, found = gradient(tokens, weight, key)
-        share = weight.sum()
+    def add(total: Any, part: _Batch) -> tuple[Any, None]:
+        grads, found = gradient(part)
+        share = part.weight.sum()
         # A part in which no feature of a layer fires has no smallest activation there.
         heard = jnp.where(jnp.isfinite(found.smallest), share, 0)
         smallest = heard * jnp.where(heard > 0, found.smallest, 0)
@@ -159,12 +170,12 @@ def _accumulated(
         rest = jax.tree.map(lambda t, f: t + share * f, total[0], rest)
         return (rest, total[1] + smallest, total[2] + heard), None
 
-    shapes = jax.eval_shape(gradient, split[0][0], split[1][0], key)
+    shapes = jax.eval_shape(gradient, jax.tree.map(lambda value: value[0], split))
     smallest = jnp.zeros(shapes[1].smallest.shape)
     rest = shapes[0], shapes[1].replace(smallest=None)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), rest), smallest, smallest
-    total, _ = jax.lax.scan(add, zeros, (*split, jax.random.split(key, parts)))
-    grads, found = jax.tree.map(lambda t: t / jnp.maximum(weight.sum(), 1), total[0])
+    total, _ = jax.lax.scan(add, zeros, split)
+    grads, found = jax.tree.map(lambda t: t / jnp.maximum(batch.weight.sum(), 1), total[0])
     smallest = jnp.where(total[2] > 0, total[1] / total[2], jnp.inf)
     return grads, found.replace(smallest=smallest)
 

@@ -14,7 +14,7 @@ from hagd_jax.transcoders.training.losses import LossConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What a transcoder looks like and how it is trained.
+    """Configure a transcoder and its training.
 
     Attributes:
         features: Features a layer: a number ("4608") or a multiple of d_model ("8x").
@@ -94,7 +94,7 @@ class TrainConfig:
             )
 
     def transcoder(self, model: DecoderConfig) -> TranscoderConfig:
-        """The transcoder asked for, of a model.
+        """Make the configuration of the transcoder for a model.
 
         Args:
             model: The model's configuration.
@@ -122,7 +122,7 @@ class TrainConfig:
         )
 
     def steps(self, length: int) -> int:
-        """Steps of sequences of `length` tokens."""
+        """Compute the number of steps with sequences of `length` tokens."""
         return max(1, self.tokens // (self.batch_size * length))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
@@ -74,8 +75,12 @@ def train(
             last good one is kept.
 
     Example:
-        >>> corpus = open_corpus("books/*.txt", model)
-        >>> transcoder = train(model, corpus, TrainConfig(features="8x", k=32))
+        >>> from hagd_jax import corpus
+        >>> model = hagd.testbeds.hand_built()[0].model
+        >>> text = corpus.corpus_of_tokens("pairs", np.array([[0, 1], [0, 2]]), model)
+        >>> config = TrainConfig(features="2x", k=4, tokens=2, batch_size=1, estimate=1)
+        >>> train(model, text, config).config.n_features
+        24
     """
     require_is("model", model, LanguageModel)
     require_is("corpus", corpus, Corpus)
@@ -91,10 +96,11 @@ def train(
     clock = Clock(setup, run, save_every)
     for done in range(begun, setup.steps):
         state, metrics = _step(setup, state, next(batches), done)
-        clock.tick(done + 1, state, metrics, batches)
         tokens = (done + 1) * config.batch_size * setup.length
-        if progress is not None:
-            progress("transcoder", min(tokens, config.tokens), config.tokens)
+        report = progress and functools.partial(
+            progress, "transcoder", min(tokens, config.tokens), config.tokens
+        )
+        clock.tick(done + 1, state, metrics, batches, report)
         if on_metrics is not None:
             on_metrics(metrics)
         if watch is not None:
@@ -159,7 +165,7 @@ def _saved(run: Run, blank: TrainState, batches: Batches) -> tuple[int, TrainSta
 
 
 def watch_at(points: list[int], then: Callable[[int, Transcoder], None]) -> Watch:
-    """A `watch` that looks only when a number of tokens is first reached.
+    """Make a `watch` that is called only when a number of tokens is first reached.
 
     Args:
         points: Numbers of tokens.

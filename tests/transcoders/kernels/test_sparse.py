@@ -69,9 +69,8 @@ def test_loss_and_gradients_are_the_dense_ones(loss, length, meshes, monkeypatch
         monkeypatch.setattr(losses, "by_rows", lambda *_: by_rows)
 
         def value(params, x):
-            found = losses.terms(
-                params, x, y, weight, dead, directions, config=config, loss=loss, mesh=mesh
-            )
+            observed = losses.Observed(x, y, weight, directions)
+            found = losses.terms(params, observed, dead, config=config, loss=loss, mesh=mesh)
             return found.loss, found
 
         return jax.jit(jax.grad(value, argnums=(0, 1), has_aux=True))(params, x)
@@ -163,5 +162,5 @@ def test_nan_does_not_hide():
     x = x.at[1, 3, 0].set(jnp.nan)
     weight, dead = jnp.ones((16, 1)), jnp.zeros((3, 64), bool)
     terms = jax.jit(functools.partial(losses.terms, config=config, loss=LossConfig()))
-    found = terms(params, x, x, weight, dead, None)
+    found = terms(params, losses.Observed(x, x, weight), dead)
     assert np.isfinite(found.fvu).tolist() == [True, False, True]

@@ -20,7 +20,7 @@ from hagd_jax.transcoders import (
     training,
 )
 from hagd_jax.transcoders.training import optimizer
-from hagd_jax.transcoders.training.losses import LossConfig, terms
+from hagd_jax.transcoders.training.losses import LossConfig, Observed, terms
 from hagd_jax.transcoders.training.normalise import Moments, Normalisation
 from tests.transcoders.training.small import CONFIG, TRAIN, make_corpus, make_model
 
@@ -92,9 +92,8 @@ def test_a_token_that_is_hundreds_of_times_as_long_counts_like_ten():
     error = (y[0] ** 2).mean(-1)
     for most in (10.0, 1e9):
         loss = LossConfig(jacobian=0, most=most)
-        inputs = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
         measured = jax.jit(functools.partial(terms, config=config, loss=loss))
-        found = measured(params, *inputs, jnp.ones((4, 100)), None, None)
+        found = measured(params, Observed(*map(jnp.float32, (x, y)), jnp.ones((4, 100))), None)
         np.testing.assert_allclose(found.fvu, [np.minimum(error, most).mean()], rtol=1e-5)
 
 

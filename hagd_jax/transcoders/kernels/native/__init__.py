@@ -30,7 +30,7 @@ FLAGS = (
 
 @functools.cache
 def available() -> bool:
-    """Whether the functions of `rows.cc` can be called through `jax.ffi` in this process.
+    """Tell whether the functions of `rows.cc` can be called through `jax.ffi` in this process.
 
     The first call compiles them (some seconds) with `$CXX`, `g++` or `clang++` and keeps the
     library in the user's cache folder. Without a compiler, or with HAGD_NATIVE=0, everything
@@ -101,7 +101,7 @@ def _cpu() -> str:
 
 @functools.cache
 def keep_memory() -> bool:
-    """Let this process keep the memory it frees, so that the next step need not ask for it again.
+    """Keep the memory that this process frees, so that the next step can reuse it.
 
     XLA on CPU allocates a step's temporaries anew each time. glibc hands such large blocks back
     to the kernel at once, and clearing fresh pages then costs more than a transcoder's backward
@@ -125,7 +125,7 @@ def keep_memory() -> bool:
 
 
 def return_memory() -> bool:
-    """Hand back what `keep_memory` kept: between stages of a run that need blocks of other sizes.
+    """Return the memory that `keep_memory` kept, between stages of different block sizes.
 
     Returns:
         Whether anything was handed back; not with another C library.
