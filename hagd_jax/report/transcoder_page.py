@@ -118,7 +118,7 @@ def points_of_log(file: Path) -> list[Point]:
             elif row["stage"] == "evaluation":
                 values = (float("nan") if row[k] is None else float(row[k]) for k in _MEASURED)
                 points.append(Point(float(row["trained"]), *values, held_out=True))
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, ArithmeticError):
             _log.warning("%s: a broken line is left out: line %d, %s", file, line, quoted(row))
     return points
 

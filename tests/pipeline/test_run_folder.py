@@ -1,11 +1,18 @@
 """A run folder belongs to one configuration, and loses nothing."""
 
+import contextlib
 import json
+import time
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.pipeline import ExtractConfig, open_run
+from hagd_jax.files import draft_of
+from hagd_jax.pipeline import ExtractConfig, RunFolder, open_run
+from hagd_jax.report.transcoder_page import points_of_log
 
 CONFIG = {"task": "ioi", "config": {"nodes": "5%", "steps": (0.1, 0.5)}}
 
@@ -84,6 +91,78 @@ def test_rewinding_forgets_what_was_not_saved_and_what_was_cut_off(tmp_path):
         ("score", 1),
         ("score", 2),
     ]
+
+
+def test_damaged_lines_of_the_log_are_left_out(tmp_path, caplog):
+    run = open_run(tmp_path, CONFIG)
+    for step in (1, 2, 3, 4):
+        run.log("score", step=step)
+    file = tmp_path / "metrics.jsonl"
+    whole = file.read_bytes().split(b"\n")
+    odd = [b"\xff\xfe", b"[" * 100_000, b"5", b'{"stage": 3}', b'{"stage": "a", "step": "b"}', b""]
+    for number, bad in enumerate(odd):
+        file.write_bytes(b"\n".join([whole[0], bad, *whole[1:]]))
+        run.rewind("score", 3)
+        assert [line["step"] for line in lines(run)] == [1, 2, 3], bad
+        assert caplog.text.count("line 2 is damaged") == number + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
+def test_no_damage_of_the_log_stops_a_run(tmp_path_factory, changes):
+    run = RunFolder(tmp_path_factory.mktemp("log"))
+    for step in (1, 2):
+        run.log("score", step=step, loss=0.5)
+    file = run.path / "metrics.jsonl"
+    content = bytearray(file.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    file.write_bytes(content)
+    run.rewind("score", 2)
+    run.log("score", step=3)
+    assert lines(run)[-1]["step"] == 3
+    points_of_log(file)
+
+
+def test_arrays_without_a_digest_are_read_and_others_are_looked_at(tmp_path, caplog):
+    run = open_run(tmp_path, CONFIG)
+    np.savez_compressed(tmp_path / "old.npz", scores=np.arange(3.0))
+    assert run.kept("old.npz", scores=(3,))["scores"].tolist() == [0, 1, 2]
+    run.keep("new.npz", scores=np.arange(3.0))
+    assert run.kept("new.npz", scores=(3,))["scores"].tolist() == [0, 1, 2]
+    with np.load(tmp_path / "new.npz") as held:
+        changed = {**held, "scores": np.arange(3.0) + 1}
+    np.savez_compressed(tmp_path / "new.npz", **changed)
+    assert not caplog.records
+    assert run.kept("new.npz", scores=(3,)) is None
+    assert "is damaged and is made again" in caplog.text
+    assert run.kept("absent.npz", scores=(3,)) is None
+    with pytest.raises(CheckpointError, match="for this model"):
+        run.kept("old.npz", scores=(4,))
+
+
+def test_a_clock_that_goes_back_changes_nothing(tmp_path, monkeypatch):
+    times = iter(range(100, 0, -10))
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    run = open_run(tmp_path, CONFIG)
+    for step in (1, 2, 3):
+        run.log("score", step=step)
+    run.rewind("score", 2)
+    run.log("score", step=3)
+    assert [line["step"] for line in lines(run)] == [1, 2, 3]
+    assert [line["time"] for line in lines(run)] == [100, 90, 70]
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path):
+    run = open_run(tmp_path, CONFIG)
+    with contextlib.suppress(KeyboardInterrupt), draft_of(tmp_path / "scores.npz") as draft:
+        draft.write_bytes(b"half")
+        kept = draft.read_bytes(), draft.name
+        raise KeyboardInterrupt
+    (tmp_path / kept[1]).write_bytes(kept[0])  # as a kill would have left it
+    (tmp_path / ".hidden").write_text("mine")
+    del run
+    open_run(tmp_path, CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "config.json"]
 
 
 @pytest.mark.parametrize(
