@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hagd_jax import meta
 from hagd_jax.causal.metrics import auroc
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError, TrainingError
 from hagd_jax.meta.describe import EDGE_COLUMNS, NODE_COLUMNS
 from hagd_jax.meta.learner import init, states
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
@@ -160,6 +160,10 @@ def test_same_examples_and_seed_give_the_same_learner():
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+    graph = examples[0].graph
+    bad = examples[0]._replace(graph=graph._replace(nodes=np.nan * graph.nodes))
+    with pytest.raises(TrainingError, match="step 3: got NaN or infinity"):
+        meta.train([bad, examples[1]], config)
 
 
 def test_the_inner_loop_goes_toward_what_was_measured():

@@ -1,5 +1,6 @@
 """Small models are trained once, and again where the cache is broken."""
 
+import dataclasses
 import os
 import shutil
 import time
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax.errors import CheckpointError
+from hagd_jax.errors import CheckpointError, TrainingError
 from hagd_jax.files import SEAL, hold_beside, locks
 from hagd_jax.tasks import modular
 from hagd_jax.testbeds import SmallTrainConfig, small_model
@@ -38,6 +39,12 @@ def test_a_model_is_trained_once(tmp_path):
     assert same(first, second)
     assert (second.name, second.config) == (first.name, first.config)
     assert second.tokenizer.encode("3 4 =") == first.tokenizer.encode("3 4 =")
+
+
+def test_a_training_that_overflows_is_an_error_and_keeps_nothing(tmp_path):
+    with pytest.raises(TrainingError, match="step 4: got NaN or infinity"):
+        steps(tmp_path, config=dataclasses.replace(CONFIG, learning_rate=1e30))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_what_decides_the_weights_is_told_apart(tmp_path):
