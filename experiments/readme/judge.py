@@ -23,6 +23,27 @@ def edges(result: dict) -> list[Row]:
     ]  # fmt: skip
 
 
+def known(result: dict) -> list[Row]:
+    """Models whose circuits are known, and how far their truth is proved."""
+    circuits = len(result["rows"])
+    right = sum(row["accuracy"] == 1 for row in result["rows"])
+    what = f"Known circuits of {result['models']} models: the circuit alone gives every answer"
+    least = (
+        f"{right} of {circuits} (model and ablation), the metric within {result['off']:.0e}; "
+        f"without any one unit it moves by {result['least']:.2f} at least"
+    )
+    return [(what, least, "all", "judge/known_models.py")]
+
+
+def mutations(result: dict) -> list[Row]:
+    """Lies that are told to the judge."""
+    lies = [row for row in result["rows"] if row["lie"] != "none"]
+    caught = sum(row["caught"] for row in lies)
+    honest = next(row["verdict"] for row in result["rows"] if row["lie"] == "none")
+    what = f"Lies told to the judge of a true circuit that, told honestly, is {honest}: caught"
+    return [(what, f"{caught} of {len(lies)}", "all", "judge/mutations.py")]
+
+
 def judged(result: dict) -> list[Row]:
     """The judge on circuits whose truth is known: how often it is right where it decides."""
     wanted = {
@@ -81,7 +102,9 @@ def speed(result: dict) -> list[Row]:
 
 ROWS: Rows = {
     "ground_truth_edges": edges,
+    "known_models": known,
     "judge_known": judged,
+    "judge_mutations": mutations,
     "judge_calibrated": calibrated,
     "judge_speed": speed,
 }

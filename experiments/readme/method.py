@@ -112,7 +112,7 @@ def plans(result: dict) -> list[Row]:
 
 def kills(result: dict) -> list[Row]:
     """Resumed is uninterrupted."""
-    return [("Composed step killed at random",
+    return [("Fused executor killed at random",
              f"{result['identical']} of {result['kills']} end with the same bits", "all",
              "faults/pipeline.py")]  # fmt: skip
 
@@ -164,6 +164,20 @@ def stability(result: dict) -> list[Row]:
     return made
 
 
+def executors(result: dict) -> list[Row]:
+    """The staged and the fused executor on the same cases."""
+    rows = result["rows"]
+    said = f"{result['same']} of {len(rows)} cases"
+    other = [
+        f"{row['case']} {row['differ']} of {row['members']} members, whose ranks are within "
+        f"{row['gap']:.0e} of each other" for row in rows if row["differ"]
+    ]  # fmt: skip
+    return [
+        ("Staged and fused executor end with the same circuit", "; ".join([said, *other]),
+         "all but ties", "parity/executors.py")
+    ]  # fmt: skip
+
+
 ROWS: Rows = {
     "modular_arithmetic": modular,
     "algorithmic": algorithmic,
@@ -174,4 +188,5 @@ ROWS: Rows = {
     "complexity": growth,
     "plan_pipeline": plans,
     "pipeline_kills": kills,
+    "executors": executors,
 }

@@ -19,7 +19,7 @@ from experiments.common.processes import on_cpu
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax import models
-from hagd_jax.cli import Plan, run_plan
+from hagd_jax.cli import PlanMemory, run_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(models.abstract(decoder).params))
     print(f"{name}: {parameters / 1e9:.2f} billion parameters, {shape[0]} x {shape[1]} tokens")
     rows = [
-        account(run_plan(Plan(name, topology, mesh, *shape, capture=config.capture)))
+        account(run_plan(PlanMemory(name, topology, mesh, *shape, capture=config.capture)))
         for topology, mesh in config.slices
     ]
     record(

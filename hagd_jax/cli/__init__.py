@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from hagd_jax.cli.attribute import Attribute, run_attribute
 from hagd_jax.cli.extract import Extract, run_extract
-from hagd_jax.cli.plan import Plan, run_plan
+from hagd_jax.cli.plan import PlanMemory, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.cli.validate import Validate, run_validate
 from hagd_jax.errors import HagdError, NoCircuitError
@@ -23,7 +23,7 @@ from hagd_jax.transcoders.kernels import native
 COMMANDS: dict[str, tuple[type, Callable[[Any, str], Any]]] = {
     "attribute": (Attribute, run_attribute),
     "extract": (Extract, run_extract),
-    "plan": (Plan, run_plan),
+    "plan": (PlanMemory, run_plan),
     "train-transcoder": (TrainTranscoder, run_train_transcoder),
     "validate": (Validate, run_validate),
 }
@@ -32,7 +32,7 @@ __all__ = [
     "COMMANDS",
     "Attribute",
     "Extract",
-    "Plan",
+    "PlanMemory",
     "TrainTranscoder",
     "Validate",
     "main",

@@ -11,7 +11,7 @@ from hagd_jax import models, parallel
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlanMemory:
     """Say how much memory a forward pass would take on each chip of a TPU slice, without one.
 
     Attributes:
@@ -31,7 +31,7 @@ class Plan:
     capture: tuple[str, ...] = ("resid_post", "head_out", "mlp_out")
 
 
-def run_plan(command: Plan, line: str = "") -> parallel.Plan:
+def run_plan(command: PlanMemory, line: str = "") -> parallel.Plan:
     """`hagd plan`.
 
     Args:

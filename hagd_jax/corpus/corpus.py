@@ -15,7 +15,7 @@ from hagd_jax.corpus.batches import Batches
 from hagd_jax.corpus.config import CorpusConfig
 from hagd_jax.corpus.holdout import held_out_mask
 from hagd_jax.corpus.layout import Batch, Layout, require_length
-from hagd_jax.corpus.rows import Rows, Table
+from hagd_jax.corpus.rows import Rows, StoredRows
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.arrays import read_array
@@ -186,7 +186,8 @@ def corpus_of_tokens(
     layout = dataclasses.replace(Layout.of(model.tokenizer, config), length=width)
     held_out = _choose(name, len(first), config)
     train, kept = (
-        Table(tokens[rows], lengths[rows], layout) for rows in (first[~held_out], first[held_out])
+        StoredRows(tokens[rows], lengths[rows], layout)
+        for rows in (first[~held_out], first[held_out])
     )
     return Corpus.of_rows(name, train, kept, model)
 

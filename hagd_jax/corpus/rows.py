@@ -84,7 +84,7 @@ class Packed(Rows):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table(Rows):
+class StoredRows(Rows):
     """Rows that are there already, such as prompts.
 
     Attributes:
@@ -93,7 +93,8 @@ class Table(Rows):
         layout: What weighs.
 
     Example:
-        >>> Table(np.array([[5, 6], [7, 0]]), np.array([2, 1]), Layout(length=2))[1].weight.tolist()
+        >>> rows = StoredRows(np.array([[5, 6], [7, 0]]), np.array([2, 1]), Layout(length=2))
+        >>> rows[1].weight.tolist()
         [1.0, 0.0]
     """
 

@@ -1,7 +1,7 @@
 """Files that are either whole or absent, tensors in them, and JSON that any reader accepts."""
 
 from hagd_jax.files.tensors import (
-    Rows,
+    PaddedRows,
     Tensor,
     read_arrays,
     save_arrays,
@@ -19,7 +19,7 @@ from hagd_jax.files.writing import (
 )
 
 __all__ = [
-    "Rows",
+    "PaddedRows",
     "Tensor",
     "as_path",
     "draft_of",

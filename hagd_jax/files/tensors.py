@@ -33,7 +33,7 @@ CODES: Mapping[np.dtype[Any], str] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class PaddedRows:
     """Rows of a tensor, each followed by zeros.
 
     Attributes:
@@ -61,7 +61,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    blocks: Callable[[], Iterator[Rows]]
+    blocks: Callable[[], Iterator[PaddedRows]]
 
     __repr__ = one_line
 
@@ -86,8 +86,8 @@ def whole_tensor(
         The tensor.
     """
 
-    def blocks() -> Iterator[Rows]:
-        yield Rows(value())
+    def blocks() -> Iterator[PaddedRows]:
+        yield PaddedRows(value())
 
     return Tensor(name, tuple(shape), np.dtype(dtype), blocks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ _EQUAL, _SPLIT = 1e-5, 0.2
 _SPARE, _RESIDUAL, _CYCLES = 4, 1e-3, 12
 # A direction shorter than this share of what it was before projection is rounding error.
 _LOST = 1e-4
+# Eigenvalues within about this distance pass the filter, a polynomial of this degree.
+_WIDTH, _DEGREE = 0.05, 128
 
 
 def embed(
@@ -38,7 +41,9 @@ def embed(
     with full orthogonalisation, Rayleigh–Ritz projection and restarts: lost directions are replaced
     by random ones, so invariant subspaces and repeated eigenvalues do no harm. Where an eigenvalue
     is repeated beyond `size`, up to what uneven ties make of it, the vectors span a random subspace
-    of its eigenspace, so that all pieces of a graph are told apart and not some of them.
+    of its eigenspace, so that all pieces of a graph are told apart and not some of them. In large
+    graphs that is a filter of random vectors, which lets pass what lies near the eigenvalue. So the
+    rows depend smoothly on the weights, and rounding does not decide them.
 
     Args:
         weights: W, (N, N) symmetric.
@@ -109,7 +114,9 @@ def _embed(
                 near = scale[:, None] * (weights.times(y) + jnp.outer(tie, tie @ y))
                 return (2 - there)[:, None] * x + near
 
+            within = _EQUAL + _SPLIT * regularise
             values, vectors = leading(product, count, of_vectors, size=size, krylov=krylov)
+            vectors = _smooth(product, values, vectors, of_vectors, size, within)
             values = 2 - values
     rows = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return rows, values[:size]
@@ -135,6 +142,64 @@ def _generic(
     return jnp.where(cut, kept, vectors[:, :size])
 
 
+def _smooth(
+    product: Callable[[jax.Array], jax.Array],
+    values: jax.Array,
+    vectors: jax.Array,
+    key: jax.Array,
+    size: int,
+    within: jax.Array | float,
+) -> jax.Array:
+    """(N, k) leading eigenvectors; random vectors filtered by eigenvalue where one space is cut.
+
+    Args:
+        product: (N, m) → (N, m), the operator; its eigenvalues are from 0 to 2.
+        values: (k,) or more of its largest eigenvalues, in descending order.
+        vectors: (N, k) or more of their vectors.
+        key: PRNG key of the random vectors.
+        size: k.
+        within: Eigenvalues nearer than this count as one.
+    """
+    place, last = jnp.arange(size), values[size - 1]
+    below = jnp.sum(values[:size] > last + within)
+
+    def filtered() -> jax.Array:
+        lower = jnp.where(place < below, vectors[:, :size], 0)
+        mixed = _passing(product, last, jax.random.normal(key, lower.shape))
+        mixed = jnp.linalg.qr(mixed - lower @ (lower.T @ mixed))[0]
+        return jnp.where(place < below, lower, mixed[:, jnp.maximum(place - below, 0)])
+
+    if len(values) == size:  # nothing beyond the last
+        return vectors
+    cut = last - values[size] <= within
+    return jax.lax.cond(cut, filtered, lambda: vectors[:, :size])
+
+
+def _passing(
+    product: Callable[[jax.Array], jax.Array], middle: jax.Array, x: jax.Array
+) -> jax.Array:
+    """What a Gaussian filter around an eigenvalue lets pass of vectors, by Chebyshev polynomials.
+
+    Args:
+        product: (N, m) → (N, m), an operator with eigenvalues from 0 to 2.
+        middle: The eigenvalue.
+        x: (N, m).
+    """
+    angle = jnp.pi * (jnp.arange(_DEGREE) + 0.5) / _DEGREE
+    wanted = jnp.exp(-0.5 * ((1 + jnp.cos(angle) - middle) / _WIDTH) ** 2)
+    weight = 2 / _DEGREE * jnp.cos(jnp.arange(_DEGREE)[:, None] * angle) @ wanted
+
+    def shifted(y: jax.Array) -> jax.Array:
+        return product(y) - y
+
+    def add(number: Any, carry: tuple) -> tuple:
+        total, before, now = carry
+        return total + weight[number] * now, now, 2 * shifted(now) - before
+
+    start = weight[0] / 2 * x, x, shifted(x)
+    return jax.lax.fori_loop(1, _DEGREE, add, start)[0]
+
+
 def leading(
     product: Callable[[jax.Array], jax.Array], count: int, key: jax.Array, *, size: int, krylov: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -148,7 +213,8 @@ def leading(
         krylov: Dimension of the space before a restart, at most N.
 
     Returns:
-        (k,) eigenvalues in descending order, and (N, k) orthonormal vectors.
+        Eigenvalues in descending order and orthonormal vectors: (k + 1,) and (N, k + 1), of which
+        the last is rough, or k if there are no more.
     """
     block = min(size + _SPARE, count)
     rounds = max(1, min(max(4, -(-krylov // block)), count // block))
@@ -174,7 +240,7 @@ def leading(
     first = jnp.linalg.qr(jax.random.normal(keys[0], (count, block)))[0]
     start = first, jnp.zeros(block), jnp.float32(jnp.inf), 0
     vectors, values, *_ = jax.lax.while_loop(going_on, cycle, start)
-    return values[:size], vectors[:, :size]
+    return values[: size + 1], vectors[:, : size + 1]
 
 
 def _extended(basis: jax.Array, block: jax.Array, key: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class Block(nn.Module):
         return (x, _carried(tap.intervention, carried)), tap.captured
 
 
-class Table(nn.Module):
+class Embedding(nn.Module):
     """A learned row for each token or position."""
 
     rows: int
@@ -86,10 +86,10 @@ class Decoder(nn.Module):
         """
         c = self.config
         before = Tap(intervention, c, self.options, jnp.int32(-1))
-        table = Table(c.vocab_size, c.d_model, "vocab", name="embed")().astype(c.dtype)
+        table = Embedding(c.vocab_size, c.d_model, "vocab", name="embed")().astype(c.dtype)
         x = table[tokens]
         if c.positions == "learned":
-            places = Table(c.max_positions, c.d_model, "positions", name="positions")()
+            places = Embedding(c.max_positions, c.d_model, "positions", name="positions")()
             x = x + places.astype(c.dtype)[: tokens.shape[1]]
         x, state, trace = self.blocks(before("embed", x), before)
         after = Tap(state, c, self.options, jnp.int32(c.n_layers))

@@ -183,7 +183,7 @@ def prepare(
     context = Context(model, task, config, dictionary, corpus)
     notes = require_runnable(context)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_extraction(out, model, task, config)
+        out = open_extraction(out, model, task, config, dictionary=dictionary, corpus=corpus)
     later = fields_from("judge")
     finding = {k: v for k, v in dataclasses.asdict(config).items() if k not in later}
     return dataclasses.replace(context, run=out, finding=finding), notes
@@ -197,6 +197,8 @@ def open_extraction(
     *,
     overwrite: bool = False,
     begin: str | None = None,
+    dictionary: Dictionary | Transcoder | None = None,
+    corpus: Corpus | None = None,
 ) -> RunFolder:
     """Open the folder of an extraction: a new one, or one to go on in.
 
@@ -208,6 +210,8 @@ def open_extraction(
         overwrite: Whether a run with another configuration is discarded.
         begin: The first stage to do again, one of `NAMES`. What it and later stages left is
             discarded, and the fields that decide those alone may differ.
+        dictionary: As in `extract`.
+        corpus: As in `extract`.
 
     Returns:
         The folder.
@@ -216,7 +220,7 @@ def open_extraction(
         ConfigError: If there is no such stage, or the configuration cannot run on this model.
         CheckpointError: If the folder holds something else.
     """
-    require_runnable(Context(model, task, config))
+    require_runnable(Context(model, task, config, dictionary, corpus))
     first = None if begin is None else require_stage(begin, "--from")
     return open_run(
         out,

@@ -105,11 +105,14 @@ def bands(config: HierarchyConfig, space: Space, level: int) -> int:
 def choose(flow: jax.Array, size: GraphSize) -> jax.Array:
     """(M,) int32 features that are nodes of the graph: those with the largest |first-order score|.
 
+    They ascend: what is drawn for a node depends on its place, and an order by score would change
+    with rounding.
+
     Args:
         flow: (N,) first-order scores of all nodes.
         size: The sizes of the graph.
     """
-    return jax.lax.top_k(jnp.abs(flow[size.heads :]), size.chosen)[1].astype(jnp.int32)
+    return jnp.sort(jax.lax.top_k(jnp.abs(flow[size.heads :]), size.chosen)[1].astype(jnp.int32))
 
 
 def nodes_of(chosen: jax.Array, size: GraphSize) -> jax.Array:

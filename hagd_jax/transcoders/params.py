@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hagd_jax.models.decoder import ParamSpec
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph
 
 Params = dict[str, Any]
-
-
-class ParamSpec(NamedTuple):
-    """What one parameter looks like: its shape, and the logical axis of each dimension."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
 
 
 def param_specs(config: TranscoderConfig) -> dict[str, ParamSpec]:

@@ -8,7 +8,7 @@ from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.feature_edits import FeatureEdit, intervene
 from hagd_jax.units.features import Features, Source, as_dictionary, directed
-from hagd_jax.units.graph import Edge, Graph, strongest_into
+from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -21,12 +21,12 @@ __all__ = [
     "Decoders",
     "Dictionary",
     "Directed",
-    "Edge",
     "Edges",
     "FeatureEdit",
     "Features",
     "Graph",
     "MaskEdges",
+    "NamedEdge",
     "Neurons",
     "Nodes",
     "Parts",

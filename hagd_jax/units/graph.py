@@ -12,7 +12,7 @@ from hagd_jax.errors import InputError, MissingDependencyError, require_index, r
 from hagd_jax.models.arrays import read_array
 
 
-class Edge(NamedTuple):
+class NamedEdge(NamedTuple):
     """One edge, in words.
 
     Attributes:
@@ -111,7 +111,7 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         np.add.at(dense, (self.receivers, self.senders), values)
         return dense
 
-    def top(self, count: int = 10, *, into: int | None = None) -> list[Edge]:
+    def top(self, count: int = 10, *, into: int | None = None) -> list[NamedEdge]:
         """The strongest edges, the strongest first.
 
         Args:
@@ -129,7 +129,7 @@ class Graph(struct.PyTreeNode, repr=False, eq=False):
         if into is not None:
             order = order[self.receivers[order] == require_index("into", into, self.count)]
         return [
-            Edge(
+            NamedEdge(
                 int(edge),
                 self.label(int(self.senders[edge])),
                 self.label(int(self.receivers[edge])),
@@ -201,8 +201,10 @@ def graph_parts(nodes: Any, edges: Any, senders: Any, receivers: Any) -> jraph.G
         >>> class Table(NamedTuple):
         ...     layer: list
         >>> graph = Graph(graph_parts(Table([0, 1]), np.array([-0.5]), [0], [1]))
-        >>> graph, graph.top()
-        (Graph(2 nodes, 1 edges), [Edge(number=0, source='node 0', target='node 1', weight=-0.5)])
+        >>> graph
+        Graph(2 nodes, 1 edges)
+        >>> graph.top()
+        [NamedEdge(number=0, source='node 0', target='node 1', weight=-0.5)]
     """
     senders, receivers = np.asarray(senders, np.int32), np.asarray(receivers, np.int32)
     count = len(nodes[0])

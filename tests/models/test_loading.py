@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,7 +181,7 @@ def test_names_without_the_prefix_buffers_and_tied_copies_are_understood(tmp_pat
         hub_names[f"h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
     hub_names["lm_head.weight"] = tensors["transformer.wte.weight"]
     other = load(write(tmp_path / "b", GPT2, hub_names))
-    jax.tree.map(np.testing.assert_array_equal, plain.params, other.params)
+    chex.assert_trees_all_equal(plain.params, other.params)
     neox = tensors_of(NEOX) | {
         "gpt_neox.layers.0.attention.rotary_emb.inv_freq": np.ones(1, np.float32),
         "gpt_neox.layers.1.attention.bias": np.tri(4, dtype=bool)[None, None],
@@ -275,7 +276,7 @@ def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(llama):
 
 def test_a_file_and_its_folder_are_the_same_model(llama):
     alone = load(llama / "model.safetensors")
-    jax.tree.map(np.testing.assert_array_equal, alone.params, load(str(llama)).params)
+    chex.assert_trees_all_equal(alone.params, load(str(llama)).params)
 
 
 def test_files_that_are_missing_are_named(llama, tmp_path):

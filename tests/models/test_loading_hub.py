@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def llama(gguf, tmp_path):
 def test_a_gguf_file_is_loaded_onto_one_device_or_a_mesh(gguf):
     mesh = make_mesh("data=2,model=2", devices=jax.devices()[:4])
     alone, spread = load(gguf), load(gguf.parent, mesh=mesh)
-    jax.tree.map(np.testing.assert_array_equal, alone.params, spread.params)
+    chex.assert_trees_all_equal(alone.params, spread.params)
     stored = gguf_tiny.tensors()
     np.testing.assert_array_equal(alone.params["embed"]["embedding"], stored["token_embd.weight"])
     assert (alone.name, spread.name) == ("tiny.gguf", "tiny")
@@ -43,7 +44,7 @@ def test_a_gguf_file_is_loaded_onto_one_device_or_a_mesh(gguf):
 def test_a_gguf_model_can_be_saved_for_hugging_face(gguf, llama):
     again, first = load(llama), load(gguf)
     assert again.config == first.config
-    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    chex.assert_trees_all_equal(again.params, first.params)
 
 
 def test_gguf_tensors_that_do_not_fit_are_refused_by_name(tmp_path):

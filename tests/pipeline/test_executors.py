@@ -29,7 +29,7 @@ from hagd_jax.pipeline.extract import prepare
 from hagd_jax.pipeline.fused.run import FUSED
 from hagd_jax.pipeline.fused.setting import setting_of
 from hagd_jax.pipeline.fused.step import PARTS, parts_of
-from hagd_jax.pipeline.fused.turns import Sizes, all_turns
+from hagd_jax.pipeline.fused.turns import BatchSizes, all_turns
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
 from hagd_jax.tasks import make_prompts
@@ -245,7 +245,7 @@ def test_turns_follow_the_list_of_stages():
     config = dataclasses.replace(RICH, features="transcoder", train=LEARNED.train)
     setting = setting_of(config, Space(1, 2, 12), text=(4, 3), groups=(1, 3))
     assert parts_of(setting) == tuple(PARTS)
-    sizes = Sizes({"discover": 20, "select": 9}, 8)
+    sizes = BatchSizes({"discover": 20, "select": 9}, 8)
     own = all_turns(setting, sizes)
     assert {turn.part for turn in own} == set(PARTS)
     assert ("features", *FUSED) == NAMES[: NAMES.index("judge")]

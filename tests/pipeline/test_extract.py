@@ -13,6 +13,7 @@ import pytest
 
 import hagd_jax as hagd
 from hagd_jax.causal import Circuit
+from hagd_jax.corpus import corpus_of_tokens
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.parallel import make_mesh
@@ -175,6 +176,17 @@ def test_a_task_by_name_takes_the_sizes_and_wrong_tasks_are_named(copier, task):
     partial = dataclasses.replace(task, splits={"discover": task.splits["discover"]})
     with pytest.raises(InputError, match="'test'"):
         extract(copier, partial, EXTRACT)
+
+
+def test_text_that_is_given_is_text_of_a_run_with_a_folder(copier, task, tmp_path):
+    config = dataclasses.replace(EXTRACT, features="transcoder")
+    with pytest.raises(ConfigError, match="text to train"):
+        open_extraction(tmp_path, copier, task, config)
+    rows = np.random.default_rng(0).integers(0, 8, (64, 3))
+    text = corpus_of_tokens("random", rows, copier)
+    context, _ = prepare(copier, task, config, out=tmp_path / "run", corpus=text)
+    assert context.run.path == tmp_path / "run"
+    assert context.corpus is text
 
 
 def test_a_finished_run_is_repeated_without_searching_again(copier, task, whole):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_sizes_on_the_way_and_the_same_key_the_same_circuits():
     assert steps[0][1]["kl"] > 0
     first, other = (found(case, SIZES, config, seed=seed) for seed in (0, 1))
     assert {size: len(chosen) for size, chosen in first.circuits.items()} == {k: k for k in SIZES}
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(first.state.logits))
+    chex.assert_tree_all_finite(first.state.logits)
     # The same key, batches and steps: the same bits.
     for a, b in zip(first.state.logits, steps[-1][0].logits, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_mesh_changes_nothing(short):
     one, other = short.model.params, spread.model.params
     assert len(other["blocks"]["mlp"]["in"]["kernel"].sharding.device_set) == 4
     assert np.abs(one["embed"]["embedding"]).max() > 0.01
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), one, other)
+    chex.assert_trees_all_close(one, other, atol=1e-3)
 
 
 @pytest.mark.slow

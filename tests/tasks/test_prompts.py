@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +104,7 @@ def test_batches_go_through_all_rows_in_order(size, expected):
     parts = list(batches(made, size))
     assert [len(part) for part in parts] == expected
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    jax.tree.map(np.testing.assert_array_equal, joined, made)
+    chex.assert_trees_all_equal(joined, made)
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5])

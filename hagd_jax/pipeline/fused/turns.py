@@ -49,7 +49,7 @@ class Turn(NamedTuple):
     __repr__ = one_line
 
 
-class Sizes(NamedTuple):
+class BatchSizes(NamedTuple):
     """How many prompts there are to read.
 
     Attributes:
@@ -71,7 +71,7 @@ class Sizes(NamedTuple):
             yield Turn(part, split, np.minimum(rows, count - 1), weight, **more)
 
 
-def turns_of_features(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_features(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Learn a transcoder, if one is to be learned."""
     if not setting.learns:
         return []
@@ -85,12 +85,12 @@ def turns_of_features(setting: Setting, sizes: Sizes) -> list[Turn]:
     ]
 
 
-def turns_of_score(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_score(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Score every node on the discover split."""
     return list(sizes.over("score"))
 
 
-def turns_of_hierarchy(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_hierarchy(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Choose features, score edges between them, and cluster; all if there is a graph."""
     if not setting.graph:
         return []
@@ -103,13 +103,13 @@ def turns_of_hierarchy(setting: Setting, sizes: Sizes) -> list[Turn]:
     ]
 
 
-def turns_of_reading(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_reading(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Read what the model does on the prompts; before the first stage that compares with it."""
     splits = sizes.counts if setting.groups else ("discover",)
     return [Turn("open"), *(turn for split in splits for turn in sizes.over("read", split))]
 
 
-def turns_of_search(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_search(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Train masks, and read the circuit."""
     if not setting.masks:
         return [Turn("settle")]
@@ -119,7 +119,7 @@ def turns_of_search(setting: Setting, sizes: Sizes) -> list[Turn]:
     return [Turn("begin"), *steps, Turn("settle")]
 
 
-def turns_of_repair(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_repair(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Swap members, if swaps are asked for."""
     if setting.repairs is None:
         return []
@@ -136,7 +136,7 @@ def turns_of_repair(setting: Setting, sizes: Sizes) -> list[Turn]:
     return [Turn("before"), *measured, Turn("repairing"), *each * setting.repairs.rounds]
 
 
-def turns_of_select(setting: Setting, sizes: Sizes) -> list[Turn]:
+def turns_of_select(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Choose between masks and the highest scores, and compare with the empty circuit."""
     chosen = []
     if setting.masks and "select" in sizes.counts:
@@ -144,7 +144,7 @@ def turns_of_select(setting: Setting, sizes: Sizes) -> list[Turn]:
     return [*chosen, Turn("check"), *sizes.over("measure"), Turn("note")]
 
 
-def drawn_rows(setting: Setting, sizes: Sizes) -> np.ndarray:
+def drawn_rows(setting: Setting, sizes: BatchSizes) -> np.ndarray:
     """(steps, R) the prompts of each step of the masks, drawn as `search.train_masks` draws."""
 
     def draw(key: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
@@ -171,7 +171,7 @@ class Batcher(NamedTuple):
     setting: Setting
     splits: Mapping[str, Prompts]
     groups: Mapping[str, Groups]
-    sizes: Sizes
+    sizes: BatchSizes
     text: Batches | None
 
     __repr__ = one_line
@@ -235,14 +235,14 @@ def _placed(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def sizes_for(model: LanguageModel, setting: Setting, splits: Mapping[str, Prompts]) -> Sizes:
+def sizes_for(model: LanguageModel, setting: Setting, splits: Mapping[str, Prompts]) -> BatchSizes:
     """How many prompts there are, and how many a step reads."""
     counts = {name: len(prompts) for name, prompts in splits.items()}
     rows = batch_rows(counts["discover"], setting.config.masks.batch_size, model.mesh)
-    return Sizes(counts, rows)
+    return BatchSizes(counts, rows)
 
 
-def all_turns(setting: Setting, sizes: Sizes) -> list[Turn]:
+def all_turns(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """Every turn of every stage, in order."""
     several = (
         turns_of_features, turns_of_score, turns_of_hierarchy, turns_of_reading, turns_of_search,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.files import Rows, Tensor
+from hagd_jax.files import PaddedRows, Tensor
 from hagd_jax.models.safetensors_source import SafetensorsSource
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats.circuit_tracer import (
@@ -158,7 +158,7 @@ def _decoder(weights: jax.Array, config: TranscoderConfig, layer: int) -> Tensor
     row = edges * width * dtype.itemsize
     step = max(1, min(count, _BLOCK_BYTES // row))
 
-    def blocks() -> Iterator[Rows]:
+    def blocks() -> Iterator[PaddedRows]:
         for start in range(0, count, step):
             stop = min(start + step, count)
             # The last block begins where it still has full height, so that one program cuts all.
@@ -167,7 +167,7 @@ def _decoder(weights: jax.Array, config: TranscoderConfig, layer: int) -> Tensor
             for edge in range(edges):
                 part = np.asarray(_cut(weights, first + edge, low, step))
                 block[:, edge] = part[start - low :]
-            yield Rows(block, (later - edges) * width * dtype.itemsize)
+            yield PaddedRows(block, (later - edges) * width * dtype.itemsize)
 
     return Tensor(f"W_dec_{layer}", (count, later, width), dtype, blocks)
 

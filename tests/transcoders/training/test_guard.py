@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_bad_batch_anywhere_leaves_no_trace(name, at, place, value):
     batches = [*FOUR[:at], FOUR[0], *FOUR[at:]]
     state, finite = run(name, batches, (at, place, value))
     assert finite == [i != at for i in range(5)]
-    jax.tree.map(np.testing.assert_array_equal, state, clean(name))
+    chex.assert_trees_all_equal(state, clean(name))
     assert int(state.step) == 4
     assert int(state.unfired.max()) > 0
     assert (float(state.threshold.min()) > 0) == (float(state.threshold.max()) > 0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_run_stopped_three_times_ends_with_the_same_bits(tmp_path, model, whol
             train(model, make_corpus(model), CONFIG, run=run, watch=stop_at(step), save_every=0)
     run = open_run(tmp_path, {})
     resumed = train(model, make_corpus(model), CONFIG, run=run, save_every=0)
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole)
+    chex.assert_trees_all_equal(resumed.params, whole)
     assert np.abs(whole["W_dec"]).max() > 1e-3
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 21))
@@ -69,7 +70,7 @@ def test_a_checkpoint_continues_on_another_mesh(tmp_path, whole):
     model = make_model()
     resumed = train(model, make_corpus(model), CONFIG, run=open_run(tmp_path, {}))
     # Eight steps on other devices: rounding, no more.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), resumed.params, whole)
+    chex.assert_trees_all_close(resumed.params, whole, atol=1e-4)
 
 
 def test_another_configuration_is_refused(tmp_path, model):
@@ -105,7 +106,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
         with pytest.raises(CheckpointError, match="step 4 is intact; make room"):
             train(model, make_corpus(model), CONFIG, run=open_run(tmp_path, {}), save_every=0)
     resumed = train(model, make_corpus(model), CONFIG, run=open_run(tmp_path, {}))
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole)
+    chex.assert_trees_all_equal(resumed.params, whole)
 
 
 def test_kill_9_in_the_middle(tmp_path, whole):

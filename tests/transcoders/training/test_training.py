@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +145,7 @@ def test_nan_names_the_layer_and_keeps_the_state(corpus):
     after, metrics = training.step(state, bad, tokens, weight, config=config, train=TRAIN, steps=50)
     assert not bool(metrics.finite)
     assert np.isfinite(metrics.terms.fvu).tolist() == [True, False]
-    jax.tree.map(np.testing.assert_array_equal, after.params, before)
+    chex.assert_trees_all_equal(after.params, before)
     with pytest.raises(TrainingError, match="layer 1"):
         train(bad, corpus, TRAIN)
 
@@ -213,12 +214,12 @@ def test_updates_are_those_of_optax():
         if i in (0, 5):
             before = got, ours
             got, ours = move(got, ours, bad, jnp.bool_(False))
-            jax.tree.map(np.testing.assert_array_equal, (got, ours), before)
+            chex.assert_trees_all_equal((got, ours), before)
         got, ours = move(got, ours, grads, jnp.bool_(True))
         updates, theirs = follow(grads, theirs, wanted)
         wanted = optax.apply_updates(wanted, updates)
         # The same arithmetic in another order.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, wanted)
+        chex.assert_trees_all_close(got, wanted, rtol=1e-5)
     assert float(jnp.abs(got["a"] - params["a"]).mean()) > 0.1
 
 
