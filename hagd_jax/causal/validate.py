@@ -80,11 +80,9 @@ def validate(
         circuit, parts, controls=config.controls, members=config.members, pairs=config.pairs,
         subsets=config.subsets, seed=config.seed,
     )  # fmt: skip
-    tell = progress or (lambda ablation: None)
     judge = _all if config.claims == "all" else _core
-    claims, seen = judge(bench, circuit, trials, tests, tell)
-    units = int(existing(parts).sum())
-    own = tests[0]
+    claims, seen = judge(bench, circuit, trials, tests, progress or (lambda ablation: None))
+    units, own = int(existing(parts).sum()), tests[0]
     decides = any(claim.decides for claim in claims)
     claims = [size(len(circuit), units, config.split, decides=decides), *claims]
     if again and config.claims == "all":

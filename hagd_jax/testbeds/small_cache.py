@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import hagd_jax.models as models
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import Lock, hold_beside, replacing, require_sealed, seal, writing_to
 from hagd_jax.models import LanguageModel
-from hagd_jax.parallel import agree, is_main, sync
+from hagd_jax.parallel import Checkpoints, agree, is_main, sync
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.testbeds.small_training import OnStep, SmallTrainConfig, train_small
 
@@ -54,7 +55,8 @@ def small_model(
 
     Raises:
         CheckpointError: If the cache cannot be written. A model in it that is damaged is trained
-            again, and so is one that is a link. If another process trains it, this one waits.
+            again, and so is one that is a link. If another process trains it, this one waits. A
+            training that was interrupted goes on.
 
     Example:
         >>> from hagd_jax.tasks.algorithms import parity
@@ -73,9 +75,15 @@ def small_model(
         # While this process waited for the lock, another one may have trained it.
         if (found := _cached(place, read, tell=True)) is not None:
             return found
-        model = train_small(algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh)
+        unfinished = place.with_name(f"{place.name}.training")
+        model = train_small(
+            algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh,
+            # Processes may have caches of their own, and then no checkpoint in common.
+            checkpoints=Checkpoints(unfinished) if jax.process_count() == 1 else None,
+        )  # fmt: skip
         if is_main():
             _put(model, place)
+            shutil.rmtree(unfinished, ignore_errors=True)
         sync("small model saved")
     finally:
         del lock  # or a traceback would hold it

@@ -20,12 +20,14 @@ import optax
 
 from hagd_jax.errors import ConfigError, InputError, TrainingError
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, forward, init
-from hagd_jax.parallel import constrain
+from hagd_jax.parallel import Checkpoints, Pace, constrain
 from hagd_jax.tasks import modular
 from hagd_jax.tasks.algorithm import TRAIN, Algorithm
 
 # Examples of a part that are made at most; the second are those that training stops by.
 MOST_EXAMPLES = 30_000
+# Seconds between two checkpoints of a training.
+_SAVE_EVERY = 5.0
 _MOST = {TRAIN: MOST_EXAMPLES, "select": 2_000}
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
@@ -78,6 +80,7 @@ def train_small(
     config: SmallTrainConfig | None = None,
     on_step: OnStep | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """Train a small transformer to compute an algorithm.
 
@@ -91,6 +94,7 @@ def train_small(
         on_step: Called after each check as on_step(step, most steps, metrics) with `loss` and
             `train_accuracy` (means since the last check) and `select_accuracy`.
         mesh: Weights by the rules of `parallel.RULES`, batches split over its `data` axis.
+        checkpoints: Where the training is saved every few seconds, and goes on from.
 
     Returns:
         The model, with a tokenizer of the algorithm's words. It is returned even if the target
@@ -108,15 +112,7 @@ def train_small(
         'parity'
     """
     config = config or SmallTrainConfig()
-    tables = (algorithm.table(part, most) for part, most in _MOST.items())
-    rows, select = (tuple(jnp.asarray(x, jnp.int32) for x in table) for table in tables)
-    if not len(rows[0]):
-        raise InputError(
-            f"training examples of {algorithm.name}",
-            got="none",
-            expected="some: the splits need every input",
-            mend="Use a larger one.",
-        )
+    rows, select = _examples(algorithm)
     init_key, key = jax.random.split(jax.random.key(seed))
     model = init(
         decoder_config(algorithm, config),
@@ -128,26 +124,52 @@ def train_small(
     rates = config.learning_rate, config.weight_decay
     batch_size = config.batch_size or (256 if len(rows[0]) <= 3200 else 512)
     scored = _Scored(int((rows[1] >= 0).any(0).argmax()), algorithm.candidates)
-    opt_state = _optimizer(*rates).init(model.params)
-    reached = 0
-    for step in range(0, config.steps, config.check_every):
+    begun, state = 0, (model.params, _optimizer(*rates).init(model.params), 0)
+    if checkpoints is not None:
+        begun, state = checkpoints.latest(state) or (begun, state)
+    (params, opt_state, reached), pace = state, Pace(_SAVE_EVERY)
+    model = model.replace(params=params)
+    for step in range(begun, config.steps, config.check_every):
         keys = jax.random.split(jax.random.fold_in(key, step), config.check_every)
         model, opt_state, metrics = _chunk(
             model, opt_state, keys, rows, select, rates, batch_size=batch_size, scored=scored
         )  # fmt: skip
         metrics = {name: float(value) for name, value in metrics.items()}
-        # The mean of all losses since the last check: weights that overflowed once stay so.
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingError(
-                f"step {step + config.check_every}", got="NaN or infinity",
-                expected="finite numbers", mend="Try a smaller learning_rate.",
-            )  # fmt: skip
-        if on_step is not None:
-            on_step(step + config.check_every, config.steps, metrics)
+        done = step + config.check_every
+        _require_finite(metrics["loss"], done)
         reached = reached + 1 if metrics["select_accuracy"] >= config.target else 0
-        if reached == config.patience:
+        last = reached == config.patience or done >= config.steps
+        report = on_step and functools.partial(on_step, done, config.steps, metrics)
+        save = None
+        if checkpoints is not None and not last:
+            save = functools.partial(checkpoints.save, done, (model.params, opt_state, reached))
+        pace(report, save)
+        if last:
             break
     return model
+
+
+def _examples(algorithm: Algorithm) -> tuple[Any, Any]:
+    """Return the rows to train on and those of the select split, each as tokens and answers."""
+    tables = (algorithm.table(part, most) for part, most in _MOST.items())
+    rows, select = (tuple(jnp.asarray(x, jnp.int32) for x in table) for table in tables)
+    if not len(rows[0]):
+        raise InputError(
+            f"training examples of {algorithm.name}",
+            got="none",
+            expected="some: the splits need every input",
+            mend="Use a larger one.",
+        )
+    return rows, select
+
+
+def _require_finite(loss: float, step: int) -> None:
+    """Refuse to go on from a mean of losses that is not finite: what overflowed once stays so."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"step {step}", got="NaN or infinity", expected="finite numbers",
+            mend="Try a smaller learning_rate.",
+        )  # fmt: skip
 
 
 def train_modular(

@@ -5,14 +5,15 @@ import os
 import shutil
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from hagd_jax.errors import CheckpointError, TrainingError
+from hagd_jax.errors import CheckpointError, Interrupted, TrainingError
 from hagd_jax.files import SEAL, hold_beside, locks
 from hagd_jax.tasks import modular
-from hagd_jax.testbeds import SmallTrainConfig, small_model
+from hagd_jax.testbeds import SmallTrainConfig, small_model, train_small
 from hagd_jax.testbeds.small_cache import CACHE
 
 CONFIG = SmallTrainConfig(d_model=8, n_heads=2, d_mlp=8, steps=4, check_every=2)
@@ -147,3 +148,23 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError):
         steps(tmp_path / "file")
+
+
+def test_a_training_that_was_stopped_goes_on_with_the_same_bits(tmp_path):
+    algorithm = modular.algorithm(7)
+    config = SmallTrainConfig(d_model=8, n_heads=1, d_mlp=8, steps=6, check_every=2, batch_size=8)
+    whole, seen = train_small(algorithm, config=config), []
+
+    def stop(step, total, metrics):
+        seen.append(step)
+        if seen == [2, 4]:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        small_model(algorithm, config=config, folder=tmp_path, on_step=stop)
+    (unfinished,) = tmp_path.glob("*.training")
+    assert [path.name for path in unfinished.iterdir() if path.name.isdigit()] == ["4"]
+    found = small_model(algorithm, config=config, folder=tmp_path, on_step=stop)
+    assert seen == [2, 4, 6]
+    chex.assert_trees_all_equal(found.params, whole.params)
+    assert not unfinished.exists()
