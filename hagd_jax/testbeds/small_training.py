@@ -114,13 +114,8 @@ def train_small(
     config = config or SmallTrainConfig()
     rows, select = _examples(algorithm)
     init_key, key = jax.random.split(jax.random.key(seed))
-    model = init(
-        decoder_config(algorithm, config),
-        init_key,
-        mesh=mesh,
-        tokenizer=Tokenizer.words(algorithm.words),
-        name=algorithm.model_name,
-    )
+    shape, words = decoder_config(algorithm, config), Tokenizer.words(algorithm.words)
+    model = init(shape, init_key, mesh=mesh, tokenizer=words, name=algorithm.model_name)
     rates = config.learning_rate, config.weight_decay
     batch_size = config.batch_size or (256 if len(rows[0]) <= 3200 else 512)
     scored = _Scored(int((rows[1] >= 0).any(0).argmax()), algorithm.candidates)
