@@ -12,7 +12,15 @@ from msgspec import Meta
 
 from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.files import Bounds, checked, named, parse_json, read_json_object, without_digest
+from hagd_jax.files import (
+    Bounds,
+    as_path,
+    checked,
+    named,
+    parse_json,
+    read_json_object,
+    without_digest,
+)
 from hagd_jax.tasks.seen import Seen
 
 FORMAT = 1
@@ -107,6 +115,7 @@ def read_record(path: str | Path) -> NodeFile | EdgeFile:
         DamagedError: If its digest is another.
         CheckpointError: If it cannot be read, or says something else, naming the field.
     """
+    path = as_path(path)
     record = without_digest(path, read_json_object(path, _FILE))
     where = f"{named(path)}, read as a circuit of format {FORMAT}"
     kind = EdgeFile if record.get("kind") == EDGES else NodeFile

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hagd_jax.brief import quoted, spelled
+from hagd_jax.brief import one_line, quoted, spelled
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.parsing import Bounds, parse_json
 from hagd_jax.files.reading import MIB, decoded, named, opened
@@ -42,6 +42,8 @@ class Stored:
     dtype: Annotated[str, Meta(max_length=16)]
     shape: Annotated[tuple[_Size, ...], Meta(max_length=16)]
     data_offsets: tuple[_Size, _Size]
+
+    __repr__ = one_line
 
 
 def safetensors_header(

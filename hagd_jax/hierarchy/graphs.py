@@ -12,7 +12,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.graphs import AttributionGraph, TaskGraph
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen
-from hagd_jax.hierarchy.weights import DENSE, Weights, weights
+from hagd_jax.hierarchy.weights import DENSE, Weights, relative, weights
 from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.scores import ComponentGraph, NodeGraph
 from hagd_jax.tasks.seen import Seen
@@ -159,7 +159,7 @@ def clusters_of(
     number = np.full(len(places.kind), -1)
     number[some] = np.arange(len(some))
     ends = number[graph.senders], number[graph.receivers]
-    tied = weights(*ends, graph.weights, len(some))
+    tied = weights(*ends, relative(graph.weights), len(some))
     found = coarsen(tied, config, layer=np.asarray(places.layer)[some], seed=seed)
     group = 2 * np.asarray(places.layer) + np.asarray(places.kind)
     return Levels(tuple(with_rest(found.clusters(), some, group)), history(graph))

@@ -12,7 +12,7 @@ from hagd_jax.errors import InputError, require_index, require_number, shown
 from hagd_jax.graphs import AttributionGraph, influence, prune
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.hierarchy.coarsen import HierarchyConfig, coarsen, level_of
-from hagd_jax.hierarchy.weights import Weights, weights
+from hagd_jax.hierarchy.weights import Weights, relative, weights
 
 Names = Callable[[int], Sequence[str]]
 
@@ -76,7 +76,7 @@ def supernodes(
     number[chosen] = np.arange(len(chosen))
     own = inside[graph.senders] & inside[graph.receivers]
     ends = number[graph.senders[own]], number[graph.receivers[own]]
-    tied = weights(*ends, graph.weights[own], len(chosen))
+    tied = weights(*ends, relative(graph.weights[own]), len(chosen))
     found = coarsen(tied, config, layer=np.asarray(table.layer)[chosen], seed=seed)
     levels = [np.arange(len(chosen)), *found.clusters()[::-1]]
     level = next((row for row in levels if row.max() < most), None)

@@ -85,6 +85,24 @@ class Weights:
         return Weights(both, None, None, None, count)
 
 
+def relative(values: np.ndarray) -> np.ndarray:
+    """Divide weights by the largest magnitude, which clusters do not depend on.
+
+    Args:
+        values: (E,) weights.
+
+    Returns:
+        (E,) float64; as they are if none is above 0.
+
+    Example:
+        >>> relative(np.array([1e-40, -4e-40])).tolist()
+        [0.25, -1.0]
+    """
+    values = np.asarray(values, np.float64)
+    largest = np.abs(values).max(initial=0)
+    return values / largest if largest > 0 else values
+
+
 def weights(
     senders: np.ndarray,
     receivers: np.ndarray,

@@ -275,7 +275,7 @@ def test_unknown_site_names_the_nearest():
         ({"activation": "swish"}, "activation"),
         ({"n_layers": 0}, "a whole number, 1 or more"),
         ({"tied": True, "unembed_bias": True}, "tied"),
-        ({"norm_eps": 0.0}, "norm_eps: got 0.0; expected a number above 0"),
+        ({"norm_eps": 0.0}, "norm_eps: got 0.0; expected a number, 1e-30 or more"),
         ({"positions": "rotary", "rope_theta": float("nan")}, "rope_theta: got nan"),
         (
             {"positions": "rotary", "rope_scaling": RopeScaling("factors", factors=(1.0,))},
@@ -289,7 +289,7 @@ def test_unknown_site_names_the_nearest():
         ({"n_heads": np.int64(2)}, "n_heads: got np.int64"),
         ({"d_head": -4}, "d_head: got -4; expected a whole number, 0 or more"),
         ({"tied": "no"}, "tied: got 'no'; expected True or False"),
-        ({"norm_eps": "small"}, "norm_eps: got 'small'; expected a number above 0"),
+        ({"norm_eps": "small"}, "norm_eps: got 'small'; expected a number, 1e-30 or more"),
         ({"norm": None}, "norm: got None; expected one of layer, rms, none"),
         (
             {"positions": "rotary", "rope_scaling": {"kind": "linear"}},

@@ -55,7 +55,8 @@ def watched(monkeypatch):
 
         monkeypatch.setattr(module, name, wrapped)
 
-    measured = lambda args, options: [options["ablation"]]  # noqa: E731
+    kind_of = lambda ablation: getattr(ablation, "kind", ablation)  # noqa: E731
+    measured = lambda args, options: [kind_of(options["ablation"])]  # noqa: E731
     first_order = lambda args, options: ["counterfactual"]  # noqa: E731
     trained = lambda args, options: ["mean"] * (options["means"] is not None)  # noqa: E731
     tells(curve, "behaviour", measured)

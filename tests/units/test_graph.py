@@ -37,8 +37,8 @@ def of_nodes(seed):
     receivers, senders = np.nonzero(rng.random((space.nodes, space.nodes)) < 0.4)
     later = space.layer[receivers] > space.layer[senders]
     receivers, senders = receivers[later], senders[later]
-    ends = [senders], [receivers], [rng.normal(size=len(senders))]
-    return _graph(space, *ends, rng.normal(size=space.nodes), 3)
+    edges = [(senders, receivers, rng.normal(size=len(senders)))]
+    return _graph(space, edges, rng.normal(size=space.nodes), 3)
 
 
 GRAPHS = {
