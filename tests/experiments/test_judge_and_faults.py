@@ -5,7 +5,7 @@ import numpy as np
 from experiments.common import kills
 from experiments.common.known import places as places_of
 from experiments.common.known import sample, truth_of
-from experiments.faults import interrupts, pipeline, transcoder
+from experiments.faults import inputs, interrupts, pipeline, transcoder
 from experiments.judge import calibrated, ground_truth_edges, known_models
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import neurons
@@ -80,6 +80,13 @@ def test_a_command_that_is_asked_to_end_says_so_and_ends_the_same(tiny, places, 
     (row,) = read("interrupts")["rows"]
     assert (row["stage"], row["ended_well"], row["identical"]) == ("start", True, True)
     assert row["status"] in (143, 0)
+
+
+def test_files_that_were_tampered_with_are_refused_or_read_as_they_are(places, read):
+    inputs.main(inputs.Config(**places, readers=("circuit",), files=40))
+    (row,) = read("inputs")["rows"]
+    assert (row["files"], row["bad"]) == (40, [])
+    assert row["refused"] > 20
 
 
 def test_a_run_that_ends_otherwise_is_noticed(tmp_path):

@@ -148,14 +148,15 @@ def test_sums_are_right_and_one_number_changes(tokenizer):
 
 @pytest.mark.parametrize("digits", [1, 2])
 def test_later_years_are_right_and_earlier_ones_wrong(digits):
-    made = greater_than.task(digit_tokenizer(digits), sizes=Sizes(24, 8, 12))
+    tokenizer = digit_tokenizer(digits)
+    made = greater_than.task(tokenizer, sizes=Sizes(24, 8, 12))
+    decode = lambda ids: [int(tokenizer.decode([t])) for t in ids if t >= 0]  # noqa: E731
     for split, texts in made.texts.items():
         p = made.splits[split]
         for i, text in enumerate(texts):
             year = int(text.answer.split()[1])
             assert f"{year:02d}" in text.clean
             limit = year if digits == 2 else year // 10
-            decode = lambda ids: [int(digit_tokenizer(digits).decode([t])) for t in ids if t >= 0]  # noqa: E731
             later, earlier = decode(p.answer[i]), decode(p.distractor[i])
             assert sorted(later) == list(range(limit + 1, 10**digits))
             assert sorted(earlier) == list(range(limit + (digits == 2)))

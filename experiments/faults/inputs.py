@@ -1,0 +1,355 @@
+"""Does a file that somebody has tampered with get in, or bring the process down?
+
+    python -m experiments.faults.inputs               # 20,000 files, some twenty minutes
+    python -m experiments.faults.inputs --readers model circuit --files 200
+
+Good files of every kind that the package reads are made, and mutated: bytes are changed, cut off,
+doubled or put in; of JSON and YAML also whole values, by others of another type or beyond a range.
+Digests are taken out first, which would find every change. Each is read in a process that counts
+its memory and has five seconds. Expected: everything is refused by a typed error, or read: as it
+was, or as what it now says. Whatever is read otherwise is classified: `value` is another legal
+value of a field, `numbers` another number among a tensor's or an array's own bytes, `text` other
+words of a text. Writes results/inputs.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common.processes import environment
+from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax import causal, graphs, models, transcoders
+from hagd_jax.causal.edge_circuit import Shape
+from hagd_jax.errors import CheckpointError, HagdError
+from hagd_jax.files import DIGEST, SEAL, read_npz
+from hagd_jax.tasks import Seen, Sizes, benchmarks
+from hagd_jax.units import Space
+
+SECONDS, MEGABYTES = 5.0, 512
+ODD = (
+    None, True, False, 0, -1, 1.5, 2**31, 2**63, -(2**63), 10**30, "", "x", "a\u2028b", "n" * 3000,
+    [], {}, [[]], [1, "a"], {"a": 1}, 1e308, "../../etc/passwd",
+)  # fmt: skip
+CONFIG = models.DecoderConfig(
+    family="llama", vocab_size=12, n_layers=2, d_model=8, n_heads=2, d_mlp=12, max_positions=16,
+    norm="rms", positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False,
+    attn_out_bias=False, mlp_bias=False,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Tampered files.
+
+    Attributes:
+        readers: Kinds of files; all of them if empty.
+        files: Mutated files, shared among the kinds.
+        work: Work as the process that reads, in this folder; the script starts itself with it.
+        begin: Number of the first file of that process.
+    """
+
+    readers: tuple[str, ...] = ()
+    files: int = 20_000
+    work: Path | None = None
+    begin: int = 0
+
+
+class Reader(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        make: Makes a good one in a folder, and gives the files that are mutated in turn.
+        read: Reads what the folder holds, and gives what decides anything.
+    """
+
+    make: Callable[[Path], list[Path]]
+    read: Callable[[Path], Any]
+
+
+WORDS = models.Tokenizer.words([f"w{i}" for i in range(12)])
+
+
+def model() -> models.LanguageModel:
+    """A small Llama with a tokenizer."""
+    return models.init(CONFIG, jax.random.key(0), tokenizer=WORDS, name="small")
+
+
+def made_model(folder: Path) -> list[Path]:
+    """A folder of a model."""
+    models.save(model(), folder / "model")
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    return [path for name in names if (path := folder / "model" / name).exists()]
+
+
+def made_transcoder(folder: Path) -> list[Path]:
+    """A folder of a transcoder, as circuit-tracer's."""
+    config = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=6, k=2, window=0)
+    transcoders.save(transcoders.init(config, jax.random.key(1)), folder / "transcoder")
+    (folder / "transcoder" / SEAL).unlink(missing_ok=True)
+    files = sorted(path for path in (folder / "transcoder").iterdir() if path.is_file())
+    return [path for path in files if path.suffix in (".yaml", ".safetensors")][:3]
+
+
+def made_circuit(folder: Path) -> list[Path]:
+    """A circuit of nodes, with a record of what it has seen."""
+    nodes = causal.Node("head", 0, 1), causal.Node("neuron", 1, 4)
+    circuit = causal.Circuit(
+        nodes, (0.5, -1.25), Space(2, 2, 12), "small", "ioi", seen=Seen.nothing(),
+        config={"steps": [1, 2.5]},
+    )  # fmt: skip
+    circuit.save(folder / "circuit.json")
+    return [folder / "circuit.json"]
+
+
+def made_edges(folder: Path) -> list[Path]:
+    """A circuit of edges."""
+    edges = causal.Edge("embed", "head 0.1", "q"), causal.Edge("mlp 0", "logits", "logits")
+    circuit = causal.EdgeCircuit(
+        edges, (0.5, -1.25), Shape(2, 2, 2, False), model="small", task="ioi", seen=Seen.nothing()
+    )
+    circuit.save(folder / "circuit.json")
+    return [folder / "circuit.json"]
+
+
+def made_graph(folder: Path) -> list[Path]:
+    """An attribution graph."""
+    graphs.save_graph(graphs.attribute(model(), None, [1, 2, 3, 4], targets=5), folder / "g")
+    return [folder / "g"]
+
+
+def made_arrays(folder: Path) -> list[Path]:
+    """Arrays as a stage of a run leaves them."""
+    np.savez_compressed(
+        folder / "a.npz", scores=np.arange(12.0), level=np.arange(4, dtype=np.int32)
+    )
+    return [folder / "a.npz"]
+
+
+def made_rows(folder: Path) -> list[Path]:
+    """Rows of WinoGrande's form, made up."""
+    pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
+    rows = [
+        {"sentence": f"w{a} w8 w{b} w9 _ w10", "option1": f"w{a}", "option2": f"w{b}",
+         "answer": str(1 + (a + b) % 2), "qID": f"id{a}{b}-1"}
+        for a, b in pairs
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [folder / "rows.jsonl"]
+
+
+def loaded_model(folder: Path) -> Any:
+    """Weights, sizes, words."""
+    found = models.load(str(folder / "model"))
+    words = found.tokenizer and [found.tokenizer.decode([i]) for i in range(12)]
+    return jax.tree.map(np.asarray, found.params), found.config, words
+
+
+READERS = {
+    "model": Reader(made_model, loaded_model),
+    "transcoder": Reader(
+        made_transcoder,
+        lambda folder: (
+            lambda found: (jax.tree.map(np.asarray, found.params), found.config)
+        )(transcoders.load(str(folder / "transcoder"))),
+    ),
+    "circuit": Reader(
+        made_circuit, lambda folder: causal.load_circuit(folder / "circuit.json").to_json()
+    ),
+    "edges": Reader(
+        made_edges, lambda folder: causal.load_circuit(folder / "circuit.json").to_json()
+    ),
+    "graph": Reader(
+        made_graph, lambda folder: jax.tree.leaves(graphs.load_graph(folder / "g").graph)
+    ),
+    "arrays": Reader(made_arrays, lambda folder: sorted(read_npz(folder / "a.npz").items())),
+    "rows": Reader(
+        made_rows,
+        lambda folder: benchmarks.task(
+            "winogrande", WORDS, folder / "rows.jsonl", sizes=Sizes(4, 2, 2)
+        ).texts,
+    ),
+}  # fmt: skip
+
+
+def main(config: Config) -> None:
+    """Start processes that read, again and again where one comes to its end."""
+    if config.work is not None:
+        return work(config)
+    began, rows = time.monotonic(), []
+    for name in config.readers or tuple(READERS):
+        count = config.files // len(config.readers or READERS)
+        folder = config.runs / "inputs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        found = outcomes(name, folder, count, config)
+        kinds = Counter(row["outcome"] for row in found)
+        said = [row for row in found if row["outcome"] not in GOOD]
+        rows.append({"reader": name, "files": len(found), **kinds, "bad": said[:20]})
+        print(rows[-1], flush=True)
+    bad = sum(len(row["bad"]) for row in rows)
+    record(config.results / "inputs.json", rows, seconds=time.monotonic() - began, seed=0,
+           files=sum(row["files"] for row in rows), bad=bad)  # fmt: skip
+    if bad:
+        sys.exit("NOT as expected")
+
+
+GOOD = ("refused", "same", "value", "numbers", "text")
+
+
+def outcomes(name: str, folder: Path, count: int, config: Config) -> list[dict[str, Any]]:
+    """What became of every file; one that ended the process is an `abort`."""
+    log = folder / "outcomes.jsonl"
+    log.unlink(missing_ok=True)
+    begun = -1
+    while True:
+        found: dict[int, dict[str, Any]] = {}
+        for line in log.read_text().splitlines() if log.exists() else []:
+            row = json.loads(line)
+            found[row["number"]] = {"outcome": "abort"} | found.get(row["number"], {}) | row
+        if len(found) >= count:
+            return list(found.values())
+        if begun == len(found):
+            raise CheckpointError(name, got="a process that reads nothing", expected="outcomes")
+        begun = len(found)
+        command = [
+            sys.executable, "-m", "experiments.faults.inputs", "--readers", name, "--files",
+            str(count), "--work", str(folder), "--begin", str(len(found)),
+        ]  # fmt: skip
+        subprocess.run(command, env=environment({}), check=False, timeout=3600)
+
+
+class Hang(BaseException):
+    """A file took longer than it may."""
+
+
+def work(config: Config) -> None:
+    """Read mutated files of one kind, and log what becomes of each before and after."""
+    assert config.work is not None
+    (name,), folder = config.readers, config.work
+    reader, place = READERS[name], folder / "files"
+    place.mkdir(exist_ok=True)
+    files = reader.make(place)
+    for file in files:
+        file.write_bytes(unsealed(file))
+    good = {file: file.read_bytes() for file in files}
+    whole = digest(reader.read(place))
+
+    def late(*_: object) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, late)
+    for number in range(config.begin, config.files):
+        rng = random.Random(f"{name} {number}")
+        file = files[number % len(files)]
+        raw, how = mutated(good[file], file, rng)
+        file.write_bytes(raw)
+        # If the process ends here, the line without an outcome tells of which file.
+        note(folder, {"number": number, "file": file.name})
+        note(folder, {"number": number, "outcome": outcome(reader, place, whole, how)})
+        file.write_bytes(good[file])
+
+
+def note(folder: Path, row: dict[str, Any]) -> None:
+    """Add a line to the log."""
+    with (folder / "outcomes.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def outcome(reader: Reader, place: Path, whole: str, how: str) -> str:
+    """What becomes of a file."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        found = digest(reader.read(place))
+    except HagdError:
+        found = ""
+    except Hang:
+        return "hang"
+    except Exception as error:
+        return f"untyped {type(error).__name__}: {str(error)[:100]}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024 > MEGABYTES:
+        return "memory"
+    return "refused" if not found else "same" if found == whole else how
+
+
+def mutated(raw: bytes, file: Path, rng: random.Random) -> tuple[bytes, str]:
+    """A file that was tampered with, and what a reader may have read otherwise."""
+    texts = file.suffix in (".json", ".yaml", ".jsonl")
+    if file.suffix == ".json" and rng.random() < 0.5:
+        return json.dumps(changed(json.loads(raw), rng)).encode(), "value"
+    out = bytearray(raw)
+    for _ in range(rng.randint(1, 4)):
+        at, what = rng.randrange(len(out) + 1), rng.randrange(4)
+        if what == 0 and at < len(out):
+            out[at] = rng.randrange(256)
+        elif what == 1:
+            del out[at : at + rng.randint(1, 20)]
+        elif what == 2:
+            out[at:at] = out[at : at + rng.randint(1, 40)]
+        else:
+            out[at:at] = rng.randbytes(rng.randint(0, 8))
+    kind = "text" if file.suffix == ".jsonl" else "value" if texts else "numbers"
+    return bytes(out), kind
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """One value somewhere in a tree replaced, left out or renamed."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        name = rng.choice(sorted(value))
+        rest = {key: item for key, item in value.items() if key != name}
+        draw = rng.random()
+        if draw < 0.15:
+            return rest
+        return rest | {"other": value[name]} if draw < 0.3 else value | {
+            name: changed(value[name], rng)
+        }  # fmt: skip
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at = rng.randrange(len(value))
+        return [*value[:at], changed(value[at], rng), *value[at + 1 :]]
+    return rng.choice(ODD)
+
+
+def unsealed(file: Path) -> bytes:
+    """A file without its digest."""
+    raw = file.read_bytes()
+    if file.suffix == ".json":
+        record = json.loads(raw)
+        if isinstance(record, dict) and DIGEST in record:
+            del record[DIGEST]
+            return json.dumps(record).encode()
+    if file.suffix in (".safetensors", "") and raw[8:9] == b"{":
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + length])
+        if header.get("__metadata__", {}).pop(DIGEST, None):
+            head = json.dumps(header).encode().ljust(length)
+            return raw[:8] + head + raw[8 + length :]
+    return raw
+
+
+def digest(value: Any) -> str:
+    """Digest of arrays, texts and configurations within each other."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(value):
+        total.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
