@@ -38,10 +38,18 @@ def badge(report: ValidationReport | None) -> tuple[str, str, str]:
     return BADGES[report.verdict if report else ""]
 
 
+# Why a circuit that is enough is none all the same.
+_REASONS = {
+    "size": "it is nearly all of the model",
+    "necessity": "the model does the same without it",
+    "minimality": "some of its members could be left out",
+}
+
+
 def verdict_sentence(
     circuit: Circuit | EdgeCircuit, report: ValidationReport | None, units: int
 ) -> str:
-    """State the circuit's share of the model and whether it carries the behaviour.
+    """State the circuit's share of the model and whether it carries the behaviour, or why not.
 
     Args:
         circuit: The circuit.
@@ -52,15 +60,24 @@ def verdict_sentence(
         E.g. "5.0% of the model (2,318 of 46,350 nodes) does not, by itself, carry ioi in small."
     """
     size, what = len(circuit), "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
-    verb = {
-        "accepted": "carries",
-        "rejected": "does not, by itself, carry",
-        "not enough data": "may carry",
-        "": "is proposed to carry",
+    verb, reason = {
+        "accepted": ("carries", ""),
+        "rejected": _failing(report),
+        "not enough data": ("may carry", ""),
+        "": ("is proposed to carry", ""),
     }[report.verdict if report else ""]
     task, model = inert(circuit.task, 60), inert(circuit.model, 60)
     part = percent(size / max(units, 1))
-    return f"{part} of the model ({size:,} of {units:,} {what}) {verb} {task} in {model}."
+    return f"{part} of the model ({size:,} of {units:,} {what}) {verb} {task} in {model}{reason}."
+
+
+def _failing(report: ValidationReport | None) -> tuple[str, str]:
+    """What a circuit does not do, and why, by the gravest of its claims that fail."""
+    failed = {c.name for c in report.decisive if c.verdict == "fails"} if report else set()
+    for name, reason in _REASONS.items():
+        if name in failed and "sufficiency" not in failed:
+            return "is not a circuit of", f": {reason}"
+    return "does not, by itself, carry", ""
 
 
 def findings(report: ValidationReport | None) -> list[Finding]:

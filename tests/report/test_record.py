@@ -27,19 +27,23 @@ def changed(report, verdicts):
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "word", "verb"),
+    ("verdicts", "word", "verb", "reason"),
     [
-        ((), "Accepted", "carries"),
-        (("not enough data",), "Not enough data", "may carry"),
-        (("not enough data", "fails"), "Rejected", "does not, by itself, carry"),
+        ((), "Accepted", "carries", ""),
+        (("not enough data",), "Not enough data", "may carry", ""),
+        (("fails", "fails"), "Rejected", "does not, by itself, carry", ""),
+        (("not enough data", "fails"), "Rejected", "is not a circuit of",
+         ": the model does the same without it"),
+        (("holds", "holds", "fails"), "Rejected", "is not a circuit of",
+         ": some of its members could be left out"),
     ],
-)
-def test_a_verdict_has_one_meaning_everywhere(report, verdicts, word, verb):
+)  # fmt: skip
+def test_a_verdict_has_one_meaning_everywhere(report, verdicts, word, verb, reason):
     said = changed(report, verdicts)
     assert badge(said)[2] == word
     assert said.verdict == word.lower()
     sentence = verdict_sentence(said.circuit, said, said.units)
-    assert sentence == f"8.1% of the model (7 of 86 nodes) {verb} sums in small."
+    assert sentence == f"8.1% of the model (7 of 86 nodes) {verb} sums in small{reason}."
     assert said.headline == f"{word.lower()} on 64 test prompts under mean"
 
 
