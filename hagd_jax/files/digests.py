@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hagd_jax.errors import DamagedError
+from hagd_jax.files.parsing import read_json_object
 from hagd_jax.files.writing import write_file
 
 # What a digest is called: in headers, in JSON objects and among arrays.
@@ -148,7 +149,7 @@ def require_sealed(folder: Path) -> None:
         return
     mend = "Restore the folder, or make it again."
     try:
-        told = without_digest(file, json.loads(file.read_bytes()))["files"]
+        told = without_digest(file, read_json_object(file, error=DamagedError))["files"]
         found = _folder_digests(folder)
         others = [name for name in sorted({*told, *found}) if told.get(name) != found.get(name)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

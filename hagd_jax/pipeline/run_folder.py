@@ -26,10 +26,7 @@ import io
 import json
 import logging
 import shutil
-import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +40,7 @@ from hagd_jax.files import (
     append_line,
     arrays_digest,
     finite,
+    read_npz,
     require_digest,
     write_atomic,
     writing_to,
@@ -52,10 +50,6 @@ from hagd_jax.parallel import Checkpoints, agree, is_main, sync
 LOG = "metrics.jsonl"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, AttributeError),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +99,7 @@ class RunFolder:
     def keep(self, name: str, **arrays: np.ndarray) -> None:
         """Write arrays and their digest as a compressed .npz file, atomically."""
         held = io.BytesIO()
-        named: dict[str, Any] = {**arrays, DIGEST: np.array(arrays_digest(arrays))}
+        named: dict[str, Any] = {**arrays, DIGEST: _digits(arrays_digest(arrays))}
         np.savez_compressed(held, **named)
         self.write(name, held.getvalue())
 
@@ -217,18 +211,15 @@ def remove(path: Path, names: Iterable[str]) -> None:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, which must have the digest that it says."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-            found = {key: held[key] for key in held.files}
-        told = found.pop(DIGEST, None)
-        require_digest(path, None if told is None else str(told), arrays_digest(found))
-    except DamagedError:
-        raise
-    # Damage in a zip file comes as any of these, RuntimeError where it seems encrypted.
-    except _UNREADABLE as error:
-        said = f"{type(error).__name__}: {error}"
-        raise DamagedError(str(path), got=f"a broken file ({said[:80]})") from error
+    found = read_npz(path, error=DamagedError)
+    told = found.pop(DIGEST, None)
+    require_digest(path, None if told is None else told.tobytes().hex(), arrays_digest(found))
     return found
+
+
+def _digits(digest: str) -> np.ndarray:
+    """A digest as bytes, since archives hold numbers alone."""
+    return np.frombuffer(bytes.fromhex(digest), np.uint8)
 
 
 def _place(line: bytes) -> tuple[str, int] | None:

@@ -34,7 +34,6 @@ from hagd_jax.pipeline.fused.saving import (
     Learning,
     Nothing,
     Saving,
-    position,
     position_file,
 )
 from hagd_jax.pipeline.fused.setting import setting_of, uses_means
@@ -47,6 +46,7 @@ from hagd_jax.pipeline.stages import LAST, NAMES
 from hagd_jax.tasks import Task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders import training as tc
+from hagd_jax.transcoders.training.record import read_position
 from hagd_jax.units import Dictionary, as_dictionary, blocks
 from hagd_jax.units.dictionary import MLPS
 
@@ -210,7 +210,7 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
 def _saved(own: RunFolder, blank: Any, text: Batches) -> tuple[int, Any] | None:
     """The last training state that is whole, with its position in the text."""
     while (saved := own.checkpoints.latest(blank)) is not None:
-        at = own.whole(position_file(saved[0]), functools.partial(position, own, saved[0]))
+        at = own.whole(position_file(saved[0]), functools.partial(read_position, own, saved[0]))
         if at is not None:
             text.restore(at)
             return saved

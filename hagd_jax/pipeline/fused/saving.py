@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from hagd_jax.corpus import Batches
-from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
-from hagd_jax.files import with_digest, without_digest
+from hagd_jax.errors import TrainingError
+from hagd_jax.files import with_digest
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
@@ -132,21 +132,3 @@ def numbers(said: Mapping[str, jax.Array]) -> dict[str, float]:
 def position_file(step: int) -> str:
     """Return the file of the data position after a training step."""
     return f"positions/{step}.json"
-
-
-def position(own: RunFolder, step: int) -> dict[str, Any]:
-    """Read the data position after a training step.
-
-    Raises:
-        DamagedError: If it is damaged.
-        CheckpointError: If it was not kept.
-    """
-    path = own.path / position_file(step)
-    try:
-        return without_digest(path, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        kind = CheckpointError if isinstance(error, FileNotFoundError) else DamagedError
-        raise kind(
-            str(path), got=str(error), expected="where in the data the checkpoint was taken",
-            mend="Begin with --from features.",
-        ) from error  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from hagd_jax.corpus import Batches
 from hagd_jax.errors import CheckpointError, DamagedError, TrainingError
-from hagd_jax.files import with_digest, without_digest, write_atomic
+from hagd_jax.files import is_file, read_json_object, with_digest, without_digest, write_atomic
 from hagd_jax.parallel import Pace, is_main, sync
 from hagd_jax.transcoders.training.losses import Terms
 from hagd_jax.transcoders.training.setup import Run, Setup
@@ -142,16 +142,14 @@ def read_position(run: Run, step: int) -> dict[str, Any]:
         CheckpointError: If it was not kept.
     """
     file = _position(run, step)
-    try:
-        return without_digest(file, json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        kind = CheckpointError if isinstance(error, FileNotFoundError) else DamagedError
-        raise kind(
+    if not is_file(file):
+        raise CheckpointError(
             str(file),
-            got=str(error),
+            got="no such file",
             expected="where in the data the checkpoint was taken",
-            mend="Start again in a new folder.",
-        ) from error
+            mend="Start again in a new folder, or with --from features.",
+        )
+    return without_digest(file, read_json_object(file, error=DamagedError))
 
 
 def _forget_positions(run: Run) -> None:
