@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from hagd_jax.errors import CheckpointError, DamagedError
-from hagd_jax.files import with_digest, without_digest
+from hagd_jax.errors import CheckpointError, DamagedError, HagdError
+from hagd_jax.files import read_json_object, with_digest, without_digest
 from hagd_jax.pipeline.context import Stage
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.tasks import Seen
@@ -57,9 +57,10 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str
 def _read(run: RunFolder, name: str) -> Seen:
     path = run.path / name
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return Seen.from_json(without_digest(path, record))
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        return Seen.from_json(without_digest(path, read_json_object(path, error=DamagedError)))
+    except DamagedError:
+        raise
+    except HagdError as error:
         raise DamagedError(
             str(path), got=f"a broken record ({str(error)[:80]})",
             expected="what the stage looked at",
