@@ -113,3 +113,13 @@ def test_no_time_is_negative():
     lines.report()
     assert "-" not in told.getvalue()
     assert "0:00:00" in told.getvalue()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a system without /dev/full")
+def test_help_into_a_full_output_is_a_sentence(monkeypatch, capsys):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--help"])
+        assert ended.value.code == 2
+    assert "standard output" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from rich.markup import escape
 import hagd_jax
 from hagd_jax.cli.attribute import Attribute, run_attribute
 from hagd_jax.cli.extract import Extract, run_extract
-from hagd_jax.cli.output import complain, finishing
+from hagd_jax.cli.output import complain, finishing, lost
 from hagd_jax.cli.plan import PlanMemory, run_plan
 from hagd_jax.cli.train_transcoder import TrainTranscoder, run_train_transcoder
 from hagd_jax.cli.validate import Validate, run_validate
@@ -46,9 +46,12 @@ def run(argv: Sequence[str], *, own: bool = False, stop: Stop = never) -> int:
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     try:
         with finishing():
-            command = tyro.extras.subcommand_cli_from_dict(
-                kinds, args=argv, description=hagd_jax.__doc__
-            )
+            try:
+                command = tyro.extras.subcommand_cli_from_dict(
+                    kinds, args=argv, description=hagd_jax.__doc__
+                )
+            except OSError as error:  # parsing does nothing with files but print the help
+                raise lost(error) from error
             act = next(act for kind, act in COMMANDS.values() if type(command) is kind)
             act(command, shlex.join(["hagd", *argv]), stop)
     except HagdError as error:

@@ -58,7 +58,7 @@ def finishing() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise _lost(error) from error
+        raise lost(error) from error
     finally:
         with _writing():
             sys.stdout.flush()
@@ -70,11 +70,11 @@ def _writing() -> Iterator[None]:
         yield
     # A stream that Python has closed is a ValueError, and one that it never had is None.
     except (OSError, ValueError, AttributeError) as error:
-        raise _lost(error) from error
+        raise lost(error) from error
 
 
-def _lost(error: Exception) -> OutputError:
-    """The error; nothing more is written, also when the interpreter ends."""
+def lost(error: Exception) -> OutputError:
+    """Make the error of a lost standard output, to which nothing more is written."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
