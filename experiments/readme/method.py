@@ -28,7 +28,7 @@ def modular(result: dict) -> list[Row]:
                     said.append(f"p = {p}, {deep}{count}: {both}")
         what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
         ablations = "accuracy kept under mean, and under the worst of four ablations"
-        made.append((f"Modular addition, {what}: {ablations}", "; ".join(said),
+        made.append((f"Modular addition, {what}: {ablations}{_seeds(result)}", "; ".join(said),
                      "≥ 97% with 49", "circuits/modular_arithmetic.py"))  # fmt: skip
     return made
 
@@ -44,13 +44,20 @@ def algorithmic(result: dict) -> list[Row]:
         worst = min(own, key=lambda r: r["preservation"])
         what = "heads and neurons" if kind == "neurons" else "heads and features, all of them"
         made.append((f"{task.title()}, {nodes} {what}: accuracy kept under mean, and under the "
-                     "worst of four ablations", f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
+                     f"worst of four ablations{_seeds(result)}", f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
                      "circuits/algorithmic.py"))  # fmt: skip
     return made
 
 
 def _spread(row: dict) -> str:
+    if row["seeds"] == 1:
+        return f"{row['preservation']:.1%}"
     return f"{row['preservation']:.1%} ({row['low']:.1%} to {min(row['high'], 1):.1%})"
+
+
+def _seeds(result: dict) -> str:
+    counts = {row["seeds"] for row in result["summary"]}
+    return ", one seed" if counts == {1} else f", {max(counts)} seeds"
 
 
 def ground_truth(result: dict) -> list[Row]:
