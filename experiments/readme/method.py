@@ -44,7 +44,8 @@ def algorithmic(result: dict) -> list[Row]:
         worst = min(own, key=lambda r: r["preservation"])
         what = "heads and neurons" if kind == "neurons" else "heads and features, all of them"
         made.append((f"{task.title()}, {nodes} {what}: accuracy kept under mean, and under the "
-                     f"worst of four ablations{_seeds(result)}", f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
+                     f"worst of four ablations{_seeds(result)}",
+                     f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
                      "circuits/algorithmic.py"))  # fmt: skip
     return made
 
