@@ -97,7 +97,7 @@ def damaged(cell: Row, expected: str, one: Path, other: Path) -> Row:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(one, copy, ignore=shutil.ignore_patterns(LOCK))
     rng = random.Random(f"{cell}")
-    kind, file = hurt(copy, other, rng)
+    kind, file = hurt(copy, other, rng, WORKS[cell["work"]].bound)
     said = Said()
     logging.getLogger().addHandler(said)
     try:
@@ -113,7 +113,7 @@ def damaged(cell: Row, expected: str, one: Path, other: Path) -> Row:
     return row | {"said": " ".join(said.lines)[:300]}
 
 
-def hurt(folder: Path, other: Path, rng: random.Random) -> tuple[str, Path]:
+def hurt(folder: Path, other: Path, rng: random.Random, bound: bool) -> tuple[str, Path]:
     """Damage one file of a folder; gives how, and which."""
     while True:
         kind, files = rng.choice(KINDS), listed(folder)
@@ -124,6 +124,8 @@ def hurt(folder: Path, other: Path, rng: random.Random) -> tuple[str, Path]:
             file.unlink()
             return kind, file.relative_to(folder)
         theirs = listed(other)
+        if not bound and kind in ("swap", "exchange")[len(files) > 1 :]:
+            continue  # another input, and no damage
         if kind == "exchange" and len(theirs) == len(files):
             top, source = (each.relative_to(place).parts[0] for each, place in (
                 (file, folder), (theirs[at], other)))  # fmt: skip
@@ -142,7 +144,7 @@ def hurt(folder: Path, other: Path, rng: random.Random) -> tuple[str, Path]:
 
 
 def changed(kind: str, raw: bytes, rng: random.Random) -> bytes:
-    """The bytes of a file after some kinds of damage; the same after others, or of an empty file."""
+    """The bytes of a file after some kinds of damage; the same after others."""
     out = bytearray(raw)
     if kind == "append":
         return raw + rng.randbytes(rng.randint(1, 64))

@@ -53,10 +53,13 @@ class Work(NamedTuple):
             something else in files of the same names and sizes. It goes on from what it finds in
             the folder; `progress(stage, done, total)` may raise `Interrupted`.
         stops: (stage, steps done) at which it can be stopped in the midst of unfinished work.
+        bound: Whether what lies there belongs to the work; otherwise another one in its place is
+            another input, as good as the first.
     """
 
     go: Callable[[Path, int, Progress], str]
     stops: tuple[tuple[str, int], ...] = ()
+    bound: bool = True
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -205,12 +208,19 @@ WORKS = {
     "transcoder": Work(training, (("transcoder", 300),)),
     "small model": Work(cached, (("train", 10),)),
     "graph": Work(
-        kept(saved_graph, lambda path: vars(graphs.load_graph(path)), "graph.safetensors")
+        kept(saved_graph, lambda path: vars(graphs.load_graph(path)), "graph.safetensors"),
+        bound=False,
     ),
-    "circuit": Work(kept(saved_circuit, lambda path: causal.load_circuit(path).to_json(), "c")),
-    "edges": Work(kept(saved_edges, lambda path: causal.load_circuit(path).to_json(), "c")),
-    "contexts": Work(kept(saved_contexts, loaded_contexts, "contexts")),
-    "learner": Work(kept(saved_learner, lambda path: vars(meta.load(path)), "learner")),
+    "circuit": Work(
+        kept(saved_circuit, lambda path: causal.load_circuit(path).to_json(), "c"), bound=False
+    ),
+    "edges": Work(
+        kept(saved_edges, lambda path: causal.load_circuit(path).to_json(), "c"), bound=False
+    ),
+    "contexts": Work(kept(saved_contexts, loaded_contexts, "contexts"), bound=False),
+    "learner": Work(
+        kept(saved_learner, lambda path: vars(meta.load(path)), "learner"), bound=False
+    ),
 }
 
 
