@@ -122,34 +122,43 @@ def require_digest(path: Path | str, told: Any, found: str | None) -> None:
         )  # fmt: skip
 
 
-def seal(folder: Path) -> None:
+def seal(folder: Path, of: str = "") -> None:
     """Write the digests of all files in a folder, within it; it should be a draft.
 
     Args:
         folder: The folder.
+        of: What decided its content, for a reader who knows; see `require_sealed`.
 
     Raises:
         OSError: If it cannot be read or written.
     """
     found = _folder_digests(folder)
-    write_file(folder / SEAL, json.dumps(with_digest({"files": found}), indent=1) + "\n")
+    record = {"files": found} | ({"of": of} if of else {})
+    write_file(folder / SEAL, json.dumps(with_digest(record), indent=1) + "\n")
 
 
-def require_sealed(folder: Path) -> None:
+def require_sealed(folder: Path, of: str = "") -> None:
     """Refuse a folder whose files are no longer those that were sealed.
 
     Args:
-        folder: The folder; one that was never sealed is taken as it is.
+        folder: The folder; one that was never sealed is taken as it is, unless `of` is given.
+        of: What must have decided its content, if the reader knows.
 
     Raises:
-        DamagedError: If a file is absent, or holds something else; the message names the first.
+        DamagedError: If a file is absent, or holds something else, or something else decided it;
+            the message names the first.
     """
     file = folder / SEAL
-    if not file.is_file():
+    if not file.is_file() and not of:
         return
     mend = "Restore the folder, or make it again."
     try:
-        told = without_digest(file, read_json_object(file, error=DamagedError))["files"]
+        record = without_digest(file, read_json_object(file, error=DamagedError))
+        if of and record.get("of") != of:
+            raise DamagedError(
+                str(folder), got="what another run has left", expected="its own", mend=mend
+            )
+        told = record["files"]
         found = _folder_digests(folder)
         others = [name for name in sorted({*told, *found}) if told.get(name) != found.get(name)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

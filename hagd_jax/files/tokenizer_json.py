@@ -7,6 +7,7 @@ from typing import Any
 from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.parsing import Bounds, parse_json
+from hagd_jax.files.patterns import require_pattern
 from hagd_jax.files.reading import MIB
 
 # The largest published vocabulary has 256,000 tokens. The library has tables as long as the largest
@@ -35,7 +36,8 @@ def require_tokenizer(
         What it says.
 
     Raises:
-        HagdError: Of the given class, if it is not JSON, an id is too large, or a part too long.
+        HagdError: Of the given class, if it is not JSON, an id is too large, a part too long, or a
+            regular expression in it may take too long.
 
     Example:
         >>> require_tokenizer('{"model": {"vocab": {"a": 0}}}')["model"]
@@ -76,6 +78,8 @@ def _require_short(parts: list[Any], where: str, error: type[HagdError]) -> None
             parts += part
         elif isinstance(part, dict):
             for name, value in part.items():
+                if name == "Regex" and isinstance(value, str):
+                    require_pattern(value, f"{where}: pattern", error)
                 if isinstance(value, str) and len(value) <= _TABLES.get(name, _TEXT):
                     continue
                 parts.append(value)

@@ -28,7 +28,7 @@ from hagd_jax.errors import (
     require_index,
     require_number,
 )
-from hagd_jax.files import as_path, system, unwritable
+from hagd_jax.files import as_path, digest, system, unwritable
 from hagd_jax.parallel.content import content_sums
 from hagd_jax.parallel.distributed import is_main, sync
 from hagd_jax.parallel.leaves import as_wanted, flatten, stored, target
@@ -102,6 +102,8 @@ class Checkpoints:
     Attributes:
         folder: Where they lie; made on the first save.
         keep: How many to keep.
+        of: What decides the states. A step that was saved under another name or number than it
+            has now, say in the folder of another run, is taken as damaged.
 
     Example:
         >>> import tempfile
@@ -115,6 +117,7 @@ class Checkpoints:
 
     folder: PathLike
     keep: int = 2
+    of: str = ""
 
     def __post_init__(self):
         as_path(self.folder, "folder")
@@ -141,7 +144,7 @@ class Checkpoints:
                 expected=f"a step after {steps[-1]}",
                 mend="Continue from latest(), or use another folder.",
             )
-        _save(as_path(self.folder), step, state, self.keep)
+        _save(as_path(self.folder), step, state, self.keep, self.of)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
         """Restore the last step that is whole, and its state; None if there is none; see `restore`.
@@ -153,7 +156,7 @@ class Checkpoints:
         """
         for step in reversed(self.steps()):
             try:
-                return step, _restore(as_path(self.folder), step, like)
+                return step, _restore(as_path(self.folder), step, like, self.of)
             except DamagedError as error:
                 _log.warning("a damaged checkpoint is removed: %s", error)
                 self.discard(step)
@@ -198,11 +201,11 @@ def _steps(path: Path) -> list[int]:
     return sorted(ocp.path.step.checkpoint_steps(path))
 
 
-def _save(path: Path, step: int, state: Any, keep: int) -> None:
+def _save(path: Path, step: int, state: Any, keep: int, of: str = "") -> None:
     flat = {name: stored(name, leaf) for name, leaf in flatten(state).items()}
     if not flat:
         raise InputError("state", got="no arrays", expected="at least one")
-    flat |= {_SUMS: content_sums(flat)}
+    flat |= {_SUMS: _sums(flat, step, of)}
     try:
         system.make_folder(path)
         # A save that was killed leaves a temporary folder behind; the next one removes it.
@@ -217,7 +220,7 @@ def _save(path: Path, step: int, state: Any, keep: int) -> None:
         raise unwritable(path, error) from error
 
 
-def _restore(path: Path, step: int, like: Any) -> Any:
+def _restore(path: Path, step: int, like: Any, of: str = "") -> Any:
     wanted = flatten(like)
     targets = {name: target(name, leaf) for name, leaf in wanted.items()}
     try:
@@ -231,7 +234,7 @@ def _restore(path: Path, step: int, like: Any) -> Any:
             _check_same(path, saved, targets)
             told = {} if sums is None else {_SUMS: np.zeros(sums.shape, sums.dtype)}
             flat = dict(manager.restore(step, args=ocp.args.StandardRestore(targets | told)))
-            _check_sums(path / str(step), flat)
+            _check_sums(path, step, of, flat)
     except CheckpointError:
         raise
     # Orbax and TensorStore report damage as anything from ValueError to AttributeError; shapes
@@ -250,16 +253,22 @@ def _restore(path: Path, step: int, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _check_sums(path: Path, flat: dict[str, Any]) -> None:
+def _sums(flat: dict[str, Any], step: int, of: str) -> np.ndarray:
+    """(arrays + 1, 2) uint32: sums of the arrays, and one of what decides them and of the step."""
+    own = np.frombuffer(bytes.fromhex(digest(f"{step} {of}".encode())[:16]), ">u4")
+    return np.concatenate([content_sums(flat), own.astype(np.uint32)[None]])
+
+
+def _check_sums(path: Path, step: int, of: str, flat: dict[str, Any]) -> None:
     """Refuse arrays that have other sums than were saved with them; all processes agree."""
     told = flat.pop(_SUMS, None)
     if told is None:
         return
-    names, found = sorted(flat), content_sums(flat)
+    names, found = [*sorted(flat), "what decides them"], _sums(flat, step, of)
     if np.shape(told) != found.shape or (np.asarray(told) != found).any():
         others = [n for n, a, b in zip(names, told, found, strict=False) if (a != b).any()]
         raise DamagedError(
-            str(path),
+            str(path / str(step)),
             got=f"damaged files (other numbers in {', '.join(others[:3]) or 'the sums'})",
             expected="the numbers that were saved",
             mend="Restore an earlier step, or save again.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import hagd_jax
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, SizePoint, ValidationReport
 from hagd_jax.corpus import Corpus
+from hagd_jax.files import digest
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.digest import digest as weights_digest
 from hagd_jax.pipeline.checks import require_runnable
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.context import Context, Left, silent
@@ -19,9 +22,16 @@ from hagd_jax.pipeline.fused.run import run_fused
 from hagd_jax.pipeline.opening import open_run
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_staged
-from hagd_jax.pipeline.stages import LAST, NAMES, fields_from, files_from, require_stage
+from hagd_jax.pipeline.stages import (
+    LAST,
+    NAMES,
+    fields_after,
+    fields_from,
+    files_from,
+    require_stage,
+)
 from hagd_jax.report import Report
-from hagd_jax.tasks import Task
+from hagd_jax.tasks import Task, prompt_digests
 from hagd_jax.tasks import task as find_task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.units import Dictionary, Nodes
@@ -229,15 +239,19 @@ def open_extraction(
         leaves=(*files_from(NAMES[0]), "model"),
         forget=() if first is None else files_from(first),
         free=() if first is None else fields_from(first),
+        later=fields_after(),
     )
 
 
 def _record(model: LanguageModel, task: Task, config: ExtractConfig) -> dict[str, Any]:
     """What decides a run's results, as JSON; where it runs and where it writes do not."""
+    prompts = {split: prompt_digests(own) for split, own in task.splits.items()}
     return {
         "model": model.name,
+        "weights": weights_digest(model),
         "dtype": model.config.dtype,
         "task": task.name,
+        "prompts": digest(json.dumps(prompts, sort_keys=True).encode()),
         "config": dataclasses.asdict(config),
         "version": hagd_jax.__version__,
     }

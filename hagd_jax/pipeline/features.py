@@ -143,7 +143,10 @@ def features_run(context: Context) -> RunFolder | None:
     """Open the folder within the run's that holds the transcoder's training."""
     if context.run is None:
         return None
-    return open_run(context.run.path / "features", dataclasses.asdict(train_config(context)))
+    about = {"run": context.run.decides("features")}
+    return open_run(
+        context.run.path / "features", dataclasses.asdict(train_config(context)) | about
+    )
 
 
 def _learned(context: Context) -> tuple[Transcoder, Evaluation]:
@@ -192,7 +195,7 @@ def trained(
                              save_every=save_every)  # fmt: skip
     if run is None:
         return made
-    transcoders.save(made, run.path / _FOLDER, model_name=model.name)
+    transcoders.save(made, run.path / _FOLDER, model_name=model.name, of=run.decides(_FOLDER))
     parallel.sync("transcoder saved")
     return _read(run, model)
 
@@ -204,7 +207,7 @@ def _read(run: RunFolder, model: LanguageModel) -> Transcoder:
         DamagedError: If its files are no longer those that were written.
     """
     folder = run.path / _FOLDER
-    require_sealed(folder)
+    require_sealed(folder, run.decides(_FOLDER))
     return transcoders.load(folder, mesh=model.mesh, model=model)
 
 

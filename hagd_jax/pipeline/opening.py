@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hagd_jax.errors import BusyError, CheckpointError
 from hagd_jax.files import (
     LOCK,
     Lock,
+    digest,
     hold_beside,
     hold_folder,
     read_json_object,
@@ -43,6 +44,7 @@ def open_run(
     forget: Iterable[str] = (),
     free: Collection[str] = (),
     wait: bool = False,
+    later: Mapping[str, Collection[str]] | None = None,
 ) -> RunFolder:
     """Begin a run, or resume the one that was begun here with the same configuration.
 
@@ -57,6 +59,7 @@ def open_run(
         forget: Those of them that are discarded in any case, to be made again.
         free: Fields of `config["config"]` that may differ from those of the run that is continued.
         wait: Whether to wait while another process writes there.
+        later: File or folder → fields of `config["config"]` that do not decide it.
 
     Returns:
         The folder.
@@ -79,7 +82,11 @@ def open_run(
     if not agree(problem is None):
         lock = None  # or the traceback would hold it
         raise problem or CheckpointError(str(path), got="refused by the first process")
-    return RunFolder(path, lock)
+    decide = {name: _fixed(config, (later or {}).get(name, ())) for name in leaves}
+    return RunFolder(
+        path, lock,
+        {name: digest(json.dumps(own, sort_keys=True).encode()) for name, own in decide.items()},
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

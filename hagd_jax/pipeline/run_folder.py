@@ -27,24 +27,27 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hagd_jax.errors import CheckpointError, DamagedError
+from hagd_jax.errors import CheckpointError, DamagedError, HagdError
 from hagd_jax.files import (
     DIGEST,
     Lock,
     append_line,
     arrays_digest,
+    decoded,
     finite,
+    parse_json,
+    read_bytes,
     read_npz,
     require_digest,
     write_atomic,
-    writing_to,
 )
+from hagd_jax.files.parsing import LINE
 from hagd_jax.parallel import Checkpoints, agree, is_main, sync
 
 LOG = "metrics.jsonl"
@@ -61,25 +64,35 @@ class RunFolder:
     Attributes:
         path: The folder.
         lock: What keeps other processes from writing there, as long as the run is referred to.
+        deciders: File or folder → digest of what decides it, which it carries, so that what another
+            run has left is not taken for this one's.
     """
 
     path: Path
     lock: Lock | None = dataclasses.field(default=None, compare=False, repr=False)
+    deciders: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def checkpoints(self) -> Checkpoints:
         """Return the folder of unfinished work."""
-        return Checkpoints(self.path / "checkpoints")
+        return self._states("checkpoints")
 
     @property
     def masks(self) -> Checkpoints:
         """Return the folder of masks in training."""
-        return Checkpoints(self.path / "masks")
+        return self._states("masks")
 
     @property
     def steps(self) -> Checkpoints:
         """Return the folder of the fused executor's state."""
-        return Checkpoints(self.path / "steps")
+        return self._states("steps")
+
+    def _states(self, name: str) -> Checkpoints:
+        return Checkpoints(self.path / name, of=self.decides(name))
+
+    def decides(self, name: str) -> str:
+        """Return the digest of what decides a file or folder of the run; empty if unknown."""
+        return self.deciders.get(name, "")
 
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to `metrics.jsonl`; numbers that are not finite become null."""
@@ -99,7 +112,8 @@ class RunFolder:
     def keep(self, name: str, **arrays: np.ndarray) -> None:
         """Write arrays and their digest as a compressed .npz file, atomically."""
         held = io.BytesIO()
-        named: dict[str, Any] = {**arrays, DIGEST: _digits(arrays_digest(arrays))}
+        of = arrays_digest(arrays, {"of": self.decides(name)})
+        named: dict[str, Any] = {**arrays, DIGEST: _digits(of)}
         np.savez_compressed(held, **named)
         self.write(name, held.getvalue())
 
@@ -119,7 +133,7 @@ class RunFolder:
         if not self.has(name):
             return None
         path, mend = self.path / name, "Remove it; it is made again."
-        found = self.whole(name, lambda: _arrays(path))
+        found = self.whole(name, lambda: _arrays(path, self.decides(name)))
         if found is None:
             return None
         got = {key: array.shape for key, array in found.items()}
@@ -172,8 +186,7 @@ class RunFolder:
         path = self.path / LOG
         if not (is_main() and path.exists()):
             return
-        with writing_to(path):
-            lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path).split(b"\n")
         kept: list[bytes] = []
         for number, line in enumerate(lines, 1):
             place = _place(line)
@@ -209,11 +222,11 @@ def remove(path: Path, names: Iterable[str]) -> None:
             each.unlink(missing_ok=True)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, which must have the digest that it says."""
+def _arrays(path: Path, of: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, which must have the digest that it says, of this run."""
     found = read_npz(path, error=DamagedError)
-    told = found.pop(DIGEST, None)
-    require_digest(path, None if told is None else told.tobytes().hex(), arrays_digest(found))
+    told = found.pop(DIGEST, np.zeros(0, np.uint8))
+    require_digest(path, told.tobytes().hex(), arrays_digest(found, {"of": of}))
     return found
 
 
@@ -225,9 +238,9 @@ def _digits(digest: str) -> np.ndarray:
 def _place(line: bytes) -> tuple[str, int] | None:
     """Stage and step of a line of the log; None if it is none."""
     try:
-        record = json.loads(line)
+        record = parse_json(decoded(line, LOG), LOG, LINE)
         stage, step = record["stage"], record.get("step", 0)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (HagdError, LookupError, TypeError, AttributeError):
         return None
     whole = isinstance(stage, str) and isinstance(step, int)
     return (stage, step) if whole else None

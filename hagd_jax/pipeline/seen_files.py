@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hagd_jax.errors import CheckpointError, DamagedError, HagdError
 from hagd_jax.files import read_json_object, with_digest, without_digest
 from hagd_jax.pipeline.context import Stage
-from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.run_folder import RunFolder, again
 from hagd_jax.tasks import Seen
 
 
@@ -27,12 +27,12 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str
         run: The run's folder, or None to keep nothing.
         stage: The stage.
         seen: The data that it is about to look at.
-        then: What the stage and later ones leave. If the record is damaged it is removed, so that
-            nothing remains of which it is unknown what it was chosen by.
+        then: What the stage and later ones leave. If the record is damaged, or absent though there
+            are results, these are removed, so that nothing remains of which it is unknown what it
+            was chosen by.
 
     Returns:
-        Everything that the stage has looked at in this run. It is unknown if the folder holds
-        results of the stage without a record.
+        Everything that the stage has looked at in this run.
 
     Raises:
         CheckpointError: If the record is one of another model, task or dictionary.
@@ -42,14 +42,17 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str
     name, before = file_of(stage.name), None
     if run.has(name):
         before = run.whole(name, lambda: _read(run, name))
-        if before is None:
-            run.forget([name, *stage.leaves, *then])
+        lost = before is None
+    else:
+        there = [run.has(leaf) for leaf in stage.leaves]  # all processes ask the same questions
+        lost = any(there)
+        if lost:
+            again(run.path / name, CheckpointError("the record", got="none", expected="one"))
+    if lost:
+        run.forget([name, *stage.leaves, *then])
     if before is not None:
         _require_same(run, name, before, seen)
         seen = before | seen
-    else:
-        there = [run.has(leaf) for leaf in stage.leaves]  # all processes ask the same questions
-        seen = seen | Seen.unknown() if any(there) else seen
     run.write(name, json.dumps(with_digest(seen.to_json()), indent=1) + "\n")
     return seen
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +150,7 @@ def kept(context: Context, left: Left) -> Selected | None:
     """Read the circuit that the run's folder holds."""
     if context.run is None or not context.run.has(FILE):
         return None
-    circuit = context.run.whole(FILE, functools.partial(_read, context.run.path / FILE))
+    circuit = context.run.whole(FILE, functools.partial(_read, context, left))
     if circuit is None:
         return None
     by_masks = circuit.config.get("found_by") == "masks"
@@ -158,11 +158,20 @@ def kept(context: Context, left: Left) -> Selected | None:
     return Selected(circuit, {**found.circuits(), len(circuit): circuit.mask()})
 
 
-def _read(path: Path) -> Circuit:
+def _read(context: Context, left: Left) -> Circuit:
     """The circuit of the run, whose file nobody but the run should write."""
+    assert context.run is not None
+    path = context.run.path / FILE
     try:
-        return Circuit.load(path)
+        found = Circuit.load(path)
     except DamagedError:
         raise
     except CheckpointError as error:
         raise DamagedError(str(path), got=str(error)) from error
+    # Through JSON, so that tuples compare equal to what was written.
+    config = json.loads(json.dumps(dict(context.finding)))
+    own = {name: value for name, value in found.config.items() if name != "found_by"}
+    same = found.task == context.task.name and found.seed == context.config.seed and own == config
+    if not same or not set(found.seen.models) <= set(left.seen.models):
+        raise DamagedError(str(path), got="another run's circuit", expected="this run's")
+    return found

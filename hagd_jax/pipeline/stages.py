@@ -122,6 +122,20 @@ def files_from(first: str) -> tuple[str, ...]:
     return (*files, STEPS)
 
 
+def fields_after() -> dict[str, tuple[str, ...]]:
+    """Map the files and folders of stages to the fields that only later stages read.
+
+    Example:
+        >>> fields_after()["search.npz"]
+        ('repair', 'judge')
+    """
+    found = {}
+    for place, stage in enumerate(STAGES):
+        fields = [name for later in STAGES[place + 1 :] for name in later.reads]
+        found |= dict.fromkeys(stage.leaves, tuple(fields))
+    return found
+
+
 def fields_from(first: str) -> tuple[str, ...]:
     """List the fields of `ExtractConfig` that a stage or a later one is the first to read.
 

@@ -79,7 +79,8 @@ def small_model(
         model = train_small(
             algorithm, seed=seed, config=config, on_step=on_step, mesh=mesh,
             # Processes may have caches of their own, and then no checkpoint in common.
-            checkpoints=Checkpoints(unfinished) if jax.process_count() == 1 else None,
+            checkpoints=Checkpoints(unfinished, of=place.name)
+            if jax.process_count() == 1 else None,
         )  # fmt: skip
         if is_main():
             _put(model, place)
@@ -136,13 +137,13 @@ def _put(model: LanguageModel, place: Path) -> None:
             place.unlink()
     with replacing(place) as draft:
         models.save(model, draft)
-        seal(draft)
+        seal(draft, place.name)
 
 
 def _loaded(
     place: Path, algorithm: Algorithm, mesh: jax.sharding.Mesh | None, dtype: str | None
 ) -> LanguageModel:
-    require_sealed(place)
+    require_sealed(place, place.name)
     found = models.load(str(place), mesh=mesh, dtype=dtype)
     algorithm.require(found)
     return found.replace(name=algorithm.model_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,9 +267,21 @@ def test_states_from_before_there_were_sums_restore(tmp_path: Path, monkeypatch)
     state = {"w": np.arange(6.0), "n": 3}
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "_SUMS", "state['more']")
-        patched.setattr(checkpoint, "content_sums", lambda flat: np.zeros(1))
+        patched.setattr(checkpoint, "_sums", lambda *_: np.zeros(1))
         save(tmp_path, state)
     assert_same(restore(tmp_path, state | {"more": np.zeros(1)}), state | {"more": np.zeros(1)})
+
+
+def test_what_another_run_or_another_step_has_left_is_damaged(tmp_path: Path, caplog):
+    one, other = (Checkpoints(tmp_path / of, of=of) for of in ("one", "other"))
+    one.save(1, {"x": np.ones(3)})
+    for step in (1, 2):
+        other.save(step, {"x": np.zeros(3)})
+    shutil.copytree(tmp_path / "other" / "2", tmp_path / "one" / "2")
+    assert one.latest({"x": np.ones(3)})[1]["x"].tolist() == [1, 1, 1]
+    assert "what decides them" in caplog.text
+    shutil.copytree(tmp_path / "one" / "1", tmp_path / "one" / "3")
+    assert one.latest({"x": np.ones(3)})[0] == 1
 
 
 def test_a_damaged_step_is_removed_and_the_one_before_it_used(tmp_path: Path, caplog):

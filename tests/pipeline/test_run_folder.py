@@ -123,10 +123,9 @@ def test_no_damage_of_the_log_stops_a_run(tmp_path_factory, changes):
     points_of_log(file)
 
 
-def test_arrays_without_a_digest_are_read_and_others_are_looked_at(tmp_path, caplog):
-    run = open_run(tmp_path, CONFIG)
-    np.savez_compressed(tmp_path / "old.npz", scores=np.arange(3.0))
-    assert run.kept("old.npz", scores=(3,))["scores"].tolist() == [0, 1, 2]
+def test_arrays_are_those_that_this_run_has_kept(tmp_path, caplog):
+    run = open_run(tmp_path / "one", CONFIG, leaves=("new.npz",))
+    tmp_path = tmp_path / "one"
     run.keep("new.npz", scores=np.arange(3.0))
     assert run.kept("new.npz", scores=(3,))["scores"].tolist() == [0, 1, 2]
     with np.load(tmp_path / "new.npz") as held:
@@ -136,8 +135,18 @@ def test_arrays_without_a_digest_are_read_and_others_are_looked_at(tmp_path, cap
     assert run.kept("new.npz", scores=(3,)) is None
     assert "is damaged and is made again" in caplog.text
     assert run.kept("absent.npz", scores=(3,)) is None
+    run.keep("new.npz", scores=np.arange(3.0))
     with pytest.raises(CheckpointError, match="for this model"):
-        run.kept("old.npz", scores=(4,))
+        run.kept("new.npz", scores=(4,))
+    # Without its digest, and from a run of another configuration.
+    caplog.clear()
+    np.savez_compressed(tmp_path / "new.npz", scores=np.arange(3.0))
+    assert run.kept("new.npz", scores=(3,)) is None
+    other = open_run(tmp_path.with_name("other"), CONFIG | {"seed": 7}, leaves=("new.npz",))
+    other.keep("new.npz", scores=np.arange(3.0))
+    (tmp_path / "new.npz").write_bytes((other.path / "new.npz").read_bytes())
+    assert run.kept("new.npz", scores=(3,)) is None
+    assert caplog.text.count("is damaged and is made again") == 2
 
 
 def test_a_clock_that_goes_back_changes_nothing(tmp_path, monkeypatch):

@@ -91,12 +91,18 @@ def test_a_changed_byte_is_trained_again(entry, tmp_path, caplog, file):
     assert not steps(tmp_path)[2]
 
 
-def test_entries_from_before_there_were_digests_are_read(entry, tmp_path):
-    shutil.copytree(entry[0], tmp_path, dirs_exist_ok=True)
-    (place,) = tmp_path.iterdir()
-    (place / SEAL).unlink()
+@pytest.mark.parametrize("what", ["without digests", "of another seed"])
+def test_an_entry_that_is_not_its_own_is_trained_again(entry, tmp_path, what):
+    (place,) = entry[0].iterdir()
+    if what == "without digests":
+        shutil.copytree(entry[0], tmp_path, dirs_exist_ok=True)
+        (tmp_path / place.name / SEAL).unlink()
+    else:
+        steps(tmp_path, seed=1)
+        (other,) = tmp_path.iterdir()
+        other.rename(tmp_path / place.name)
     _, again, seen = steps(tmp_path)
-    assert not seen
+    assert len(seen) == 2
     assert same(again, entry[1])
 
 

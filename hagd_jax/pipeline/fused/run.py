@@ -202,7 +202,9 @@ def _learned(going: list[_Going], stage: Stage, context: Context, left: Left) ->
         return basis_of(
             context, as_dictionary(model, made), measured_here(context, corpus, made, own)
         )
-    transcoders.save(made, own.path / "transcoder", model_name=model.name)
+    transcoders.save(
+        made, own.path / "transcoder", model_name=model.name, of=own.decides("transcoder")
+    )
     sync("transcoder saved")
     return stage.make(context, left)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +10,13 @@ import jax
 
 from hagd_jax.corpus import Batches
 from hagd_jax.errors import TrainingError
-from hagd_jax.files import with_digest
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.state import State
 from hagd_jax.pipeline.fused.turns import Turn
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.transcoders.training.record import position_text
 
 # Steps between lines of the log.
 _LOGGED = 10
@@ -120,7 +119,7 @@ class Learning(Nothing):
 
     def _save(self, own: RunFolder, step: int, state: State) -> None:
         assert state.learning is not None
-        own.write(position_file(step), json.dumps(with_digest(self.text.state())))
+        own.write(position_file(step), position_text(self.text, step))
         own.checkpoints.save(step, state.learning.train)
 
 

@@ -11,13 +11,14 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
 
 from hagd_jax.errors import CheckpointError, DamagedError, require_is
 from hagd_jax.files import (
+    arrays_digest,
     as_path,
     checked,
     read_arrays,
@@ -72,9 +73,13 @@ def save_contexts(contexts: Contexts, folder: str | Path) -> None:
     record = {name: getattr(contexts, name) for name in (*_NAMES, "window")}
     record = {"format": FORMAT, **record, "layers": sorted(contexts.layers)}
     with replacing(folder) as draft:
-        save_arrays(draft / "text.safetensors", {name: getattr(contexts, name) for name in _TEXT})
-        for layer, found in contexts.layers.items():
-            save_arrays(draft / f"layer_{layer}.safetensors", _tensors(found))
+        text = {name: np.asarray(getattr(contexts, name)) for name in _TEXT}
+        parts = {"text": text} | {
+            f"layer_{layer}": _tensors(found) for layer, found in contexts.layers.items()
+        }
+        of = _of(record, text)
+        for part, arrays in parts.items():
+            save_arrays(draft / f"{part}.safetensors", arrays, {"of": f"{part} {of}"})
         write_file(draft / "contexts.json", json.dumps(with_digest(record), indent=1) + "\n")
 
 
@@ -117,18 +122,20 @@ def load_contexts(folder: str | Path) -> Contexts:
         raise CheckpointError(str(error), mend="Find the contexts again.") from error
     if len(set(about.layers)) < len(about.layers):
         raise CheckpointError(f"{folder}: layers", got="a layer twice", expected="each once")
-    text, _ = read_arrays(folder / "text.safetensors")
+    text, told = read_arrays(folder / "text.safetensors")
+    of = _of(dataclasses.asdict(about), text)
     try:
         _check_text(text)
     except _BROKEN as error:
         raise _broken(folder / "text.safetensors", error) from error
+    _require_part(folder / "text.safetensors", told, of)
     return Contexts(
         model=about.model,
         transcoder=about.transcoder,
         digest=about.digest,
         window=about.window,
         **{name: text[name] for name in _TEXT},
-        layers=_Stored(folder, about.layers, text, sum(about.window) + 1),
+        layers=_Stored(folder, about.layers, text, sum(about.window) + 1, of),
     )
 
 
@@ -136,9 +143,14 @@ class _Stored(Mapping[int, LayerContexts]):
     """Layers in their files; the last one read is kept."""
 
     def __init__(
-        self, folder: Path, layers: tuple[int, ...], text: dict[str, np.ndarray], width: int
+        self,
+        folder: Path,
+        layers: tuple[int, ...],
+        text: dict[str, np.ndarray],
+        width: int,
+        of: str,
     ):
-        self._folder = folder
+        self._folder, self._of = folder, of
         self._layers = layers
         self._text, self._width = text, width
         self._last: tuple[int, LayerContexts] | None = None
@@ -148,8 +160,10 @@ class _Stored(Mapping[int, LayerContexts]):
             raise KeyError(layer)
         if self._last is None or self._last[0] != layer:
             file = self._folder / f"layer_{layer}.safetensors"
+            arrays, told = read_arrays(file)
+            _require_part(file, told, self._of)
             try:
-                found = _layer(read_arrays(file)[0])
+                found = _layer(arrays)
                 _check_layer(found, self._text, self._width)
             except _BROKEN as error:
                 raise _broken(file, error) from error
@@ -161,6 +175,20 @@ class _Stored(Mapping[int, LayerContexts]):
 
     def __len__(self) -> int:
         return len(self._layers)
+
+
+def _of(record: Mapping[str, Any], text: Mapping[str, np.ndarray]) -> str:
+    """Digest of what all files of a folder belong to; each says which part of that it is."""
+    return arrays_digest(text, {"record": json.dumps(record, sort_keys=True)})
+
+
+def _require_part(file: Path, told: Mapping[str, str], of: str) -> None:
+    """Refuse a file that belongs to other contexts, or is another part of these."""
+    if told.get("of", f"{file.stem} {of}") != f"{file.stem} {of}":
+        raise DamagedError(
+            str(file), got="a part of other contexts", expected="one that belongs there",
+            mend="Find the contexts again.",
+        )  # fmt: skip
 
 
 def _tensors(found: LayerContexts) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from hagd_jax.transcoders.params import param_specs
 from hagd_jax.transcoders.transcoder import Transcoder
 
 
-def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") -> Path:
+def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "", of: str = "") -> Path:
     """Write a transcoder as circuit-tracer does; the host holds one block of a tensor at a time.
 
     What circuit-tracer has no place for is kept as well: see `formats.circuit_tracer`. A new folder
@@ -34,6 +34,7 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
         transcoder: Any.
         folder: Where to. Its parent is created; a transcoder that is there already is replaced.
         model_name: Of the model it is for, as the hub knows it.
+        of: What decided it, for a run that keeps it; see `files.require_sealed`.
 
     Returns:
         The folder.
@@ -68,7 +69,7 @@ def save(transcoder: Transcoder, folder: str | Path, *, model_name: str = "") ->
             write_safetensors(draft / circuit_tracer.PREDICTION, head)
         text = circuit_tracer.config_text(config, transcoder.name, model_name)
         write_file(draft / circuit_tracer.CONFIG, text)
-        seal(draft)
+        seal(draft, of)
     return folder
 
 

@@ -86,7 +86,7 @@ class Clock:
         self._report()
         try:
             if is_main():
-                write_atomic(_position(self.run, done), json.dumps(with_digest(batches.state())))
+                write_atomic(_position(self.run, done), position_text(batches, done))
             sync("data position")
             self.run.checkpoints.save(done, state)
             if is_main():
@@ -149,7 +149,23 @@ def read_position(run: Run, step: int) -> dict[str, Any]:
             expected="where in the data the checkpoint was taken",
             mend="Start again in a new folder, or with --from features.",
         )
-    return without_digest(file, read_json_object(file, error=DamagedError))
+    found = without_digest(file, read_json_object(file, error=DamagedError))
+    if found.pop("step", step) != step:
+        raise DamagedError(str(file), got="the position of another step", expected=f"of {step}")
+    return found
+
+
+def position_text(batches: Batches, step: int) -> str:
+    """Write the data position of a checkpoint as JSON, with its digest.
+
+    Args:
+        batches: The data, at that position.
+        step: Of the checkpoint.
+
+    Returns:
+        The text, for `read_position`.
+    """
+    return json.dumps(with_digest({**batches.state(), "step": step}))
 
 
 def _forget_positions(run: Run) -> None:
