@@ -297,7 +297,7 @@ def test_custom_models_can_be_anything():
         ({"n_layers": None}, "n_layers"),
         ({"n_layers": "1"}, "n_layers"),
         ({"norm": "batch"}, "norm"),
-        ({"rope_scaling": {"kind": "yarn"}}, "kind: got 'yarn'; expected one of linear"),
+        ({"rope_scaling": {"kind": "ntk"}}, "kind: got 'ntk'; expected one of linear"),
         ({"rope_scaling": {"factor": 2.0}}, "kind: got nothing"),
         ({"rope_scaling": {"kind": "factors", "factors": [1.0, "x"]}}, r"factors\[1\]: got 'x'"),
         ({"rope_scaling": {"kind": "factors", "factors": 3}}, "factors"),
