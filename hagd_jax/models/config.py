@@ -136,6 +136,8 @@ class DecoderConfig:
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
         for field in ("query_scalar", "attn_softcap", "logit_softcap", "rope_local_theta"):
             require_number(field, getattr(self, field), least=0, most=1e15)
+        if self.query_scalar == self.d_head:
+            object.__setattr__(self, "query_scalar", 0.0)
         _check_norms(self)
         _check_windows(self)
 
