@@ -25,7 +25,7 @@ from hagd_jax.graphs.sources import (
 )
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.graphs.targets import feature_targets
-from hagd_jax.models import LanguageModel, digest, forward
+from hagd_jax.models import LanguageModel, digest, forward, require_supported
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
@@ -91,7 +91,9 @@ def hold_prompt(
 
     Raises:
         InputError: If activations or logits are not finite.
+        ConfigError: If the model has an option that attribution does not know.
     """
+    require_supported(model.config, "attribution")
     bare, own, length = model.bare(), dictionary.bare(), len(tokens)
     padded = _padded_length(model, dictionary, length)
     row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])

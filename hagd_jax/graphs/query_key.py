@@ -17,7 +17,7 @@ from hagd_jax.graphs.graph import EMBEDDING, FEATURE, LOGIT, AttributionGraph
 from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets, before_layer
 from hagd_jax.graphs.stored_rows import Columns
-from hagd_jax.models import LanguageModel, forward, rope
+from hagd_jax.models import LanguageModel, forward, require_supported, rope
 from hagd_jax.units import Source, directed
 
 
@@ -67,8 +67,11 @@ def query_key(
 
     Raises:
         InputError: If there is no such head or position, or the graph is another model's.
+        ConfigError: If the model has an option that changes its scores and is not known here.
     """
     require_is("graph", graph, AttributionGraph)
+    require_is("model", model, LanguageModel)
+    require_supported(model.config, "query_key", ())
     nodes, c = directed(model, dictionary), model.config
     length = len(graph.info.tokens)
     layer, head = require_index("layer", layer, c.n_layers), require_index("head", head, c.n_heads)

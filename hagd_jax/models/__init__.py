@@ -21,6 +21,7 @@ from hagd_jax.models.model import LanguageModel, Output, abstract, check_tokens,
 from hagd_jax.models.presets import preset, presets
 from hagd_jax.models.saving import save
 from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
+from hagd_jax.models.support import norm_weight, require_supported, write_gain
 from hagd_jax.models.tokenizer import Tokenizer, token_label
 
 __all__ = [
@@ -46,13 +47,16 @@ __all__ = [
     "init",
     "load",
     "mlp",
+    "norm_weight",
     "param_specs",
     "parts",
     "preset",
     "presets",
+    "require_supported",
     "save",
     "scanned",
     "shared",
     "static",
     "token_label",
+    "write_gain",
 ]

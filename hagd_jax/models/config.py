@@ -11,55 +11,13 @@ import numpy as np
 
 from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError, require, require_choice, require_number, shown
+from hagd_jax.models.rope_scaling import RopeScaling
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "linear"]
-RopeKind = Literal["linear", "dynamic", "llama3", "factors"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Configure how rotary frequencies are scaled beyond the trained context.
-
-    Attributes:
-        kind: `linear` divides every frequency by `factor`; `dynamic` raises the base with the
-            sequence length (NTK); `llama3` divides low frequencies only; `factors` divides each
-            frequency by its own entry of `factors` (how GGUF files store llama3 scaling).
-        factor: The stretch.
-        low_freq_factor: `llama3`: wavelengths above original / low are divided by `factor`.
-        high_freq_factor: `llama3`: wavelengths below original / high are left alone.
-        original_max_positions: Context length before stretching (`llama3`, `dynamic`).
-        factors: `factors`: one divisor per frequency, rotary_dim / 2 of them.
-
-    Raises:
-        ConfigError: If the kind is unknown, or a number that it needs is missing or impossible.
-    """
-
-    kind: RopeKind
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 0
-    factors: tuple[float, ...] = ()
-
-    def __post_init__(self):
-        require_choice("rope_scaling kind", self.kind, get_args(RopeKind))
-        require_number("rope_scaling factor", self.factor, above=0, most=2**20)
-        is_tuple = isinstance(self.factors, tuple)
-        require(is_tuple, "rope_scaling factors", got=quoted(self.factors), expected="a tuple")
-        needed = self.kind != "factors" or len(self.factors) > 0
-        require(needed, "rope_scaling factors", got="none", expected="one a frequency")
-        for i, factor in enumerate(self.factors):
-            require_number(f"rope_scaling factors[{i}]", factor, above=0)
-        for field in ("low_freq_factor", "high_freq_factor"):
-            require_number(f"rope_scaling {field}", getattr(self, field), above=0)
-        longest, low, high = "original_max_positions", self.low_freq_factor, self.high_freq_factor
-        least = int(self.kind == "llama3")
-        require_number(f"rope_scaling {longest}", getattr(self, longest), least=least, whole=True)
-        if self.kind == "llama3":
-            expected = f"less than the high {high}"
-            require(low < high, "rope_scaling low_freq_factor", got=low, expected=expected)
+NormPlacement = Literal["before", "both", "after"]
+QKNorm = Literal["none", "head", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +25,7 @@ class DecoderConfig:
     """Configure the mathematics of a decoder; hashable, so static under `jit`.
 
     Attributes:
-        family: Which family file translates it: `gpt2`, `gpt_neox`, `llama` or `custom`.
+        family: Which family file translates it, a key of `models.families.FAMILIES`.
         vocab_size: Tokens in the vocabulary.
         n_layers: Blocks.
         d_model: Width of the residual stream.
@@ -78,10 +36,19 @@ class DecoderConfig:
         max_positions: Longest sequence; the size of a learned position table.
         norm: LayerNorm, RMSNorm, or none at all.
         norm_eps: Added to the variance.
+        norm_offset: Norms multiply by 1 + their weight (Gemma). Needs RMSNorm, as do the next two.
+        norm_placement: Norms `before` attention and MLP, also after them (`both`, Gemma 2), or
+            only `after` them (OLMo 2).
+        qk_norm: Norm of queries and keys before rotation: `none`, over each `head` (Qwen 3,
+            Gemma 3), or over `all` heads at once (OLMo 2).
         positions: Learned table, rotary, or none.
         rotary_dim: Leading part of each head that is rotated.
         rope_theta: Base of the rotary frequencies.
         rope_scaling: Stretching of the rotary frequencies, if any.
+        window: Positions that a layer with a window sees, itself included; 0 for no windows.
+        window_layers: Numbers of the layers that have it, rising; all of them if empty.
+        rope_local_theta: Base of the rotary frequencies in layers with a window, which are then
+            not stretched (Gemma 3); 0 where all layers share one table.
         activation: Non-linearity of the MLP.
         gated_mlp: neuron = act(gate(x)) · in(x) rather than act(in(x)).
         qkv_bias: Biases on queries, keys and values.
@@ -89,10 +56,14 @@ class DecoderConfig:
         mlp_bias: Biases in the MLP.
         parallel_residual: Attention and MLP both read the block's input (GPT-NeoX).
         causal: Attend to earlier positions only.
-        scale_attn: Divide scores by √d_head.
+        scale_attn: Divide scores by √d_head, or by √query_scalar.
+        query_scalar: What stands in for d_head there (Gemma's query_pre_attn_scalar); 0 for d_head.
         scale_attn_by_layer: Divide scores by the layer's number as well (a GPT-2 option).
+        attn_softcap: Scores s become c · tanh(s / c) before the mask; 0 for no cap.
+        scale_embed: Multiply token embeddings by √d_model, rounded to `dtype`.
         tied: The unembedding is the embedding, transposed.
         unembed_bias: Bias on the logits.
+        logit_softcap: Logits z become c · tanh(z / c); 0 for no cap.
         dtype: Dtype of the computation; parameters keep their own.
 
     Example:
@@ -111,10 +82,16 @@ class DecoderConfig:
     family: str = "custom"
     norm: Norm = "layer"
     norm_eps: float = 1e-5
+    norm_offset: bool = False
+    norm_placement: NormPlacement = "before"
+    qk_norm: QKNorm = "none"
     positions: Positions = "learned"
     rotary_dim: int = 0
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    window: int = 0
+    window_layers: tuple[int, ...] = ()
+    rope_local_theta: float = 0.0
     activation: Activation = "relu"
     gated_mlp: bool = False
     qkv_bias: bool = True
@@ -123,9 +100,13 @@ class DecoderConfig:
     parallel_residual: bool = False
     causal: bool = True
     scale_attn: bool = True
+    query_scalar: float = 0.0
     scale_attn_by_layer: bool = False
+    attn_softcap: float = 0.0
+    scale_embed: bool = False
     tied: bool = False
     unembed_bias: bool = False
+    logit_softcap: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -153,6 +134,19 @@ class DecoderConfig:
             require_number("norm_eps", self.norm_eps, least=1e-30, most=1)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
+        for field in ("query_scalar", "attn_softcap", "logit_softcap", "rope_local_theta"):
+            require_number(field, getattr(self, field), least=0, most=1e15)
+        if self.query_scalar == self.d_head:
+            object.__setattr__(self, "query_scalar", 0.0)
+        _check_norms(self)
+        _check_windows(self)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """List how many positions each layer sees; 0 where it sees all of them."""
+        if not self.window or not self.window_layers:
+            return (self.window,) * self.n_layers
+        return tuple(self.window * (i in self.window_layers) for i in range(self.n_layers))
 
     def replace(self, **changes: Any) -> DecoderConfig:
         """Copy this configuration with some fields changed."""
@@ -163,10 +157,13 @@ class DecoderConfig:
 _MOST = {
     "vocab_size": 2**24, "n_layers": 2**14, "d_model": 2**20, "n_heads": 2**14, "d_mlp": 2**22,
     "max_positions": 2**30, "n_kv_heads": 2**14, "d_head": 2**20, "rotary_dim": 2**20,
+    "window": 2**30,
 }  # fmt: skip
-_DERIVED = ("n_kv_heads", "d_head", "rotary_dim")
+_DERIVED = ("n_kv_heads", "d_head", "rotary_dim", "window")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Norm),
+    "norm_placement": get_args(NormPlacement),
+    "qk_norm": get_args(QKNorm),
     "positions": get_args(Positions),
     "activation": get_args(Activation),
     "dtype": ("float32", "bfloat16", "float16", "float64"),
@@ -212,13 +209,44 @@ def _check_rotary(config: DecoderConfig) -> None:
     # The new base is the old one times stretch ** (dim / (dim - 2)).
     enough = scaling.kind != "dynamic" or dim > 2
     require(enough, "rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")
-    if scaling.kind == "factors":
+    for name in ("factors", "short_factors"):
+        count = len(getattr(scaling, name))
         require(
-            len(scaling.factors) == dim // 2,
-            "rope_scaling factors",
-            got=f"{len(scaling.factors)} of them",
+            count in (0, dim // 2),
+            f"rope_scaling {name}",
+            got=f"{count} of them",
             expected=f"{dim // 2}, one for each pair of rotary_dim = {dim}",
         )
+    turns = scaling.kind != "yarn" or config.rope_theta > 1
+    require(turns, "rope_theta", got=config.rope_theta, expected="above 1 with yarn rope_scaling")
+
+
+def _check_norms(config: DecoderConfig) -> None:
+    """Further norms are RMSNorms, whose linear part is a diagonal."""
+    plain = {"norm_offset": False, "norm_placement": "before", "qk_norm": "none"}
+    for field, value in plain.items():
+        got = getattr(config, field)
+        fits = got == value or config.norm == "rms"
+        require(fits, field, got=quoted(got), expected=f"{value!r} unless norm is 'rms'")
+
+
+def _check_windows(config: DecoderConfig) -> None:
+    """Layers with a window are layers, and what belongs to a window has one."""
+    layers, window = config.window_layers, config.window
+    expected = f"a tuple of rising layer numbers from 0 to {config.n_layers - 1}"
+    numbers = isinstance(layers, tuple) and all(type(layer) is int for layer in layers)
+    require(numbers, "window_layers", got=quoted(layers), expected=expected)
+    rising = all(a < b for a, b in zip((-1, *layers), (*layers, config.n_layers), strict=True))
+    require(rising, "window_layers", got=quoted(layers), expected=expected)
+    if len(layers) == config.n_layers:
+        object.__setattr__(config, "window_layers", ())
+    fits = bool(window) or not layers
+    require(fits, "window", got=window, expected="1 or more where window_layers are given")
+    require(config.causal or not window, "window", got=window, expected="0 where causal is off")
+    local = config.rope_local_theta
+    fits = not local or (bool(window) and config.positions == "rotary")
+    expected = "0 without a window and rotary positions"
+    require(fits, "rope_local_theta", got=local, expected=expected)
 
 
 def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:

@@ -7,6 +7,7 @@ the intervention rewrite it and keeps it when it was asked for.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +20,16 @@ import jax.numpy as jnp
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.intervention import Identity, Intervention, Skeleton, split
-from hagd_jax.models.layers import MLP, Attention, Linear, Norm, matmul, param, wide_dtype
+from hagd_jax.models.layers import (
+    MLP,
+    Attention,
+    Linear,
+    Norm,
+    matmul,
+    param,
+    softcap,
+    wide_dtype,
+)
 from hagd_jax.models.sites import BLOCK_SITES
 from hagd_jax.models.tap import Options, Tap
 
@@ -37,13 +47,22 @@ class Block(nn.Module):
         x, carried = carry
         tap = Tap(self.skeleton.join(scanned, shared, carried), c, self.options, index)
         x = tap("resid_pre", x)
-        attn = Attention(c, name="attn")(x, Norm(c, name="norm1"), tap)
+        absent = c.norm_placement == "after"
+        attn = Attention(c, name="attn")(x, Norm(c, absent, name="norm1"), tap)
+        attn = tap("attn_out", self.after(attn, "attn_out", tap))
         x = tap("resid_mid", x if c.parallel_residual else x + attn)
         mlp_read = tap("resid_mlp", x) if tap.wants("resid_mlp") else x
-        mlp_in = tap("mlp_in", Norm(c, name="norm2")(mlp_read, tap, "norm2_scale"))
-        out = MLP(c, name="mlp")(mlp_in, tap)
+        mlp_in = tap("mlp_in", Norm(c, absent, name="norm2")(mlp_read, tap, "norm2_scale"))
+        out = tap("mlp_out", self.after(MLP(c, name="mlp")(mlp_in, tap), "mlp_out", tap))
         x = tap("resid_post", (x + attn if c.parallel_residual else x) + out)
         return (x, _carried(tap.intervention, carried)), tap.captured
+
+    def after(self, x: jax.Array, site: str, tap: Tap) -> jax.Array:
+        """Apply the norm after attention or after the MLP, if there is one."""
+        absent, scale = self.config.norm_placement == "before", f"{site}_scale"
+        if absent and not tap.wants(scale):
+            return x
+        return Norm(self.config, absent, name=f"norm_{site}")(x, tap, scale)
 
 
 class Embedding(nn.Module):
@@ -88,6 +107,8 @@ class Decoder(nn.Module):
         before = Tap(intervention, c, self.options, jnp.int32(-1))
         table = Embedding(c.vocab_size, c.d_model, "vocab", name="embed")().astype(c.dtype)
         x = table[tokens]
+        if c.scale_embed:
+            x = x * jnp.asarray(math.sqrt(c.d_model), x.dtype)
         if c.positions == "learned":
             places = Embedding(c.max_positions, c.d_model, "positions", name="positions")()
             x = x + places.astype(c.dtype)[: tokens.shape[1]]
@@ -102,7 +123,8 @@ class Decoder(nn.Module):
         else:
             axes = ("embed", "vocab")
             logits = Linear((c.d_model,), (c.vocab_size,), axes, c.unembed_bias, name="unembed")(x)
-        logits = after("logits", logits.astype(wide_dtype(logits)))
+        logits = logits.astype(wide_dtype(logits))
+        logits = after("logits", softcap(logits, c.logit_softcap) if c.logit_softcap else logits)
         return logits, before.captured | trace | after.captured
 
     def blocks(

@@ -16,7 +16,7 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import Family
-from hagd_jax.models.families.table import Source, axis_sizes, read, shape
+from hagd_jax.models.families.table import Source, axis_sizes, read
 from hagd_jax.models.matching import named
 from hagd_jax.models.rope import frequencies
 
@@ -51,7 +51,7 @@ def with_stored_head(config: DecoderConfig, source: Source, family: Family) -> D
     sizes, width = axis_sizes(config), config.d_model
     for weight in (embed, head):
         if weight.name not in source.names() or (
-            source.shape(weight.name) != shape(weight.stored, sizes)
+            source.shape(weight.name) != weight.stored_shape(sizes)
         ):
             return untied  # which is refused, by name
     step = max(1, _STRIP // width)

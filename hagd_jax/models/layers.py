@@ -36,6 +36,16 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.matmul(x, kernel, preferred_element_type=wide_dtype(x))
 
 
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """Squash smoothly to (−cap, cap): cap · tanh(x / cap)."""
+    return cap * jnp.tanh(x / cap)
+
+
+def score_divisor(config: DecoderConfig) -> float:
+    """Return what scores are divided by, apart from the layer's number."""
+    return math.sqrt(config.query_scalar or config.d_head) if config.scale_attn else 1.0
+
+
 def param(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> Any:
@@ -43,34 +53,81 @@ def param(
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
+def divided(wide: jax.Array, axes: Any, eps: float, tap: Any, shape: Any = None) -> jax.Array:
+    """Divide by the root of the mean square over `axes`, which passes through `tap`."""
+    scale = jnp.sqrt(jnp.mean(jnp.square(wide), axes, keepdims=True) + eps)
+    # Without the barrier XLA turns x / √y into x · rsqrt(y), unless √y is captured or
+    # rewritten: reading the scale would then change the logits.
+    scale = jax.lax.optimization_barrier(scale if shape is None else jnp.broadcast_to(scale, shape))
+    return wide / (scale if tap is None else tap(scale))
+
+
+def weighted(x: jax.Array, weight: jax.Array, dtype: Any, offset: bool) -> jax.Array:
+    """Multiply a normed value by a norm's weight, or by 1 + it, as the families round it."""
+    if offset:
+        return (x * (1 + weight.astype(x.dtype))).astype(dtype)
+    return x.astype(dtype) * weight.astype(dtype)
+
+
 class Norm(nn.Module):
-    """A norm is a LayerNorm, an RMSNorm or nothing, with statistics in float32."""
+    """A norm is a LayerNorm, an RMSNorm or nothing, with statistics in float32.
+
+    Attributes:
+        config: Of the decoder.
+        absent: There is no norm at this place: it divides by one.
+    """
 
     config: DecoderConfig
+    absent: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, tap: Callable[[str, jax.Array], jax.Array] | None, site: str
     ) -> jax.Array:
         c = self.config
-        if c.norm == "none":
+        if c.norm == "none" or self.absent:
             one = jnp.ones((*x.shape[:-1], 1), wide_dtype(x))
             return x if tap is None else (x / tap(site, one)).astype(x.dtype)
         weight = param(self, "scale", (c.d_model,), ("embed",), nn.initializers.ones)
         wide = x.astype(wide_dtype(x))
         if c.norm == "layer":
             wide = wide - wide.mean(-1, keepdims=True)
-        scale = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + c.norm_eps)
-        # Without the barrier XLA turns x / √y into x · rsqrt(y), unless √y is captured or
-        # rewritten: reading the scale would then change the logits.
-        scale = jax.lax.optimization_barrier(scale)
-        if tap is not None:
-            scale = tap(site, scale)
-        out = (wide / scale).astype(x.dtype) * weight.astype(x.dtype)
+        wide = divided(wide, -1, c.norm_eps, tap and functools.partial(tap, site))
+        out = weighted(wide, weight, x.dtype, c.norm_offset)
         if c.norm == "layer":
             bias = param(self, "bias", (c.d_model,), ("embed",), nn.initializers.zeros)
             out = out + bias.astype(x.dtype)
         return out
+
+
+class HeadNorm(nn.Module):
+    """A head norm is the RMSNorm of queries or keys, over each head or over all of them.
+
+    Attributes:
+        config: Of the decoder.
+        heads: Query heads or key/value heads.
+        axis: Their logical axis.
+    """
+
+    config: DecoderConfig
+    heads: int
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tap: Tap, site: str) -> jax.Array:
+        c, shape = self.config, (*x.shape[:-1], 1)
+        if c.qk_norm == "none":
+            one = jnp.ones(shape, wide_dtype(x))
+            return (x / tap(site, one)).astype(x.dtype) if tap.wants(site) else x
+        every = c.qk_norm == "all"
+        own, axes = ((self.heads, c.d_head), (self.axis, "head_dim")) if every else (
+            (c.d_head,), ("head_dim",)
+        )  # fmt: skip
+        weight = param(self, "scale", own, axes, nn.initializers.ones)
+        over = (-2, -1) if every else -1
+        found = functools.partial(tap, site)
+        wide = divided(x.astype(wide_dtype(x)), over, c.norm_eps, found, shape)
+        return weighted(wide, weight, x.dtype, c.norm_offset)
 
 
 class Linear(nn.Module):
@@ -121,10 +178,13 @@ class Attention(nn.Module):
         self.v = Linear((c.d_model,), keys, kv_axes, c.qkv_bias)
         out_axes = ("heads", "head_dim", "embed")
         self.o = Linear(queries, (c.d_model,), out_axes, c.attn_out_bias)
+        self.q_norm = HeadNorm(c, c.n_heads, "heads")
+        self.k_norm = HeadNorm(c, c.n_kv_heads, "kv_heads")
 
     def __call__(self, resid: jax.Array, norm: Norm, tap: Tap) -> jax.Array:
-        read = self.read(resid, norm, tap)
-        q, k, v = (tap(site, value) for site, value in zip("qkv", read, strict=True))
+        q, k, v = self.read(resid, norm, tap)
+        q, k = self.q_norm(q, tap, "q_scale"), self.k_norm(k, tap, "k_scale")
+        q, k, v = (tap(site, value) for site, value in zip("qkv", (q, k, v), strict=True))
         pattern = tap("attn_pattern", self.pattern(q, k, tap.ctx.index))
         # Heads before positions, here and in `pattern`: else XLA transposes the patterns, twice.
         batch, heads, length, _ = pattern.shape
@@ -133,8 +193,8 @@ class Attention(nn.Module):
         mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
         out = tap("head_out", mixed)
         if tap.wants("head_write"):
-            return tap("attn_out", self.o.add_bias(tap("head_write", self.o.per_head(out)).sum(2)))
-        return tap("attn_out", self.o(out))
+            return self.o.add_bias(tap("head_write", self.o.per_head(out)).sum(2))
+        return self.o(out)
 
     def read(self, resid: jax.Array, norm: Norm, tap: Tap) -> tuple[jax.Array, ...]:
         """Compute queries, keys and values from one normed stream or from one copy per head."""
@@ -159,19 +219,30 @@ class Attention(nn.Module):
         """Compute softmax(q · k / √Dh) over earlier positions, (B, H, T, S)."""
         c, length = self.config, q.shape[1]
         if c.positions == "rotary":
-            cos, sin = rope.tables(c, length)
+            cos, sin = rope.layer_tables(c, length, index)
             q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
-        divisor = math.sqrt(c.d_head) if c.scale_attn else 1.0
+        divisor = score_divisor(c)
         if c.scale_attn_by_layer:
             divisor = divisor * (index + 1).astype(q.dtype)
         grouped = q.reshape(*q.shape[:2], c.n_kv_heads, -1, c.d_head) / divisor
         grouped, k = grouped.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3)
         scores = jnp.einsum("bkgtd,bksd->bkgts", grouped, k).astype(wide_dtype(q))
+        if c.attn_softcap:
+            scores = softcap(scores, c.attn_softcap)
         if c.causal:
-            mask = jnp.tril(jnp.ones((length, length), bool))
-            scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+            scores = jnp.where(self.mask(length, index), scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
         return weights.reshape(weights.shape[0], c.n_heads, length, length)
+
+    def mask(self, length: int, index: jax.Array) -> jax.Array:
+        """Compute which earlier positions this layer sees, (T, S) bool."""
+        c = self.config
+        mask = jnp.tril(jnp.ones((length, length), bool))
+        if not 0 < c.window < length:  # In shorter sequences a window hides nothing.
+            return mask
+        reach = jnp.asarray([window or length for window in c.windows], jnp.int32)[index]
+        places = jnp.arange(length)
+        return mask & (places[:, None] - places < reach)
 
 
 class MLP(nn.Module):
@@ -187,4 +258,4 @@ class MLP(nn.Module):
         hidden = widen(name="in")(x)
         hidden = act(widen(name="gate")(x)) * hidden if c.gated_mlp else act(hidden)
         out = Linear((c.d_mlp,), (c.d_model,), ("mlp", "embed"), c.mlp_bias, name="out")
-        return tap("mlp_out", out(tap("neuron", hidden)))
+        return out(tap("neuron", hidden))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hagd_jax.brief import spelled
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models.families.table import Sizes, Source, Weight, shape
+from hagd_jax.models.families.table import Sizes, Source, Weight
 
 _log = logging.getLogger(__name__)
 _AT_MOST = 5
@@ -46,7 +46,7 @@ def match(
         if name not in names:
             raise _absent(name, weight, sizes, source, expected)
         expected.add(name)
-        want, have = shape(weight.stored, sizes), source.shape(name)
+        want, have = weight.stored_shape(sizes), source.shape(name)
         if have != want:
             raise CheckpointError(
                 f"{source.describe(name)}: tensor {name}",
@@ -106,7 +106,7 @@ def _absent(
     return CheckpointError(
         f"tensor {name}",
         got=f"no such tensor ({where} ...)",
-        expected=f"one of shape {shape(weight.stored, sizes)}",
+        expected=f"one of shape {weight.stored_shape(sizes)}",
         mend=mend,
     )
 

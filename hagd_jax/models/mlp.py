@@ -22,8 +22,9 @@ MLPInput = Literal["mlp_in", "resid_mid"]
 def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array:
     """Compute the MLP outputs of all layers for given inputs.
 
-    y_l = MLP_l(x_l), or MLP_l(norm_l(x_l)) where the inputs are the stream before the norm. The
-    rest of the model takes no part, so derivatives are those of the MLPs alone.
+    y_l = MLP_l(x_l), or MLP_l(norm_l(x_l)) where the inputs are the stream before the norm; where
+    the model norms what its MLPs put out, y_l is normed as well. The rest of the model takes no
+    part, so derivatives are those of the MLPs and their norms alone.
 
     Args:
         model: The model.
@@ -62,7 +63,8 @@ def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array
             f"inputs at {site!r}", got=f"dtype {jnp.result_type(x)}", expected="floating point"
         )
     blocks = model.params["blocks"]
-    params = {name: blocks[name] for name in ("mlp", "norm2") if name in blocks}
+    names = ("mlp", "norm2", "norm_mlp_out")
+    params = {name: blocks[name] for name in names if name in blocks}
     return _mlp(params, jnp.asarray(x), c, Options(mesh=model.mesh), site)
 
 
@@ -74,11 +76,15 @@ def _mlp(
 
     def layer(inputs: tuple[dict[str, Any], jax.Array]) -> jax.Array:
         params, x = inputs
-        if site == "resid_mid":
-            norm: Any = Norm(config).apply({"params": params.get("norm2", {})}, x, None, "")
-            x = norm
+
+        def normed(x: Any, name: str) -> Any:
+            return Norm(config, name not in params).apply(
+                {"params": params.get(name, {})}, x, None, ""
+            )
+
+        x = normed(x, "norm2") if site == "resid_mid" else x
         tap = Tap(Identity(), config, options, jnp.int32(0))
-        return MLP(config).apply({"params": params["mlp"]}, x, tap)  # type: ignore[return-value]
+        return normed(MLP(config).apply({"params": params["mlp"]}, x, tap), "norm_mlp_out")
 
     # Sites have a batch and a length: each row here is a prompt of one token.
     rows = x.reshape(x.shape[0], -1, 1, x.shape[-1])

@@ -27,7 +27,7 @@ from hagd_jax.files import (
 from hagd_jax.models import families
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.decoder import param_specs
-from hagd_jax.models.families.table import Sizes, Weight, axis_sizes, shape, write
+from hagd_jax.models.families.table import Sizes, Weight, axis_sizes, write
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.safetensors_source import DTYPES
 
@@ -105,7 +105,7 @@ def _tensors(config: DecoderConfig, params: Params) -> list[Tensor]:
 
 def _tensor(parts: list[Weight], layer: int, params: Params, sizes: Sizes) -> Tensor:
     """One tensor of the file: the parameters it is made of meet on the host when it is written."""
-    of = shape(parts[0].stored, sizes)
+    of = parts[0].stored_shape(sizes)
     dtype = np.dtype(functools.reduce(jnp.promote_types, (params[p.leaf].dtype for p in parts)))
 
     def value() -> np.ndarray:

@@ -3,6 +3,21 @@
 The same names hold for every family. Each site lists the logical axes of its value; capturing a
 block site stacks it over layers, so the trace has a leading L.
 
+Every norm divides by a site of its own, so that all of them can be held, and with held
+denominators and patterns the stream is linear in what was written to it:
+
+- `q_scale`, `k_scale`: of the norms of queries and keys. `q` and `k` come after these norms and
+  before rotation, so that scores are products of rotated `q` and `k` in every family; before the
+  norm a query was q · q_scale / weight. A norm over all heads at once has one denominator, and each
+  head a copy of it.
+- `attn_out_scale`, `mlp_out_scale`: of the norms after attention and after the MLP. `attn_out` and
+  `mlp_out` come after them: they are what is added to the stream. `head_out`, `head_write` and
+  `neuron` come before: Σ_h head_write + W_O's bias is what the norm reads, and `write_gain` gives
+  the factor that takes it to `attn_out`, the norm's weight / its denominator.
+
+Where a model lacks a norm, its denominator is one. `logits` come after a soft cap, as does the
+softmax of `attn_pattern` after that of the scores; `embed` comes after the embedding's scale.
+
 Shapes: B batch, T positions, S key positions, D d_model, H heads, K key/value heads, Dh d_head,
 M neurons, V vocabulary.
 """
@@ -25,19 +40,23 @@ BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
     "k_in": ("batch", "length", "kv_heads", "act_embed"),  # (B,T,K,D)
     "v_in": ("batch", "length", "kv_heads", "act_embed"),  # (B,T,K,D)
     "norm1_scale": _SCALE,  # (B,T,1) what the first norm divides by
-    "q": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) before rotation
-    "k": ("batch", "length", "kv_heads", "head_dim"),  # (B,T,K,Dh) before rotation
+    "q_scale": ("batch", "length", "heads", None),  # (B,T,H,1) what the queries' norm divides by
+    "k_scale": ("batch", "length", "kv_heads", None),  # (B,T,K,1) what the keys' norm divides by
+    "q": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) normed, before rotation
+    "k": ("batch", "length", "kv_heads", "head_dim"),  # (B,T,K,Dh) normed, before rotation
     "v": ("batch", "length", "kv_heads", "head_dim"),  # (B,T,K,Dh)
     "attn_pattern": ("batch", "heads", "length", None),  # (B,H,T,S) after the softmax
     "head_out": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) before W_O
     "head_write": ("batch", "length", "heads", "act_embed"),  # (B,T,H,D) after W_O, without bias
-    "attn_out": _STREAM,  # (B,T,D) summed over heads, with bias
+    "attn_out_scale": _SCALE,  # (B,T,1) what the norm after attention divides by
+    "attn_out": _STREAM,  # (B,T,D) summed over heads, with bias, normed: as added to the stream
     "resid_mid": _STREAM,  # (B,T,D) the stream as the MLP's half finds it
     "resid_mlp": _STREAM,  # (B,T,D) the MLP's own copy of it, before the norm
     "norm2_scale": _SCALE,  # (B,T,1) what the second norm divides by
     "mlp_in": _STREAM,  # (B,T,D) the normed MLP input
     "neuron": ("batch", "length", "mlp"),  # (B,T,M) after the activation (and the gate)
-    "mlp_out": _STREAM,  # (B,T,D)
+    "mlp_out_scale": _SCALE,  # (B,T,1) what the norm after the MLP divides by
+    "mlp_out": _STREAM,  # (B,T,D) as added to the stream
     "resid_post": _STREAM,  # (B,T,D) the stream as the block leaves it
 }
 

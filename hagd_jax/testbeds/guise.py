@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.causal.circuit import Node
 from hagd_jax.errors import InputError, require_index, require_is
-from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer
+from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, require_supported
 from hagd_jax.testbeds.blank import written, zeros
 from hagd_jax.testbeds.case import Case
 
@@ -89,6 +89,7 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
         32
     """
     small = case.model.config
+    require_supported(config, "hidden_in", ())
     _require_room(case.name, small, config)
     flat = flax.traverse_util.flatten_dict(case.model.params, sep="/")
     own = {path: np.asarray(value) for path, value in flat.items()}

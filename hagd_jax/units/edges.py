@@ -19,9 +19,18 @@ from flax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.interventions.shapes import require_broadcast, require_values
-from hagd_jax.models import Context, DecoderConfig, Intervention, carried, scanned, shared
+from hagd_jax.models import (
+    Context,
+    DecoderConfig,
+    Intervention,
+    carried,
+    require_supported,
+    scanned,
+    shared,
+)
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.sites import site_shape
+from hagd_jax.models.support import EVERY
 
 Values = Mapping[str, jax.Array]
 WRITES = ("embed", "head_write", "mlp_out")
@@ -173,6 +182,8 @@ class MaskEdges(Intervention):
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
         """Check that masks cover each pair and that alternatives broadcast to their sites."""
+        # What a head writes goes through the norm after attention before it is added.
+        require_supported(config, "masks of edges", EVERY - {"norm_placement"})
         own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
         expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
         rows = tokens_shape[0]

@@ -27,11 +27,13 @@ from hagd_jax.models import (
     Output,
     check_tokens,
     forward,
+    require_supported,
     scanned,
     shared,
     static,
 )
 from hagd_jax.models.arrays import read_array
+from hagd_jax.models.support import EVERY
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
 from hagd_jax.units.dictionary import tail
 from hagd_jax.units.directed import Directed
@@ -189,6 +191,7 @@ def intervene(
 
     Raises:
         ConfigError: If there is no such regime.
+        ConfigError: If `direct` meets a norm after attention or a soft cap on the logits.
         InputError: If an edit is of no layer, position or feature of these, occurs twice, or is
             not finite.
 
@@ -202,6 +205,10 @@ def intervene(
         (1, 4, 9)
     """
     require_choice("regime", regime, REGIMES)
+    require_is("model", model, LanguageModel)
+    if regime == "direct":
+        known = EVERY - {"norm_placement", "logit_softcap"}
+        require_supported(model.config, "regime 'direct'", known)
     nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)
     made = _checked(edits, nodes, tokens.shape)
     held = REGIMES[regime]

@@ -13,8 +13,16 @@ from flax import struct
 from hagd_jax.errors import require_is
 from hagd_jax.interventions import MaskNeurons, chain, mask_heads
 from hagd_jax.interventions.shapes import require_values
-from hagd_jax.models import Chain, Context, Intervention, LanguageModel, scanned
+from hagd_jax.models import (
+    Chain,
+    Context,
+    Intervention,
+    LanguageModel,
+    require_supported,
+    scanned,
+)
 from hagd_jax.models.layers import ACTIVATIONS
+from hagd_jax.models.support import EVERY
 from hagd_jax.transcoders.checks import site_of
 from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.directed import Decoders, Directed
@@ -82,7 +90,12 @@ class Neurons(Directed):
         return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """Return the output rows of the MLPs."""
+        """Return the output rows of the MLPs.
+
+        Raises:
+            ConfigError: If the model has norms between them and the stream.
+        """
+        require_supported(model.config, "what neurons write", EVERY - {"norm_placement"})
         own = np.arange(model.config.n_layers)
         return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
 

@@ -41,7 +41,15 @@ CASES = {
     "skip, parallel": (NEOX, RELU.replace(n_layers=2, skip=True, reads="resid_mid")),
     "gated neurons": (LLAMA, None),
     "neurons": (GPT2, None),
-}
+    # All that acts inside held patterns.
+    "windows and norms of heads": (
+        LLAMA.replace(
+            qk_norm="head", window=2, window_layers=(0, 2), rope_local_theta=9.0, query_scalar=3.0,
+            attn_softcap=1.5,
+        ),
+        None,
+    ),
+}  # fmt: skip
 
 
 def case(name):

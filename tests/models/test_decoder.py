@@ -306,7 +306,7 @@ def test_bad_configurations_are_refused(change, words):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"kind": "yarn"}, "kind: got 'yarn'"),
+        ({"kind": "ntk"}, "kind: got 'ntk'"),
         ({"kind": "linear", "factor": 0.0}, "factor: got 0.0"),
         ({"kind": "linear", "factor": float("inf")}, "factor: got inf"),
         ({"kind": "llama3", "factor": 8.0}, "original_max_positions: got 0"),

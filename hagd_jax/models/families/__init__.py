@@ -10,7 +10,20 @@ from typing import Any
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
-from hagd_jax.models.families import custom, gpt2, gpt_neox, llama
+from hagd_jax.models.families import (
+    custom,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+)
 from hagd_jax.models.families.table import Weight, select
 
 Options = Mapping[str, Any]
@@ -63,10 +76,13 @@ def _hugging_face(module: Any) -> Family:
     )
 
 
+_MODULES = (
+    *(gpt2, gpt_neox, llama, mistral),
+    *(qwen2, qwen3, gemma, gemma2, gemma3, olmo2, phi3),
+)
+
 FAMILIES: dict[str, Family] = {
-    "gpt2": _hugging_face(gpt2),
-    "gpt_neox": _hugging_face(gpt_neox),
-    "llama": _hugging_face(llama),
+    **{module.__name__.rpartition(".")[2]: _hugging_face(module) for module in _MODULES},
     "custom": Family(
         custom.MODEL_TYPE,
         custom.ARCHITECTURE,
@@ -129,7 +145,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         config: Of any family; `dtype` is not written, it belongs to the weights.
 
     Returns:
-        JSON-able options; Hugging Face reads those of `gpt2`, `gpt_neox` and `llama`.
+        JSON-able options; Hugging Face reads those of every family but `custom`.
 
     Raises:
         ConfigError: If the family cannot express the configuration.

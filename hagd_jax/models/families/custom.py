@@ -24,6 +24,7 @@ _LETTERS = {
     "layers": "l", "embed": "e", "heads": "h", "kv_heads": "k", "head_dim": "d",
     "mlp": "m", "vocab": "v", "positions": "p",
 }  # fmt: skip
+_LISTS = frozenset({"factors", "short_factors"})
 _KINDS = {"int": int, "float": float, "bool": bool}
 
 
@@ -45,21 +46,24 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
         require_known(given, names | _BESIDE)
     values: dict[str, Any] = {}
     for name in sorted(names & given.keys()):
-        if name != "rope_scaling":
+        if name not in ("rope_scaling", "window_layers"):
             values[name] = option(given, name, _KINDS.get(str(_FIELDS[name].type), str))
     for name in sorted(names):
         required = _FIELDS[name].default is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"config.json: {name}", got="nothing", expected="an int")
-    scaling = option(given, "rope_scaling", dict, None)
-    return DecoderConfig(**values, family="custom", rope_scaling=_scaling(scaling))
+    values["rope_scaling"] = _scaling(option(given, "rope_scaling", dict, None))
+    values["window_layers"] = _numbers(given, "window_layers", int)
+    return DecoderConfig(**values, family="custom")
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` reads."""
     values = {n: v for n, v in dataclasses.asdict(config).items() if n not in _NOT_WRITTEN}
+    values["window_layers"] = list(config.window_layers)
     if config.rope_scaling is not None:
-        values["rope_scaling"]["factors"] = list(config.rope_scaling.factors)
+        for name in _LISTS:
+            values["rope_scaling"][name] = list(getattr(config.rope_scaling, name))
     return values
 
 
@@ -78,8 +82,12 @@ def _scaling(given: dict[str, Any] | None) -> RopeScaling | None:
     require_known(given, kinds.keys(), "config.json: rope_scaling")
     values = {
         name: option(given, name, _KINDS.get(kinds[name], str))
-        for name in (given.keys() & kinds.keys() | {"kind"}) - {"factors"}
+        for name in (given.keys() & kinds.keys() | {"kind"}) - _LISTS
     }
+    return RopeScaling(**values, **{name: _numbers(given, name, float) for name in _LISTS})
+
+
+def _numbers(given: Options, name: str, kind: type) -> tuple[Any, ...]:
     # Numbered, so that an error names the entry.
-    factors = {f"factors[{i}]": f for i, f in enumerate(option(given, "factors", list, []))}
-    return RopeScaling(**values, factors=tuple(option(factors, key, float) for key in factors))
+    found = {f"{name}[{i}]": x for i, x in enumerate(option(given, name, list, []))}
+    return tuple(option(found, key, kind) for key in found)

@@ -5,7 +5,6 @@ Queries, keys and values of one head lie together in one matrix.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hagd_jax.errors import ConfigError
@@ -70,10 +69,6 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` and Hugging Face, version 4 or 5, read."""
-    share = config.rotary_dim / config.d_head
-    if int(config.d_head * share) != config.rotary_dim:
-        # The product is rounded down to a dimension: keep it from falling just short of one.
-        share = math.nextafter(share, 1.0)
     return {
         "attention_bias": config.qkv_bias,
         "hidden_act": options.ACTIVATION_NAMES[config.activation],
@@ -85,7 +80,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "rope_scaling": rope.to_hf(config.rope_scaling, config.max_positions),
         "rotary_emb_base": config.rope_theta,
-        "rotary_pct": share,
+        "rotary_pct": rope.share(config),
         "tie_word_embeddings": config.tied,
         "use_parallel_residual": config.parallel_residual,
         "vocab_size": config.vocab_size,

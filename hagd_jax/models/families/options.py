@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Set
+from types import MappingProxyType
 from typing import Any
 
 from hagd_jax.brief import quoted, spelled
@@ -36,7 +37,8 @@ def words(text: str) -> frozenset[str]:
 HARMLESS = words(
     """
     architectures attention_dropout attn_implementation attn_pdrop bad_words_ids
-    begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    classifier_dropout
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype
     early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
@@ -71,22 +73,32 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "rope_interleaved": (None, False),
     "sliding_window": (None, False),
     "tie_encoder_decoder": (None, False),
+    "use_bidirectional_attention": (None, False),
+    "use_mrope": (None, False),
     "use_sliding_window": (None, False),
 }
 
 
-def check(given: Options, understood: Iterable[str], strict: bool = True) -> None:
+def check(
+    given: Options,
+    understood: Iterable[str],
+    strict: bool = True,
+    switched_off: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+) -> None:
     """Refuse options that change the mathematics in a way the decoder does not have.
 
     Args:
         given: The parsed `config.json`.
         understood: Options the family reads.
         strict: Also refuse options nobody here has heard of.
+        switched_off: Options of this family without a counterpart, as in `SWITCHED_OFF`.
 
     Raises:
         ConfigError: Naming the option.
     """
-    for name, off in SWITCHED_OFF.items():
+    understood = set(understood)
+    absent = {n: off for n, off in {**SWITCHED_OFF, **switched_off}.items() if n not in understood}
+    for name, off in absent.items():
         if name in given and given[name] not in off:
             raise ConfigError(
                 f"config.json: {name}",
@@ -95,7 +107,7 @@ def check(given: Options, understood: Iterable[str], strict: bool = True) -> Non
                 mend="It changes the mathematics, and the decoder here does not have it.",
             )
     if strict:
-        require_known(given, HARMLESS | SWITCHED_OFF.keys() | set(understood))
+        require_known(given, HARMLESS | absent.keys() | understood)
 
 
 def require_known(given: Options, known: Set[str], where: str = "config.json") -> None:

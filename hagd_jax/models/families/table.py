@@ -63,6 +63,9 @@ class Weight:
         ours: Pattern of the parameter, without the stacked layer axis; `stored` if empty.
         fixed: Axes of the tensor of which this parameter is one entry: GPT-2 stores queries, keys
             and values as `"e (c h d)"`, and the keys are `{"c": 1}`.
+        parts: Patterns of the first dimension of all that lie in the tensor one after the other,
+            where they differ in size: Phi-3 stores queries, keys and values that way.
+        part: Which of them this parameter is.
 
     Example:
         >>> keys = Weight("blocks/attn/k/bias", "h.{layer}.bias", "(c h d)", "h d", {"c": 1})
@@ -76,6 +79,17 @@ class Weight:
     stored: str
     ours: str = ""
     fixed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    part: int = 0
+
+    def stored_shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Return the shape of the tensor in the file."""
+        own = shape(self.stored, sizes)
+        return (sum(shape(part, sizes)[0] for part in self.parts), *own[1:]) if self.parts else own
+
+    def start(self, sizes: Sizes) -> int:
+        """Return the first row of the tensor that belongs to this parameter."""
+        return sum(shape(part, sizes)[0] for part in self.parts[: self.part])
 
     @property
     def per_layer(self) -> bool:
@@ -160,7 +174,9 @@ def read(
         wanted |= box
         cut.append(slice(part.start - first, part.stop - first))
     runs = [_run(group, sizes, wanted) for group in stored]
-    block = fetch(tuple(run for run, _ in runs))
+    rows, *others = (run for run, _ in runs)
+    above = weight.start(sizes)
+    block = fetch((slice(rows.start + above, rows.stop + above), *others))
     block = block.reshape([n for _, inside in runs for n, _ in inside])
     block = block[tuple(keep for _, inside in runs for _, keep in inside)]
     have = [axis for group in stored for axis in group]
@@ -180,7 +196,9 @@ def write(weight: Weight, sizes: Sizes, value: np.ndarray, out: np.ndarray) -> N
     """
     have = [axis for group in groups(weight.ours or weight.stored) for axis in group]
     want = [axis for group in groups(weight.stored) for axis in group]
-    axes = out.reshape([sizes[axis] for axis in want])
+    above = weight.start(sizes)
+    rows = out[above : above + shape(weight.stored, sizes)[0]]
+    axes = rows.reshape([sizes[axis] for axis in want])
     place = tuple(weight.fixed.get(axis, slice(None)) for axis in want)
     order = [have.index(axis) for axis in want if axis not in weight.fixed]
     axes[place] = value.reshape([sizes[axis] for axis in have]).transpose(order)

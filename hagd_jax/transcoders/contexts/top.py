@@ -86,7 +86,8 @@ def top_contexts(
         The contexts, on the host.
 
     Raises:
-        ConfigError: If a number is impossible.
+        ConfigError: If a number is impossible, or `logit_effects` does not know the model's final
+            norm or soft cap.
         InputError: If a feature does not exist, the sequences differ in length, or transcoder,
             text and model do not belong together.
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
-from hagd_jax.models import LanguageModel
+from hagd_jax.models import LanguageModel, require_supported
+from hagd_jax.models.support import EVERY
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders.checks import require_pair
 from hagd_jax.transcoders.graph import layer_graph
@@ -64,7 +65,8 @@ def logit_effects(
         Layer → effects of its features, in rising order of the features.
 
     Raises:
-        ConfigError: If `count` is not from 1 to the size of the vocabulary, or `gain` not finite.
+        ConfigError: If `count` is not from 1 to the size of the vocabulary, or `gain` not finite;
+            if the final norm multiplies by 1 + its weight, or logits have a soft cap.
         InputError: If a feature does not exist, or the transcoder is another model's.
 
     Example:
@@ -76,6 +78,8 @@ def logit_effects(
         (2, 8)
     """
     require_pair(transcoder, model)
+    known = EVERY - {"norm_offset", "logit_softcap"}
+    require_supported(model.config, "logit_effects", known)
     require_number("count", count, least=1, most=model.config.vocab_size, whole=True)
     require_number("gain", gain)
     found = {}
