@@ -53,7 +53,7 @@ def random_model(shape: Shape = Shape()) -> models.LanguageModel:
 def random_transcoder(kind: str, shape: Shape = Shape()) -> transcoders.Transcoder:
     """Return a random transcoder with about 32 active features a token.
 
-    A `per-layer` one is TopK with window 0; a `cross-layer` one is ReLU with a negative bias, and its
+    A `per-layer` one is TopK with window 0. A `cross-layer` one is ReLU with a negative bias, whose
     features write to all later layers.
     """
     per_layer = kind == "per-layer"

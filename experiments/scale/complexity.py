@@ -9,7 +9,8 @@ out compilation. `graph` scores all n² edges, not only those of candidates; `co
 levels, each with a sixteenth of the nodes; `search` is 50 steps of masks that open through two
 levels. An exponent is the slope of log time against log nodes, over all sizes and over the upper
 half of them, where constant costs weigh less. Memory is the peak of the process minus its memory
-after the imports. Expected: exponents of at most 2.2 and 2. Writes results/complexity.json and complexity.png.
+after the imports. Expected: exponents of at most 2.2 and 2. Writes results/complexity.json and
+complexity.png.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Config(Places):
     Attributes:
         sizes: Numbers of nodes (heads and neurons).
         one: Measure only this number of nodes in this process and print it; used internally.
-        apart: Measure each size in a separate process, so that peak memory is measured for it alone.
+        apart: Measure each size in a separate process, so that its peak memory is its own.
         plot: Draw results/complexity.png; needs matplotlib.
         layers: Number of transformer blocks.
         heads: Attention heads per layer.
