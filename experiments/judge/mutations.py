@@ -4,7 +4,8 @@
 
 First, a true circuit of a model written by hand is judged honestly, and accepted. Then each lie
 changes one input: the circuit's history, the prompts, the judge's settings or internals, or the
-members. The verdict must change, or the judge must refuse the input. Writes results/judge_mutations.json.
+members. The verdict must change, or the judge must refuse the input. Writes
+results/judge_mutations.json.
 """
 
 from __future__ import annotations
