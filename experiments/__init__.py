@@ -1,1 +1,1 @@
-"""Experiments: each script states its command and runtime, and writes a file of `results/`."""
+"""Experiments. Each script states its command and runtime, and writes a file in `results/`."""

@@ -1,1 +1,1 @@
-"""Circuits found in small models, in SmolLM2-135M and in models whose circuits are known."""
+"""Find circuits in small models, in SmolLM2-135M and in models with known circuits."""

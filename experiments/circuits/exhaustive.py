@@ -1,12 +1,12 @@
-"""How near to the best circuit does the search come, where all can be tried?
+"""How close does the search come to the best circuit, if all circuits can be tried?
 
     python -m experiments.circuits.exhaustive  # about a quarter of an hour on two cores
 
-Random transformers of 16 heads and neurons, random weights, 32 random prompts: nothing in them is
-sparse, so that every node counts and circuits differ by little. All 65,536 circuits are measured;
-the search may use 1% as many evaluations, where a gradient counts as three. `ratio` is its loss
-divided by the least loss of a circuit of the same size, for sizes 4 to 8. Expected: within 1% on
-95% of 60 graphs. Writes results/exhaustive_check.json.
+The models are random transformers with 16 heads and neurons, tested on 32 random prompts. They are
+not sparse: every node matters, and circuits differ by little. All 65,536 circuits are measured; the
+search may use 1% as many evaluations, where a gradient counts as three. `ratio` is the search's
+loss divided by the smallest loss of a circuit of the same size, for sizes 4 to 8. Expected: within
+1% on 95% of 60 graphs. Writes results/exhaustive_check.json.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ BUDGET = 655  # evaluations that the search may use: 1% of all circuits
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Search beside exhaustive search.
+    """Settings for comparing the search with exhaustive search.
 
     Attributes:
-        graphs: Random models.
-        layers: Layers of each; a layer has two heads and `neurons` neurons.
-        neurons: Neurons a layer.
-        prompts: Random prompts.
-        length: Tokens of a prompt.
-        sizes: Circuit sizes, one a model, in turn.
+        graphs: Number of random models.
+        layers: Layers of each model; a layer has two heads and `neurons` neurons.
+        neurons: Neurons per layer; each node doubles the number of circuits.
+        prompts: Number of random prompts.
+        length: Tokens per prompt.
+        sizes: Circuit sizes in nodes; each model gets one of them, in turn.
         search: Training of the masks.
-        repair: Swaps measured afterwards.
+        repair: Swaps that are measured after the search.
     """
 
     graphs: int = 60
@@ -62,7 +62,7 @@ class Config(Places):
 
     @property
     def model(self) -> models.DecoderConfig:
-        """Shapes of the random models."""
+        """Return the configuration of the random models."""
         return models.DecoderConfig(
             vocab_size=12, n_layers=self.layers, d_model=16, n_heads=2, d_mlp=self.neurons,
             max_positions=8,
@@ -72,7 +72,10 @@ class Config(Places):
 def random_prompts(
     model: models.LanguageModel, config: Config, rng: np.random.Generator
 ) -> Prompts:
-    """Random token ids; answers are what the model says, distractors what it says otherwise."""
+    """Return random prompts whose answers and distractors are the model's own predictions.
+
+    The answer is the prediction on the prompt, the distractor the one on its counterfactual.
+    """
     vocabulary = model.config.vocab_size
     clean, other = rng.integers(0, vocabulary, (2, config.prompts, config.length))
     said, instead = (np.asarray(forward(model, x).logits[:, -1]).argmax(-1) for x in (clean, other))
@@ -82,7 +85,7 @@ def random_prompts(
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
-    """The search's loss on one random model, and the least loss of all circuits of its size."""
+    """Compare the search with the best circuit of its size on one random model."""
     seed, size = cell["seed"], cell["size"]
     search, gradients = config.search, GradientConfig(batch_size=config.prompts)
     model = models.init(config.model, jax.random.key(seed))
@@ -109,7 +112,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
 
 
 def main(config: Config) -> None:
-    """Measure all graphs."""
+    """Measure all random models."""
     cells = [
         {"seed": seed, "size": config.sizes[seed % len(config.sizes)]}
         for seed in range(config.graphs)

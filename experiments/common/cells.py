@@ -1,4 +1,4 @@
-"""Experiments in pieces: what was measured before a stop is not measured again."""
+"""Experiments that run cell by cell and resume: finished cells are not measured again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def measure_cells(
     varied: Sequence[str],
     **more: Any,
 ) -> list[Row]:
-    """Measure cell after cell, and write `<results>/<name>.json` after each.
+    """Measure the cells one by one, and write `<results>/<name>.json` after each.
 
-    Cells that earlier calls measured, of other seeds or tasks, stay in the results.
+    Cells of other seeds or tasks that earlier calls measured stay in the results.
 
     Args:
         name: Name of the experiment; finished cells are kept in `<runs>/<name>.jsonl`.
-        cells: What to measure, as JSON values: the task, the seed and whatever else decides.
-        measure: Maps a cell to its rows; the cell's own values are put in front of each.
+        cells: Settings of each measurement as JSON values, such as the task and the seed.
+        measure: Maps a cell to its rows; each row is prefixed with the cell's own values.
         config: The script's configuration.
-        varied: Its fields that choose cells, such as `seeds`. All others, but for folders, are the
-            settings of every cell, and are recorded.
-        **more: Whatever else a reader of the results needs.
+        varied: Configuration fields that choose cells, such as `seeds`. All other fields except
+            folders are settings that every cell shares, and are recorded.
+        **more: Further entries of the record.
 
     Returns:
         The rows of these cells.
@@ -66,7 +66,7 @@ def measure_cells(
 
 
 def settings_of(config: Places, varied: Sequence[str]) -> dict[str, Any]:
-    """The fields of a configuration that decide every cell, as JSON values."""
+    """Return the configuration fields that every cell shares, as JSON values."""
     places = {field.name for field in dataclasses.fields(Places)}
     return plain(
         {
@@ -78,11 +78,12 @@ def settings_of(config: Places, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def _done(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Read the finished cells, by key; raise if they were measured with other settings."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-        except ValueError:  # cut off by a kill
+        except ValueError:  # the process was killed while it wrote this line
             continue
         if row.get("settings") != settings:
             raise ConfigError(

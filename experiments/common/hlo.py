@@ -1,7 +1,7 @@
-"""What a compiled program multiplies and moves, read off its text.
+"""Count the FLOPs and memory traffic of a compiled program from its HLO text.
 
-XLA's own `cost_analysis` counts the body of a loop once, however often it runs. Here the loops of a
-program are told how often: those over the layers of a model, which are all that a step has.
+XLA's own `cost_analysis` counts the body of a loop once, however often it runs. Here the caller
+gives the trip count. A training step has loops over the layers of a model only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INSTRUCTION = re.compile(
 COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>\S+) \(.*\{$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
-# Names for what is there already, and loops, whose bodies are counted themselves.
+# Operations that move no data, and control flow, whose bodies are counted separately.
 FREE = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant"),
     *("while", "conditional", "call", "after-all", "optimization-barrier"),
@@ -27,15 +27,15 @@ FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of a program.
+    """One HLO instruction.
 
     Attributes:
-        name: Its own.
-        op: What it does.
-        type: Of its result.
-        args: Names of its operands.
-        path: Where it comes from: JAX's names, with slashes.
-        called: The computations it calls.
+        name: Name of the instruction.
+        op: HLO opcode, such as `dot`.
+        type: HLO type of the result.
+        args: Names of the operands.
+        path: JAX's name of the operation (`op_name`), with slashes.
+        called: Names of the computations it calls.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Instruction:
 
 
 def parse(text: str) -> dict[str, dict[str, Instruction]]:
-    """Computation → instruction → what it is."""
+    """Parse HLO text into a mapping from computation name to its instructions by name."""
     program: dict[str, dict[str, Instruction]] = {}
     current: dict[str, Instruction] = {}
     for line in text.splitlines():
@@ -67,16 +67,16 @@ def parse(text: str) -> dict[str, dict[str, Instruction]]:
 
 
 def account(text: str, trips: int, kind: Callable[[str], str]) -> tuple[Counter[str], Counter[str]]:
-    """Operations of products and bytes of main memory, by kind.
+    """Count a program's FLOPs in matrix products and its bytes of main-memory traffic, by kind.
 
     Args:
-        text: Of a compiled program.
-        trips: How often each of its loops runs.
-        kind: Path of an instruction → its kind.
+        text: HLO text of a compiled program.
+        trips: Trip count of each of its loops.
+        kind: Maps the path of an instruction to its kind.
 
     Returns:
-        Floating point operations; and bytes that are read or written, each operand and result of
-        each instruction that is not part of a fusion, except those kept on the chip.
+        FLOPs by kind, and bytes read or written by kind. Traffic counts the operands and results of
+        all instructions outside fusions, except arrays that stay in on-chip memory.
     """
     program = parse(text)
     bodies = {
@@ -116,10 +116,10 @@ def account(text: str, trips: int, kind: Callable[[str], str]) -> tuple[Counter[
 
 
 def _product(one: Instruction, table: dict[str, Instruction]) -> int:
-    """2 · B · M · K · N, from the sizes of operands and result: B·M·K, B·K·N and B·M·N."""
+    """Return 2 · B · M · K · N, from the sizes B·M·K, B·K·N (operands) and B·M·N (result)."""
     left, right = (_shape(table[arg].type) for arg in one.args[:2])
     out = _shape(one.type)
-    batch = 1  # dimensions that all three begin with
+    batch = 1  # product of the leading dimensions that all three share
     for sides in zip(left, right, out, strict=False):
         if len(set(sides)) > 1:
             break
@@ -135,9 +135,9 @@ def _shape(type_: str) -> list[int]:
 
 
 def _size(type_: str, turns: int) -> int:
-    """Bytes in main memory: S(1) and on mark what stays on the chip.
+    """Return the bytes of a type in main memory; layouts S(1) and above are on-chip memory.
 
-    Of arrays stacked over the turns of a loop, a turn reads or writes its own slice.
+    An array stacked over the trips of a loop counts one slice a trip.
     """
     total = 0
     for dtype, text, layout in ARRAY.findall(type_):

@@ -1,4 +1,4 @@
-"""Runs that are killed at a random moment and started again."""
+"""Kill runs at a random moment, start them again, and compare their results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Kills(Places):
-    """Runs that are killed and started again.
+    """Settings of runs that are killed and started again.
 
     Attributes:
-        kills: Runs.
-        apart: Also run whatever is not killed in a process of its own.
-        folder: Work in this folder and end; the script starts itself with it.
+        kills: Number of runs to kill; more runs try more moments.
+        apart: Also use a separate process for the runs that are not killed.
+        folder: Work in this folder and end; the script passes it to the processes it starts.
     """
 
     kills: int = 20
@@ -41,18 +41,18 @@ def survivors(
     digest: Callable[[Path], str],
     kill: Callable[[subprocess.Popen[bytes], Path, random.Random], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Compare runs that were killed once with a run that was not.
+    """Compare runs that were killed once with an uninterrupted run.
 
     Args:
-        module: The script, which works in the folder that `--folder` names.
-        config: How many runs.
-        arguments: Its other arguments.
-        work: What the script does with a folder, from wherever it was.
-        digest: Digest of the result in a folder.
-        kill: Kills a process that works in a folder at a random moment, and says when.
+        module: Dotted name of the script, which works in the folder that `--folder` names.
+        config: Number of runs, and whether uninterrupted runs get their own process.
+        arguments: Further arguments of the script.
+        work: Does the work of the script in a folder, continuing from its last saved state.
+        digest: Returns the digest of the result in a folder.
+        kill: Kills a process that works in a folder at a random moment, and returns when.
 
     Returns:
-        A row for each run, with `identical`: whether it ended as the whole one.
+        A row for each run. `identical` says whether its result equals the uninterrupted one.
     """
     rng, rows = random.Random(SEED), []
 
@@ -76,7 +76,7 @@ def survivors(
 
 
 def kill_after(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Kill a process after some seconds, unless it has ended."""
+    """Kill a process after `seconds`, and wait until it has ended."""
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""Programs that are compiled for TPU slices which need not exist here."""
+"""Compile programs for TPU slices that are not attached to this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Slices = tuple[tuple[str, str], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function and its arguments as shapes that are laid out on a mesh.
+    """A function and its abstract arguments, sharded over a mesh.
 
     Attributes:
-        function: The function.
-        args: Its arguments; the first is donated if `places` is given.
-        places: Layout of the first output, which takes the place of the first argument.
+        function: The function to compile.
+        args: Abstract arguments; the first is donated if `places` is given.
+        places: Shardings of the first output, which reuses the memory of the first argument.
     """
 
     function: Callable[..., Any]
@@ -33,46 +33,46 @@ class Program:
 
     @property
     def options(self) -> dict[str, Any]:
-        """For `jax.jit`."""
+        """Return the options for `jax.jit`."""
         if self.places is None:
             return {}
         return {"out_shardings": (self.places, None), "donate_argnums": (0,)}
 
     def lower(self) -> jax.stages.Lowered:
-        """Trace it for the mesh of its arguments, without compiling."""
+        """Trace the program for the mesh of its arguments, without compiling it."""
         return jax.jit(self.function, **self.options).lower(*self.args)
 
     def plan(self, topology: str, mesh: jax.sharding.Mesh) -> parallel.Plan:
-        """Compile it for a slice, and account for its memory."""
+        """Compile the program for a slice, and account for its memory."""
         return parallel.plan(self.function, self.args, topology=topology, mesh=mesh, **self.options)
 
 
 def account(plan: parallel.Plan) -> dict[str, Any]:
-    """A row of a record."""
+    """Return a plan as a row of a record."""
     return dataclasses.asdict(plan) | {"total": plan.total, "fits": plan.fits}
 
 
-def like(
+def abstract_array(
     mesh: jax.sharding.Mesh, shape: tuple[int, ...], axes: tuple, dtype: Any = jnp.float32
 ) -> Any:
-    """An array as a shape, laid out by the names of its axes."""
+    """Return an abstract array, sharded by the logical names of its axes."""
     place = parallel.sharding(mesh, axes, shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
 
-def everywhere(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-    """Shapes whose arrays every device holds."""
+def replicated(mesh: jax.sharding.Mesh, tree: Any) -> Any:
+    """Return a tree of abstract arrays, replicated on every device of the mesh."""
     whole = parallel.sharding(mesh, (), ())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
 
 
 def layout(tree: Any) -> Any:
-    """Where the arrays of a tree of shapes are."""
+    """Return the shardings of a tree of abstract arrays."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def abstract_state(config: TranscoderConfig, mesh: jax.sharding.Mesh) -> training.TrainState:
-    """A `TrainState` of shapes, its moments laid out as their parameters are."""
+    """Return an abstract `TrainState`; moments are sharded like their parameters."""
     params = abstract(config, mesh=mesh).params
 
     def rest(params: Any) -> training.TrainState:

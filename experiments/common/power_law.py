@@ -1,4 +1,4 @@
-"""FVU against tokens as a power law that ends at a floor, with what says how far to believe it."""
+"""Fit FVU against tokens as a power law with a floor, and report how reliable the fit is."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import numpy as np
 from scipy.optimize import nnls
 
 EXPONENTS = np.linspace(0.005, 2, 400)
-LEAST_POINTS = 5  # three numbers are fitted, and points are left out
+LEAST_POINTS = 5  # the fit has three parameters, and is repeated with one point left out
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """FVU = floor + scale · tokens^(−exponent)."""
+    """A power law FVU = floor + scale · tokens^(−exponent)."""
 
     floor: float
     scale: float
     exponent: float
 
     def at(self, tokens: Any) -> Any:
-        """FVU after so many tokens."""
+        """Return the FVU after a number of tokens."""
         return self.floor + self.scale * np.asarray(tokens, float) ** -self.exponent
 
     def tokens_for(self, fvu: float) -> float:
-        """Tokens until an FVU is reached; infinity if it is not above the floor."""
+        """Return the tokens needed for an FVU; infinity if it is not above the floor."""
         if fvu <= self.floor:
             return math.inf
         return (self.scale / (fvu - self.floor)) ** (1 / self.exponent)
 
 
 def fit(tokens: Any, fvu: Any, *, floor: bool = True) -> Law:
-    """Least squares on relative errors; floor and scale are not negative.
+    """Fit the law by least squares on relative errors, with non-negative floor and scale.
 
-    For a given exponent that is linear, so the best of a fine grid of exponents is the best there
-    is, whatever one starts from.
+    The problem is linear for a given exponent. A fine grid of exponents therefore finds the global
+    optimum (to the spacing of the grid) without a starting point.
 
     Example:
         >>> tokens = 1000 * 2.0 ** np.arange(6)
@@ -48,7 +48,7 @@ def fit(tokens: Any, fvu: Any, *, floor: bool = True) -> Law:
     tokens, fvu = np.asarray(tokens, float), np.asarray(fvu, float)
     best = math.inf, Law(0.0, 0.0, 0.0)
     for exponent in EXPONENTS:
-        # In units of the first point, so that both columns are of the same size.
+        # Relative to the first point, so that both columns have the same scale.
         power = (tokens / tokens[0]) ** -exponent
         columns = np.stack([np.full_like(power, floor), power], 1) / fvu[:, None]
         (low, scale), missed = nnls(columns, np.ones(len(fvu)))
@@ -58,16 +58,17 @@ def fit(tokens: Any, fvu: Any, *, floor: bool = True) -> Law:
 
 
 def describe(tokens: Any, fvu: Any, wanted: Sequence[float]) -> dict[str, Any]:
-    """A fit, its residual, and how it changes with one point fewer.
+    """Fit the law, and report its residual and its range over leave-one-out fits.
 
     Args:
-        tokens: (N,) of each point, rising.
-        fvu: (N,).
-        wanted: FVUs whose tokens are extrapolated.
+        tokens: (N,) training tokens of each point, increasing.
+        fvu: (N,) FVU of each point.
+        wanted: FVUs for which the necessary tokens are extrapolated.
 
     Returns:
-        Plain numbers; ranges are [least, most] over fits without one of the points. None stands
-        for "never", where a floor is above what is wanted. Empty for fewer points than five.
+        JSON values. Ranges are [least, most] over all fits, including those without one point.
+        None means that an FVU is never reached, since it is below the floor. The dict is empty for
+        fewer than five points.
     """
     if len(tokens) < LEAST_POINTS:
         return {}
@@ -102,7 +103,7 @@ def describe(tokens: Any, fvu: Any, wanted: Sequence[float]) -> dict[str, Any]:
 
 
 def _rms(law: Law, tokens: Any, fvu: Any) -> float:
-    """Root mean square of the relative errors."""
+    """Return the root mean square of the relative errors."""
     return float(np.sqrt(np.mean((law.at(tokens) / fvu - 1) ** 2)))
 
 

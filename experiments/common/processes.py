@@ -1,4 +1,4 @@
-"""Parts of an experiment in fresh processes: memory and devices of their own."""
+"""Run parts of an experiment in fresh processes, which have their own memory and devices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def own_process(module: str, *arguments: object, devices: int | None = None) -> 
 
     Args:
         module: Dotted name, such as `experiments.scale.complexity`.
-        arguments: Its command line.
-        devices: Host devices of the process; those of this one if None.
+        arguments: Command-line arguments of the module.
+        devices: Host devices of the process; the same as in this process if None.
 
     Returns:
-        Its standard output.
+        The standard output of the module.
 
     Raises:
-        CalledProcessError: If it fails.
+        CalledProcessError: If the module fails.
     """
     command = [sys.executable, "-m", module, *map(str, arguments)]
     more = {} if devices is None else host_devices(devices)
@@ -37,40 +37,42 @@ def own_process(module: str, *arguments: object, devices: int | None = None) -> 
 
 
 def start(module: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start a module in a fresh process, and do not wait for it."""
+    """Start a module in a fresh process, without waiting for it."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], env=environment({})
     )
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, in which `experiments` and `hagd_jax` are importable."""
+    """Return this environment with `more`, and with this repository on PYTHONPATH."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(more)
 
 
 def host_devices(count: int) -> dict[str, str]:
-    """Variables that make a process simulate devices on the CPU."""
+    """Return environment variables that make JAX simulate `count` devices on the CPU."""
     flags = f"--xla_force_host_platform_device_count={count}"
     return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def simulate_devices(count: int) -> None:
-    """Make JAX split this process's CPU, unless XLA_FLAGS does already; before JAX starts."""
+    """Make JAX simulate CPU devices, unless XLA_FLAGS already does; call before JAX starts."""
     if "device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def on_cpu() -> None:
-    """Keep JAX from looking for accelerators; before it starts."""
+    """Restrict JAX to the CPU; call before JAX starts."""
     jax.config.update("jax_platforms", "cpu")
 
 
 def few_programs(most: int = 40_000) -> None:
-    """Forget compiled programs once they take many pieces of memory, of which there are 65,530.
+    """Clear JAX's caches of compiled programs once the process has many memory maps.
+
+    Linux allows a process 65,530 maps, and every compiled program takes some.
 
     Args:
-        most: Pieces that are kept.
+        most: Number of maps above which the caches are cleared.
     """
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > most:

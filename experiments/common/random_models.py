@@ -1,4 +1,4 @@
-"""The random model and transcoders that experiments on attribution graphs have in common."""
+"""Random models and transcoders for the experiments on attribution graphs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from hagd_jax import models, transcoders
 
 KINDS = ("per-layer", "cross-layer")
 ACTIVE = 32
-# The share 32 / 4096 of a standard normal lies above this.
+# A standard normal exceeds this threshold with probability 32 / 4096.
 _THRESHOLD = 2.4176
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A Llama-like random model and its transcoders.
+    """Sizes of a Llama-like random model and of its transcoders.
 
     Attributes:
-        layers: Blocks.
+        layers: Number of transformer blocks.
         width: Width of the residual stream.
-        heads: Attention heads.
-        mlp: Neurons a layer.
-        vocabulary: Token ids.
-        positions: Longest prompt.
-        features: Features a layer.
+        heads: Attention heads per layer.
+        mlp: MLP neurons per layer.
+        vocabulary: Size of the vocabulary, in tokens.
+        positions: Longest prompt, in tokens.
+        features: Transcoder features per layer.
     """
 
     layers: int = 12
@@ -40,7 +40,7 @@ class Shape:
 
 
 def random_model(shape: Shape = Shape()) -> models.LanguageModel:
-    """A model of random weights."""
+    """Return a model with random weights."""
     config = models.DecoderConfig(
         vocab_size=shape.vocabulary, n_layers=shape.layers, d_model=shape.width,
         n_heads=shape.heads, d_mlp=shape.mlp, family="llama", max_positions=shape.positions,
@@ -51,7 +51,11 @@ def random_model(shape: Shape = Shape()) -> models.LanguageModel:
 
 
 def random_transcoder(kind: str, shape: Shape = Shape()) -> transcoders.Transcoder:
-    """Some 32 active features a token: by TopK, one layer each, or by ReLU and a bias, to all."""
+    """Return a random transcoder with about 32 active features a token.
+
+    A `per-layer` one is TopK with window 0. A `cross-layer` one is ReLU with a negative bias, whose
+    features write to all later layers.
+    """
     per_layer = kind == "per-layer"
     config = transcoders.TranscoderConfig(
         n_layers=shape.layers,
@@ -74,7 +78,7 @@ def random_transcoder(kind: str, shape: Shape = Shape()) -> transcoders.Transcod
 
 
 def random_prompt(length: int, shape: Shape = Shape(), seed: int = 0) -> np.ndarray:
-    """Token ids, of which 1 stands for the beginning."""
+    """Return random token ids that begin with token 1, the beginning of the text."""
     tokens = np.random.default_rng(seed).integers(2, shape.vocabulary, length)
     tokens[0] = 1
     return tokens.astype(np.int32)

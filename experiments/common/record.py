@@ -1,4 +1,4 @@
-"""How an experiment writes down what it measured, and under which conditions."""
+"""Write the measurements of an experiment, with its command, machine and versions."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def record(
 
     Args:
         file: The record, such as `config.results / "complexity.json"`.
-        rows: The measurements, one flat dict a row.
-        seconds: Runtime of the experiment.
-        seed: Seed of everything random in it, if there is one.
-        packages: Distributions whose versions matter, beside those that are always kept.
-        **more: Whatever else a reader needs: targets, units, notes.
+        rows: The measurements, one flat dict per row.
+        seconds: Runtime of the experiment, in seconds.
+        seed: Seed of all random numbers, if the experiment uses any.
+        packages: Further distributions whose versions are recorded.
+        **more: Further entries of the record, such as targets, units and notes.
     """
     seeded = {} if seed is None else {"seed": seed}
     write(file, conditions(seconds, packages) | seeded | more | {"rows": list(rows)})
@@ -47,7 +47,7 @@ def record(
 
 
 def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """The command, machine, date, runtime and versions of this process."""
+    """Return the command, machine, date, runtime and package versions of this process."""
     return {
         "command": command(sys.argv),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
@@ -58,13 +58,13 @@ def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def write(file: Path, result: dict[str, Any]) -> None:
-    """Write a record; numbers that are not finite become null."""
+    """Write a record as JSON; non-finite numbers become null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(plain(result), indent=1, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON would give it back: tuples are lists, paths text, numbers finite or None."""
+    """Return a value as JSON reads it back: lists, texts, and None for non-finite numbers."""
     return json.loads(json.dumps(finite(value), default=_path))
 
 
@@ -80,7 +80,7 @@ def share(part: float, whole: float) -> float | None:
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """Half of the 95% interval of a mean (Student's t); 0 of a single value."""
+    """Return the half-width of the 95% interval of a mean (Student's t); 0 for one value."""
     if len(values) < 2:
         return 0.0
     error = np.std(values, ddof=1) / len(values) ** 0.5
@@ -88,7 +88,7 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def command(argv: Sequence[str]) -> str:
-    """The command as another reader may type it; a path of this machine keeps its last component.
+    """Return the command in a form that works elsewhere: local paths keep their last component.
 
     Example:
         >>> command(["/me/experiments/speed/a.py", "--model=/me/m.gguf", "--rounds", "3"])
@@ -119,7 +119,7 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
     wide = len(names) > len(rows)
-    if wide:  # more lines than columns, so that a screen is wide enough
+    if wide:  # transpose a wide table, so that it fits the screen
         lines = list(zip(*lines, strict=True))
     table = Table(title=title, title_justify="left", show_header=not wide)
     for name in lines[0]:

@@ -1,4 +1,4 @@
-"""How a script of `experiments/` is run: a frozen configuration is its command line."""
+"""Run a script of `experiments/`, whose command line is a frozen configuration."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ C = TypeVar("C")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-    """Folders that a script writes to; every script's configuration begins with them.
+    """Folders that a script writes to; the base of every script's configuration.
 
     Attributes:
-        results: Folder of the records, which the README's tables are made from.
-        runs: Folder of unfinished work.
+        results: Folder of the records; the README's tables are made from them.
+        runs: Folder of unfinished work, from which a stopped script continues.
     """
 
     results: Path = ROOT / "experiments" / "results"
@@ -43,16 +43,16 @@ def run(
     """Parse the command line and run a script.
 
     Args:
-        main: What the script does with its configuration.
+        main: Function that runs the script with its configuration.
         config: Class of the configuration.
-        description: The script's docstring, whose first line the help begins with.
-        keep_memory: Tell the C library to keep the memory that is freed, as `hagd` does.
+        description: The script's docstring; its first line begins the help.
+        keep_memory: Tell the C library to keep freed memory, as `hagd` does.
 
     Raises:
-        SystemExit: With a line on standard error if the script raises a typed error.
+        SystemExit: If the script raises a typed error, which is printed to standard error.
     """
     if keep_memory:
-        native.keep_memory()  # before anything touches a device
+        native.keep_memory()  # must run before anything touches a device
     try:
         main(parse(config, sys.argv[1:], description))
     except HagdError as error:
@@ -61,7 +61,7 @@ def run(
 
 
 def parse(config: type[C], argv: Sequence[str], description: str | None = None) -> C:
-    """The configuration that arguments stand for.
+    """Parse arguments into a configuration.
 
     Example:
         >>> parse(Places, ["--runs", "elsewhere"]).runs
@@ -71,14 +71,14 @@ def parse(config: type[C], argv: Sequence[str], description: str | None = None) 
 
 
 def need(*packages: str, install: str) -> None:
-    """Refuse to begin where a package is not installed.
+    """Raise an error if a package that the script needs is not installed.
 
     Args:
-        packages: Modules that will be imported.
+        packages: Names of the modules to import.
         install: Command that installs them.
 
     Raises:
-        MissingDependencyError: If one of them cannot be found.
+        MissingDependencyError: If a module cannot be found.
 
     Example:
         >>> need("numpy", install="pip install numpy")

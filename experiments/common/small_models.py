@@ -1,4 +1,4 @@
-"""What experiments on small trained models share: features, circuits, verdicts."""
+"""Train small models and their transcoders, find their circuits, and measure them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ATTEMPTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-    """How small models are trained, and how their circuits are found and tested.
+    """Settings for training small models, and for finding and testing their circuits.
 
     Attributes:
         train: Training of the models.
-        least_accuracy: Accuracy on the select split below which a model is trained again.
+        least_accuracy: Least accuracy on the select split; a model below it is trained again.
         feature_steps: Training steps of a transcoder.
-        feature_batch: Sequences in each of those steps.
-        scored: Discover prompts over which integrated gradients are averaged.
+        feature_batch: Sequences per training step of a transcoder.
+        scored: Number of discover prompts over which integrated gradients are averaged.
         search: Training of the masks.
-        repair: Swaps measured afterwards.
-        sizes: Prompts of each split.
-        batch_size: Prompts in one call when circuits are tested.
-        ablations: What circuits are tested under. They are found under the counterfactual.
+        repair: Swaps that are measured after the search.
+        sizes: Number of prompts in each split.
+        batch_size: Prompts per call when circuits are tested; larger values use more memory.
+        ablations: Ablations that circuits are tested under. The search uses the counterfactual.
     """
 
     train: testbeds.SmallTrainConfig = testbeds.SmallTrainConfig()
@@ -58,13 +58,17 @@ class Small:
 def trained(
     algorithm: tasks.Algorithm, seed: int, small: Small, layers: int = 0
 ) -> hagd.models.LanguageModel:
-    """A model of an algorithm; as many layers as the algorithm needs if `layers` is 0."""
+    """Train a model on an algorithm; 0 layers means as many as the algorithm needs."""
     config = dataclasses.replace(small.train, n_layers=layers)
     return testbeds.train_small(algorithm, seed=seed, config=config)
 
 
 def learnt(name: str, seed: int, small: Small) -> tuple[hagd.models.LanguageModel, tasks.Task, int]:
-    """The first model of seeds `seed`, `seed + 100`, ... that can do it; and how many could not."""
+    """Train models with seeds `seed`, `seed + 100`, ... until one is accurate enough.
+
+    Returns:
+        The model, its task, and the number of models that were not accurate enough.
+    """
     algorithm = algorithm_of(name)
     for failed in range(ATTEMPTS):
         model = trained(algorithm, seed + 100 * failed, small)
@@ -84,7 +88,7 @@ def learnt(name: str, seed: int, small: Small) -> tuple[hagd.models.LanguageMode
 
 
 def algorithm_of(name: str, **options: int) -> tasks.Algorithm:
-    """An algorithm that small models are trained on."""
+    """Return the algorithm of that name, on which small models are trained."""
     algorithm = tasks.small_algorithm(name, **options)
     if algorithm is None:
         raise ConfigError("task", got=name, expected="an algorithm, such as parity")
@@ -95,7 +99,7 @@ def features_of(
     model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, count: int, seed: int,
     small: Small,
 ) -> transcoders.Transcoder:  # fmt: skip
-    """A transcoder of `count` features a layer, 60% of them active."""
+    """Train a transcoder with `count` features per layer, 60% of them active."""
     seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
     corpus = corpus_of_tokens("what the model was trained on", seen, model)
     config = dataclasses.replace(
@@ -110,7 +114,11 @@ def circuit_of(
     model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, size: int,
     seed: int, small: Small,
 ) -> tuple[Nodes, float]:  # fmt: skip
-    """Masks from signed IG, then repair; and how many seconds they took."""
+    """Find a circuit with masks that start at signed IG, and repair it.
+
+    Returns:
+        The circuit, and the runtime in seconds.
+    """
     prompts, began = task.splits["discover"], time.monotonic()
     if size >= nodes.space.nodes:
         return Nodes.full(nodes.space, True), 0.0
@@ -127,7 +135,7 @@ def judged(
     model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, mask: Nodes,
     seed: int, small: Small,
 ) -> list[Row]:  # fmt: skip
-    """One row an ablation: what is kept of accuracy, and what is left without the circuit."""
+    """Measure a circuit and its complement on the test split; return one row per ablation."""
     rows = []
     for ablation in small.ablations:
         empty = Nodes.full(nodes.space, False)
@@ -151,12 +159,12 @@ def judged(
 
 
 def summarise(file: Path, rows: list[Row], *by: str) -> None:
-    """Add to a record the `summary` of some of its rows, by columns."""
+    """Add a `summary` of the rows to a record, grouped by the columns `by`."""
     write(file, json.loads(file.read_text()) | {"summary": summary(rows, *by)})
 
 
 def summary(rows: list[Row], *by: str) -> list[Row]:
-    """Mean and 95% interval over seeds (Student's t) of preservation, by columns."""
+    """Return mean and 95% interval of preservation over seeds (Student's t), by columns."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in by), []).append(row)

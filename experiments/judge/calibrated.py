@@ -1,17 +1,17 @@
-"""Do p-values and intervals of the judge keep their promises? On simulated circuits.
+"""Are the judge's p-values and intervals calibrated? A test on simulated circuits.
 
     python -m experiments.judge.calibrated
 
-Takes some four minutes on two CPU cores. Expected: where a claim is false by construction, p-values
+Takes some four minutes on two CPU cores. Expected: if a claim is false by construction, p-values
 are uniform (Kolmogorov–Smirnov over 1,000 circuits, p > 0.01) and at most 5% to 6.5% of them are
-below 0.05; 95% intervals cover the truth in 93% to 97% of 1,000 simulations, those of Clopper and
-Pearson in 95% or more, since they are exact for the worst case. Writes
+below 0.05; 95% intervals cover the true value in 93% to 97% of 1,000 simulations, Clopper–Pearson
+intervals in 95% or more, since they are exact for the worst case. Writes
 results/judge_calibrated.json.
 
-A simulated circuit is a set of numbers a prompt, drawn so that the claim does not hold: its
-distance is that of random circuits, a member changes nothing on average, another task loses as
-much. Distributions are skewed (gamma), as distances are. P-values that come in steps get a uniform
-jitter of a step, without which no test for uniformity is defined.
+A simulated circuit is a set of numbers per prompt, drawn so that the claim is false: its distance
+is distributed like that of random circuits, a member changes nothing on average, or another task
+loses as much. Distributions are skewed (gamma), like real distances. Discrete p-values get a
+uniform jitter of one step, because a test for uniformity needs a continuous distribution.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Rng = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """P-values and intervals on simulated circuits.
+    """Settings for calibrating p-values and intervals on simulated circuits.
 
     Attributes:
-        circuits: Simulated circuits of each kind.
+        circuits: Simulated circuits of each kind; more circuits give more precise rates.
     """
 
     circuits: int = 1000
 
 
 def main(config: Config) -> None:
-    """Simulate each kind of p-value, of error and of interval."""
+    """Simulate each kind of p-value, error rate and interval, and record the results."""
     began, rows = time.monotonic(), []
 
     def add(row: dict[str, Any]) -> None:
@@ -74,37 +74,37 @@ def main(config: Config) -> None:
 
 
 def sufficiency(rng: Rng) -> float:
-    """The circuit's distance is that of a random one."""
+    """Return the p-value of sufficiency for a circuit as distant as random circuits."""
     distance = rng.gamma(2, size=(1 + CONTROLS, PROMPTS)).mean(1)
     return permutation_p(-distance[0], -distance[1:])
 
 
 def necessity(rng: Rng) -> float:
-    """As much is lost without others as without the circuit."""
+    """Return the p-value of necessity if removing random nodes costs as much as the circuit."""
     lost = rng.normal(1, 1, (1 + CONTROLS, PROMPTS)).mean(1)
     return permutation_p(lost[0], lost[1:])
 
 
 def minimality(rng: Rng) -> float:
-    """Leaving a member out makes it better as often as worse."""
+    """Return the p-value of minimality if removing a member helps as often as it hurts."""
     base, change = rng.gamma(2, size=PROMPTS), rng.laplace(size=PROMPTS)
     return worsens(base + change, base)
 
 
 def independence(rng: Rng) -> float:
-    """What is left is drawn without a look at the model."""
+    """Return the p-value of independence if the complement is independent of the model."""
     return independence_p(rng.gamma(2, size=PROMPTS), rng.normal(size=PROMPTS), draws=CONTROLS,
                           seed=int(rng.integers(1 << 30)))  # fmt: skip
 
 
 def specificity(rng: Rng) -> float:
-    """Another task loses as much as the circuit's own."""
+    """Return the p-value of specificity if another task loses as much as the circuit's own."""
     found: Any = stats.mannwhitneyu(*rng.gamma(2, size=(2, PROMPTS)), alternative="greater")
     return float(found.pvalue)
 
 
 def stable(rng: Rng) -> float:
-    """Circuits are random sets of one size."""
+    """Return the p-value of stability for random sets of one size."""
     null = [stability([set(rng.choice(400, 40, replace=False)) for _ in range(3)]).value
             for _ in range(1 + CONTROLS)]  # fmt: skip
     return permutation_p(null[0], np.array(null[1:]))
@@ -122,12 +122,12 @@ NULLS: dict[str, tuple[Callable[[Rng], float], float]] = {
 
 
 def minimality_of_many(rng: Rng) -> bool:
-    """Of 20 idle members, any is called needed."""
+    """Return whether any of 20 idle members is called needed (Holm, level 5%)."""
     return bool((holm([minimality(rng) for _ in range(20)]) <= 0.05).any())
 
 
 def equivalence_at_the_edge(rng: Rng) -> bool:
-    """The circuit wins on 70% of prompts in truth, just not equivalent."""
+    """Return whether a circuit at the margin, which wins on 70% of prompts, is accepted."""
     wins = np.where(rng.random(PROMPTS) < 0.7, 1.0, -1.0)
     return equivalence(wins, np.zeros(PROMPTS)).p_value <= 0.05
 
@@ -139,7 +139,7 @@ FAMILIES: dict[str, Callable[[Rng], bool]] = {
 
 
 def faithfulness_interval(prompts: int) -> Callable[[Rng], bool]:
-    """Ratio of means with a true value of 0.8."""
+    """Return a simulation of whether the interval of a ratio of means covers the true 0.8."""
 
     def draw(rng: Rng) -> bool:
         span = rng.gamma(4, 1, prompts)
@@ -151,13 +151,13 @@ def faithfulness_interval(prompts: int) -> Callable[[Rng], bool]:
 
 
 def accuracy_interval(rng: Rng) -> bool:
-    """A share of 0.9."""
+    """Return whether the interval of an accuracy covers the true 0.9."""
     found = accuracy(rng.random(PROMPTS) < 0.9)
     return found.low <= 0.9 <= found.high
 
 
 def wins_interval(rng: Rng) -> bool:
-    """A share of wins of 0.5."""
+    """Return whether the interval of the share of wins covers the true 0.5."""
     found = equivalence(rng.normal(size=PROMPTS), np.zeros(PROMPTS)).wins
     return found.low <= 0.5 <= found.high
 

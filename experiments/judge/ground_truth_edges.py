@@ -1,4 +1,4 @@
-"""How many edges compiled programs need, by cutting each of them alone.
+"""How many edges does a compiled program need? Each edge is cut alone.
 
     pip install -e '.[tracr]'
     python -m experiments.judge.ground_truth_edges
@@ -8,11 +8,11 @@ of all lengths; `reverse` needs 10 edges under zero ablation and 2 under resampl
 `xproportion` 5 and 3, as published with AutoCircuit (Miller et al., 2024, arXiv:2407.08734).
 Writes results/ground_truth_edges.json, with the names of the edges.
 
-Edges along which the program's weights carry nothing are not tried: cutting them changes nothing,
-which tests check. An edge is needed if some answer changes when its reader alone sees the writer's
-value from nowhere (zero) or from another input (resample, three pairings). Edges end at a head's
-query, key or value input, at an MLP, or at the logits; the embedding, positions included, is one
-writer.
+Edges along which the program's weights are zero are skipped: cutting them changes nothing, which
+tests check. An edge is needed if some answer changes when its receiver alone sees zero (zero
+ablation) or the sender's value on another input (resample ablation, three pairings) instead of the
+sender's value. Edges end at a head's query, key or value input, at an MLP, or at the logits; the
+embedding, with its positions, is one sender.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ PUBLISHED = {"reverse": {"zero": 10, "resample": 2}, "xproportion": {"zero": 5, 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Edges that compiled programs need.
+    """Settings for counting the edges that compiled programs need.
 
     Attributes:
         programs: Names of the programs.
-        ablations: What a cut edge's reader sees instead.
-        longest: Most tokens of an input; as many as the program was compiled for if 0.
+        ablations: Value that the receiver of a cut edge sees: zero, or another input's (resample).
+        longest: Longest inputs, in tokens; 0 for the length the program was compiled for.
     """
 
     programs: tuple[str, ...] = tuple(PROGRAMS)
@@ -59,7 +59,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compile each program, and cut its edges one by one."""
+    """Compile each program, cut its edges one by one, and record how many are needed."""
     began, rows, names = time.monotonic(), [], {}
     for name in config.programs:
         compiled = compile_program(PROGRAMS[name])
@@ -87,17 +87,17 @@ def main(config: Config) -> None:
 
 
 def all_prompts(compiled: Compiled, longest: int = 0) -> list[Prompts]:
-    """All inputs of all lengths, from the first one at which the program has a value."""
+    """Return all inputs of every length at which the program has a value."""
     found = []
     for length in range(2, (longest or compiled.program.length) + 1):
-        # Shifted by two, words of two letters leave nothing to say.
+        # A program that shifts by two has no answer on inputs of two tokens.
         with contextlib.suppress(InputError):
             found.append(compiled_prompts(compiled, length))
     return found
 
 
 def accuracy(model: LanguageModel, prompts: list[Prompts]) -> float:
-    """Share of all inputs and places at which the model says what the program says."""
+    """Return the share of all inputs and positions where the model agrees with the program."""
     right = []
     for part in prompts:
         logits = np.asarray(forward(model, part.clean).logits)

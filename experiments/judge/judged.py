@@ -1,24 +1,24 @@
-"""Does the judge accept what is true and nothing else? Judged on models whose circuits are known.
+"""Does the judge accept true circuits and reject all others? A test on known circuits.
 
     pip install -e '.[tracr]'
     python -m experiments.judge.judged            # some hours on two CPU cores, in small pieces
     python -m experiments.judge.judged --models either parity --prompts 16 64
 
-The judge at its defaults (the core claims, which decide) on every model of `testbeds.known_cases`:
-written by hand, planted, or compiled from programs, each hidden among units that do nothing. The
-test split has 4, 8, 16, 32 or 64 distinct prompts, drawn at random; reference values come from the
-other prompts. Circuits are recorded as found under the counterfactual, so mean and resample
-ablation decide. Expected, of all that have enough data:
+The judge runs at its defaults (the core claims, which decide) on every model of
+`testbeds.known_cases`: models written by hand, planted, or compiled from programs, each hidden
+among idle units. The test split has 4, 8, 16, 32 or 64 distinct prompts, drawn at random; reference
+values come from the other prompts. Circuits are recorded as found under the counterfactual, so mean
+and resample ablation decide. Expected, among verdicts with enough data:
 
-- true circuits are accepted, 98%; and none is rejected, however few prompts there are;
-- random circuits of the same size are accepted in at most 5%;
-- true circuits without one of their units are rejected, 95%;
-- true circuits with one idle unit more are not accepted, 95%;
-- true circuits on models whose weights were permuted are not accepted.
+- 98% of true circuits are accepted, and none is rejected, however few prompts there are;
+- at most 5% of random circuits of the same size are accepted;
+- 95% of true circuits without one of their units are rejected;
+- 95% of true circuits with one additional idle unit are not accepted;
+- no true circuit is accepted on a model whose weights were permuted.
 
-"Not enough data" is a verdict of its own: it is counted, and it is no error. A cell is one model
-with one number of prompts; finished cells are kept, and `results/judge_known.json` is written after
-each, so the script may be stopped and started again.
+"Not enough data" is a separate verdict: it is counted, and it is no error. A cell is one model with
+one number of prompts. Finished cells are kept, and `results/judge_known.json` is written after each
+cell, so the script can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from hagd_jax.testbeds import Case, known_cases, known_names
 from hagd_jax.units import neurons
 
 KINDS = ("true", "random", "one unit less", "one idle unit more", "permuted weights")
-# What a circuit has seen that was found elsewhere: none of the case's prompts.
+# History of a circuit that was found on other prompts than those of the case.
 ELSEWHERE = Seen(ablations=("counterfactual",), splits=("discover",), prompts=("00000000",))
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Verdicts on circuits whose truth is known.
+    """Settings for judging known circuits.
 
     Attributes:
         models: Names of the models; all of them if empty.
-        prompts: Distinct test prompts.
-        random: Random circuits of every model.
-        less: Most circuits of a model that lack one unit; 0 for all of them.
+        prompts: Numbers of distinct test prompts.
+        random: Random circuits per model.
+        less: Largest number of circuits per model that lack one unit; 0 for all of them.
         judge: Settings of the judge.
     """
 
@@ -65,7 +65,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Judge all circuits of all models, a model and a number of prompts at a time."""
+    """Judge all circuits, one model and one number of prompts at a time."""
     names = config.models or known_names()
     cells = [{"model": name, "prompts": count} for name in names for count in config.prompts]
     case_of = functools.lru_cache(maxsize=1)(_case)
@@ -80,10 +80,10 @@ def _case(name: str) -> Case:
 
 
 def task_of(case: Case, count: int, seed: int) -> Task | None:
-    """A task whose test split has so many distinct prompts; None if there are not as many.
+    """Return a task with `count` distinct test prompts; None if the case has fewer.
 
-    All rows of a prompt go with it: some prompts are asked at several positions. The others are
-    those to discover on, or all of them where too few are left to take reference values from.
+    A prompt that is asked at several positions keeps all of its rows. The discover split has the
+    other prompts, or all prompts if too few are left for reference values.
     """
     keys = np.array(prompt_digests(case.prompts))
     every = np.random.default_rng(seed).permutation(np.unique(keys))
@@ -98,7 +98,7 @@ def task_of(case: Case, count: int, seed: int) -> Task | None:
 
 
 def judged(case: Case, cell: Row, config: Config) -> Iterator[Row]:
-    """The verdicts on all circuits of one model, the true one first."""
+    """Yield the verdicts on all circuits of one model, the true circuit first."""
     task = task_of(case, cell["prompts"], seed=cell["prompts"])
     if task is None:
         return

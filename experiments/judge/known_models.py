@@ -1,18 +1,18 @@
-"""Is what is called a true circuit one? The proof, for every model whose circuit is known.
+"""Are the known circuits true? A proof for every model with a known circuit.
 
     pip install -e '.[tracr]'
     python -m experiments.judge.known_models
 
 Takes some three minutes on two CPU cores. For every model of `testbeds.known_cases` and every
-ablation under which its circuit is stated, on all of its prompts:
+ablation under which its circuit is stated, the script measures on all of its prompts:
 
-- `off`: how far the metric of the circuit alone is from the model's, as a share of the largest
-  metric. Expected: at most 1e-3, which is float32 on logits of up to thousands.
-- `least`: what the circuit loses without a unit, of the unit whose loss is least: its KL from the
-  model as a share of the empty circuit's. Expected: at least .05, so that no unit is idle.
-- `touched`: on which share of the prompts that unit changes the metric at all.
+- `off`: distance of the circuit's metric from the model's, as a share of the largest metric.
+  Expected: at most 1e-3, which is float32 precision on logits of up to thousands.
+- `least`: smallest loss from removing one unit: the KL from the model as a share of the empty
+  circuit's. Expected: at least .05, so that no unit is idle.
+- `touched`: share of the prompts on which that unit changes the metric at all.
 
-Where each circuit comes from stands in `testbeds.known`: none was found by looking for it. Writes
+`testbeds.known` says where each circuit comes from; none was found by a search. Writes
 results/known_models.json.
 """
 
@@ -30,18 +30,18 @@ from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.testbeds import Case, known_cases
 from hagd_jax.units import Nodes, neurons
 
-# Always as many circuits at once, so that all models of one shape share a compiled program.
+# A fixed number of circuits per call, so that models of one shape share a compiled program.
 MASKS = 14
 SAME = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Proofs of true circuits.
+    """Settings for proving that circuits are true.
 
     Attributes:
         models: Names of the models; all of them if empty.
-        ablations: Ablations to prove them under, where they are stated.
+        ablations: Ablations to prove circuits under; a case may state fewer.
     """
 
     models: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Prove every circuit."""
+    """Prove every circuit, and record the largest error and the smallest loss."""
     began, rows = time.monotonic(), []
     for case in known_cases(config.models or None):
         rows += [proof(case, name) for name in config.ablations if name in case.truth]
@@ -62,7 +62,7 @@ def main(config: Config) -> None:
 
 
 def proof(case: Case, ablation: str) -> dict:
-    """What the circuit does alone, and without each of its units."""
+    """Measure the circuit alone, and without each of its units; return a row."""
     space, truth = neurons(case.model).space, truth_of(case, ablation)
     units = np.flatnonzero(truth)
     flat = np.array([truth & (np.arange(len(truth)) != unit) for unit in units])

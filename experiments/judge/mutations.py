@@ -1,10 +1,11 @@
-"""Is the judge fooled? Lies are planted, and each must be caught.
+"""Can the judge be fooled? False inputs are planted, and each must be caught.
 
     python -m experiments.judge.mutations    # less than a minute on two CPU cores
 
-A true circuit of a model written by hand is judged honestly first, and accepted. Then each lie is
-told of it, in its history, in the prompts, in the judge's own parts, or in its members: the verdict
-must be another one, or the input must be refused. Writes results/judge_mutations.json.
+First, a true circuit of a model written by hand is judged honestly, and accepted. Then each lie
+changes one input: the circuit's history, the prompts, the judge's settings or internals, or the
+members. The verdict must change, or the judge must refuse the input. Writes
+results/judge_mutations.json.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from hagd_jax.units import neurons
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Lies, and the judge that has to catch them.
+    """Settings of the judge that must catch the lies.
 
     Attributes:
         model: Name of the model written by hand.
@@ -43,7 +44,7 @@ class Config(Places):
 
 @dataclasses.dataclass(frozen=True)
 class Court:
-    """What is judged: a model, a circuit and its task, of which a lie may change anything."""
+    """Everything the judge is given: a model, a circuit, its task and settings; lies change it."""
 
     case: Case
     circuit: Circuit
@@ -51,15 +52,15 @@ class Court:
     judge: ValidateConfig
 
     def verdict(self) -> ValidationReport:
-        """The judge's report."""
+        """Run the judge, and return its report."""
         return validate(self.case.model, self.circuit, self.task, self.judge)
 
     def seeing(self, seen: Seen) -> Court:
-        """The same circuit with another history."""
+        """Return the same circuit with another history."""
         return dataclasses.replace(self, circuit=dataclasses.replace(self.circuit, seen=seen))
 
     def testing(self, prompts: Prompts, split: str = "test") -> Court:
-        """The same circuit with other prompts in a split."""
+        """Return the same circuit with other prompts in a split."""
         texts = (self.task.texts["test"][0],) * len(prompts)
         task = dataclasses.replace(
             self.task, splits={**self.task.splits, split: prompts},
@@ -68,14 +69,14 @@ class Court:
         return dataclasses.replace(self, task=task)
 
     def of(self, nodes: set[Node]) -> Court:
-        """Another circuit with the same history."""
+        """Return another circuit with the same history."""
         chosen = tuple(sorted(nodes))
         circuit = dataclasses.replace(self.circuit, nodes=chosen, scores=(1.0,) * len(chosen))
         return dataclasses.replace(self, circuit=circuit)
 
 
 def honest(config: Config) -> Court:
-    """The true circuit, its whole history, and prompts that it was not found on."""
+    """Return the true circuit with its whole history, and test prompts it was not found on."""
     case = next(case for case in hand_built() if case.name == config.model)
     case = scrambled(case, 1)
     whole = as_task(case)
@@ -98,92 +99,92 @@ Lie = Callable[[Court], Court]
 
 
 def erased(court: Court) -> Court:
-    """The history is left out, as in a file written before histories were kept."""
+    """Leave out the history, as in a file written before histories were recorded."""
     return court.seeing(Seen.unknown())
 
 
 def without_prompts(court: Court) -> Court:
-    """The history names the ablation and no prompts."""
+    """Keep the ablation in the history, and leave out the prompts."""
     return court.seeing(Seen(ablations=court.circuit.seen.ablations))
 
 
 def leaked_ablation(court: Court) -> Court:
-    """The circuit was found under the judge's ablation, too."""
+    """Add the judge's ablation to those the circuit was found under."""
     return court.seeing(court.circuit.seen | Seen(ablations=("mean",)))
 
 
 def swapped_splits(court: Court) -> Court:
-    """The discover split is handed in as the test split."""
+    """Pass the discover split as the test split."""
     return court.testing(court.task.splits["discover"])
 
 
 def padded_copies(court: Court) -> Court:
-    """Prompts it was found on, in another width and type, are handed in as new."""
+    """Pass the discover prompts as new ones, padded and with another dtype."""
     p = court.task.splits["discover"]
     wide = [np.pad(x, ((0, 0), (0, 3))).astype(np.int64) for x in (p.clean, p.corrupted)]
     return court.testing(dataclasses.replace(p, clean=wide[0], corrupted=wide[1]))
 
 
 def seen_split(court: Court) -> Court:
-    """It is judged on the split that it was found on."""
+    """Judge the circuit on the split that it was found on."""
     return dataclasses.replace(court, judge=dataclasses.replace(court.judge, split="discover"))
 
 
 def repeated(court: Court) -> Court:
-    """Four prompts, twelve times each, pass for 48."""
+    """Pass four prompts, twelve times each, as 48 prompts."""
     return court.testing(court.task.splits["test"][np.repeat(np.arange(4), 12)])
 
 
 def swapped_answers(court: Court) -> Court:
-    """Right and wrong answers are exchanged, so the model does not have the behaviour."""
+    """Exchange answers and distractors, so that the model does not have the behaviour."""
     p = court.task.splits["test"]
     return court.testing(dataclasses.replace(p, answer=p.distractor, distractor=p.answer))
 
 
 def empty_alike(court: Court) -> Court:
-    """A circuit of units that nobody reads: its loss is the empty circuit's."""
+    """Replace the circuit by idle units; its loss equals the empty circuit's."""
     idle = court.case.truth["zero"]
     every = [node for node in places(court.circuit.space) if node not in idle]
     return court.of(set(every[: len(court.circuit)]))
 
 
 def near_whole(court: Court) -> Court:
-    """All units but one that nobody reads."""
+    """Replace the circuit by all units except one idle unit."""
     idle = court.case.truth["zero"]
     every = set(places(court.circuit.space))
     return court.of(every - {max(node for node in every if node not in idle)})
 
 
 def one_less(court: Court) -> Court:
-    """A member is missing."""
+    """Remove one member."""
     return court.of(set(court.circuit.nodes[1:]))
 
 
 def one_more(court: Court) -> Court:
-    """A unit that nobody reads is called a member."""
+    """Add an idle unit to the members."""
     idle = court.case.truth["zero"]
     extra = next(node for node in places(court.circuit.space) if node not in idle)
     return court.of({*court.circuit.nodes, extra})
 
 
 def few_controls(court: Court) -> Court:
-    """Ten random circuits are to do for a level of 5%."""
+    """Use only ten random controls, too few for a level of 5%."""
     return dataclasses.replace(court, judge=dataclasses.replace(court.judge, controls=10))
 
 
 def other_dictionary(court: Court) -> Court:
-    """The circuit's nodes are those of a transcoder that is not given."""
+    """Name a transcoder as the circuit's dictionary, and do not pass it."""
     circuit = dataclasses.replace(court.circuit, dictionary="mine#12345678", nodes=(), scores=())
     return dataclasses.replace(court, circuit=circuit)
 
 
 def other_task(court: Court) -> Court:
-    """It was found for another task."""
+    """Name another task as the circuit's own."""
     return dataclasses.replace(court, circuit=dataclasses.replace(court.circuit, task="another"))
 
 
 def nothing_ablated(court: Court) -> Court:
-    """The counterfactuals are the prompts themselves, so that nothing is ablated."""
+    """Use the prompts themselves as counterfactuals, so that nothing is ablated."""
     p = court.task.splits["test"]
     judge = dataclasses.replace(court.judge, ablations=("counterfactual",))
     seen = dataclasses.replace(court.circuit.seen, ablations=("mean",))
@@ -200,7 +201,7 @@ LIES: tuple[Lie, ...] = (
 
 @contextlib.contextmanager
 def circuit_as_control() -> Iterator[None]:
-    """The random circuits that a circuit is compared with are itself."""
+    """Replace the random controls of a circuit by the circuit itself."""
 
     def itself(flat: np.ndarray, *_: Any) -> list[np.ndarray]:
         return [flat] * 40
@@ -209,8 +210,8 @@ def circuit_as_control() -> Iterator[None]:
         yield
 
 
-def told(court: Court, lie: Lie) -> str:
-    """The verdict on a lie; `refused` if the judge does not take it."""
+def verdict_on(court: Court, lie: Lie) -> str:
+    """Return the verdict on a lie; `refused` if the judge raises a typed error."""
     try:
         return lie(court).verdict().verdict
     except HagdError:
@@ -218,22 +219,22 @@ def told(court: Court, lie: Lie) -> str:
 
 
 def verdicts(config: Config) -> list[dict[str, Any]]:
-    """The verdict on the truth and on every lie."""
+    """Return the verdicts on the honest input and on every lie."""
     court = honest(config)
-    told_of = [("none", "The truth.", court.verdict().verdict)]
-    told_of += [(lie.__name__, lie.__doc__, told(court, lie)) for lie in LIES]
+    found = [("none", "The truth.", court.verdict().verdict)]
+    found += [(lie.__name__, lie.__doc__, verdict_on(court, lie)) for lie in LIES]
     with circuit_as_control():
-        found = court.verdict().verdict
-    told_of.append((circuit_as_control.__name__, circuit_as_control.__doc__, found))
+        last = court.verdict().verdict
+    found.append((circuit_as_control.__name__, circuit_as_control.__doc__, last))
     return [
         {"lie": lie, "what": what, "verdict": verdict,
          "caught": (verdict != "accepted") == (lie != "none")}
-        for lie, what, verdict in told_of
+        for lie, what, verdict in found
     ]  # fmt: skip
 
 
 def main(config: Config) -> None:
-    """Tell all lies."""
+    """Judge all lies, and record which were caught."""
     began = time.monotonic()
     rows = verdicts(config)
     for row in rows:

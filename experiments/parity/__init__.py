@@ -1,1 +1,1 @@
-"""Comparisons with other implementations, and golden files made by them."""
+"""Compare results with other implementations, and make golden files with them."""

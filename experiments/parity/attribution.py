@@ -1,21 +1,21 @@
-"""Do attribution graphs equal those that circuit-tracer computed?
+"""Are attribution graphs equal to those that circuit-tracer computed?
 
     python -m experiments.parity.attribution FOLDER
 
 Takes about a minute on two CPU cores. Expected: the same features and outputs in every case, and
 differences within the limits below. Writes results/attribution_parity.json.
 
-FOLDER holds `<case>.npz` with what circuit-tracer computed, `<case>.json` with the graph as it
-exports it, and `files/<case>/` with the model and the transcoder as public folders have them.
-Differences are the largest over all entries, but for:
+FOLDER holds `<case>.npz` with circuit-tracer's results, `<case>.json` with the graph that it
+exports, and `files/<case>/` with the model and the transcoder in their public formats. Differences
+are the largest over all entries, except for:
 
-- features, logits, pruned nodes and edges, exported nodes and links: how many differ. Errors are
-  exported under other ids, since circuit-tracer's are also those of some features;
+- features, logits, pruned nodes and edges, exported nodes and links: the number that differ. Errors
+  are exported under other ids, since circuit-tracer's error ids collide with those of features;
 - edits: logits at all positions after a feature was set to another value, with attention, norms
-  and MLPs held (direct), with attention held, and with nothing held; and what the direct regime
-  does to the input of every active feature;
+  and MLPs frozen (direct), with attention frozen, and with nothing frozen; and the inputs of all
+  active features under the direct regime;
 - identity: inputs of targets against the sum of their row and the constant that circuit-tracer
-  found by taking out all sources, where no feature was left out.
+  found by removing all sources, in graphs that leave out no feature.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ REGIMES: dict[Regime, str] = {"direct": "direct", "freeze_attention": "freeze_at
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Attribution graphs beside circuit-tracer's.
+    """Settings for comparing attribution graphs with circuit-tracer's.
 
     Attributes:
         folder: Folder of reference cases.
@@ -63,7 +63,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare all cases."""
+    """Compare all cases, record the differences, and exit with an error beyond the limits."""
     began, folder = time.monotonic(), config.folder
     rows = [compare(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
     if not rows:
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
 
 
 def compare(folder: Path, case: str) -> dict[str, Any]:
-    """One case."""
+    """Attribute one case, and return its differences from circuit-tracer's results."""
     theirs = np.load(folder / f"{case}.npz")
     meta = json.loads(str(theirs["meta_json"]))
     files = folder / "files" / case
@@ -113,7 +113,7 @@ def compare(folder: Path, case: str) -> dict[str, Any]:
 
 
 def nodes(graph: AttributionGraph, theirs: Any) -> dict[str, int]:
-    """Features and outputs."""
+    """Count the features and output tokens that differ."""
     table, here = graph.nodes, graph.of_kind(FEATURE)
     mine = np.stack([table.layer, table.position, table.index], 1)[here]
     expected = theirs["active_features"][theirs["selected_features"]]
@@ -126,7 +126,7 @@ def nodes(graph: AttributionGraph, theirs: Any) -> dict[str, int]:
 
 
 def numbers(graph: AttributionGraph, theirs: Any) -> dict[str, float]:
-    """Weights and what follows from them."""
+    """Return differences in weights, influence, scores, pruning and summed rows."""
     dense, kept, found = graph.to_dense(), prune(graph), graph_scores(graph)
     edges = np.zeros(dense.shape, bool)
     edges[graph.receivers[kept.edges], graph.senders[kept.edges]] = True
@@ -150,7 +150,7 @@ def numbers(graph: AttributionGraph, theirs: Any) -> dict[str, float]:
 
 
 def exported(graph: AttributionGraph, theirs: dict[str, Any]) -> dict[str, int]:
-    """The file for other tools' pages."""
+    """Count the nodes and links that differ in the exported graph."""
     mine = neuronpedia_json(graph)
     ids = {}
     for node in theirs["nodes"]:
@@ -160,7 +160,7 @@ def exported(graph: AttributionGraph, theirs: dict[str, Any]) -> dict[str, int]:
     names = set(ids.values())
     unique = {node: name for (node, _), name in ids.items()}
     links = {(link["source"], link["target"]) for link in mine["links"]}
-    clear = len(unique) == len(ids)  # else their links do not say what they mean
+    clear = len(unique) == len(ids)  # otherwise their links are ambiguous
     expected = {(unique[link["source"]], unique[link["target"]]) for link in theirs["links"]}
     return {
         "exported_nodes_differ": len({node["node_id"] for node in mine["nodes"]} ^ names),
@@ -169,7 +169,7 @@ def exported(graph: AttributionGraph, theirs: dict[str, Any]) -> dict[str, int]:
 
 
 def edits(model: Any, transcoder: Any, theirs: Any) -> dict[str, float]:
-    """Features set to other values, under each regime."""
+    """Return the largest difference after feature edits, over all regimes."""
     tokens, worst = theirs["prompt_tokens"][None], 0.0
     reads, active = transcoder.config.reads, theirs["active_features"]
     encoder, bias = (np.asarray(transcoder.params[name]) for name in ("W_enc", "b_enc"))

@@ -2,12 +2,12 @@
 
     python -m experiments.parity.executors  # a quarter of an hour on two idle cores
 
-The staged executor (one program a stage) and the fused one (one compiled step) on modular addition
-by a trained model, over neurons and over features that the run learns; on programs with weights by
-hand, whose circuits are known; and on IOI over SmolLM2-135M with few steps, over neurons with a
-tree, under the counterfactual and under mean ablation with repair. Expected: the same members
-everywhere but for ties: where they differ, the difference of the ranks across the cut is within
-rounding. Writes results/executors.json.
+The staged executor (one program per stage) and the fused one (one compiled step) run on modular
+addition by a trained model, over neurons and over features that the run learns; on models written
+by hand, whose circuits are known; and on IOI in SmolLM2-135M with few steps, over neurons with a
+tree, under counterfactual ablation and under mean ablation with repair. Expected: the same members
+except for ties, where the ranks on both sides of the cut differ within rounding. Writes
+results/executors.json.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from hagd_jax.testbeds import SmallTrainConfig, hand_built, small_model
 from hagd_jax.testbeds.case import as_task
 from hagd_jax.transcoders import TrainConfig
 
-# Log-probabilities nearer than this are ties: hundreds of steps of Adam in float32.
+# Log-probabilities closer than this are ties, after hundreds of steps of Adam in float32.
 TIE = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """The cases that both executors run.
+    """Settings of the cases that both executors run.
 
     Attributes:
-        model: The language model of IOI; empty to leave it out.
-        prompts: Prompts of each split of IOI.
-        steps: Steps of the masks over SmolLM2.
-        small_steps: Steps of the masks over small models.
+        model: Language model for IOI; empty to leave it out.
+        prompts: Number of IOI prompts in each split.
+        steps: Training steps of the masks over SmolLM2.
+        small_steps: Training steps of the masks over small models.
         modulus: Modulus of the trained model; 0 to leave it out.
-        tokens: Tokens that its features are learned on.
+        tokens: Training tokens of its transcoder.
         train: Training of that model.
-        programs: Programs by hand.
+        programs: Names of the models written by hand.
     """
 
     model: str = "smollm2-135m"
@@ -65,7 +65,7 @@ Case = tuple[str, LanguageModel, Task, ExtractConfig]
 
 
 def main(config: Config) -> None:
-    """Run both executors on every case, and compare."""
+    """Run both executors on every case, and record whether their circuits agree."""
     began = time.monotonic()
     rows = [compared(*case) for case in cases(config)]
     bad = [row["case"] for row in rows if row["differ"] and row["gap"] > TIE]
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
 
 
 def cases(config: Config) -> list[Case]:
-    """What is run."""
+    """Return the cases: name, model, task and configuration."""
     masks = MaskConfig(steps=config.small_steps)
     found: list[Case] = []
     programs = {case.name: case for case in hand_built()}
@@ -110,7 +110,7 @@ def cases(config: Config) -> list[Case]:
 
 
 def compared(name: str, model: LanguageModel, task: Task, config: ExtractConfig) -> dict[str, Any]:
-    """A row: how far the executors' results are apart."""
+    """Run both executors on one case; return a row of differences and times."""
     seconds, ends = [], []
     for execute in (run_staged, run_fused):
         context, _ = prepare(model, task, config)
@@ -123,7 +123,7 @@ def compared(name: str, model: LanguageModel, task: Task, config: ExtractConfig)
 
 
 def apart(one: Left, other: Left) -> dict[str, Any]:
-    """How far two results are apart; `gap` is how clear the choice was where members differ."""
+    """Compare two results; `gap` is the range of the ranks of members that differ."""
     circuits = [left["select"].circuit.mask().flat() for left in (one, other)]
     size = int(circuits[0].sum())
     differ = np.flatnonzero(circuits[0] != circuits[1])

@@ -1,14 +1,14 @@
-"""Goldens for the GGUF tests, made by llama.cpp: token ids and dequantized blocks.
+"""Write golden files for the GGUF tests with llama.cpp: token ids and dequantized blocks.
 
     python -m experiments.parity.gguf_goldens
 
 Needs `pip install llama-cpp-python` (a C++ build of several minutes); takes a few seconds.
 
-- `tests/models/goldens/gguf_tokenizers.json`: five small vocabularies, each written into a GGUF
-  file, and the ids that llama.cpp gives for some texts. They are trained without cutting the text
-  first, so their merges would cross every cut that is in the wrong place.
-- `tests/models/goldens/gguf_blocks.npz`: random numbers quantized by ggml to each type we read
-  (`<type>_bytes`) and turned back into float32 by ggml (`<type>_values`).
+- `tests/models/goldens/gguf_tokenizers.json` has five small vocabularies, each written into a GGUF
+  file, and llama.cpp's ids of some texts. The vocabularies are trained without pre-tokenization, so
+  that a wrong split of a text gives wrong merges.
+- `tests/models/goldens/gguf_blocks.npz` has random numbers quantized by ggml to each type we read
+  (`<type>_bytes`) and dequantized to float32 by ggml (`<type>_values`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CORPUS = [
 
 
 def byte_level() -> tuple[list[str], list[str]]:
-    """Tokens and merges of a byte-level BPE."""
+    """Train a byte-level BPE, and return its tokens and merges."""
     native = tokenizers.Tokenizer(models.BPE())
     native.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -57,10 +57,10 @@ def byte_level() -> tuple[list[str], list[str]]:
 
 
 def sentence_piece() -> tuple[list[str], list[float]]:
-    """Tokens and scores of a SentencePiece BPE with all bytes."""
+    """Train a SentencePiece BPE with all bytes, and return its tokens and scores."""
     native = tokenizers.Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=SPECIAL, show_progress=False)
-    # Newlines and tabs are left to the bytes, as in Llama's own vocabulary.
+    # Newlines and tabs are encoded as bytes, as in Llama's own vocabulary.
     lines = [line.translate(dict.fromkeys(map(ord, " \n\r\t"), "\u2581")) for line in CORPUS]
     native.train_from_iterator(lines, trainer)
     pieces = _tokens(native)[len(SPECIAL) :]
@@ -80,7 +80,7 @@ def _merges(native: tokenizers.Tokenizer) -> list[tuple[str, str]]:
 
 
 def token_types(tokens: list[str]) -> list[int]:
-    """Unknown, control, byte or normal."""
+    """Return the GGUF type of each token: unknown, control, byte or normal."""
     kinds = {"<unk>": TokenType.UNKNOWN, "<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
     return [
         kinds.get(t, TokenType.BYTE if t.startswith("<0x") else TokenType.NORMAL).value
@@ -89,7 +89,7 @@ def token_types(tokens: list[str]) -> list[int]:
 
 
 def ids(case: dict[str, Any], folder: Path) -> list[list[int]]:
-    """What llama.cpp makes of the texts, with a beginning token where the vocabulary wants one."""
+    """Return llama.cpp's ids of the texts, with the beginning token if the vocabulary adds it."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
     path = folder / "vocabulary.gguf"
@@ -118,7 +118,7 @@ def ids(case: dict[str, Any], folder: Path) -> list[list[int]]:
 
 
 def tokenizer_goldens() -> list[dict[str, Any]]:
-    """One case for each way of cutting, and one for SentencePiece."""
+    """Return one case for each pre-tokenizer, and one for SentencePiece."""
     texts = [*CORPUS[:5], *FIXED]
     tokens, merges = byte_level()
     common = {"tokens": tokens, "token_type": token_types(tokens), "merges": merges}
@@ -136,7 +136,7 @@ def tokenizer_goldens() -> list[dict[str, Any]]:
         case["texts"] = texts
         with tempfile.TemporaryDirectory() as folder:
             case["ids"] = ids(case, Path(folder))
-    # Stored once: the byte-level cases differ in nothing but the name of the cut.
+    # Stored once, since the byte-level cases differ only in the name of the pre-tokenizer.
     shared = {key: cases[0][key] for key in ("tokens", "token_type", "merges", "texts")}
     return [
         {"shared": shared},
@@ -145,7 +145,7 @@ def tokenizer_goldens() -> list[dict[str, Any]]:
 
 
 def block_goldens() -> dict[str, np.ndarray]:
-    """Two rows of 512 numbers in each quantized type."""
+    """Quantize and dequantize two rows of 512 numbers with ggml, for each type."""
     package = importlib.util.find_spec("llama_cpp")
     assert package is not None
     folder = Path(package.origin or "").parent / "lib"
@@ -172,7 +172,7 @@ def block_goldens() -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Goldens by llama.cpp.
+    """Settings for writing llama.cpp's goldens.
 
     Attributes:
         out: Folder that they are written to.
@@ -182,7 +182,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write both files."""
+    """Write both golden files."""
     need("llama_cpp", install="pip install llama-cpp-python")
     config.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(tokenizer_goldens(), separators=(",", ":"))

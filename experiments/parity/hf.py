@@ -1,4 +1,4 @@
-"""Does this package compute what Hugging Face `transformers` computes, and read what it writes?
+"""Does this package agree with Hugging Face `transformers`, in both directions?
 
     pip install -e . torch==2.13.0 transformers==4.57.3
     python -m experiments.parity.hf [FOLDER_OF_CASES ...]
@@ -7,13 +7,13 @@ Takes about a minute on two CPU cores. Expected: every difference below 1e-4 in 
 with a spread of about 1. Writes results/hf_parity.json, one entry for each release of transformers
 it ran with.
 
-A case is a model folder with `expected.npz` (tokens, logits, hidden_states). The ones of
-`parity/hf_goldens.py` under tests/ are always checked; further folders of cases may be named.
-Three differences each, the largest over all entries:
+A case is a model folder with `expected.npz` (tokens, logits, hidden_states). The cases of
+`parity/hf_goldens.py` under tests/ are always checked; further folders of cases can be named.
+Each case has three differences, the largest over all entries:
 
-- logits: ours from the folder, against the expected ones;
-- hidden: embedding, output of every block, and the last one after the final norm;
-- saved: what transformers computes from the folder that `models.save` writes, against the same.
+- logits: our logits from the folder, against the expected ones;
+- hidden: embedding, output of every block, and the last output after the final norm;
+- saved: logits of transformers from the folder that `models.save` writes, against the same.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Logits and hidden states beside `transformers`.
+    """Settings for comparing logits and hidden states with `transformers`.
 
     Attributes:
         folders: Further folders of cases.
         goldens: Folder of the cases that are always checked.
-        read_back: Also let transformers read what `models.save` writes.
+        read_back: Also compare the logits of transformers on folders that `models.save` writes.
     """
 
     folders: Positional[tuple[Path, ...]] = ()
@@ -55,7 +55,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare all cases."""
+    """Compare all cases, record the differences, and exit with an error beyond the tolerance."""
     if config.read_back:
         need("torch", "transformers", install=INSTALL)
     began, cases = time.monotonic(), {}
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
 
 
 def differences(folder: Path, config: Config) -> dict[str, float]:
-    """The two or three differences of one case."""
+    """Return the two or three differences of one case."""
     model = models.load(folder, dtype=jnp.float32)
     with np.load(folder / "expected.npz") as file:
         tokens, logits, hidden = file["tokens"], file["logits"], file["hidden_states"]
@@ -89,7 +89,7 @@ def differences(folder: Path, config: Config) -> dict[str, float]:
 
 
 def read_back(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    """Logits by transformers; eager attention, for the fused one leaves out two GPT-2 options."""
+    """Return logits by transformers with eager attention; the fused one ignores GPT-2 options."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
@@ -106,14 +106,14 @@ def read_back(folder: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def _largest(ours: Any, theirs: np.ndarray) -> float:
-    """Largest absolute difference; NaN stays NaN, and a constant reference is no reference."""
+    """Return the largest absolute difference; NaN stays NaN, and constant references raise."""
     if theirs.std() < 0.1:
         raise InputError("expected values", got="values that are all alike", expected="a spread")
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max())
 
 
 def keep(config: Config, cases: dict[str, dict[str, float]], worst: float, seconds: float) -> None:
-    """Write this run beside those with other releases of transformers."""
+    """Add this run to the record, beside runs with other releases of transformers."""
     file, packages = config.results / "hf_parity.json", ("torch", "transformers")
     told = conditions(seconds, packages if config.read_back else ())
     runs = json.loads(file.read_text())["runs"] if file.exists() else {}

@@ -1,8 +1,8 @@
-"""Write the small models under `tests/models/goldens/hf`, and what `transformers` says of them.
+"""Write the small models under `tests/models/goldens/hf`, and their outputs by `transformers`.
 
-The tests compare against these files, so that they need neither torch nor a network. A case is
-written by the release of `transformers` it names, 4 or 5, because the two spell rotary settings
-differently; so run the script once in an environment with each:
+The tests compare with these files, so that they need neither torch nor a network. Each case names
+the release of `transformers` that writes it, 4 or 5, because the two write rotary settings
+differently. Run the script once in an environment with each:
 
     pip install torch==2.13.0 transformers==4.57.3 && python -m experiments.parity.hf_goldens
     pip install torch==2.13.0 'transformers>=5,<6' && python -m experiments.parity.hf_goldens
@@ -31,16 +31,16 @@ LENGTH = 12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One folder.
+    """A golden model folder.
 
     Attributes:
-        name: Of the folder.
-        family: The configuration and model class: GPT2, GPTNeoX or Llama.
-        options: What differs from the family's small base configuration.
+        name: Name of the folder.
+        family: Prefix of the configuration and model class: GPT2, GPTNeoX or Llama.
+        options: Changes to the family's small base configuration.
         release: Major release of `transformers` that writes it.
-        shard_size: Largest weights file, as `save_pretrained` takes it.
-        dtype: Of the stored weights; the expected values are computed in float32 from them.
-        as_on_hub: Rename and add tensors as the family's published checkpoints have them.
+        shard_size: Largest weights file, in the format of `save_pretrained`, such as "1GB".
+        dtype: Dtype of the stored weights; expected values are computed from them in float32.
+        as_on_hub: Rename and add tensors to match the family's published checkpoints.
     """
 
     name: str
@@ -204,7 +204,7 @@ CASES = [
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Goldens by transformers.
+    """Settings for writing the goldens of transformers.
 
     Attributes:
         out: Folder that they are written to.
@@ -214,7 +214,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write the cases of the release that is installed."""
+    """Write the cases of the installed release of transformers."""
     need("torch", "transformers", install="pip install torch==2.13.0 transformers==4.57.3")
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
@@ -231,7 +231,7 @@ def main(config: Config) -> None:
 
 
 def write(case: Case, folder: pathlib.Path) -> None:
-    """Write one case: the model folder, then what the saved weights compute in float32."""
+    """Write one case: the model folder, and the float32 outputs of the saved weights."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
@@ -249,13 +249,13 @@ def write(case: Case, folder: pathlib.Path) -> None:
     if case.as_on_hub:
         _spell_as_on_hub(case, folder / "model.safetensors")
     _forget_release(folder / "config.json")
-    # Read back rather than widened in place: `model.to(bfloat16)` has rounded the rotary buffers.
+    # Read back, not cast in place: `model.to(bfloat16)` has rounded the rotary buffers.
     read = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     np.savez_compressed(folder / "expected.npz", **expected(read, seed))
 
 
 def randomise(model: Any, generator: Any) -> None:
-    """Draw every parameter: fresh norms are ones and fresh biases zeros, which hide mistakes."""
+    """Draw all parameters at random, since initial norms of one and zero biases hide mistakes."""
     import torch  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
@@ -269,9 +269,9 @@ def randomise(model: Any, generator: Any) -> None:
 
 
 def expected(model: Any, seed: int) -> Any:
-    """Tokens, logits and hidden states.
+    """Return random tokens, and the model's logits and hidden states.
 
-    The model must use the eager attention: the fused one leaves out GPT-2's two score options.
+    The model must use eager attention: the fused one ignores GPT-2's two score options.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -287,7 +287,10 @@ def expected(model: Any, seed: int) -> Any:
 
 
 def _spell_as_on_hub(case: Case, path: pathlib.Path) -> None:
-    """Published GPT-2 lacks the `transformer.` prefix; both families carry unused buffers."""
+    """Rename tensors like published checkpoints, and add their unused buffers.
+
+    Published GPT-2 weights lack the `transformer.` prefix; both families have unused buffers.
+    """
     import torch  # pyright: ignore[reportMissingImports]
     from safetensors.torch import load_file, save_file
 
@@ -307,7 +310,7 @@ def _spell_as_on_hub(case: Case, path: pathlib.Path) -> None:
 
 
 def _forget_release(path: pathlib.Path) -> None:
-    """Keep the major release only, so that a patch release does not rewrite the goldens."""
+    """Keep only the major release, so that a patch release does not change the goldens."""
     config = json.loads(path.read_text())
     config["transformers_version"] = config["transformers_version"].split(".")[0]
     path.write_text(json.dumps(config, indent=2) + "\n")

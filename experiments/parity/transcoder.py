@@ -1,4 +1,4 @@
-"""Do public transcoder folders give the features and errors that circuit-tracer found with them?
+"""Do public transcoder folders give the same features and errors as in circuit-tracer?
 
     python -m experiments.parity.transcoder FOLDER
     pip install -e . torch==2.13.0 circuit-tracer==0.5.0     # for the second half
@@ -6,15 +6,15 @@
 Takes about a minute on two CPU cores. Expected: every difference below 1e-5, of features and errors
 as large as 4. Writes results/transcoder_parity.json.
 
-FOLDER holds `<case>.npz` with what circuit-tracer computed, and `files/<case>/` with the model and
-the transcoder as public folders have them. Differences are the largest over all entries:
+FOLDER holds `<case>.npz` with circuit-tracer's results, and `files/<case>/` with the model and the
+transcoder in their public formats. Differences are the largest over all entries:
 
-- features: of `activation_values` of the features it found active, and of zero for all others.
-  Position 0, the beginning of the text, has no features by its definition.
-- errors: MLP output minus reconstruction. Position 0 has no errors by its definition either.
+- features: from `activation_values` for features that circuit-tracer found active, from zero for
+  all others. In circuit-tracer, position 0, the beginning of the text, has no features.
+- errors: MLP output minus reconstruction. In circuit-tracer, position 0 has no errors either.
 
-Where circuit-tracer is installed, its own loaders also read what `transcoders.save` writes, and
-what it computes from there is compared with ours; TopK is left out, since it runs ReLU instead.
+If circuit-tracer is installed, its own loaders also read what `transcoders.save` writes, and its
+outputs are compared with ours; TopK is left out, since circuit-tracer runs ReLU instead.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from hagd_jax.transcoders import Transcoder, TranscoderConfig
 
 TOLERANCE = 1e-5
 SHAPE: dict[str, Any] = {"n_layers": 5, "d_model": 16, "n_features": 48}
-# What circuit-tracer is asked to read: name → what differs.
+# Transcoders that circuit-tracer reads: name → changes to the default configuration.
 WRITTEN: dict[str, dict[str, Any]] = {
     "per-layer ReLU": {"activation": "relu"},
     "per-layer JumpReLU, skip": {"activation": "jump_relu", "skip": True},
@@ -53,7 +53,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Features and errors beside circuit-tracer's.
+    """Settings for comparing features and errors with circuit-tracer's.
 
     Attributes:
         folder: Folder of reference cases.
@@ -63,7 +63,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare all cases, and folders of ours if circuit-tracer is here to read them."""
+    """Compare all cases, and our own folders if circuit-tracer is installed to read them."""
     began, folder = time.monotonic(), config.folder
     rows = [compare(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
     if not rows:
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
 
 
 def compare(folder: Path, case: str) -> dict[str, Any]:
-    """One reference case."""
+    """Return the differences of one reference case."""
     files = folder / "files" / case
     with np.load(folder / f"{case}.npz") as file:
         tokens, active, values = (
@@ -111,7 +111,7 @@ def compare(folder: Path, case: str) -> dict[str, Any]:
 
 
 def read_back(name: str, **options: Any) -> dict[str, Any]:
-    """Our features and reconstructions, and what circuit-tracer computes from our folder."""
+    """Save a random transcoder, and compare circuit-tracer's outputs from it with ours."""
     import torch  # pyright: ignore[reportMissingImports]
 
     config = TranscoderConfig(**SHAPE | options)
@@ -129,7 +129,7 @@ def read_back(name: str, **options: Any) -> dict[str, Any]:
 
 
 def load_there(folder: Path) -> Any:
-    """A folder as circuit-tracer reads it from its cache."""
+    """Load a folder with circuit-tracer, as if it were in its cache."""
     import torch  # pyright: ignore[reportMissingImports]
     from circuit_tracer.utils.caching import (  # pyright: ignore[reportMissingImports]
         load_transcoders_from_cache,
@@ -141,7 +141,7 @@ def load_there(folder: Path) -> Any:
 
 
 def randomised(config: TranscoderConfig) -> Transcoder:
-    """Every parameter matters."""
+    """Return a transcoder whose parameters are all random."""
     params = {
         name: 0.3 * jax.random.normal(jax.random.fold_in(jax.random.key(0), i), spec.shape)
         for i, (name, spec) in enumerate(transcoders.param_specs(config).items())
@@ -150,7 +150,7 @@ def randomised(config: TranscoderConfig) -> Transcoder:
 
 
 def _largest(ours: Any, theirs: np.ndarray) -> float:
-    """Largest absolute difference; NaN stays NaN, and a constant reference is no reference."""
+    """Return the largest absolute difference; NaN stays NaN, and constant references raise."""
     if theirs.std() < 1e-2:
         raise InputError("expected values", got="values that are all alike", expected="a spread")
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max())

@@ -1,14 +1,14 @@
-"""Write the small transcoders under `tests/transcoders/formats/goldens`, and what they compute.
+"""Write the small transcoders under `tests/transcoders/formats/goldens`, and their outputs.
 
-By their authors' code. The tests compare against these files, so that they need neither torch nor
-a network.
+Both are made by the formats' own libraries. The tests compare with these files, so that they need
+neither torch nor a network.
 
     pip install torch==2.13.0 eai-sparsify==1.3.3 sae-lens==6.54.12
     python -m experiments.parity.transcoder_goldens
 
-Expected: a few seconds; 7 folders, below 150 kB together. Each holds a transcoder as `sparsify` or
-SAELens saves it, and `expected.npz`: x (L, N, D), what the features read; features (L, N, F); and
-outputs (L, N, D), in float32.
+Expected: a few seconds; 7 folders, below 150 kB together. Each holds a transcoder saved by
+`sparsify` or SAELens, and `expected.npz`: inputs x (L, N, D), features (L, N, F) and outputs (L, N,
+D), in float32.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from experiments.common.script import ROOT, need, run
 
 LAYERS, TOKENS, WIDTH, FEATURES = 2, 16, 6, 20
 
-# Name → options. The second is what folders from before the option `transcode` look like.
+# Name → options. The second is like folders from before the option `transcode` existed.
 SPARSIFY = {
     "sparsify_skip": {"transcode": True, "skip_connection": True},
     "sparsify_old_skip": {"skip_connection": True},
     "sparsify_plain": {"transcode": True},
 }
-# Name → class, whose configuration has the same name and `Config`.
+# Name → class; the configuration class appends `Config` to its name.
 SAELENS = {
     "saelens_relu": "Transcoder",
     "saelens_skip": "SkipTranscoder",
@@ -46,7 +46,7 @@ OLD_OPTIONS = ("expansion_factor", "normalize_decoder", "num_latents", "k", "mul
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Goldens by sparsify and SAELens.
+    """Settings for writing the goldens of sparsify and SAELens.
 
     Attributes:
         out: Folder that they are written to.
@@ -56,7 +56,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write all folders."""
+    """Write all golden folders."""
     need(
         "torch", "sparsify", "sae_lens",
         install="pip install torch==2.13.0 eai-sparsify==1.3.3 sae-lens==6.54.12",
@@ -68,7 +68,7 @@ def main(config: Config) -> None:
 
 
 def write(folder: pathlib.Path, save: Callable[[int, pathlib.Path], Any]) -> None:
-    """Save a transcoder a layer, and what each of them computes."""
+    """Save one transcoder per layer, with random inputs and its features and outputs."""
     import torch  # pyright: ignore[reportMissingImports]
 
     name = folder.name
@@ -92,7 +92,7 @@ def write(folder: pathlib.Path, save: Callable[[int, pathlib.Path], Any]) -> Non
 
 
 def sparsify(layer: int, folder: pathlib.Path, **options: Any) -> Any:
-    """One layer of a `sparsify` folder, and what it computes as it is loaded again."""
+    """Save one layer with `sparsify`; return a function that computes with the loaded layer."""
     import torch  # pyright: ignore[reportMissingImports]
     from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
 
@@ -116,7 +116,7 @@ def sparsify(layer: int, folder: pathlib.Path, **options: Any) -> Any:
 
 
 def sae_lens(layer: int, folder: pathlib.Path, name: str) -> Any:
-    """One layer of a SAELens folder, and what it computes as it is loaded again."""
+    """Save one layer with SAELens; return a function that computes with the loaded layer."""
     from sae_lens.saes import transcoder as saelens  # pyright: ignore[reportMissingImports]
     from sae_lens.saes.sae import SAEMetadata  # pyright: ignore[reportMissingImports]
 
@@ -140,7 +140,7 @@ def sae_lens(layer: int, folder: pathlib.Path, name: str) -> Any:
 
 
 def randomise(module: Any) -> None:
-    """Every parameter matters; thresholds are of either sign."""
+    """Draw all parameters at random, with thresholds of either sign."""
     import torch  # pyright: ignore[reportMissingImports]
 
     for parameter in module.parameters():

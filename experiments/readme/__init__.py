@@ -1,1 +1,1 @@
-"""The README's tables, made from the results."""
+"""Make the README's tables from the records in `results/`."""

@@ -1,4 +1,4 @@
-"""Rows of the README's table about attribution graphs; `readme/tables.py` places them."""
+"""Make the README's rows about attribution graphs; `readme/tables.py` puts them together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.readme.rows import GIB, Row, Rows
 
 
 def parity(result: dict[str, Any]) -> list[Row]:
-    """Against circuit-tracer's archives."""
+    """Make the rows of the comparison with circuit-tracer's graphs."""
     rows, script = result["rows"], "parity/attribution.py"
     cases = len(rows)
     weights, edits = (max(row[name] for row in rows) for name in ("weights", "edits"))
@@ -26,7 +26,7 @@ def parity(result: dict[str, Any]) -> list[Row]:
 
 
 def speed(result: dict[str, Any]) -> list[Row]:
-    """Beside circuit-tracer."""
+    """Make the rows of the speed comparison with circuit-tracer."""
     out: list[Row] = []
     for kind in dict.fromkeys(row["transcoder"] for row in result["rows"]):
         ours, *theirs = [row for row in result["rows"] if row["transcoder"] == kind]
@@ -53,7 +53,7 @@ def speed(result: dict[str, Any]) -> list[Row]:
 
 
 def growth(result: dict[str, Any]) -> list[Row]:
-    """Exponents and the long prompt."""
+    """Make the rows of the growth exponents and the long prompt."""
     fits, limits = result["exponents"], result["limits"]
     script, long = "scale/attribution.py", result["long_prompt"]
     powers = ", ".join(f"{power:.2f} in {what}" for what, power in fits.items())
@@ -68,7 +68,7 @@ def growth(result: dict[str, Any]) -> list[Row]:
 
 
 def smollm2(result: dict[str, Any]) -> list[Row]:
-    """Real prompts."""
+    """Make the rows of SmolLM2's graphs."""
     return [
         (
             f"SmolLM2, {row['prompt']} prompt over {row['over']}: graph of "
@@ -83,7 +83,7 @@ def smollm2(result: dict[str, Any]) -> list[Row]:
 
 
 def plan(result: dict[str, Any]) -> list[Row]:
-    """Llama-70B."""
+    """Make the rows of the memory plans for Llama-2-70B."""
     out: list[Row] = []
     for topology in dict.fromkeys(row["topology"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["topology"] == topology]

@@ -1,4 +1,4 @@
-"""The README's table of two-hop models; see `readme/tables.py`."""
+"""Make the README's table of two-hop models; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = (
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
-    """A row for each way of training that the README shows."""
+    """Make a row for each training variant that the README shows."""
     shown = [
         row
         for row in result["rows"]

@@ -1,4 +1,4 @@
-"""Rows of the README's table about the judge; see `readme/tables.py`."""
+"""Make the README's rows about the judge; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from experiments.readme.rows import Row, Rows
 
 
 def edges(result: dict) -> list[Row]:
-    """Compiled programs: what they compute, and how many edges that takes."""
+    """Make the rows of compiled programs: their accuracy, and the edges they need."""
     rows, script = result["rows"], "judge/ground_truth_edges.py"
     exact = sum(row["accuracy"] == 1 for row in rows)
     counted = [row for row in rows if row["published zero"] is not None]
@@ -24,7 +24,7 @@ def edges(result: dict) -> list[Row]:
 
 
 def known(result: dict) -> list[Row]:
-    """Models whose circuits are known, and how far their truth is proved."""
+    """Make the row of the proofs of known circuits."""
     circuits = len(result["rows"])
     right = sum(row["accuracy"] == 1 for row in result["rows"])
     what = f"Known circuits of {result['models']} models: the circuit alone gives every answer"
@@ -36,7 +36,7 @@ def known(result: dict) -> list[Row]:
 
 
 def mutations(result: dict) -> list[Row]:
-    """Lies that are told to the judge."""
+    """Make the row of planted lies that the judge caught."""
     lies = [row for row in result["rows"] if row["lie"] != "none"]
     caught = sum(row["caught"] for row in lies)
     honest = next(row["verdict"] for row in result["rows"] if row["lie"] == "none")
@@ -45,7 +45,7 @@ def mutations(result: dict) -> list[Row]:
 
 
 def judged(result: dict) -> list[Row]:
-    """The judge on circuits whose truth is known: how often it is right where it decides."""
+    """Make the rows of the judge's verdicts on known circuits: how often decisions are right."""
     wanted = {
         "true": ("true circuits accepted", "accepted", "98%, none rejected"),
         "random": ("random circuits of their size rejected", "rejected", "95%"),
@@ -72,7 +72,7 @@ def judged(result: dict) -> list[Row]:
 
 
 def calibrated(result: dict) -> list[Row]:
-    """P-values and intervals on simulated circuits."""
+    """Make the rows of the calibration of p-values and intervals."""
     rows, script = result["rows"], "judge/calibrated.py"
     uniform = [row for row in rows if row["kind"] == "p-value"]
     errors = [row for row in rows if row["kind"] == "error"]
@@ -90,7 +90,7 @@ def calibrated(result: dict) -> list[Row]:
 
 
 def speed(result: dict) -> list[Row]:
-    """Circuits against plain passes."""
+    """Make the row of the judge's speed beside plain forward passes."""
     plain, answers = result["rows"]
     what = f"{plain['circuits']:,} circuits of SmolLM2's heads, 32 IOI prompts: speed of passes"
     measured = (

@@ -1,4 +1,4 @@
-"""Rows of the README's table about models, tasks and machines; see `readme/tables.py`."""
+"""Make the README's rows about models, tasks and machines; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.readme.rows import GIB, Row, Rows
 
 
 def parity(result: dict) -> list[Row]:
-    """Against transformers."""
+    """Make the row of the comparison with `transformers`."""
     runs = result["runs"]
     versions = " and ".join(name.split()[-1] for name in runs)
     cases = max(len(run["cases"]) for run in runs.values())
@@ -19,7 +19,7 @@ def parity(result: dict) -> list[Row]:
 
 
 def tokens(result: dict) -> list[Row]:
-    """Against llama.cpp."""
+    """Make the row of the comparison of token ids with llama.cpp."""
     row = next(row for row in result["rows"] if row["file"].startswith("SmolLM2"))
     measured = f"{row['equal']:,} of {row['texts']:,} texts"
     different = result["differences"][row["file"]]
@@ -29,7 +29,7 @@ def tokens(result: dict) -> list[Row]:
 
 
 def language(result: dict) -> list[Row]:
-    """What the models can do."""
+    """Make the rows of the models' accuracy on their tasks."""
     tops = [words[0] for words in result["top_tokens"].values()]
     found = ", ".join(f"“{word}” {probability:.2f}" for word, probability in tops)
     tests = [row for row in result["rows"] if row["split"] == "test"]
@@ -48,13 +48,13 @@ def language(result: dict) -> list[Row]:
 
 
 def _shares(rows: Iterable[dict], name: str = "task") -> str:
-    """Accuracies by name."""
+    """List the accuracies of rows with their names."""
     parts = (f"{row[name]} {row['accuracy']:.1%}" for row in rows)
     return ", ".join(part.replace("_", " ") for part in parts)
 
 
 def memory(result: dict) -> list[Row]:
-    """While a model is loaded."""
+    """Make the row of peak host memory while a model is loaded."""
     row = next(row for row in result["rows"] if row["devices"] == 8)
     measured = f"{row['peak_over_model']:.2f} of the model's size"
     what = "Peak host memory, loading 1 GB of bfloat16 on 8 devices (2 x 4)"
@@ -62,7 +62,7 @@ def memory(result: dict) -> list[Row]:
 
 
 def compile_time(result: dict) -> list[Row]:
-    """Of a large model."""
+    """Make the row of the compile time of a large model."""
     rows = result["rows"]
     forward, gradient = (max(row[k] for row in rows) for k in ("forward_s", "gradient_s"))
     what = "Compile Llama-70B (80 layers): forward, gradient"
@@ -71,7 +71,7 @@ def compile_time(result: dict) -> list[Row]:
 
 
 def speed(result: dict) -> list[Row]:
-    """Beside PyTorch."""
+    """Make the row of the forward speed beside PyTorch."""
     shapes = result["rows"]
     ratios = ", ".join(f"{r['ratio']:.2f} at {r['batch']} x {r['length']}" for r in shapes)
     alone = ", ".join(f"{r['ratio_one_device']:.2f}" for r in shapes)
@@ -80,7 +80,7 @@ def speed(result: dict) -> list[Row]:
 
 
 def plans(result: dict) -> list[Row]:
-    """Forward passes on slices."""
+    """Make the rows of the memory plans for forward passes on TPU slices."""
     return [
         (
             f"Llama-70B forward, three sites captured, 8 x 2048 tokens, {row['topology']}",
@@ -93,14 +93,14 @@ def plans(result: dict) -> list[Row]:
 
 
 def devices(result: dict) -> list[Row]:
-    """The same circuit on several devices."""
+    """Make a row for each task that was run on one device and on several."""
     rows = result["rows"]
     tasks = dict.fromkeys(row["task"] for row in rows)
     return [device_row([row for row in rows if row["task"] == task]) for task in tasks]
 
 
 def device_row(rows: list[dict]) -> Row:
-    """The worst over meshes of one task."""
+    """Make the row of one task, with the largest difference over all meshes."""
     meshes = ", ".join(f"`{row['mesh']}`" for row in rows)
     what = f"{rows[0]['task']} circuit on 8 devices, as {meshes}, against one device"
     score, verdict = (
@@ -114,7 +114,7 @@ def device_row(rows: list[dict]) -> Row:
 
 
 def timings(result: dict) -> list[Row]:
-    """The Makefile's commands."""
+    """Make the rows of the times of the Makefile's commands."""
     return [
         (
             f"`{row['step']}` on a fresh checkout",

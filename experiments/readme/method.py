@@ -1,4 +1,4 @@
-"""Rows of the README's table about the method itself; see `readme/tables.py`."""
+"""Make the README's rows about the method itself; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.readme.rows import GIB, Row, Rows
 
 
 def modular(result: dict) -> list[Row]:
-    """Preservation under mean and under the worst ablation, by model and how nodes were chosen."""
+    """Make the rows of modular addition: accuracy kept under mean and under the worst ablation."""
     made = []
     for by, nodes in (("whole", None), ("searched", 40), ("searched", 49)):
         said = []
@@ -34,7 +34,7 @@ def modular(result: dict) -> list[Row]:
 
 
 def algorithmic(result: dict) -> list[Row]:
-    """Parity and sorting."""
+    """Make the rows of parity and sorting."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for row in result["summary"]:
         groups[row["task"], row["kind"], row["nodes"]].append(row)
@@ -62,7 +62,7 @@ def _seeds(result: dict) -> str:
 
 
 def ground_truth(result: dict) -> list[Row]:
-    """AUROC 1 and exact recovery, beside EAP-IG."""
+    """Make the rows of known circuits: AUROC 1.0 and exact recovery, beside EAP-IG."""
     made = []
     kinds = {"nodes": ("by hand", "nodes"), "edges": ("by hand", "edges"),
              "edges of compiled programs": ("compiled", "edges")}  # fmt: skip
@@ -85,7 +85,7 @@ def ground_truth(result: dict) -> list[Row]:
 
 
 def exhaustive(result: dict) -> list[Row]:
-    """How near to the best of all circuits."""
+    """Make the row of the comparison with exhaustive search."""
     rows = result["rows"]
     within, spent = sum(r["within"] for r in rows), [r["evaluations"] for r in rows]
     worst = max(r["ratio"] for r in rows)
@@ -97,7 +97,7 @@ def exhaustive(result: dict) -> list[Row]:
 
 
 def growth(result: dict) -> list[Row]:
-    """Exponents of time and memory."""
+    """Make the row of the growth exponents of time and memory."""
     exponents = result["exponents"]
     said = ", ".join(f"{name} {list(e.values())[1]:.2f}" for name, e in exponents.items())
     first, last = result["rows"][0]["nodes"], result["rows"][-1]["nodes"]
@@ -107,7 +107,7 @@ def growth(result: dict) -> list[Row]:
 
 
 def plans(result: dict) -> list[Row]:
-    """The composed step on slices."""
+    """Make the rows of the memory plans for the composed step on TPU slices."""
     return [
         (f"Composed step of {r['model']}, {r['topology']}",
          f"{r['total'] / GIB:.1f} GiB a chip{'' if r['fits'] else ', does not fit'}; "
@@ -119,7 +119,7 @@ def plans(result: dict) -> list[Row]:
 
 
 def learner(result: dict) -> list[Row]:
-    """The meta-learner, family by family."""
+    """Make the rows of the meta-learner, one for each family left out, and of its masks."""
     made = []
     for row in result["rows"]:
         best = row["best single"]
@@ -146,7 +146,7 @@ def learner(result: dict) -> list[Row]:
 
 
 def stability(result: dict) -> list[Row]:
-    """Overlap of circuits found from other prompts."""
+    """Make the rows of the overlap of circuits found on disjoint prompts."""
     made, clusters = [], " and ".join(map(str, result["clusters"]))
     for row in result["rows"]:
         if row["share"] not in (0.05, 0.1):
@@ -166,7 +166,7 @@ def stability(result: dict) -> list[Row]:
 
 
 def executors(result: dict) -> list[Row]:
-    """The staged and the fused executor on the same cases."""
+    """Make the row of the comparison of the staged and the fused executor."""
     rows = result["rows"]
     said = f"{result['same']} of {len(rows)} cases"
     other = [

@@ -1,4 +1,4 @@
-"""What the modules of README's tables share: rows, and how they are written."""
+"""Types of the README's rows, and the Markdown of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""The README's table of circuits of SmolLM2; see `readme/tables.py`."""
+"""Make the README's table of circuits of SmolLM2; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from experiments.common.record import half_interval
 
 NAMES = {"smollm2": "neurons", "smollm2_features": "features", "smollm2_mean": "neurons, mean"}
-# Largest |1 − faithfulness| of the judge; the records hold the gates on accuracy and KL.
+# The judge's gate on |1 − faithfulness|; the records hold the gates on accuracy and KL.
 NEAR = 0.3
 TEXT = (
     "Circuits of SmolLM2-135M (46,350 neurons and heads, or 138,510 features and heads; "
@@ -33,7 +33,7 @@ HEAD = (
 
 
 def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
-    """A row a task, kind of nodes and ablation, of results by name."""
+    """Make a row for each task, kind of nodes and ablation, from records by name."""
     made = []
     for name, result in results.items():
         every = result["rows"]
@@ -46,13 +46,13 @@ def rows(results: dict[str, dict]) -> list[tuple[str, ...]]:
                     {r["seed"]: r["cmd"] for r in side} for side in (ours, theirs, ig)
                 )
                 lower = sum(cmd[seed] < cmd_eap[seed] for seed in cmd)
-                five, seeds = at_5(ours), len(_seeds(own))
+                at_five, seeds = at_5(ours), len(_seeds(own))
                 made.append((
                     f"{task.replace('_', ' ')}, {NAMES[name]}", ablation,
                     *(_from(side) if side else "" for side in (ours, theirs, ig)),
-                    f"{sum(map(within, five))} of {seeds}",
-                    f"{sum(map(one_sided, five))} of {seeds}",
-                    *(_both(at_5(side), of) for side in (ours, theirs)
+                    f"{sum(map(within, at_five))} of {seeds}",
+                    f"{sum(map(one_sided, at_five))} of {seeds}",
+                    *(_mean(at_5(side), of) for side in (ours, theirs)
                       for of in ("faithfulness", "kl")),
                     *(interval(list(of.values())) for of in (cmd, cmd_eap, cmd_ig)),
                     f"{lower} of {len(cmd)}",
@@ -65,22 +65,22 @@ def _seeds(found: Iterable[dict]) -> list[int]:
 
 
 def within(row: dict) -> bool:
-    """Whether a circuit is within the gates."""
+    """Return whether a circuit is within the gates."""
     return row["gates"] and abs(row["faithfulness"] - 1) <= NEAR
 
 
 def one_sided(row: dict) -> bool:
-    """Whether it would be if faithfulness had no upper gate."""
+    """Return whether a circuit is within the gates if faithfulness has no upper gate."""
     return row["gates"] and row["faithfulness"] >= 0.9
 
 
 def at_5(found: Iterable[dict]) -> list[dict]:
-    """Circuits of 5% of the nodes."""
+    """Return the circuits that have 5% of the nodes."""
     return [r for r in found if round(r["share"], 3) == 0.05]
 
 
 def _from(found: list[dict]) -> str:
-    """The least share of nodes that is within the gates, over seeds."""
+    """Format the smallest share of nodes within the gates, as a range over seeds."""
     least = [least_share(r for r in found if r["seed"] == seed) for seed in _seeds(found)]
     some = [share for share in least if share is not None]
     if not some:
@@ -91,18 +91,19 @@ def _from(found: list[dict]) -> str:
 
 
 def least_share(found: Iterable[dict]) -> float | None:
-    """The least share of nodes within the gates; None if only all nodes are."""
+    """Return the smallest share of nodes within the gates; None if only the whole model is."""
     return min((r["share"] for r in found if within(r) and r["share"] < 1), default=None)
 
 
-def _both(own: list[dict], of: str) -> str:
+def _mean(own: list[dict], of: str) -> str:
+    """Format faithfulness, or KL in percent, over seeds."""
     if of == "kl":
         return interval([100 * r["kl_share"] for r in own], "{:.0f}") + "%"
     return interval([r[of] for r in own])
 
 
 def interval(values: list[float], form: str = "{:.2f}") -> str:
-    """The one value, both ends of two, mean ± half of the 95% interval (Student's t) of more."""
+    """Format one value, the range of two, or mean ± half of the 95% interval (Student's t)."""
     if not values:
         return ""
     if len(values) == 1:

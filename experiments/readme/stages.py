@@ -1,4 +1,4 @@
-"""The README's table of what each stage of the method gives; see `readme/tables.py`."""
+"""Make the README's table of what each stage of the method contributes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = (
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
-    """A row a task and variant."""
+    """Make a row for each task and variant."""
     made = []
     every = result["rows"]
     for task, variant in dict.fromkeys((r["task"], r["variant"]) for r in every):

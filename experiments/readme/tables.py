@@ -2,7 +2,8 @@
 
     python -m experiments.readme.tables
 
-Replaces what stands between the markers `<!-- results -->` and `<!-- /results -->`.
+Takes about a second. Replaces the text between the markers `<!-- results -->` and
+`<!-- /results -->`.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Tables of results.
+    """Settings for writing the tables of results.
 
     Attributes:
-        readme: File that they are written into.
+        readme: File that the tables are written into.
     """
 
     readme: Path = ROOT / "README.md"
 
 
 def main(config: Config) -> None:
-    """Replace the tables."""
+    """Replace the tables in the README."""
     config.readme.write_text(rewritten(config.readme.read_text(), tables(config.results)))
 
 
 def rewritten(text: str, body: str) -> str:
-    """A text with another body between the markers."""
+    """Return a text with another body between the markers."""
     if text.count(START) != 1 or text.count(END) != 1:
         raise InputError("README", expected=f"one {START.strip()} and one {END}")
     before, rest = text.split(START)
@@ -58,7 +59,7 @@ def rewritten(text: str, body: str) -> str:
 
 
 def tables(results: Path) -> str:
-    """All tables, of the records that there are."""
+    """Make all tables from the records that exist."""
 
     def load(name: str) -> dict:
         return json.loads((results / f"{name}.json").read_text())

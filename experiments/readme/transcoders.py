@@ -1,4 +1,4 @@
-"""Rows of the README's table about transcoders; see `readme/tables.py`."""
+"""Make the README's rows about transcoders; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.readme.rows import GIB, Row, Rows
 
 
 def transcoder_parity(result: dict) -> list[Row]:
-    """Public folders, beside circuit-tracer's features."""
+    """Make the row of the comparison of public transcoders with circuit-tracer."""
     worst = max(max(row["features"], row["errors"]) for row in result["rows"])
     what = "Features and error vectors of public transcoders, against circuit-tracer's"
     measured = f"at most {worst:.1e} apart in {len(result['rows'])} cases"
@@ -16,7 +16,7 @@ def transcoder_parity(result: dict) -> list[Row]:
 
 
 def modular_transcoder(result: dict) -> list[Row]:
-    """Modular addition."""
+    """Make the rows of transcoders of modular addition."""
     rows = result["rows"]
 
     def worst(name: str, pick: Callable = max) -> float:
@@ -34,7 +34,7 @@ def modular_transcoder(result: dict) -> list[Row]:
 
 
 def transcoder_speed(result: dict) -> list[Row]:
-    """Beside eai-sparsify."""
+    """Make the rows of the training speed beside eai-sparsify."""
     rows = result["rows"]
     ours = [row for row in rows if row["trainer"].startswith("hagd_jax")]
     wide, narrow = (row["fvu"] for row in ours)
@@ -52,14 +52,14 @@ def transcoder_speed(result: dict) -> list[Row]:
 
 
 def transcoder_account(result: dict) -> list[Row]:
-    """Where a step spends its time."""
+    """Make the rows of where a training step spends its time."""
     rows = result["rows"]
 
     def ms(machine: str, part: str) -> float:
         return next(r["ms"] for r in rows if (r["machine"], r["part"]) == (machine, part))
 
     def parts(machine: str) -> str:
-        """The largest parts of a step."""
+        """List the eight largest parts of a step, in milliseconds."""
         found = [r for r in rows if r["machine"] == machine and r["part"].startswith("step: ")]
         found.sort(key=lambda r: -r["ms"])
         return ", ".join(f"{r['part'].removeprefix('step: ')} {r['ms']:.0f}" for r in found[:8])
@@ -79,7 +79,7 @@ def transcoder_account(result: dict) -> list[Row]:
 
 
 def transcoder_curve(result: dict) -> list[Row]:
-    """FVU and loss recovered against tokens."""
+    """Make the rows of FVU and loss recovered against training tokens."""
     out: list[Row] = []
     for kind in dict.fromkeys(row["kind"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["kind"] == kind]
@@ -93,13 +93,13 @@ def transcoder_curve(result: dict) -> list[Row]:
 
 
 def transcoder_kills(result: dict) -> list[Row]:
-    """Resumed training is uninterrupted training."""
+    """Make the row of killed trainings that end like uninterrupted ones."""
     measured = f"{result['identical']} of {result['kills']} end with the same bytes"
     return [("Transcoder training killed at random", measured, "all", "faults/transcoder.py")]
 
 
 def plan_transcoder(result: dict) -> list[Row]:
-    """A training step on slices."""
+    """Make the rows of the memory plans for a training step on TPU slices."""
     return [
         (
             f"Llama-2-70B, transcoder of {result['parameters'] / 1e9:.0f} billion parameters "

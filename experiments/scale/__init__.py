@@ -1,1 +1,1 @@
-"""How time and memory grow, and what fits where."""
+"""Measure how time and memory grow, and plan which programs fit on which devices."""

@@ -1,4 +1,4 @@
-"""How time and memory of an attribution graph grow, and whether a long prompt fits.
+"""How do time and memory of an attribution graph grow, and does a long prompt fit?
 
     python -m experiments.scale.attribution
 
@@ -7,12 +7,13 @@ faster than linearly in features that become nodes and in layers, and quadratica
 a prompt of 2,048 tokens with 4,096 features takes at most 6 GB. Writes
 results/attribution_growth.json.
 
-The model and the transcoder are those of `speed/attribution.py`, one of which is varied at a time
-from 12 layers, 32 tokens and 2,048 features (the prompt: from 256 tokens and 256 features). Each
-time is the better of two calls after the first. Exponents are the slopes of log time against log
-size, by least squares over all sizes: small sizes, where what does not grow counts, pull them down.
-Every node keeps its 1,024 strongest edges, and the sums of the others: all edges are as many as
-pairs of nodes. The long prompt runs in a process of its own, whose peak memory is recorded.
+The model and the transcoder are those of `speed/attribution.py`. One size is varied at a time,
+starting from 12 layers, 32 tokens and 2,048 features (the prompt length: from 256 tokens and 256
+features). Each time is the faster of two calls after the first. An exponent is the slope of log
+time against log size, by least squares over all sizes; constant costs at small sizes lower it.
+Every node keeps its 1,024 strongest edges and the sums of the others, since the number of all edges
+is quadratic in the nodes. The long prompt runs in a separate process, whose peak memory is
+recorded.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ LIMITS = {"features": 1.0, "layers": 1.0, "tokens": 2.0}
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Growth of an attribution graph's time and memory.
+    """Settings for measuring the growth of an attribution graph's time and memory.
 
     Attributes:
-        features: Numbers of features that become nodes; two at least, here and below, or none.
-        layers: Numbers of layers.
-        tokens: Prompt lengths.
-        base: Layers, tokens and features of the first two; while the prompt grows, features are an
-            eighth of these.
-        shape: Model and transcoder.
-        edges_per_node: Strongest edges that a node keeps.
-        long: Tokens and features of the long prompt; none of it if its tokens are 0.
-        here: Measure the long prompt in this process, print it and end; used by this script.
-        apart: Measure the long prompt in a process of its own.
+        features: Numbers of features that become nodes: at least two, or none to skip the series.
+        layers: Numbers of layers: at least two, or none.
+        tokens: Prompt lengths in tokens: at least two, or none.
+        base: Layers, tokens and features that are held fixed while another size varies. The
+            series of prompt lengths uses an eighth of these features.
+        shape: Sizes of the model and the transcoder.
+        edges_per_node: Strongest edges that each node keeps; larger values use more memory.
+        long: Tokens and features of the long prompt; 0 tokens skip it.
+        here: Measure the long prompt in this process, print the result and end; used internally.
+        apart: Measure the long prompt in a separate process.
     """
 
     features: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
@@ -62,7 +63,7 @@ class Config(Places):
     apart: bool = True
 
     def sizes(self) -> dict[str, list[tuple[int, int, int]]]:
-        """Layers, tokens and features of each measurement, by what is varied."""
+        """Return layers, tokens and features of each measurement, by the size that varies."""
         layers, tokens, features = self.base
         found = {
             "features": [(layers, tokens, n) for n in self.features],
@@ -95,7 +96,7 @@ def main(config: Config) -> None:
 
 
 def best_time(layers: int, tokens: int, features: int, config: Config) -> float:
-    """Seconds of a call, programs being compiled."""
+    """Return the seconds of a call after compilation, the better of two."""
     shape = dataclasses.replace(config.shape, layers=layers)
     model, made = random_model(shape), random_transcoder("per-layer", shape)
     settings = AttributionConfig(
@@ -112,14 +113,14 @@ def best_time(layers: int, tokens: int, features: int, config: Config) -> float:
 
 
 def exponent(what: str, rows: list[dict[str, Any]]) -> float:
-    """Slope of log time against log size."""
+    """Return the slope of log time against log size, by least squares."""
     own = [row for row in rows if row["varied"] == what]
     size, seconds = (np.log([row[name] for row in own]) for name in (what, "seconds"))
     return round(float(np.polyfit(size, seconds, 1)[0]), 3)
 
 
 def long_prompt(config: Config) -> dict[str, Any]:
-    """One graph of the long prompt, and the most memory that this process has had."""
+    """Attribute the long prompt; return its graph's measures and this process's peak memory."""
     tokens, features = config.long
     model, made = random_model(config.shape), random_transcoder("per-layer", config.shape)
     settings = AttributionConfig(
@@ -144,7 +145,7 @@ def long_prompt(config: Config) -> dict[str, Any]:
 
 
 def own_long_prompt(config: Config) -> dict[str, Any]:
-    """`long_prompt` where nothing else was in memory."""
+    """Run `long_prompt` in a fresh process, so that its peak memory is its own."""
     said = own_process("experiments.scale.attribution", "--here", "--long", *config.long)
     return json.loads(said.splitlines()[-1])
 

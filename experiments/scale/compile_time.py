@@ -2,8 +2,8 @@
 
     python -m experiments.scale.compile_time  # under a minute on two cores
 
-Compiles the forward pass and the gradient of the Llama-70B configuration (shapes only, nothing is
-allocated) for this machine's CPU: plain, with an intervention of five parts, and with
+Compiles the forward pass and the gradient of the Llama-70B configuration for this machine's CPU
+(shapes only, nothing is allocated): plain, with a chain of five interventions, and with
 rematerialisation. Targets: forward ≤ 5 s, gradient ≤ 10 s. Writes results/compile_time.json.
 """
 
@@ -29,12 +29,12 @@ SHAPE = (2, 32)  # prompts, tokens
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Compile time of a large model.
+    """Settings for measuring the compile time of a large model.
 
     Attributes:
-        model: Preset whose configuration is compiled.
-        layers: Blocks; as many as the preset has if 0.
-        width: Width of the residual stream; the preset's if 0. The MLP gets four times as many
+        model: Preset of the model that is compiled.
+        layers: Number of blocks; the preset's if 0.
+        width: Width of the residual stream; the preset's if 0. The MLP has four times as many
             neurons.
     """
 
@@ -43,7 +43,7 @@ class Config(Places):
     width: int = 0
 
     def decoder(self) -> models.DecoderConfig:
-        """The model's configuration."""
+        """Return the configuration of the model."""
         config = models.preset(self.model).replace(dtype="bfloat16")
         if self.layers:
             config = config.replace(n_layers=self.layers)
@@ -52,8 +52,8 @@ class Config(Places):
         return config
 
 
-def five(config: models.DecoderConfig) -> models.Intervention:
-    """Freeze, mask, and three edits, as shapes."""
+def chain_of_five(config: models.DecoderConfig) -> models.Intervention:
+    """Return a chain of five interventions: a freeze, a node mask, and three edits."""
     layers, width = config.n_layers, config.d_model
     wide = jnp.zeros((layers, 1, 1, 1), config.dtype)
     nodes = {"head_out": wide[..., None], "neuron": wide}
@@ -68,14 +68,14 @@ def five(config: models.DecoderConfig) -> models.Intervention:
 
 
 def seconds(function: Callable, *args: object) -> float:
-    """Time of lowering and compiling."""
+    """Return the seconds that lowering and compiling a function take."""
     began = time.monotonic()
     jax.jit(function).lower(*args).compile()
     return round(time.monotonic() - began, 2)
 
 
 def main(config: Config) -> None:
-    """Compile with and without an intervention."""
+    """Time the compilation with and without interventions, and record it."""
     began, decoder = time.monotonic(), config.decoder()
     model = models.abstract(decoder)
 
@@ -87,7 +87,10 @@ def main(config: Config) -> None:
 
     tokens = jax.ShapeDtypeStruct(SHAPE, jnp.int32)
     rows = []
-    for name, intervention in (("none", models.Identity()), ("chain of five", five(decoder))):
+    for name, intervention in (
+        ("none", models.Identity()),
+        ("chain of five", chain_of_five(decoder)),
+    ):
         args = model.params, tokens, intervention
         rows.append(
             {

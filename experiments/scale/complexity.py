@@ -3,13 +3,14 @@
     pip install -e '.[plots]'
     python -m experiments.scale.complexity  # about ten minutes on two cores
 
-Random transformers of four layers, width 64, with 256 to 16,384 heads and neurons. Each stage is
-run twice in a process of its own, and the second time counts: compilation, which does not grow, is
-left out. `graph` scores all n² edges, not those of candidates alone; `coarsen` makes all levels, a
-sixteenth of the nodes each; `search` is 50 steps of masks that open through two levels. The
-exponent is the slope of the logarithms, over all sizes, and over the upper half of them, where what
-does not grow weighs less. Memory is the peak of the process above what it took to import.
-Expected: exponents of at most 2.2 and 2. Writes results/complexity.json and complexity.png.
+The models are random transformers with four layers, width 64, and 256 to 16,384 heads and neurons.
+Each size runs in a separate process. Each stage runs twice and the second time counts, which leaves
+out compilation. `graph` scores all n² edges, not only those of candidates; `coarsen` makes all
+levels, each with a sixteenth of the nodes; `search` is 50 steps of masks that open through two
+levels. An exponent is the slope of log time against log nodes, over all sizes and over the upper
+half of them, where constant costs weigh less. Memory is the peak of the process minus its memory
+after the imports. Expected: exponents of at most 2.2 and 2. Writes results/complexity.json and
+complexity.png.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ STAGES = ("scores", "graph", "coarsen", "prior", "search")
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Growth of the method's time and memory with the number of nodes.
+    """Settings for measuring how time and memory grow with the number of nodes.
 
     Attributes:
-        sizes: Numbers of nodes.
-        one: Measure this number of nodes in this process, print it and end; used by this script.
-        apart: Measure each size in a process of its own, so that its peak of memory is its own.
-        plot: Draw results/complexity.png, which takes matplotlib.
-        layers: Blocks of the models.
-        heads: Heads a layer.
+        sizes: Numbers of nodes (heads and neurons).
+        one: Measure only this number of nodes in this process and print it; used internally.
+        apart: Measure each size in a separate process, so that its peak memory is its own.
+        plot: Draw results/complexity.png; needs matplotlib.
+        layers: Number of transformer blocks.
+        heads: Attention heads per layer.
         width: Width of the residual stream.
-        prompts: Random prompts.
-        length: Tokens of a prompt.
-        gradient: Gradients of scores and graph.
+        prompts: Number of random prompts.
+        length: Tokens per prompt.
+        gradient: Integration steps and batch size of scores and graph.
         masks: Training of the masks.
     """
 
@@ -70,7 +71,7 @@ class Config(Places):
 
 
 def subject(nodes: int, config: Config) -> tuple[models.LanguageModel, Prompts]:
-    """A random model with so many heads and neurons, and random prompts."""
+    """Return a random model with `nodes` heads and neurons, and random prompts."""
     decoder = models.DecoderConfig(
         vocab_size=32, n_layers=config.layers, d_model=config.width, n_heads=config.heads,
         d_mlp=nodes // config.layers - config.heads, max_positions=16,
@@ -82,7 +83,7 @@ def subject(nodes: int, config: Config) -> tuple[models.LanguageModel, Prompts]:
 
 
 def measure(nodes: int, config: Config) -> dict[str, Any]:
-    """Seconds of each stage, and the memory that all of them took."""
+    """Return the seconds of each stage, and the peak memory of all of them in bytes."""
     start, path = peak(), config.gradient
     model, prompts = subject(nodes, config)
     row: dict[str, Any] = {"nodes": nodes}
@@ -101,7 +102,7 @@ def measure(nodes: int, config: Config) -> dict[str, Any]:
 
 
 def timed(act: Callable) -> tuple:
-    """What a second call returns, and its seconds."""
+    """Call a function twice; return the second result and its seconds."""
     jax.block_until_ready(jax.tree.leaves(act()))
     began = time.perf_counter()
     found = act()
@@ -110,12 +111,12 @@ def timed(act: Callable) -> tuple:
 
 
 def peak() -> int:
-    """Bytes of memory of this process, at most so far."""
+    """Return the peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def slope(rows: list[dict], name: str, least: int = 0) -> float:
-    """Slope of log time against log nodes, from a number of nodes on; NaN of a single size."""
+    """Return the slope of log time against log nodes, from `least` nodes on; NaN for one size."""
     own = [row for row in rows if row["nodes"] >= least]
     if len(own) < 2:
         return math.nan
@@ -125,7 +126,7 @@ def slope(rows: list[dict], name: str, least: int = 0) -> float:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Plot seconds of each stage against nodes."""
+    """Plot the seconds of each stage against the number of nodes."""
     import matplotlib.pyplot as plt  # pyright: ignore[reportMissingImports]
 
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -143,7 +144,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main(config: Config) -> None:
-    """Measure all sizes, and fit exponents."""
+    """Measure all sizes, and fit the exponents."""
     if config.one:
         return print(json.dumps(measure(config.one, config)))
     if config.plot:
@@ -168,7 +169,7 @@ def main(config: Config) -> None:
 
 
 def own_measure(nodes: int) -> dict[str, Any]:
-    """`measure` where nothing else was in memory."""
+    """Run `measure` in a fresh process, so that its peak memory is its own."""
     said = own_process("experiments.scale.complexity", "--one", nodes)
     return json.loads(said.splitlines()[-1])
 

@@ -8,10 +8,10 @@ Runs `hagd extract` in processes of its own: on one host device, and on eight
 addition (p = 53), with the model that the first run trained, and IOI in SmolLM2-135M with few
 prompts and one gradient step.
 
-Other devices add in another order, so scores differ by rounding. Expected: the same nodes, scores
-within 1e-4 of the largest, and verdicts within 1e-3. Where a few nodes at the cut change places,
+Several devices sum in another order, so scores differ by rounding. Expected: the same nodes, scores
+within 1e-4 of the largest, and verdicts within 1e-3. If a few nodes at the cut are swapped,
 `swapped_from_cut` says how far from the cut their scores are, as a share of the largest score.
-The first run of modular addition also trains. Writes results/devices.json.
+The first run of modular addition also trains the model. Writes results/devices.json.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IOI = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """The same extraction on one device and on several.
+    """Settings for the same extraction on one device and on several.
 
     Attributes:
         modular: Arguments of `hagd extract` for modular addition.
@@ -49,7 +49,7 @@ class Config(Places):
         ioi: Arguments of `hagd extract` for IOI.
         ioi_meshes: Meshes of its runs on several devices.
         devices: Host devices of those runs.
-        apart: Run each extraction in a process with as many devices as it needs.
+        apart: Run each extraction in a separate process with the number of devices it needs.
     """
 
     modular: str = "--task modular-addition --nodes 256"
@@ -61,7 +61,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare runs of both behaviours."""
+    """Compare the runs of both behaviours, and record the differences."""
     began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as scratch:
         if config.modular_meshes:
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
 
 
 def compare(one: Path, arguments: str, config: Config) -> list[dict]:
-    """One run without a mesh, one for each mesh; a row for each of the latter."""
+    """Extract without a mesh and with each mesh; return a row of differences for each mesh."""
     asked, task = shlex.split(arguments), one.name
     alone = extract(one, asked, 1, config)
     if (one / "model").exists():
@@ -92,7 +92,7 @@ def compare(one: Path, arguments: str, config: Config) -> list[dict]:
 
 
 def extract(out: Path, arguments: list[str], devices: int, config: Config) -> float:
-    """Seconds that `hagd extract` took."""
+    """Run `hagd extract`, and return its runtime in seconds."""
     began, asked = time.monotonic(), ["extract", *arguments, "--out", str(out)]
     if config.apart:
         own_process("hagd_jax.cli", *asked, devices=devices)
@@ -102,7 +102,7 @@ def extract(out: Path, arguments: list[str], devices: int, config: Config) -> fl
 
 
 def differences(one: Path, many: Path) -> dict[str, Any]:
-    """How far apart two runs are."""
+    """Compare the nodes, scores and verdicts of two runs."""
     a, b = (Circuit.load(run / "circuit.json") for run in (one, many))
     scores_a, scores_b = (dict(zip(c.nodes, c.scores, strict=True)) for c in (a, b))
     both, either = scores_a.keys() & scores_b.keys(), scores_a.keys() | scores_b.keys()
@@ -127,7 +127,7 @@ def differences(one: Path, many: Path) -> dict[str, Any]:
 
 
 def verdicts(run: Path) -> Iterator[tuple[str, float]]:
-    """Every number of the verdicts, under its name; undefined ones are left out."""
+    """Yield the name and value of every number in the verdicts, except undefined ones."""
     for line in (run / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if entry["stage"] == "verdict":
@@ -136,7 +136,7 @@ def verdicts(run: Path) -> Iterator[tuple[str, float]]:
 
 
 def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers within nested dicts and lists, but for times."""
+    """Yield the name and value of each number in nested dicts and lists, except times."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key != "time":

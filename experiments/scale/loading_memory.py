@@ -7,10 +7,11 @@ over baseline at most 1.25 times the model's bytes on the mesh; the same weights
 one device, bit for bit, and logits within 1e-4 (computed in float32). Writes
 results/loading_memory.json.
 
-A Llama-like model of 1.02 GB in bfloat16 is written by `save`, in three shards. Fresh processes
-load it, on 8 host devices (data=2, model=4) and on one, while a thread reads the resident memory,
-pages mapped from files included, 500 times a second; afterwards the kernel's own high-water mark
-is read too. On host devices the placed weights are host memory themselves: 1.0 is the least.
+`save` writes a Llama-like model of 1.02 GB in bfloat16, in three shards. Fresh processes load it on
+8 host devices (data=2, model=4) and on one. Meanwhile a thread samples the resident memory,
+including pages mapped from files, 500 times a second; at the end the kernel's own high-water mark
+is read too. On host devices the placed weights themselves are in host memory, so 1.0 is the
+minimum.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ Part = Literal["write", "mesh", "one_device"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Host memory while a model is loaded.
+    """Settings for measuring host memory while a model is loaded.
 
     Attributes:
-        layers: Blocks of the model.
-        width: Width of the residual stream; there are 16 heads.
-        mlp: Neurons a layer.
-        vocabulary: Token ids.
-        apart: Run each part in a process with devices of its own, so that its memory is its own.
-        part: Run this part in this process, print what it found and end; used by this script.
-        folder: Folder of the model, for a part.
+        layers: Number of transformer blocks.
+        width: Width of the residual stream; the model has 16 heads.
+        mlp: MLP neurons per layer.
+        vocabulary: Size of the vocabulary, in tokens.
+        apart: Run each part in a separate process, so that memory is measured for it alone.
+        part: Run only this part in this process, print its result and end; used internally.
+        folder: Folder of the model that a part reads or writes.
     """
 
     layers: int = 8
@@ -66,7 +67,7 @@ class Config(Places):
     folder: Path = Path("model")
 
     def decoder(self) -> DecoderConfig:
-        """The model's configuration."""
+        """Return the configuration of the model."""
         return DecoderConfig(
             family="llama", vocab_size=self.vocabulary, n_layers=self.layers, d_model=self.width,
             n_heads=16, n_kv_heads=8, d_mlp=self.mlp, max_positions=2048, norm="rms",
@@ -76,16 +77,18 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Run every part, each in a process of its own, and compare."""
+    """Run every part, and compare the results."""
     if config.part is not None:
-        return print(one(config.part, config))
+        return print(run_here(config.part, config))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         config = dataclasses.replace(config, folder=Path(temporary, "model"))
-        ask("write", config, devices=1)
+        run_part("write", config, devices=1)
         files = sorted(config.folder.glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
-        parts = {part: json.loads(ask(part, config, devices=n)) for part, (_, n) in MESHES.items()}
+        parts = {
+            part: json.loads(run_part(part, config, devices=n)) for part, (_, n) in MESHES.items()
+        }
     row, good = compared(parts["mesh"], parts["one_device"], size)
     record(
         config.results / "loading_memory.json", list(parts.values()),
@@ -97,7 +100,7 @@ def main(config: Config) -> None:
 
 
 def compared(mesh: dict, one: dict, size: int) -> tuple[dict[str, Any], bool]:
-    """What two ways of loading have in common, and whether that is as expected."""
+    """Compare the two ways of loading, and return whether the results are as expected."""
     logits = [part.pop("logits") for part in (mesh, one)]
     difference = max(abs(a - b) for a, b in zip(*logits, strict=True))
     for part in (mesh, one):
@@ -111,10 +114,10 @@ def compared(mesh: dict, one: dict, size: int) -> tuple[dict[str, Any], bool]:
     }, good
 
 
-def ask(part: str, config: Config, devices: int) -> str:
-    """What one part says, run with that many host devices if it has a process of its own."""
+def run_part(part: str, config: Config, devices: int) -> str:
+    """Run one part, in a process with `devices` host devices if `apart`; return its output."""
     if not config.apart:
-        return one(part, config)
+        return run_here(part, config)
     sizes = {name: getattr(config, name) for name in ("layers", "width", "mlp", "vocabulary")}
     more = [text for name, value in sizes.items() for text in (f"--{name}", value)]
     said = own_process(
@@ -124,8 +127,8 @@ def ask(part: str, config: Config, devices: int) -> str:
     return said.splitlines()[-1]
 
 
-def one(part: str, config: Config) -> str:
-    """One part, here and now."""
+def run_here(part: str, config: Config) -> str:
+    """Run one part in this process, and return its result as JSON."""
     if part == "write":
         write(config)
         return ""
@@ -133,9 +136,9 @@ def one(part: str, config: Config) -> str:
 
 
 def write(config: Config) -> None:
-    """A random model; of 0.51 billion parameters, in three shards, by default."""
+    """Save a random model in three shards; by default it has 0.51 billion parameters."""
     params = {
-        # Norm scales about one, so that the logits are not small.
+        # Norm scales are near one, so that the logits are not small.
         leaf: leaf.endswith("scale")
         + 0.02 * jax.random.normal(jax.random.key(i), spec.shape, jnp.bfloat16)
         for i, (leaf, spec) in enumerate(param_specs(config.decoder()).items())
@@ -146,7 +149,7 @@ def write(config: Config) -> None:
 
 
 def measure(folder: Path, mesh_description: str) -> dict[str, Any]:
-    """Load once, watching the memory; then the weights' digest and some logits."""
+    """Load the model and sample memory; also return the weights' digest and some logits."""
     mesh = make_mesh(mesh_description) if mesh_description else None
     jax.block_until_ready(jnp.zeros(1) + 1)
     baseline, start = resident(), time.time()
@@ -174,7 +177,7 @@ def measure(folder: Path, mesh_description: str) -> dict[str, Any]:
 
 
 class Watch:
-    """The most memory that was resident within a `with` block."""
+    """A context manager that records the peak resident memory of its block."""
 
     def __enter__(self) -> Watch:
         self.peak = resident()
@@ -184,7 +187,7 @@ class Watch:
         return self
 
     def watch(self) -> None:
-        """Sample until told to stop; it runs in a thread of its own."""
+        """Sample the resident memory until the block ends; runs in a thread."""
         while not self.done.wait(0.002):
             self.peak = max(self.peak, resident())
 
@@ -195,7 +198,7 @@ class Watch:
 
 
 def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory, mapped files included: now, or at most so far (VmHWM)."""
+    """Return this process's resident bytes, mapped files included; their peak with VmHWM."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -3,11 +3,11 @@
     pip install "hagd-jax[tpu]"
     python -m experiments.scale.plan_attribution
 
-The prompt has 2,048 tokens, the transcoder 65,536 TopK features a layer, 128 of them active; 7,500
-features become nodes. Compiled are the programs that `attribute` runs: the pass that is held, the
-gathering of what writes, and rows of a batch of targets, which is run some 120 times. Patterns and
-features are split over `model`, targets over `data`. Beside them the host keeps the strongest 2,048
-edges of every node.
+The prompt has 2,048 tokens, and the transcoder 65,536 TopK features per layer, 128 of them active;
+7,500 features become nodes. The script compiles the programs that `attribute` runs: the forward
+pass that is frozen, the gathering of source vectors, and the adjacency rows of a batch of targets,
+which run about 120 times. Attention patterns and features are sharded over `model`, targets over
+`data`. The host also keeps the strongest 2,048 edges of every node.
 
 Takes some minutes on two CPU cores; no weights, no TPU. Writes results/plan_attribution.json.
 """
@@ -21,7 +21,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments.common.plans import Program, Slices, account, like
+from experiments.common.plans import Program, Slices, abstract_array, account
 from experiments.common.processes import on_cpu
 from experiments.common.record import record
 from experiments.common.script import Places, run
@@ -38,14 +38,14 @@ from hagd_jax.units.features import Features
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Attribution graph of a large model.
+    """Settings for planning the attribution graph of a large model.
 
     Attributes:
-        model: Preset.
-        slices: Slices and their meshes; the first that fits is the last that is tried.
-        length: Tokens of the prompt.
-        features: Features a layer, as a multiple of the width of the residual stream.
-        active: Active features a token.
+        model: Preset of the model.
+        slices: TPU slices and their meshes, tried in order until one fits.
+        length: Length of the prompt, in tokens.
+        features: Features per layer, as a multiple of the width of the residual stream.
+        active: Active features per layer and token.
         attribution: Settings of the graph.
     """
 
@@ -64,7 +64,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compile the programs for one slice after another."""
+    """Compile the programs for each slice in turn, until one fits."""
     on_cpu()
     began, table = time.monotonic(), []
     decoder = models.preset(config.model).replace(dtype="bfloat16")
@@ -92,8 +92,8 @@ def main(config: Config) -> None:
 def programs(
     decoder: models.DecoderConfig, config: Config, mesh: jax.sharding.Mesh
 ) -> dict[str, Program]:
-    """The pass that is held, the gathering of what writes, and rows of a batch of targets."""
-    made = functools.partial(like, mesh)
+    """Return the frozen pass, the gathering of sources, and the rows of a batch of targets."""
+    made = functools.partial(abstract_array, mesh)
     model, nodes = models.abstract(decoder, mesh=mesh), features(decoder, config, mesh)
     layers, width, length = decoder.n_layers, decoder.d_model, config.length
     stream = ("layers", None, "length", "trace_embed")
@@ -127,7 +127,7 @@ def programs(
 
 
 def features(decoder: models.DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> Features:
-    """A transcoder's features, its weights as shapes in bfloat16."""
+    """Return the features of a transcoder with abstract weights in bfloat16."""
     shape = transcoders.TranscoderConfig(
         n_layers=decoder.n_layers, d_model=decoder.d_model, k=config.active, dtype="bfloat16",
         n_features=config.features * decoder.d_model,

@@ -24,14 +24,14 @@ from hagd_jax.cli.plan import PlanMemory, run_plan
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Forward pass of a large model.
+    """Settings for planning the forward pass of a large model.
 
     Attributes:
-        model: Preset.
-        slices: Slices and their meshes.
-        batch: Prompts.
-        length: Tokens in each.
-        capture: Sites to keep.
+        model: Preset of the model.
+        slices: TPU slices and their meshes.
+        batch: Prompts per batch; more prompts use more memory.
+        length: Tokens per prompt; longer prompts use more memory.
+        capture: Sites whose activations are captured.
     """
 
     model: str = "llama-70b"
@@ -42,7 +42,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Plan the pass for every slice."""
+    """Plan the forward pass for every slice, and record the memory per chip."""
     on_cpu()
     began, name, shape = time.monotonic(), config.model, (config.batch, config.length)
     decoder = models.preset(name).replace(dtype="bfloat16")

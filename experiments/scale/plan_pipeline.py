@@ -3,11 +3,11 @@
     pip install "hagd-jax[tpu]"
     python -m experiments.scale.plan_pipeline
 
-Compiled is the fused executor's step as it runs over neurons: scores, the graph of 1,024 neurons
-and all heads, its coarsening, the meta-learner's scores, the masks' update, repair and selection;
-which one of them acts is data, and the state is donated. The training of a transcoder is planned by
-plan_transcoder. Analytic FLOPs are those of each phase. A quarter of an hour on two CPU cores; no
-weights, no TPU. Writes results/plan_pipeline.json.
+The script compiles the fused executor's step as it runs over neurons: scores, the graph of 1,024
+neurons and all heads, its coarsening, the meta-learner's scores, the masks' update, repair and
+selection. An input of the program chooses which of these runs, and the state is donated. The
+training of a transcoder is planned by plan_transcoder. Analytic FLOPs are given for each phase.
+Takes a quarter of an hour on two CPU cores; no weights, no TPU. Writes results/plan_pipeline.json.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.plans import Program, Slices, account, everywhere, layout
-from experiments.common.plans import like as shape_like
+from experiments.common.plans import Program, Slices, abstract_array, account, layout, replicated
 from experiments.common.processes import on_cpu
 from experiments.common.record import record
 from experiments.common.script import Places, run
@@ -39,16 +38,16 @@ SLICES: dict[str, Slices] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """The composed step of large models.
+    """Settings for planning the composed step of large models.
 
     Attributes:
-        models: Presets.
+        models: Presets of the models.
         train: Training of the transcoder.
-        tokens: Sequences of a step, and their tokens.
-        prompts: Prompts of a step, and their tokens.
-        nodes: Size of the circuit.
-        candidates: Features of the graph.
-        mask_steps: Steps of the last phase.
+        tokens: Sequences per training step, and tokens per sequence.
+        prompts: Prompts per step, and tokens per prompt.
+        nodes: Size of the circuit, in nodes.
+        candidates: Neurons in the attribution graph; larger values use more memory.
+        mask_steps: Training steps of the masks, the last phase.
     """
 
     models: tuple[str, ...] = tuple(SLICES)
@@ -63,7 +62,7 @@ class Config(Places):
 
     @property
     def extraction(self) -> pipeline.ExtractConfig:
-        """The extraction whose step is planned."""
+        """Return the configuration of the extraction whose step is planned."""
         return pipeline.ExtractConfig(
             nodes=str(self.nodes), executor="fused", prior="learner", candidates=self.candidates,
             masks=MaskConfig(steps=self.mask_steps, batch_size=self.prompts[0]),
@@ -71,30 +70,36 @@ class Config(Places):
 
 
 def program(c: DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> Program:
-    """The step, its state donated."""
+    """Return the step as a program whose state is donated."""
 
-    def like(shape: tuple[int, ...], dtype: Any = jnp.int32) -> Any:
-        return shape_like(mesh, shape, ("batch",) + (None,) * (len(shape) - 1), dtype)
+    def batched(shape: tuple[int, ...], dtype: Any = jnp.int32) -> Any:
+        return abstract_array(mesh, shape, ("batch",) + (None,) * (len(shape) - 1), dtype)
 
-    one = like(config.prompts[:1])
-    prompts = Prompts(like(config.prompts), like(config.prompts), one, one, one, one)
-    state = everywhere(
+    one = batched(config.prompts[:1])
+    prompts = Prompts(batched(config.prompts), batched(config.prompts), one, one, one, one)
+    state = replicated(
         mesh, jax.eval_shape(lambda: pipeline.init(models.abstract(c), config.extraction))
     )
-    number, pair = shape_like(mesh, (), (), jnp.int32), shape_like(mesh, (2,), (None,), jnp.float32)
+    number, pair = (
+        abstract_array(mesh, (), (), jnp.int32),
+        abstract_array(mesh, (2,), (None,), jnp.float32),
+    )
     levels = len(state.clusters) + 1
     batch = pipeline.StepBatch(
-        part=number, prompts=prompts, weight=like(config.prompts[:1], jnp.float32), split=number,
-        totals=pair, shares=pair, size=shape_like(mesh, (), (), jnp.float32),
-        opened=shape_like(mesh, (levels,), (None,), jnp.bool_),
+        part=number, prompts=prompts, weight=batched(config.prompts[:1], jnp.float32), split=number,
+        totals=pair, shares=pair, size=abstract_array(mesh, (), (), jnp.float32),
+        opened=abstract_array(mesh, (levels,), (None,), jnp.bool_),
     )  # fmt: skip
     learner = jax.eval_shape(lambda: meta.init(meta.LearnerConfig(), jax.random.key(0)))
-    args = state, models.abstract(c, mesh=mesh), batch, None, everywhere(mesh, learner)
+    args = state, models.abstract(c, mesh=mesh), batch, None, replicated(mesh, learner)
     return Program(step_arrays, args, layout(state))
 
 
 def flops(c: DecoderConfig, config: Config) -> dict[str, float]:
-    """FLOPs of one step of each phase: 2 for a product and its sum, attention scores left out."""
+    """Return the FLOPs of one step of each phase.
+
+    A multiply-add counts as 2 FLOPs; attention scores are left out.
+    """
     weights = sum(spec.size for spec in jax.tree.leaves(models.abstract(c).params))
     tokens, width = config.tokens[0] * config.tokens[1], config.train.transcoder(c).n_features
     encoder = 2 * tokens * c.n_layers * c.d_model * width
@@ -118,7 +123,7 @@ def flops(c: DecoderConfig, config: Config) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Compile the step of each model for one slice after another."""
+    """Compile the step of each model for its slices in turn, until one fits."""
     on_cpu()
     began, rows = time.monotonic(), []
     for name in config.models:

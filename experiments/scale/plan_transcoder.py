@@ -3,10 +3,11 @@
     pip install "hagd-jax[tpu]"
     python -m experiments.scale.plan_transcoder
 
-A cross-layer transcoder of all 80 layers, window 4, 8 x 8192 = 65,536 features a layer, 128 of them
-active: 252 billion parameters. The whole step is compiled as `train` runs it: the model's forward
-in bfloat16, activations of all layers, gradients, clipping, Adam in float32; the state is donated.
-Features are split over `model`, tokens and the other side of the weights over `data`.
+The transcoder spans all 80 layers with window 4 and has 8 x 8192 = 65,536 features per layer, 128
+of them active: 252 billion parameters. The whole step is compiled as `train` runs it: the model's
+forward pass in bfloat16, activations of all layers, gradients, clipping and Adam in float32; the
+state is donated. Features are sharded over `model`, tokens and the other axis of the weights over
+`data`.
 
 Takes some minutes on two CPU cores; no weights, no TPU. Writes results/plan_transcoder.json.
 """
@@ -29,13 +30,13 @@ from hagd_jax.transcoders import TrainConfig, abstract, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Training step of a large transcoder.
+    """Settings for planning the training step of a large transcoder.
 
     Attributes:
-        model: Preset whose MLPs are imitated.
-        slices: Slices and their meshes; the first that fits is the last that is tried.
-        train: The training.
-        length: Tokens in a sequence.
+        model: Preset of the model whose MLPs are imitated.
+        slices: TPU slices and their meshes, tried in order until one fits.
+        train: Training configuration.
+        length: Tokens per sequence.
     """
 
     model: str = "llama-2-70b"
@@ -51,7 +52,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compile the step for one slice after another."""
+    """Compile the step for each slice in turn, until one fits."""
     on_cpu()
     began, train = time.monotonic(), config.train
     decoder = models.preset(config.model).replace(dtype="bfloat16")
@@ -74,7 +75,7 @@ def main(config: Config) -> None:
 
 
 def program(decoder: models.DecoderConfig, config: Config, mesh: jax.sharding.Mesh) -> Program:
-    """The training step."""
+    """Return the training step as a program whose state is donated."""
     train, shape = config.train, (config.train.batch_size, config.length)
     place = parallel.sharding(mesh, ("batch", "length"), shape, name="tokens")
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)

@@ -1,1 +1,1 @@
-"""How fast, beside other implementations and beside what the arithmetic takes."""
+"""Measure speed, beside other implementations and beside the arithmetic limit."""

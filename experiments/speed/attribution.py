@@ -1,4 +1,4 @@
-r"""Attribution graphs of one prompt: this package and circuit-tracer, taking turns.
+r"""How fast are attribution graphs? This package and circuit-tracer, in turns on one prompt.
 
     python -m venv peer
     peer/bin/pip install circuit-tracer==0.5.0 torch==2.13.0 'transformer-lens>=2.16,<3' \
@@ -6,20 +6,21 @@ r"""Attribution graphs of one prompt: this package and circuit-tracer, taking tu
         'pyarrow<22' 'datasets<4.6'
     python -m experiments.speed.attribution --peer-python peer/bin/python
 
-Takes some minutes on two otherwise idle CPU cores. Expected: the same graph within 2e-5 (but for
+Takes some minutes on two otherwise idle CPU cores. Expected: the same graph within 2e-5 (except for
 features whose influence is equal up to rounding), ours at least 5 times as fast once compiled.
 Writes results/attribution_speed.json.
 
 Both attribute the same random Llama-like model (12 layers, d 256, 8 heads, MLP 1024, vocabulary
-8192) with the same random transcoders of 4096 features a layer, about 32 of them active: TopK, one
-a layer, and ReLU, cross-layer. The prompt has 32 tokens, and 2048 features become nodes, chosen by
-their influence on the output, all in one go, as is circuit-tracer's default. Each runs in a process
-of its own, on two threads, and they take turns; circuit-tracer has two processes, for two batch
-sizes. The first call of each, which compiles and first touches memory, is told apart. Peak memory
-is that of the whole process, libraries included, and beside it what it had before the first call.
+8192) with the same random transcoders of 4096 features per layer, about 32 of them active: TopK per
+layer, and ReLU cross-layer. The prompt has 32 tokens, and 2048 features become nodes, chosen by
+their influence on the output in a single round, which is circuit-tracer's default. Each contestant
+runs in a separate process with two threads, and they take turns; circuit-tracer has two processes,
+for two batch sizes. The first call of each, which compiles and first touches memory, is reported
+separately. Peak memory is that of the whole process with its libraries; the memory before the first
+call is given too.
 
-The limit is what the arithmetic alone would take: products of gradients with the output and value
-weights of every layer below a target at every position up to its own, mixing by attention, and
+The limit is the time of the arithmetic alone: products of gradients with the output and value
+weights of every layer below a target at every position up to the target's, attention mixing, and
 active decoders, at the speed of a large matrix product measured in the same run.
 """
 
@@ -58,20 +59,20 @@ from hagd_jax.graphs.graph import FEATURE
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Attribution graphs by this package and by circuit-tracer.
+    """Settings for comparing this package's attribution graphs with circuit-tracer's.
 
     Attributes:
-        peer_python: A Python that has circuit-tracer, or a command that speaks as
-            `attribution_peer.py` does.
+        peer_python: Python interpreter that has circuit-tracer, or a command with the protocol of
+            `attribution_peer.py`.
         kinds: Kinds of transcoders.
-        tokens: Tokens of the prompt.
-        features: Features that become nodes.
-        rounds: Calls of each contestant, after the first.
-        batch: Targets in one of our calls.
-        peer_batches: Targets in one of circuit-tracer's calls: its default, and what is faster.
+        tokens: Length of the prompt, in tokens.
+        features: Number of features that become nodes.
+        rounds: Timed calls of each contestant after the first; more rounds give a steadier median.
+        batch: Targets per batch of our gradients; larger values use more memory.
+        peer_batches: Batch sizes of circuit-tracer: its default, and a faster one.
         threads: Threads of each contestant.
-        shape: Model and transcoders.
-        contestant: Be one contestant, `KIND:FOLDER`; used by this script.
+        shape: Sizes of the model and the transcoders.
+        contestant: Run as our contestant, `KIND:FOLDER`; used internally.
     """
 
     peer_python: str = ""
@@ -87,7 +88,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare both on each kind of transcoder, or be one of them."""
+    """Compare both on each kind of transcoder, or run as our contestant."""
     if config.contestant:
         return be_contestant(config)
     if not config.peer_python:
@@ -105,7 +106,7 @@ def main(config: Config) -> None:
 
 
 def compare(kind: str, config: Config) -> list[dict[str, Any]]:
-    """Both contestants, on one kind of transcoder, in turns."""
+    """Time the contestants in turns on one kind of transcoder; return their rows."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         hand_over(kind, folder, config)
@@ -132,7 +133,7 @@ def compare(kind: str, config: Config) -> list[dict[str, Any]]:
 
 
 def contestants(kind: str, folder: Path, config: Config) -> tuple[Process, dict[int, Process]]:
-    """A process of ours, and one for each of the peer's batch sizes, whose memory is its own."""
+    """Start our process, and one for each batch size of the peer, to measure memory apart."""
     shape = config.shape
     settings = {
         "kind": kind, "layers": shape.layers, "width": shape.width, "heads": shape.heads,
@@ -151,7 +152,7 @@ def contestants(kind: str, folder: Path, config: Config) -> tuple[Process, dict[
 
 
 def advantage(mine: list[dict], theirs: list[dict]) -> dict[str, Any]:
-    """How many times as fast ours is, turn by turn, and its share of the peer's memory."""
+    """Return our speed-up, turn by turn, and our share of the peer's peak memory."""
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(mine[1:], theirs[1:], strict=True)]
     return {
         "ours_faster": round(statistics.median(ratios), 2),
@@ -173,7 +174,7 @@ def _row(kind: str, name: str, contestant: Process, runs: list[dict]) -> dict[st
 
 
 class Process:
-    """A contestant that runs once for every line it is given."""
+    """A contestant in a child process; it attributes once for each line it is sent."""
 
     def __init__(self, command: list[str], threads: int):
         more = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -184,14 +185,14 @@ class Process:
         self.about = self._answer()
 
     def ask(self, word: str) -> dict[str, Any]:
-        """Send a line, wait for the answer to it."""
+        """Send a line, and return the answer to it."""
         assert self.process.stdin is not None
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
         return self._answer()
 
     def end(self) -> None:
-        """Tell it that there is no more, and wait for it."""
+        """Close the process's standard input, and wait until it ends."""
         with self.process:
             pass
 
@@ -208,7 +209,7 @@ class Process:
 
 
 def hand_over(kind: str, folder: Path, config: Config) -> None:
-    """The model and the transcoder under the peer's names."""
+    """Save the model, the transcoder and the prompt under the peer's names."""
     model, made = random_model(config.shape), random_transcoder(kind, config.shape)
     params = jax.tree.map(np.asarray, model.params)
     blocks, arrays = params["blocks"], {}
@@ -231,7 +232,7 @@ def hand_over(kind: str, folder: Path, config: Config) -> None:
 
 
 def be_contestant(config: Config) -> None:
-    """Our side, in a process of its own."""
+    """Run as our contestant: attribute once for each line on standard input."""
     kind, _, folder = config.contestant.partition(":")
     model, made = random_model(config.shape), random_transcoder(kind, config.shape)
     prompt = random_prompt(config.tokens, config.shape)
@@ -250,14 +251,14 @@ def be_contestant(config: Config) -> None:
 
 
 def save(graph: AttributionGraph, folder: Path) -> None:
-    """For comparison."""
+    """Save a graph's adjacency and features for the comparison."""
     nodes, here = graph.nodes, graph.of_kind(FEATURE)
     features = np.stack([nodes.layer, nodes.position, nodes.index], 1)[here]
     np.savez(folder / "ours.npz", adjacency=graph.to_dense(), features=features)
 
 
 def difference(folder: Path) -> dict[str, Any]:
-    """How far the two graphs are apart, on the nodes that both have."""
+    """Compare the two graphs on the nodes that both have."""
     ours, theirs = np.load(folder / "ours.npz"), np.load(folder / "peer.npz")
     place = {tuple(f): i for i, f in enumerate(theirs["features"].tolist())}
     pairs = [(i, place[tuple(f)]) for i, f in enumerate(ours["features"].tolist())
@@ -275,10 +276,10 @@ def difference(folder: Path) -> dict[str, Any]:
 
 
 def arithmetic(folder: Path, config: Config) -> float:
-    """FLOP that the rows of these targets need, nothing else."""
+    """Return the FLOPs that the adjacency rows of these targets need at least."""
     layer, position, _ = np.load(folder / "ours.npz")["features"].T
     width, shape = config.shape.width, config.shape
-    below = np.append(layer, [shape.layers] * 10)  # and ten outputs
+    below = np.append(layer, [shape.layers] * 10)  # the graph has ten output nodes
     length = np.append(position + 1, [config.tokens] * 10)
     products = 2 * 2 * width * width * length  # output and value weights
     mixing = 2 * width * length * (length + 1) / 2
@@ -287,7 +288,7 @@ def arithmetic(folder: Path, config: Config) -> float:
 
 
 def matmul_speed(size: int = 2048) -> float:
-    """FLOP a second of a large float32 matrix product here; the best of several."""
+    """Return the FLOP/s of a large float32 matrix product on this machine, the best of eight."""
     x = jax.numpy.ones((size, size))
     product = jax.jit(lambda x: x @ x)
     jax.block_until_ready(product(x))

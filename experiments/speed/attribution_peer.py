@@ -1,9 +1,9 @@
-"""circuit-tracer attributing the prompt of `speed/attribution.py`, which starts this.
+"""Attribute the prompt of `speed/attribution.py` with circuit-tracer.
 
-It runs in a Python of its own that has circuit-tracer, and is not meant to be run by hand. The
-model and the transcoder are rebuilt from the arrays that are handed over; nothing else is changed
-in what was released. For each line on standard input it attributes once, and answers with a line
-of JSON: seconds, peak memory, and with `deliver` the adjacency, written beside the arrays.
+`speed/attribution.py` starts this script with a Python that has circuit-tracer; it is not meant to
+be run by hand. The model and the transcoder are rebuilt from saved arrays; circuit-tracer itself is
+as released. For each line on standard input the script attributes once, and answers with a line of
+JSON: seconds and peak memory. The line `deliver` also writes the adjacency beside the arrays.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 
 
 def main(argv: Sequence[str]) -> None:
-    """Attribute once for every line on standard input."""
+    """Parse the arguments, and attribute once for every line on standard input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="with arrays.npz and prompt.npy")
+    parser.add_argument("folder", type=Path, help="folder with arrays.npz and prompt.npy")
     parser.add_argument("settings", type=json.loads, help="JSON: shapes, features and threads")
     args = parser.parse_args(argv)
     needs("torch", "circuit_tracer", "transformer_lens", "transformers")
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def answer_lines(folder: Path, settings: dict[str, Any]) -> None:
-    """Attribute once for every line, and answer with what it took."""
+    """Attribute once for every line on standard input, and answer with seconds and memory."""
     import torch  # pyright: ignore[reportMissingImports]
     from circuit_tracer import attribute  # pyright: ignore[reportMissingImports]
 
@@ -45,7 +45,7 @@ def answer_lines(folder: Path, settings: dict[str, Any]) -> None:
     for line in sys.stdin:
         batch, features = int(line.split()[1]), settings["features"]
         began = time.perf_counter()
-        # All features are chosen in one go, as its defaults do with so many.
+        # All features are chosen in a single round, as with its defaults at this size.
         graph = attribute(
             prompt, model, max_feature_nodes=features, batch_size=batch,
             update_interval=-(-features // batch), verbose=False,
@@ -61,9 +61,9 @@ def answer_lines(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def needs(*packages: str) -> None:
-    """Refuse to begin where a package is not installed.
+    """Raise an error if a package is not installed.
 
-    Where this runs there need not be any of this repository but this file.
+    The Python that runs this script need not have any other file of this repository.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -77,7 +77,7 @@ def needs(*packages: str) -> None:
 
 
 def build(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """The replacement model."""
+    """Build circuit-tracer's replacement model from the arrays."""
     import torch  # pyright: ignore[reportMissingImports]
     from circuit_tracer import ReplacementModel  # pyright: ignore[reportMissingImports]
     from tokenizers import Tokenizer
@@ -116,7 +116,7 @@ def build(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
 
 
 def transcoder(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """The transcoder, of either kind."""
+    """Build circuit-tracer's per-layer or cross-layer transcoder from the arrays."""
     import torch  # pyright: ignore[reportMissingImports]
     from circuit_tracer.transcoder import (  # pyright: ignore[reportMissingImports]
         cross_layer_transcoder,
@@ -151,7 +151,7 @@ def transcoder(arrays: dict[str, Any], settings: dict[str, Any]) -> Any:
 
 
 def topk_relu(k: int) -> Any:
-    """Its TopK, of what is positive."""
+    """Return circuit-tracer's TopK of the positive pre-activations."""
     import torch  # pyright: ignore[reportMissingImports]
     from circuit_tracer.transcoder.activation_functions import (  # pyright: ignore[reportMissingImports]
         TopK,
@@ -161,12 +161,12 @@ def topk_relu(k: int) -> Any:
 
 
 def peak() -> int:
-    """Bytes of memory at most so far."""
+    """Return the peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def say(**answer: Any) -> None:
-    """A line of JSON on standard output."""
+    """Print an answer as a line of JSON on standard output."""
     print("ANSWER " + json.dumps(answer), flush=True)
 
 

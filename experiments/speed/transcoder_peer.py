@@ -1,12 +1,12 @@
-"""EleutherAI's `sparsify` training transcoders, in blocks of steps that begin when told to.
+"""Train transcoders with EleutherAI's `sparsify`, in blocks of steps that start on request.
 
-`speed/transcoder.py` starts this with a Python of its own that has torch, transformers and
+`speed/transcoder.py` starts this script with a Python that has torch, transformers and
 eai-sparsify; it is not meant to be run by hand. The trainer and its loop, `Trainer.fit`, are as
-released: its data set, which the loop asks for every batch, waits before each block for a word on
-standard input, and answers with a line of JSON on standard output, among what sparsify prints:
+released. The loop asks its data set for every batch; before each block, the data set waits for a
+word on standard input, and answers with a line of JSON on standard output, among sparsify's output:
 
-- `go`: the next block of steps; afterwards, its `seconds` (of each step);
-- `deliver`: peer.safetensors is written with what was learned, and its `fvu` told.
+- `go`: run the next block of steps; the answer has the `seconds` of each step;
+- `deliver`: write the trained weights to peer.safetensors; the answer has their `fvu`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Answer = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train, pausing between blocks of steps."""
+    """Train, and pause between blocks of steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="with model/, train.npy and held_out.npy")
+    parser.add_argument("folder", type=Path, help="folder with model/, train.npy and held_out.npy")
     parser.add_argument("settings", type=json.loads, help="JSON: see `Settings`")
     args = parser.parse_args(argv)
     needs("torch", "transformers", "sparsify")
@@ -39,9 +39,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def needs(*packages: str) -> None:
-    """Refuse to begin where a package is not installed.
+    """Raise an error if a package is not installed.
 
-    Where this runs there need not be any of this repository but this file.
+    The Python that runs this script need not have any other file of this repository.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -55,20 +55,20 @@ def needs(*packages: str) -> None:
 
 
 class Settings(NamedTuple):
-    """What sparsify is trained with.
+    """Settings of a training with sparsify.
 
     Attributes:
-        batch: Sequences a step.
+        batch: Sequences per step.
         block: Steps between two pauses.
-        features: A layer.
-        k: Active ones a token.
-        optimizer: Its name in sparsify.
-        rate: Its learning rate; with Adam, it rises over a twentieth of the steps. None leaves
-            both at their defaults, which for Adam is to rise over 1000 steps.
-        parts: Into which it cuts the activations of a step (`micro_acc_steps`).
+        features: Features per layer.
+        k: Active features per token.
+        optimizer: Name of the optimizer in sparsify.
+        rate: Learning rate; Adam warms up over a twentieth of the steps. None leaves both at their
+            defaults; Adam's default warm-up is 1000 steps.
+        parts: Number of parts into which the activations of a step are cut (`micro_acc_steps`).
         narrow: Whether transcoders run under autocast to bfloat16, as they do on GPUs.
-        exclude: Tokens that do not count.
-        threads: Of torch.
+        exclude: Token ids that are excluded from the loss.
+        threads: Number of torch threads.
     """
 
     batch: int
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
 
 
 def run(folder: Path, settings: Settings) -> None:
-    """Train on all of train.npy, in `folder`."""
+    """Train on all of `folder`/train.npy."""
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # Triton is for GPUs
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
@@ -126,11 +126,11 @@ PACKAGES = ("eai-sparsify", "torch", "transformers", "schedulefree")
 
 
 class Batches:
-    """Rows of tokens; the trainer's loop asks for a batch of them as each step begins."""
+    """A data set of token rows, which pauses the trainer between blocks of steps."""
 
     def __init__(self, tokens: Any, batch: int, block: int):
         self.tokens, self.batch, self.block = tokens, batch, block
-        self.deliver: Callable[[], Answer] = dict  # set when there is a trainer
+        self.deliver: Callable[[], Answer] = dict  # set once the trainer exists
         self.clock: list[float] = []
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class Batches:
         return [{"input_ids": self.tokens[row]} for row in rows]
 
     def pause(self) -> None:
-        """Say how long the steps since the last pause took; wait for what is next."""
+        """Report the seconds of the steps since the last pause, and wait for the next request."""
         steps = np.diff(self.clock).tolist()
         if steps:
             answer({"seconds": steps})
@@ -155,12 +155,12 @@ class Batches:
 
 
 def paused() -> Any:
-    """A trainer that ends in a pause; saving its gigabytes would be timed with the last step."""
+    """Return a trainer class that pauses at the end instead of saving, which would be timed too."""
     from sparsify import Trainer  # pyright: ignore[reportMissingImports]
 
     class Paused(Trainer):
         def save(self) -> None:
-            """Note the end of the last step instead."""
+            """Record the end of the last step instead of saving."""
             self.dataset.clock.append(time.perf_counter())
             self.dataset.pause()
 
@@ -168,12 +168,12 @@ def paused() -> Any:
 
 
 def answer(message: Answer) -> None:
-    """A line of JSON on standard output."""
+    """Print a line of JSON on standard output."""
     print(json.dumps(message), flush=True)
 
 
 def deliver(trainer: Any, batches: tuple[Any, ...], path: Path) -> Answer:
-    """Write all layers' weights, stacked, and measure them on held-out tokens."""
+    """Write the stacked weights of all layers, and return their FVU on held-out tokens."""
     import torch  # pyright: ignore[reportMissingImports]
     from safetensors.torch import save_file
 
@@ -191,7 +191,7 @@ def deliver(trainer: Any, batches: tuple[Any, ...], path: Path) -> Answer:
 
 @contextlib.contextmanager
 def averaged(trainer: Any) -> Iterator[None]:
-    """A schedule-free optimizer steps from one point and delivers another, an average."""
+    """Switch schedule-free optimizers to their averaged weights within the block."""
     schedule_free = [o for o in trainer.optimizers if hasattr(o, "eval")]
     for optimizer in schedule_free:
         optimizer.eval()
@@ -201,7 +201,7 @@ def averaged(trainer: Any) -> Iterator[None]:
 
 
 def fvu(trainer: Any, batches: tuple[Any, ...]) -> list[float]:
-    """Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of each layer, in float64; ȳ is the mean over these tokens."""
+    """Return Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of each layer in float64; ȳ is the mean over these tokens."""
     import torch  # pyright: ignore[reportMissingImports]
 
     sums = {name: [0.0, 0.0, torch.zeros(c.d_in).double(), 0] for name, c in trainer.saes.items()}

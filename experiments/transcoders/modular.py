@@ -1,10 +1,11 @@
-"""A transcoder of modular addition: does it explain the MLP, and does the model still add with it?
+"""Does a transcoder of modular addition explain the MLP, and does the model still add with it?
 
     python -m experiments.transcoders.modular  # about a minute and a half on two idle cores
 
-For three trained models (p = 53, one layer): 256 features, 48 active, trained on the pairs that the
-model was trained on and measured on all the others. Expected: FVU ≤ 0.005 and accuracy ≥ 99.5% with
-the MLP replaced, in ≤ 30 s of training. Writes results/modular_transcoder.json.
+There are three trained models (p = 53, one layer). Each transcoder has 256 features, 48 of them
+active, is trained on the model's training pairs, and is measured on all other pairs. Expected: FVU
+≤ 0.005 and accuracy ≥ 99.5% with the MLP replaced, in ≤ 30 s of training. Writes
+results/modular_transcoder.json.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from hagd_jax.tasks import modular
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """A transcoder of modular addition.
+    """Settings for training transcoders of modular addition.
 
     Attributes:
         seeds: Seeds of the models and of their transcoders.
-        modulus: What is added modulo.
+        modulus: Modulus of the addition.
         model: Training of the models.
         train: Training of the transcoders.
     """
@@ -52,7 +53,7 @@ def main(config: Config) -> None:
 
 
 def measure(seed: int, config: Config) -> dict[str, float]:
-    """One model, its transcoder, and what is left of the model with it."""
+    """Train a model and its transcoder; return FVU, accuracy with the MLP replaced, and time."""
     p = config.modulus
     model = testbeds.train_modular(p, seed=seed, config=config.model)
     shares = modular.shares(p)
@@ -75,14 +76,14 @@ def measure(seed: int, config: Config) -> dict[str, float]:
         "fvu_at_answer": at_answer.mean_fvu,
         "l0": whole.l0[0],
         "dead": whole.dead[0],
-        "accuracy_model": right(full[:, -1, :p], answer),
-        "accuracy_replaced": right(replaced[:, -1, :p], answer),
+        "accuracy_model": accuracy(full[:, -1, :p], answer),
+        "accuracy_replaced": accuracy(replaced[:, -1, :p], answer),
         "train_seconds": round(seconds, 1),
     }
 
 
-def right(logits: jax.Array, answer: np.ndarray) -> float:
-    """Accuracy."""
+def accuracy(logits: jax.Array, answer: np.ndarray) -> float:
+    """Return the share of rows whose largest logit is the answer."""
     return float((jnp.argmax(logits, -1) == answer).mean())
 
 

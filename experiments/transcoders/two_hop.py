@@ -1,29 +1,30 @@
-"""Do transcoders keep the middle feature of A → B → C, and what makes them keep it?
+"""Do transcoders keep the middle feature of chains A → B → C, and which training does it take?
 
     python -m experiments.transcoders.two_hop --out runs/two_hop
 
 Trains transcoders of 20 hand-built Boolean models whose chains A → B → C are known
 (`hagd_jax/testbeds/two_hop.py`): per layer (window 0), windowed (1) and full cross-layer (all),
-each with and without the paper's prediction head and the Jacobian loss, under four pressures
-towards sparsity; then other weights of the Jacobian loss, and the default one token in eight
-(`every`). Prints a row as soon as it is known and keeps it in the folder given; killed at any
-moment, the same command goes on after the last. Takes three quarters of an hour on two CPU cores;
+each with and without the paper's prediction head and the Jacobian loss, under four sparsity
+penalties; then with other weights of the Jacobian loss, and with the default of one token in eight
+(`every`). Each row is printed and saved when it is measured; if the script is killed, the same
+command continues after the last saved row. Takes three quarters of an hour on two CPU cores;
 `seconds` counts CPU time. Writes results/two_hop.json.
 
 All numbers are means over models, on inputs left out of training:
 
-- fvu: over all layers; l0: active features of all layers together;
-- jacobian_random, jacobian_active: E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², mean over layers: 0 is
-  equal, 1 no better than nothing;
-- skip_share: how much of A → C's attribution bypasses B (`transcoders/skipping.py`); across: the
-  part of it that goes over cross-layer edges; adjacent and apart: skip share of chains whose two
-  MLPs are neighbours, or further apart;
-- response: how much of the model's change of C shows when B is flipped between the layers.
+- fvu: FVU over all layers; l0: number of active features in all layers together;
+- jacobian_random, jacobian_active: E‖(J_tc − J_mlp) v‖² / E‖J_mlp v‖², mean over layers; 0 means
+  equal Jacobians, 1 is as bad as a zero Jacobian;
+- skip_share: share of A → C's attribution that bypasses B (`hagd_jax/testbeds/skipping.py`);
+  across: the part of it that goes over cross-layer edges; adjacent and apart: skip share of chains
+  whose two MLPs are neighbours, or further apart;
+- response: share of the model's change of C that the transcoder shows if B is flipped between the
+  layers.
 
-Expected: without the Jacobian loss everything skips, cross-layer most, and more the sparser it
-is; the prediction head alone helps little, and harms cross-layer ones. With the loss, transcoders
-per layer mostly keep B at no cost in FVU, at one token in eight a little less and at some cost;
-cross-layer ones keep skipping across, and more the sparser they are.
+Expected: without the Jacobian loss all transcoders skip, cross-layer ones most, and sparser ones
+more. The prediction head alone helps little, and harms cross-layer transcoders. With the loss,
+per-layer transcoders mostly keep B at no cost in FVU; at one token in eight they keep it a little
+less and at some cost. Cross-layer transcoders still skip across, and sparser ones more.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ SIZES = (
     TwoHopConfig(chains=6, n_layers=4, d_model=32),
 )
 BATCH, LENGTH = 16, 8
-# At most two chains are present: two features a layer can say everything, one cannot.
+# At most two chains are present, so two active features per layer suffice, and one does not.
 PRESSURES: dict[str, dict[str, Any]] = {
     "k=2": {"activation": "topk", "k": 2},
     "k=1": {"activation": "topk", "k": 1},
@@ -83,19 +84,19 @@ CELLS = [
     for pressure, window in (("k=2", "0"), ("l1=.1", "0"), ("l1=.1", "all"))
     for jacobian in (0.03, 0.1, 1.0)
 ]
-# The Jacobian loss at one token in eight, as is the default.
+# The Jacobian loss at one token in eight, which is the default.
 CELLS += [(*cell, 0.0, JACOBIAN, 8) for cell in (("k=2", "0"), ("l1=.1", "0"), ("l1=.1", "all"))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Transcoders of two-hop models.
+    """Settings for training transcoders of two-hop models.
 
     Attributes:
-        models: Models of each size.
-        out: Folder of unfinished work; `two_hop` in the folder of runs if none is named.
+        models: Number of models of each size.
+        out: Folder of unfinished work; by default `two_hop` in the folder of runs.
         steps: Training steps of a transcoder.
-        rows: Most ways of training; 0 for all.
+        rows: Largest number of training variants; 0 for all.
         sizes: Sizes of the models.
     """
 
@@ -109,7 +110,7 @@ class Config(Places):
 def train_config(
     steps: int, pressure: str, window: str, head: float, jacobian: float, every: int
 ) -> TrainConfig:
-    """How the transcoders of one row are trained."""
+    """Return the training configuration of one row."""
     look = dict(PRESSURES[pressure])
     sparsity = look.pop("sparsity", 0.0)
     return TrainConfig(
@@ -130,12 +131,12 @@ def train_config(
 
 
 def fit(chains: TwoHop, seen: jax.Array, seed: int, train: TrainConfig) -> Transcoder:
-    """A transcoder of one model, trained on the inputs that are seen."""
+    """Train a transcoder of one model on the training inputs `seen`."""
     config = train.transcoder(chains.model.config)
     for_params, key = jax.random.split(jax.random.key(seed))
     params = init(config, for_params).params
     made = _train(chains.model, params, seen, key, config, train)
-    # The head has done its work.
+    # The prediction head is only used in training.
     params = {name: value for name, value in made.params.items() if not name.endswith("_pred")}
     return made.replace(params=params, config=made.config.replace(predict=False)).bare()
 
@@ -149,12 +150,12 @@ def _train(
     config: TranscoderConfig,
     train: TrainConfig,
 ) -> Transcoder:
-    """All steps as one program, the same for all models of one size."""
+    """Run all training steps in one program, which models of one size share."""
     stats = moments(model, seen[:, None], jnp.ones((len(seen), 1)), config=config).normalisation()
     for_steps, for_data = jax.random.split(key)
     steps = train.steps(LENGTH)
     state = init_state(config, train, stats)
-    # Seeds of its own: `train.seed` would make a program of its own.
+    # The key is an argument: a seed in the static `train` would compile another program.
     state = state.replace(params=params, key=for_steps)
 
     def update(state: TrainState, key: jax.Array) -> tuple[TrainState, None]:
@@ -168,7 +169,7 @@ def _train(
 
 @jax.jit
 def measure(transcoder: Transcoder, chains: TwoHop, unseen: jax.Array) -> dict[str, jax.Array]:
-    """What a row shows, of one model."""
+    """Measure a transcoder of one model on held-out inputs."""
     reads = transcoder.config.reads
     trace = forward(chains.model, unseen[:, None], capture=(reads, "mlp_out")).trace
     x, y = (trace[site][:, :, 0] for site in (reads, "mlp_out"))
@@ -190,14 +191,14 @@ def measure(transcoder: Transcoder, chains: TwoHop, unseen: jax.Array) -> dict[s
     }
 
 
-def trained(train: TrainConfig, case: tuple) -> dict[str, jax.Array]:
-    """Fit one model's transcoder and measure it."""
+def fit_and_measure(train: TrainConfig, case: tuple) -> dict[str, jax.Array]:
+    """Train the transcoder of one model, and measure it."""
     chains, seen, unseen, seed = case
     return jax.block_until_ready(measure(fit(chains, seen, seed, train), chains, unseen))
 
 
 def neuron_basis(model: LanguageModel) -> Transcoder:
-    """The neurons as features: the mechanism itself."""
+    """Return the transcoder whose features are the neurons, so that it equals the MLPs."""
     c, mlp = model.config, model.params["blocks"]["mlp"]
     config = TranscoderConfig(
         n_layers=c.n_layers, d_model=c.d_model, n_features=c.d_mlp, activation="relu"
@@ -208,7 +209,7 @@ def neuron_basis(model: LanguageModel) -> Transcoder:
 
 
 def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Means over models, and the standard errors of the three that decide."""
+    """Return means over models, and standard errors of FVU, skip share and response."""
     row = {}
     for name in found[0]:
         values = np.array([float(f[name]) for f in found])
@@ -219,7 +220,7 @@ def summarise(found: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def two_hop_models(count: int, sizes: Sequence[TwoHopConfig]) -> list[tuple]:
-    """Models of all sizes, each with inputs to train on, others to measure on, and its seed."""
+    """Return models of all sizes, each with training inputs, held-out inputs and its seed."""
     made = []
     for seed in range(count):
         for size in sizes:
@@ -232,7 +233,7 @@ def two_hop_models(count: int, sizes: Sequence[TwoHopConfig]) -> list[tuple]:
 
 
 def main(config: Config) -> None:
-    """Measure each way of training, over all models."""
+    """Measure each training variant over all models."""
     models = two_hop_models(config.models, config.sizes)
     found = [measure(neuron_basis(c.model), c, unseen) for c, _, unseen, _ in models]
     own = open_run(
@@ -255,12 +256,12 @@ def main(config: Config) -> None:
 
 
 def measure_cell(models: list[tuple], cell: tuple, steps: int) -> dict[str, Any]:
-    """One row: transcoders of all models, trained one way."""
+    """Train and measure transcoders of all models in one way; return a row."""
     began = time.process_time()
     train = train_config(steps, *cell)
     # Models of the two sizes take turns, so two threads compile two programs.
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(functools.partial(trained, train), models))
+        found = list(pool.map(functools.partial(fit_and_measure, train), models))
     few_programs()
     row = dict(zip(("pressure", "window", "head", "jacobian", "every"), cell, strict=True))
     return row | summarise(found) | {"seconds": round(time.process_time() - began, 1)}
