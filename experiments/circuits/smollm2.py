@@ -92,7 +92,7 @@ class Config(Places):
         return f"smollm2{features}{mean}"
 
     def prompts(self, task: str) -> Sizes:
-        """Return the sizes of a task's splits: as configured, or all prompts of a task that has fewer."""
+        """Return the configured sizes of splits, or all prompts of a task that has fewer."""
         most = MOST.get(task, self.sizes)
         return Sizes(*map(min, dataclasses.astuple(self.sizes), dataclasses.astuple(most)))
 
