@@ -15,7 +15,7 @@ from hagd_jax.errors import Interrupted
 
 # Seconds until a stage must have reached a save point, and seconds until Python must have ended.
 GRACE, LAST = 5.0, 15.0
-_STOPPING = "stopping once the work so far is saved; press Ctrl-C again to stop at once\n"
+_STOPPING = "stopping once the work so far is saved; a second signal (Ctrl-C) stops at once\n"
 _STOPPED = "interrupted; the same command continues where it stopped\n"
 
 
