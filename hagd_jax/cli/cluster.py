@@ -9,7 +9,7 @@ from hagd_jax import parallel
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Flags that join several processes into one run; on TPU pods `--cluster.join` is enough.
+    """Cluster holds the flags that join processes into a run; TPU pods only need `--cluster.join`.
 
     Attributes:
         join: Join the other processes of the run with `jax.distributed`.

@@ -16,7 +16,7 @@ from hagd_jax.report.progress import forgiving
 
 
 class _Text(io.StringIO):
-    """A text buffer with the encoding of standard output, to which the text goes later."""
+    """_Text is a text buffer with the encoding of standard output, to which its text goes later."""
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -14,7 +14,7 @@ from hagd_jax.units.dictionary import MLPS, NEURONS
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Flags for the devices that a command runs on.
+    """Devices holds the flags for the devices that a command runs on.
 
     Attributes:
         mesh: Mesh of devices to shard over, e.g. data=2,model=4; one device if empty.
@@ -26,7 +26,7 @@ class Devices:
 
 
 class Session:
-    """A running command, which has joined its cluster and made its mesh.
+    """Session is a running command, which has joined its cluster and made its mesh.
 
     Args:
         devices: Devices to run on.

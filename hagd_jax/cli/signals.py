@@ -20,7 +20,7 @@ _STOPPED = "interrupted; the same command continues where it stopped\n"
 
 
 class Signals:
-    """A handler of SIGINT and SIGTERM that lets the work be saved before the process ends.
+    """Signals handles SIGINT and SIGTERM, so that work is saved before the process ends.
 
     Python runs signal handlers in the main thread, which may compile for a minute, so a separate
     thread listens for signals. During the imports, a signal ends the process at once. Later, the

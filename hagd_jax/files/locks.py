@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Lock:
-    """A lock is held by this process until `release`, or until nothing refers to it.
+    """Lock is held by this process until `release`, or until nothing refers to it.
 
     Args:
         file: Descriptor of the open lock file.

@@ -224,7 +224,7 @@ def plain(value: Any, where: str, error: type[HagdError] = CheckpointError) -> A
 
 
 class _Refused(ValueError):
-    """A text is valid for Python's parser, but refused here."""
+    """_Refused is raised for a text that Python's parser accepts, but that is refused here."""
 
     def __init__(self, got: str, expected: str):
         super().__init__(got)

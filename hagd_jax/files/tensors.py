@@ -61,7 +61,7 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to write has a name, a shape, a dtype, and a function that makes its blocks.
+    """Tensor describes a tensor to write: its name, shape, dtype, and how to make its blocks.
 
     Attributes:
         name: Name in the file.
