@@ -242,7 +242,7 @@ def unwritable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...",
         got=said[:_SHOWN],
-        expected="a writable place, on a disk that is not full",
+        expected="a place that can be written, on a disk that is not full",
         mend=_MEND.get(number, _OTHERWISE),
     )
 
