@@ -1,4 +1,4 @@
-"""How values read in one line: in the terminal, and in messages."""
+"""Describe values in one line, for the terminal and for messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST = 160
 _LINE = 80
 _PART = 48
 _ITEMS = 4
-# Collections inside each other: four items on each of many levels are too many to walk.
+# Deepest nesting that is described: four items on each of many levels are too many to visit.
 _LEVELS = 4
 _PLAIN = bool | int | float | str | None
 
@@ -20,13 +20,13 @@ _PLAIN = bool | int | float | str | None
 def one_line(self: Any) -> str:
     """Describe a dataclass or a named tuple by its fields, arrays by their shapes.
 
-    Classes that hold arrays use it as their `__repr__`, so that `print(model)` is not its weights.
+    Classes with arrays use it as their `__repr__`, so that `print(model)` does not print weights.
 
     Args:
-        self: The value. No array is looked into, so it may be traced or on other machines.
+        self: The value. Array contents are not read, so arrays may be traced or on other machines.
 
     Returns:
-        Its class and its fields, at most 160 characters without a line break.
+        The class and its fields, in at most 160 characters without a line break.
 
     Example:
         >>> import typing, numpy as np
@@ -43,14 +43,14 @@ def one_line(self: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Show a value from outside as a message does: on one line, escaped, never all of it.
+    """Quote an external value for a message: on one line, escaped and shortened.
 
     Args:
-        value: Anything that a file or a user gave.
+        value: Any value from a file or a user.
 
     Returns:
-        At most 80 characters that can be printed. Numbers are exact; a large collection is only
-        described, since its `repr` may not fit the memory.
+        At most 80 printable characters. Numbers are exact; a large collection is only described,
+        since its `repr` may not fit in memory.
 
     Example:
         >>> quoted("a" * 1000)[-5:], quoted(0.1), quoted(10**500)
@@ -69,11 +69,11 @@ def brief(value: Any, levels: int = _LEVELS) -> str:
 
     Args:
         value: The value.
-        levels: Collections inside each other that are looked into.
+        levels: Number of nested collections that are described.
 
     Returns:
-        Arrays as dtype and shape, collections by what and how many they hold, at most 48
-        characters.
+        A description of at most 48 characters: dtype and shape of an array, the contents or the
+        number of items of a collection.
 
     Example:
         >>> import numpy as np
@@ -111,7 +111,7 @@ def brief(value: Any, levels: int = _LEVELS) -> str:
 
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of what a value holds, in their order."""
+    """Yield the names and values of the fields of a dataclass or named tuple, in order."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.repr]
     else:
@@ -121,7 +121,7 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def said(error: BaseException) -> str:
-    """What an error of another library says, on a line: it may have foreign text in it.
+    """Return the message of another library's error on one line, shortened.
 
     Args:
         error: The error.
@@ -137,7 +137,7 @@ def said(error: BaseException) -> str:
 
 
 def spelled(value: Any) -> str:
-    """A name from outside, as it is where it is short and can be printed, quoted where not."""
+    """Return an external name unchanged if it is short and printable, and quoted if not."""
     short = isinstance(value, str) and len(value) <= _LINE and value.isprintable()
     return value if short else quoted(value)
 

@@ -1,6 +1,6 @@
-"""Typed errors, each naming the value got, what was expected, and how to mend it; and checks.
+"""Define typed errors and checks; each error names the value got, what was expected, and a fix.
 
-They are raised before tracing, so a user never reads a traceback from deep inside JAX.
+Errors are raised before tracing, so that a user never reads a traceback from inside JAX.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hagd_jax.brief import brief, quoted
 
 
 class HagdError(Exception):
-    """Base of every error this package raises on purpose.
+    """HagdError is the base class of all errors that this package raises on purpose.
 
     Args:
-        what: The subject, e.g. a file, a field or an argument.
-        got: The value found.
-        expected: What would have been right.
-        mend: What the user can do about it (one sentence).
+        what: The subject of the error, e.g. a file, a field or an argument.
+        got: The invalid value.
+        expected: Description of the valid values.
+        mend: What the user can do about it, in one sentence.
 
     Example:
         >>> raise ConfigError("d_model", got=7, expected="a multiple of n_heads = 2")
@@ -45,13 +45,13 @@ _LONGEST = 2000
 
 
 def _short(value: object) -> str:
-    """A part of a message; whoever raises it cuts foreign values, and this is the last resort."""
+    """Cut a part of a message as a last resort; callers shorten foreign values themselves."""
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _printable(text: str) -> str:
-    """The text without what a terminal would act on, or UTF-8 cannot hold."""
+    """Escape the characters of a text that a terminal would interpret or UTF-8 cannot encode."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
@@ -74,34 +74,34 @@ class BusyError(CheckpointError):
 
 
 class OutputError(HagdError, OSError):
-    """Standard output cannot be written to."""
+    """Standard output cannot be written."""
 
 
 class InputError(HagdError, ValueError):
-    """Tokens, prompts, masks or circuits that do not fit the model."""
+    """Tokens, prompts, masks, circuits or other arguments do not fit the model or function."""
 
 
 class MeshError(HagdError, ValueError):
-    """A device mesh that does not exist here or does not divide an array."""
+    """A device mesh does not exist on this machine, or does not divide an array."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the run to stop; raised where the work so far can be saved.
+    """The run was asked to stop; raised at points where the work so far can be saved.
 
-    A `progress` function may raise it: the stage saves its state, and raises it again.
+    A `progress` function may raise it: the stage then saves its state, and raises it again.
     """
 
 
 class TrainingError(HagdError, ArithmeticError):
-    """Training met NaN or infinity; what it had learnt before is kept."""
+    """Training reached NaN or infinity; the last finite state is kept."""
 
 
 class NoCircuitError(HagdError, RuntimeError):
-    """A search ended without a circuit: what it found does no more than the empty circuit."""
+    """A search ended without a circuit: its result is no better than the empty circuit."""
 
 
 class MissingDependencyError(HagdError, ImportError):
-    """An optional package is needed for what was asked."""
+    """An optional package that the request needs is not installed."""
 
 
 def require(holds: bool, what: str, *, got: object, expected: str, mend: str | None = None) -> None:
@@ -109,13 +109,13 @@ def require(holds: bool, what: str, *, got: object, expected: str, mend: str | N
 
     Args:
         holds: The condition.
-        what: The field.
-        got: Its value.
-        expected: What would have been right.
+        what: Name of the field.
+        got: Value of the field.
+        expected: Description of the valid values.
         mend: What the user can do about it.
 
     Raises:
-        ConfigError: If it does not hold.
+        ConfigError: If the condition does not hold.
 
     Example:
         >>> require(3 <= 5, "first", got=3, expected="at most last = 5")
@@ -137,16 +137,16 @@ def require_number(
     """Raise a `ConfigError` unless a value is a finite number within bounds.
 
     Args:
-        what: The field.
-        value: Its value.
+        what: Name of the field.
+        value: Value of the field.
         least: Smallest value allowed.
-        above: Bound that it must exceed.
+        above: Exclusive lower bound.
         most: Largest value allowed.
-        below: Bound that it must stay under.
-        whole: Whether it must be an integer.
+        below: Exclusive upper bound.
+        whole: Whether the value must be an integer.
 
     Raises:
-        ConfigError: If it is something else; True and False are no numbers.
+        ConfigError: If the value is not such a number; True and False are not numbers.
 
     Example:
         >>> require_number("share", 1.5, above=0, most=1)
@@ -180,15 +180,15 @@ def require_number(
 
 
 def require_choice(what: str, value: Any, allowed: Collection[Any]) -> None:
-    """Raise a `ConfigError` unless a value is one of a few.
+    """Raise a `ConfigError` unless a value is one of the allowed texts.
 
     Args:
-        what: The field.
-        value: Its value.
-        allowed: The few.
+        what: Name of the field.
+        value: Value of the field.
+        allowed: The allowed values.
 
     Raises:
-        ConfigError: If it is another.
+        ConfigError: If the value is not among them.
 
     Example:
         >>> require_choice("norm", "rms", ("layer", "rms"))
@@ -202,13 +202,13 @@ def require_is(what: str, value: Any, *kinds: type, mend: str | None = None) -> 
     """Raise an `InputError` unless an argument is an instance of a class.
 
     Args:
-        what: The argument.
-        value: Its value.
-        kinds: The classes that will do.
+        what: Name of the argument.
+        value: Value of the argument.
+        kinds: The accepted classes.
         mend: What the user can do about it.
 
     Raises:
-        InputError: If it is of another class.
+        InputError: If the value is of another class.
 
     Example:
         >>> require_is("text", "cat", str)
@@ -219,18 +219,18 @@ def require_is(what: str, value: Any, *kinds: type, mend: str | None = None) -> 
 
 
 def require_list(what: str, value: Any, expected: str) -> list[Any]:
-    """Read an argument that lists things.
+    """Read an iterable argument as a list.
 
     Args:
-        what: The argument.
-        value: An iterable; not a text, whose items would be characters.
-        expected: What would be right, for the message.
+        what: Name of the argument.
+        value: An iterable, but not a text, whose items would be characters.
+        expected: Description of the valid values, for the message.
 
     Returns:
-        Its items.
+        The items.
 
     Raises:
-        InputError: If it lists nothing.
+        InputError: If the value is not iterable, or is a text.
 
     Example:
         >>> require_list("edges", range(3), "numbers of edges")
@@ -245,7 +245,7 @@ def require_list(what: str, value: Any, expected: str) -> list[Any]:
 
 
 def shown(value: Any) -> str:
-    """What a value of some class is called in a message: its class, and a few characters of it."""
+    """Describe a value in a message by its class and a few characters of its content."""
     described = brief(value)
     known = described.startswith(type(value).__name__)
     return described if known else f"{type(value).__name__} {described}"
@@ -254,19 +254,19 @@ def shown(value: Any) -> str:
 def require_index(
     what: str, value: Any, size: int | None = None, *, mend: str | None = None
 ) -> int:
-    """Read an index that a user gave, as a Python integer.
+    """Read an index that a user gave as a Python integer.
 
     Args:
-        what: The argument.
+        what: Name of the argument.
         value: An integer of Python, NumPy or JAX.
-        size: How many things there are, if that is known; indices count from 0.
+        size: Number of items that can be indexed, from 0; unbounded if None.
         mend: What the user can do about it.
 
     Returns:
         The index.
 
     Raises:
-        InputError: If it is no integer (True, False and 1.0 are none), or outside.
+        InputError: If the value is not an integer (True, False and 1.0 are not), or out of range.
 
     Example:
         >>> require_index("layer", 3, 12)

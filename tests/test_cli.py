@@ -68,7 +68,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     for words in ("Scoring nodes", "Training masks", "Choosing the circuit", "Testing the circuit"):
         assert f"{words}: done" in captured.err
     out = " ".join(captured.out.split())
-    for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Look at it"):
+    for word in ("Faithfulness", "Necessity", "Accuracy kept", "control", "Report:"):
         assert word in out
 
 
@@ -191,7 +191,7 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     assert "leads to" in (tmp_path / "run" / "report.html").read_text().lower()
     captured = capsys.readouterr()
     assert "replacement" in captured.out
-    assert "Look at it" in captured.out
+    assert "Report:" in captured.out
     assert "memory beside the model" in " ".join((captured.out + captured.err).split())
     assert ended(captured.err) == ["Tracing features"]
 

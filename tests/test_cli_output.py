@@ -36,7 +36,7 @@ def test_a_full_output_ends_a_command_with_a_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") <= 3, done.stderr  # a sentence may be wrapped
     assert "standard output" in done.stderr
-    assert "are whole" in " ".join(done.stderr.split())
+    assert "are complete" in " ".join(done.stderr.split())
 
 
 def test_a_pipe_that_nobody_reads_is_a_sentence(monkeypatch, capsys):

@@ -88,7 +88,7 @@ def test_a_second_signal_does_not_wait():
     )  # fmt: skip
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert "once more" in process.stderr.readline()
+    assert "second signal" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (143, f"{STOPPED}\n")

@@ -45,7 +45,7 @@ SHARE = {"ioi": 0.05, "sorting": 0.1, "parity": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for running the method with one stage switched off at a time.
+    """Config holds the settings for running the method with one stage switched off at a time.
 
     Attributes:
         seeds: Number of seeds of prompts, noise and small models.

@@ -30,7 +30,7 @@ from hagd_jax import units
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for finding circuits of parity and sorting.
+    """Config holds the settings for finding circuits of parity and sorting.
 
     Attributes:
         seeds: Number of models of each algorithm.

@@ -38,7 +38,7 @@ BUDGET = 655  # evaluations that the search may use: 1% of all circuits
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for comparing the search with exhaustive search.
+    """Config holds the settings for comparing the search with exhaustive search.
 
     Attributes:
         graphs: Number of random models.

@@ -52,7 +52,7 @@ ABLATION = "counterfactual"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for searching known circuits.
+    """Config holds the settings for searching known circuits.
 
     Attributes:
         seeds: Number of scrambled variants of each model written by hand.

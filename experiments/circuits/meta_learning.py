@@ -54,7 +54,7 @@ Family = Literal["by hand", "compiled", "trained"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for meta-training with one family of graphs left out.
+    """Config holds the settings for meta-training with one family of graphs left out.
 
     Attributes:
         steps: Training steps of the meta-learner.
@@ -153,7 +153,7 @@ FAMILIES: dict[str, tuple[Callable[[int, str, Config], Known], list[tuple[int, s
 
 @dataclasses.dataclass(frozen=True)
 class KnownGraph:
-    """An attribution graph with a known circuit, and the measurements a learner is tested on.
+    """KnownGraph is an attribution graph with a known circuit and measured effects.
 
     Attributes:
         family: Family of the graph.

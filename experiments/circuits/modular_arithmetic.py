@@ -33,7 +33,7 @@ from hagd_jax import tasks, units
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for finding circuits of modular addition.
+    """Config holds the settings for finding circuits of modular addition.
 
     Attributes:
         seeds: Number of models for each prime and depth.

@@ -53,7 +53,7 @@ MOST = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for finding circuits of SmolLM2 at all sizes.
+    """Config holds the settings for finding circuits of SmolLM2 at all sizes.
 
     Attributes:
         seeds: Number of seeds of prompts and noise.
@@ -108,7 +108,7 @@ def loaded(model: str, features: str) -> tuple[hagd.models.LanguageModel, Dictio
 
 
 class Discovered(NamedTuple):
-    """Scores and circuits found on the discover split of a task, with the seconds they took.
+    """Discovered holds scores and circuits from the discover split of a task, and their times.
 
     Attributes:
         task: The task.

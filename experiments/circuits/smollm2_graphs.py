@@ -39,7 +39,7 @@ PROMPTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for attributing two prompts.
+    """Config holds the settings for attributing two prompts.
 
     Attributes:
         transcoder: Folder of a transcoder of the model.

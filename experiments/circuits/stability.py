@@ -31,7 +31,7 @@ from hagd_jax.units import Space
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring the overlap of circuits from different prompts.
+    """Config holds the settings for measuring the overlap of circuits from different prompts.
 
     Attributes:
         task: Name of the task.

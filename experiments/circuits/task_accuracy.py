@@ -42,7 +42,7 @@ LANGUAGE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring the accuracy of the models.
+    """Config holds the settings for measuring the accuracy of the models.
 
     Attributes:
         model: Model for the language tasks.

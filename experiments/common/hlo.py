@@ -27,7 +27,7 @@ FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One HLO instruction.
+    """Instruction describes one HLO instruction.
 
     Attributes:
         name: Name of the instruction.

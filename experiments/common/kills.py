@@ -20,7 +20,7 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Kills(Places):
-    """Settings of runs that are killed and started again.
+    """Kills holds the settings of runs that are killed and started again.
 
     Attributes:
         kills: Number of runs to kill; more runs try more moments.

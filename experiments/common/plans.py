@@ -19,7 +19,7 @@ Slices = tuple[tuple[str, str], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function and its abstract arguments, sharded over a mesh.
+    """Program is a function with its abstract arguments, sharded over a mesh.
 
     Attributes:
         function: The function to compile.

@@ -16,7 +16,7 @@ LEAST_POINTS = 5  # the fit has three parameters, and is repeated with one point
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """A power law FVU = floor + scale · tokens^(−exponent)."""
+    """Law is a power law FVU = floor + scale · tokens^(−exponent)."""
 
     floor: float
     scale: float

@@ -18,7 +18,7 @@ _THRESHOLD = 2.4176
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama-like random model and of its transcoders.
+    """Shape holds the sizes of a Llama-like random model and of its transcoders.
 
     Attributes:
         layers: Number of transformer blocks.

@@ -75,7 +75,7 @@ def _path(value: Any) -> str:
 
 
 def share(part: float, whole: float) -> float | None:
-    """A part of a whole to four places; None where there is no whole."""
+    """Return part / whole, rounded to four places; None if the whole is 0."""
     return round(float(part / whole), 4) if whole else None
 
 

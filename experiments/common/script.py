@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-    """Folders that a script writes to; the base of every script's configuration.
+    """Places holds the folders that a script writes to; every script's configuration extends it.
 
     Attributes:
         results: Folder of the records; the README's tables are made from them.

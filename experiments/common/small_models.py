@@ -28,7 +28,7 @@ ATTEMPTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-    """Settings for training small models, and for finding and testing their circuits.
+    """Small holds the settings for training small models, and for testing their circuits.
 
     Attributes:
         train: Training of the models.

@@ -35,7 +35,7 @@ Rng = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for calibrating p-values and intervals on simulated circuits.
+    """Config holds the settings for calibrating p-values and intervals on simulated circuits.
 
     Attributes:
         circuits: Simulated circuits of each kind; more circuits give more precise rates.

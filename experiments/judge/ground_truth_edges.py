@@ -45,7 +45,7 @@ PUBLISHED = {"reverse": {"zero": 10, "resample": 2}, "xproportion": {"zero": 5, 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for counting the edges that compiled programs need.
+    """Config holds the settings for counting the edges that compiled programs need.
 
     Attributes:
         programs: Names of the programs.

@@ -47,7 +47,7 @@ ELSEWHERE = Seen(ablations=("counterfactual",), splits=("discover",), prompts=("
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for judging known circuits.
+    """Config holds the settings for judging known circuits.
 
     Attributes:
         models: Names of the models; all of them if empty.

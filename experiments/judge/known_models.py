@@ -37,7 +37,7 @@ SAME = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for proving that circuits are true.
+    """Config holds the settings for proving that circuits are true.
 
     Attributes:
         models: Names of the models; all of them if empty.

@@ -31,7 +31,7 @@ from hagd_jax.units import neurons
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings of the judge that must catch the lies.
+    """Config holds the settings of the judge that must catch the lies.
 
     Attributes:
         model: Name of the model written by hand.
@@ -44,7 +44,7 @@ class Config(Places):
 
 @dataclasses.dataclass(frozen=True)
 class Court:
-    """Everything the judge is given: a model, a circuit, its task and settings; lies change it."""
+    """Court holds everything the judge is given; a lie changes some of it."""
 
     case: Case
     circuit: Circuit

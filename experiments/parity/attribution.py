@@ -53,7 +53,7 @@ REGIMES: dict[Regime, str] = {"direct": "direct", "freeze_attention": "freeze_at
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Settings for comparing attribution graphs with circuit-tracer's.
+    """Config holds the settings for comparing attribution graphs with circuit-tracer's.
 
     Attributes:
         folder: Folder of reference cases.

@@ -38,7 +38,7 @@ TIE = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings of the cases that both executors run.
+    """Config holds the settings of the cases that both executors run.
 
     Attributes:
         model: Language model for IOI; empty to leave it out.

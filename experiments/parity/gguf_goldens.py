@@ -172,7 +172,7 @@ def block_goldens() -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings for writing llama.cpp's goldens.
+    """Config holds the settings for writing llama.cpp's goldens.
 
     Attributes:
         out: Folder that they are written to.

@@ -41,7 +41,7 @@ INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for comparing logits and hidden states with `transformers`.
+    """Config holds the settings for comparing logits and hidden states with `transformers`.
 
     Attributes:
         folders: Further folders of cases.

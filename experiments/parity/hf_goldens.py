@@ -31,7 +31,7 @@ LENGTH = 12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A golden model folder.
+    """Case describes a golden model folder.
 
     Attributes:
         name: Name of the folder.
@@ -204,7 +204,7 @@ CASES = [
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings for writing the goldens of transformers.
+    """Config holds the settings for writing the goldens of transformers.
 
     Attributes:
         out: Folder that they are written to.

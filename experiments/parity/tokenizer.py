@@ -154,7 +154,7 @@ def peer_of(path: Path) -> Callable[[str], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for comparing token ids with llama.cpp's.
+    """Config holds the settings for comparing token ids with llama.cpp's.
 
     Attributes:
         files: Further GGUF files.

@@ -53,7 +53,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Settings for comparing features and errors with circuit-tracer's.
+    """Config holds the settings for comparing features and errors with circuit-tracer's.
 
     Attributes:
         folder: Folder of reference cases.

@@ -46,7 +46,7 @@ OLD_OPTIONS = ("expansion_factor", "normalize_decoder", "num_latents", "k", "mul
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings for writing the goldens of sparsify and SAELens.
+    """Config holds the settings for writing the goldens of sparsify and SAELens.
 
     Attributes:
         out: Folder that they are written to.

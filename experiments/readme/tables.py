@@ -36,7 +36,7 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for writing the tables of results.
+    """Config holds the settings for writing the tables of results.
 
     Attributes:
         readme: File that the tables are written into.

@@ -37,7 +37,7 @@ LIMITS = {"features": 1.0, "layers": 1.0, "tokens": 2.0}
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring the growth of an attribution graph's time and memory.
+    """Config holds the settings for measuring the growth of an attribution graph's time and memory.
 
     Attributes:
         features: Numbers of features that become nodes: at least two, or none to skip the series.

@@ -29,7 +29,7 @@ SHAPE = (2, 32)  # prompts, tokens
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring the compile time of a large model.
+    """Config holds the settings for measuring the compile time of a large model.
 
     Attributes:
         model: Preset of the model that is compiled.

@@ -41,7 +41,7 @@ STAGES = ("scores", "graph", "coarsen", "prior", "search")
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring how time and memory grow with the number of nodes.
+    """Config holds the settings for measuring how time and memory grow with the number of nodes.
 
     Attributes:
         sizes: Numbers of nodes (heads and neurons).

@@ -41,7 +41,7 @@ IOI = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for the same extraction on one device and on several.
+    """Config holds the settings for the same extraction on one device and on several.
 
     Attributes:
         modular: Arguments of `hagd extract` for modular addition.

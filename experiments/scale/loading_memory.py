@@ -46,7 +46,7 @@ Part = Literal["write", "mesh", "one_device"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring host memory while a model is loaded.
+    """Config holds the settings for measuring host memory while a model is loaded.
 
     Attributes:
         layers: Number of transformer blocks.
@@ -177,7 +177,7 @@ def measure(folder: Path, mesh_description: str) -> dict[str, Any]:
 
 
 class Watch:
-    """A context manager that records the peak resident memory of its block."""
+    """Watch is a context manager that records the peak resident memory of its block."""
 
     def __enter__(self) -> Watch:
         self.peak = resident()

@@ -38,7 +38,7 @@ from hagd_jax.units.features import Features
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for planning the attribution graph of a large model.
+    """Config holds the settings for planning the attribution graph of a large model.
 
     Attributes:
         model: Preset of the model.

@@ -24,7 +24,7 @@ from hagd_jax.cli.plan import PlanMemory, run_plan
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for planning the forward pass of a large model.
+    """Config holds the settings for planning the forward pass of a large model.
 
     Attributes:
         model: Preset of the model.

@@ -38,7 +38,7 @@ SLICES: dict[str, Slices] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for planning the composed step of large models.
+    """Config holds the settings for planning the composed step of large models.
 
     Attributes:
         models: Presets of the models.

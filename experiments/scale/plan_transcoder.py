@@ -30,7 +30,7 @@ from hagd_jax.transcoders import TrainConfig, abstract, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for planning the training step of a large transcoder.
+    """Config holds the settings for planning the training step of a large transcoder.
 
     Attributes:
         model: Preset of the model whose MLPs are imitated.

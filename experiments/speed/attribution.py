@@ -59,7 +59,7 @@ from hagd_jax.graphs.graph import FEATURE
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for comparing this package's attribution graphs with circuit-tracer's.
+    """Config holds the settings for comparing our attribution graphs with circuit-tracer's.
 
     Attributes:
         peer_python: Python interpreter that has circuit-tracer, or a command with the protocol of
@@ -174,7 +174,7 @@ def _row(kind: str, name: str, contestant: Process, runs: list[dict]) -> dict[st
 
 
 class Process:
-    """A contestant in a child process; it attributes once for each line it is sent."""
+    """Process runs a contestant in a child process, which attributes once for each line it gets."""
 
     def __init__(self, command: list[str], threads: int):
         more = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -49,7 +49,7 @@ INSTALL = "pip install torch==2.13.0 transformers==4.57.3"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for comparing forward passes with PyTorch's `transformers`.
+    """Config holds the settings for comparing forward passes with PyTorch's `transformers`.
 
     Attributes:
         model: Name or folder of the model.

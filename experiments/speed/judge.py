@@ -33,7 +33,7 @@ from hagd_jax.units import Nodes, blocks
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for measuring the speed of the judge's passes.
+    """Config holds the settings for measuring the speed of the judge's passes.
 
     Attributes:
         model: Name or folder of the model.

@@ -33,7 +33,7 @@ STEPS: tuple[Step, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for timing the Makefile's commands.
+    """Config holds the settings for timing the Makefile's commands.
 
     Attributes:
         repository: Git repository to clone.

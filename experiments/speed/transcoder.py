@@ -71,7 +71,7 @@ AGREE = 1e-3  # relative tolerance: float32 sums in two orders, and ties at the 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Settings for comparing the training of transcoders with `eai-sparsify`.
+    """Config holds the settings for comparing the training of transcoders with `eai-sparsify`.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.
@@ -205,7 +205,7 @@ def _write_tokens(folder: Path, model: Any, train: list, held_out: list) -> list
 
 
 class Ours:
-    """Our contestant, which trains a block of batches at a time."""
+    """Ours is this package's contestant, which trains a block of batches at a time."""
 
     def __init__(self, model: Any, train: Any, batches: list, block: int):
         self.model, self.train, self.block_size = model, train, block
@@ -226,7 +226,7 @@ class Ours:
 
 
 class Peer:
-    """The peer, `speed/transcoder_peer.py`, in a child process that waits between its blocks."""
+    """Peer runs `speed/transcoder_peer.py` in a child process that waits between its blocks."""
 
     def __init__(self, config: Config, folder: Path, name: str, exclude: list[int]):
         self.name, self.folder, self.k = name, folder, config.k

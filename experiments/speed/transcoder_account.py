@@ -52,7 +52,7 @@ PEAK, BANDWIDTH = 197e12, 819e9  # of a v5e: cloud.google.com/tpu/docs/v5e
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Settings for accounting for the time of a training step.
+    """Config holds the settings for accounting for the time of a training step.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.

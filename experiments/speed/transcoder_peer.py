@@ -55,7 +55,7 @@ def needs(*packages: str) -> None:
 
 
 class Settings(NamedTuple):
-    """Settings of a training with sparsify.
+    """Settings holds the settings of a training with sparsify.
 
     Attributes:
         batch: Sequences per step.
@@ -126,7 +126,7 @@ PACKAGES = ("eai-sparsify", "torch", "transformers", "schedulefree")
 
 
 class Batches:
-    """A data set of token rows, which pauses the trainer between blocks of steps."""
+    """Batches is a data set of token rows that pauses the trainer between blocks of steps."""
 
     def __init__(self, tokens: Any, batch: int, block: int):
         self.tokens, self.batch, self.block = tokens, batch, block

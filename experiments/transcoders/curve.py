@@ -63,7 +63,7 @@ EVERY = 64  # trunk steps between checkpoints
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Places):
-    """Settings for measuring the FVU of transcoders against training tokens.
+    """Config holds the settings for measuring the FVU of transcoders against training tokens.
 
     Attributes:
         text: Folder of text files, as `transcoders/english.py` writes it.
@@ -146,7 +146,7 @@ def main(config: Config) -> None:
 
 
 class Curve:
-    """Trainings of one kind of transcoder on increasing tokens, which share a trunk."""
+    """Curve trains transcoders of one kind on increasing tokens, from a shared trunk."""
 
     def __init__(
         self, model: Any, corpus: Any, held_out: list, kind: str, config: Config, longest: int

@@ -39,7 +39,7 @@ Documents = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings for making an English corpus.
+    """Config holds the settings for making an English corpus.
 
     Attributes:
         folder: Folder for the text files; must be empty, created if absent.
@@ -195,7 +195,7 @@ def sections(page: Path) -> list[str]:
 
 
 class _Page(html.parser.HTMLParser):
-    """A parser that extracts the text of a page's body, with a form feed before each heading."""
+    """_Page extracts the text of a page's body, with a form feed before each heading."""
 
     # Attributes of the element that holds the body, in the two books.
     BODY = (

@@ -27,7 +27,7 @@ from hagd_jax.tasks import modular
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for training transcoders of modular addition.
+    """Config holds the settings for training transcoders of modular addition.
 
     Attributes:
         seeds: Seeds of the models and of their transcoders.

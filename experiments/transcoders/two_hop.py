@@ -90,7 +90,7 @@ CELLS += [(*cell, 0.0, JACOBIAN, 8) for cell in (("k=2", "0"), ("l1=.1", "0"), (
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Settings for training transcoders of two-hop models.
+    """Config holds the settings for training transcoders of two-hop models.
 
     Attributes:
         models: Number of models of each size.

@@ -1,4 +1,4 @@
-"""The `hagd` command."""
+"""Run the `hagd` command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from hagd_jax.cli.signals import Signals
 def main(argv: list[str] | None = None) -> None:
     """Run the `hagd` command.
 
-    Signals are taken care of before anything that is heavy to import.
+    Signal handlers are installed before the heavy imports, so that Ctrl-C works from the start.
 
     Args:
-        argv: Arguments; those of the process if None, which is then this command's own.
+        argv: Command-line arguments. If None, those of this process are used, and the process ends
+            with the command.
+
+    Raises:
+        SystemExit: With the exit status, if the command fails.
     """
     signals = Signals()
     if argv is None:

@@ -1,4 +1,4 @@
-"""`python -m hagd_jax.cli`, for where the script is not on the path."""
+"""Run `hagd` as `python -m hagd_jax.cli`, for environments without the script on the path."""
 
 from hagd_jax.cli import main
 

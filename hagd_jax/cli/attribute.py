@@ -1,4 +1,4 @@
-"""`hagd attribute`."""
+"""Run `hagd attribute`."""
 
 from __future__ import annotations
 
@@ -27,21 +27,25 @@ from hagd_jax.units.dictionary import NEURONS
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """Trace which features drive a prompt's next token, and what drives those.
+    """Trace which features drive a prompt's next token, and what drives those features.
 
     Attributes:
-        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
-        prompt: The text; its next token is explained.
-        target: Tokens to explain, blank included (" Paris"); the likely ones if none.
-        versus: Wrong answers: what favours the one target over their mean is explained.
-        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
-        contexts: Folder with the features' top contexts; that of the transcoder's run by default.
-        supernodes: How many groups of features the page shows, at most; 0 for none.
+        model: Model to attribute: a folder, a .gguf file, a preset such as smollm2-135m, or a hub
+            id.
+        prompt: Prompt text; the graph explains its next token.
+        target: Tokens to explain, with their leading blank (" Paris"); the most likely tokens if
+            none is given.
+        versus: Wrong answers. The graph then explains the one target's logit minus the mean of
+            theirs.
+        features: Nodes inside MLPs: neurons, or the features of a transcoder (a folder or hub id).
+        contexts: Folder with the features' top contexts; the transcoder run's own by default.
+        supernodes: Largest number of feature groups on the page; more groups are finer, 0 shows
+            none.
         out: Folder for graph.safetensors, graph.json (Neuronpedia's format) and report.html.
-        wait: Wait while another process writes to the folder, instead of ending at once.
-        dtype: Of weights and computation: float32 or bfloat16.
-        devices: The devices to run on.
-        config: What the graph holds.
+        wait: Wait while another process writes to the folder, instead of ending with an error.
+        dtype: Dtype of weights and computation: float32, or bfloat16, which halves the memory.
+        devices: Devices to run on.
+        config: Settings of the graph.
     """
 
     model: str
@@ -59,12 +63,12 @@ class Attribute:
 
 
 def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> AttributionGraph:
-    """`hagd attribute`.
+    """Run `hagd attribute`.
 
     Args:
         command: The parsed arguments.
-        line: What the user typed, for the report.
-        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
+        line: Command line, for the report.
+        stop: Called regularly during the work; raises `Interrupted` to stop it there.
 
     Returns:
         The graph, which was also saved.
@@ -76,7 +80,7 @@ def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> Att
 
 
 def _attribute(command: Attribute, session: Session) -> AttributionGraph:
-    """Find the graph, and write it."""
+    """Compute the graph, and write its files and its page."""
     model = session.model(command.model, command.dtype)
     nodes = session.transcoder(model, command.features)
     with bars(stop=session.stop) as progress:
@@ -95,7 +99,7 @@ def _attribute(command: Attribute, session: Session) -> AttributionGraph:
     if command.supernodes:
         names = _names(graph, contexts, model)
         groups = hierarchy.supernodes(graph, most=command.supernodes, names=names)
-    # Drawing takes a third of a second to import.
+    # The plotting modules take a third of a second to import, so they are imported late.
     from hagd_jax.report.graph_page import graph_page
 
     page = graph_page(
@@ -106,19 +110,19 @@ def _attribute(command: Attribute, session: Session) -> AttributionGraph:
         graphs.to_neuronpedia(graph, command.out / "graph.json")
         write_atomic(command.out / "report.html", page)
         show(graph_table(graph))
-        show(f"Look at it: {escape(str(command.out / 'report.html'))}")
+        show(f"Report: {escape(str(command.out / 'report.html'))}")
     return graph
 
 
 def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
-    """What matters most in a graph, for `rich.print`; fits 80 columns.
+    """Make a table of a graph's most influential features, at most 80 columns wide.
 
     Args:
         graph: The graph.
-        rows: Features to show.
+        rows: Number of features to show.
 
     Returns:
-        The table.
+        The table, for `rich.print`.
     """
     found, worth = graphs.graph_scores(graph), graphs.influence(graph)
     nodes = graph.nodes
@@ -145,19 +149,21 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
 
 
 def _targets(command: Attribute, model: models.LanguageModel) -> list | None:
+    """Return the targets of the graph; None for the most likely tokens."""
     if not command.versus:
         return list(command.target) or None
     if len(command.target) != 1:
         raise InputError(
-            "target", got=f"{len(command.target)} beside --versus", expected="exactly one"
-        )
+            "target", got=f"{len(command.target)} targets with --versus", expected="exactly one",
+            mend="Name one --target, or leave out --versus.",
+        )  # fmt: skip
     return [graphs.difference_target(model, command.target[0], command.versus)]
 
 
 def _names(
     graph: AttributionGraph, contexts: transcoders.Contexts | None, model: models.LanguageModel
 ) -> hierarchy.Names | None:
-    """The tokens that a feature fires on most, where its contexts are known."""
+    """Return a function that names a feature by its top tokens; None without contexts."""
     if contexts is None:
         return None
 
@@ -172,7 +178,7 @@ def _names(
 
 
 def _contexts(command: Attribute) -> transcoders.Contexts | None:
-    """Those asked for, or those that lie beside the transcoder."""
+    """Load the contexts that were asked for, or those beside the transcoder; None if absent."""
     if command.contexts is not None:
         return transcoders.load_contexts(command.contexts)
     beside = Path(command.features).parent / "contexts"

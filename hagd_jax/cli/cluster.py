@@ -1,4 +1,4 @@
-"""How the processes of one run find each other."""
+"""Flags that let the processes of one run find each other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hagd_jax import parallel
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How several processes find each other; on TPU pods `--cluster.join` is enough.
+    """Cluster holds the flags that join processes into a run; TPU pods only need `--cluster.join`.
 
     Attributes:
-        join: Start `jax.distributed` before anything else.
-        coordinator: host:port of the first process (CPU and GPU clusters).
-        processes: How many processes there are.
-        process: Which of them this is, from 0.
+        join: Join the other processes of the run with `jax.distributed`.
+        coordinator: host:port of the first process (CPU and GPU clusters only).
+        processes: Number of processes in the run.
+        process: Index of this process, from 0.
     """
 
     join: bool = False
@@ -24,6 +24,6 @@ class Cluster:
     process: int | None = None
 
     def start(self) -> None:
-        """Join, if anything says so; before JAX looks for its devices."""
+        """Join the cluster if any flag is set; must run before JAX initialises its devices."""
         if self != Cluster():
             parallel.start(self.coordinator, self.processes, self.process)

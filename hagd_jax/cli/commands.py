@@ -1,4 +1,4 @@
-"""What `hagd` can do."""
+"""Parse the command line of `hagd`, and run its subcommands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hagd_jax.errors import HagdError, NoCircuitError
 from hagd_jax.report.progress import Stop, never
 from hagd_jax.transcoders.kernels import native
 
-# Name → its arguments, and what runs them: (arguments, what the user typed, `stop`) → anything.
+# Name → class of the arguments, and the function (arguments, command line, `stop`) that runs them.
 COMMANDS: dict[str, tuple[type, Callable[[Any, str, Stop], Any]]] = {
     "attribute": (Attribute, run_attribute),
     "extract": (Extract, run_extract),
@@ -34,15 +34,15 @@ def run(argv: Sequence[str], *, own: bool = False, stop: Stop = never) -> int:
     """Run a command.
 
     Args:
-        argv: What stands behind `hagd`.
-        own: Whether the process is the command's own, and ends with it.
-        stop: Called where work can be saved; raises `Interrupted` if it should stop there.
+        argv: Arguments after `hagd`.
+        own: Whether this process was started for the command, and ends with it.
+        stop: Called at points where work can be saved; raises `Interrupted` to stop there.
 
     Returns:
-        The exit status.
+        The exit status: 0 for success, 1 if no circuit was found, 2 for other errors.
     """
     if own:
-        native.keep_memory()  # before anything computes
+        native.keep_memory()  # must run before anything computes
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     try:
         with finishing():
@@ -50,7 +50,7 @@ def run(argv: Sequence[str], *, own: bool = False, stop: Stop = never) -> int:
                 command = tyro.extras.subcommand_cli_from_dict(
                     kinds, args=argv, description=hagd_jax.__doc__
                 )
-            except OSError as error:  # parsing does nothing with files but print the help
+            except OSError as error:  # parsing touches no file except to print the help
                 raise lost(error) from error
             act = next(act for kind, act in COMMANDS.values() if type(command) is kind)
             act(command, shlex.join(["hagd", *argv]), stop)

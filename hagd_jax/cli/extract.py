@@ -1,4 +1,4 @@
-"""`hagd extract`."""
+"""Run `hagd extract`."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ class Extract:
     """Find the circuit that carries a behaviour, and test it by intervention.
 
     Attributes:
-        task: The behaviour, such as ioi, capitals, agreement or modular-addition; or a benchmark
-            with its file, winogrande:dev.jsonl or hellaswag:val.jsonl.
-        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id. Algorithms, such
-            as modular addition, train a small transformer of their own if none is given.
-        out: Folder of the run; an interrupted run continues there. runs/TASK by default.
-        overwrite: Discard a run with another configuration that the folder holds.
-        until: The last stage to run; the same command without it goes on from there.
-        begin: The first stage to do again. Settings that only this stage and later ones read may
-            have changed; results of earlier stages are taken from the run.
-        modulus: Modulus of modular arithmetic, when the model is trained here.
-        wait: Wait while another process writes to the folder, instead of ending at once.
-        dtype: Dtype of weights and computation: float32 or bfloat16.
-        devices: The devices to run on.
-        config: Size, features, scoring, search and judging.
+        task: Task whose behaviour is explained, such as ioi, capitals, agreement or
+            modular-addition; or a benchmark with its file, such as winogrande:dev.jsonl or
+            hellaswag:val.jsonl.
+        model: Model to explain: a folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
+            For algorithms such as modular-addition, a small transformer is trained if none is
+            given.
+        out: Folder of the run, runs/TASK by default; an interrupted run continues there.
+        overwrite: Discard a run with another configuration in the folder.
+        until: Last stage to run; the same command without this flag continues from there.
+        begin: First stage to run again. Settings that only this stage and later ones read may have
+            changed; results of earlier stages are taken from the run.
+        modulus: Modulus of modular arithmetic, if the model is trained here; a larger one has more
+            pairs to learn.
+        wait: Wait while another process writes to the folder, instead of ending with an error.
+        dtype: Dtype of weights and computation: float32, or bfloat16, which halves the memory.
+        devices: Devices to run on.
+        config: Settings of size, features, scoring, search and judging.
     """
 
     task: str
@@ -61,11 +64,11 @@ def run_extract(command: Extract, line: str = "", stop: Stop = never) -> Report 
 
     Args:
         command: The parsed arguments.
-        line: The command line, for the report.
-        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
+        line: Command line, for the report.
+        stop: Called regularly during the work; raises `Interrupted` to stop it there.
 
     Returns:
-        The report that was written; None if `--until` stopped before the page.
+        The report that was written; None if `--until` stopped before the report.
     """
     name = tasks.find(command.task)
     until = pipeline.require_stage(command.until, "--until")
@@ -77,7 +80,7 @@ def run_extract(command: Extract, line: str = "", stop: Stop = never) -> Report 
 
 
 def _extract(command: Extract, session: Session, until: str) -> Report | None:
-    """Run the stages, and show what they found."""
+    """Run the stages, and print the circuit and its verdicts."""
     name, config = tasks.find(command.task), command.config
     out = command.out or Path("runs") / name.partition(":")[0]
     with bars(stop=session.stop) as progress:
@@ -99,12 +102,12 @@ def _extract(command: Extract, session: Session, until: str) -> Report | None:
     if parallel.is_main():
         show(verdict_table(result.page))
         show(circuit_table(result.circuit))
-        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(f"Report: {escape(str(run.path / 'report.html'))}")
     return result.page
 
 
 def _model(command: Extract, name: str, session: Session, progress: Bars) -> models.LanguageModel:
-    """The model that was named, or a small one that is trained for the task."""
+    """Load the model that was named, or train a small one on the task's algorithm."""
     if command.model is not None:
         return session.model(command.model, command.dtype)
     algorithm = tasks.small_algorithm(name, p=command.modulus)

@@ -1,4 +1,4 @@
-"""What commands print: whole, or an error in one sentence; never a traceback."""
+"""Print a command's output completely, or raise a typed error; never show a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hagd_jax.report.progress import forgiving
 
 
 class _Text(io.StringIO):
-    """A text that will go to standard output, and that is made in its encoding."""
+    """_Text is a text buffer with the encoding of standard output, to which its text goes later."""
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -27,12 +27,12 @@ def show(*parts: Any) -> None:
     """Print to standard output, in `rich`'s markup.
 
     Args:
-        *parts: Texts and tables, each on lines of its own.
+        *parts: Texts and tables; each starts on a new line.
 
     Raises:
         OutputError: If standard output is closed or full.
     """
-    # Rich ends the process by itself where a pipe is closed, so it only makes the text.
+    # Rich ends the process if a pipe is closed, so it only renders into a buffer here.
     made = _Text()
     with _writing():
         console = Console(file=made, force_terminal=sys.stdout.isatty() or None)
@@ -44,13 +44,13 @@ def show(*parts: Any) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error, in `rich`'s markup; it may be closed as well."""
+    """Print a line to standard error, in `rich`'s markup; do nothing if it is closed."""
     Console(file=forgiving(sys.stderr)).print(text, highlight=False)
 
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Write out what is still held back for standard output when the block ends.
+    """Flush standard output when the block ends, and turn failures into a typed error.
 
     Raises:
         OutputError: If standard output is closed or full.
@@ -66,21 +66,22 @@ def finishing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
+    """Turn errors of writing to standard output into an `OutputError`."""
     try:
         yield
-    # A stream that Python has closed is a ValueError, and one that it never had is None.
+    # A closed stream raises ValueError; a process without standard output has None.
     except (OSError, ValueError, AttributeError) as error:
         raise lost(error) from error
 
 
 def lost(error: Exception) -> OutputError:
-    """Make the error of a lost standard output, to which nothing more is written."""
+    """Return the error of a lost standard output, and redirect further output to nowhere."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
     return OutputError(
         "standard output", got=getattr(error, "strerror", None) or str(error),
-        expected="a place for what the command prints",
-        mend="Files that the command wrote are whole.",
+        expected="an output that can be written",
+        mend="Redirect the output elsewhere; files that the command wrote are complete.",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`hagd plan`."""
+"""Run `hagd plan`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hagd_jax.cli.output import show
 
 @dataclasses.dataclass(frozen=True)
 class PlanMemory:
-    """Say how much memory a forward pass would take on each chip of a TPU slice, without one.
+    """Plan the memory of a forward pass on each chip of a TPU slice; no TPU is needed.
 
     Attributes:
-        model: A preset, e.g. llama-70b.
-        topology: The slice, e.g. v5e:8x8.
-        mesh: Its mesh, e.g. data=8,model=8.
-        batch: Prompts.
-        length: Tokens in each.
-        capture: Sites to keep.
+        model: Preset of the model, e.g. llama-70b.
+        topology: TPU slice, e.g. v5e:8x8.
+        mesh: Mesh over the slice's chips, e.g. data=8,model=8.
+        batch: Prompts per batch; more prompts take more memory.
+        length: Tokens per prompt; longer prompts take more memory.
+        capture: Sites whose activations are kept; more sites take more memory.
     """
 
     model: str
@@ -34,15 +34,15 @@ class PlanMemory:
 
 
 def run_plan(command: PlanMemory, line: str = "", stop: object = None) -> parallel.Plan:
-    """`hagd plan`.
+    """Run `hagd plan`.
 
     Args:
         command: The parsed arguments.
-        line: What the user typed; not needed here.
-        stop: Not needed either: nothing is saved.
+        line: Command line; unused.
+        stop: Unused, since nothing is saved.
 
     Returns:
-        The account that was printed.
+        The plan, which was also printed.
     """
     mesh = parallel.topology_mesh(command.topology, command.mesh)
     model = models.abstract(models.preset(command.model).replace(dtype="bfloat16"), mesh=mesh)

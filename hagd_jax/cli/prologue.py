@@ -1,4 +1,4 @@
-"""The start of every command that runs a model: processes, devices, model, features, provenance."""
+"""Start a command that runs a model: join the cluster, make the mesh, load model and features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hagd_jax.units.dictionary import MLPS, NEURONS
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices that a command runs on.
+    """Devices holds the flags for the devices that a command runs on.
 
     Attributes:
-        mesh: Devices to spread over, e.g. data=2,model=4; one device if empty.
-        cluster: How the processes of one run find each other.
+        mesh: Mesh of devices to shard over, e.g. data=2,model=4; one device if empty.
+        cluster: Flags that join several processes into one run.
     """
 
     mesh: str = ""
@@ -26,12 +26,12 @@ class Devices:
 
 
 class Session:
-    """A command that has begun: it has joined its cluster and knows its devices.
+    """Session is a running command, which has joined its cluster and made its mesh.
 
     Args:
-        devices: Where to run.
-        line: The command line, for the record.
-        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
+        devices: Devices to run on.
+        line: Command line, for the report.
+        stop: Called regularly during the work; raises `Interrupted` to stop it there.
     """
 
     def __init__(self, devices: Devices, line: str = "", stop: Stop = never):
@@ -45,7 +45,7 @@ class Session:
 
         Args:
             source: A folder, a .gguf file, a preset or a hub id.
-            dtype: Of weights and computation.
+            dtype: Dtype of weights and computation.
 
         Returns:
             The model.
@@ -59,10 +59,10 @@ class Session:
 
         Args:
             model: The model.
-            features: A folder or hub id; or `neurons`, for none.
+            features: A folder or hub id of a transcoder, or `neurons`.
 
         Returns:
-            The transcoder, or None.
+            The transcoder; None for `neurons`.
         """
         if features == NEURONS:
             return None
@@ -72,12 +72,12 @@ class Session:
     def dictionary(
         self, model: models.LanguageModel, features: str, *, keep_error: bool = True
     ) -> units.Dictionary:
-        """Load the nodes inside MLPs.
+        """Return the dictionary of the nodes inside MLPs.
 
         Args:
             model: The model.
-            features: `neurons`, `mlps`, or a transcoder as a folder or hub id.
-            keep_error: Whether a transcoder's reconstruction error stays in every circuit.
+            features: `neurons`, `mlps`, or the folder or hub id of a transcoder.
+            keep_error: Whether a transcoder's reconstruction error is part of every circuit.
 
         Returns:
             The dictionary, in the dtype of the model.
@@ -87,11 +87,11 @@ class Session:
         return units.as_dictionary(model, self.transcoder(model, features), keep_error=keep_error)
 
     def facts(self, model: models.LanguageModel | None = None, **more: str) -> dict[str, str]:
-        """The provenance of a page.
+        """Return the provenance that a page shows: model, runtime, command line and versions.
 
         Args:
             model: The model, or None if the page names it itself.
-            **more: Name → value, beside what every page shows.
+            **more: Further entries, by name.
 
         Returns:
             Name → value.

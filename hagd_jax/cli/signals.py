@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what was reached is saved, a sentence is said, and the process ends."""
+"""Handle Ctrl-C and SIGTERM: save the work so far, print one sentence, and end the process."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 from hagd_jax.errors import Interrupted
 
-# Seconds that a stage has to come to a place where it saves, and those in which Python has to end.
+# Seconds until a stage must have reached a save point, and seconds until Python must have ended.
 GRACE, LAST = 5.0, 15.0
-_STOPPING = "stopping as soon as the work so far is saved; once more to stop at once\n"
+_STOPPING = "stopping once the work so far is saved; a second signal (Ctrl-C) stops at once\n"
 _STOPPED = "interrupted; the same command continues where it stopped\n"
 
 
 class Signals:
-    """What happens when the process is asked to end.
+    """Signals handles SIGINT and SIGTERM, so that work is saved before the process ends.
 
-    Python runs its handlers in the main thread, which may be compiling for a minute, so a thread
-    listens instead. While modules are imported the process ends at once. Later a stage is asked to
-    stop where it can save its state (`check`). If it does not get there in time, `Interrupted` is
-    raised wherever it is, and if that does not end it either, or at a second signal, the process
-    ends without it. It always ends without tearing Python down, since threads may still compute.
+    Python runs signal handlers in the main thread, which may compile for a minute, so a separate
+    thread listens for signals. During the imports, a signal ends the process at once. Later, the
+    current stage is asked to stop at its next save point (`check`). If it does not get there within
+    5 s, `Interrupted` is raised wherever it is. After 15 s, or at a second signal, the process ends
+    anyway. It ends without Python's shutdown, since threads may still compute.
     """
 
     def __init__(self) -> None:
@@ -34,32 +34,32 @@ class Signals:
         self._can_save = threading.Event()
 
     def install(self) -> None:
-        """Take over SIGINT and SIGTERM for the rest of the process."""
+        """Handle SIGINT and SIGTERM from now on, for the rest of the process."""
         reads, writes = os.pipe()
         os.set_blocking(writes, False)
         signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _left_to_the_thread)
+            signal.signal(number, _ignore)
         signal.signal(signal.SIGALRM, _raise)
         threading.Thread(target=self._listen, args=(reads,), name="signals", daemon=True).start()
 
     def check(self) -> None:
-        """Raise if the process was asked to end; called where the work so far can be saved.
+        """Raise `Interrupted` if a signal came; called at points where work can be saved.
 
         Raises:
-            Interrupted: If it was.
+            Interrupted: If a signal came.
         """
         if self._asked is not None:
             raise Interrupted
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Let the block end by itself when a signal comes, if it does so in time."""
+        """Give the block time to save its work if a signal comes, then end the process."""
         self._can_save.set()
         try:
             yield
         except KeyboardInterrupt:
-            if self._asked is None:  # Raised by somebody else, or nothing was installed.
+            if self._asked is None:  # Raised by other code, or without installed handlers.
                 _say(_STOPPED)
                 sys.exit(128 + signal.SIGINT)
         if self._asked is not None:
@@ -78,10 +78,10 @@ class Signals:
 
 
 def leave(number: int) -> None:
-    """End the process as a signal asks: one sentence, and its exit status.
+    """Print one sentence, and end the process with the exit status of a signal.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
     _say(_STOPPED)
     with contextlib.suppress(OSError, ValueError):
@@ -100,8 +100,8 @@ def _say(text: str) -> None:
         os.write(2, text.encode())
 
 
-def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the byte in the pipe has told the thread."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the listening thread gets the signal from the pipe."""
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`hagd train-transcoder`."""
+"""Run `hagd train-transcoder`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ from hagd_jax.transcoders import TrainConfig, Transcoder
 
 @dataclasses.dataclass(frozen=True)
 class TrainTranscoder:
-    """Train sparse features that stand in for a model's MLPs, and measure them.
+    """Train sparse features that replace a model's MLPs (transcoders), and measure them.
 
     Attributes:
-        model: A folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
-        corpus: What to train on: text files ("books/*.txt"), hf:OWNER/NAME, task:NAME, or self
-            for text that the model writes.
+        model: Model whose MLPs are imitated: a folder, a .gguf file, a preset such as smollm2-135m,
+            or a hub id.
+        corpus: Text to train on: files ("books/*.txt"), hf:OWNER/NAME, task:NAME, or self for text
+            that the model generates.
         out: Folder of the run; an interrupted run continues there.
-        overwrite: Discard what a run with another configuration left in the folder.
-        wait: Wait while another process writes to the folder, instead of ending at once.
-        evaluate: Held-out sequences to measure on.
-        contexts: Top activating contexts to keep of each feature; 0 for none.
-        save_every: Seconds between checkpoints.
-        model_dtype: Of the model's weights and computation: float32 or bfloat16; `dtype` is that of
-            the transcoder's products.
-        devices: The devices to run on.
-        text: How the corpus is cut and shared out.
-        config: What the transcoder looks like and how it is trained.
+        overwrite: Discard a run with another configuration in the folder.
+        wait: Wait while another process writes to the folder, instead of ending with an error.
+        evaluate: Number of held-out sequences to measure on; more give more precise measures and
+            take more time.
+        contexts: Number of top activating contexts to keep for each feature; 0 for none.
+        save_every: Seconds between checkpoints; with larger values an interruption loses more work.
+        model_dtype: Dtype of the model's weights and computation: float32, or bfloat16, which
+            halves their memory; --dtype is that of the transcoder's products.
+        devices: Devices to run on.
+        text: Settings of the corpus: sequence length and held-out share.
+        config: Settings of the transcoder and its training.
     """
 
     model: str
@@ -62,12 +64,12 @@ class TrainTranscoder:
 def run_train_transcoder(
     command: TrainTranscoder, line: str = "", stop: Stop = never
 ) -> Transcoder:
-    """`hagd train-transcoder`.
+    """Run `hagd train-transcoder`.
 
     Args:
         command: The parsed arguments.
-        line: What the user typed, for the report.
-        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
+        line: Command line, for the report.
+        stop: Called regularly during the work; raises `Interrupted` to stop it there.
 
     Returns:
         The transcoder, which was also saved in the run's folder.
@@ -88,7 +90,7 @@ def run_train_transcoder(
         )
         contexts = _contexts(command, model, transcoder, corpus, run, progress)
     facts = session.facts(model, corpus=f"{corpus.name} ({corpus.fingerprint})")
-    # Drawing takes a third of a second to import.
+    # The plotting modules take a third of a second to import, so they are imported late.
     from hagd_jax.report.transcoder_page import TranscoderReport, transcoder_page
 
     report = TranscoderReport.of_run(run.path, transcoder, model, found, contexts, facts)
@@ -96,7 +98,7 @@ def run_train_transcoder(
     if parallel.is_main():
         show(found.table())
         show(f"Transcoder: {escape(str(run.path / 'transcoder'))}")
-        show(f"Look at it: {escape(str(run.path / 'report.html'))}")
+        show(f"Report: {escape(str(run.path / 'report.html'))}")
     return transcoder
 
 
@@ -108,6 +110,7 @@ def _contexts(
     run: pipeline.RunFolder,
     progress: Bars,
 ) -> transcoders.Contexts | None:
+    """Find and save the top contexts of all features; None if none were asked for."""
     if not command.contexts:
         return None
     batches = corpus.held_out_batches(command.evaluate)
@@ -121,7 +124,7 @@ def _contexts(
 
 
 def _decisive(command: TrainTranscoder) -> dict:
-    """What decides a run's results, as JSON: where it runs and where it writes do not."""
+    """Return the settings that decide a run's results, as JSON; without devices and folders."""
     return {
         "model": command.model,
         "corpus": command.corpus,

@@ -1,4 +1,4 @@
-"""`hagd validate`."""
+"""Run `hagd validate`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ from hagd_jax.units.dictionary import MLPS, NEURONS
 
 @dataclasses.dataclass(frozen=True)
 class Validate:
-    """Test what is claimed of a circuit, under ablations that it was not found with.
+    """Test the claims about a circuit, under ablations that it was not found with.
 
     Attributes:
-        circuit: A circuit.json, as `hagd extract` writes.
-        model: The one it was found in: a folder, a .gguf file, a preset, or a hub id.
-        task: The behaviour; the circuit's own by default. Benchmarks with their file.
-        features: What the nodes inside MLPs are: neurons, or a transcoder as a folder or hub id.
-        keep_error: Whether what a transcoder leaves unexplained stays in every circuit.
-        out: File for the verdicts, and beside it a page; validation.json beside the circuit by
-            default.
-        wait: Wait while another process writes there, instead of ending at once.
-        others: Other tasks of the model, which should not need the circuit.
-        again: Circuits found with other seeds or prompts, which should be the same.
-        sizes: Prompts in each split.
-        dtype: Of weights and computation: float32 or bfloat16.
-        devices: The devices to run on.
-        config: How hard it is tested.
+        circuit: File with the circuit: circuit.json, as written by `hagd extract`.
+        model: Model that the circuit was found in: a folder, a .gguf file, a preset, or a hub id.
+        task: Task to test on; the circuit's own by default. Benchmarks need their file, such as
+            winogrande:dev.jsonl.
+        features: Nodes inside MLPs: neurons, or the features of a transcoder (a folder or hub id).
+        keep_error: Whether a transcoder's reconstruction error is part of every circuit.
+        out: File for the verdicts, with a page beside it; by default validation.json beside the
+            circuit.
+        wait: Wait while another process writes the file, instead of ending with an error.
+        others: Other tasks of the model, which should not depend on the circuit (specificity).
+        again: Circuits found with other seeds or prompts, which should be the same (stability).
+        sizes: Number of prompts in each split.
+        dtype: Dtype of weights and computation: float32, or bfloat16, which halves the memory.
+        devices: Devices to run on.
+        config: Settings of the tests.
     """
 
     circuit: Path
@@ -66,12 +67,12 @@ class Validate:
 
 
 def run_validate(command: Validate, line: str = "", stop: Stop = never) -> ValidationReport:
-    """`hagd validate`.
+    """Run `hagd validate`.
 
     Args:
         command: The parsed arguments.
-        line: What the user typed, for the record.
-        stop: Called as the work goes on; raises `Interrupted` if it should stop there.
+        line: Command line, for the record.
+        stop: Called regularly during the work; raises `Interrupted` to stop it there.
 
     Returns:
         The report, which was also saved.
@@ -87,12 +88,12 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
 def _validate(
     command: Validate, session: Session, circuits: list[Circuit | EdgeCircuit], out: Path
 ) -> ValidationReport:
-    """Test the first circuit, beside the others, and write what was found."""
+    """Test the first circuit, compare it with the others, and write the verdicts."""
     circuit, *again = circuits
     name = tasks.find(command.task or require_name(circuit.task))
     model = session.model(command.model, command.dtype)
     if model.name != circuit.model:
-        show(escape(f"note: found in {circuit.model!r}, tested in {model.name!r}"))
+        show(escape(f"note: circuit found in {circuit.model!r}, but tested in {model.name!r}"))
     mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
@@ -115,7 +116,7 @@ def _validate(
             progress=tell,
         )  # fmt: skip
     if parallel.is_main():
-        # Drawing takes a third of a second to import.
+        # The plotting modules take a third of a second to import, so they are imported late.
         from hagd_jax.report.validation_page import validation_page
 
         record = report.to_json() | {"command": session.line}
@@ -124,5 +125,5 @@ def _validate(
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
         show(claims_table(report))
-        show(f"Look at it: {escape(str(look))}")
+        show(f"Report: {escape(str(look))}")
     return report

@@ -1,4 +1,4 @@
-"""All that is read from outside, one reader a format; and files that are either whole or absent."""
+"""Readers of external files, one for each format, and writers that never leave partial files."""
 
 from hagd_jax.files.digests import (
     DIGEST,

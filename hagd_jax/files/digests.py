@@ -1,7 +1,7 @@
-"""Digests of what files hold, which lie within the files or beside them.
+"""Write and check digests of files, which are stored in the files or beside them.
 
-A digest finds damage, not forgery. Files without one were written before there were any, or by
-somebody else, and are read as they are.
+A digest detects damage, not forgery. Files without a digest come from elsewhere or from before
+digests existed; they are read unchecked.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from hagd_jax.errors import DamagedError
 from hagd_jax.files.parsing import read_json_object
 from hagd_jax.files.writing import write_file
 
-# What a digest is called: in headers, in JSON objects and among arrays.
+# Name of a digest in headers, in JSON objects and among arrays.
 DIGEST = "blake2b"
-# The file that holds the digests of all others in its folder.
+# Name of the file with the digests of all other files in its folder.
 SEAL = "digests.json"
 _SIZE = 16
 
 
 def digest(*parts: bytes | memoryview) -> str:
-    """BLAKE2b of some bytes (RFC 7693), as 32 hexadecimal digits.
+    """Return the BLAKE2b digest (RFC 7693) of bytes, as 32 hexadecimal digits.
 
     Args:
-        *parts: The bytes; where one part ends and the next begins does not matter.
+        *parts: The bytes; only their concatenation matters.
 
     Returns:
         The digits.
@@ -45,15 +45,15 @@ def digest(*parts: bytes | memoryview) -> str:
 
 
 def as_bytes(values: np.ndarray) -> memoryview:
-    """The bytes of an array, row-major."""
+    """Return the bytes of an array in row-major order."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = None) -> str:
-    """Digest of named arrays and texts, in any order.
+    """Return the digest of named arrays and texts, whatever their order.
 
     Args:
-        arrays: Name → array; names, dtypes, shapes and values count.
+        arrays: Name → array; the digest covers names, dtypes, shapes and values.
         texts: Name → text.
 
     Returns:
@@ -71,30 +71,30 @@ def arrays_digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | N
 
 
 def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object and the digest of its values.
+    """Add the digest of its values to a JSON object.
 
     Args:
         record: The object.
 
     Returns:
-        The same, and its digest as the last entry.
+        The object, with its digest as the last entry.
     """
-    # Through JSON, as a reader will see it.
+    # Digest the values as JSON gives them back to a reader.
     return {**record, DIGEST: _json_digest(json.loads(json.dumps(record)))}
 
 
 def without_digest(path: Path | str, record: Any) -> Any:
-    """A JSON value as `with_digest` was given it.
+    """Check and remove the digest that `with_digest` added to a JSON value.
 
     Args:
         path: The file, for the message.
-        record: The value; if it is an object with a digest, it must have that.
+        record: The value; one without a digest is not checked.
 
     Returns:
         The value without its digest.
 
     Raises:
-        DamagedError: If its digest is another.
+        DamagedError: If the digest does not match the values.
     """
     if not isinstance(record, dict) or DIGEST not in record:
         return record
@@ -104,33 +104,33 @@ def without_digest(path: Path | str, record: Any) -> Any:
 
 
 def require_digest(path: Path | str, told: Any, found: str | None) -> None:
-    """Refuse a file whose content has another digest than it says.
+    """Raise an error if a file's content does not match its stored digest.
 
     Args:
         path: The file.
-        told: The digest that it says; None if it says nothing.
-        found: The digest of its content.
+        told: The stored digest; None if there is none.
+        found: The digest of the content.
 
     Raises:
-        DamagedError: If they differ.
+        DamagedError: If the digests differ.
     """
     if told is not None and told != found:
         raise DamagedError(
             str(path), got=f"content with the digest {found}",
             expected=f"{str(told)[:2 * _SIZE]}, as it was written",
-            mend=f"Restore it or make it again; if you edited it, take out its {DIGEST}.",
+            mend=f"Restore it or make it again; if you edited it, remove its entry {DIGEST}.",
         )  # fmt: skip
 
 
 def seal(folder: Path, of: str = "") -> None:
-    """Write the digests of all files in a folder, within it; it should be a draft.
+    """Write the digests of all files in a folder to a file in it.
 
     Args:
-        folder: The folder.
+        folder: The folder; should be a draft.
         of: What decided its content, for a reader who knows; see `require_sealed`.
 
     Raises:
-        OSError: If it cannot be read or written.
+        OSError: If the folder cannot be read or written.
     """
     found = _folder_digests(folder)
     record = {"files": found} | ({"of": of} if of else {})
@@ -138,15 +138,15 @@ def seal(folder: Path, of: str = "") -> None:
 
 
 def require_sealed(folder: Path, of: str = "") -> None:
-    """Refuse a folder whose files are no longer those that were sealed.
+    """Raise an error if files of a sealed folder have changed.
 
     Args:
-        folder: The folder; one that was never sealed is taken as it is, unless `of` is given.
+        folder: The folder; one that was never sealed is not checked, unless `of` is given.
         of: What must have decided its content, if the reader knows.
 
     Raises:
-        DamagedError: If a file is absent, or holds something else, or something else decided it;
-            the message names the first.
+        DamagedError: If a file is absent or changed, or something else decided the content; the
+            message names the first.
     """
     file = folder / SEAL
     if not file.is_file() and not of:
@@ -173,7 +173,7 @@ def require_sealed(folder: Path, of: str = "") -> None:
 
 
 def _folder_digests(folder: Path) -> dict[str, str]:
-    """File → digest of its content, in the order of names."""
+    """Return the digest of each file in a folder, by name, in sorted order."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     found = {}
     for path in files:
@@ -184,5 +184,5 @@ def _folder_digests(folder: Path) -> dict[str, str]:
 
 
 def _json_digest(record: Any) -> str:
-    """Of values as JSON gives them back, whatever the order of their names."""
+    """Return the digest of a JSON value, whatever the order of names in objects."""
     return digest(json.dumps(record, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""What a safetensors file says of its tensors, held against its size before memory is asked for."""
+"""Read the header of a safetensors file, and check it against the file's size."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from hagd_jax.files.parsing import Bounds, parse_json
 from hagd_jax.files.reading import MIB, decoded, named, opened
 from hagd_jax.files.schema import checked
 
-# The format's own bound; a header of a thousand tensors has a hundred kilobytes.
+# The format's own limit; the header of a thousand tensors has about a hundred kilobytes.
 _HEADER = Bounds(size=100 * MIB, depth=4, items=4_000_000)
 _BITS = {"BOOL": 8, "BF16": 16} | {
     f"{kind}{bits}": bits
     for kind, bits in itertools.product("FIU", (8, 16, 32, 64))
 }  # fmt: skip
-# They are shown in messages, and compared where one is absent.
+# Names are shown in messages, so their length is bounded.
 _Name = Annotated[str, Meta(max_length=1000)]
 _Size = Annotated[int, Meta(ge=0, le=2**48)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Where one tensor lies in a file.
+    """Stored describes one tensor in a file: its dtype, its shape and its bytes.
 
     Attributes:
-        dtype: As the format writes it, e.g. `BF16`.
-        shape: Its shape.
-        data_offsets: Its first byte and the one after its last, counted from the end of the header.
+        dtype: The format's name of the dtype, e.g. `BF16`.
+        shape: Shape of the tensor.
+        data_offsets: First byte, and the byte after the last, counted from the end of the header.
     """
 
     dtype: Annotated[str, Meta(max_length=16)]
@@ -56,11 +56,11 @@ def safetensors_header(
         error: The class of error to raise.
 
     Returns:
-        Name → where it lies, and the texts of the header. Each tensor has as many bytes as its
-        shape needs, and together they are the rest of the file.
+        Name → description of the tensor, and the texts of the header. Each tensor has the number of
+        bytes that its shape needs, and together the tensors fill the rest of the file.
 
     Raises:
-        HagdError: Of the given class, if it is no such file, or is damaged.
+        HagdError: Of the given class, if the file is not in the format, or is damaged.
     """
     where = named(path)
     with opened(path, error=error) as file:
@@ -87,7 +87,7 @@ def safetensors_header(
 def _require_whole(
     found: Mapping[str, Stored], size: int, where: str, error: type[HagdError]
 ) -> None:
-    """Refuse tensors that overlap, leave a gap, or need other bytes than they have."""
+    """Refuse tensors that overlap, leave gaps, or whose bytes do not match their shapes."""
     end = 0
     for name, entry in sorted(found.items(), key=lambda item: item[1].data_offsets):
         first, last = entry.data_offsets

@@ -1,9 +1,8 @@
-"""One writer at a time: locks on folders and files that other processes, and hosts, respect.
+"""Lock folders and files against other writers, in other processes and on other hosts.
 
-The kernel holds a lock (`flock`, which NFS passes on to its server) and lets go of it when the
-process ends, however that happens, so that no lock outlives its owner. Who holds it is written in
-the lock's file, for messages alone. Where a file system has no locks, nothing is held, and the log
-says so.
+The kernel holds a lock (`flock`, which NFS passes to its server) and releases it when the process
+ends in any way, so that no lock outlives its owner. The lock file describes the owner, for messages
+only. On a file system without locks nothing is locked, and a warning is logged.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from hagd_jax.files import system
 from hagd_jax.files.digests import digest
 from hagd_jax.files.writing import beside, writing_to
 
-# The lock of a folder, within it.
+# Name of the lock file in a folder.
 LOCK = ".lock"
-# Seconds between two looks at a lock that another process holds.
+# Seconds between two attempts to take a lock that another process holds.
 _EVERY = 0.2
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
 
 
 class Lock:
-    """A lock that this process holds until `release`, or until nothing refers to it.
+    """Lock is held by this process until `release`, or until nothing refers to it.
 
     Args:
-        file: The lock's open file.
-        path: Where it lies.
-        made: Folders that were made for it, the innermost first; removed with it if empty.
+        file: Descriptor of the open lock file.
+        path: Path of the lock file.
+        made: Folders created for it, innermost first; removed on release if empty.
     """
 
     def __init__(self, file: int, path: Path, made: list[Path]):
@@ -50,32 +49,32 @@ class Lock:
         self.release = weakref.finalize(self, _release, file, path, made, os.getpid())
 
 
-# Of this process, which may open a folder more than once; the last one to let go of it counts.
+# Locks of this process, which may hold a folder more than once; the last release frees it.
 _held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
 
 
 def hold_folder(folder: Path, *, wait: bool = False) -> Lock:
-    """Become the only process that writes to a folder; a process that is may ask again.
+    """Lock a folder against other processes; the process that holds it may lock it again.
 
     Args:
-        folder: The folder; made if absent.
-        wait: Whether to wait while another process is.
+        folder: The folder; created if absent.
+        wait: Whether to wait while another process holds the lock.
 
     Returns:
-        The lock; the folder is free again once nothing refers to it, or the process ends.
+        The lock; the folder is free once nothing refers to it, or the process ends.
 
     Raises:
-        BusyError: If another process is and `wait` is off; the message says which.
+        BusyError: If another process holds the lock and `wait` is off; the message names it.
         CheckpointError: If the folder cannot be written.
     """
     return _hold(folder.resolve() / LOCK, folder, wait)
 
 
 def hold_beside(path: Path, *, wait: bool = False) -> Lock:
-    """Become the only process that writes a file, or a folder that is replaced as a whole.
+    """Lock a file, or a folder that is replaced as a whole, with a lock file beside it.
 
     Args:
-        path: The file or folder; the lock lies beside it.
+        path: The file or folder.
         wait: As in `hold_folder`.
 
     Returns:
@@ -83,9 +82,9 @@ def hold_beside(path: Path, *, wait: bool = False) -> Lock:
 
     Raises:
         BusyError: As in `hold_folder`.
-        CheckpointError: If there can be no file beside it.
+        CheckpointError: If the lock file cannot be written.
     """
-    # Names that begin alike must not share a lock.
+    # The digest separates long names that begin alike.
     name = f"{digest(path.name.encode(errors='surrogateescape'))[:8]}{LOCK}"
     with writing_to(path):
         place = path.parent.resolve() / path.name
@@ -93,6 +92,7 @@ def hold_beside(path: Path, *, wait: bool = False) -> Lock:
 
 
 def _hold(lock: Path, what: Path, wait: bool) -> Lock:
+    """Take the lock file `lock` for `what`, or return the lock that this process holds."""
     found = _held.get(lock)
     if found is not None and found.release.alive:
         return found
@@ -115,7 +115,7 @@ def _hold(lock: Path, what: Path, wait: bool) -> Lock:
         if not wait:
             raise BusyError(
                 str(what), got=f"another process that writes there: {owner}",
-                expected="one at a time", mend="Wait for it with --wait, or use another place.",
+                expected="no other writer", mend="Wait for it with --wait, or use another place.",
             )  # fmt: skip
         if not told:
             _log.warning("%s: waiting for another process that writes there: %s", what, owner)
@@ -124,7 +124,7 @@ def _hold(lock: Path, what: Path, wait: bool) -> Lock:
 
 
 def _take(file: int, lock: Path) -> bool:
-    """Whether an open file is now locked, and is still the one that other processes will find."""
+    """Lock an open file; return whether it is locked and is still the file at its path."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -132,14 +132,14 @@ def _take(file: int, lock: Path) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        _log.warning("%s: this file system has no locks; take care that one run writes", lock)
+        _log.warning("%s: this file system has no locks; make sure that only one run writes", lock)
     try:
         if not os.path.samestat(os.fstat(file), os.stat(lock)):
             return False
     except FileNotFoundError:
-        # Its owner has let go of it, and removed it, since it was opened.
+        # Its owner released and removed it after we opened it.
         return False
-    # A disk may have room for an empty file alone; the lock holds without a description.
+    # A full disk may hold only an empty file; the lock works without a description.
     with contextlib.suppress(OSError):
         os.ftruncate(file, 0)
         os.pwrite(file, _description().encode(), 0)
@@ -147,10 +147,10 @@ def _take(file: int, lock: Path) -> bool:
 
 
 def _release(file: int, path: Path, made: list[Path], owner: int) -> None:
-    """Let go of a lock and leave no trace; a forked process leaves its parent's alone."""
+    """Release a lock, and remove its file and folders; a forked child keeps its parent's lock."""
     with contextlib.suppress(OSError):
         if os.getpid() == owner:
-            # Before letting go: whoever holds this file later must see that it is gone.
+            # Remove the file before the release, so that the next holder sees that it is gone.
             path.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
@@ -159,14 +159,14 @@ def _release(file: int, path: Path, made: list[Path], owner: int) -> None:
 
 
 def _absent(folder: Path) -> Iterator[Path]:
-    """The folder and those above it that do not exist."""
+    """Yield the folder and its parents that do not exist, innermost first."""
     while not folder.exists():
         yield folder
         folder = folder.parent
 
 
 def _description() -> str:
-    """This process, for a message in another."""
+    """Describe this process in JSON, for messages of other processes."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     command = shlex.join([name, *sys.argv[1:]])
@@ -175,7 +175,7 @@ def _description() -> str:
 
 
 def _owner(file: int) -> str:
-    """Who holds a lock, as far as its file says."""
+    """Describe the owner of a lock from its file."""
     try:
         record = json.loads(os.pread(file, 4096, 0))
         told = {name: str(value)[:200] for name, value in record.items()}

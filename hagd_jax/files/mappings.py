@@ -1,4 +1,4 @@
-"""YAML mappings from outside: no references, no tags, and bounds that hold before one is built."""
+"""Read external YAML mappings without references or tags, within bounds checked beforehand."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ def read_yaml(
 ) -> dict[str, Any]:
     """Read a small YAML file that holds a mapping.
 
-    Anchors, aliases and tags are refused, and so is deep nesting: a few hundred bytes of either can
-    take all of the memory, or of the stack.
+    Anchors, aliases, tags and deep nesting are refused, since a few hundred bytes of them can
+    exhaust the memory or the stack.
 
     Args:
         path: The file.
-        bounds: How much it may hold.
+        bounds: Largest size, depth and number of values.
         error: The class of error to raise.
 
     Returns:
-        The mapping, of plain values.
+        The mapping, with plain values.
 
     Raises:
-        HagdError: Of the given class, if it cannot be read, is no such YAML, or holds something
-            else than a mapping.
+        HagdError: Of the given class, if the file cannot be read or is not such a mapping.
     """
     import yaml
 
@@ -40,7 +39,7 @@ def read_yaml(
         node = loader.get_single_node()
         _require_once(node, where, error)
         value = None if node is None else loader.construct_document(node)
-    # A number of too many digits and a date that there is not are plain ValueErrors.
+    # Numbers with too many digits and impossible dates raise a plain ValueError.
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as problem:
         if isinstance(problem, HagdError):
             raise
@@ -51,7 +50,7 @@ def read_yaml(
 
 
 def _require_small(events: Any, bounds: Bounds, where: str, error: type[HagdError]) -> None:
-    """Refuse what would grow; events come one at a time, and nothing is built from them."""
+    """Refuse YAML beyond the bounds, from its events, before any value is built."""
     import yaml
 
     depth = 0
@@ -63,18 +62,18 @@ def _require_small(events: Any, bounds: Bounds, where: str, error: type[HagdErro
         if count >= bounds.items:
             raise error(where, got=f"more than {bounds.items:,} values", expected="fewer")
         if getattr(event, "anchor", None) is not None:
-            raise error(where, got="an anchor or a reference to one", expected="none")
+            raise error(where, got="an anchor or a reference to one", expected="plain values")
         if getattr(event, "tag", None) is not None:
-            raise error(where, got=f"the tag {quoted(event.tag)}", expected="none")
+            raise error(where, got=f"the tag {quoted(event.tag)}", expected="plain values")
 
 
 def _require_once(node: Any, where: str, error: type[HagdError]) -> None:
-    """Refuse names that stand twice in a mapping, of which the loader would keep the last."""
+    """Refuse duplicate names in a mapping, of which the loader would keep only the last."""
     names = set()
     pairs = node.value if node is not None and node.id == "mapping" else ()
     for name, value in pairs:
         if not isinstance(name.value, str) or name.value == "<<":
-            raise error(where, got="a name that is no text", expected="texts as names")
+            raise error(where, got="a name that is not a text", expected="texts as names")
         if name.value in names:
             raise error(where, got=f"the name {quoted(name.value)} twice", expected="each once")
         names.add(name.value)

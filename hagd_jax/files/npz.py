@@ -1,4 +1,4 @@
-"""NumPy archives from outside: each array is held against its header before room is made for it."""
+"""Read external NumPy archives, and check each array's header before allocating it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.reading import GIB, named, read_bytes
 
-# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html; a header is Python's text
-# for a dict, of which these are all that `np.savez` writes for plain arrays.
+# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html; a header is the repr
+# of a dict, in the only form that `np.savez` writes for plain arrays.
 _HEADER = re.compile(
     r"\{'descr': '([<|=]?[biufc?]\d{0,2})', 'fortran_order': (False|True), "
     r"'shape': \(((?:\d{1,18}, ?)*\d{0,18})\), \} *\n"
@@ -32,19 +32,19 @@ _BROKEN = (
 def read_npz(
     path: str | Path, most: int = GIB, error: type[HagdError] = CheckpointError
 ) -> dict[str, np.ndarray]:
-    """Read all arrays of a `.npz` file; pickles in it are never opened.
+    """Read all arrays of a `.npz` file, without unpickling anything.
 
     Args:
         path: The file.
-        most: Bytes that the file and its arrays may take; what the archive's own headers say is
-            held against it before anything is unpacked.
+        most: Largest size of the file, and of its arrays, in bytes; the sizes in the archive's own
+            headers are checked before anything is unpacked.
         error: The class of error to raise.
 
     Returns:
         Name → array.
 
     Raises:
-        HagdError: Of the given class, if it cannot be read, is damaged, or too large.
+        HagdError: Of the given class, if the file cannot be read, is damaged, or is too large.
     """
     return parse_npz(read_bytes(path, most, error), named(path), most, error)
 
@@ -52,19 +52,19 @@ def read_npz(
 def parse_npz(
     data: bytes, where: str, most: int = GIB, error: type[HagdError] = CheckpointError
 ) -> dict[str, np.ndarray]:
-    """Read all arrays of a `.npz` file's bytes, see `read_npz`.
+    """Read all arrays from the bytes of a `.npz` file, see `read_npz`.
 
     Args:
         data: The bytes.
-        where: What they are, for the message.
-        most: Bytes that the arrays may take.
+        where: Name of the bytes, for the message.
+        most: Largest total size of the arrays, in bytes.
         error: The class of error to raise.
 
     Returns:
         Name → array.
 
     Raises:
-        HagdError: Of the given class, if they are damaged, or too large.
+        HagdError: Of the given class, if the bytes are damaged, or the arrays are too large.
 
     Example:
         >>> import io
@@ -93,9 +93,9 @@ def parse_npz(
 
 
 def _array(data: bytes, where: str, error: type[HagdError]) -> np.ndarray:
-    """The array of one member, whose bytes are all there is memory for."""
+    """Parse one member of an archive; its array must have exactly the member's bytes."""
     if data[:6] != b"\x93NUMPY" or len(data) < 10 or data[6] not in (1, 2, 3):
-        raise error(where, got="no NumPy array", expected="one")
+        raise error(where, got="no NumPy array", expected="an array that `np.savez` wrote")
     start, form = (10, "<H") if data[6] == 1 else (12, "<I")
     (length,) = struct.unpack_from(form, data, 8)
     found = _HEADER.fullmatch(data[start : start + min(length, 10_000)].decode("latin1"))

@@ -1,9 +1,9 @@
-"""JSON, JSON lines and YAML from outside, with bounds that hold while they are parsed.
+"""Parse external JSON, JSON lines and YAML strictly and within bounds.
 
-Python's own parsers take what no one means: names that stand twice, NaN, integers of a million
-digits, half of a surrogate pair. They also follow any depth, and YAML's references can make a few
-hundred bytes larger than the memory. What is read here is a tree of plain values that can be
-walked, shown, and written again.
+Python's own parsers accept duplicate names, NaN, integers of a million digits and lone surrogates.
+They also follow any nesting, and YAML's references can expand a few hundred bytes beyond the
+memory. The functions here return trees of plain values that can be traversed, shown and written
+again.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from hagd_jax.brief import quoted, said
 from hagd_jax.errors import CheckpointError, HagdError, shown
 from hagd_jax.files.reading import AGAIN, KIB, MIB, decoded, named, opened, read_text
 
-# A string; one that does not end takes all that is left, so that each character is seen once.
+# A JSON string; an unterminated one matches to the end, so that matching takes linear time.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-# What each byte of a text without its strings does to the depth.
+# Change of depth by each byte of a text without its strings.
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[ord("["), ord("{")]], _STEPS[[ord("]"), ord("}")]] = 1, -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """How much a parsed text may hold.
+    """Bounds limit the size, depth and number of values of a parsed text.
 
     Attributes:
-        size: Bytes.
-        depth: Lists and objects inside each other.
-        items: Values, all levels together.
+        size: Largest size in bytes.
+        depth: Deepest nesting of lists and objects.
+        items: Largest number of values on all levels together.
     """
 
     size: int = 64 * MIB
@@ -59,16 +59,16 @@ def parse_json(
 
     Args:
         text: The text.
-        where: What it is, for the message.
-        bounds: How much it may hold.
+        where: Name of the text, for the message.
+        bounds: Largest size, depth and number of values.
         error: The class of error to raise.
 
     Returns:
         Dicts, lists, texts, integers of at most 64 bits, finite floats, booleans and None.
 
     Raises:
-        HagdError: Of the given class, if it is not JSON (NaN and Infinity are not), a name stands
-            twice in an object, a number is too large, a text is no Unicode, or a bound is exceeded.
+        HagdError: Of the given class, if the text is not JSON (NaN and Infinity are not), an object
+            has a name twice, a number is too large, a text is not Unicode, or it exceeds a bound.
 
     Example:
         >>> parse_json('{"a": [1, 2.5, null]}', "a.json")
@@ -80,7 +80,7 @@ def parse_json(
         _require_small(text, bounds)
         value = _DECODER.decode(text)
         if _HALF.search(text):
-            # A whole pair is one character by now.
+            # Complete pairs are decoded to one character by now; lone surrogates fail to encode.
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except _Refused as problem:
@@ -99,14 +99,14 @@ def read_json(
 
     Args:
         path: The file.
-        bounds: How much it may hold.
+        bounds: Largest size, depth and number of values.
         error: The class of error to raise.
 
     Returns:
         The value.
 
     Raises:
-        HagdError: Of the given class, if it cannot be read, or is not JSON.
+        HagdError: Of the given class, if the file cannot be read, or is not JSON.
     """
     return parse_json(read_text(path, bounds.size, error), named(path), bounds, error)
 
@@ -118,14 +118,14 @@ def read_json_object(
 
     Args:
         path: The file.
-        bounds: How much it may hold.
+        bounds: Largest size, depth and number of values.
         error: The class of error to raise.
 
     Returns:
         The object.
 
     Raises:
-        HagdError: Of the given class, if it cannot be read, is not JSON, or holds something else.
+        HagdError: Of the given class, if the file cannot be read, or is not a JSON object.
     """
     value = read_json(path, bounds, error)
     if not isinstance(value, dict):
@@ -142,23 +142,23 @@ def read_jsonl(
     broken: Callable[[int, HagdError], Any] | None = None,
     error: type[HagdError] = CheckpointError,
 ) -> Iterator[tuple[int, Any]]:
-    r"""Read JSON lines one at a time; only "\n" ends a line, as U+2028 may stand in a text.
+    r"""Read JSON lines one at a time; only "\n" ends a line, since texts may contain U+2028.
 
     Args:
         path: The file.
-        size: Its largest size in bytes; any size if None.
-        rows: Its largest number of lines.
-        bounds: How much a line may hold.
-        broken: Says what stands for a line that is not JSON, by its number and what is wrong; such
-            a line is an error if None.
+        size: Largest size of the file in bytes; unbounded if None.
+        rows: Largest number of lines.
+        bounds: Largest size, depth and number of values of a line.
+        broken: Maps the number and the error of a line that is not JSON to the value used for it;
+            if None, such a line raises its error.
         error: The class of error to raise.
 
     Yields:
-        The number of a line, from 1, and its value; blank lines are left out.
+        The number of a line, from 1, and its value; blank lines are skipped.
 
     Raises:
         HagdError: Of the given class, if the file cannot be read, or a line is not JSON or too
-            long, naming it.
+            long; the message names the line.
     """
     where = named(path)
     with opened(path, size, error) as file:
@@ -183,19 +183,19 @@ def read_jsonl(
 
 
 def plain(value: Any, where: str, error: type[HagdError] = CheckpointError) -> Any:
-    """Make sure that a parsed tree, at most a few levels deep, holds nothing but plain values.
+    """Check that a parsed tree, at most a few levels deep, has only plain values.
 
     Args:
         value: The tree.
-        where: What it is, for the message.
+        where: Name of the tree, for the message.
         error: The class of error to raise.
 
     Returns:
-        The same.
+        The tree, with surrogate pairs joined to characters.
 
     Raises:
-        HagdError: Of the given class, naming what does not belong: a date, a number that is
-            infinite or beyond 64 bits, a name that is no text, half of a surrogate pair.
+        HagdError: Of the given class, naming the first value that is not plain: a date, a number
+            that is infinite or beyond 64 bits, a name that is not a text, or a lone surrogate.
 
     Example:
         >>> plain({"a": [1, "two"]}, "a.yaml")
@@ -204,7 +204,7 @@ def plain(value: Any, where: str, error: type[HagdError] = CheckpointError) -> A
     right = value is None or isinstance(value, bool)
     if isinstance(value, str):
         if _SURROGATE.search(value):
-            # YAML's escapes, as JSON writes them, may leave a pair in two characters.
+            # YAML keeps a pair of JSON-style escapes as two characters; join them.
             value = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         right = not _SURROGATE.search(value)
     elif isinstance(value, int):
@@ -224,7 +224,7 @@ def plain(value: Any, where: str, error: type[HagdError] = CheckpointError) -> A
 
 
 class _Refused(ValueError):
-    """JSON that Python would take."""
+    """_Refused is raised for a text that Python's parser accepts, but that is refused here."""
 
     def __init__(self, got: str, expected: str):
         super().__init__(got)
@@ -232,11 +232,11 @@ class _Refused(ValueError):
 
 
 def _require_small(text: str, bounds: Bounds) -> None:
-    """Hold depth and count against the bounds, before anything is built."""
+    """Check depth and number of values against the bounds, before any value is built."""
     opening = text.count("[") + text.count("{")
     if opening <= bounds.depth and opening + text.count(",") < bounds.items:
         return
-    # What is left has no strings in it, so each bracket and comma is one.
+    # Strings are removed, so that the remaining brackets and commas are structural.
     bare = np.frombuffer(_STRING.sub("", text).encode("utf-8", "replace"), np.uint8)
     steps = _STEPS[bare]
     deepest = int(np.cumsum(steps, dtype=np.int32).max(initial=0))

@@ -1,7 +1,7 @@
-"""Bytes and text from outside: regular files only, no larger than a stated bound, strict UTF-8.
+"""Read external bytes and text: only regular files, up to a size limit, in strict UTF-8.
 
-A path that a file or a user names may be anything: a pipe that never says a word, a device without
-an end, a name that no file system holds. Each is refused before it can block or fill the memory.
+A path from a file or a user may name a pipe without a writer, an endless device, or an impossible
+name. Each is refused before it can block the process or fill the memory.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _KINDS = {
 def opened(
     path: str | Path, most: int | None = None, error: type[HagdError] = CheckpointError
 ) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, and turn what the system says into a typed error.
+    """Open a regular file for reading, and turn system errors into typed errors.
 
     Args:
         path: The file.
-        most: Its largest size in bytes; any size if None.
+        most: Largest size in bytes; unbounded if None.
         error: The class of error to raise.
 
     Yields:
         The file, in binary.
 
     Raises:
-        HagdError: Of the given class, if there is no such file, it is no regular file, it is too
-            large, its name is impossible, or reading inside the block fails.
+        HagdError: Of the given class, if the file does not exist, is not regular, is too large, has
+            an impossible name, or cannot be read inside the block.
 
     Example:
         >>> import tempfile
@@ -67,19 +67,19 @@ def read_bytes(
 
     Args:
         path: The file.
-        most: Its largest size in bytes.
+        most: Largest size in bytes.
         error: The class of error to raise.
 
     Returns:
-        Its bytes.
+        The bytes of the file.
 
     Raises:
         HagdError: Of the given class, see `opened`.
     """
     with opened(path, most, error) as file:
-        # No more than the file says at first, since room is made for what is asked for.
+        # Read the reported size first, since `read` allocates what it is asked for.
         data = file.read(os.fstat(file.fileno()).st_size)
-        # Some files, such as those in /proc, do not say how large they are.
+        # Some files, such as those in /proc, do not report their size.
         while more := file.read(MIB):
             data += more
             if len(data) > most:
@@ -88,18 +88,18 @@ def read_bytes(
 
 
 def read_text(path: str | Path, most: int = GIB, error: type[HagdError] = CheckpointError) -> str:
-    """Read all of a text file, which must be UTF-8; a byte order mark in front is left out.
+    """Read all of a UTF-8 text file, without a leading byte order mark.
 
     Args:
         path: The file.
-        most: Its largest size in bytes.
+        most: Largest size in bytes.
         error: The class of error to raise.
 
     Returns:
-        Its text; line ends stay as they are.
+        The text of the file, with its original line ends.
 
     Raises:
-        HagdError: Of the given class, see `opened`; or if it is not UTF-8.
+        HagdError: Of the given class, see `opened`; or if the file is not UTF-8.
     """
     return decoded(read_bytes(path, most, error), named(path), error)
 
@@ -109,14 +109,14 @@ def decoded(data: bytes, where: str, error: type[HagdError] = CheckpointError) -
 
     Args:
         data: The bytes.
-        where: What they are, for the message.
+        where: Name of the bytes, for the message.
         error: The class of error to raise.
 
     Returns:
         The text, without a byte order mark.
 
     Raises:
-        HagdError: Of the given class, naming the first byte that does not fit.
+        HagdError: Of the given class, naming the first invalid byte.
 
     Example:
         >>> decoded(b"caf\xc3\xa9", "menu.txt")
@@ -130,13 +130,13 @@ def decoded(data: bytes, where: str, error: type[HagdError] = CheckpointError) -
 
 
 def is_file(path: str | Path) -> bool:
-    """Say whether there is a regular file, whatever the name.
+    """Return whether a path is a regular file; impossible names are not errors.
 
     Args:
         path: The file.
 
     Returns:
-        False also where the name is too long for a file, or none.
+        True for a regular file; False also for an empty, impossible or too long name.
 
     Example:
         >>> is_file("x" * 5000)
@@ -149,14 +149,14 @@ def is_file(path: str | Path) -> bool:
 
 
 def require_name(what: str, path: Path) -> None:
-    """Refuse a path that no file system has, at which other questions than opening raise too.
+    """Raise an error for a path that no file system allows, at which even `exists` can fail.
 
     Args:
-        what: The argument, for the message.
+        what: Name of the argument, for the message.
         path: The path.
 
     Raises:
-        InputError: If it has a zero byte or half of a surrogate pair in it, or is too long.
+        InputError: If the path contains a zero byte or a lone surrogate, or is too long.
 
     Example:
         >>> require_name("model", Path("models/small"))
@@ -172,16 +172,16 @@ def require_name(what: str, path: Path) -> None:
 
 
 def named(path: str | Path) -> str:
-    """A path as a message shows it: as it is where that can be printed, quoted where it cannot."""
+    """Return a path for a message: unchanged if it is printable and short, else quoted."""
     text = os.fspath(path)
     return text if len(text) <= 1000 and text.isprintable() else quoted(text)
 
 
 def _descriptor(path: str | Path, where: str, error: type[HagdError]) -> int:
-    """A descriptor of a regular file; without O_NONBLOCK, opening a pipe waits for its writer."""
+    """Open a regular file; O_NONBLOCK keeps a pipe from waiting for its writer."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
-        # Asked before opening too: opening a device may do something.
+        # Check before opening as well, since opening a device can have side effects.
         if kind not in _KINDS:
             number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
             kind = stat.S_IFMT(os.fstat(number).st_mode)
@@ -189,8 +189,8 @@ def _descriptor(path: str | Path, where: str, error: type[HagdError]) -> int:
                 return number
             os.close(number)
     except ValueError as problem:
-        # A NUL in it, or half of a surrogate pair.
-        raise error(where, got="an impossible name", expected="the name of a file") from problem
+        # The name contains a NUL or a lone surrogate.
+        raise error(where, got="an impossible name", expected="a possible file name") from problem
     raise error(where, got=_KINDS.get(kind, "something else"), expected="a regular file")
 
 

@@ -1,4 +1,4 @@
-"""What a parsed file may say, as a frozen dataclass with the types and ranges of its fields."""
+"""Check parsed files against frozen dataclasses, which give types and ranges of fields."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def checked(
     strict: bool = True,
     error: type[HagdError] = CheckpointError,
 ) -> T:
-    """Read a parsed value as a dataclass, whose annotations say types and ranges.
+    """Convert a parsed value to a dataclass, whose annotations give types and ranges.
 
-    Whole numbers will do for floats; nothing else is turned into something else: "1", 1.0 and True
-    are no integers.
+    Integers are accepted for floats. No other conversion is made: "1", 1.0 and True are not
+    integers.
 
     Args:
         kind: The class; `Annotated[int, msgspec.Meta(ge=0)]` gives a range.
         value: Dicts, lists and plain values.
-        where: The file, for the message.
-        strict: Refuse names that the class does not have, at the top level.
+        where: Name of the file, for the message.
+        strict: Refuse fields that the class does not have, at the top level.
         error: The class of error to raise.
 
     Returns:
-        An instance.
+        An instance of the class.
 
     Raises:
-        HagdError: Of the given class, naming file, field, value, and what was expected.
+        HagdError: Of the given class, naming the file, the field, the value and what was expected.
 
     Example:
         >>> from hagd_jax.files import Stored
@@ -67,7 +67,7 @@ def checked(
         raise error(where, got=got, expected="Unicode") from problem
     except msgspec.ValidationError as problem:
         if isinstance(problem.__cause__, HagdError):
-            # The class's own checks have said it better.
+            # The message of the class's own check is more specific.
             raise error(f"{where}: {problem.__cause__}") from problem
         said = _SAID.fullmatch(str(problem))
         expected, path = (said[1], said[2] or "") if said else (str(problem), "")
@@ -84,7 +84,7 @@ def checked(
 
 
 def _at(value: Any, path: str) -> Any:
-    """What stands at a path such as `.nodes[3][0]`; where a step names no one value, its parent."""
+    """Return the value at a path such as `.nodes[3][0]`; its parent if a step is ambiguous."""
     for name, place in _STEP.findall(path):
         try:
             value = value[name] if name else value[int(place)]

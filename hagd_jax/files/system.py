@@ -1,7 +1,7 @@
-"""The system calls that writing is made of.
+"""Wrap the system calls for writing files.
 
-Everything that this package writes goes through them, so that a full disk can be met, or feigned,
-in one place.
+Everything that this package writes goes through these functions, so that a full disk can be
+handled, or simulated in tests, in one place.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from typing import BinaryIO
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; it may exist."""
+    """Create a folder and its parents; the folder may exist."""
     path.mkdir(parents=True, exist_ok=True)
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new file; its mode is what the umask allows."""
+    """Open a new file for writing; its mode follows the umask."""
     return path.open("wb")
 
 
 def extend(path: Path) -> BinaryIO:
-    """Open a file at its end, to read and to write; it is made if absent."""
+    """Open a file for reading and appending; it is created if absent."""
     return path.open("a+b", buffering=0)
 
 
 def write(file: BinaryIO, content: bytes | memoryview) -> None:
-    """Write all of some bytes."""
+    """Write all bytes, however many calls that takes."""
     left = memoryview(content)
     while len(left):
         left = left[file.write(left) :]
 
 
 def settle(file: BinaryIO) -> None:
-    """Wait until the disk holds a file; a disk that fails says so only then."""
+    """Flush a file to the disk; some disks report errors only then."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def replace(draft: Path, path: Path) -> None:
-    """Put a file in the place of another, in one step."""
+    """Replace a file by a draft in one atomic step."""
     os.replace(draft, path)
 
 

@@ -1,7 +1,7 @@
-"""Safetensors files: written a block at a time, read whole.
+"""Write safetensors files a block at a time, and read them whole.
 
-The library's own writer wants all tensors in memory at once, and makes files that only their owner
-can read; this one holds one block, and files follow the umask.
+The library's own writer needs all tensors in memory at once, and makes files that only their owner
+can read. This writer holds one block in memory, and its files follow the umask.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class PaddedRows:
     """Padded rows are rows of a tensor, each followed by zeros.
 
     Attributes:
-        values: (rows, ...) what is written.
-        gap: Bytes of zeros after each row, left out as a hole in the file.
+        values: (rows, ...) values of the rows.
+        gap: Number of zero bytes after each row, stored as a hole in the file.
     """
 
     values: np.ndarray
@@ -61,13 +61,13 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to write has a dtype, a shape and blocks of bytes.
+    """Tensor describes a tensor to write: its name, shape, dtype, and how to make its blocks.
 
     Attributes:
-        name: In the file.
-        shape: Its shape.
-        dtype: Its dtype, one of `CODES`.
-        blocks: Its rows in order, made when they are written.
+        name: Name in the file.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor, one of `CODES`.
+        blocks: Yields the rows in order; called when they are written.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Return its size in bytes."""
+        """Return the size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -89,10 +89,10 @@ def whole_tensor(
     """Describe a tensor that is written in a single block.
 
     Args:
-        name: In the file.
-        shape: Its shape.
-        dtype: Its dtype.
-        value: Makes it, when it is written.
+        name: Name in the file.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor.
+        value: Returns the array; called when it is written.
 
     Returns:
         The tensor.
@@ -116,16 +116,16 @@ def whole_tensor(
 def write_safetensors(
     path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the format: length of the header (8 bytes), header in JSON, the tensors one by one.
+    """Write a safetensors file: length of the header (8 bytes), header in JSON, then the tensors.
 
     Args:
-        path: Where to; a draft, since a failure leaves a part.
-        tensors: What to write.
-        metadata: Texts for the header. By default what transformers asks for: it refuses files
-            that do not say which framework their layout is of.
+        path: File to write; should be a draft, since a failure leaves a partial file.
+        tensors: Tensors to write.
+        metadata: Texts for the header. The default names PyTorch's layout, since transformers
+            refuses files that do not name a framework.
 
     Raises:
-        OSError: If the disk is full, or the place cannot be written to.
+        OSError: If the disk is full, or the file cannot be written.
     """
     path = as_path(path)
     _require_metadata(metadata)
@@ -155,7 +155,7 @@ def write_safetensors(
                 for row in rows.values:
                     system.write(file, as_bytes(row))
                     file.seek(rows.gap, 1)
-        # The last bytes may be a hole.
+        # The file may end with a hole, which only truncation to full length creates.
         file.truncate(8 + len(text) + end)
         system.settle(file)
 
@@ -163,15 +163,15 @@ def write_safetensors(
 def save_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays and their digest to one safetensors file, whole or not at all.
+    """Write arrays and their digest to a safetensors file, completely or not at all.
 
     Args:
-        path: Where to; replaced if it exists.
+        path: File to write; replaced if it exists.
         arrays: Name → array, of a dtype in `CODES`.
         metadata: Texts for the header.
 
     Raises:
-        CheckpointError: If it cannot be written; then nothing of it is left.
+        CheckpointError: If the file cannot be written; no partial file is left.
 
     Example:
         >>> import tempfile
@@ -185,7 +185,7 @@ def save_arrays(
         require_is("name of an array", name, str)
         require_is(f"array {name}", array, np.ndarray, np.generic, jax.Array)
     _require_metadata(metadata)
-    # Wide numbers first: then each lies at a multiple of its own width.
+    # Wide dtypes come first, so that each tensor is aligned to its own width.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     tensors = [
         whole_tensor(n, arrays[n].shape, arrays[n].dtype, lambda n=n: arrays[n]) for n in order
@@ -196,17 +196,17 @@ def save_arrays(
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read all of a safetensors file.
+    """Read all arrays of a safetensors file, and check their digest.
 
     Args:
         path: The file.
 
     Returns:
-        Name → array, and the texts of its header.
+        Name → array, and the texts of the header.
 
     Raises:
-        DamagedError: If it is no safetensors file, or holds something else than was written.
-        CheckpointError: If there is no such file.
+        DamagedError: If the file is not in the format, or its content has changed since.
+        CheckpointError: If the file cannot be read.
     """
     path = as_path(path)
     names, about = safetensors_header(path)
@@ -223,7 +223,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _require_metadata(metadata: Any) -> None:
-    """The header's texts, if any, must be texts by name."""
+    """Raise an `InputError` unless the header's metadata maps texts to texts."""
     if metadata is None:
         return
     require_is("metadata", metadata, Mapping)

@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` may say, asked before native code allocates by it."""
+"""Check a `tokenizer.json` before native code allocates memory by it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from hagd_jax.files.parsing import Bounds, parse_json
 from hagd_jax.files.patterns import require_pattern
 from hagd_jax.files.reading import MIB
 
-# The largest published vocabulary has 256,000 tokens. The library has tables as long as the largest
-# id, and aborts the process where it has no memory for them.
+# The largest published vocabulary has 256,000 tokens. The library allocates tables as long as the
+# largest id, and aborts the process if the memory does not suffice.
 MOST_IDS = 2**22
-# Llama 3's has 9 MB and 560,000 values.
+# The tokenizer of Llama 3 has 9 MB and 560,000 values.
 TOKENIZER = Bounds(size=128 * MIB, depth=32, items=8_000_000)
 _TEXT = 2**16
-# Steps of normalizers and the like: some published ones have a dozen.
+# Largest number of steps, such as normalizers; published tokenizers have up to a dozen.
 _STEPS = 1000
-# SentencePiece's own tables, in base64.
+# Longest texts of SentencePiece's own tables, in base64.
 _TABLES = {"precompiled_charsmap": 16 * MIB}
 
 
 def require_tokenizer(
     text: str, where: str = "tokenizer JSON", error: type[HagdError] = CheckpointError
 ) -> dict[str, Any]:
-    """Check the text of a `tokenizer.json`; what it means is the tokenizers library's to say.
+    """Check the sizes in the text of a `tokenizer.json`; the tokenizers library checks the rest.
 
     Args:
         text: The text.
-        where: What it is, for the message.
+        where: Name of the text, for the message.
         error: The class of error to raise.
 
     Returns:
-        What it says.
+        The parsed JSON object.
 
     Raises:
-        HagdError: Of the given class, if it is not JSON, an id is too large, a part too long, or a
-            regular expression in it may take too long.
+        HagdError: Of the given class, if the text is not JSON, an id is too large, a part is too
+            long, or a regular expression in it may take too long.
 
     Example:
         >>> require_tokenizer('{"model": {"vocab": {"a": 0}}}')["model"]
@@ -69,7 +69,7 @@ def require_tokenizer(
 
 
 def _require_short(parts: list[Any], where: str, error: type[HagdError]) -> None:
-    """Bound the steps of a tokenizer: native code runs each on every text."""
+    """Limit the number and length of a tokenizer's steps, which native code runs on every text."""
     count = 0
     while parts:
         part = parts.pop()

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, and JSON that any reader accepts."""
+"""Write files and folders completely or not at all, and make values fit for JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import system
 from hagd_jax.files.reading import require_name
 
-# What a user can do about what the system says.
+# What a user can do about an error of the system, by its number.
 _MEND: Mapping[int | None, str] = {
     errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOSPC: "Nothing was changed there: make room, or use another place.",
@@ -29,21 +29,21 @@ _MEND: Mapping[int | None, str] = {
     errno.EIO: "Nothing was changed there: check the disk, or use another place.",
 }
 _OTHERWISE = "Nothing was changed there: use another --out, or make it writable."
-# A name may have 255 bytes; a draft's has 40 characters of the file's, of at most four bytes.
+# A name has at most 255 bytes; a draft's name keeps 40 characters of at most four bytes each.
 _NAMED = 40
-# Characters of a path or a message that are shown.
+# Largest number of characters shown of a path or a message.
 _SHOWN = 200
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
+    """Write a file so that a reader sees the old or the new content, never a partial file.
 
     Args:
-        path: Where to.
-        content: All of it; text becomes UTF-8.
+        path: File to write.
+        content: The whole content; text is encoded in UTF-8.
 
     Raises:
-        CheckpointError: If it cannot be written; then nothing of it is left.
+        CheckpointError: If the file cannot be written; no partial file is left.
     """
     require_is("content", content, str, bytes)
     with draft_of(path) as draft:
@@ -51,14 +51,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file within a draft; a failure leaves a part of it.
+    """Write a draft, or a file within one; a failure leaves a partial file.
 
     Args:
-        path: Where to.
-        content: All of it; text becomes UTF-8.
+        path: File to write.
+        content: The whole content; text is encoded in UTF-8.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     with system.create(path) as file:
         system.write(file, content.encode() if isinstance(content, str) else content)
@@ -66,28 +66,28 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file of lines; what an earlier, cut off write left of one is removed.
+    """Append a line to a file, and remove a partial last line that an earlier write left.
 
     Args:
-        path: The file; made if absent.
-        line: Without its end.
+        path: The file; created if absent.
+        line: The line, without its line break.
 
     Raises:
-        CheckpointError: If it cannot be written; then the file is as it was.
+        CheckpointError: If the line cannot be written; the file is then unchanged.
     """
     with writing_to(path), system.extend(path) as file:
         end = _end_of_lines(file)
         try:
             system.write(file, f"{line}\n".encode())
         except BaseException:
-            # Should this fail as well, the next line that is added removes it.
+            # If this fails too, the next call removes the partial line.
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
 
 
 def _end_of_lines(file: BinaryIO) -> int:
-    """Where the last whole line ends; what follows it is cut off."""
+    """Cut off a partial last line, and return the size of the file in bytes."""
     end = size = file.seek(0, os.SEEK_END)
     while end:
         start = max(end - 4096, 0)
@@ -107,47 +107,50 @@ def as_path(path: Any, what: str = "path") -> Path:
 
     Args:
         path: A string or a path.
-        what: The argument, for the message.
+        what: Name of the argument, for the message.
 
     Returns:
         The path, with `~` expanded.
 
     Raises:
-        InputError: If it is something else, or no file system has such a name.
+        InputError: If the value is not a path, or no file system allows such a name.
     """
     require_is(what, path, str, os.PathLike)
     try:
         found = Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(what, got=quoted(str(path)), expected="a user that there is") from error
+        raise InputError(what, got=quoted(str(path)), expected="an existing user's home") from error
     require_name(what, found)
     return found
 
 
 def beside(path: Path, end: str = "") -> Path:
-    """A hidden name beside a file or folder, which is not too long if the file's own is not.
+    """Return a hidden name beside a file or folder, which is short enough if the file's own is.
 
     Args:
         path: The file or folder.
-        end: What the name ends with; something unique by default.
+        end: End of the name; unique by default.
+
+    Returns:
+        The path of that name.
     """
     return path.with_name(f".{path.name[:_NAMED]}.{end or uuid.uuid4().hex}")
 
 
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Give a draft beside a file, which takes its place when the block ends without an error.
+    """Yield a draft beside a file, which replaces the file if the block ends without an error.
 
-    The draft is made by whoever writes it, so its mode is what the umask allows.
+    The caller creates the draft, so its mode follows the umask.
 
     Args:
-        path: Where the file will be. Its folder is created.
+        path: Path of the file; its folder is created.
 
     Yields:
-        The draft's path; nothing is there yet.
+        The draft's path, at which nothing exists yet.
 
     Raises:
-        CheckpointError: If it cannot be written; then nothing of it is left.
+        CheckpointError: If the file cannot be written; no draft is left.
     """
     path = as_path(path)
     with writing_to(path):
@@ -163,13 +166,13 @@ def draft_of(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Give a draft beside a folder, which takes its place if all goes well, and is gone if not.
+    """Yield a draft folder, which replaces a folder if the block ends without an error.
 
-    A new folder appears at once and whole. Replacing one takes two renames: a process killed
-    between them leaves the old one, whole, under a hidden name beside it.
+    A new folder appears in one step, complete. Replacing a folder takes two renames: a process
+    killed between them leaves the complete old folder under a hidden name beside it.
 
     Args:
-        folder: Where to. Its parent is created.
+        folder: Folder to write; its parent is created.
 
     Yields:
         The draft, an empty folder.
@@ -190,7 +193,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _swap(draft: Path, folder: Path) -> None:
-    """Put the finished draft in place; the old folder goes only once the new one is there."""
+    """Move the finished draft into place, and delete the old folder only afterwards."""
     if not folder.exists():
         system.move(draft, folder)
         return
@@ -206,10 +209,10 @@ def _swap(draft: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn what the system says about a file or folder into a `CheckpointError`.
+    """Turn system errors of writing a file or folder into a `CheckpointError`.
 
     Args:
-        path: What is written inside the block.
+        path: File or folder that the block writes.
 
     Raises:
         CheckpointError: If it cannot be written.
@@ -221,18 +224,18 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: Exception) -> CheckpointError:
-    """The error of a place that cannot be written.
+    """Return the error of a file or folder that cannot be written.
 
     Args:
-        path: The place.
-        error: What the system says.
+        path: The file or folder.
+        error: The error of the system or a library.
 
     Returns:
-        The error, in one sentence and what to do about it.
+        The typed error, with what the user can do about it.
     """
     name, number = str(path), getattr(error, "errno", None)
     said = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
-    # TensorStore, which writes checkpoints, gives the system's number within a long text.
+    # TensorStore, which writes checkpoints, gives the system's error number within a long text.
     if number is None and (told := re.search(r"os_error_code='(\d+)'", str(error))):
         number = int(told[1])
         said = os.strerror(number)
@@ -245,13 +248,13 @@ def unwritable(path: Path, error: Exception) -> CheckpointError:
 
 
 def require_writable(folder: Path) -> None:
-    """Make sure that results will find a place, before they are computed; leaves no trace.
+    """Check that a folder can be written, before results for it are computed; create nothing.
 
     Args:
-        folder: Where they will be written; it need not exist.
+        folder: Folder for the results; it need not exist.
 
     Raises:
-        CheckpointError: If they cannot be.
+        CheckpointError: If it cannot be written.
     """
     folder = as_path(folder, "folder")
     with writing_to(folder):
@@ -261,13 +264,13 @@ def require_writable(folder: Path) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Make a value fit for JSON, which knows no NaN and no infinity: they become null.
+    """Replace NaN and infinity by None, since JSON has neither.
 
     Args:
         value: Nested dicts, lists and numbers.
 
     Returns:
-        The same, with None for what is not finite.
+        The same value, with None for non-finite numbers.
 
     Example:
         >>> finite({"a": (1.0, float("nan"))})
