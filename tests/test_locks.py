@@ -1,9 +1,12 @@
 """One process writes to a place at a time, and the others are told which."""
 
 import contextlib
+import errno
 import gc
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,10 +120,52 @@ def test_a_refused_folder_is_free_again(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
-def test_where_there_are_no_locks_the_log_says_so(tmp_path, monkeypatch, caplog):
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def lockless(request, monkeypatch):
+    """A file system without locks."""
+
     def unsupported(*_):
-        raise OSError(38, "Function not implemented")
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(locks.fcntl, "flock", unsupported)
-    hold_folder(tmp_path).release()
-    assert "no locks" in caplog.text
+
+
+def test_where_there_are_no_locks_a_file_stands_for_one(tmp_path, lockless):
+    first = hold_folder(tmp_path / "run")
+    # As another process would have it.
+    locks._held.clear()
+    own = rf"process {os.getpid()} on .*If it has ended, remove .*{LOCK}\.held"
+    with pytest.raises(BusyError, match=own):
+        hold_folder(tmp_path / "run")
+    assert sorted(os.listdir(tmp_path / "run")) == [LOCK, f"{LOCK}.held"]
+    first.release()
+    run = open_run(tmp_path / "run", {})
+    del run
+    assert os.listdir(tmp_path / "run") == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("left", "stale"),
+    [
+        ({"pid": "GONE", "host": "HERE"}, True),
+        ({"pid": "GONE", "host": "another machine"}, False),
+        ({"pid": "OWN", "host": "HERE"}, False),
+        ({"pid": "GONE"}, False),
+        ([], False),
+    ],
+)
+def test_a_file_that_a_killed_process_has_left_stands_for_no_lock(tmp_path, lockless, left, stale):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    text = json.dumps(left).replace("GONE", str(ended.pid)).replace("OWN", str(os.getpid()))
+    held = tmp_path / f"{LOCK}.held"
+    held.write_text(text.replace("HERE", socket.gethostname()))
+    if stale:
+        lock = hold_folder(tmp_path)
+        assert json.loads(held.read_text())["pid"] == str(os.getpid())
+        lock.release()
+        assert not os.listdir(tmp_path)
+    else:
+        with pytest.raises(BusyError):
+            hold_folder(tmp_path)
+        assert held.exists()

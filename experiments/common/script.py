@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from hagd_jax.cli.output import finishing, lost
 from hagd_jax.errors import HagdError, MissingDependencyError
 from hagd_jax.transcoders.kernels import native
 
@@ -54,8 +55,15 @@ def run(
     if keep_memory:
         native.keep_memory()  # must run before anything touches a device
     try:
-        main(parse(config, sys.argv[1:], description))
+        with finishing():
+            try:
+                given = parse(config, sys.argv[1:], description)
+            except OSError as error:  # parsing does nothing with files but print the help
+                raise lost(error) from error
+            main(given)
     except HagdError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            sys.exit(0)  # whoever read the output has enough, e.g. `head`
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
 

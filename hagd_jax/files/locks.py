@@ -1,8 +1,10 @@
 """Lock folders and files against other writers, in other processes and on other hosts.
 
-The kernel holds a lock (`flock`, which NFS passes to its server) and releases it when the process
-ends in any way, so that no lock outlives its owner. The lock file describes the owner, for messages
-only. On a file system without locks nothing is locked, and a warning is logged.
+The kernel holds a lock (`flock`, which NFS passes on to its server) and lets go of it when the
+process ends, however that happens, so that no lock outlives its owner. Who holds it is written in
+the lock's file, for messages alone. Where a file system has no locks, a file that only one process
+can make (O_EXCL) stands for one. One that a killed process has left is known by its process, if
+that was on this host; a message says which file to remove if it was on another.
 """
 
 from __future__ import annotations
@@ -110,12 +112,14 @@ def _hold(lock: Path, what: Path, wait: bool) -> Lock:
         if taken:
             _held[lock] = held = Lock(file, lock, made)
             return held
-        owner = _owner(file)
+        owner, mend = _owner(file), "Wait for it with --wait, or use another place."
         os.close(file)
+        if stands := _standing(lock):
+            owner, mend = stands, f"{mend} If it has ended, remove {_stand_in(lock)}."
         if not wait:
             raise BusyError(
                 str(what), got=f"another process that writes there: {owner}",
-                expected="no other writer", mend="Wait for it with --wait, or use another place.",
+                expected="no other writer", mend=mend,
             )  # fmt: skip
         if not told:
             _log.warning("%s: waiting for another process that writes there: %s", what, owner)
@@ -132,7 +136,8 @@ def _take(file: int, lock: Path) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        _log.warning("%s: this file system has no locks; make sure that only one run writes", lock)
+        if not _stand(lock):
+            return False
     try:
         if not os.path.samestat(os.fstat(file), os.stat(lock)):
             return False
@@ -151,10 +156,80 @@ def _release(file: int, path: Path, made: list[Path], owner: int) -> None:
     with contextlib.suppress(OSError):
         if os.getpid() == owner:
             # Remove the file before the release, so that the next holder sees that it is gone.
-            path.unlink(missing_ok=True)
+            for each in (path, _stand_in(path)):
+                each.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
     with contextlib.suppress(OSError):
+        os.close(file)
+
+
+def _stand_in(lock: Path) -> Path:
+    """The file that stands for a lock where there are none."""
+    return lock.with_name(f"{lock.name}.held")
+
+
+def _stand(lock: Path) -> bool:
+    """Whether this process has made the file that stands for a lock; one of a dead process goes."""
+    place = _stand_in(lock)
+    for _ in range(2):
+        try:
+            file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            if not _bury(place):
+                return False
+            continue
+        try:
+            os.write(file, _description().encode())
+        finally:
+            os.close(file)
+        return True
+    return False
+
+
+def _bury(place: Path) -> bool:
+    """Remove the file of a process that has ended on this host; whether there is none by now."""
+    try:
+        text = place.read_bytes()[:4096]
+        record = json.loads(text)
+        if record["host"] != socket.gethostname() or _lives(int(record["pid"])):
+            return False
+        # Another process may do the same, and have made its own since: a name can be taken once.
+        grave = beside(place)
+        place.rename(grave)
+        try:
+            if grave.read_bytes()[:4096] != text:
+                os.link(grave, place)
+                return False
+        finally:
+            grave.unlink()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return True
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this host has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _standing(lock: Path) -> str:
+    """Who has made the file that stands for a lock; nothing if there is none."""
+    try:
+        file = os.open(_stand_in(lock), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        return _owner(file)
+    finally:
         os.close(file)
 
 

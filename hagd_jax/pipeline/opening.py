@@ -154,7 +154,7 @@ def _claim(
                 mend="Use another --out, or --overwrite to discard that run.",
             )
         remove(path, (*_ALWAYS, *leaves) if differences else forget)
-    elif any(each.name != LOCK for each in path.iterdir()):
+    elif any(not each.name.startswith(LOCK) for each in path.iterdir()):
         raise CheckpointError(
             str(path),
             got="a folder with other files",

@@ -30,6 +30,8 @@ from hagd_jax.report.words import inert, node_name, number, percent
 
 LISTED_NODES = 200
 LISTED_TEXTS = 12
+# Words and blanks of a prompt whose differences are looked for.
+_COMPARED = 100
 
 
 class Row(NamedTuple):
@@ -192,12 +194,22 @@ def _prompt(text: Any) -> dict[str, Any]:
 def _marked(text: str, other: str) -> list[tuple[str, bool]]:
     """The text in pieces, with whether each differs from the other text."""
     words, others = (re.findall(r"\s+|\S+", side) for side in (text, other))
-    matcher = difflib.SequenceMatcher(None, words, others, autojunk=False)
-    pieces: list[tuple[str, bool]] = []
-    for operation, start, stop, _, _ in matcher.get_opcodes():
-        if stop > start:
-            pieces.append(("".join(words[start:stop]), operation != "equal"))
-    return pieces
+    # The matcher's time may grow with the cube of a length: what both begin and end with is left
+    # out, and what is still long between them is marked as a whole.
+    most = min(len(words), len(others))
+    start = next((i for i in range(most) if words[i] != others[i]), most)
+    back = range(1, most - start + 1)
+    end = next((i - 1 for i in back if words[-i] != others[-i]), most - start)
+    own, theirs = (side[start : len(side) - end] for side in (words, others))
+    pieces = [("".join(words[:start]), False)] if start else []
+    if len(own) > _COMPARED or len(theirs) > _COMPARED:
+        pieces.append(("".join(own), True))
+    else:
+        matcher = difflib.SequenceMatcher(None, own, theirs, autojunk=False)
+        for operation, first, stop, _, _ in matcher.get_opcodes():
+            if stop > first:
+                pieces.append(("".join(own[first:stop]), operation != "equal"))
+    return [*pieces, ("".join(words[len(words) - end :]), False)] if end else pieces
 
 
 def _config(report: Report) -> str:

@@ -3,13 +3,15 @@
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
+import sys
 
 import pytest
 
 from experiments.common.record import command
-from experiments.common.script import ROOT, Places, need, parse
+from experiments.common.script import ROOT, Places, need, parse, run
 from experiments.readme import tables
 from hagd_jax.errors import MissingDependencyError
 
@@ -106,3 +108,21 @@ def test_readme_has_the_tables_that_its_script_writes():
     body = tables.tables(ROOT / "experiments" / "results")
     assert body.count("\n|") > 100
     assert tables.rewritten(text, body) == text
+
+
+@pytest.mark.parametrize("place", ["closed", "full"])
+def test_help_that_nobody_takes_ends_without_a_traceback(place, monkeypatch, capsys):
+    """As in `--help | head`, which is no fault, and on a full disk, which is one."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    if place == "full":
+        writes = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(sys, "argv", ["script", "--help"])
+    with os.fdopen(writes, "w") as out, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as ended:
+            run(lambda _: None, Places, "It does nothing.")
+    said = capsys.readouterr().err
+    assert ended.value.code == (0 if place == "closed" else 2)
+    assert ("No space left on device" in said) == (place == "full")
+    assert "Traceback" not in said

@@ -3,15 +3,18 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, sizes_of
-from hagd_jax.report.page import page
+from hagd_jax.report.page import _marked, page
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
 from tests.report.made_up import NAN, make_evidence, make_report
@@ -334,6 +337,29 @@ def test_differences_between_prompt_and_counterfactual_are_marked(report):
     html = page(report)
     assert "<mark>1</mark> 2 =" in html
     assert "<mark>4</mark> 2 =" in html
+
+
+@given(*[st.text("ab \n", max_size=40)] * 2)
+def test_marked_pieces_are_the_text_and_equal_pieces_are_in_both(text, other):
+    pieces = _marked(text, other)
+    assert "".join(piece for piece, _ in pieces) == text
+    assert any(marked for _, marked in pieces) <= (text != other)
+    equal = re.findall(r"\s+|\S+", "\0".join(piece for piece, marked in pieces if not marked))
+    theirs = iter(re.findall(r"\s+|\S+", other))
+    # In the same order: each is found behind the one before it.
+    parts = [part for word in equal for part in word.split("\0") if part]
+    assert "".join(parts) in other or all(part in theirs for part in parts)
+
+
+def test_prompts_of_many_words_are_compared_in_no_time():
+    """Of 300 words whose differences take a matcher of all pairs seconds."""
+    one, other = "a b " * 150, "b a " * 149 + "c a "
+    began = time.perf_counter()
+    pieces = _marked(one, other)
+    assert time.perf_counter() - began < 0.1
+    assert "".join(piece for piece, _ in pieces) == one
+    longer = _marked(f"x {one}", f"y {one}")
+    assert longer == [("x", True), (f" {one}", False)]
 
 
 def test_areas_over_the_ten_sizes_are_told():
