@@ -25,8 +25,8 @@ def hidden_states(trace):
 
 
 def test_the_goldens_are_there():
-    assert len(FOLDERS) == 24
-    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 1.5e6
+    assert len(FOLDERS) == 48
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 2.5e6
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

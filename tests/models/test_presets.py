@@ -38,8 +38,33 @@ TOTALS = {
     "llama-3-70b": 70_553_706_496,
     "llama-3.1-8b": 8_030_261_248,
     "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952,
+    # Published with a vision tower of 416,866,032 and a projection of 1152 · (d_model + 1) more.
+    "gemma-3-4b": 4_300_079_472 - 416_866_032 - 1152 * 2561,
+    "gemma-3-12b": 12_187_325_040 - 416_866_032 - 1152 * 3841,
+    "gemma-3-27b": 27_432_406_640 - 416_866_032 - 1152 * 5377,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
@@ -58,6 +83,16 @@ def test_every_preset_has_the_published_number_of_parameters():
 def test_every_preset_can_be_written_as_a_hugging_face_configuration(name):
     config = preset(name)
     assert families.from_hf(families.to_hf(config)) == config
+
+
+def test_largest_gemmas_divide_scores_by_the_share_of_the_stream():
+    """query_pre_attn_scalar is 144 and 168 there, and the width of a head in the others."""
+    gemmas = {name: preset(name) for name in presets() if name.startswith("gemma")}
+    scalars = {name: c.query_scalar for name, c in gemmas.items() if c.query_scalar}
+    assert scalars == {"gemma-2-27b": 144.0, "gemma-3-27b": 168.0}
+    globals_ = [i for i, window in enumerate(gemmas["gemma-3-1b"].windows) if not window]
+    assert globals_ == [5, 11, 17, 23]
+    assert gemmas["gemma-2-2b"].windows[:3] == (4096, 0, 4096)
 
 
 def test_presets_are_known_by_the_names_of_the_paper():

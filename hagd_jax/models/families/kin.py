@@ -172,6 +172,8 @@ def _rotary_dim(given: Options, share: float, heads: int, usual: Usual) -> int:
     return dim
 
 
+# Hugging Face's own defaults lie outside a smaller vocabulary.
+NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LAYER = "model.layers.{layer}."
 
 

@@ -55,7 +55,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         found["rope_scaling"] = scaling | kind
     # What the files of this family always say: the trained context.
     trained = {"original_max_position_embeddings": config.max_positions}
-    return trained | found
+    return trained | kin.NO_IDS | found
 
 
 def _older_names(given: Options) -> Options:
