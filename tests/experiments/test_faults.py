@@ -1,12 +1,14 @@
 """Experiments on damage, full disks and races, at toy size; each notices what it looks for."""
 
 import logging
+import shutil
 
 import pytest
 
-from experiments.faults import damage, full_disk, races
+from experiments.faults import damage, full_disk, races, rows
 from experiments.faults.works import WORKS, Work, digest, ending
-from hagd_jax.errors import DamagedError
+from hagd_jax import models
+from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.files import digests, system, write_atomic
 
 NUMBERS = "0123456789" * 3
@@ -49,7 +51,7 @@ def test_damage_is_found_where_there_are_digests_and_shows_where_there_are_none(
     assert len(rows) == 30
     assert sum(row["outcome"] == "refused" for row in rows) > 15
     monkeypatch.setattr(digests, "require_digest", lambda *_: None)
-    more = damage.Config(results=tmp_path, runs=tmp_path / "more", works=("circuit",), times=20)
+    more = damage.Config(results=tmp_path, runs=tmp_path / "more", works=("circuit",), times=40)
     with pytest.raises(SystemExit, match="'outcome': 'other'"):
         damage.main(more)
 
@@ -133,3 +135,42 @@ def test_a_race_ends_well_if_one_wins_and_the_other_is_told(
         with pytest.raises(SystemExit, match="NOT as expected"):
             races.main(config)
     assert [row["well"] for row in read("races")["rows"]] == [well]
+
+
+@pytest.mark.parametrize("kind", ["winogrande", "hellaswag", "log"])
+def test_rows_are_read_and_counted(places, kind):
+    """Those of every format are whole: a task, or a page, is made of them."""
+    found = rows.rows_checked(kind, rows.Config(**places, rows=150))
+    assert found["found"] == (150 if kind == "log" else 10)
+    assert found["well"]
+    assert found["before_gb"] <= found["peak_gb"]
+
+
+def test_loading_without_checks_gives_the_same_and_checks_less(places, monkeypatch, tiny, tmp_path):
+    monkeypatch.setattr(rows, "generated", lambda config: tiny)
+    found = rows.loaded("generated", rows.Config(**places, rounds=1))
+    assert found["ratio"] == found["checked"] / found["unchecked"]
+    with rows.unchecked():
+        one = models.load(tiny, check_finite=False)
+    other = models.load(tiny)
+    assert digest([one.params, one.config]) == digest([other.params, other.config])
+    copy = shutil.copytree(tiny, tmp_path / "copy") / "model.safetensors"
+    raw = copy.read_bytes()
+    head = 8 + int.from_bytes(raw[:8], "little")
+    copy.write_bytes(raw[:head] + b"\xff" * (len(raw) - head))
+    with rows.unchecked():
+        models.load(copy.parent, check_finite=False)
+    with pytest.raises(CheckpointError, match="NaN"):
+        models.load(copy.parent)
+
+
+def test_what_is_slower_than_it_may_be_is_told(places, monkeypatch):
+    said = '{"seconds": 3.0, "well": false}'
+    monkeypatch.setattr(rows, "own_process", lambda *_: f"a line\n{said}")
+    with pytest.raises(SystemExit, match=r"NOT as expected.*'seconds': 3\.0"):
+        rows.main(rows.Config(**places, parts=("help",)))
+
+
+def test_a_large_graph_has_a_page(places):
+    found = rows.page_made("graph", rows.Config(**places, nodes=200))
+    assert 0.1 < found["mb"] < 10

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -99,6 +100,19 @@ def test_both_leave_the_same_files(both):
     files = [{file.name for file in folder.path.iterdir()} for folder in (one, other)]
     assert files[0] - files[1] == {"checkpoints", "masks"}
     assert files[1] - files[0] <= {"steps"}  # if it took longer than a checkpoint's time
+
+
+@pytest.mark.parametrize("file", ["scores.npz", "hierarchy.npz", "search.npz", "repair.npz"])
+def test_steps_make_again_what_is_damaged(copier, task, both, tmp_path, caplog, file):
+    _, (folder, whole) = both
+    shutil.copytree(folder.path, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    path = tmp_path / "run" / file
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    left = run(run_fused, copier, task, RICH, open_run(tmp_path / "run", {}))
+    assert f"{file} is damaged and is made again" in caplog.text
+    assert path.read_bytes() == raw
+    assert left["select"].circuit.to_json() == whole["select"].circuit.to_json()
 
 
 class Killed(BaseException):
