@@ -43,6 +43,10 @@ from hagd_jax.units import Dictionary, Nodes, Scores
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # beside those of the curve
 LEAST = 0.025
+# All distinct prompts of one token a word that these tasks have.
+MOST = {
+    "pronouns": Sizes(250, 64, 64), "continents": Sizes(120, 56, 64), "capitals": Sizes(138, 60, 64)
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,6 @@ class Config(Places):
         model: The model.
         masks: Training of the masks; `mean` above takes the place of its own.
         sizes: Prompts of each split.
-        few: Prompts of each split of capitals, of which there are fewer.
         scored: Discover prompts over which gradients are averaged.
         graph_prompts: Prompts of the attribution graph.
         candidates: Nodes of that graph inside MLPs.
@@ -73,7 +76,6 @@ class Config(Places):
     model: str = "smollm2-135m"
     masks: MaskConfig = MaskConfig(steps=200)
     sizes: Sizes = Sizes(discover=1024, select=64, test=64)
-    few: Sizes = Sizes(discover=64, select=64, test=64)
     scored: int = 64
     graph_prompts: int = 16
     candidates: int = 4096
@@ -88,8 +90,9 @@ class Config(Places):
         return f"smollm2{features}{mean}"
 
     def prompts(self, task: str) -> Sizes:
-        """Prompts of a task."""
-        return self.few if task == "capitals" else self.sizes
+        """Sizes of a task's splits: as configured, or all prompts of a task that has fewer."""
+        most = MOST.get(task, self.sizes)
+        return Sizes(*map(min, dataclasses.astuple(self.sizes), dataclasses.astuple(most)))
 
 
 @cache

@@ -110,13 +110,6 @@ def plans(result: dict) -> list[Row]:
     ]  # fmt: skip
 
 
-def kills(result: dict) -> list[Row]:
-    """Resumed is uninterrupted."""
-    return [("Fused executor killed at random",
-             f"{result['identical']} of {result['kills']} end with the same bits", "all",
-             "faults/pipeline.py")]  # fmt: skip
-
-
 def learner(result: dict) -> list[Row]:
     """The meta-learner, family by family."""
     made = []
@@ -187,6 +180,5 @@ ROWS: Rows = {
     "meta_learning": learner,
     "complexity": growth,
     "plan_pipeline": plans,
-    "pipeline_kills": kills,
     "executors": executors,
 }

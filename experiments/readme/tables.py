@@ -12,7 +12,16 @@ import json
 from pathlib import Path
 
 from experiments.common.script import ROOT, Places, run
-from experiments.readme import attribution, chains, judge, machines, method, smollm2, stages
+from experiments.readme import (
+    attribution,
+    chains,
+    faults,
+    judge,
+    machines,
+    method,
+    smollm2,
+    stages,
+)  # fmt: skip
 from experiments.readme import transcoders as trained
 from experiments.readme.rows import table
 from hagd_jax.errors import InputError
@@ -20,6 +29,7 @@ from hagd_jax.errors import InputError
 START, END = "<!-- results -->\n", "<!-- /results -->"
 ROWS = (
     machines.ROWS | trained.ROWS | machines.LAST | attribution.ROWS | judge.ROWS | method.ROWS
+    | faults.ROWS
 )  # fmt: skip
 
 

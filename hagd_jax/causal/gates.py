@@ -178,6 +178,8 @@ def share(estimate: Estimate) -> str:
     """Format a share with its interval, such as `12% (8% to 15%)`."""
     if math.isnan(estimate.value):
         return "an undefined share"
-    if math.isnan(estimate.low) or estimate.high - estimate.low < 5e-3:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.0%} (no interval)"
+    if estimate.high - estimate.low < 5e-3:
         return f"{estimate.value:.0%}"
     return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"

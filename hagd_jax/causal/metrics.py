@@ -137,7 +137,7 @@ def ratio_of_means(
 
     Returns:
         The ratio and its 95% interval, over the resamples that have a ratio; NaN where it is
-        not defined.
+        not defined. There is no interval where that of the denominator contains zero.
     """
     seed = require_index("seed", seed)
     if not isinstance(scale, int | float | np.number):
@@ -158,12 +158,14 @@ def ratio_of_means(
     # A resample of clusters is how often each was drawn; sums over clusters are enough.
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     top, bottom = (drawn @ np.bincount(cluster, x) for x in (numerator, denominator))
+    # Where the denominator may well have either sign, the ratio may be anything (Fieller 1954).
+    least, most = np.quantile(bottom, [0.025, 0.975])
     # A resample without a single right answer has no ratio; the others still have quantiles.
     defined = bottom != 0
-    if not defined.any():
+    if least < 0 < most or not defined.any():
         return Estimate(value, float("nan"), float("nan"))
     low, high = np.quantile(top[defined] / bottom[defined], [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.0) -> float:

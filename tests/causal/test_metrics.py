@@ -68,6 +68,24 @@ def test_a_behaviour_that_is_not_there_has_no_faithfulness():
     assert found.invalid == 1
 
 
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 12), shift=st.floats(-2, 2))
+def test_an_interval_contains_its_estimate_or_there_is_none(seed, n, shift):
+    rng = np.random.default_rng(seed)
+    top, bottom = rng.normal(size=n), rng.normal(shift, 1, n)
+    value, low, high = ratio_of_means(top, bottom)
+    assert np.isnan([low, high]).all() or low <= value <= high
+
+
+def test_a_denominator_of_unknown_sign_leaves_no_interval():
+    # Two templates, on one of which the model has the opposite of the behaviour.
+    top, bottom = np.array([0.5, 0.6, 0.5, 0.4]), np.array([1.0, 1.2, -0.5, -0.4])
+    found = ratio_of_means(top, bottom, clusters=np.array([0, 0, 1, 1]))
+    assert found.value == pytest.approx(2.0 / 1.3)
+    assert np.isnan(found[1:]).all()
+    # Without clusters the sign is as uncertain; with a denominator that stays, it is not.
+    assert np.isfinite(ratio_of_means(top, bottom + 2)).all()
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_units_do_not_matter(scale):
     circuit, full, empty = draw()

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.common import kills
 from experiments.common.known import places as places_of
 from experiments.common.known import sample, truth_of
-from experiments.faults import inputs, interrupts, pipeline, transcoder
+from experiments.faults import inputs, interrupts, transcoder
 from experiments.judge import calibrated, ground_truth_edges, known_models
 from hagd_jax.testbeds import hand_built
 from hagd_jax.units import neurons
@@ -64,15 +64,6 @@ def test_a_killed_training_ends_with_the_same_bytes(places, read):
     assert 1 <= result["rows"][0]["killed_near_step"] <= 2
 
 
-def test_a_killed_composed_run_ends_with_the_same_bits(places, read):
-    few = pipeline.Config(
-        **places, kills=1, tokens=0, masks=2, lines=4, apart=False, executor="staged"
-    )
-    pipeline.main(few)
-    result = read("pipeline_kills")
-    assert (result["identical"], result["kills"], result["steps"]) == (1, 1, 2)
-
-
 def test_a_command_that_is_asked_to_end_says_so_and_ends_the_same(tiny, places, read):
     interrupts.main(
         interrupts.Config(**places, cases=("attribute",), how=("term",), times=1, model=tiny)
@@ -107,7 +98,6 @@ def test_a_run_that_ends_otherwise_is_noticed(tmp_path):
 
 def test_a_folder_without_steps_was_reached_by_none(tmp_path):
     assert transcoder.newest(tmp_path) == 0
-    assert pipeline.reached(tmp_path) == 0
 
 
 def test_true_circuits_are_proved(places, read):
