@@ -12,16 +12,14 @@ NAMES = {"smollm2": "neurons", "smollm2_features": "features", "smollm2_mean": "
 # The judge's gate on |1 − faithfulness|; the records hold the gates on accuracy and KL.
 NEAR = 0.3
 TEXT = (
-    "Circuits of SmolLM2-135M (46,350 neurons and heads, or 138,510 features and heads; "
-    "`circuits/smollm2.py`, `--features FOLDER`, `--mean 0.5`). Masks were trained under "
-    "counterfactual ablation alone (“mean”: also under mean ablation) and tested on the test "
-    "split. A circuit is within the gates if its mean faithfulness is .7 to 1.3, its accuracy at "
-    "least 85% of the model's and its KL at most 30% of the empty circuit's. These are some of "
-    "the judge's gates and none of its tests: random controls, necessity, minimality and the "
-    "spread over prompts were not measured here, and no circuit in this table is accepted by the "
-    "judge. “One-sided” asks for faithfulness of .9 or more instead of .7 to 1.3. Sizes are "
-    "shares of all nodes. Of two seeds both values are given, of more the mean ± half of the 95% "
-    "interval (Student's t):"
+    "Circuits of SmolLM2-135M (46,350 neurons and heads; `circuits/smollm2.py`). Masks were "
+    "trained under counterfactual ablation alone and tested on the test split. A circuit is within "
+    "the gates if its mean faithfulness is .7 to 1.3, its accuracy at least 85% of the model's and "
+    "its KL at most 30% of the empty circuit's. These are some of the judge's gates and none of "
+    "its tests: random controls, necessity, minimality and the spread over prompts were not "
+    "measured here, and no circuit in this table is accepted by the judge. “One-sided” asks for "
+    "faithfulness of .9 or more instead of .7 to 1.3. Sizes are shares of all nodes. Of two seeds "
+    "both values are given, of more the mean ± half of the 95% interval (Student's t):"
 )
 HEAD = (
     "task, nodes", "ablation", "masks within the gates from", "EAP-IG within the gates from",
