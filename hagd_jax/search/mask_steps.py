@@ -71,7 +71,8 @@ def start_logits(scores: jax.Array, tree: Tree) -> list[jax.Array]:
     Returns:
         One array a level, coarsest first; the nodes' own, (N,) float32, last.
     """
-    rank = (jnp.argsort(jnp.argsort(scores)) + 0.5) / len(scores)
+    # From weakly typed logits the steps would be compiled thrice, until types no longer change.
+    rank = (jnp.argsort(jnp.argsort(scores)) + jnp.float32(0.5)) / len(scores)
     own = jnp.clip(0.5 * (jnp.log(rank) - jnp.log1p(-rank)) + 1, -2, 3)
     # A node's openness is shared out among the levels above it.
     above = [

@@ -74,6 +74,9 @@ def test_sizes_on_the_way_and_the_same_key_the_same_circuits():
     start = init_masks(jax.random.key(0), flat_scores(case).flat(), config, sizes=5)
     steps = list(train_masks(case.model, case.prompts, start, SIZES, config))
     assert [int(state.step) for state, _ in steps] == [10, 20, 30]
+    # Steps leave all types as they begin, weak ones too: one program takes them all.
+    begun, left = (list(map(jax.typeof, jax.tree.leaves(s))) for s in (start, steps[0][0]))
+    assert left == begun
     assert steps[-1][1]["size"] == pytest.approx(3, abs=1e-3)
     assert steps[0][1]["kl"] > 0
     first, other = (found(case, SIZES, config, seed=seed) for seed in (0, 1))
