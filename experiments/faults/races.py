@@ -109,7 +109,7 @@ def together(commands: list[list[str]], cache: Path, delays: list[float]) -> lis
     ends = []
     for process in started:
         said = process.communicate(timeout=1200)[1]
-        ends.append(Ended(process.returncode, said))
+        ends.append(Ended(process.returncode, " ".join(said.split())))  # it was wrapped
     return ends
 
 
