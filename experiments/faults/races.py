@@ -101,12 +101,15 @@ def together(commands: list[list[str]], cache: Path, delays: list[float]) -> lis
     started, more = [], environment({"HAGD_CACHE": str(cache.absolute())})
     for line, delay in zip(commands, delays, strict=True):
         time.sleep(delay)
-        ways = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(line, env=more, text=True, **ways))
+        started.append(
+            subprocess.Popen(
+                line, env=more, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        )
     ends = []
     for process in started:
         said = process.communicate(timeout=1200)[1]
-        ends.append(Ended(process.returncode, said))
+        ends.append(Ended(process.returncode, " ".join(said.split())))  # it was wrapped
     return ends
 
 
