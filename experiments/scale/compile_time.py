@@ -96,7 +96,7 @@ def of_family(decoder: models.DecoderConfig, preset: str) -> models.DecoderConfi
 
 
 def family_rows(decoder: models.DecoderConfig, repeats: int) -> list[dict[str, Any]]:
-    """Shortest compile times of every family in processor time, and how they compare with Llama's."""
+    """Shortest processor times of compiling every family, and how they compare with Llama's."""
     configs = {name: of_family(decoder, preset) for name, preset in FAMILIES.items()}
     # OLMo 2 has no preset: norms after the sublayer alone, and of all heads at once.
     configs["olmo2"] = decoder.replace(norm_placement="after", qk_norm="all")
