@@ -55,11 +55,14 @@ def test_exponents_are_slopes_of_logarithms():
     assert np.isnan(complexity.slope(rows, "all", least=16))
 
 
-def test_a_large_model_compiles(places, read):
-    compile_time.main(compile_time.Config(**places, layers=2, width=32))
-    rows = read("compile_time")["rows"]
-    assert [row["intervention"] for row in rows] == ["none", "chain of five"]
-    for row in rows:
+def test_a_large_model_compiles(places, read, monkeypatch):
+    names = {"llama": "llama-70b", "gemma3": "gemma-3-27b"}
+    monkeypatch.setattr(compile_time, "FAMILIES", names)
+    compile_time.main(compile_time.Config(**places, layers=2, width=32, repeats=1))
+    found = read("compile_time")
+    assert [row["intervention"] for row in found["rows"]] == ["none", "chain of five"]
+    assert [row["family"] for row in found["families"]] == ["llama", "gemma3", "olmo2"]
+    for row in found["rows"] + found["families"]:
         assert row["layers"] == 2
         assert row["gradient_s"] > 0
 

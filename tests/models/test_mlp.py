@@ -9,14 +9,14 @@ from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, mlp
 from hagd_jax.parallel import make_mesh
 from tests.models.noise import noisy, on_mesh
-from tests.models.test_decoder import BARE, LLAMA, NEOX, TOKENS
+from tests.models.test_decoder import BARE, GEMMA, LLAMA, NEOX, OLMO, TOKENS
 
 
 @pytest.mark.parametrize("site", ["mlp_in", "resid_mid"])
 @pytest.mark.parametrize(
     "config",
-    [LLAMA, NEOX, BARE, LLAMA.replace(dtype="bfloat16")],
-    ids=["llama", "neox", "bare", "bfloat16"],
+    [LLAMA, NEOX, BARE, LLAMA.replace(dtype="bfloat16"), GEMMA, OLMO],
+    ids=["llama", "neox", "bare", "bfloat16", "gemma", "olmo"],
 )
 def test_a_traces_inputs_give_its_outputs(config, site):
     model = noisy(config)
