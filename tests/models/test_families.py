@@ -307,6 +307,32 @@ def test_custom_models_can_be_anything():
             families.from_hf(given | change)
 
 
+def test_custom_models_keep_every_option():
+    config = DecoderConfig(
+        vocab_size=7, n_layers=3, d_model=6, n_heads=3, d_mlp=5, norm="rms", positions="rotary",
+        norm_offset=True, norm_placement="both", qk_norm="all", window=2, window_layers=(0, 2),
+        rope_local_theta=50.0, query_scalar=5.0, attn_softcap=3.0, scale_embed=True,
+        logit_softcap=4.0, rope_scaling=RopeScaling(
+            "longrope", 2.0, original_max_positions=8, factors=(1.5,), short_factors=(1.0,)
+        ),
+    )  # fmt: skip
+    given = json.loads(json.dumps(families.to_hf(config)))
+    assert families.from_hf(given) == config
+    for change, words in [
+        ({"window_layers": [0, "x"]}, r"window_layers\[1\]: got 'x'"),
+        ({"window_layers": [2, 0]}, "window_layers: got .* rising"),
+        ({"window_layers": [3]}, "from 0 to 2"),
+        ({"window": 0}, "window: got 0"),
+        ({"norm": "layer"}, "norm_offset: got True; expected False unless norm is 'rms'"),
+        ({"causal": False}, "window: got 2; expected 0 where causal is off"),
+        ({"attn_softcap": -1.0}, "attn_softcap: got -1.0"),
+        ({"qk_norm": "each"}, "qk_norm: got 'each'; expected one of none, head, all"),
+        ({"positions": "learned", "rotary_dim": 0}, "rope_local_theta: got 50.0"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            families.from_hf(given | change)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

@@ -88,6 +88,37 @@ def _some_slice(data, n):
     return slice(start, data.draw(st.integers(start + 1, n)))
 
 
+PARTS = ("(h d)", "(k d)", "(k d)")
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_parts_of_unequal_size_lie_one_after_the_other(data):
+    """Four query heads, then two key heads, then two value heads, of four rows each."""
+    ours = ("e h d", "e k d", "e k d")
+    weights = [Weight("w", "w", f"{p} e", o, parts=PARTS, part=i)
+               for i, (p, o) in enumerate(zip(PARTS, ours, strict=True))]  # fmt: skip
+    assert all(weight.stored_shape(SIZES) == (32, 6) for weight in weights)
+    stored, out = numbers(32, 6) + 1, np.zeros((32, 6))
+    for weight, rows in zip(weights, np.split(stored, [16, 24]), strict=True):
+        value = rows.reshape(-1, 4, 6).transpose(2, 0, 1)
+        index = tuple(_some_slice(data, n) for n in value.shape)
+        fetched = []
+
+        def fetch(at, fetched=fetched):
+            fetched.append(at)
+            return stored[at]
+
+        np.testing.assert_array_equal(table.read(weight, SIZES, index, fetch), value[index])
+        # No row of another part is read.
+        assert weight.start(SIZES) <= fetched[0][0].start
+        assert fetched[0][0].stop <= weight.start(SIZES) + len(rows)
+        before = out.copy()
+        table.write(weight, SIZES, value, out)
+        assert np.count_nonzero(out != before) == value.size
+    np.testing.assert_array_equal(out, stored)
+
+
 @st.composite
 def any_weight(draw):
     """Any way of grouping some axes on either side, some of them fixed on the stored one."""

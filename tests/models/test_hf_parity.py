@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from hagd_jax import models
+from hagd_jax.parallel import make_mesh
 
 FOLDERS = sorted(
     path.parent for path in pathlib.Path(__file__).parent.glob("goldens/hf/*/config.json")
@@ -55,6 +57,18 @@ def test_saving_writes_the_tensors_that_transformers_wrote(folder, tmp_path):
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype, name
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["phi3_short", "v5_gemma2", "olmo2", "qwen3_window"])
+def test_a_mesh_reads_the_same_parameters(name):
+    """Each device reads its own slice, also of tensors that hold several parameters."""
+    folder = next(folder for folder in FOLDERS if folder.name == name)
+    one, many = models.load(folder), models.load(folder, mesh=make_mesh("data=4,model=2"))
+    split = 0
+    for ours, theirs in zip(*map(jax.tree.leaves, (many.params, one.params)), strict=True):
+        split += ours.addressable_shards[0].data.shape != ours.shape
+        np.testing.assert_array_equal(ours, theirs)
+    assert split > 5
 
 
 def tensors(folder):

@@ -80,11 +80,12 @@ def _scaling(given: dict[str, Any] | None) -> RopeScaling | None:
         return None
     kinds = {field.name: str(field.type) for field in dataclasses.fields(RopeScaling)}
     require_known(given, kinds.keys(), "config.json: rope_scaling")
-    values = {
+    values: dict[str, Any] = {
         name: option(given, name, _KINDS.get(kinds[name], str))
         for name in (given.keys() & kinds.keys() | {"kind"}) - _LISTS
     }
-    return RopeScaling(**values, **{name: _numbers(given, name, float) for name in _LISTS})
+    values |= {name: _numbers(given, name, float) for name in _LISTS}
+    return RopeScaling(**values)
 
 
 def _numbers(given: Options, name: str, kind: type) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ USUAL = kin.Usual(
     activation=("hidden_act", "hidden_activation"),
     tied=True,
 )
-OPTIONS = {"norm_offset": True, "scale_embed": True}
+OPTIONS: dict[str, Any] = {"norm_offset": True, "scale_embed": True}
 
 
 def from_hf(given: Options, strict: bool = True) -> DecoderConfig:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families import options, rope
-from hagd_jax.models.families.options import Options, option, same, words
+from hagd_jax.models.families.options import REQUIRED, Options, option, same, words
 from hagd_jax.models.families.table import Weight, dense
 
 PREFIX = "model."
@@ -70,16 +70,15 @@ def read(given: Options, usual: Usual, strict: bool = True) -> dict[str, Any]:
     theta, scaling, inner = rope.from_hf(given, strict=strict, usual=usual.theta)
     share = option(_shares(given, inner), "partial_rotary_factor", float, 1.0)
     heads = option(given, "num_attention_heads", int)
-    kv_heads = ("num_key_value_heads", int) if usual.heads_shared else (
-        "num_key_value_heads", int, heads,
-    )  # fmt: skip
+    # Absent, it means as many as heads, or in some classes a number of their own: then it must be.
+    grouped = REQUIRED if usual.heads_shared else heads
     act = {"hidden_act": same(given, *usual.activation)}
     return {
         "vocab_size": option(given, "vocab_size", int),
         "n_layers": option(given, "num_hidden_layers", int),
         "d_model": option(given, "hidden_size", int),
         "n_heads": heads,
-        "n_kv_heads": option(given, *kv_heads),
+        "n_kv_heads": option(given, "num_key_value_heads", int, grouped),
         "d_head": option(given, "head_dim", int, usual.d_head),
         "d_mlp": option(given, "intermediate_size", int),
         "max_positions": longest,
@@ -125,7 +124,7 @@ def biases(given: Options) -> dict[str, Any]:
 def write(config: DecoderConfig) -> dict[str, Any]:
     """Write the options that all of them have, for version 4 and 5 of Hugging Face."""
     scaling = rope.to_hf(config.rope_scaling, config.max_positions)
-    found = {
+    found: dict[str, Any] = {
         "head_dim": config.d_head,
         "hidden_act": options.ACTIVATION_NAMES[config.activation],
         "hidden_size": config.d_model,

@@ -36,7 +36,7 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` and Hugging Face, version 4 or 5, read."""
-    found = kin.write(config) | kin.NO_IDS | {"attention_bias": config.qkv_bias}
+    found: dict[str, Any] = kin.write(config) | kin.NO_IDS | {"attention_bias": config.qkv_bias}
     scaling = found["rope_scaling"]
     if scaling is not None:
         # The older spelling is the only one that version 4 takes in this family.

@@ -46,7 +46,7 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` and Hugging Face, version 4 or 5, read."""
-    found = kin.write(config) | {"sliding_window": config.window or None}
+    found: dict[str, Any] = kin.write(config) | {"sliding_window": config.window or None}
     found["partial_rotary_factor"] = rope.share(config)
     scaling = found["rope_scaling"]
     if scaling is not None:
