@@ -29,7 +29,7 @@ from hagd_jax.causal import Circuit
 from hagd_jax.errors import InputError
 from hagd_jax.pipeline import ExtractConfig
 from hagd_jax.pipeline.context import Context
-from hagd_jax.pipeline.features import train_config
+from hagd_jax.pipeline.features import features_run, train_config
 from hagd_jax.testbeds import SmallTrainConfig, small_cache, small_model, train_small
 from tests.experiments.conftest import save_tiny
 
@@ -80,13 +80,14 @@ def interrupt_the_demo():
     task, asked = tasks.task("modular_addition", model), ExtractConfig("128", features="transcoder")
     context = Context(model, task, asked, None, None)
     run = pipeline.open_extraction("runs/demo", model, task, asked)
-    train = train_config(context)
-    own = pipeline.open_run(run.path / "features", dataclasses.asdict(train))
+    context = dataclasses.replace(context, run=run)
+    train, own = train_config(context), features_run(context)
     config = train.transcoder(model.config)
     found = transcoders.init(config, jax.random.key(0))
     w_dec = 0.1 * jax.random.normal(jax.random.key(1), found.params["W_dec"].shape)
     found = found.replace(params=found.params | {"W_dec": w_dec})
-    transcoders.save(found, own.path / "transcoder", model_name=model.name)
+    of = own.decides("transcoder")
+    transcoders.save(found, own.path / "transcoder", model_name=model.name, of=of)
 
 
 def texts():

@@ -26,6 +26,8 @@ from hagd_jax.units.components import Components
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
 ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
+# The mean of a template with few prompts is the mean over all.
+_MEANS = frozenset({"mean", "mean_overall"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +81,19 @@ class Behaviour(NamedTuple):
     match: Any
 
     __repr__ = one_line
+
+
+def kin(ablation: str) -> frozenset[str]:
+    """Return the ablations that a circuit found under one has seen the values of.
+
+    Args:
+        ablation: One of `ABLATIONS`.
+
+    Example:
+        >>> sorted(kin("mean")), sorted(kin("zero"))
+        (['mean', 'mean_overall'], ['zero'])
+    """
+    return _MEANS if ablation in _MEANS else frozenset({ablation})
 
 
 def behaviour(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour
+from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour, kin
 from hagd_jax.causal.claim import Runs
 from hagd_jax.causal.config import ValidateConfig
 from hagd_jax.causal.judged import Judged, judged_prompts
@@ -54,9 +54,10 @@ class Bench:
 
     def test(self, task: Task, seen: Seen) -> Test:
         """Choose the prompts and ablations a task is judged on, and note what is set aside."""
-        judged = judged_prompts(task, self.config.split, seen)
+        causal = self.model.config.causal
+        judged = judged_prompts(task, self.config.split, seen, causal=causal)
         aside = list(judged.aside)
-        found_with = [name for name in self.config.ablations if name in seen.ablations]
+        found_with = [name for name in self.config.ablations if kin(name) & set(seen.ablations)]
         if found_with:
             aside.append(f"ablation {' and '.join(found_with)}, which the circuit was found with")
         count, few = len(judged), judged.others < LEAST - 1
@@ -70,7 +71,7 @@ class Bench:
                 f"ablation {' and '.join(reads)}, which takes values from {LEAST - 1} others"
             )
         decides = {
-            name: judged.decides and name not in seen.ablations
+            name: judged.decides and name not in found_with
             for name in self.config.ablations
             if judged.others or name not in reads
         }

@@ -245,11 +245,12 @@ def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, A
         provenance: Fields of a circuit; what its `seen` names is kept.
 
     Returns:
-        The mask, the scores, and the fields with `seen` if any of the three knows it.
+        The mask, the scores, and the fields, whose `seen` is the union of all three; the history of
+        a plain mask is what `provenance` says of it, or else unknown.
     """
-    if isinstance(mask, Selection):
-        seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
-        told = provenance.get("seen", Seen.nothing())
-        provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
-        mask = mask.mask
+    seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
+    whole = isinstance(mask, Selection)
+    told = provenance.get("seen", Seen.nothing() if whole else Seen.unknown())
+    provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
+    mask = mask.mask if whole else mask
     return mask, scores.values if isinstance(scores, Scores) else scores, provenance

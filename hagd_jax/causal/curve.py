@@ -68,7 +68,7 @@ def size_curve(
     """
     nodes = as_dictionary(model, dictionary)
     empty = Nodes.full(nodes.space, False)
-    judged = judged_prompts(task, split, Seen.nothing())
+    judged = judged_prompts(task, split, Seen.nothing(), causal=model.config.causal)
     rows = behaviour(
         model,
         judged.prompts,

@@ -13,7 +13,7 @@ from hagd_jax.causal.reference import LEAST, others_of, sources_of
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.tasks.seen import Seen, prompt_digests
+from hagd_jax.tasks.seen import Seen, as_read, prompt_digests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +63,15 @@ class Judged:
         return others_of(self.prompts, self.reference)
 
 
-def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
+def judged_prompts(task: Task, split: str, seen: Seen, *, causal: bool = True) -> Judged:
     """Choose the prompts that a circuit is judged on.
 
     Args:
         task: The behaviour.
         split: Name of the split.
         seen: What the circuit was chosen by looking at.
+        causal: The model reads nothing behind the position of the answer, so that prompts which
+            differ only there are one prompt.
 
     Returns:
         The prompts of the split that are not in `seen`; all of them, deciding nothing, if they all
@@ -84,9 +86,10 @@ def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
             got=repr(split),
             expected=f"one of its splits, {sorted(task.splits)}",
         )
-    prompts, texts = task.splits[split], task.texts[split]
+    whole, texts = task.splits[split], task.texts[split]
+    prompts = as_read(whole) if causal else whole
     keys = np.array(prompt_digests(prompts))
-    known = _has_seen(seen, task, split, prompts)
+    known = _has_seen(seen, task, split, whole) | seen.has(prompts)
     kept = np.flatnonzero(~known) if not known.all() else np.arange(len(prompts))
     aside = [*_history(seen)]
     distinct = len(set(keys.tolist()))
@@ -108,6 +111,7 @@ def judged_prompts(task: Task, split: str, seen: Seen) -> Judged:
     templates = [texts[int(row)].template for row in kept[np.sort(first)]]
     clusters = np.unique(templates, return_inverse=True)[1] if len(set(templates)) > 1 else None
     found = task.splits.get("discover", prompts)
+    found = as_read(found) if causal else found
     chosen = jax.tree.map(lambda x: np.asarray(x)[kept], prompts)
     reference = found if others_of(chosen, found) >= LEAST - 1 else chosen
     return Judged(
@@ -138,8 +142,6 @@ def _history(seen: Seen) -> tuple[str, ...]:
     """Why what a circuit has seen cannot be trusted to be all."""
     if not seen.known:
         return ("everything, since what the circuit was found by looking at is not known",)
-    if seen.ablations and not seen.prompts:
-        return ("everything, since the prompts that the circuit was found on are not recorded",)
     return ()
 
 

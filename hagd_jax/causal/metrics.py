@@ -5,12 +5,13 @@ m(C) is the metric with everything outside C ablated, M the whole model, ∅ the
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 
-from hagd_jax.errors import InputError, require_index, shown
+from hagd_jax.errors import InputError, require_index, require_number, shown
 
 # A prompt on which the circuit does from half to one and a half of what the model does is near.
 BAND = (0.5, 1.5)
@@ -140,8 +141,7 @@ def ratio_of_means(
         not defined. There is no interval where that of the denominator contains zero.
     """
     seed = require_index("seed", seed)
-    if not isinstance(scale, int | float | np.number):
-        raise InputError("scale", got=shown(scale), expected="a number")
+    require_number("scale", scale, above=0)
     numerator, denominator = _aligned(numerator, denominator)
     value = mean_ratio(numerator, denominator, scale)
     if clusters is None:
@@ -154,16 +154,15 @@ def ratio_of_means(
     _, cluster = np.unique(clusters, return_inverse=True)
     count = cluster.max() + 1
     if np.isnan(value) or count < 2:
-        return Estimate(value, float("nan"), float("nan"))
+        return Estimate(value, math.nan, math.nan)
     # A resample of clusters is how often each was drawn; sums over clusters are enough.
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     top, bottom = (drawn @ np.bincount(cluster, x) for x in (numerator, denominator))
-    # Where the denominator may well have either sign, the ratio may be anything (Fieller 1954).
+    # Where the denominator may well be zero, the ratio may be anything (Fieller 1954).
     least, most = np.quantile(bottom, [0.025, 0.975])
-    # A resample without a single right answer has no ratio; the others still have quantiles.
     defined = bottom != 0
-    if least < 0 < most or not defined.any():
-        return Estimate(value, float("nan"), float("nan"))
+    if least <= 0 <= most:
+        return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(top[defined] / bottom[defined], [0.025, 0.975])
     return Estimate(value, min(float(low), value), max(float(high), value))
 

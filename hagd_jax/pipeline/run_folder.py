@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError, DamagedError, HagdError
 from hagd_jax.files import (
     DIGEST,
@@ -55,7 +56,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RunFolder:
     """A run's folder belongs to one run; open it with `open_run`.
 
@@ -71,6 +72,8 @@ class RunFolder:
     path: Path
     lock: Lock | None = dataclasses.field(default=None, compare=False, repr=False)
     deciders: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    __repr__ = one_line
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -13,7 +13,7 @@ from hagd_jax.tasks.duplicates import Overlap, overlap
 from hagd_jax.tasks.metric import correct, logit_difference, read_logits
 from hagd_jax.tasks.prompts import Prompts, batches, make_prompts
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
-from hagd_jax.tasks.seen import Seen, look, prompt_digests
+from hagd_jax.tasks.seen import Seen, as_read, look, prompt_digests
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "Text",
     "algorithm_of",
+    "as_read",
     "batches",
     "check_prompts",
     "correct",

@@ -22,7 +22,9 @@ from hagd_jax.tasks.prompts import Prompts
 # Digits of a prompt's digest: two of 10,000 distinct prompts share one in 1% of the cases.
 _DIGITS = 8
 _Texts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=10**7)]
-_SETS = ("ablations", "splits", "prompts", "tasks", "models", "dictionaries")
+_SETS = (
+    "ablations", "splits", "prompts", "others", "tasks", "models", "dictionaries"
+)  # fmt: skip
 
 
 class Labelled(Protocol):
@@ -44,10 +46,13 @@ class Seen:
 
     Attributes:
         known: Whether this is all that was seen. A circuit file written before this was recorded
-            reads as unknown, and a circuit with an unknown history is never accepted.
+            reads as unknown, and a circuit with an unknown history is never accepted. A record of
+            ablations or splits without prompts is not all: it is unknown, too.
         ablations: Values that replaced ablated units, such as `counterfactual`.
         splits: Names of splits, for reports; the prompts themselves decide.
         prompts: Digests of prompts, see `prompt_digests`.
+        others: Digests of what else was read: prompts up to where they are read, see `as_read`,
+            and counterfactuals.
         tasks: Names of tasks.
         models: Names and digests of models, NAME#1a2b3c4d.
         dictionaries: Labels of dictionaries; those of transcoders end with a digest.
@@ -67,6 +72,7 @@ class Seen:
     ablations: _Texts = ()
     splits: _Texts = ()
     prompts: _Texts = ()
+    others: _Texts = ()
     tasks: _Texts = ()
     models: _Texts = ()
     dictionaries: _Texts = ()
@@ -76,7 +82,9 @@ class Seen:
             raise InputError("known of Seen", got=quoted(self.known), expected="True or False")
         for name in _SETS:
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
-        for prompt in self.prompts:
+        if (self.ablations or self.splits) and not self.prompts:
+            object.__setattr__(self, "known", False)
+        for prompt in (*self.prompts, *self.others):
             if not re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", prompt):
                 raise InputError("prompts of Seen", got=quoted(prompt),
                                  expected=f"digests of {_DIGITS} hexadecimal digits",
@@ -100,15 +108,15 @@ class Seen:
         return Seen(self.known and other.known, **both)
 
     def has(self, prompts: Prompts) -> np.ndarray:
-        """Tell which prompts are among those seen.
+        """Tell which prompts are among those seen, as prompts or as counterfactuals.
 
         Args:
-            prompts: N prompts.
+            prompts: N prompts. See `as_read` for those of a causal model.
 
         Returns:
             (N,) bool on the host.
         """
-        mine = set(self.prompts)
+        mine = {*self.prompts, *self.others}
         return np.array([each in mine for each in prompt_digests(prompts)], bool)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,6 +143,8 @@ class Seen:
         if record is None:
             return cls.unknown()
         fields = {"known", *_SETS}
+        if isinstance(record, dict) and set(record) == fields - {"others"}:
+            record = record | {"known": False, "others": []}  # from before they were kept
         if not isinstance(record, dict) or set(record) != fields:
             raise InputError("seen", got=quoted(record), expected=f"the fields {sorted(fields)}")
         return checked(cls, record, "seen", error=InputError)
@@ -193,6 +203,7 @@ def look(
         ablations=(ablation,) if isinstance(ablation, str) else tuple(ablation),
         splits=(split,) if split else (),
         prompts=() if prompts is None else prompt_digests(prompts),
+        others=() if prompts is None else _other_digests(prompts),
         tasks=(task,) if task else (),
         models=() if model is None else (f"{model.name}#{digest(model)}",),
         dictionaries=(label,) if label else (),
@@ -220,7 +231,7 @@ def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
         (True, False)
     """
     require_is("prompts", prompts, Prompts)
-    tokens, lengths = np.asarray(prompts.inputs(), "<i8"), np.asarray(prompts.row_length)
+    tokens, lengths = _rows(prompts)
     rows = [row[:n].tobytes() for row, n in zip(tokens, lengths, strict=True)]
     each = len(rows) // max(len(prompts), 1)
     found = []
@@ -230,6 +241,43 @@ def prompt_digests(prompts: Prompts) -> tuple[str, ...]:
             state.update(len(row).to_bytes(8, "little") + row)
         found.append(state.hexdigest())
     return tuple(found)
+
+
+def as_read(prompts: Prompts) -> Prompts:
+    """Cut prompts off behind the last position that is read, as a causal model sees them.
+
+    What follows there cannot change its answer. Rows of the same tokens are cut at the last of
+    their positions. Prompts that are answered by choosing are read to their end.
+
+    Args:
+        prompts: N prompts.
+
+    Returns:
+        The same, with shorter `length`s.
+
+    Example:
+        >>> from hagd_jax.tasks import make_prompts
+        >>> prompts = make_prompts([[1, 2, 3]], [[1, 4, 3]], [6], [8], position=[1], vocab_size=10)
+        >>> as_read(prompts).length
+        array([2], dtype=int32)
+    """
+    require_is("prompts", prompts, Prompts)
+    position, length = np.asarray(prompts.position), np.asarray(prompts.length)
+    if position.ndim != 1 or length.shape != position.shape:
+        return prompts
+    last: dict[str, int] = {}
+    keys = prompt_digests(prompts)
+    for key, place in zip(keys, position.tolist(), strict=True):
+        last[key] = max(last.get(key, 0), place + 1)
+    cut = np.minimum(length, [last[key] for key in keys]).astype(np.int32)
+    return dataclasses.replace(prompts, length=cut)
+
+
+def _other_digests(prompts: Prompts) -> tuple[str, ...]:
+    """Digests of prompts as a causal model reads them, and of counterfactuals."""
+    swapped = dataclasses.replace(prompts, clean=prompts.corrupted)
+    read, other = prompt_digests(as_read(prompts)), prompt_digests(as_read(swapped))
+    return (*(set(read) - set(prompt_digests(prompts))), *prompt_digests(swapped), *other)
 
 
 def distinct(prompts: Prompts) -> Prompts:
@@ -244,6 +292,20 @@ def distinct(prompts: Prompts) -> Prompts:
     first = {key: row for row, key in reversed(list(enumerate(prompt_digests(prompts))))}
     rows = np.array(sorted(first.values()), int)
     return jax.tree.map(lambda x: np.asarray(x)[rows], prompts)
+
+
+def _rows(prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
+    """(R, T) tokens and (R,) lengths; malformed prompts are refused."""
+    try:
+        tokens, lengths = np.asarray(prompts.inputs()), np.asarray(prompts.row_length)
+        whole = all(np.issubdtype(x.dtype, np.integer) for x in (tokens, lengths))
+        if whole and tokens.ndim == 2 and lengths.shape == tokens.shape[:1]:
+            return tokens.astype("<i8"), lengths
+    except (AttributeError, TypeError, ValueError, IndexError):
+        pass
+    raise InputError("prompts", got="arrays that do not fit each other",
+                     expected="(N, T) tokens and (N,) lengths, whole numbers",
+                     mend="Use make_prompts.")  # fmt: skip
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hagd_jax.errors import InputError
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.edges import Edges
 from hagd_jax.units.nodes import Nodes, Space
@@ -87,8 +88,30 @@ class Selection:
         return np.asarray(self.mask.flat(), bool)
 
     def like(self, flat: Any) -> Selection:
-        """Make a selection of other members among the same units, with the same `seen`."""
+        """Make a selection of other members among the same units, with the same `seen`.
+
+        What else decided the members must be added with `after`; `|`, `&` and `-` do so.
+        """
         return Selection(self.mask.like(flat), self.seen)
+
+    def __or__(self, other: Selection) -> Selection:
+        """Return the members of either, which have seen what both have."""
+        return self._with(other, np.logical_or)
+
+    def __and__(self, other: Selection) -> Selection:
+        """Return the members of both, which have seen what both have."""
+        return self._with(other, np.logical_and)
+
+    def __sub__(self, other: Selection) -> Selection:
+        """Return the members that the other lacks, which have seen what both have."""
+        return self._with(other, np.greater)
+
+    def _with(self, other: Selection, how: Any) -> Selection:
+        if not isinstance(other, Selection):
+            return NotImplemented
+        if self.space != other.space:
+            raise InputError("a selection", got=f"units {other.space}", expected=f"{self.space}")
+        return self.like(how(self.flat(), other.flat())).after(other.seen)
 
     def after(self, seen: Seen) -> Selection:
         """Return the same mask with more data added to `seen`."""

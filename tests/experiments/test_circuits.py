@@ -34,7 +34,7 @@ SMALL = Small(
 )  # fmt: skip
 SIZES = Sizes(8, 4, 8)
 SEARCH = {
-    "masks": MASKS, "sizes": SIZES, "few": SIZES, "scored": 4, "graph_prompts": 4,
+    "masks": MASKS, "sizes": SIZES, "scored": 4, "graph_prompts": 4,
     "graph": GradientConfig((0.5,), 4), "path": GradientConfig((0.5, 1.0), 4),
     "ablations": ("counterfactual", "mean"),
 }  # fmt: skip

@@ -183,7 +183,7 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
     circuit = Circuit.load(tmp_path / "circuit.json")
     assert circuit == result.circuit
     report = validate(model, circuit, task, config.judge, dictionary=window)
-    assert report == result.report
+    assert report == result.report  # undefined numbers are the same object
     for other in (None, neuron_basis(model)):
         with pytest.raises(InputError, match="expected 'window#"):
             validate(model, circuit, task, config.judge, dictionary=other)

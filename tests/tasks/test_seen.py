@@ -1,5 +1,6 @@
 """What results have seen: unions, digests of prompts and models, and what is refused."""
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -16,7 +17,7 @@ from hagd_jax.models import DecoderConfig
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import checksum, make_mesh
 from hagd_jax.tasks import Choice, Seen, Task, Text, look, make_choices, make_prompts
-from hagd_jax.tasks.seen import distinct, prompt_digests
+from hagd_jax.tasks.seen import as_read, distinct, prompt_digests
 from hagd_jax.units import Edges, Nodes, Scores, Selection, Space
 from tests.models.noise import noisy, on_mesh
 
@@ -25,7 +26,15 @@ CONFIG = DecoderConfig(vocab_size=VOCAB, n_layers=2, d_model=8, n_heads=4, d_mlp
 words = st.lists(st.sampled_from(["mean", "zero", "counterfactual"]), max_size=3)
 hexes = st.lists(st.integers(0, 2**32 - 1).map("{:08x}".format), max_size=4)
 seens = st.builds(
-    Seen, st.booleans(), words, words, hexes, words, st.just(["m#01234567"]), st.just(["neurons"])
+    Seen,
+    st.booleans(),
+    words,
+    words,
+    hexes,
+    hexes,
+    words,
+    st.just(["m#01234567"]),
+    st.just(["neurons"]),
 )
 rows = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6), min_size=1, max_size=6)
 
@@ -182,4 +191,35 @@ def test_scores_and_selections_carry_what_was_seen():
     chosen = Selection(nodes.like(np.arange(10) < 4), seen)
     assert (len(chosen), chosen.space) == (4, Space(2, 2, 3))
     assert chosen.like(np.arange(10) < 7).after(more).seen == seen | more
-    assert repr(chosen) == "Selection(4 of 10, Seen(ablations mean))"
+    assert repr(chosen) == "Selection(4 of 10, Seen(ablations mean; the rest unknown))"
+
+
+def test_selections_join_with_what_both_have_seen():
+    nodes = Nodes.full(Space(2, 2, 3), 1.0)
+    one = Selection(nodes.like(np.arange(10) < 4), Seen(prompts=["00000001"]))
+    two = Selection(nodes.like(np.arange(10) > 2), Seen(prompts=["00000002"]))
+    for found, members in ((one | two, 10), (one & two, 1), (one - two, 3)):
+        assert (len(found), found.seen) == (members, one.seen | two.seen)
+    with pytest.raises(InputError, match="units"):
+        one | Selection(Nodes.full(Space(2, 2, 4), True), Seen.nothing())
+
+
+def test_ablations_without_prompts_are_not_all_that_was_seen():
+    for part in (look(ablation="mean"), Seen(splits=["test"], tasks=["old"])):
+        assert not part.known
+        assert not (part | look(prompts([[1, 2]]), ablation="zero", split="discover")).known
+    old = Seen(prompts=["00000001"]).to_json()
+    del old["others"]
+    assert not Seen.from_json(old).known
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows, st.integers(0, VOCAB - 1))
+def test_counterfactuals_and_what_follows_the_answer_were_seen(clean, token):
+    few = prompts(clean)
+    seen = look(few, ablation="mean")
+    assert seen.has(dataclasses.replace(few, clean=few.corrupted)).all()
+    at = [len(row) - 1 for row in clean]
+    longer = prompts([[*row, token] for row in clean], position=at)
+    assert seen.has(as_read(longer)).all()
+    assert look(longer).has(few).all()
