@@ -3,7 +3,7 @@
     pip install -e . torch==2.13.0 transformers==4.57.3
     python -m experiments.parity.hf [FOLDER_OF_CASES ...]
 
-Takes about a minute on two CPU cores. Expected: every difference below 1e-4 in float32, of logits
+Takes two minutes on two CPU cores. Expected: every difference below 1e-4 in float32, of logits
 with a spread of about 1. Writes results/hf_parity.json, one entry for each release of transformers
 it ran with.
 

@@ -153,11 +153,12 @@ class DecoderConfig:
         return dataclasses.replace(self, **changes)
 
 
+MOST_LAYERS = 2**14
 # Far above every published model, and low enough that no product of them leaves 64 bits.
 _MOST = {
-    "vocab_size": 2**24, "n_layers": 2**14, "d_model": 2**20, "n_heads": 2**14, "d_mlp": 2**22,
-    "max_positions": 2**30, "n_kv_heads": 2**14, "d_head": 2**20, "rotary_dim": 2**20,
-    "window": 2**30,
+    "vocab_size": 2**24, "n_layers": MOST_LAYERS, "d_model": 2**20, "n_heads": 2**14,
+    "d_mlp": 2**22, "max_positions": 2**30, "n_kv_heads": 2**14, "d_head": 2**20,
+    "rotary_dim": 2**20, "window": 2**30,
 }  # fmt: skip
 _DERIVED = ("n_kv_heads", "d_head", "rotary_dim", "window")
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -32,6 +32,8 @@ OPTIONS: dict[str, Any] = {
 # These act inside attention patterns only: who holds patterns need not know them.
 IN_PATTERNS = frozenset({"qk_norm", "window", "rope_local_theta", "query_scalar", "attn_softcap"})
 EVERY = frozenset(OPTIONS)
+# For who multiplies by a norm's stored weight, and adds what units write to the stream.
+PLAIN_NORMS = EVERY - {"norm_offset", "norm_placement"}
 
 
 def require_supported(

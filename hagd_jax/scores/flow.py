@@ -31,7 +31,7 @@ from hagd_jax.models import (
     require_supported,
     scanned,
 )
-from hagd_jax.models.support import EVERY
+from hagd_jax.models.support import PLAIN_NORMS
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import AddToReads, no_reads
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
@@ -110,8 +110,7 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
         ConfigError: If the model has a norm whose weight is not what it multiplies by, or one
             between what nodes write and the stream.
     """
-    known = EVERY - {"norm_offset", "norm_placement"}
-    require_supported(model.config, "edges between nodes", known)
+    require_supported(model.config, "edges between nodes", PLAIN_NORMS)
     c, blocks = model.config, model.params["blocks"]
     senders, receivers, rows = nodes.decoders(model)
     layers, rows = np.arange(c.n_layers), rows.astype(jnp.float32)

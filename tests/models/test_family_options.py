@@ -169,6 +169,8 @@ def test_longrope_in_every_spelling():
         (QWEN2, {"layer_types": [FULL, 3, FULL, FULL]}, r"layer_types\[1\]: got 3"),
         (QWEN2, {"layer_types": FULL}, "layer_types: got 'full_attention'; expected list"),
         (QWEN2, {"layer_types": [SLIDING] * 4}, "sliding_window that is switched on"),
+        (QWEN2, {"num_hidden_layers": 2**60}, "n_layers: got 1152921504606846976"),
+        (GEMMA2, {"num_hidden_layers": 10**400}, "n_layers: got an integer of 1329 bits"),
         (QWEN2, {"use_mrope": True}, "use_mrope"),
         (QWEN2, {"num_key_value_heads": 3}, "n_heads: got 4; expected a multiple of n_kv_heads"),
         (QWEN2, {"head_dim": 3}, "rotary_dim: got 3; expected an even number"),

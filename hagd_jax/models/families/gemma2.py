@@ -38,9 +38,8 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
     given = gemma.legacy(given)
     kin.whole_heads(given)
     found = kin.read(given, gemma.USUAL, strict) | kin.biases(given) | gemma.OPTIONS
-    layers = found["n_layers"]
-    alternating = [layer % 2 == 0 for layer in range(layers)]
-    found |= windows.from_hf(given, layers, windows.size(given, 4096), alternating)
+    window = windows.size(given, 4096)
+    found |= windows.from_hf(given, found["n_layers"], window, lambda layer: layer % 2 == 0)
     found |= query_scalar(given) | caps(given, _USUAL)
     return DecoderConfig(family="gemma2", norm_placement="both", **found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import ConfigError, require_number
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families import gemma, gemma2, kin, options, rope, windows
 from hagd_jax.models.families.options import Options, option, same, words
@@ -44,12 +44,10 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
     given, local = _rotations(gemma.legacy(given), strict)
     kin.whole_heads(given)
     found = kin.read(given, _USUAL, strict) | kin.biases(given) | gemma.OPTIONS
+    every, window = option(given, "sliding_window_pattern", int, 6), windows.size(given, 4096)
+    require_number("config.json: sliding_window_pattern", every, least=1, whole=True)
     layers = found["n_layers"]
-    every = option(given, "sliding_window_pattern", int, 6)
-    if every < 1:
-        raise ConfigError("config.json: sliding_window_pattern", got=every, expected="1 or more")
-    usual = [(layer + 1) % every != 0 for layer in range(layers)]
-    found |= windows.from_hf(given, layers, windows.size(given, 4096), usual)
+    found |= windows.from_hf(given, layers, window, lambda layer: (layer + 1) % every != 0)
     found |= gemma2.query_scalar(given) | gemma2.caps(given, {"final_logit_softcapping": 0.0})
     if "window" in found:
         found["rope_local_theta"] = local

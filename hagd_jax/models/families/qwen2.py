@@ -45,8 +45,7 @@ def read_windows(given: Options, n_layers: int) -> dict[str, Any]:
     size = windows.size(given, 4096)
     window = size if option(given, "use_sliding_window", bool, False) else 0
     first = option(given, "max_window_layers", int, 28)
-    usual = [bool(window) and layer >= first for layer in range(n_layers)]
-    return windows.from_hf(given, n_layers, window, usual)
+    return windows.from_hf(given, n_layers, window, lambda layer: bool(window) and layer >= first)
 
 
 def write_windows(config: DecoderConfig) -> dict[str, Any]:

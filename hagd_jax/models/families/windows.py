@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError, require_number
-from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.config import MOST_LAYERS, DecoderConfig
 from hagd_jax.models.families.options import Options, option
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def from_hf(given: Options, n_layers: int, window: int, usual: Sequence[bool]) -> dict[str, Any]:
+def from_hf(
+    given: Options, n_layers: int, window: int, usual: Callable[[int], bool]
+) -> dict[str, Any]:
     """Translate `layer_types`.
 
     Args:
         given: The parsed `config.json`.
         n_layers: Layers of the model.
         window: Positions of a window; 0 if the file has none.
-        usual: Which layers have the window where the file does not list them.
+        usual: Whether a layer has the window, where the file does not list them.
 
     Returns:
         The fields `window` and `window_layers` of `DecoderConfig`.
 
     Raises:
-        ConfigError: If a layer is of an unknown kind, or there is not one kind a layer.
+        ConfigError: If a layer is of an unknown kind, or there is not one kind a layer, or there
+            are too many layers.
     """
-    kinds = option(given, "layer_types", list, [SLIDING if has else FULL for has in usual])
+    # Before a list is made of them: a damaged file may say any number.
+    require_number("n_layers", n_layers, least=1, most=MOST_LAYERS, whole=True)
+    own = [SLIDING if usual(layer) else FULL for layer in range(n_layers)]
+    kinds = option(given, "layer_types", list, own)
     if len(kinds) != n_layers:
         raise ConfigError(
             "config.json: layer_types",

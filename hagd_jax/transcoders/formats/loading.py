@@ -16,7 +16,7 @@ from hagd_jax.models import LanguageModel, require_supported
 from hagd_jax.models.config import float_dtype
 from hagd_jax.models.placing import place
 from hagd_jax.models.safetensors_source import CONVERT, PICKLES
-from hagd_jax.models.support import EVERY
+from hagd_jax.models.support import PLAIN_NORMS
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats import circuit_tracer, cross_layer, per_layer, saelens, sparsify
 from hagd_jax.transcoders.formats.hub import locate
@@ -167,8 +167,8 @@ def _norm_weights(stored: Stored, model: LanguageModel | None, what: str) -> jax
         )
     if model.config.norm != "rms":
         return None
-    known = EVERY - {"norm_offset", "norm_placement"}
-    require_supported(model.config, "a dictionary that reads before a norm's weights", known)
+    who = "a dictionary that reads before a norm's weights"
+    require_supported(model.config, who, PLAIN_NORMS)
     weights = model.params["blocks"]["norm2"]["scale"]
     if not bool(jnp.all(weights)):
         raise ConfigError(
