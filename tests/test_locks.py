@@ -103,7 +103,9 @@ def test_names_that_begin_alike_have_locks_of_their_own(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"pid": {}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b'{"pid": {}}', b"[" * 4000, b'{"pid": 1e999}']
+)
 def test_a_lock_without_a_description_holds(tmp_path, content):
     lock = hold_folder(tmp_path)
     (tmp_path / LOCK).write_bytes(content)
@@ -152,6 +154,10 @@ def test_where_there_are_no_locks_a_file_stands_for_one(tmp_path, lockless):
         ({"pid": "OWN", "host": "HERE"}, False),
         ({"pid": "GONE"}, False),
         ([], False),
+        ({"pid": float("inf"), "host": "HERE"}, False),
+        ({"pid": 10**30, "host": "HERE"}, False),
+        ({"pid": "9" * 30, "host": "HERE"}, False),
+        ({"pid": 1e300, "host": "HERE"}, False),
     ],
 )
 def test_a_file_that_a_killed_process_has_left_stands_for_no_lock(tmp_path, lockless, left, stale):
@@ -169,3 +175,35 @@ def test_a_file_that_a_killed_process_has_left_stands_for_no_lock(tmp_path, lock
         with pytest.raises(BusyError):
             hold_folder(tmp_path)
         assert held.exists()
+
+
+def test_a_lock_file_that_goes_while_it_is_taken_is_made_anew(tmp_path, lockless, monkeypatch):
+    """As by a holder that lets go between our opening the file and standing for it."""
+    stand, taken = locks._stand, []
+
+    def late(lock):
+        if not taken:
+            lock.unlink()
+        taken.append(stand(lock))
+        return taken[-1]
+
+    monkeypatch.setattr(locks, "_stand", late)
+    with contextlib.suppress(BusyError):
+        hold_folder(tmp_path / "run")
+    assert taken == [True]
+    lock = hold_folder(tmp_path / "run")
+    assert taken == [True, True]
+    assert sorted(os.listdir(tmp_path / "run")) == [LOCK, f"{LOCK}.held"]
+    lock.release()
+    assert not os.listdir(tmp_path / "run")
+
+
+def test_a_file_that_cannot_say_whose_it_is_does_not_stand(tmp_path, lockless, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(locks.os, "write", full)
+        with pytest.raises(CheckpointError):
+            hold_folder(tmp_path)
+    hold_folder(tmp_path).release()

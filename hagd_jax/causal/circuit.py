@@ -18,6 +18,7 @@ from hagd_jax.errors import CheckpointError, InputError, require_index, require_
 from hagd_jax.files import with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
+from hagd_jax.units.checks import require_mask, require_shapes
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -74,12 +75,17 @@ class Circuit:
         object.__setattr__(self, "space", _space(self.space))
         for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
             require_is(what, getattr(self, what), kind)
-        for node in require_list("nodes", self.nodes, "a tuple of `Node`"):
+        for what, expected in (
+            ("nodes", "a tuple of `Node`"),
+            ("scores", "a number for each node"),
+        ):
+            object.__setattr__(self, what, tuple(require_list(what, getattr(self, what), expected)))
+        for node in self.nodes:
             require_is("nodes", node, Node)
             require_is("kind of a node", node.kind, str)
             require_is("layer of a node", node.layer, int, np.integer)
             require_is("index of a node", node.index, int, np.integer)
-        for score in require_list("scores", self.scores, "a number for each node"):
+        for score in self.scores:
             require_is("scores", score, int, float, np.number)
         if len(self.scores) != len(self.nodes):
             raise InputError(
@@ -122,8 +128,14 @@ class Circuit:
 
         Returns:
             The circuit.
+
+        Raises:
+            InputError: If the mask is not one, or the scores are not of the same nodes.
         """
         chosen, ranks, provenance = unpacked(mask, scores, provenance)
+        require_is("mask", chosen, Nodes)
+        require_mask("mask", chosen)
+        require_shapes("scores", ranks, chosen.space)
         nodes, values = [], []
         other = kind_of(provenance.get("dictionary", NEURONS))
         for kind, members, score in (
@@ -229,6 +241,7 @@ def kind_of(dictionary: str) -> str:
         >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
         ('neuron', 'feature')
     """
+    require_is("dictionary", dictionary, str)
     return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
 
 

@@ -17,6 +17,7 @@ from hagd_jax.files import with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges, Scores, Selection
+from hagd_jax.units.checks import require_mask, require_shapes
 from hagd_jax.units.components import Components
 
 
@@ -131,10 +132,17 @@ class EdgeCircuit:
 
         Returns:
             The circuit.
+
+        Raises:
+            InputError: If the mask is not one, or it or the scores are of another model's edges.
         """
+        require_is("decoder", decoder, DecoderConfig)
         held, ranks, provenance = unpacked(mask, scores, provenance)
         shape = Shape.of(decoder)
-        there = np.asarray(held.flat(), bool) & shape.existing().flat()
+        existing = shape.existing()
+        require_mask("mask", held, existing)
+        require_shapes("scores", ranks, existing)
+        there = np.asarray(held.flat(), bool) & existing.flat()
         chosen = named_edges(decoder, held.like(there))
         flat = ranks.flat()
         values = tuple(float(flat[_place(edge, shape)]) for edge in chosen)
@@ -227,7 +235,7 @@ def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:
         Their names.
     """
     require_is("config", config, DecoderConfig)
-    require_is("edges", edges, Edges)
+    require_mask("edges", edges, Edges.existing(config))
     writers = ["embed"]
     writers += [f"head {i}.{h}" for i in range(config.n_layers) for h in range(config.n_heads)]
     writers += [f"mlp {i}" for i in range(config.n_layers)]

@@ -23,10 +23,12 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hagd_jax.errors import BusyError
 from hagd_jax.files import system
 from hagd_jax.files.digests import digest
+from hagd_jax.files.parsing import LINE, parse_json
 from hagd_jax.files.writing import beside, writing_to
 
 # Name of the lock file in a folder.
@@ -105,7 +107,8 @@ def _hold(lock: Path, what: Path, wait: bool) -> Lock:
             system.make_folder(lock.parent)
             file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            taken = _take(file, lock)
+            with writing_to(what):
+                taken = _take(file, lock)
         except BaseException:
             os.close(file)
             raise
@@ -129,6 +132,7 @@ def _hold(lock: Path, what: Path, wait: bool) -> Lock:
 
 def _take(file: int, lock: Path) -> bool:
     """Lock an open file; return whether it is locked and is still the file at its path."""
+    stood = same = False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,13 +140,18 @@ def _take(file: int, lock: Path) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        if not _stand(lock):
+        if not (stood := _stand(lock)):
             return False
     try:
-        if not os.path.samestat(os.fstat(file), os.stat(lock)):
-            return False
+        same = os.path.samestat(os.fstat(file), os.stat(lock))
     except FileNotFoundError:
         # Its owner released and removed it after we opened it.
+        pass
+    finally:
+        if stood and not same:
+            # Otherwise this process would wait for itself at its next attempt.
+            _stand_in(lock).unlink(missing_ok=True)
+    if not same:
         return False
     # A full disk may hold only an empty file; the lock works without a description.
     with contextlib.suppress(OSError):
@@ -181,6 +190,10 @@ def _stand(lock: Path) -> bool:
             continue
         try:
             os.write(file, _description().encode())
+        except OSError:
+            # A file that does not say whose it is would stand for ever.
+            place.unlink(missing_ok=True)
+            raise
         finally:
             os.close(file)
         return True
@@ -191,8 +204,8 @@ def _bury(place: Path) -> bool:
     """Remove the file of a process that has ended on this host; whether there is none by now."""
     try:
         text = place.read_bytes()[:4096]
-        record = json.loads(text)
-        if record["host"] != socket.gethostname() or _lives(int(record["pid"])):
+        record = _record(text)
+        if record["host"] != socket.gethostname() or _lives(int(str(record["pid"]))):
             return False
         # Another process may do the same, and have made its own since: a name can be taken once.
         grave = beside(place)
@@ -216,7 +229,8 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
+        # One of another user, or a number that no process has: nothing says that it has ended.
         pass
     return True
 
@@ -249,10 +263,19 @@ def _description() -> str:
     return json.dumps({name: str(value)[:200] for name, value in record.items()})
 
 
+def _record(text: bytes) -> Any:
+    """Parse what a lock's file says, which another program may have written.
+
+    Raises:
+        ValueError: If it is not JSON within bounds; a `CheckpointError` is one.
+    """
+    return parse_json(text.decode(), "a lock's file", LINE)
+
+
 def _owner(file: int) -> str:
     """Describe the owner of a lock from its file."""
     try:
-        record = json.loads(os.pread(file, 4096, 0))
+        record = _record(os.pread(file, 4096, 0))
         told = {name: str(value)[:200] for name, value in record.items()}
         return "process {pid} on {host} since {since}, `{command}`".format(**told)
     except (OSError, ValueError, LookupError, AttributeError):

@@ -1,8 +1,10 @@
 """Regular expressions from outside, whose engines backtrack: which ones end in bounded time.
 
 A pattern whose repetitions are nested, or follow each other, can take a time that is exponential,
-or a high power, of a text's length. Those of published tokenizers do neither: they are branches of
-characters and classes, each with two unbounded repetitions at most, which the square bounds.
+or a high power, of a text's length; options and alternatives in a row double it each. Those of
+published tokenizers do neither: they are branches of characters and classes, each with two
+unbounded repetitions and a few options at most. So at each place of a text an engine tries at most
+a few times the square of the length that follows.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ _LONGEST = 8192
 # Unbounded repetitions in a branch.
 _MOST = 2
 _LARGEST = 1000
+# Ways in which a branch can match at one place; a repetition of any length counts as some of them.
+_WAYS = 4096
+_UNBOUNDED = 16
 _ATOM = r"\\[pPN]\{[^}]*\}|\\x\{[^}]*\}|\\."
 _TOKEN = re.compile(
-    rf"(?P<atom>{_ATOM})|(?P<open>\((?:\?(?:[im]*(?:-[im]+)?:|=|!|<=|<!|>))?)"
-    r"|(?P<flags>\(\?[im]*(?:-[im]+)?\))|(?P<close>\))|(?P<or>\|)"
+    rf"(?P<atom>{_ATOM})|(?P<flags>\(\?(?:[im]+(?:-[im]+)?|-[im]+)\))"
+    r"|(?P<open>\((?:\?(?:[im]*(?:-[im]+)?:|=|!|<=|<!|>))?)"
+    r"|(?P<close>\))|(?P<or>\|)"
     r"|(?P<times>[*+?]|\{\d*,?\d*\})|(?P<class>\[)|(?P<other>.)",
     re.DOTALL,
 )
@@ -35,11 +41,37 @@ class _Group:
         here: Unbounded repetitions in the branch that is read.
         most: The most in a branch so far.
         fixed: Whether all that it matches has one length, so that a repetition of it is safe.
+        ways: In how many ways the branch that is read can match.
+        others: In how many the branches before it can.
+        last: In how many the last part can, which a repetition would repeat.
+        implied: Whether flags opened it, which hold to the end of the group around them.
     """
 
     here: int = 0
     most: int = 0
     fixed: bool = True
+    ways: int = 1
+    others: int = 0
+    last: int = 1
+    implied: bool = False
+
+    def count(self, ways: int) -> None:
+        """Count a part that can match in some ways."""
+        self.ways, self.last = self.ways * ways, ways
+
+    def branch(self) -> None:
+        """End a branch."""
+        self.most, self.here = max(self.most, self.here), 0
+        self.others, self.ways, self.last = self.others + self.ways, 1, 1
+        self.fixed = False
+
+    def problem(self) -> str:
+        """What takes too long in the branch that is read."""
+        if self.here > _MOST:
+            return f"more than {_MOST} unbounded repetitions in a row"
+        if self.ways * _UNBOUNDED**self.here > _WAYS:
+            return "too many options, alternatives or repetitions in a row"
+        return ""
 
 
 def require_pattern(
@@ -81,24 +113,46 @@ def _problem(pattern: str) -> str:
             if (text == "(" and pattern[at : at + 1] == "?") or pattern[at : at + 1] == "*":
                 return "a kind of group that is not known"
             groups.append(_Group())
+        elif kind == "flags":
+            # "a(?i)b|c" is "a(?i:b|c)".
+            groups.append(_Group(implied=True))
         elif kind == "close":
+            if problem := _end_implied(groups):
+                return problem
             if len(groups) == 1:
                 return "a parenthesis that nothing opens"
-            closed = groups.pop()
-            closed.most = max(closed.most, closed.here)
-            groups[-1].here += closed.most
-            groups[-1].fixed &= closed.fixed
+            closed = _close(groups)
         elif kind == "or":
-            group = groups[-1]
-            group.most, group.here, group.fixed = max(group.most, group.here), 0, False
+            groups[-1].branch()
         elif kind == "times":
             if problem := _repeated(text, last, groups[-1], closed):
                 return problem
         elif re.match(r"\\[1-9kg]", text):
             return "a reference to what was matched"
-        if max(group.here for group in groups) > _MOST:
-            return f"more than {_MOST} unbounded repetitions in a row"
+        else:
+            groups[-1].last = 1
+        if problem := groups[-1].problem():
+            return problem
         last = kind if kind != "times" or last != "times" else "twice"
+    return _end_implied(groups)
+
+
+def _close(groups: list[_Group]) -> _Group:
+    """End the innermost group, and count it in the one around it."""
+    closed = groups.pop()
+    closed.most = max(closed.most, closed.here)
+    groups[-1].here += closed.most
+    groups[-1].fixed &= closed.fixed
+    groups[-1].count(closed.others + closed.ways)
+    return closed
+
+
+def _end_implied(groups: list[_Group]) -> str:
+    """End the groups that flags opened; what takes too long in the one around them."""
+    while groups[-1].implied:
+        _close(groups)
+        if problem := groups[-1].problem():
+            return problem
     return ""
 
 
@@ -112,7 +166,15 @@ def _repeated(text: str, last: str | None, group: _Group, closed: _Group) -> str
     numbers = [int(number) for number in re.findall(r"\d+", text) if len(number) < 9]
     if len(numbers) < len(re.findall(r"\d+", text)) or max(numbers, default=0) > _LARGEST:
         return f"the repetition {quoted(text)}"
-    group.here += text in "*+" or text.endswith(",}")
+    least, comma, most = text.strip("{}").partition(",")
+    lengths = int(most) - int(least or 0) + 1 if comma and most else 1
+    long = text in "*+" or text.endswith(",}") or lengths > _UNBOUNDED
+    group.here += long
+    if text == "?":
+        # Beside the ways in which what is repeated matches, it may be left out.
+        group.ways = group.ways // group.last * (group.last + 1)
+    elif not long:
+        group.ways *= max(lengths, 1)
     group.fixed &= bool(re.fullmatch(r"\{\d+\}", text))
     return ""
 

@@ -25,6 +25,8 @@ from hagd_jax.files import as_path, read_text, write_atomic
 from hagd_jax.files.tokenizer_json import TOKENIZER
 from hagd_jax.models.tokenizer_files import (
     FLAGS,
+    NativeError,
+    attempt,
     parse,
     read_settings,
     special_token,
@@ -236,8 +238,8 @@ class Tokenizer:
             The ids.
 
         Raises:
-            InputError: If the text is not one, holds lone surrogates, or has a word the
-                vocabulary cannot express.
+            InputError: If the text is not one, holds lone surrogates, has a word the vocabulary
+                cannot express, or takes the tokenizer's pattern too long.
         """
         if not isinstance(text, str):
             raise InputError("text", got=type(text).__name__, expected="a str")
@@ -246,12 +248,11 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise InputError("text", got=quoted(text), expected="valid Unicode") from error
         try:
-            ids = self._native.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises nothing narrower
+            ids = attempt(self._native.encode, text, add_special_tokens=False).ids
+        except NativeError as error:
             unknown = [word for word in text.split() if self._native.token_to_id(word) is None]
-            raise InputError(
-                "text", got=quoted((*unknown, text)[0]), expected="words of the vocabulary"
-            ) from error
+            expected = f"words of the vocabulary; the tokenizer says: {error}"
+            raise InputError("text", got=quoted((*unknown, text)[0]), expected=expected) from error
         return [*(self.begin if begin else ()), *ids, *(self.end if end else ())]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -272,8 +273,8 @@ class Tokenizer:
         """
         require_is("texts", texts, list, tuple)
         try:
-            found = self._native.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception:  # the library raises nothing narrower, and does not say which text
+            found = attempt(self._native.encode_batch_fast, list(texts), add_special_tokens=False)
+        except NativeError:  # it does not say which text
             return [self.encode(text, begin=False, end=False) for text in texts]
         return [encoding.ids for encoding in found]
 
@@ -287,10 +288,14 @@ class Tokenizer:
             The text; bytes that are no valid UTF-8 together become U+FFFD.
 
         Raises:
-            InputError: If an id is not in the vocabulary.
+            InputError: If an id is not in the vocabulary, or the tokenizer cannot decode them.
         """
         numbers = [self._check(i) for i in require_list("token ids", ids, "integers")]
-        return self._native.decode(numbers, skip_special_tokens=False)
+        try:
+            return attempt(self._native.decode, numbers, skip_special_tokens=False)
+        except NativeError as error:
+            got = f"{quoted(numbers)}: {error}"
+            raise InputError("token ids", got=got, expected="a text's tokens") from error
 
     def token(self, id: int) -> str:
         """Return one token's text as it reads inside a text, e.g. `" Paris"`.

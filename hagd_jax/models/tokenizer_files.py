@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,34 @@ from hagd_jax.files import read_json_object, require_tokenizer
 
 # Whether a text begins with `bos_token` and ends with `eos_token`.
 FLAGS = ("add_bos_token", "add_eos_token")
+
+
+class NativeError(Exception):
+    """NativeError is raised in place of all that the `tokenizers` library raises."""
+
+
+def attempt(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function of the `tokenizers` library.
+
+    Args:
+        function: The function.
+        arguments: Its arguments.
+        options: Its keyword arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        NativeError: If it raises anything, or its Rust panics, which is no `Exception` of Python:
+            as an engine of regular expressions does on a text that takes it too long.
+    """
+    try:
+        return function(*arguments, **options)
+    # The library raises nothing narrower.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise NativeError(said(error)) from error
 
 
 def parse(text: str, where: str = "tokenizer JSON") -> tokenizers.Tokenizer:
@@ -34,13 +62,10 @@ def parse(text: str, where: str = "tokenizer JSON") -> tokenizers.Tokenizer:
     require_is("tokenizer JSON", text, str)
     require_tokenizer(text, where)
     try:
-        return tokenizers.Tokenizer.from_str(text)
-    # The library raises nothing narrower; what its Rust gives up on is no Exception.
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+        return attempt(tokenizers.Tokenizer.from_str, text)
+    except NativeError as error:
         raise CheckpointError(
-            where, got=said(error), expected="a tokenizer of the tokenizers library"
+            where, got=str(error), expected="a tokenizer of the tokenizers library"
         ) from error
 
 
@@ -66,8 +91,8 @@ def template_ends(native: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[
     for id in sorted(range(size), key=lambda id: id in added):
         token = native.id_to_token(id)
         try:
-            bare = native.encode(token or "", add_special_tokens=False)
-        except Exception:  # the library raises nothing narrower
+            bare = attempt(native.encode, token or "", add_special_tokens=False)
+        except NativeError:
             continue
         if not bare.ids:
             continue

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagd_jax.causal import ABLATIONS, Ablation, behaviour
-from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list
+from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run, require_spoken
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
-from hagd_jax.search.parts import Given, read, unflat
+from hagd_jax.search.parts import Given, read_circuit, unflat
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Source, parts_of
 
@@ -66,7 +66,7 @@ def measured_losses(
         raise InputError("masks", got="none", expected="at least one circuit")
     if ablation is not None:
         require_choice("ablation", ablation, ABLATIONS)
-    rows = [read(parts, mask, "circuit")[0].astype(bool) for mask in masks]
+    rows = [read_circuit(parts, mask)[0] for mask in masks]
     circuits = [unflat(parts, row) for row in rows]
     total = np.zeros(len(rows))
     for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
@@ -90,14 +90,22 @@ def is_found(loss: float, empty: float) -> bool:
         empty: Of the empty circuit, on the same prompts.
 
     Returns:
-        False also if the empty circuit already does what the model does: then no circuit is needed.
+        False also if the empty circuit already does what the model does: then no circuit is needed;
+        or if a loss is NaN, or the empty circuit's infinite.
+
+    Raises:
+        InputError: If a loss is no number.
 
     Example:
         >>> from hagd_jax.search import is_found
         >>> is_found(0.2, 1.4), is_found(1.38, 1.4), is_found(0.0, 0.0)
         (True, False, False)
     """
-    return bool(empty > _NOTHING and loss <= (1 - GAIN) * empty)
+    for what, value in (("loss", loss), ("empty", empty)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise InputError(what, got=shown(value), expected="a loss in nats")
+    # Of an infinite loss no share is more than another.
+    return bool(_NOTHING < empty < np.inf and loss <= (1 - GAIN) * empty)
 
 
 def require_found(
@@ -117,6 +125,7 @@ def require_found(
 
     Raises:
         NoCircuitError: If the circuit does no more than the empty one, see `is_found`.
+        InputError: If a loss is no number.
 
     Example:
         >>> from hagd_jax.search import require_found

@@ -26,6 +26,7 @@ from hagd_jax.units import (
     Space,
     as_dictionary,
 )
+from hagd_jax.units.checks import require_mask
 
 # What a search begins at, and what repair begins at.
 Given = Nodes | Edges | Scores | Selection
@@ -84,6 +85,25 @@ def read(parts: Parts, given: Given, what: str = "scores") -> tuple[np.ndarray, 
     if not np.isfinite(np.asarray(row, np.float32)).all():
         raise InputError(what, got="some that are not finite", expected="numbers")
     return row, seen
+
+
+def read_circuit(parts: Parts, given: Given) -> tuple[np.ndarray, Seen]:
+    """Read a circuit, and the data that decided it.
+
+    Args:
+        parts: What circuits consist of.
+        given: A mask of them. One without a history has an unknown one.
+
+    Returns:
+        (N,) booleans on the host, and what decided them.
+
+    Raises:
+        InputError: If it is no mask, such as scores, or one of other parts.
+    """
+    mask = given.mask if isinstance(given, Selection) else given
+    require_mask("circuit", mask, parts.space)
+    row, seen = read(parts, given, "circuit")
+    return row.astype(bool), seen
 
 
 def read_row(what: str, given: Scores | np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from hagd_jax.search.checks import require_run
 from hagd_jax.search.config import RepairConfig, shares
 from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
 from hagd_jax.search.outcome import is_found, measured_losses
-from hagd_jax.search.parts import Given, looked, read, unflat
+from hagd_jax.search.parts import Given, looked, read_circuit, unflat
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Selection, Source, parts_of
 
@@ -76,7 +76,7 @@ def repair(
         beside what it had seen before.
 
     Raises:
-        InputError: If the circuit or the prompts do not fit.
+        InputError: If the circuit is no mask, or it or the prompts do not fit.
 
     Example:
         >>> from hagd_jax.baselines import random_scores
@@ -91,8 +91,7 @@ def repair(
     """
     require_run(model, prompts, config, RepairConfig)
     parts = parts_of(model, dictionary)
-    row, before = read(parts, mask, "circuit")
-    now = row.astype(bool)
+    now, before = read_circuit(parts, mask)
     if config.mean is None:
         config = dataclasses.replace(config, mean=0.5 if "mean" in before.ablations else 0.0)
     seen = before | looked(model, prompts, dictionary, tuple(shares(config)))

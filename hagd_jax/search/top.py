@@ -42,6 +42,9 @@ def top_nodes(scores: Nodes | Scores, size: int) -> Selection:
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 0 <= size <= total:
         raise InputError("number of nodes", got=repr(size), expected=f"0 to {total}")
     flat = values.flat()
+    if flat.dtype == bool or np.iscomplexobj(flat):
+        raise InputError("scores", got=f"{flat.dtype} values", expected="numbers to rank by")
+    flat = flat.astype(np.float64)
     if not np.isfinite(flat).all():
         raise InputError(
             "scores", got=f"{np.sum(~np.isfinite(flat))} that are not finite", expected="numbers"

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_is
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.edges import Edges
 from hagd_jax.units.nodes import Nodes, Space
@@ -24,6 +25,9 @@ class Scores:
         values: `Nodes` or `Edges` of float.
         seen: The data that decided them.
 
+    Raises:
+        InputError: If they are something else.
+
     Example:
         >>> from hagd_jax.tasks.seen import look
         >>> from hagd_jax.units import Nodes, Space
@@ -36,6 +40,10 @@ class Scores:
 
     values: Any
     seen: Seen
+
+    def __post_init__(self):
+        require_is("values", self.values, Nodes, Edges)
+        require_is("seen", self.seen, Seen)
 
     @property
     def space(self) -> Space | tuple[tuple[int, ...], ...]:
@@ -52,10 +60,14 @@ class Scores:
 
     def after(self, seen: Seen) -> Scores:
         """Return the same values with more data added to `seen`."""
+        require_is("seen", seen, Seen)
         return Scores(self.values, self.seen | seen)
 
     def __repr__(self) -> str:
-        return f"Scores({self.flat().size:,} values, {self.seen})"
+        try:
+            return f"Scores({self.flat().size:,} values, {self.seen})"
+        except Exception:  # values that are traced, or no numbers: a message must show them too
+            return one_line(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +80,9 @@ class Selection:
         mask: `Nodes` or `Edges` of bool.
         seen: The data that decided it.
 
+    Raises:
+        InputError: If it is something else.
+
     Example:
         >>> from hagd_jax.tasks.seen import Seen
         >>> from hagd_jax.units import Nodes, Space
@@ -77,6 +92,10 @@ class Selection:
 
     mask: Any
     seen: Seen
+
+    def __post_init__(self):
+        require_is("mask", self.mask, Nodes, Edges)
+        require_is("seen", self.seen, Seen)
 
     @property
     def space(self) -> Space | tuple[tuple[int, ...], ...]:
@@ -115,13 +134,17 @@ class Selection:
 
     def after(self, seen: Seen) -> Selection:
         """Return the same mask with more data added to `seen`."""
+        require_is("seen", seen, Seen)
         return Selection(self.mask, self.seen | seen)
 
     def __len__(self) -> int:
         return int(self.flat().sum())
 
     def __repr__(self) -> str:
-        return f"Selection({len(self):,} of {self.flat().size:,}, {self.seen})"
+        try:
+            return f"Selection({len(self):,} of {self.flat().size:,}, {self.seen})"
+        except Exception:  # as for scores
+            return one_line(self)
 
 
 def _space(units: Nodes | Edges) -> Space | tuple[tuple[int, ...], ...]:

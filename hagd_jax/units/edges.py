@@ -96,7 +96,8 @@ class Edges:
 
     def flat(self) -> np.ndarray:
         """Copy all (E,) entries to the host, those of later writers included."""
-        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(self)])
+        every = (read_array(name, value) for name, value in vars(self).items())
+        return np.concatenate([np.ravel(np.asarray(value)) for value in every])
 
     def like(self, flat: np.ndarray) -> Edges:
         """Restore the arrays from a flat one; the inverse of `flat`."""

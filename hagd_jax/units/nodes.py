@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is
+from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models.arrays import read_array
 
 
@@ -30,13 +30,25 @@ class Space(NamedTuple):
     @property
     def nodes(self) -> int:
         """Return the number of all nodes."""
-        return self.layers * (self.heads + self.features)
+        layers, heads, features = _sizes(self)
+        return layers * (heads + features)
 
     @property
     def layer(self) -> np.ndarray:
         """Return the (N,) int32 layer of every node, in the order of `Nodes.flat`."""
-        each = (self.heads, self.features)
-        return np.concatenate([np.repeat(np.arange(self.layers), n) for n in each]).astype(np.int32)
+        layers, *each = _sizes(self)
+        return np.concatenate([np.repeat(np.arange(layers), n) for n in each]).astype(np.int32)
+
+
+# Layers, or nodes of a layer, in a space.
+_MOST = 1 << 31
+
+
+def _sizes(space: Space) -> Space:
+    """The sizes of a space, which its constructor takes as they come since JAX makes spaces too."""
+    require_is("space", space, Space)
+    named = zip(Space._fields, space, strict=True)
+    return Space(*(require_index(f"{name} of a space", size, _MOST) for name, size in named))
 
 
 @struct.dataclass
@@ -60,7 +72,7 @@ class Nodes:
     @classmethod
     def full(cls, space: Space, value: float | bool, dtype: Any = None) -> Nodes:
         """Fill all nodes with one value."""
-        require_is("space", space, Space)
+        space = _sizes(space)
         given = read_array("value", value)
         if given.ndim:
             raise InputError("value", got=f"shape {given.shape}", expected="one number")
@@ -73,19 +85,20 @@ class Nodes:
     @classmethod
     def from_flat(cls, space: Space, flat: Any) -> Nodes:
         """Restore nodes from a flat array: heads first, layer by layer."""
-        require_is("space", space, Space)
+        space = _sizes(space)
         flat = read_array("values of nodes", flat)
         if flat.shape != (space.nodes,):
             raise InputError(
                 "values of nodes", got=f"shape {flat.shape}", expected=f"({space.nodes},)"
             )
         cut = space.layers * space.heads
-        shape = space.layers, -1
-        return cls(flat[:cut].reshape(shape), flat[cut:].reshape(shape))
+        heads, features = (space.layers, space.heads), (space.layers, space.features)
+        return cls(flat[:cut].reshape(heads), flat[cut:].reshape(features))
 
     def flat(self) -> np.ndarray:
         """Copy the (N,) values to the host: all heads layer by layer, then all features."""
-        return np.concatenate([np.asarray(self.heads).ravel(), np.asarray(self.features).ravel()])
+        both = (read_array(name, value) for name, value in vars(self).items())
+        return np.concatenate([np.asarray(value).ravel() for value in both])
 
     def like(self, flat: Any) -> Nodes:
         """Restore values of the same nodes from a flat array."""
@@ -94,8 +107,11 @@ class Nodes:
     @property
     def space(self) -> Space:
         """Return the numbers of layers, heads and features."""
-        layers, *_, heads = np.shape(self.heads)
-        return Space(layers, heads, np.shape(self.features)[-1])
+        heads, features = (_shape(name, value) for name, value in vars(self).items())
+        if heads[0] != features[0]:
+            got = f"{heads[0]} layers of heads, {features[0]} of features"
+            raise InputError("nodes", got=got, expected="one number of layers")
+        return Space(heads[0], heads[-1], features[-1])
 
     def __invert__(self) -> Nodes:
         return jax.tree.map(jnp.logical_not, self)
@@ -103,3 +119,13 @@ class Nodes:
     def astype(self, dtype: Any) -> Nodes:
         """Convert the values to another dtype."""
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of heads or features; JAX makes nodes of what only has a shape, too."""
+    shape = getattr(value, "shape", None)
+    shape = shape if isinstance(shape, tuple) else read_array(name, value).shape
+    if len(shape) not in (2, 3):
+        expected = "layers and nodes of a layer, with prompts between them or not"
+        raise InputError(name, got=f"shape {shape}", expected=expected)
+    return shape

@@ -133,5 +133,5 @@ def test_graphs_hand_on_what_they_have_seen():
 
 def test_selections_of_other_nodes_are_refused():
     other = Nodes.full(SPACE._replace(features=1), True)
-    with pytest.raises(InputError, match="circuit: got values of"):
+    with pytest.raises(InputError, match=r"circuit, features: got shape \(1, 1\)"):
         repair(MODEL, PROMPTS, other)
