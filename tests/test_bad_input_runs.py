@@ -1,0 +1,84 @@
+"""What `extract` and `validate` are given by mistake is refused at once, with what to give instead.
+
+All of it is refused before anything runs, so each case takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from hagd_jax import causal, corpus, pipeline, testbeds, units
+from hagd_jax.errors import HagdError
+
+CASE = testbeds.hand_built()[0]
+
+
+@functools.cache
+def own():
+    return {"model": CASE.model, "task": testbeds.as_task(CASE, test=8)}
+
+
+def circuit():
+    nodes = tuple(sorted(CASE.truth["mean"]))
+    space = units.neurons(CASE.model).space
+    return causal.Circuit(nodes, (1.0,) * len(nodes), space, CASE.model.name, CASE.name)
+
+
+def text():
+    return corpus.corpus_of_tokens("rows", np.arange(12).reshape(4, 3) % 4, CASE.model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": "gpt2"}, "hagd.models.load"),
+        ({"task": ["ioi"]}, "hagd.tasks.task"),
+        ({"task": None}, "hagd.tasks.task"),
+        ({"config": "5%"}, r"ExtractConfig\(nodes"),
+        ({"config": {"nodes": "5%"}}, r"ExtractConfig\(nodes"),
+        ({"config": None}, r"ExtractConfig\(nodes"),
+        ({"out": 5}, "path"),
+        ({"out": b"runs"}, "path"),
+        ({"progress": True}, "progress: got bool True"),
+        ({"progress": None}, "a function of"),
+        ({"corpus": "books/*.txt"}, "open_corpus"),
+        ({"corpus": text}, "--features transcoder"),
+        ({"config": pipeline.ExtractConfig(corpus="books/*.txt")}, "--features transcoder"),
+        ({"dictionary": "neurons"}, "dictionary"),
+    ],
+)
+@pytest.mark.parametrize("call", [pipeline.extract, functools.partial(pipeline.run_until, "score")])
+def test_extract_says_what_it_takes(call, changed, says):
+    made = {name: value() if value is text else value for name, value in changed.items()}
+    with pytest.raises(HagdError, match=says):
+        call(**own() | made)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": "gpt2"}, "hagd.models.load"),
+        ({"circuit": "circuit.json"}, "hagd.causal.load_circuit"),
+        ({"task": "ioi"}, r"hagd.tasks.task\(\"ioi\", model\)"),
+        ({"config": "mean"}, r"got str 'mean'; expected ValidateConfig.*Write ValidateConfig"),
+        ({"config": {"ablations": ("mean",)}}, "Write ValidateConfig"),
+        ({"others": "ioi"}, "others: got str 'ioi'"),
+        ({"others": ["ioi"]}, "hagd.tasks.task"),
+        ({"others": 3}, "others"),
+        ({"again": ["circuit.json"]}, "hagd.causal.load_circuit"),
+        ({"again": None}, "again"),
+        ({"progress": True}, "a function of"),
+        ({"dictionary": "neurons"}, "dictionary"),
+    ],
+)
+def test_validate_says_what_it_takes(changed, says):
+    with pytest.raises(HagdError, match=says):
+        causal.validate(**own() | {"circuit": circuit()} | changed)
+
+
+def test_facts_are_a_mapping():
+    with pytest.raises(HagdError, match="facts: got str 'x'"):
+        pipeline.extract(**own(), facts="x")  # type: ignore[arg-type]
