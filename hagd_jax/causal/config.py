@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+from hagd_jax.brief import quoted
 from hagd_jax.causal.ablation import ABLATIONS
 from hagd_jax.errors import ConfigError, require_choice, require_number
+from hagd_jax.tasks.definition import SPLITS
 
 Claims = Literal["core", "all"]
 
@@ -57,11 +59,11 @@ class ValidateConfig:
 
     def __post_init__(self):
         require_choice("claims", self.claims, get_args(Claims))
+        require_choice("split", self.split, SPLITS)
         listed = isinstance(self.ablations, tuple | list) and len(self.ablations)
         if not listed or any(name not in ABLATIONS for name in self.ablations):
-            raise ConfigError(
-                "ablations", got=repr(self.ablations), expected=f"some of {ABLATIONS}"
-            )
+            expected = f"one or more of {', '.join(ABLATIONS)}"
+            raise ConfigError("ablations", got=quoted(self.ablations), expected=expected)
         require_number("alpha", self.alpha, above=0, below=1)
         for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
             require_number(field, getattr(self, field), least=1, whole=True)
