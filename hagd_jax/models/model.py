@@ -22,6 +22,7 @@ from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
 from hagd_jax.models.sites import require_sites
 from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.models.trace import Trace
 from hagd_jax.parallel import sharding
 from hagd_jax.parallel.rules import require_mesh
 
@@ -64,11 +65,12 @@ class Output(struct.PyTreeNode):
 
     Attributes:
         logits: (B, T, V) float32; (B, S, V) where positions to read were given.
-        trace: Site → array; block sites have a leading L.
+        trace: Site → array; block sites have a leading L. A site that was not captured is an
+            `InputError`.
     """
 
     logits: jax.Array
-    trace: dict[str, jax.Array]
+    trace: Trace
 
     __repr__ = one_line
 
@@ -206,7 +208,7 @@ def forward(
     if read is not None:
         read = jnp.asarray(read_indices("read", read, tokens.shape[1], (len(tokens), None)))
     logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
-    return Output(logits, trace)
+    return Output(logits, Trace(trace))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "options"))
