@@ -6,12 +6,13 @@ All of it is refused before anything runs, so each case takes milliseconds.
 from __future__ import annotations
 
 import functools
+import json
 
 import numpy as np
 import pytest
 
 from hagd_jax import causal, corpus, pipeline, testbeds, units
-from hagd_jax.errors import HagdError
+from hagd_jax.errors import CheckpointError, HagdError
 
 CASE = testbeds.hand_built()[0]
 
@@ -82,3 +83,32 @@ def test_validate_says_what_it_takes(changed, says):
 def test_facts_are_a_mapping():
     with pytest.raises(HagdError, match="facts: got str 'x'"):
         pipeline.extract(**own(), facts="x")  # type: ignore[arg-type]
+
+
+NODES = {"space": [1, 4, 512], "nodes": [["head", 0, 9]], "scores": [1.0], "model": "m"}
+EDGES = {"kind": "edges", "edges": [["head 7.0", "head 0.0", "q"]], "shape": [1, 4, 4, False]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("nope.json", None, "got no such file; expected a file that can be read"),
+        ("garbage.json", "{'a': 3}", r"got a text that is not JSON \(.* at line 1, column 2\);"),
+        ("empty.json", "{}", "got no field 'format'; expected every required field"),
+        (
+            "node.json", json.dumps({"format": 1, "task": "t", **NODES}),
+            "node.json, node of the circuit: got 'head' 9 of layer 0; expected one of 1 layers",
+        ),
+        (
+            "edge.json",
+            json.dumps({"format": 1, "model": "m", "task": "t", "scores": [1.0], **EDGES}),
+            "edge.json, ",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_hold_no_circuit_are_described_once(tmp_path, name, text, says):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=says) as found:
+        causal.load_circuit(tmp_path / name)
+    assert str(found.value).count("got ") == 1
