@@ -11,8 +11,8 @@ import json
 import numpy as np
 import pytest
 
-from hagd_jax import causal, corpus, pipeline, testbeds, units
-from hagd_jax.errors import CheckpointError, HagdError
+from hagd_jax import causal, corpus, models, pipeline, testbeds, units
+from hagd_jax.errors import CheckpointError, HagdError, InputError
 
 CASE = testbeds.hand_built()[0]
 
@@ -112,3 +112,18 @@ def test_files_that_hold_no_circuit_are_described_once(tmp_path, name, text, say
     with pytest.raises(CheckpointError, match=says) as found:
         causal.load_circuit(tmp_path / name)
     assert str(found.value).count("got ") == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (["a", "b"], r"a list of 2 with texts in it.*model.tokenizer.encode\(text\)"),
+        (5, r"got shape \(\); expected a \(B, T\) array of ids[^.]*, or one text\.$"),
+        ([1, 2, 3], r"got shape \(3,\).*Wrap one prompt in a list"),
+        ([[]], r"got shape \(1, 0\).*An empty prompt has nothing to predict from"),
+        ([], r"got shape \(0,\).*An empty prompt"),
+    ],
+)
+def test_what_are_no_tokens_is_refused_with_how_to_give_them(tokens, says):
+    with pytest.raises(InputError, match=says):
+        models.forward(CASE.model, tokens)

@@ -260,13 +260,16 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
         InputError: As `forward` says.
     """
     require_is("config", config, DecoderConfig)
+    _refuse_texts(tokens)
     tokens = read_array("tokens", tokens, "a (B, T) array of ids, right-padded to one length")
     if tokens.ndim != 2 or 0 in tokens.shape:
+        empty = "An empty prompt has nothing to predict from."
+        mends = {1: "Wrap one prompt in a list: forward(model, [ids]).", 2: empty}
         raise InputError(
             "tokens",
             got=f"shape {tokens.shape}",
-            expected="(B, T) with at least one token each",
-            mend="An empty prompt has nothing to predict from; wrap one prompt as [ids].",
+            expected="a (B, T) array of ids with at least one token each, or one text",
+            mend=mends.get(tokens.ndim) if tokens.size or tokens.ndim == 2 else empty,
         )
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError("tokens", got=f"dtype {tokens.dtype}", expected="integer ids")
@@ -286,6 +289,17 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
                 mend="Was the text encoded with this model's tokenizer?",
             )
     return jnp.asarray(tokens, jnp.int32)
+
+
+def _refuse_texts(tokens: Any) -> None:
+    """Refuse several texts, which have no common length."""
+    if isinstance(tokens, list | tuple) and any(isinstance(row, str) for row in tokens):
+        raise InputError(
+            "tokens", got=f"a list of {len(tokens)} with texts in it",
+            expected="one text, or (B, T) ids",
+            mend="Run each text alone, or encode each with `model.tokenizer.encode(text)` and "
+            "right-pad the rows to one length.",
+        )  # fmt: skip
 
 
 def _shardings(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Any:
