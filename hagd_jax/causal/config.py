@@ -6,9 +6,9 @@ import dataclasses
 from typing import Literal, get_args
 
 from hagd_jax.brief import quoted
-from hagd_jax.causal.ablation import ABLATIONS
+from hagd_jax.causal.ablation import ABLATIONS, Named
 from hagd_jax.errors import ConfigError, require_choice, require_number
-from hagd_jax.tasks.definition import SPLITS
+from hagd_jax.tasks.definition import SPLITS, Split
 
 Claims = Literal["core", "all"]
 
@@ -43,7 +43,7 @@ class ValidateConfig:
     """
 
     claims: Claims = "all"
-    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
     alpha: float = 0.05
     controls: int = 40
     draws: int = 4
@@ -54,7 +54,7 @@ class ValidateConfig:
     permuted: int = 1
     least: int = 8
     batch_size: int = 16
-    split: str = "test"
+    split: Split = "test"
     seed: int = 0
 
     def __post_init__(self):

@@ -132,9 +132,10 @@ class DecoderConfig:
             _require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         _require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
-        # These are read by some models only, and their types hold for all.
-        for field in ("norm_eps", "rope_theta"):
-            require_number(field, getattr(self, field), least=0)
+        # These are read by some models only, and their types hold for all. Less than 1e-30 is
+        # nothing in float32, and a constant stream divides by it.
+        require_number("norm_eps", self.norm_eps, least=0 if self.norm == "none" else 1e-30, most=1)
+        require_number("rope_theta", self.rope_theta, least=0)
         if self.rope_scaling is not None:
             require_config("rope_scaling", self.rope_scaling, RopeScaling)
         require(isinstance(self.family, str), "family", got=quoted(self.family), expected="a name")
@@ -142,9 +143,6 @@ class DecoderConfig:
             if not self.rotary_dim:
                 object.__setattr__(self, "rotary_dim", self.d_head)
             _check_rotary(self)
-        if self.norm != "none":
-            # Less is nothing in float32, and a constant stream divides by it.
-            require_number("norm_eps", self.norm_eps, least=1e-30, most=1)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
         for field in ("query_scalar", "attn_softcap", "logit_softcap", "rope_local_theta"):
