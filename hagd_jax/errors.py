@@ -218,6 +218,61 @@ def require_is(what: str, value: Any, *kinds: type, mend: str | None = None) -> 
         raise InputError(what, got=shown(value), expected=expected, mend=mend)
 
 
+def require_callable(what: str, value: Any, takes: str) -> None:
+    """Raise an `InputError` unless an argument can be called.
+
+    Args:
+        what: Name of the argument.
+        value: Value of the argument.
+        takes: The arguments that it is called with.
+
+    Raises:
+        InputError: If it cannot be called.
+
+    Example:
+        >>> require_callable("progress", print, "(stage, done, total)")
+    """
+    if not callable(value):
+        raise InputError(what, got=shown(value), expected=f"a function of {takes}")
+
+
+def require_flag(what: str, value: Any) -> None:
+    """Raise a `ConfigError` unless a value is True or False.
+
+    Args:
+        what: Name of the field.
+        value: Value of the field.
+
+    Raises:
+        ConfigError: If it is something else, 0 and 1 included.
+
+    Example:
+        >>> require_flag("remat", False)
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(what, got=quoted(value), expected="True or False")
+
+
+def require_config(what: str, value: Any, kind: type) -> None:
+    """Raise a `ConfigError` unless a field holds the configuration of a part.
+
+    Args:
+        what: Name of the field.
+        value: Value of the field.
+        kind: Class of the part's configuration.
+
+    Raises:
+        ConfigError: If it is something else.
+
+    Example:
+        >>> from hagd_jax.tasks import Sizes
+        >>> require_config("sizes", Sizes(), Sizes)
+    """
+    if not isinstance(value, kind):
+        mend = f"Write {what}={kind.__name__}(...)."
+        raise ConfigError(what, got=shown(value), expected=f"a {kind.__name__}", mend=mend)
+
+
 def require_list(what: str, value: Any, expected: str) -> list[Any]:
     """Read an iterable argument as a list.
 

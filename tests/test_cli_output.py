@@ -3,16 +3,20 @@
 import errno
 import io
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
+import tyro
 from rich.console import Console
 
 from hagd_jax import cli
+from hagd_jax.causal.ablation import ABLATIONS
 from hagd_jax.cli import commands, output
 from hagd_jax.errors import OutputError
 from hagd_jax.report.progress import Lines, bars, forgiving
+from hagd_jax.tasks.definition import SPLITS
 
 SHOW = """
 import sys
@@ -123,3 +127,29 @@ def test_help_into_a_full_output_is_a_sentence(monkeypatch, capsys):
             cli.main(["--help"])
         assert ended.value.code == 2
     assert "standard output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_names_the_command_its_choices_and_ends_with_an_example(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/hagd_jax/cli/__main__.py"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert f"usage: hagd {name} " in told
+    assert "__main__" not in told
+    assert " ".join(told.split()).endswith(f"Example: {commands.EXAMPLES[name]}")
+    flags = {"validate": "", "extract": "judge."}
+    if name in flags:
+        dense = "".join(letter for letter in told if not letter.isspace() and letter != "│")
+        assert f"--{flags[name]}split{{{','.join(SPLITS)}}}" in dense
+        assert f"--{flags[name]}ablations[{{{','.join(ABLATIONS)}}}" in dense
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_examples_are_commands_that_parse(name):
+    kinds = {each: kind for each, (kind, _) in commands.COMMANDS.items()}
+    words = shlex.split(commands.EXAMPLES[name])[1:]
+    parsed = tyro.extras.subcommand_cli_from_dict(kinds, args=words)
+    assert type(parsed) is kinds[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ from hagd_jax.units.components import Components
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
-ABLATIONS = ("zero", "mean", "mean_overall", "resample", "counterfactual")
+Named = Literal["zero", "mean", "mean_overall", "resample", "counterfactual"]
+ABLATIONS: tuple[Named, ...] = get_args(Named)
 # The mean of a template with few prompts is the mean over all.
 _MEANS = frozenset({"mean", "mean_overall"})
 

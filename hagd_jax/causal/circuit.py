@@ -12,10 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, quoted
 from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
 from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
-from hagd_jax.files import with_digest, write_atomic
+from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
 from hagd_jax.units.checks import require_mask, require_shapes
@@ -97,12 +97,12 @@ class Circuit:
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
         layers, heads, features = self.space
+        widths = {"head": heads, self.kind: features}
         for node in self.nodes:
-            width = {"head": heads, self.kind: features}.get(node.kind, 0)
-            if not (0 <= node.layer < layers and 0 <= node.index < width):
+            if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
                 raise InputError(
-                    "circuit",
-                    got=dataclasses.astuple(node),
+                    "node of the circuit",
+                    got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
                     expected=f"one of {layers} layers of {heads} heads and {features} {self.kind}s",
                 )
 
@@ -220,7 +220,7 @@ class Circuit:
                 **record.provenance(),
             )  # fmt: skip
         except InputError as error:
-            raise CheckpointError(str(path), got=str(error)) from error
+            raise CheckpointError(f"{named(path)}, {error}") from error
 
 
 def _space(value: Any) -> Space:

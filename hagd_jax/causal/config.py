@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from hagd_jax.causal.ablation import ABLATIONS
+from hagd_jax.brief import quoted
+from hagd_jax.causal.ablation import ABLATIONS, Named
 from hagd_jax.errors import ConfigError, require_choice, require_number
+from hagd_jax.tasks.definition import SPLITS, Split
 
 Claims = Literal["core", "all"]
 
@@ -41,7 +43,7 @@ class ValidateConfig:
     """
 
     claims: Claims = "all"
-    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
     alpha: float = 0.05
     controls: int = 40
     draws: int = 4
@@ -52,16 +54,16 @@ class ValidateConfig:
     permuted: int = 1
     least: int = 8
     batch_size: int = 16
-    split: str = "test"
+    split: Split = "test"
     seed: int = 0
 
     def __post_init__(self):
         require_choice("claims", self.claims, get_args(Claims))
+        require_choice("split", self.split, SPLITS)
         listed = isinstance(self.ablations, tuple | list) and len(self.ablations)
         if not listed or any(name not in ABLATIONS for name in self.ablations):
-            raise ConfigError(
-                "ablations", got=repr(self.ablations), expected=f"some of {ABLATIONS}"
-            )
+            expected = f"one or more of {', '.join(ABLATIONS)}"
+            raise ConfigError("ablations", got=quoted(self.ablations), expected=expected)
         require_number("alpha", self.alpha, above=0, below=1)
         for field in ("controls", "draws", "members", "pairs", "subsets", "least", "batch_size"):
             require_number(field, getattr(self, field), least=1, whole=True)

@@ -13,7 +13,7 @@ from hagd_jax.brief import one_line, quoted
 from hagd_jax.causal.circuit import Circuit, unpacked
 from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
 from hagd_jax.errors import CheckpointError, InputError, require_is
-from hagd_jax.files import with_digest, write_atomic
+from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges, Scores, Selection
@@ -221,7 +221,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
         edges = tuple(Edge(*edge) for edge in record.edges)
         return EdgeCircuit(edges=edges, shape=Shape(*record.shape), **record.provenance())
     except InputError as error:
-        raise CheckpointError(str(path), got=str(error)) from error
+        raise CheckpointError(f"{named(path)}, {error}") from error
 
 
 def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:

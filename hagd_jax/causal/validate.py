@@ -8,6 +8,7 @@ from typing import Any
 
 from hagd_jax.causal.bench import Bench, Test
 from hagd_jax.causal.beside import BESIDE, control, specificity, stable
+from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.claim import FAILS, UNKNOWN, Claim, Runs
 from hagd_jax.causal.claims import TESTS, size
 from hagd_jax.causal.config import ValidateConfig
@@ -17,7 +18,7 @@ from hagd_jax.causal.judged import reference_words
 from hagd_jax.causal.negative import permuted
 from hagd_jax.causal.trials import AnyCircuit, Trials, existing, make_trials
 from hagd_jax.causal.verdict import ValidationReport
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, require_callable, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
@@ -71,6 +72,9 @@ def validate(
         >>> validate(case.model, circuit, as_task(case), config).headline
         'accepted on 81 test prompts under mean'
     """
+    again, others = _require_kinds(model, circuit, task, config, again, others)
+    if progress is not None:
+        require_callable("progress", progress, "(ablation)")
     edges = isinstance(circuit, EdgeCircuit)
     parts = parts_of(model, components(model) if edges else dictionary)
     _require_own(circuit, again, parts, task)
@@ -159,6 +163,24 @@ def _enough(claims: list[Claim], test: Test, ablation: str) -> list[Claim]:
         return claims
     few = f"{len(test.judged)} distinct prompts, and {test.judged.others} to take values from"
     return [dataclasses.replace(c, verdict=UNKNOWN, says=f"{few}: {c.says}") for c in claims]
+
+
+def _require_kinds(
+    model: Any, circuit: Any, task: Any, config: Any, again: Any, others: Any
+) -> tuple[list[AnyCircuit], list[Task]]:
+    """Refuse inputs of another class than the judge reads; return the last two as lists."""
+    require_is("model", model, LanguageModel, mend="Load one with `hagd.models.load(...)`.")
+    again = require_list("again", again, "circuits")
+    others = require_list("others", others, "tasks")
+    read = "Read a file with `hagd.causal.load_circuit(path)`."
+    for what, found in (("circuit", circuit), *(("again", found) for found in again)):
+        require_is(what, found, Circuit, EdgeCircuit, mend=read)
+    make = 'Make one with `hagd.tasks.task("ioi", model)`.'
+    for what, other in (("task", task), *(("others", other) for other in others)):
+        require_is(what, other, Task, mend=make)
+    write = 'Write ValidateConfig(ablations=("mean",)).'
+    require_is("config", config, ValidateConfig, mend=write)
+    return again, others
 
 
 def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, task: Task) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hagd_jax.errors import ConfigError
+from hagd_jax.brief import quoted
+from hagd_jax.errors import require, require_flag, require_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +46,17 @@ class CorpusConfig:
         for field, least in (("length", 2), ("prompts", 1), ("samples", 1)):
             require_whole(field, getattr(self, field), least)
         require_seed(self.seed)
-        share = self.held_out
-        if not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ConfigError(
-                "held_out", got=repr(share), expected="a share of the corpus, 0 or more, below 1"
-            )
+        require_number("held_out", self.held_out, least=0, below=1)
+        require_flag("bos", self.bos)
+        named = isinstance(self.column, str) and self.column
+        require(named, "column", got=quoted(self.column), expected="the name of a column of text")
 
 
 def require_whole(field: str, value: Any, least: int) -> None:
     """Refuse a value that is not a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(field, got=repr(value), expected=f"a whole number, {least} or more")
+    require_number(field, value, least=least, whole=True)
 
 
 def require_seed(seed: Any) -> None:
     """Refuse a value that is not a seed."""
-    require_whole("seed", seed, 0)
-    if seed >= 2**32:
-        raise ConfigError("seed", got=seed, expected=f"at most {2**32 - 1}")
+    require_number("seed", seed, least=0, most=2**32 - 1, whole=True)

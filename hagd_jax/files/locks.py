@@ -257,7 +257,10 @@ def _absent(folder: Path) -> Iterator[Path]:
 def _description() -> str:
     """Describe this process in JSON, for messages of other processes."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("python")
+    module = program.name == "__main__.py"
+    # `python -m hagd_jax.cli` is the same command by another name.
+    name = "hagd" if module and program.parent.name == "cli" else program.name
     command = shlex.join([name, *sys.argv[1:]])
     record = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": command}
     return json.dumps({name: str(value)[:200] for name, value in record.items()})

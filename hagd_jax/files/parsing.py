@@ -89,7 +89,15 @@ def parse_json(
         got = "half of a surrogate pair in a text"
         raise error(where, got=got, expected="Unicode") from problem
     except ValueError as problem:
-        raise error(where, got=said(problem), expected="JSON", mend=AGAIN) from problem
+        got = f"a text that is not JSON ({_reason(problem)})"
+        raise error(where, got=got, expected="JSON", mend=AGAIN) from problem
+
+
+def _reason(problem: ValueError) -> str:
+    """Say what the parser met, and where."""
+    if not isinstance(problem, json.JSONDecodeError):
+        return said(problem)
+    return f"{said(ValueError(problem.msg))} at line {problem.lineno}, column {problem.colno}"
 
 
 def read_json(

@@ -56,8 +56,9 @@ def opened(
                 raise _too_large(where, size, most, error)
             yield file
     except OSError as problem:
-        said = problem.strerror or type(problem).__name__
-        raise error(where, got=said, expected="a file that can be read") from problem
+        said = f"the error {problem.strerror or type(problem).__name__!r}"
+        got = "no such file" if isinstance(problem, FileNotFoundError) else said
+        raise error(where, got=got, expected="a file that can be read") from problem
 
 
 def read_bytes(

@@ -74,7 +74,7 @@ def checked(
         place = f"{where}: {path.lstrip('.')}" if path else where
         got = quoted(_at(value, path))
         if lacks := _LACKS.fullmatch(expected):
-            got, expected = f"no {lacks[1]}", "one"
+            got, expected = f"no field {lacks[1]!r}", "every required field"
         elif expected.startswith("Invalid enum value"):
             expected = "a value that is known"
         expected = expected.removeprefix("Expected ").partition(", got ")[0]

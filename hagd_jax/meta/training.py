@@ -17,7 +17,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import (
     InputError,
     TrainingError,
-    require,
+    require_config,
     require_is,
     require_list,
     require_number,
@@ -52,8 +52,7 @@ class MetaConfig:
     seed: int = 0
 
     def __post_init__(self):
-        known = isinstance(self.learner, LearnerConfig)
-        require(known, "learner", got=repr(self.learner), expected="a LearnerConfig")
+        require_config("learner", self.learner, LearnerConfig)
         require_number("steps", self.steps, least=1, whole=True)
         require_number("learning_rate", self.learning_rate, above=0)
         for field in ("weight_decay", "adapt", "noise"):

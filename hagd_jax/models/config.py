@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import ConfigError, require, require_choice, require_number, shown
+from hagd_jax.errors import (
+    ConfigError,
+    require,
+    require_choice,
+    require_config,
+    require_flag,
+    require_number,
+    shown,
+)
 from hagd_jax.models.rope_scaling import RopeScaling
 
 Norm = Literal["layer", "rms", "none"]
@@ -116,8 +124,7 @@ class DecoderConfig:
         for field, allowed in _CHOICES.items():
             require_choice(field, getattr(self, field), allowed)
         for field in _FLAGS:
-            value = getattr(self, field)
-            require(isinstance(value, bool), field, got=quoted(value), expected="True or False")
+            require_flag(field, getattr(self, field))
         # Zero means "derive it": the usual values need not be written out.
         if not self.n_kv_heads:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
@@ -125,13 +132,17 @@ class DecoderConfig:
             _require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         _require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
+        # These are read by some models only, and their types hold for all. Less than 1e-30 is
+        # nothing in float32, and a constant stream divides by it.
+        require_number("norm_eps", self.norm_eps, least=0 if self.norm == "none" else 1e-30, most=1)
+        require_number("rope_theta", self.rope_theta, least=0)
+        if self.rope_scaling is not None:
+            require_config("rope_scaling", self.rope_scaling, RopeScaling)
+        require(isinstance(self.family, str), "family", got=quoted(self.family), expected="a name")
         if self.positions == "rotary":
             if not self.rotary_dim:
                 object.__setattr__(self, "rotary_dim", self.d_head)
             _check_rotary(self)
-        if self.norm != "none":
-            # Less is nothing in float32, and a constant stream divides by it.
-            require_number("norm_eps", self.norm_eps, least=1e-30, most=1)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
         for field in ("query_scalar", "attn_softcap", "logit_softcap", "rope_local_theta"):
@@ -205,8 +216,6 @@ def _check_rotary(config: DecoderConfig) -> None:
     require_number("rope_theta", config.rope_theta, above=0, most=1e15)
     if scaling is None:
         return
-    known = isinstance(scaling, RopeScaling)
-    require(known, "rope_scaling", got=shown(scaling), expected="a RopeScaling or None")
     # The new base is the old one times stretch ** (dim / (dim - 2)).
     enough = scaling.kind != "dynamic" or dim > 2
     require(enough, "rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")

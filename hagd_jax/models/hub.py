@@ -56,7 +56,7 @@ def locate(source: str | Path) -> Located:
     if _HUB_ID.fullmatch(text):
         repository, _, revision = text.partition("@")
         return Located(download(repository, revision or None), text)
-    return Located(_fetch(find(text)), text)
+    return Located(_fetch(find(text, "model")), text)
 
 
 def download(repository: str, revision: str | None = None) -> Path:

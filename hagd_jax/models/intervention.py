@@ -24,11 +24,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError
+from hagd_jax.brief import one_line, said
+from hagd_jax.errors import HagdError, InputError, shown
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.sites import require_site
 
@@ -140,7 +141,7 @@ class Chain(Intervention):
         members = []
         for member in self.members:
             if site in member.sites:
-                value, member = member.apply(site, value, ctx)
+                value, member = rewritten(member, site, value, ctx)
             members.append(member)
         return value, self.replace(members=tuple(members))  # type: ignore[attr-defined]
 
@@ -165,6 +166,48 @@ def chain(*members: Intervention) -> Chain:
         if not isinstance(member, Intervention):
             raise InputError("chain", got=type(member).__name__, expected="interventions only")
     return Chain(members=members)
+
+
+def rewritten(
+    intervention: Intervention, site: str, value: jax.Array, ctx: Context
+) -> tuple[jax.Array, Any]:
+    """Apply an intervention at a site; what fails there is an error that names both.
+
+    Nothing of the pass has run by then: shapes are all that tracing knows.
+
+    Args:
+        intervention: The intervention, which has this site.
+        site: The site.
+        value: Its value.
+        ctx: What a method may read besides.
+
+    Returns:
+        The new value, of the same shape, and the intervention to go on with.
+
+    Raises:
+        InputError: If the method fails on the value, or returns something of another shape.
+    """
+    if isinstance(intervention, Chain):
+        return intervention.apply(site, value, ctx)  # every member by itself
+    where, shape = f"{type(intervention).__name__}.on_{site}", jnp.shape(value)
+    try:
+        new, after = intervention.apply(site, value, ctx)
+        found = jnp.shape(new)
+    except HagdError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            where, got=f"{type(error).__name__}: {said(error)}",
+            expected=f"a method that takes a value of shape {shape}, and returns (value, self)",
+            mend=f"Look at the arrays of {type(intervention).__name__}: {one_line(intervention)}.",
+        ) from error  # fmt: skip
+    if found != shape:
+        raise InputError(
+            where, got=f"a value of shape {found}", expected=f"the site's shape {shape}"
+        )
+    if type(after) is not type(intervention):
+        raise InputError(where, got=f"{shown(after)} as the second result", expected="self")
+    return new, after
 
 
 class Skeleton(NamedTuple):

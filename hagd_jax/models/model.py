@@ -22,6 +22,7 @@ from hagd_jax.models.decoder import Decoder, Options, param_specs
 from hagd_jax.models.intervention import Identity, Intervention, check
 from hagd_jax.models.sites import require_sites
 from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.models.trace import Trace
 from hagd_jax.parallel import sharding
 from hagd_jax.parallel.rules import require_mesh
 
@@ -64,11 +65,12 @@ class Output(struct.PyTreeNode):
 
     Attributes:
         logits: (B, T, V) float32; (B, S, V) where positions to read were given.
-        trace: Site → array; block sites have a leading L.
+        trace: Site → array; block sites have a leading L. A site that was not captured is an
+            `InputError`.
     """
 
     logits: jax.Array
-    trace: dict[str, jax.Array]
+    trace: Trace
 
     __repr__ = one_line
 
@@ -206,7 +208,7 @@ def forward(
     if read is not None:
         read = jnp.asarray(read_indices("read", read, tokens.shape[1], (len(tokens), None)))
     logits, trace = _forward(model.params, tokens, intervention, read, model.config, options)
-    return Output(logits, trace)
+    return Output(logits, Trace(trace))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "options"))
@@ -258,13 +260,16 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
         InputError: As `forward` says.
     """
     require_is("config", config, DecoderConfig)
+    _refuse_texts(tokens)
     tokens = read_array("tokens", tokens, "a (B, T) array of ids, right-padded to one length")
     if tokens.ndim != 2 or 0 in tokens.shape:
+        empty = "An empty prompt has nothing to predict from."
+        mends = {1: "Wrap one prompt in a list: forward(model, [ids]).", 2: empty}
         raise InputError(
             "tokens",
             got=f"shape {tokens.shape}",
-            expected="(B, T) with at least one token each",
-            mend="An empty prompt has nothing to predict from; wrap one prompt as [ids].",
+            expected="a (B, T) array of ids with at least one token each, or one text",
+            mend=mends.get(tokens.ndim) if tokens.size or tokens.ndim == 2 else empty,
         )
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError("tokens", got=f"dtype {tokens.dtype}", expected="integer ids")
@@ -284,6 +289,17 @@ def check_tokens(config: DecoderConfig, tokens: Any) -> jax.Array:
                 mend="Was the text encoded with this model's tokenizer?",
             )
     return jnp.asarray(tokens, jnp.int32)
+
+
+def _refuse_texts(tokens: Any) -> None:
+    """Refuse several texts, which have no common length."""
+    if isinstance(tokens, list | tuple) and any(isinstance(row, str) for row in tokens):
+        raise InputError(
+            "tokens", got=f"a list of {len(tokens)} with texts in it",
+            expected="one text, or (B, T) ids",
+            mend="Run each text alone, or encode each with `model.tokenizer.encode(text)` and "
+            "right-pad the rows to one length.",
+        )  # fmt: skip
 
 
 def _shardings(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig, RopeScaling
 
@@ -53,21 +54,29 @@ def presets() -> tuple[str, ...]:
     return tuple(PRESETS)
 
 
-def find(name: str) -> Preset:
+def find(name: str, what: str = "preset") -> Preset:
     """Look up a preset.
+
+    Args:
+        name: The name.
+        what: Name of the argument, for the message.
+
+    Returns:
+        The preset.
 
     Raises:
         ConfigError: If there is no such name; close ones are listed.
     """
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(str(name).lower(), PRESETS, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), PRESETS, n=3, cutoff=0.6)
     raise ConfigError(
-        "preset",
-        got=repr(name),
-        expected=f"one of {', '.join(near or PRESETS)}",
-        mend="A folder, a .gguf file or a hub id (owner/name) will do as well." if near else None,
-    )
+        what,
+        got=quoted(name),
+        expected=f"a folder, a .gguf file, a hub id OWNER/NAME or one of {', '.join(PRESETS)}",
+        mend=f"Did you mean {' or '.join(near)}?" if near
+        else "A model that `hagd extract` trained is in the folder of its run: RUN/model.",
+    )  # fmt: skip
 
 
 def _gpt2(layers: int, width: int, heads: int) -> DecoderConfig:

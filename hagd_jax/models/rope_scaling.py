@@ -7,7 +7,7 @@ import math
 from typing import Literal, get_args
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import require, require_choice, require_number
+from hagd_jax.errors import require, require_choice, require_flag, require_number
 
 RopeKind = Literal["linear", "dynamic", "llama3", "factors", "yarn", "longrope"]
 
@@ -58,8 +58,7 @@ class RopeScaling:
     def __post_init__(self):
         require_choice("rope_scaling kind", self.kind, get_args(RopeKind))
         require_number("rope_scaling factor", self.factor, above=0, most=2**20)
-        truncate = isinstance(self.truncate, bool)
-        require(truncate, "rope_scaling truncate", got=quoted(self.truncate), expected="a bool")
+        require_flag("rope_scaling truncate", self.truncate)
         users = {"factors": ("factors", "longrope"), "short_factors": ("longrope",)}
         for field, kinds in users.items():
             _check_factors(f"rope_scaling {field}", getattr(self, field), self.kind in kinds)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError
 from hagd_jax.models.config import DecoderConfig
-from hagd_jax.models.intervention import Context, Intervention
+from hagd_jax.models.intervention import Context, Intervention, rewritten
 from hagd_jax.models.sites import SITES
 from hagd_jax.parallel import constrain
 
@@ -50,13 +49,7 @@ class Tap:
         mesh = self.options.mesh
         value = constrain(value, SITES[site], mesh)
         if site in self.intervention.sites:
-            new, self.intervention = self.intervention.apply(site, value, self.ctx)
-            if jnp.shape(new) != value.shape:
-                raise InputError(
-                    f"an intervention at {site!r}",
-                    got=f"a value of shape {jnp.shape(new)}",
-                    expected=f"the site's shape {value.shape}",
-                )
+            new, self.intervention = rewritten(self.intervention, site, value, self.ctx)
             value = constrain(jnp.asarray(new).astype(value.dtype), SITES[site], mesh)
         self.ctx.seen[site] = value
         if site in self.options.capture:

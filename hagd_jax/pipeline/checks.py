@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from hagd_jax import meta
-from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.models import require_supported
+from hagd_jax.corpus import Corpus
+from hagd_jax.errors import ConfigError, InputError, require_is
+from hagd_jax.models import LanguageModel, require_supported
 from hagd_jax.models.support import PLAIN_NORMS
-from hagd_jax.pipeline.config import TRANSCODER
+from hagd_jax.pipeline.config import TRANSCODER, ExtractConfig
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.features import require_text, width
 from hagd_jax.pipeline.graph import graph_size
 from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
 from hagd_jax.search.config import shares
+from hagd_jax.tasks import Task
 from hagd_jax.units import Space, blocks, directed
 from hagd_jax.units.dictionary import MLPS, NEURONS
+
+
+def require_kinds(model: Any, task: Any, config: Any, corpus: Any) -> None:
+    """Refuse inputs of another class than the extraction reads.
+
+    Args:
+        model: A `LanguageModel`.
+        task: A `Task`, or the name of one.
+        config: An `ExtractConfig`.
+        corpus: A `Corpus`, or None.
+
+    Raises:
+        InputError: If one of them is something else.
+    """
+    require_is("model", model, LanguageModel, mend="Load one with `hagd.models.load(...)`.")
+    name = 'Give a name such as "ioi", or what `hagd.tasks.task("ioi", model)` returns.'
+    require_is("task", task, Task, str, mend=name)
+    require_is("config", config, ExtractConfig, mend='Write ExtractConfig(nodes="5%").')
+    opened = "Open it with `hagd.corpus.open_corpus(source, model)`, or name it in the config."
+    if corpus is not None:
+        require_is("corpus", corpus, Corpus, mend=opened)
 
 
 def require_runnable(context: Context) -> tuple[str, ...]:
@@ -35,6 +59,7 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         CheckpointError: If the meta-learner cannot be read.
     """
     config, task = context.config, context.task
+    require_kinds(context.model, task, config, context.corpus)
     for split in ("discover", "test"):
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
@@ -49,6 +74,12 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         require_supported(context.model.config, who, PLAIN_NORMS)
     if config.features == TRANSCODER:
         require_text(context)
+    elif context.corpus is not None or config.corpus is not None:
+        raise ConfigError(
+            "corpus", got=f"one beside features {config.features!r}, which are not learned",
+            expected="text for a transcoder that is learned in this run",
+            mend="Add --features transcoder, or leave the corpus out.",
+        )  # fmt: skip
     features = width(context)
     if features is not None:
         own = context.model.config

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from hagd_jax.brief import quoted
 from hagd_jax.causal import ValidateConfig
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import (
+    ConfigError,
+    require,
+    require_choice,
+    require_config,
+    require_number,
+)
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
@@ -22,6 +30,11 @@ Executor = Literal["staged", "fused"]
 
 # The value of `features` that learns a transcoder for the run.
 TRANSCODER = "transcoder"
+_TEXT = "text files, hf:OWNER/NAME, task:NAME or self"
+_PARTS = {
+    "sizes": Sizes, "train": TrainConfig, "gradient": GradientConfig, "hierarchy": HierarchyConfig,
+    "masks": MaskConfig, "repair": RepairConfig, "judge": ValidateConfig,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +73,10 @@ class ExtractConfig:
 
     Raises:
         ConfigError: If a value is impossible.
+
+    Example:
+        >>> ExtractConfig(nodes=64).nodes
+        '64'
     """
 
     nodes: str = "5%"
@@ -82,28 +99,28 @@ class ExtractConfig:
     judge: ValidateConfig = ValidateConfig(claims="core")
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ConfigError("seed", got=self.seed, expected="0 or more")
-        if min(self.levels or 0, self.graph_prompts - 1, self.candidates - 1) < 0:
-            raise ConfigError(
-                "levels, graph_prompts and candidates",
-                got=(self.levels, self.graph_prompts, self.candidates),
-                expected="0 or more, and 1 or more of the others",
-            )  # fmt: skip
-        if not self.graph_steps or not all(0 <= step <= 1 for step in self.graph_steps):
-            raise ConfigError(
-                "graph_steps", got=self.graph_steps, expected="numbers from 0 to 1, at least one"
-            )
+        if isinstance(self.nodes, int) and not isinstance(self.nodes, bool):
+            object.__setattr__(self, "nodes", str(self.nodes))
+        _read_size(self.nodes)
+        for field, least in (("seed", 0), ("graph_prompts", 1), ("candidates", 1)):
+            require_number(field, getattr(self, field), least=least, whole=True)
+        if self.levels is not None:
+            require_number("levels", self.levels, least=0, whole=True)
+        steps = self.graph_steps
+        listed = isinstance(steps, tuple | list) and len(steps) > 0
+        require(listed, "graph_steps", got=quoted(steps), expected="one or more numbers")
+        for step in steps:
+            require_number("graph_steps", step, least=0, most=1)
         for field, kind in (("prior", Prior), ("search", Search), ("executor", Executor)):
-            if getattr(self, field) not in get_args(kind):
-                raise ConfigError(
-                    field, got=repr(getattr(self, field)), expected=" or ".join(get_args(kind))
-                )
-        if not str(self.features).strip():
-            raise ConfigError(
-                "features", got=repr(self.features),
-                expected="neurons, mlps, transcoder, a folder or a hub id",
-            )  # fmt: skip
+            require_choice(field, getattr(self, field), get_args(kind))
+        for field, kind in _PARTS.items():
+            require_config(field, getattr(self, field), kind)
+        texts = {"features": "neurons, mlps, transcoder, a folder or a hub id", "corpus": _TEXT}
+        for field, expected in texts.items():
+            value = getattr(self, field)
+            named = isinstance(value, str) and value.strip()
+            named = named or (field == "corpus" and value is None)
+            require(bool(named), field, got=quoted(value), expected=expected)
 
     def size(self, total: int) -> int:
         """Return the requested number of nodes.
@@ -121,14 +138,29 @@ class ExtractConfig:
             >>> ExtractConfig(nodes="5%").size(1000)
             50
         """
-        text = str(self.nodes).strip()
-        try:
-            share = text.endswith("%")
-            size = round(float(text[:-1]) / 100 * total) if share else int(text)
-        except (ValueError, OverflowError):
-            size = 0
-        if not 1 <= size <= total:
-            raise ConfigError(
-                "nodes", got=repr(self.nodes), expected=f'1 to {total}, or a share such as "5%"'
-            )
-        return size
+        asked, share = _read_size(self.nodes)
+        size = round(asked / 100 * total) if share else int(asked)
+        if 1 <= size <= total:
+            return size
+        if not share:
+            raise ConfigError("nodes", got=size, expected=f"a size from 1 to {total} nodes")
+        least = next(each for each in range(1, 101) if round(each / 100 * total) >= 1)
+        raise ConfigError(
+            "nodes", got=f"{self.nodes}, which is {size} of {total} nodes",
+            expected=f"a share from {least}% to 100%",
+            mend=f"Ask for more with --nodes {least}%, or for a number of nodes.",
+        )  # fmt: skip
+
+
+def _read_size(nodes: Any) -> tuple[float, bool]:
+    """Read a size as a number, and whether it is a percentage."""
+    text = nodes.strip() if isinstance(nodes, str) else ""
+    share = text.endswith("%")
+    try:
+        size = float(text[:-1]) if share else int(text)
+    except ValueError:
+        size = math.nan
+    if not (0 < size <= 100 if share else size >= 1):
+        expected = 'a number of nodes from 1, such as "64", or a share of them, such as "5%"'
+        raise ConfigError("nodes", got=quoted(nodes), expected=expected)
+    return size, share

@@ -12,10 +12,11 @@ import hagd_jax
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit, SizePoint, ValidationReport
 from hagd_jax.corpus import Corpus
-from hagd_jax.files import digest
+from hagd_jax.errors import require_callable, require_is
+from hagd_jax.files import as_path, digest
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest as weights_digest
-from hagd_jax.pipeline.checks import require_runnable
+from hagd_jax.pipeline.checks import require_kinds, require_runnable
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.context import Context, Left, silent
 from hagd_jax.pipeline.fused.run import run_fused
@@ -114,6 +115,8 @@ def extract(
         >>> len(result.circuit), result.circuit.seen.splits, result.report.split
         (4, ('discover', 'select'), 'test')
     """
+    require_callable("progress", progress, "(stage, done, total)")
+    require_is("facts", facts or {}, Mapping)
     given = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
     context, notes = given
     context = dataclasses.replace(context, progress=progress, facts=facts or {})
@@ -157,6 +160,7 @@ def run_until(
         InputError: As in `extract`.
     """
     last = require_stage(until, "--until")
+    require_callable("progress", progress, "(stage, done, total)")
     context, _ = prepare(model, task, config, out=out, dictionary=dictionary, corpus=corpus)
     return run(dataclasses.replace(context, progress=progress), last)
 
@@ -188,6 +192,9 @@ def prepare(
         InputError: If an input does not fit.
         CheckpointError: If the folder cannot be used.
     """
+    require_kinds(model, task, config, corpus)
+    if out is not None and not isinstance(out, RunFolder):
+        out = as_path(out)
     if isinstance(task, str):
         task = find_task(task, model, sizes=config.sizes, seed=config.seed)
     context = Context(model, task, config, dictionary, corpus)
@@ -230,6 +237,7 @@ def open_extraction(
         ConfigError: If there is no such stage, or the configuration cannot run on this model.
         CheckpointError: If the folder holds something else.
     """
+    out = as_path(out)
     require_runnable(Context(model, task, config, dictionary, corpus))
     first = None if begin is None else require_stage(begin, "--from")
     return open_run(

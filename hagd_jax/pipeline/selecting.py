@@ -167,7 +167,7 @@ def _read(context: Context, left: Left) -> Circuit:
     except DamagedError:
         raise
     except CheckpointError as error:
-        raise DamagedError(str(path), got=str(error)) from error
+        raise DamagedError(str(error)) from error
     # Through JSON, so that tuples compare equal to what was written.
     config = json.loads(json.dumps(dict(context.finding)))
     own = {name: value for name, value in found.config.items() if name != "found_by"}

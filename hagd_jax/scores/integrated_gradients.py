@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hagd_jax.errors import InputError, require, require_is, require_number
+from hagd_jax.errors import InputError, require, require_flag, require_is, require_number
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.path import Metric, path_gradient
@@ -43,6 +43,7 @@ class GradientConfig:
         for step in steps:
             require_number("steps", step, least=0, most=1)
         require_number("batch_size", self.batch_size, least=1, whole=True)
+        require_flag("remat", self.remat)
 
 
 def check_scored(model: Any, prompts: Any, config: Any) -> None:

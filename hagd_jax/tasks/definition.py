@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Labelled, Seen, look, prompt_digests
 
-SPLITS = ("discover", "select", "test")
+Split = Literal["discover", "select", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclasses.dataclass(frozen=True)

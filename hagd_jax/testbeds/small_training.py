@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hagd_jax.errors import ConfigError, InputError, TrainingError
+from hagd_jax.errors import InputError, TrainingError, require_number
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, forward, init
 from hagd_jax.parallel import Checkpoints, Pace, constrain
 from hagd_jax.tasks import modular
@@ -65,12 +65,13 @@ class SmallTrainConfig:
     check_every: int = 50
 
     def __post_init__(self):
-        for field in ("steps", "learning_rate", "patience", "check_every"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(field, got=getattr(self, field), expected="more than 0")
-        for field in ("batch_size", "weight_decay"):
-            if not getattr(self, field) >= 0:
-                raise ConfigError(field, got=getattr(self, field), expected="0 or more")
+        for field in ("d_model", "n_heads", "d_mlp", "steps", "patience", "check_every"):
+            require_number(field, getattr(self, field), least=1, whole=True)
+        for field in ("n_layers", "batch_size"):
+            require_number(field, getattr(self, field), least=0, whole=True)
+        require_number("learning_rate", self.learning_rate, above=0)
+        for field in ("weight_decay", "target"):
+            require_number(field, getattr(self, field), least=0)
 
 
 def train_small(

@@ -25,7 +25,7 @@ import numpy as np
 from flax import struct
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import ConfigError, require_index, require_is
+from hagd_jax.errors import ConfigError, require_index, require_is, require_number
 from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.testbeds.blank import zeros
 
@@ -74,9 +74,7 @@ class TwoHopConfig:
 
     def __post_init__(self):
         for field, least in {"chains": 1, "n_layers": 2, "d_model": 1, "present": 1}.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(field, got=repr(value), expected=f"a whole number from {least}")
+            require_number(field, getattr(self, field), least=least, whole=True)
         if self.n_layers > 2 * self.chains:
             raise ConfigError(
                 "n_layers",

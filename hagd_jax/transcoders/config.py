@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args
 
-from hagd_jax.brief import quoted
-from hagd_jax.errors import ConfigError, require, require_choice, require_number
+from hagd_jax.errors import ConfigError, require, require_choice, require_flag, require_number
 from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
@@ -81,8 +80,7 @@ class TranscoderConfig:
             none = f"0 with {self.activation}, which has none"
             require(self.k == 0, "k", got=self.k, expected=none)
         for field in ("skip", "predict"):
-            value = getattr(self, field)
-            require(isinstance(value, bool), field, got=quoted(value), expected="True or False")
+            require_flag(field, getattr(self, field))
         if self.predict and self.n_layers < 2:
             raise ConfigError("predict", got=True, expected="False in a model of one layer")
 

@@ -73,7 +73,10 @@ def test_text_is_strict_utf8(tmp_path):
 
 def test_what_the_system_says_while_reading_is_typed(tmp_path):
     (tmp_path / "a").write_text("x")
-    with pytest.raises(CheckpointError, match="got Input/output error"), opened(tmp_path / "a"):
+    with (
+        pytest.raises(CheckpointError, match=r"got the error .Input/output error.;"),
+        opened(tmp_path / "a"),
+    ):
         raise OSError(5, "Input/output error")
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         read_text(tmp_path / "none")

@@ -218,7 +218,7 @@ def test_seventy_billion_parameters_in_shape_only():
         ([[7]], "0 to 6"),
         ([[-1]], "0 to 6"),
         (np.zeros((2, 0), int), "at least one token"),
-        ([1, 2], "wrap one prompt"),
+        ([1, 2], "Wrap one prompt"),
         ([[1], [1, 2]], "unequal length"),
         ([[0.5]], "integer ids"),
         (np.zeros((1, 6), int), "max_positions = 5"),

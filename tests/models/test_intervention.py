@@ -155,7 +155,7 @@ class NoRole(Intervention):
 @pytest.mark.parametrize(
     ("intervention", "words"),
     [
-        (WrongShape(), "'mlp_out'"),
+        (WrongShape(), r"WrongShape.on_mlp_out: .*shape \(4, 5\)"),
         (Growing(jnp.zeros(2)), r"carried field of Growing.*\(4,\)"),
         (NoRole(jnp.zeros(2)), "NoRole.array"),
         (dataclasses.replace(recorder(), gain=jnp.ones((2, 1))), "Recorder.gain.*3 layers"),
@@ -180,3 +180,50 @@ def test_vmap_over_interventions_equals_a_loop():
     assert np.abs(together[0] - together[1]).max() > 1e-2
     for row, vector in zip(together, vectors, strict=True):
         np.testing.assert_allclose(row, run(vector), atol=5e-6)
+
+
+@struct.dataclass
+class ScaleHeads(Intervention):
+    factor: jax.Array = scanned()
+    wrong: str = static(default="")
+
+    def on_head_out(self, value, ctx):
+        if self.wrong == "alone":
+            return value
+        if self.wrong == "other":
+            return value, ctx
+        if self.wrong == "shape":
+            return value[:, :1], self
+        return value * self.factor[:, None], self
+
+
+@pytest.mark.parametrize("compose", [lambda one: one, lambda one: chain(Identity(), one)])
+@pytest.mark.parametrize(
+    ("heads", "wrong", "says"),
+    [
+        (LLAMA.n_heads + 3, "", rf"factor=float32\[{LLAMA.n_heads + 3}\]"),
+        (LLAMA.n_heads, "alone", r"returns \(value, self\)"),
+        (LLAMA.n_heads, "other", "second result; expected self"),
+        (LLAMA.n_heads, "shape", "the site's shape"),
+    ],
+)
+def test_what_a_method_cannot_do_names_it_and_its_site(heads, wrong, says, compose):
+    scale = ScaleHeads(jnp.ones((LLAMA.n_layers, heads)), wrong)
+    with pytest.raises(InputError, match=rf"^ScaleHeads.on_head_out: got .*{says}"):
+        forward(noisy(LLAMA), TOKENS, compose(scale))
+
+
+def test_a_site_that_was_not_captured_is_named_with_those_that_were():
+    trace = forward(noisy(LLAMA), TOKENS, capture=["neuron", "mlp_out"]).trace
+    with pytest.raises(InputError, match=r"no site 'neurons'.*mlp_out, neuron. Did you mean 'neu"):
+        trace["neurons"]
+    with pytest.raises(InputError, match="expected one that was captured: none was"):
+        forward(noisy(LLAMA), TOKENS).trace["logits"]
+    # Under a transformation it is the mapping that it was, in the order of a dict.
+    doubled = jax.jit(lambda own: jax.tree.map(lambda x: 2 * x, own))(trace)
+    assert type(doubled) is type(trace)
+    assert list(doubled) == ["mlp_out", "neuron"]
+    np.testing.assert_array_equal(doubled["neuron"], 2 * np.asarray(trace["neuron"]))
+    assert float(abs(trace["neuron"]).max()) > 0
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(trace)[0]]
+    assert paths == [path for path, _ in jax.tree_util.tree_flatten_with_path(dict(trace))[0]]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from hagd_jax.errors import ConfigError
-from hagd_jax.models import families
+from hagd_jax.models import families, load
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.presets import PRESETS, preset, presets
 
@@ -101,10 +101,10 @@ def test_presets_are_known_by_the_names_of_the_paper():
 
 
 def test_an_unknown_name_lists_close_ones():
-    with pytest.raises(ConfigError, match=r"'gpt2-larg'; expected one of gpt2-large") as error:
+    with pytest.raises(ConfigError, match=r"'gpt2-larg'; .*Did you mean gpt2-large ") as error:
         preset("gpt2-larg")
     assert "gpt2" in str(error.value)
-    with pytest.raises(ConfigError, match=r"pythia-1\.4b"):
+    with pytest.raises(ConfigError, match=r"Did you mean pythia-1\.4b"):
         preset("Pythia-1.4B ")
 
 
@@ -160,3 +160,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_is_the_preset(name):
     assert families.from_hf(COMMON | PUBLISHED[name]) == preset(name)
+
+
+def test_the_name_of_a_trained_model_leads_to_its_folder():
+    with pytest.raises(ConfigError, match=r"^model: got 'modular-23'; .*a folder.*RUN/model"):
+        load("modular-23")

@@ -193,7 +193,7 @@ def test_json_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read_json_object(tmp_path / "config.json")
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         read_json_object(tmp_path / "none.json")
 
 

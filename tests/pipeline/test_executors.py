@@ -284,7 +284,7 @@ def test_what_steps_cannot_begin_with_is_refused(copier):
         init(copier, ExtractConfig(features="some/folder"))
     with pytest.raises(ConfigError, match="1 to 10"):
         init(copier, ExtractConfig(nodes="11"))
-    with pytest.raises(ConfigError, match="staged or fused"):
+    with pytest.raises(ConfigError, match="staged, fused"):
         ExtractConfig(executor="composed")
 
 

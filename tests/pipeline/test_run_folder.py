@@ -183,5 +183,14 @@ def test_sizes_are_numbers_or_shares(nodes, total, size):
 
 @pytest.mark.parametrize("nodes", ["0", "8", "120%", "many", "-1", "nan%", "0%"])
 def test_impossible_sizes_are_refused(nodes):
-    with pytest.raises(ConfigError, match="1 to 7"):
+    with pytest.raises(ConfigError, match=r"nodes: got .*a number of nodes from 1|1 to 7 nodes"):
         ExtractConfig(nodes=nodes).size(7)
+
+
+@pytest.mark.parametrize(("total", "least"), [(10, 6), (7, 8), (60, 1)])
+def test_a_share_of_no_node_is_refused_with_the_least_share_that_is_one(total, least):
+    """The least whole percentage p for which p · total / 100 is above one half."""
+    expected = rf"got 0.5%, which is 0 of {total} nodes; expected a share from {least}% to 100%"
+    with pytest.raises(ConfigError, match=expected):
+        ExtractConfig(nodes="0.5%").size(total)
+    assert ExtractConfig(nodes=f"{least}%").size(total) == 1

@@ -123,7 +123,7 @@ def test_functions_layers_and_distances_vary():
     ("change", "words"),
     [
         ({"d_model": 14}, "d_model: got 14; expected 15 or more, for 3 chains"),
-        ({"n_layers": 1}, "n_layers: got 1; expected a whole number from 2"),
+        ({"n_layers": 1}, "n_layers: got 1; expected a whole number, 2 or more"),
         ({"n_layers": 7}, "n_layers: got 7; expected at most 2 for each of 3 chains"),
         ({"present": 4}, "present: got 4; expected at most 3 chains"),
         ({"chains": 0}, "chains: got 0"),

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
-from hagd_jax.errors import ConfigError, require, require_choice, require_is, require_number
+from hagd_jax.errors import (
+    ConfigError,
+    require,
+    require_choice,
+    require_config,
+    require_flag,
+    require_number,
+)
 from hagd_jax.models import DecoderConfig
 from hagd_jax.models.config import float_dtype
 from hagd_jax.transcoders.config import COUNTED, Activation, Reads, TranscoderConfig
@@ -39,7 +46,6 @@ class TrainConfig:
 
     Raises:
         ConfigError: If a number is impossible, or two of them contradict each other.
-        InputError: If `loss` is no `LossConfig`.
 
     Example:
         >>> TrainConfig(features="8x", k=32, tokens=100_000).steps(length=128)
@@ -75,6 +81,7 @@ class TrainConfig:
         require_number("k", self.k, least=int(self.activation in COUNTED), whole=True)
         require_number("window", self.window, least=-1, whole=True)
         require_number("seed", self.seed, least=0, most=2**32 - 1, whole=True)
+        require_flag("skip", self.skip)
         for field in ("learning_rate", "clip"):
             require_number(field, getattr(self, field), above=0)
         for field in ("warmup", "decay", "through"):
@@ -84,7 +91,7 @@ class TrainConfig:
         divisor = f"a divisor of {self.batch_size}"
         parts = self.accumulate
         require(self.batch_size % parts == 0, "accumulate", got=parts, expected=divisor)
-        require_is("loss", self.loss, LossConfig)
+        require_config("loss", self.loss, LossConfig)
         if self.loss.sparsity and self.activation in COUNTED:
             raise ConfigError(
                 "loss.sparsity",
