@@ -69,7 +69,7 @@ class Alone(NamedTuple):
 
     Attributes:
         match: Share of prompts on which its top token is the model's.
-        able: Accuracy of the model itself, with its exact interval.
+        able: Accuracy of the model itself, with its Clopper–Pearson interval.
         kl: Its distance from the model over the empty circuit's.
         faithfulness: Of the metric, with its spread over prompts.
         kept: Share kept of the accuracy that ablating everything costs.
@@ -106,7 +106,7 @@ def alone(runs: Runs) -> Alone:
     right = [runs.right(row) for row in (Trials.CIRCUIT, Trials.FULL, Trials.EMPTY)]
     far = runs.kl(Trials.EMPTY)
     found = faithfulness(own, full, empty, **runs.bootstrap)
-    able = accuracy(right[1] > 0.5)
+    able = accuracy(right[1])
     kl = ratio_of_means(runs.kl(Trials.CIRCUIT), far, scale=float(far.max()), **runs.bootstrap)
     kept = kept_accuracy(*right, **runs.bootstrap)
     kept_of_model = preservation(*right[:2], **runs.bootstrap)
