@@ -142,11 +142,23 @@ def _core(
         failed = any(c.decides and c.verdict == FAILS for several in made.values() for c in several)
         if test.decides[name] and test.enough[name] and not failed:
             runs[name] = bench.runs(test, trials, name, trials.core)
-            made[name] = _core_claims(runs[name], test)
+        elif test.enough[name]:
+            here = any(claim.verdict == FAILS for claim in made[name])
+            why = _SKIPPED["here" if here else "rejected" if failed else "open"]
+            runs[name] = dataclasses.replace(runs[name], skipped=why)
+        made[name] = _core_claims(runs[name], test)
         tell(name)
     words = reference_words(test.judged)
     seen = [evidence(found, circuit, words) for found in runs.values()]
     return [claim for several in made.values() for claim in several], seen
+
+
+# Why no more is run of a circuit.
+_SKIPPED = {
+    "here": "the circuit fails its gates here",
+    "rejected": "the circuit is rejected already",
+    "open": "nothing is decided under this ablation",
+}
 
 
 def _core_claims(runs: Runs, test: Test) -> list[Claim]:
@@ -158,7 +170,10 @@ def _enough(claims: list[Claim], test: Test, ablation: str) -> list[Claim]:
     if test.enough[ablation]:
         return claims
     few = f"{len(test.judged)} distinct prompts, and {test.judged.others} to take values from"
-    return [dataclasses.replace(c, verdict=UNKNOWN, says=f"{few}: {c.says}") for c in claims]
+    return [
+        dataclasses.replace(c, verdict=UNKNOWN, untested="", says=f"{few}: {c.says}")
+        for c in claims
+    ]
 
 
 def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, task: Task) -> None:

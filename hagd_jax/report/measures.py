@@ -12,6 +12,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import ACCURACY_GATE, KL_GATE, Estimate, Evidence, ValidationReport
+from hagd_jax.causal.claim import UNTESTED
 from hagd_jax.causal.gates import BAND_GATE, NECESSITY_GATE
 from hagd_jax.causal.metrics import BAND
 from hagd_jax.report.words import UNDEFINED, interval, number, percent, probability
@@ -26,7 +27,8 @@ class Cell(NamedTuple):
         value: The number itself; NaN where it is not defined.
         text: What is printed.
         note: Smaller, beneath it.
-        verdict: Of a claim: `holds`, `fails` or `not enough data`; empty for what is no claim.
+        verdict: Of a claim: `holds`, `fails`, `not enough data` or `not tested`; empty for what is
+            no claim.
     """
 
     value: float
@@ -90,7 +92,7 @@ def checks(report: ValidationReport) -> list[Measure]:
         cells = []
         for e in report.evidence:
             claim = found.get((name, e.ablation))
-            verdict = claim.verdict if claim else "not enough data"
+            verdict = claim.standing if claim else UNTESTED
             note = "" if e.decides else "decides nothing"
             cells.append(Cell(float(verdict == "holds"), verdict, note, verdict))
         rows.append(Measure(name.capitalize(), MEANINGS[name], tuple(cells)))

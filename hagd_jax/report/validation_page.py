@@ -120,7 +120,7 @@ def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
 
 
 def _gravity(claim: Claim) -> int:
-    return ("fails", "not enough data", "holds").index(claim.verdict)
+    return ("fails", "not enough data", "not tested", "holds").index(claim.standing)
 
 
 def _cell(ablation: str, claims: list[Claim]) -> Cell:
@@ -128,11 +128,11 @@ def _cell(ablation: str, claims: list[Claim]) -> Cell:
         return Cell(ablation, "", "", "", "", "")
     claim = claims[0]
     p = "" if math.isnan(claim.p_value) else f"p = {probability(claim.p_value)}"
-    value = percent(claim.effect.value, 0) if math.isfinite(claim.effect.value) else claim.verdict
+    value = percent(claim.effect.value, 0) if math.isfinite(claim.effect.value) else claim.standing
     low, high = claim.effect.low, claim.effect.high
     between = f"{percent(low, 0)} to {percent(high, 0)}" if math.isfinite(low + high) else ""
     note = "; ".join(part for part in (between, p.replace("= <", "<")) if part)
-    return Cell(ablation, claim.verdict, *MARKS[claim.verdict], value, note)
+    return Cell(ablation, claim.standing, *MARKS[claim.standing], value, note)
 
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
