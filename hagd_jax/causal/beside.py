@@ -155,10 +155,23 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
 
 
 def control(runs: Runs) -> Claim:
-    """Test that the circuit is rejected on a model whose weights were permuted."""
+    """Test that the circuit is rejected on a model whose weights were permuted.
+
+    If the permuted model does not have the behaviour, or ablation does not change what it does, no
+    circuit could pass there: the test could not have failed, and it says nothing.
+
+    Args:
+        runs: Of the permuted model.
+
+    Returns:
+        The claim; its effect is the circuit's faithfulness to the permuted model.
+    """
     found = alone(runs)
-    good = None if found.good is None else not found.good
+    possible = found.passed["able"] is not False and found.passed["informative"] is True
+    good = not found.good if possible and found.good is not None else None
     says = f"weights permuted: {in_words(found, runs)}"
+    if not possible:
+        says += "; no circuit could pass there, so the control does not count"
     effect = found.faithfulness.ratio_of_means
     return runs.claim("negative control", good, effect, math.nan, says)
 

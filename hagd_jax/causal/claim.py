@@ -33,8 +33,8 @@ class Claim:
         name: Such as `sufficiency`.
         verdict: `holds`, `fails` or `not enough data`.
         effect: What was measured, with its interval where it has one.
-        p_value: Of the data if the claim were false; for independence, if it were true. NaN where
-            there is no test.
+        p_value: Of the data if the claim were false; for independence and additivity, if it were
+            true. NaN where there is no test.
         ablation: What the ablated nodes were set to; empty where nothing was ablated.
         split: Which prompts.
         says: What that means, in a sentence.

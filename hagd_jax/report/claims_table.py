@@ -43,6 +43,8 @@ def claims_table(report: ValidationReport) -> Table:
                     found_under(report.circuit.seen),
                     "claims marked * decide",
                     LEGEND,
+                    "p: probability of such data if the claim were false, but for independence "
+                    "and additivity, if it were true",
                     *(f"set aside: {inert(each, 200)}" for each in report.aside),
                 ]
             )

@@ -13,24 +13,11 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
+from hagd_jax.report.claim_words import meaning
 from hagd_jax.report.html import render
 from hagd_jax.report.record import ABLATION_WORDS
 from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
 from hagd_jax.report.words import percent, probability
-
-MEANINGS = {
-    "size": "it is a part of the model; shown is its share",
-    "sufficiency": "alone it does what the model does, and random circuits of its size do not",
-    "necessity": "without it the behaviour is lost, and without as many others it is not",
-    "minimality": "no member could be left out; shown is the share that could",
-    "completeness": "whatever part is taken out, circuit and model suffer alike; shown is the gap",
-    "equivalence": "circuit and model win against each other equally often",
-    "independence": "what is left without it tells nothing of what the model does",
-    "additivity": "no two members stand in for each other; shown is what the worst pair hides",
-    "specificity": "other tasks do not need it; shown is what they lose without it",
-    "negative control": "on a model with permuted weights it does not pass",
-    "stability": "found again with other seeds or prompts, it has the same members",
-}
 
 
 class Cell(NamedTuple):
@@ -115,7 +102,7 @@ def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
         columns = [""] if whole else ablations
         # Several of one kind, such as controls: the one that fails speaks.
         cells = [_cell(a, sorted(by_ablation.get(a, []), key=_gravity)) for a in columns]
-        made.append(Row(name, MEANINGS.get(name, ""), cells, whole))
+        made.append(Row(name, meaning(name), cells, whole))
     return made
 
 

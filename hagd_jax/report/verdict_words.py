@@ -17,7 +17,10 @@ MARKS = {
     "not tested": ("○", "open"),
 }
 # What the two marks of a claim without a verdict mean.
-LEGEND = "? not enough data: more prompts may decide it; ○ not tested: more prompts would not help"
+LEGEND = (
+    "? not enough data: the test could not decide; "
+    "○ not tested: settled otherwise, so that more prompts would not help"
+)
 # Verdict on a circuit → class, mark and words.
 BADGES = {
     "accepted": ("holds", "✓", "Accepted"),

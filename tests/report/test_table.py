@@ -49,7 +49,7 @@ def test_what_was_not_run_says_so():
     text = printed(verdict_table(make_report(evidence=[bare], claims=tuple(untested))))
     assert text.count("not run") == 2
     assert text.count("○ not tested") == 3 + 1  # and in the legend
-    assert "○ not tested: more prompts would not help" in " ".join(text.split())
+    assert "○ not tested: settled otherwise" in " ".join(text.split())
 
 
 def test_names_are_no_markup_and_no_control_codes():

@@ -79,10 +79,11 @@ def test_every_claim_has_its_cell(read):
     assert [c["colspan"] for c in cells if "colspan" in c] == ["2", "2"]
     assert "✓ 90%" in read.text
     assert "80% to 110%; p = 0.020" in read.text
-    assert "more prompts would not help" in read.text
+    assert "○ not tested: settled otherwise" in read.text
     bare = claim("minimality", "not enough data", effect=Estimate(NAN, NAN, NAN), untested="why")
     (row,) = rows(report(claims=(bare,)), ["mean"])
     assert (row.cells[0].mark, row.cells[0].value) == ("○", "not tested")
+    assert "p: probability that a random circuit of its size is as close" in read.text
     # Of several of one kind the one that fails speaks; what was not asked is left empty.
     several = [claim("negative control"), claim("negative control", "fails", says="passed")]
     made = rows(report(claims=(*several, claim("sufficiency"))), ["mean", "zero"])
