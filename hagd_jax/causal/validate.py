@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hagd_jax.brief import quoted
 from hagd_jax.causal.bench import Bench, Test
 from hagd_jax.causal.beside import BESIDE, control, specificity, stable
 from hagd_jax.causal.claim import FAILS, UNKNOWN, Claim, Runs
@@ -56,8 +57,8 @@ def validate(
         The report. With too few prompts its verdict is "not enough data", never "accepted".
 
     Raises:
-        InputError: If the circuit is of another model, dictionary or task, or the task has no
-            such split.
+        InputError: If the circuit is of another model, dictionary or task, if the task has no
+            such split, or if it is one of the others itself.
 
     Example:
         >>> from hagd_jax.tasks import Seen
@@ -74,6 +75,7 @@ def validate(
     edges = isinstance(circuit, EdgeCircuit)
     parts = parts_of(model, components(model) if edges else dictionary)
     _require_own(circuit, again, parts, task)
+    _require_others(task, others)
     bench = Bench(model, parts, config)
     tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
@@ -184,3 +186,13 @@ def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, t
             raise InputError(
                 "circuit", got=f"one for {found.task!r}", expected=f"one for {task.name!r}"
             )
+
+
+def _require_others(task: Task, others: Sequence[Task]) -> None:
+    """Refuse the circuit's own task, and one named twice, among the tasks that should be others."""
+    names = [other.name for other in others]
+    if task.name in names or len(set(names)) < len(names):
+        raise InputError(
+            "others", got=quoted(names), expected=f"tasks other than {task.name!r}, each once",
+            mend="Specificity is about tasks that should not need the circuit.",
+        )  # fmt: skip

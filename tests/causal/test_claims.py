@@ -47,6 +47,9 @@ def test_another_task_does_not_need_the_circuit():
     found, _ = claims(one, both, others=[as_task(other)])
     assert found["specificity"].verdict == "fails"
     assert found["specificity"].effect.value > 0.5
+    for wrong in ([as_task(one)], [as_task(other)] * 2):
+        with pytest.raises(InputError, match=r"others.*expected tasks other than 'two_tasks_1'"):
+            claims(one, both, others=wrong)
     lacking = dataclasses.replace(as_task(other), splits={}, texts={})
     with pytest.raises(InputError, match="'test'"):
         claims(one, both, others=[lacking])
