@@ -77,7 +77,7 @@ def necessity(runs: Runs) -> Claim:
     """Test that the model loses the behaviour without the circuit, but not without other nodes."""
     effect = lost(runs)
     good = worst([within(effect, NECESSITY_GATE), _informative(runs)])
-    says = f"without it {share(effect)} of the metric is lost (gate {NECESSITY_GATE:.0%})"
+    says = f"ablating it costs {share(effect)} of the metric (gate {NECESSITY_GATE:.0%})"
     if good is False or not runs.ran(runs.trials.without_others):
         return runs.cut_short("necessity", good, effect, says, "random other members")
     others = [
@@ -169,8 +169,9 @@ def minimality(runs: Runs) -> Claim:
         effect = accuracy(np.array([word == IDLE for word in found.standing]))
     says = (
         f"of {tested} members tested of {runs.members:,}, {count[NEEDED]} are needed, "
-        f"{count[IDLE]} could be left out, of {count[UNDECIDED]} these prompts do not tell; one "
-        f"counts if it is worth {100 * least_share(runs.members):.2g}% of the empty circuit's KL"
+        f"{count[IDLE]} could be left out, and {count[UNDECIDED]} are undecided on these prompts; "
+        "a member is needed if leaving it out adds at least "
+        f"{100 * least_share(runs.members):.2g}% of the empty circuit's KL"
     )
     good = False if count[IDLE] else True if count[NEEDED] == tested else None
     return runs.claim("minimality", good, effect, float(found.p_value.max()), says)

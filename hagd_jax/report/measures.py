@@ -147,7 +147,7 @@ MEANINGS = {
     f"{BAND_GATE:.0%} are asked for.",
     "kl": "How far the circuit's next-token distribution is from the model's; 0 is identical. "
     f"At most {KL_GATE:.0%} of what remains with no node left is asked for.",
-    "kept": "Share kept of the accuracy that ablating every node costs; "
+    "kept": "Share kept of the accuracy that is lost by ablating every node; "
     f"{ACCURACY_GATE:.0%} is asked for.",
     "preservation": "Behavioural preservation: accuracy of the circuit alone, over the model's.",
     "lost": "Share of the preference that is lost when the circuit's nodes are ablated and "
@@ -155,7 +155,7 @@ MEANINGS = {
     "control": "Faithfulness of the best random circuit; each has as many nodes as this one, by "
     "layer and kind or by kind alone. It is what chance can do.",
     "mean_control": "Mean faithfulness of the random circuits.",
-    "p": "Chance that a random circuit is as near to the model; it cannot be below "
+    "p": "Probability that a random circuit is as near to the model; it cannot be below "
     "1 / (1 + controls).",
     "sufficiency": "Alone it does what the model does, and random circuits of its size do not.",
     "necessity": "Without it the behaviour is lost, and without as many others it is not.",

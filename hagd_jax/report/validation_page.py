@@ -16,7 +16,13 @@ from hagd_jax.report import validation_plots as draw
 from hagd_jax.report.claim_words import meaning
 from hagd_jax.report.html import render
 from hagd_jax.report.record import ABLATION_WORDS
-from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
+from hagd_jax.report.verdict_words import (
+    MARKS,
+    badge,
+    findings,
+    gates_in_words,
+    verdict_sentence,
+)
 from hagd_jax.report.words import percent, probability
 
 
@@ -75,6 +81,8 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         ablation_words=ABLATION_WORDS,
         rows=rows(report, ablations),
         what=what,
+        ran=any(found.controls for found in report.evidence),
+        gates=[(found.ablation, gates_in_words(found.alone.passed)) for found in report.evidence],
         colours=dict(zip([e.ablation for e in report.evidence], draw.COLOURS, strict=False)),
         plots=figures,
         islands={"figures": {name: json_item(figure) for name, figure in figures.items()}},

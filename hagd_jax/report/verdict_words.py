@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport
@@ -127,3 +127,35 @@ def _sentence(claim: Claim) -> str:
         "holds": "holds", "fails": "fails", "not tested": "was not tested",
     }.get(claim.standing, "has not enough data")  # fmt: skip
     return f"{claim.name.capitalize()}{under} {verdict}: {inert(claim.says, 600)}."
+
+
+_GATES = {
+    "able": "the model's own accuracy",
+    "informative": "enough prompts that ablation changes",
+    "kl": "KL",
+    "faithfulness": "mean faithfulness",
+    "spread": "faithfulness on most prompts",
+    "accuracy": "accuracy",
+}
+
+
+def gates_in_words(passed: Mapping[str, bool | None]) -> str:
+    """Name the gates of sufficiency that a circuit fails, and those that are undecided.
+
+    Args:
+        passed: Gate → whether it is passed, None for "not enough data"; see `causal.Alone`.
+
+    Returns:
+        The end of a sentence.
+
+    Example:
+        >>> gates_in_words({"kl": True, "accuracy": False, "spread": None})
+        'it fails on accuracy; undecided is faithfulness on most prompts'
+        >>> gates_in_words({"kl": True})
+        'it passes all gates'
+    """
+    parts = []
+    for verb, kind in (("it fails on", False), ("undecided is", None)):
+        names = [_GATES.get(name, name) for name, good in passed.items() if good is kind]
+        parts += [f"{verb} {', '.join(names)}"] if names else []
+    return "; ".join(parts) or "it passes all gates"

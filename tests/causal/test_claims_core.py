@@ -171,7 +171,7 @@ def test_few_informative_prompts_never_fail(informative):
     rare = np.where(np.arange(20) < informative, 3.0, 0.0)
     claim = minimality(added(1.0, 1.0, rare))
     assert claim.verdict == "not enough data"
-    assert "of 1 these prompts do not tell" in claim.says
+    assert "and 1 are undecided on these prompts" in claim.says
 
 
 def test_a_member_that_never_did_anything_is_idle_when_prompts_are_many():

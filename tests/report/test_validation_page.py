@@ -103,6 +103,19 @@ def test_plots_show_what_was_measured(read):
     np.testing.assert_allclose(column(found["size-faithfulness"], "y"), [0.3, 0.95])
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_the_page_names_failing_gates_and_random_circuits_only_if_they_were_run(ran):
+    found = evidence() if ran else evidence(controls=(), chance=(), others=())
+    passed = {"kl": True, "faithfulness": False, "accuracy": False, "spread": None}
+    found = dataclasses.replace(found, alone=found.alone._replace(passed=passed))
+    text = " ".join(Read(validation_page(report(evidence=(found,)))).text.split())
+    plot = text[text.index("Is it enough?") : text.index("Is it needed?")]
+    assert "passes the other gates, which this plot does not show" in plot
+    assert "Under mean ablation it fails on mean faithfulness, accuracy; undecided is" in plot
+    assert ("random circuit" in plot) == ran
+    assert ("without others" in text) == ran
+
+
 def test_a_page_without_evidence_has_no_plots():
     read = Read(validation_page(report(evidence=())))
     assert figures(read) == {}
