@@ -196,15 +196,17 @@ def test_attribute_writes_the_graph_three_ways(folder, tmp_path, capsys, over):
     assert ended(captured.err) == ["Tracing features"]
 
 
-def judged(folder, tmp_path, heads, *more):
+def judged(folder, tmp_path, heads, *more, name="model"):
     """The verdict of `hagd validate` on the neurons that multiply and some of the heads."""
     members = (
         *(Node("head", 0, head) for head in heads),
         *(Node("neuron", 0, i) for i in range(4)),
     )
-    seen = tasks.task("modular-addition", make_adder()).look("discover", ablation="counterfactual")
+    seen = tasks.task("modular-addition", make_adder()).look(
+        "discover", ablation="counterfactual", model=make_adder().replace(name=name)
+    )
     circuit = Circuit(
-        members, (1.0,) * len(members), (1, 3, 8), "model", "modular_addition", seen=seen
+        members, (1.0,) * len(members), (1, 3, 8), name, "modular_addition", seen=seen
     )
     circuit.save(tmp_path / "circuit.json")
     command = ["validate", "--circuit", str(tmp_path / "circuit.json"), "--model", folder]
@@ -233,8 +235,11 @@ def test_validate_rejects_a_circuit_without_a_head_that_it_needs(folder, tmp_pat
     assert "error" in capsys.readouterr().err
 
 
-def test_validate_finds_both_heads_sufficient(folder, tmp_path):
-    record = judged(folder, tmp_path, (0, 1))
+def test_validate_finds_both_heads_sufficient(folder, tmp_path, capsys):
+    # The folder's model has the weights of the one that the circuit knows, by another name.
+    record = judged(folder, tmp_path, (0, 1), name="trained")
+    assert "tested in" not in capsys.readouterr().out
+    assert "trained, float32" in (tmp_path / "validation.html").read_text()
     claims = {(claim["name"], claim["ablation"]): claim["verdict"] for claim in record["claims"]}
     assert claims["sufficiency", "mean"] == claims["sufficiency", "counterfactual"] == "holds"
 

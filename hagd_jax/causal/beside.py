@@ -85,9 +85,10 @@ def independent(runs: Runs) -> Claim:
         return runs.claim("independence", None, effect, math.nan, too_few(runs))
     p, power = independence_p(full, rest, seed=runs.seed), independence_power(len(full), runs.alpha)
     says = (
-        f"HSIC, 999 permutations; the two correlate by {effect.value:.2f}; of Gaussian variables "
-        f"that correlate by {CORRELATION}, this many prompts find {power:.0%} dependent "
-        f"({POWER:.0%} are asked for)"
+        "permutation test (HSIC) between the metric of the model and that of the model without "
+        f"the circuit; their correlation is {effect.value:.2f}; on this many prompts the test's "
+        f"power to find a Gaussian correlation of {CORRELATION} is {power:.0%} ({POWER:.0%} is "
+        "required)"
     )
     # Dependence that was found needs no power; independence does.
     good = False if p <= runs.alpha else True if power >= POWER else None
@@ -112,8 +113,9 @@ def additive(runs: Runs) -> Claim:
     first = int(more.mean(1).argmax())
     effect = ratio_of_means(more[first], np.ones_like(runs.span), **runs.bootstrap)
     says = (
-        f"{backed_up.sum()} of {len(joint)} pairs taken out of the model cost together what they "
-        f"do not cost one by one; at most {effect.value:.0%} of the metric"
+        f"{backed_up.sum()} of {len(joint)} pairs of members stand in for each other: ablating "
+        f"both costs more than the sum of ablating each, by over {SHARED:.0%} of the metric; the "
+        f"largest excess is {effect.value:.0%}"
     )
     good = False if backed_up.any() else True if cleared.all() else None
     return runs.claim("additivity", good, effect, float(p_values[first]), says)
@@ -138,8 +140,9 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
     found: Any = scipy.stats.mannwhitneyu(mine, theirs, alternative="greater")
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     effect = Estimate(float(theirs.mean()), min(means.values()), max(means.values()))
-    says = f"without it {mine.mean():.0%} of the metric is lost, and of " + ", ".join(
-        f"{name} {mean:.0%}" for name, mean in means.items()
+    says = (
+        f"ablating the circuit costs {mine.mean():.0%} of its own task's metric, and "
+        + ", ".join(f"{mean:.0%} of that of {name}" for name, mean in means.items())
     )
     # A task on which ablation changes nothing would lose nothing without any circuit.
     few = {name: runs for name, runs in others.items() if runs.informative < LEAST_INFORMATIVE}
@@ -155,10 +158,23 @@ def specificity(own: Runs, others: dict[str, Runs]) -> Claim:
 
 
 def control(runs: Runs) -> Claim:
-    """Test that the circuit is rejected on a model whose weights were permuted."""
+    """Test that the circuit is rejected on a model whose weights were permuted.
+
+    If the permuted model does not have the behaviour, or ablation does not change what it does, no
+    circuit could pass there: the test could not have failed, and it says nothing.
+
+    Args:
+        runs: Of the permuted model.
+
+    Returns:
+        The claim; its effect is the circuit's faithfulness to the permuted model.
+    """
     found = alone(runs)
-    good = None if found.good is None else not found.good
+    possible = found.passed["able"] is not False and found.passed["informative"] is True
+    good = not found.good if possible and found.good is not None else None
     says = f"weights permuted: {in_words(found, runs)}"
+    if not possible:
+        says += "; no circuit could pass there, so the control does not count"
     effect = found.faithfulness.ratio_of_means
     return runs.claim("negative control", good, effect, math.nan, says)
 
@@ -189,7 +205,7 @@ def stable(
         for _ in range(max(99, math.ceil(1 / alpha)))
     ]
     p = permutation_p(effect.value, np.array([found.value for found in null]))
-    says = f"{1 + len(again)} circuits share {effect.value:.0%} of their members, pair by pair"
+    says = f"two of {1 + len(again)} circuits share {effect.value:.0%} of their members on average"
     verdict = HOLDS if effect.value >= SAME and p <= alpha else FAILS
     return Claim("stability", verdict, effect, p, "", "", says)
 

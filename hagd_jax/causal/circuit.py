@@ -50,7 +50,8 @@ class Circuit:
         dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
             as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
         seen: The data that the circuit was chosen by looking at; unknown by default, and then the
-            judge does not accept it. Of a circuit that no data decided it is `Seen.nothing()`.
+            judge does not accept it. Of a circuit that no data decided it is `Seen.nothing()`, but
+            a file that says so reads as unknown, since what it said may have been taken out.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
 

@@ -52,10 +52,13 @@ class _File:
     ablation: Name | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Fields that every circuit has."""
+        """Fields that every circuit has; the history of one that names no data is unknown."""
         seen = Seen.from_json(self.seen)
         if self.seen is None and self.ablation is not None:
             seen = Seen(known=False, ablations=(self.ablation,))
+        # A choice of members rests on something: a record that has lost it all is no record.
+        if self.scores and not (seen.ablations or seen.splits or seen.prompts):
+            seen |= Seen.unknown()
         fields = {
             name: getattr(self, name) for name in ("model", "task", "scores", "seed", "config")
         }

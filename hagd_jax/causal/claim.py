@@ -14,6 +14,8 @@ from hagd_jax.causal.metrics import Estimate
 from hagd_jax.causal.trials import Trials
 
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "not enough data"
+# How a claim without a verdict reads whose trials were not run: more prompts would not tell.
+UNTESTED = "not tested"
 # The claims that decide whether a circuit is accepted; the others are told beside them.
 CORE = ("size", "sufficiency", "necessity", "minimality")
 # A distance from the model has changed if it moved by more than rounding does: by this much in
@@ -31,12 +33,14 @@ class Claim:
         name: Such as `sufficiency`.
         verdict: `holds`, `fails` or `not enough data`.
         effect: What was measured, with its interval where it has one.
-        p_value: Of the data if the claim were false; for independence, if it were true. NaN where
-            there is no test.
+        p_value: Of the data if the claim were false; for independence and additivity, if it were
+            true. NaN where there is no test.
         ablation: What the ablated nodes were set to; empty where nothing was ablated.
         split: Which prompts.
         says: What that means, in a sentence.
         decides: Whether the circuit's acceptance depends on it.
+        untested: Why its trials were not run, if they were not; the verdict then is
+            `not enough data`, but more data would not help.
     """
 
     name: str
@@ -47,6 +51,12 @@ class Claim:
     split: str
     says: str
     decides: bool = False
+    untested: str = ""
+
+    @property
+    def standing(self) -> str:
+        """Return the verdict in words: `not tested` where the trials were not run."""
+        return UNTESTED if self.untested else self.verdict
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, with None for what is not a number."""
@@ -85,6 +95,7 @@ class Runs:
         clusters: (N,) which prompts resemble each other; None if each stands for itself.
         decides: Whether core claims under this ablation decide.
         greedy: (S, 2) metric of circuit and model without the parts that tell them apart most.
+        skipped: Why only the first trials were run, where that is so.
     """
 
     found: Behaviour
@@ -97,6 +108,7 @@ class Runs:
     clusters: np.ndarray | None = None
     decides: bool = False
     greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+    skipped: str = "only the circuit and its complement were run"
 
     __repr__ = one_line
 
@@ -151,6 +163,27 @@ class Runs:
         verdict = UNKNOWN if good is None else HOLDS if good else FAILS
         decides = self.decides and name in CORE
         return Claim(name, verdict, effect, p, self.ablation, self.split, says, decides)
+
+    def cut_short(
+        self, name: str, good: bool | None, effect: Estimate, says: str, rest: str
+    ) -> Claim:
+        """Make a claim of which only the gates were measured, and not the rest of its trials.
+
+        Args:
+            name: Of the claim.
+            good: What the gates say; they can reject it, or leave it open for lack of data.
+            effect: What was measured.
+            says: What that means, in a sentence; it may be empty.
+            rest: What was not run.
+
+        Returns:
+            The claim, which reads `not tested` if its gates are passed.
+        """
+        if good is False:
+            return self.claim(name, False, effect, math.nan, says)
+        words = "; ".join(part for part in (says, f"{rest} not tested: {self.skipped}") if part)
+        made = self.claim(name, None, effect, math.nan, words)
+        return dataclasses.replace(made, untested=self.skipped) if good else made
 
 
 def beats(good: bool | None, p: float, controls: int, alpha: float) -> bool | None:

@@ -36,7 +36,6 @@ MEMBER_SHARE, EQUAL_SHARE = 0.001, 0.1
 # this share of them would have shown.
 RARE = 0.1
 NEEDED, IDLE, UNDECIDED = "needed", "idle", "undecided"
-SETTLED = "not tested, since the circuit is rejected already"
 
 
 def size(members: int, units: int, split: str, *, decides: bool) -> Claim:
@@ -66,9 +65,7 @@ def sufficiency(runs: Runs) -> Claim:
     found = alone(runs)
     effect, says = found.faithfulness.ratio_of_means, in_words(found, runs)
     if found.good is False or not runs.ran(runs.trials.controls):
-        note = "" if found.good is False else "; random circuits " + SETTLED
-        good = None if found.good else found.good
-        return runs.claim("sufficiency", good, effect, math.nan, says + note)
+        return runs.cut_short("sufficiency", found.good, effect, says, "random circuits")
     # By the distance from the model: a control that overshoots the metric is not faithful.
     controls = -runs.kl(runs.trials.controls).mean(1)
     p = permutation_p(-float(runs.kl(Trials.CIRCUIT).mean()), controls)
@@ -80,10 +77,9 @@ def necessity(runs: Runs) -> Claim:
     """Test that the model loses the behaviour without the circuit, but not without other nodes."""
     effect = lost(runs)
     good = worst([within(effect, NECESSITY_GATE), _informative(runs)])
-    says = f"without it {share(effect)} of the metric is lost (gate {NECESSITY_GATE:.0%})"
+    says = f"ablating it costs {share(effect)} of the metric (gate {NECESSITY_GATE:.0%})"
     if good is False or not runs.ran(runs.trials.without_others):
-        note = "" if good is False else "; random others " + SETTLED
-        return runs.claim("necessity", None if good else good, effect, math.nan, says + note)
+        return runs.cut_short("necessity", good, effect, says, "random other members")
     others = [
         mean_ratio(runs.metric(Trials.FULL) - row, runs.span, runs.scale)
         for row in runs.metric(runs.trials.without_others)
@@ -162,7 +158,7 @@ def least_share(members: int) -> float:
 def minimality(runs: Runs) -> Claim:
     """Test that every member is needed: without it the circuit is further from the model."""
     if not runs.ran(runs.trials.without_member):
-        return runs.claim("minimality", None, nothing(), math.nan, f"members {SETTLED}")
+        return runs.cut_short("minimality", True, nothing(), "", "members")
     found = members(runs)
     tested = len(found.standing)
     if not tested:
@@ -173,8 +169,9 @@ def minimality(runs: Runs) -> Claim:
         effect = accuracy(np.array([word == IDLE for word in found.standing]))
     says = (
         f"of {tested} members tested of {runs.members:,}, {count[NEEDED]} are needed, "
-        f"{count[IDLE]} could be left out, of {count[UNDECIDED]} these prompts do not tell; one "
-        f"counts if it is worth {100 * least_share(runs.members):.2g}% of the empty circuit's KL"
+        f"{count[IDLE]} could be left out, and {count[UNDECIDED]} are undecided on these prompts; "
+        "a member is needed if leaving it out adds at least "
+        f"{100 * least_share(runs.members):.2g}% of the empty circuit's KL"
     )
     good = False if count[IDLE] else True if count[NEEDED] == tested else None
     return runs.claim("minimality", good, effect, float(found.p_value.max()), says)

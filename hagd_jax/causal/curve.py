@@ -91,7 +91,7 @@ def size_curve(
         )  # fmt: skip
         share = size / nodes.space.nodes
         kl = float(result.kl[row].mean())
-        points.append(SizePoint(size, share, recovered, accuracy(result.correct[row] > 0.5), kl))
+        points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
     return tuple(points)
 
 

@@ -27,7 +27,8 @@ class Evidence:
         alone: What the circuit alone keeps, and which gates it passes.
         metric: Of model, empty circuit, circuit, and model without it.
         kl: KL from the model of the same, in nats.
-        accuracy: Of the same, with exact intervals.
+        accuracy: Of the same, as means over prompts and over draws of partners, with
+            Clopper–Pearson intervals.
         necessity: Share of the metric lost without the circuit.
         controls: KL of random circuits of the same size.
         chance: Faithfulness of the same.
@@ -82,7 +83,7 @@ def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
         alone=alone(runs),
         metric=_means(runs.metric(ends)),
         kl=_means(runs.kl(ends)),
-        accuracy=tuple(accuracy(row > 0.5) for row in runs.right(ends)),
+        accuracy=tuple(accuracy(row) for row in runs.right(ends)),
         necessity=lost(runs),
     )
     trials = runs.trials

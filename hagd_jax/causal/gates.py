@@ -69,7 +69,7 @@ class Alone(NamedTuple):
 
     Attributes:
         match: Share of prompts on which its top token is the model's.
-        able: Accuracy of the model itself, with its exact interval.
+        able: Accuracy of the model itself, with its Clopper–Pearson interval.
         kl: Its distance from the model over the empty circuit's.
         faithfulness: Of the metric, with its spread over prompts.
         kept: Share kept of the accuracy that ablating everything costs.
@@ -106,7 +106,7 @@ def alone(runs: Runs) -> Alone:
     right = [runs.right(row) for row in (Trials.CIRCUIT, Trials.FULL, Trials.EMPTY)]
     far = runs.kl(Trials.EMPTY)
     found = faithfulness(own, full, empty, **runs.bootstrap)
-    able = accuracy(right[1] > 0.5)
+    able = accuracy(right[1])
     kl = ratio_of_means(runs.kl(Trials.CIRCUIT), far, scale=float(far.max()), **runs.bootstrap)
     kept = kept_accuracy(*right, **runs.bootstrap)
     kept_of_model = preservation(*right[:2], **runs.bootstrap)
@@ -154,14 +154,15 @@ def in_words(found: Alone, runs: Runs) -> str:
         f"KL {share(found.kl)} of the empty circuit's (gate {KL_GATE:.0%})",
         f"recovers {share(f.ratio_of_means)} of the metric, and {BAND[0]:.0%} to {BAND[1]:.0%} of "
         f"it on {share(f.within)} of the prompts (gate {BAND_GATE:.0%})",
-        f"keeps {share(found.kept)} of the accuracy that ablation costs (gate {ACCURACY_GATE:.0%})"
-        f", which is {found.preservation.value:.0%} of the model's",
+        f"keeps {share(found.kept)} of the accuracy lost by ablating everything (gate "
+        f"{ACCURACY_GATE:.0%}); its accuracy is {found.preservation.value:.0%} of the model's",
     ]
     if math.isnan(f.ratio_of_means.value):
         parts[2] = "the metric does not tell the model from the empty circuit"
     if np.isnan(found.kept.value):
         parts[3] = (
-            f"keeps {found.preservation.value:.0%} of the accuracy, as the empty circuit does"
+            f"its accuracy is {found.preservation.value:.0%} of the model's, and ablating "
+            "everything costs none"
         )
     return "; ".join(parts)
 

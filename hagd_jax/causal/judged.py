@@ -128,8 +128,8 @@ def reference_words(judged: Judged) -> str:
         "other judged prompts of the same template and length",
         f"all other reference prompts, as their own template and length has fewer than {LEAST}",
     )
-    parts = [f"{n} from {words}" for n, words in zip(source, where, strict=True) if n]
-    return f"values that replace others, by rows: {'; '.join(parts)}; never from the prompt itself"
+    parts = [f"for {n} rows from {words}" for n, words in zip(source, where, strict=True) if n]
+    return f"ablation values come {', '.join(parts)}, and never from the prompt itself"
 
 
 def _has_seen(seen: Seen, task: Task, split: str, prompts: Prompts) -> np.ndarray:

@@ -180,20 +180,34 @@ def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Compute the share of correct answers with its Clopper–Pearson interval.
+    """Compute the mean share of correct answers with its Clopper–Pearson interval.
+
+    A prompt that was run several times, such as with several partners under `resample`, counts as
+    the share of its runs that were right, so the estimate is the mean over runs. The interval takes
+    the sum of the shares as the number of right answers. That is wide enough, since a share varies
+    less than a single answer that is right as often.
 
     Args:
-        correct: (N,) booleans.
+        correct: (N,) booleans, or shares from 0 to 1.
 
     Returns:
-        The share and its exact 95% interval.
+        The mean and its 95% interval, which is exact for booleans.
+
+    Raises:
+        InputError: If a value is not from 0 to 1.
+
+    Example:
+        >>> import numpy as np
+        >>> accuracy(np.array([1, 0.25, 0.25, 0])).value
+        0.375
     """
     (correct,) = _aligned(correct)
-    if not np.isin(correct, (0, 1)).all():
-        raise InputError("correct", got=shown(correct), expected="True or False for each prompt")
-    k, n = int(correct.sum()), len(correct)
-    interval = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
-    return Estimate(k / n, float(interval.low), float(interval.high))
+    if not ((correct >= 0) & (correct <= 1)).all():
+        raise InputError("correct", got=shown(correct), expected="0 to 1 for each prompt")
+    k, n = float(correct.sum()), len(correct)
+    low = scipy.stats.beta.ppf(0.025, k, n - k + 1) if k > 0 else 0.0
+    high = scipy.stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+    return Estimate(k / n, float(low), float(high))
 
 
 def preservation(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hagd_jax.brief import quoted
 from hagd_jax.causal.bench import Bench, Test
 from hagd_jax.causal.beside import BESIDE, control, specificity, stable
 from hagd_jax.causal.circuit import Circuit
@@ -57,8 +58,8 @@ def validate(
         The report. With too few prompts its verdict is "not enough data", never "accepted".
 
     Raises:
-        InputError: If the circuit is of another model, dictionary or task, or the task has no
-            such split.
+        InputError: If the circuit is of another model, dictionary or task, if the task has no
+            such split, or if it is one of the others itself.
 
     Example:
         >>> from hagd_jax.tasks import Seen
@@ -78,6 +79,7 @@ def validate(
     edges = isinstance(circuit, EdgeCircuit)
     parts = parts_of(model, components(model) if edges else dictionary)
     _require_own(circuit, again, parts, task)
+    _require_others(task, others)
     bench = Bench(model, parts, config)
     tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
@@ -146,11 +148,23 @@ def _core(
         failed = any(c.decides and c.verdict == FAILS for several in made.values() for c in several)
         if test.decides[name] and test.enough[name] and not failed:
             runs[name] = bench.runs(test, trials, name, trials.core)
-            made[name] = _core_claims(runs[name], test)
+        elif test.enough[name]:
+            here = any(claim.verdict == FAILS for claim in made[name])
+            why = _SKIPPED["here" if here else "rejected" if failed else "open"]
+            runs[name] = dataclasses.replace(runs[name], skipped=why)
+        made[name] = _core_claims(runs[name], test)
         tell(name)
     words = reference_words(test.judged)
     seen = [evidence(found, circuit, words) for found in runs.values()]
     return [claim for several in made.values() for claim in several], seen
+
+
+# Why no more is run of a circuit.
+_SKIPPED = {
+    "here": "the circuit fails its gates here",
+    "rejected": "the circuit is rejected already",
+    "open": "nothing is decided under this ablation",
+}
 
 
 def _core_claims(runs: Runs, test: Test) -> list[Claim]:
@@ -162,7 +176,10 @@ def _enough(claims: list[Claim], test: Test, ablation: str) -> list[Claim]:
     if test.enough[ablation]:
         return claims
     few = f"{len(test.judged)} distinct prompts, and {test.judged.others} to take values from"
-    return [dataclasses.replace(c, verdict=UNKNOWN, says=f"{few}: {c.says}") for c in claims]
+    return [
+        dataclasses.replace(c, verdict=UNKNOWN, untested="", says=f"{few}: {c.says}")
+        for c in claims
+    ]
 
 
 def _require_kinds(
@@ -191,3 +208,13 @@ def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, t
             raise InputError(
                 "circuit", got=f"one for {found.task!r}", expected=f"one for {task.name!r}"
             )
+
+
+def _require_others(task: Task, others: Sequence[Task]) -> None:
+    """Refuse the circuit's own task, and one named twice, among the tasks that should be others."""
+    names = [other.name for other in others]
+    if task.name in names or len(set(names)) < len(names):
+        raise InputError(
+            "others", got=quoted(names), expected=f"tasks other than {task.name!r}, each once",
+            mend="Specificity is about tasks that should not need the circuit.",
+        )  # fmt: skip

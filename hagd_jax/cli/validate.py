@@ -23,6 +23,8 @@ from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.files import require_writable, write_atomic
+from hagd_jax.models import LanguageModel
+from hagd_jax.models.digest import digest
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.tasks import Sizes
@@ -91,9 +93,7 @@ def _validate(
     """Test the first circuit, compare it with the others, and write the verdicts."""
     circuit, *again = circuits
     name = tasks.find(command.task or require_name(circuit.task))
-    model = session.model(command.model, command.dtype)
-    if model.name != circuit.model:
-        show(escape(f"note: circuit found in {circuit.model!r}, but tested in {model.name!r}"))
+    model = _known_as(session.model(command.model, command.dtype), circuit)
     mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
@@ -127,3 +127,13 @@ def _validate(
         show(claims_table(report))
         show(f"Report: {escape(str(look))}")
     return report
+
+
+def _known_as(model: LanguageModel, circuit: Circuit | EdgeCircuit) -> LanguageModel:
+    """The model under the name that the circuit knows it by, if that one has the same weights."""
+    if model.name == circuit.model:
+        return model
+    if f"{circuit.model}#{digest(model)}" in circuit.seen.models:
+        return model.replace(name=circuit.model)
+    show(escape(f"note: circuit found in {circuit.model!r}, but tested in {model.name!r}"))
+    return model

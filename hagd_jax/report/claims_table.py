@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hagd_jax.causal import Claim, ValidationReport
-from hagd_jax.report.verdict_words import MARKS, STYLES, badge, verdict_sentence
+from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert
 
 
@@ -42,6 +42,9 @@ def claims_table(report: ValidationReport) -> Table:
                     f"{report.prompts} distinct prompts of the {inert(report.split, 20)} split",
                     found_under(report.circuit.seen),
                     "claims marked * decide",
+                    LEGEND,
+                    "p: probability of such data if the claim were false, but for independence "
+                    "and additivity, if it were true",
                     *(f"set aside: {inert(each, 200)}" for each in report.aside),
                 ]
             )
@@ -52,7 +55,7 @@ def claims_table(report: ValidationReport) -> Table:
         table.add_column(name, no_wrap=name != "what was seen")
     for claim in sorted(report.claims, key=lambda c: not c.decides):
         star = "*" if claim.decides else " "
-        sign = Text(f"{MARKS[claim.verdict][0]} {claim.name}{star}", style=STYLES[claim.verdict])
+        sign = Text(f"{MARKS[claim.standing][0]} {claim.name}{star}", style=STYLES[claim.standing])
         table.add_row(sign, Text(claim.ablation), Text(_p(claim)), Text(claim.says))
     return table
 

@@ -13,7 +13,7 @@ import jinja2
 from bokeh.resources import Resources
 from markupsafe import Markup
 
-from hagd_jax.report.verdict_words import MARKS
+from hagd_jax.report.verdict_words import LEGEND, MARKS
 from hagd_jax.report.words import found_under, inert
 
 LONG_TEXT = 20_000
@@ -36,7 +36,7 @@ def environment() -> jinja2.Environment:
         finalize=lambda value: value if isinstance(value, Markup) else inert(value, LONG_TEXT),
     )
     made.filters["short"] = lambda value, limit=300: inert(value, limit)
-    made.globals["marks"] = MARKS
+    made.globals["marks"], made.globals["legend"] = MARKS, LEGEND
     made.filters["found_under"] = found_under
     return made
 

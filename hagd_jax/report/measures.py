@@ -12,6 +12,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import ACCURACY_GATE, KL_GATE, Estimate, Evidence, ValidationReport
+from hagd_jax.causal.claim import UNTESTED
 from hagd_jax.causal.gates import BAND_GATE, NECESSITY_GATE
 from hagd_jax.causal.metrics import BAND
 from hagd_jax.report.words import UNDEFINED, interval, number, percent, probability
@@ -26,7 +27,8 @@ class Cell(NamedTuple):
         value: The number itself; NaN where it is not defined.
         text: What is printed.
         note: Smaller, beneath it.
-        verdict: Of a claim: `holds`, `fails` or `not enough data`; empty for what is no claim.
+        verdict: Of a claim: `holds`, `fails`, `not enough data` or `not tested`; empty for what is
+            no claim.
     """
 
     value: float
@@ -90,7 +92,7 @@ def checks(report: ValidationReport) -> list[Measure]:
         cells = []
         for e in report.evidence:
             claim = found.get((name, e.ablation))
-            verdict = claim.verdict if claim else "not enough data"
+            verdict = claim.standing if claim else UNTESTED
             note = "" if e.decides else "decides nothing"
             cells.append(Cell(float(verdict == "holds"), verdict, note, verdict))
         rows.append(Measure(name.capitalize(), MEANINGS[name], tuple(cells)))
@@ -145,7 +147,7 @@ MEANINGS = {
     f"{BAND_GATE:.0%} are asked for.",
     "kl": "How far the circuit's next-token distribution is from the model's; 0 is identical. "
     f"At most {KL_GATE:.0%} of what remains with no node left is asked for.",
-    "kept": "Share kept of the accuracy that ablating every node costs; "
+    "kept": "Share kept of the accuracy that is lost by ablating every node; "
     f"{ACCURACY_GATE:.0%} is asked for.",
     "preservation": "Behavioural preservation: accuracy of the circuit alone, over the model's.",
     "lost": "Share of the preference that is lost when the circuit's nodes are ablated and "
@@ -153,7 +155,7 @@ MEANINGS = {
     "control": "Faithfulness of the best random circuit; each has as many nodes as this one, by "
     "layer and kind or by kind alone. It is what chance can do.",
     "mean_control": "Mean faithfulness of the random circuits.",
-    "p": "Chance that a random circuit is as near to the model; it cannot be below "
+    "p": "Probability that a random circuit is as near to the model; it cannot be below "
     "1 / (1 + controls).",
     "sufficiency": "Alone it does what the model does, and random circuits of its size do not.",
     "necessity": "Without it the behaviour is lost, and without as many others it is not.",

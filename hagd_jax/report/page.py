@@ -83,6 +83,7 @@ def page(report: Report) -> str:
         badge=badge(report.validation),
         validation=report.validation,
         evidence=report.evidence,
+        ran=any(found.chance for found in report.evidence),
         findings=findings(report.validation),
         ablation_words=ABLATION_WORDS,
         main=main_measures(said) if said else [],

@@ -9,7 +9,7 @@ from rich.text import Text
 from hagd_jax.causal import Circuit
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
-from hagd_jax.report.verdict_words import MARKS, STYLES, badge, verdict_sentence
+from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert, node_name, number
 
 
@@ -91,6 +91,7 @@ def _caption(report: Report) -> Text:
         found_under(report.circuit.seen),
         "* decides",
         "beneath: 95% intervals, in %",
+        LEGEND.replace("not enough data", _SHORT["not enough data"]),
         *(f"set aside: {inert(each, 200)}" for each in said.aside),
     ]
     return Text("; ".join(parts))
@@ -105,4 +106,9 @@ def _cell(cell: Cell) -> Text:
     return text
 
 
-_SHORT = {"holds": "holds", "fails": "fails", "not enough data": "too little"}
+_SHORT = {
+    "holds": "holds",
+    "fails": "fails",
+    "not enough data": "too little",
+    "not tested": "not tested",
+}

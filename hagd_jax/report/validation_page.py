@@ -13,24 +13,17 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
+from hagd_jax.report.claim_words import meaning
 from hagd_jax.report.html import render
 from hagd_jax.report.record import ABLATION_WORDS
-from hagd_jax.report.verdict_words import MARKS, badge, findings, verdict_sentence
+from hagd_jax.report.verdict_words import (
+    MARKS,
+    badge,
+    findings,
+    gates_in_words,
+    verdict_sentence,
+)
 from hagd_jax.report.words import percent, probability
-
-MEANINGS = {
-    "size": "it is a part of the model; shown is its share",
-    "sufficiency": "alone it does what the model does, and random circuits of its size do not",
-    "necessity": "without it the behaviour is lost, and without as many others it is not",
-    "minimality": "no member could be left out; shown is the share that could",
-    "completeness": "whatever part is taken out, circuit and model suffer alike; shown is the gap",
-    "equivalence": "circuit and model win against each other equally often",
-    "independence": "what is left without it tells nothing of what the model does",
-    "additivity": "no two members stand in for each other; shown is what the worst pair hides",
-    "specificity": "other tasks do not need it; shown is what they lose without it",
-    "negative control": "on a model with permuted weights it does not pass",
-    "stability": "found again with other seeds or prompts, it has the same members",
-}
 
 
 class Cell(NamedTuple):
@@ -88,6 +81,8 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
         ablation_words=ABLATION_WORDS,
         rows=rows(report, ablations),
         what=what,
+        ran=any(found.controls for found in report.evidence),
+        gates=[(found.ablation, gates_in_words(found.alone.passed)) for found in report.evidence],
         colours=dict(zip([e.ablation for e in report.evidence], draw.COLOURS, strict=False)),
         plots=figures,
         islands={"figures": {name: json_item(figure) for name, figure in figures.items()}},
@@ -115,12 +110,12 @@ def rows(report: ValidationReport, ablations: list[str]) -> list[Row]:
         columns = [""] if whole else ablations
         # Several of one kind, such as controls: the one that fails speaks.
         cells = [_cell(a, sorted(by_ablation.get(a, []), key=_gravity)) for a in columns]
-        made.append(Row(name, MEANINGS.get(name, ""), cells, whole))
+        made.append(Row(name, meaning(name), cells, whole))
     return made
 
 
 def _gravity(claim: Claim) -> int:
-    return ("fails", "not enough data", "holds").index(claim.verdict)
+    return ("fails", "not enough data", "not tested", "holds").index(claim.standing)
 
 
 def _cell(ablation: str, claims: list[Claim]) -> Cell:
@@ -128,11 +123,11 @@ def _cell(ablation: str, claims: list[Claim]) -> Cell:
         return Cell(ablation, "", "", "", "", "")
     claim = claims[0]
     p = "" if math.isnan(claim.p_value) else f"p = {probability(claim.p_value)}"
-    value = percent(claim.effect.value, 0) if math.isfinite(claim.effect.value) else claim.verdict
+    value = percent(claim.effect.value, 0) if math.isfinite(claim.effect.value) else claim.standing
     low, high = claim.effect.low, claim.effect.high
     between = f"{percent(low, 0)} to {percent(high, 0)}" if math.isfinite(low + high) else ""
     note = "; ".join(part for part in (between, p.replace("= <", "<")) if part)
-    return Cell(ablation, claim.verdict, *MARKS[claim.verdict], value, note)
+    return Cell(ablation, claim.standing, *MARKS[claim.standing], value, note)
 
 
 def _figures(report: ValidationReport) -> dict[str, Any]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport
+from hagd_jax.causal.claim import CORE
 from hagd_jax.report.words import inert, percent
 
 # Verdict of a claim → mark and class.
-MARKS = {"holds": ("✓", "yes"), "fails": ("✗", "no"), "not enough data": ("?", "open")}
+MARKS = {
+    "holds": ("✓", "yes"),
+    "fails": ("✗", "no"),
+    "not enough data": ("?", "open"),
+    "not tested": ("○", "open"),
+}
+# What the two marks of a claim without a verdict mean.
+LEGEND = (
+    "? not enough data: the test could not decide; "
+    "○ not tested: settled otherwise, so that more prompts would not help"
+)
 # Verdict on a circuit → class, mark and words.
 BADGES = {
     "accepted": ("holds", "✓", "Accepted"),
@@ -16,14 +28,14 @@ BADGES = {
     "not enough data": ("untested", "?", "Not enough data"),
     "": ("untested", "?", "Not tested"),
 }
-STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow"}
+STYLES = {"holds": "green", "fails": "red", "not enough data": "yellow", "not tested": "dim"}
 
 
 class Finding(NamedTuple):
     """A finding is one line under the verdict.
 
     Attributes:
-        mark: ✓, ✗, ? or ·.
+        mark: ✓, ✗, ?, ○ or ·.
         kind: Its class on a page.
         words: A sentence.
     """
@@ -60,20 +72,32 @@ def verdict_sentence(
         E.g. "5.0% of the model (2,318 of 46,350 nodes) does not, by itself, carry ioi in small."
     """
     size, what = len(circuit), "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
-    verb, reason = {
-        "accepted": ("carries", ""),
-        "rejected": _failing(report),
-        "not enough data": ("may carry", ""),
-        "": ("is proposed to carry", ""),
-    }[report.verdict if report else ""]
+    verb, reason = "is proposed to carry", ""
+    if report is not None:
+        verb, reason = {"accepted": ("carries", ""), "rejected": _failing(report.decisive)}.get(
+            report.verdict
+        ) or _open(report)
     task, model = inert(circuit.task, 60), inert(circuit.model, 60)
     part = percent(size / max(units, 1))
     return f"{part} of the model ({size:,} of {units:,} {what}) {verb} {task} in {model}{reason}."
 
 
-def _failing(report: ValidationReport | None) -> tuple[str, str]:
+def _open(report: ValidationReport) -> tuple[str, str]:
+    """What is said where nothing decides: a circuit that fails all the same may carry nothing."""
+    core = [c for c in report.claims if c.name in CORE]
+    names = list(dict.fromkeys(c.ablation for c in core if c.ablation))
+    failing = {c.ablation for c in core if c.verdict == "fails"}
+    if report.decisive or not names or not ({""} & failing or set(names) <= failing):
+        return "may carry", ""
+    verb, reason = _failing(core)
+    under = " and ".join(inert(name, 30) for name in names)
+    keeps = verb.replace("does not, by itself, carry", "does not keep")
+    return keeps, f"{reason} under {under} ablation; nothing decides on it"
+
+
+def _failing(claims: Sequence[Claim]) -> tuple[str, str]:
     """What a circuit does not do, and why, by the gravest of its claims that fail."""
-    failed = {c.name for c in report.decisive if c.verdict == "fails"} if report else set()
+    failed = {c.name for c in claims if c.verdict == "fails"}
     for name, reason in _REASONS.items():
         if name in failed and "sufficiency" not in failed:
             return "is not a circuit of", f": {reason}"
@@ -91,7 +115,7 @@ def findings(report: ValidationReport | None) -> list[Finding]:
     """
     if report is None:
         return []
-    decisive = [Finding(*MARKS[c.verdict], _sentence(c)) for c in report.decisive]
+    decisive = [Finding(*MARKS[c.standing], _sentence(c)) for c in report.decisive]
     aside = [Finding("·", "aside", f"Set aside: {inert(each, 300)}.") for each in report.aside]
     rest = [] if decisive else [Finding("?", "open", "No claim was left that could decide.")]
     return [*decisive, *rest, *aside]
@@ -99,5 +123,39 @@ def findings(report: ValidationReport | None) -> list[Finding]:
 
 def _sentence(claim: Claim) -> str:
     under = f" under {inert(claim.ablation, 30)} ablation" if claim.ablation else ""
-    verdict = {"holds": "holds", "fails": "fails"}.get(claim.verdict, "has not enough data")
+    verdict = {
+        "holds": "holds", "fails": "fails", "not tested": "was not tested",
+    }.get(claim.standing, "has not enough data")  # fmt: skip
     return f"{claim.name.capitalize()}{under} {verdict}: {inert(claim.says, 600)}."
+
+
+_GATES = {
+    "able": "the model's own accuracy",
+    "informative": "enough prompts that ablation changes",
+    "kl": "KL",
+    "faithfulness": "mean faithfulness",
+    "spread": "faithfulness on most prompts",
+    "accuracy": "accuracy",
+}
+
+
+def gates_in_words(passed: Mapping[str, bool | None]) -> str:
+    """Name the gates of sufficiency that a circuit fails, and those that are undecided.
+
+    Args:
+        passed: Gate → whether it is passed, None for "not enough data"; see `causal.Alone`.
+
+    Returns:
+        The end of a sentence.
+
+    Example:
+        >>> gates_in_words({"kl": True, "accuracy": False, "spread": None})
+        'it fails on accuracy; undecided is faithfulness on most prompts'
+        >>> gates_in_words({"kl": True})
+        'it passes all gates'
+    """
+    parts = []
+    for verb, kind in (("it fails on", False), ("undecided is", None)):
+        names = [_GATES.get(name, name) for name, good in passed.items() if good is kind]
+        parts += [f"{verb} {', '.join(names)}"] if names else []
+    return "; ".join(parts) or "it passes all gates"

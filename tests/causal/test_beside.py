@@ -45,6 +45,20 @@ def test_with_enough_of_them_the_same_claims_are_decided():
     assert control(runs).verdict == "fails"
 
 
+@pytest.mark.parametrize(
+    ("right", "kl", "verdict"),
+    [(0.04, 2, None), (0.04, 0, None), (0.5, 2, None), (0.55, 2, "holds"), (1, 2, "holds"),
+     (1, 0.1, "fails")],
+)  # fmt: skip
+def test_a_negative_control_holds_only_where_a_circuit_could_have_passed(right, kl, verdict):
+    """A model that is right on half of the prompts or fewer has no behaviour, and no circuit."""
+    model = np.arange(COUNT) < right * COUNT
+    runs = made_up((MODEL, 0, MODEL, 0), (0, 2, kl, 2), right=(model, 0, model, 0), count=COUNT)
+    claim = control(runs)
+    assert claim.verdict == (verdict or "not enough data")
+    assert ("no circuit could pass there" in claim.says) == (verdict is None)
+
+
 @pytest.mark.parametrize(("prompts", "verdict"), [(8, None), (24, None), (48, None), (64, "holds")])
 def test_independence_is_not_claimed_for_lack_of_prompts(prompts, verdict):
     """Two that have nothing to do with each other; a correlation of .5 would show from 64 on."""

@@ -56,7 +56,11 @@ def circuits(draw):
 def test_round_trip(circuit, tmp_path_factory):
     path = tmp_path_factory.mktemp("circuit") / "circuit.json"
     circuit.save(path)
-    assert Circuit.load(path) == circuit
+    # A file that names no data is no record of how its members were chosen.
+    bare = len(circuit) and circuit.seen == Seen.nothing()
+    assert Circuit.load(path) == (
+        dataclasses.replace(circuit, seen=Seen.unknown()) if bare else circuit
+    )
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
@@ -70,6 +74,22 @@ def test_files_without_what_was_seen_are_of_unknown_history(tmp_path, before):
     found = Circuit.load(tmp_path / "old.json").seen
     assert not found.known
     assert found.ablations == ((before,) if before else ())
+
+
+@settings(max_examples=20)
+@given(kept=st.sets(st.sampled_from(["ablations", "splits", "prompts", "tasks", "models"])))
+def test_a_record_whose_data_were_taken_out_is_no_record(kept, tmp_path_factory):
+    full = {"ablations": ["zero"], "splits": ["discover"], "prompts": ["00c0ffee"],
+            "tasks": ["t"], "models": ["m#00000000"]}  # fmt: skip
+    record = json.loads(small(seen=Seen(**full)).to_json())
+    del record["blake2b"]
+    record["seen"] |= {name: [] for name in set(full) - kept}
+    path = tmp_path_factory.mktemp("stripped") / "circuit.json"
+    path.write_text(json.dumps(record))
+    found = Circuit.load(path).seen
+    assert found.known == bool(kept & {"ablations", "splits", "prompts"})
+    # Whatever it still says is believed.
+    assert found.to_json() | {"known": True} == record["seen"]
 
 
 def test_tuples_in_the_configuration_come_back_equal(tmp_path):

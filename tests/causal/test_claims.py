@@ -47,6 +47,9 @@ def test_another_task_does_not_need_the_circuit():
     found, _ = claims(one, both, others=[as_task(other)])
     assert found["specificity"].verdict == "fails"
     assert found["specificity"].effect.value > 0.5
+    for wrong in ([as_task(one)], [as_task(other)] * 2):
+        with pytest.raises(InputError, match=r"others.*expected tasks other than 'two_tasks_1'"):
+            claims(one, both, others=wrong)
     lacking = dataclasses.replace(as_task(other), splits={}, texts={})
     with pytest.raises(InputError, match="'test'"):
         claims(one, both, others=[lacking])
@@ -81,12 +84,13 @@ def test_a_chosen_part_tells_circuit_and_model_apart():
     assert "chosen to tell them apart, 0%" in found["completeness"].says
 
 
-def test_nothing_passes_on_permuted_weights():
+def test_a_negative_control_that_could_not_fail_does_not_hold():
     case = CASES["rotation"]
     config = dataclasses.replace(CONFIG, greedy=0, permuted=2)
     report = validate(case.model, circuit(case, case.truth["mean"]), as_task(case), config)
     control = [claim for claim in report.claims if claim.name == "negative control"]
-    assert [claim.verdict for claim in control] == ["holds", "holds"]
+    assert [claim.verdict for claim in control] == ["not enough data"] * 2
+    assert all("no circuit could pass there" in claim.says for claim in control)
     assert control[0].says != control[1].says
     # Whoever passes there fails the control: the circuit's own model in its place does.
     lost = permuted(case.model, 0)

@@ -1,5 +1,7 @@
 """The claims that decide, on numbers whose verdict is known: each gate, and what is too little."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -169,7 +171,7 @@ def test_few_informative_prompts_never_fail(informative):
     rare = np.where(np.arange(20) < informative, 3.0, 0.0)
     claim = minimality(added(1.0, 1.0, rare))
     assert claim.verdict == "not enough data"
-    assert "of 1 these prompts do not tell" in claim.says
+    assert "and 1 are undecided on these prompts" in claim.says
 
 
 def test_a_member_that_never_did_anything_is_idle_when_prompts_are_many():
@@ -210,7 +212,14 @@ def test_what_was_not_run_says_so_and_settles_nothing():
     runs = made_up(**EXACT, controls=CONTROLS, others=[5.0] * 40, members=[2.0])
     rows = runs.found
     first = type(rows)(*(x[:4] for x in rows))
-    runs = type(runs)(**{**vars(runs), "found": first})
+    runs = dataclasses.replace(runs, found=first, skipped="for a reason")
     for claim in (sufficiency(runs), necessity(runs), minimality(runs)):
-        assert claim.verdict == "not enough data"
-        assert "not tested" in claim.says
+        assert (claim.verdict, claim.standing) == ("not enough data", "not tested")
+        assert claim.untested == claim.to_json()["untested"] == "for a reason"
+        assert claim.says.endswith("not tested: for a reason")
+    # Gates that the prompts leave open are a matter of data, and those that fail are settled.
+    open_ = made_up(**EXACT | {"right": (np.arange(20) < 13, 0, np.arange(20) < 13, 0)})
+    few = dataclasses.replace(open_, trials=runs.trials)
+    assert sufficiency(few).standing == "not enough data"
+    lost = dataclasses.replace(made_up(**EXACT | {"kl": (0, 2, 2, 0)}), trials=runs.trials)
+    assert sufficiency(lost).standing == "fails"

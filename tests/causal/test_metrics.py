@@ -122,6 +122,17 @@ def test_clopper_pearson_against_beta_quantiles(k, n):
     np.testing.assert_allclose(found, [k / n, low, high], atol=1e-9)
 
 
+def test_accuracy_of_prompts_that_were_run_several_times_is_the_mean():
+    # Of four prompts with four runs each 1 + 1 + 1 + 4 runs of 16 are right; no majority says so.
+    found = accuracy(np.array([0.25, 0.25, 0.25, 1.0]))
+    assert found.value == 7 / 16
+    k, n = 1.75, 4
+    expected = stats.beta.ppf([0.025, 0.975], [k, k + 1], [n - k + 1, n - k])
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-12)
+    with pytest.raises(InputError, match="correct"):
+        accuracy(np.array([0.5, 1.5]))
+
+
 def test_preservation():
     circuit, full = np.array([1, 0, 0, 1], bool), np.array([1, 1, 0, 1], bool)
     found = preservation(circuit, full)

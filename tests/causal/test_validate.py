@@ -9,6 +9,7 @@ import pytest
 from hagd_jax.causal import Circuit, Node, ValidateConfig, behaviour, validate
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.parallel import make_mesh
+from hagd_jax.report.verdict_words import verdict_sentence
 from hagd_jax.tasks import Seen, look, make_prompts
 from hagd_jax.testbeds import as_task, hand_built, scrambled
 from hagd_jax.units import Nodes, neurons
@@ -303,7 +304,27 @@ def test_core_claims_stop_where_the_verdict_is_clear():
         ran = [bool(e.controls) for e in report.evidence]
         assert ran == ([True, True] if report.accepted else [False, False])
         if not report.accepted:
-            assert "not tested, since the circuit is rejected already" in report.claims[3].says
+            assert report.claims[3].says == "members not tested: the circuit fails its gates here"
+
+
+def test_where_nothing_decides_the_reason_is_true_and_the_title_says_what_failed():
+    case = CASES["either"]
+    core = dataclasses.replace(CONFIG, claims="core")
+    truth = case.truth["mean"]
+    for nodes, says, why in (
+        (truth, "may carry either in {}.", "nothing is decided under this ablation"),
+        (truth - {min(truth)}, "under mean ablation; nothing decides on it.", "fails its gates"),
+    ):
+        own = circuit(case, nodes, seen=Seen.unknown())
+        report = validate(case.model, own, as_task(case), core)
+        assert report.verdict == "not enough data"
+        assert not report.decisive
+        assert report.claims[3].standing == "not tested"
+        assert why in report.claims[3].untested
+        sentence = verdict_sentence(own, report, report.units)
+        assert sentence.endswith(says.format(own.model))
+        assert ("does not keep either in" in sentence) == (nodes != truth)
+        assert not any("rejected" in claim.says for claim in report.claims)
 
 
 def test_a_split_that_is_not_there_is_named():

@@ -376,3 +376,12 @@ def test_areas_over_the_ten_sizes_are_told():
     assert f"they are {found.cmd:.3f} from the model" in text
     assert curve_areas(points[1:], total) is None
     assert "CMD" not in Read(page(make_report())).text
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_chance_is_shown_only_where_it_was_measured(ran):
+    found = make_evidence("mean") if ran else make_evidence("mean", controls=(), chance=())
+    text = " ".join(Read(page(make_report(evidence=[found]))).text.split())
+    chance = text[text.index("Against chance") :]
+    assert ("a random circuit" in chance) == ran
+    assert ("so none was run" in chance) != ran

@@ -68,6 +68,11 @@ def test_findings_are_the_decisive_claims_and_what_was_set_aside(report):
     assert [f.mark for f in found] == ["✓", "✗", "?", "·"]
     assert found[0].words == "Sufficiency under mean ablation holds: sufficiency was seen."
     assert found[2].words.startswith("Minimality under mean ablation has not enough data:")
+    bare = [dataclasses.replace(c, verdict="not enough data", untested="it fails")
+            for c in report.validation.decisive]  # fmt: skip
+    bare = findings(dataclasses.replace(report.validation, claims=tuple(bare)))
+    assert [f.mark for f in bare] == ["○", "○", "○", "·"]
+    assert bare[0].words.startswith("Sufficiency under mean ablation was not tested:")
     assert found[3].words.startswith("Set aside: ablation counterfactual")
 
 

@@ -44,8 +44,12 @@ def test_ticks_and_crosses():
 
 def test_what_was_not_run_says_so():
     bare = make_evidence("mean", controls=(), chance=())
-    text = printed(verdict_table(make_report(evidence=[bare])))
+    untested = [dataclasses.replace(c, verdict="not enough data", untested="it fails")
+                for c in make_claims(["mean"])]  # fmt: skip
+    text = printed(verdict_table(make_report(evidence=[bare], claims=tuple(untested))))
     assert text.count("not run") == 2
+    assert text.count("○ not tested") == 3 + 1  # and in the legend
+    assert "○ not tested: settled otherwise" in " ".join(text.split())
 
 
 def test_names_are_no_markup_and_no_control_codes():

@@ -79,6 +79,11 @@ def test_every_claim_has_its_cell(read):
     assert [c["colspan"] for c in cells if "colspan" in c] == ["2", "2"]
     assert "✓ 90%" in read.text
     assert "80% to 110%; p = 0.020" in read.text
+    assert "○ not tested: settled otherwise" in read.text
+    bare = claim("minimality", "not enough data", effect=Estimate(NAN, NAN, NAN), untested="why")
+    (row,) = rows(report(claims=(bare,)), ["mean"])
+    assert (row.cells[0].mark, row.cells[0].value) == ("○", "not tested")
+    assert "p: probability that a random circuit of its size is as close" in read.text
     # Of several of one kind the one that fails speaks; what was not asked is left empty.
     several = [claim("negative control"), claim("negative control", "fails", says="passed")]
     made = rows(report(claims=(*several, claim("sufficiency"))), ["mean", "zero"])
@@ -96,6 +101,19 @@ def test_plots_show_what_was_measured(read):
     np.testing.assert_allclose(column(found["members"], "top"), [1.4, 0.4, 0.0])
     np.testing.assert_allclose(column(found["members"], "alpha"), [1, 1, 0.15])
     np.testing.assert_allclose(column(found["size-faithfulness"], "y"), [0.3, 0.95])
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_the_page_names_failing_gates_and_random_circuits_only_if_they_were_run(ran):
+    found = evidence() if ran else evidence(controls=(), chance=(), others=())
+    passed = {"kl": True, "faithfulness": False, "accuracy": False, "spread": None}
+    found = dataclasses.replace(found, alone=found.alone._replace(passed=passed))
+    text = " ".join(Read(validation_page(report(evidence=(found,)))).text.split())
+    plot = text[text.index("Is it enough?") : text.index("Is it needed?")]
+    assert "passes the other gates, which this plot does not show" in plot
+    assert "Under mean ablation it fails on mean faithfulness, accuracy; undecided is" in plot
+    assert ("random circuit" in plot) == ran
+    assert ("without others" in text) == ran
 
 
 def test_a_page_without_evidence_has_no_plots():
