@@ -28,8 +28,10 @@ from hagd_jax import cli, models, pipeline, tasks, transcoders
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import InputError
 from hagd_jax.pipeline import ExtractConfig
-from hagd_jax.pipeline.context import Context
+from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.features import features_run, train_config
+from hagd_jax.pipeline.seen_files import remember
+from hagd_jax.pipeline.stages import STAGES
 from hagd_jax.testbeds import SmallTrainConfig, small_cache, small_model, train_small
 from tests.experiments.conftest import save_tiny
 
@@ -81,6 +83,7 @@ def interrupt_the_demo():
     context = Context(model, task, asked, None, None)
     run = pipeline.open_extraction("runs/demo", model, task, asked)
     context = dataclasses.replace(context, run=run)
+    remember(run, STAGES[0], STAGES[0].looks(context, Left()))
     train, own = train_config(context), features_run(context)
     config = train.transcoder(model.config)
     found = transcoders.init(config, jax.random.key(0))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
-from hagd_jax.errors import InputError, require_index, require_number, shown
+from hagd_jax.errors import InputError, require_index, shown
 
 # A prompt on which the circuit does from half to one and a half of what the model does is near.
 BAND = (0.5, 1.5)
@@ -141,7 +141,8 @@ def ratio_of_means(
         not defined. There is no interval where that of the denominator contains zero.
     """
     seed = require_index("seed", seed)
-    require_number("scale", scale, above=0)
+    if not isinstance(scale, int | float | np.number) or scale < 0:
+        raise InputError("scale", got=shown(scale), expected="a number, 0 or more")
     numerator, denominator = _aligned(numerator, denominator)
     value = mean_ratio(numerator, denominator, scale)
     if clusters is None:

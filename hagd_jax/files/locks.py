@@ -98,7 +98,8 @@ def hold_beside(path: Path, *, wait: bool = False) -> Lock:
 def _hold(lock: Path, what: Path, wait: bool) -> Lock:
     """Take the lock file `lock` for `what`, or return the lock that this process holds."""
     found = _held.get(lock)
-    if found is not None and found.release.alive:
+    # A folder that was removed meanwhile takes its lock file along.
+    if found is not None and found.release.alive and lock.exists():
         return found
     told = False
     while True:
@@ -165,8 +166,10 @@ def _release(file: int, path: Path, made: list[Path], owner: int) -> None:
     with contextlib.suppress(OSError):
         if os.getpid() == owner:
             # Remove the file before the release, so that the next holder sees that it is gone.
-            for each in (path, _stand_in(path)):
-                each.unlink(missing_ok=True)
+            # Another file at its path is another lock.
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                for each in (path, _stand_in(path)):
+                    each.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
     with contextlib.suppress(OSError):

@@ -73,7 +73,7 @@ def seen_of(case, rows, **options):
 def test_a_circuit_is_not_accepted_by_the_ablation_it_was_found_with():
     case = CASES["either"]
     task, truth = as_task(case), case.truth["mean"]
-    seen = ELSEWHERE | Seen(ablations=("mean",))
+    seen = ELSEWHERE | dataclasses.replace(ELSEWHERE, ablations=("mean",))
     own = circuit(case, truth, seen=seen)
     report = validate(case.model, own, task, CONFIG)
     assert not report.decisive
@@ -98,7 +98,7 @@ def test_a_circuit_is_not_accepted_by_the_ablation_it_was_found_with():
     [
         (Seen.unknown(), "is not known"),
         (ELSEWHERE | Seen.unknown(), "is not known"),
-        (look(ablation="counterfactual"), "are not recorded"),
+        (look(ablation="counterfactual"), "is not known"),
         (look(split="test", task="either"), "all 81 prompts of the test split"),
     ],
 )
@@ -116,10 +116,15 @@ def test_prompts_that_were_seen_are_set_aside():
     case = CASES["either"]
     own = circuit(case, case.truth["mean"], seen=seen_of(case, slice(50)))
     report = validate(case.model, own, as_task(case), CONFIG)
-    assert report.headline == "accepted on 31 test prompts under mean"
-    assert "50 of 81 prompts, since the circuit has seen them" in report.aside
+    # Counterfactuals of the prompts that it has seen were read as well.
+    read = {tuple(row) for side in ("clean", "corrupted")
+            for row in np.asarray(getattr(case.prompts, side))[:50].tolist()}  # fmt: skip
+    left = [i for i, row in enumerate(case.prompts.clean.tolist()) if tuple(row) not in read]
+    assert 20 < len(left) < 31
+    assert report.headline == f"accepted on {len(left)} test prompts under mean"
+    assert f"{81 - len(left)} of 81 prompts, since the circuit has seen them" in report.aside
     # What is left is what a task of just those prompts would be.
-    rest = case._replace(prompts=case.prompts[50:])
+    rest = case._replace(prompts=case.prompts[np.array(left)])
     task = as_task(rest)
     whole = as_task(case)
     task = dataclasses.replace(
