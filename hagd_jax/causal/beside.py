@@ -205,7 +205,9 @@ def stable(
         for _ in range(max(99, math.ceil(1 / alpha)))
     ]
     p = permutation_p(effect.value, np.array([found.value for found in null]))
-    says = f"two of {1 + len(again)} circuits share {effect.value:.0%} of their members on average"
+    says = (
+        f"{1 + len(again)} circuits share {effect.value:.0%} of their members, as a mean over pairs"
+    )
     verdict = HOLDS if effect.value >= SAME and p <= alpha else FAILS
     return Claim("stability", verdict, effect, p, "", "", says)
 
