@@ -308,5 +308,10 @@ def test_core_claims_stop_where_the_verdict_is_clear():
 
 def test_a_split_that_is_not_there_is_named():
     case = CASES["either"]
-    with pytest.raises(InputError, match=r"got 'nowhere'; expected one of its splits"):
-        judged(case, case.truth["mean"], dataclasses.replace(CONFIG, split="nowhere"))
+    task = as_task(case)
+    some = {field: {"discover": getattr(task, field)["discover"]} for field in ("splits", "texts")}
+    partial = dataclasses.replace(task, **some)
+    with pytest.raises(InputError, match=r"got 'test'; expected one of its splits"):
+        validate(case.model, circuit(case, case.truth["mean"]), partial, CONFIG)
+    with pytest.raises(ConfigError, match="split: got 'nowhere'; expected one of discover"):
+        dataclasses.replace(CONFIG, split="nowhere")
