@@ -48,7 +48,7 @@ class CorpusConfig:
         require_seed(self.seed)
         require_number("held_out", self.held_out, least=0, below=1)
         require_flag("bos", self.bos)
-        named = isinstance(self.column, str) and self.column
+        named = isinstance(self.column, str) and bool(self.column)
         require(named, "column", got=quoted(self.column), expected="the name of a column of text")
 
 

@@ -20,11 +20,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 WORDS = {
     "train": "Training the model",
@@ -37,12 +39,16 @@ WORDS = {
     "judge": "Testing the circuit",
     "features": "Tracing features",
     "graph": "Drawing the graph",
-    "coarsen": "Coarsening it",
+    "coarsen": "Coarsening the graph",
+    "compile": "Compiling the step (this takes a minute or more)",
     "masks": "Training masks",
     "repair": "Repairing the circuit",
     "select": "Choosing the circuit",
     "curve": "Sweeping sizes",
 }
+# Stages whose steps differ too much for the first ones to say how long the others take: a judge
+# measures all ablations before the first is done, and ends early where one decides.
+UNEVEN = frozenset({"judge"})
 # Seconds between two lines about the same stage.
 EVERY = 30.0
 Stop = Callable[[], None]
@@ -73,7 +79,9 @@ class Bars:
             total: Steps in all.
         """
         if stage not in self._ids:
-            self._ids[stage] = self._progress.add_task(WORDS.get(stage, stage), total=total)
+            self._ids[stage] = self._progress.add_task(
+                WORDS.get(stage, stage), total=total, uneven=stage in UNEVEN
+            )
         self._progress.update(self._ids[stage], completed=done, total=total)
         self._stop()
 
@@ -86,6 +94,16 @@ class Bars:
         if stage in self._ids:
             task = self._progress.tasks[self._progress.task_ids.index(self._ids[stage])]
             self._progress.update(task.id, total=task.completed or 1, completed=task.completed or 1)
+
+
+class _Left(TimeRemainingColumn):
+    """The time that is left, for stages whose steps are alike."""
+
+    def render(self, task: Task) -> Text:
+        """Return the estimate, or nothing."""
+        if task.fields.get("uneven"):
+            return Text("")
+        return Text.assemble("left ", super().render(task))
 
 
 @dataclasses.dataclass
@@ -154,7 +172,7 @@ class Lines(Bars):
             for stage, here in self._running.items():
                 took, steps = self._clock() - here.began, here.done - here.first
                 text = f"{here.done:,} of {here.total:,} after {_time(took)}"
-                if steps > 0:
+                if steps > 0 and stage not in UNEVEN:
                     text += f", about {_time(took / steps * (here.total - here.done))} left"
                 self._print(stage, text)
 
@@ -227,8 +245,7 @@ def bars(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress, stop)

@@ -334,5 +334,10 @@ def test_where_nothing_decides_the_reason_is_true_and_the_title_says_what_failed
 
 def test_a_split_that_is_not_there_is_named():
     case = CASES["either"]
-    with pytest.raises(InputError, match=r"got 'nowhere'; expected one of its splits"):
-        judged(case, case.truth["mean"], dataclasses.replace(CONFIG, split="nowhere"))
+    task = as_task(case)
+    some = {field: {"discover": getattr(task, field)["discover"]} for field in ("splits", "texts")}
+    partial = dataclasses.replace(task, **some)
+    with pytest.raises(InputError, match=r"got 'test'; expected one of its splits"):
+        validate(case.model, circuit(case, case.truth["mean"]), partial, CONFIG)
+    with pytest.raises(ConfigError, match="split: got 'nowhere'; expected one of discover"):
+        dataclasses.replace(CONFIG, split="nowhere")

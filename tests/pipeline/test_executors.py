@@ -173,8 +173,17 @@ def test_a_circuit_of_a_hand_built_program():
 def test_devices_do_not_matter(copier, task, tmp_path):
     config = dataclasses.replace(EXTRACT, nodes="2", masks=MaskConfig(steps=3))
     # Without a graph and without repair; saved after every step, and not gone on with.
-    one = run(run_fused, copier, task, config, open_run(tmp_path, {}), save_every=0)
+    told = []
+    one = run(
+        run_fused, copier, task, config, open_run(tmp_path, {}), save_every=0,
+        progress=lambda *now: told.append(now),
+    )  # fmt: skip
     assert (tmp_path / "steps").exists()
+    # The step is compiled before the first stage begins, and each stage begins with nothing done.
+    assert told[:2] == [("compile", 0, 1), ("compile", 1, 1)]
+    begun = {stage: done for stage, done, _ in reversed(told)}
+    assert set(begun) == {"compile", "score", "masks", "select"}
+    assert set(begun.values()) == {0}
     far = on_mesh(copier, make_mesh("data=2,model=2", devices=jax.devices()[:4]))
     same(one, run(run_fused, far, task, config))
 

@@ -93,3 +93,19 @@ def test_a_terminal_has_bars():
         progress.update("judge", 1, 3)
         assert type(progress) is Bars
     assert "1/3" in where.file.getvalue()
+
+
+def test_steps_that_differ_promise_no_time():
+    where, now = console(), [0.0]
+    lines = Lines(where, lambda: now[0])
+    lines.update("judge", 0, 3)
+    now[0] += 60
+    lines.update("judge", 1, 3)
+    lines.report()
+    assert printed(where)[-1] == "Testing the circuit: 1 of 3 after 0:01:00"
+    bar = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with bars(bar) as progress:
+        progress.update("judge", 1, 3)
+        assert "left" not in bar.file.getvalue()
+        progress.update("masks", 1, 3)
+    assert "left" in bar.file.getvalue()

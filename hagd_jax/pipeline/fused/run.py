@@ -118,7 +118,7 @@ class _Going:
         self.setting, self.sizes = self.batcher.setting, self.batcher.sizes
         example = self.batcher.splits["discover"][:1]
         self.state = blank(context.model, self.setting, self.nodes, example)
-        self.has_read = False
+        self.has_read = self.compiled = False
 
     def stage(self, name: str, context: Context, left: Left) -> Any:
         """The result of a stage, from its turns."""
@@ -172,8 +172,17 @@ class _Going:
         saving.begin(done)
         learner = meta.load() if context.config.prior == "learner" else None
         state, bare = self.state, context.model.bare()
+        if self.compiled or not own[done:]:
+            saving.show(done)
         for number, batch in enumerate(self.batcher.batches(own[done:]), start=done + 1):
+            if not self.compiled:
+                context.progress("compile", 0, 1)
             state, said = step_arrays(state, bare, batch, self.nodes, learner)
+            if not self.compiled:
+                # A stage begins afterwards, so that its time and what is left of it count steps.
+                self.compiled = True
+                context.progress("compile", 1, 1)
+                saving.show(done)
             saving.after(number, own[number - 1], state, said)
         self.state = state
 

@@ -32,6 +32,9 @@ class Nothing:
     def begin(self, done: int) -> None:
         """Do nothing before the first remaining turn."""
 
+    def show(self, done: int) -> None:
+        """Show nothing of turns that are no stage."""
+
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
         """Do nothing after a turn."""
 
@@ -54,6 +57,11 @@ class Saving(Nothing):
         """Drop log lines that will be written again."""
         if self.context.run is not None:
             self.context.run.rewind(self.stage, done)
+
+    def show(self, done: int) -> None:
+        """Report that the stage begins."""
+        if done < self.total:
+            self.context.progress(_SHOWN.get(self.stage, self.stage), done, self.total)
 
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
         """Log, report and save after a turn."""
@@ -93,6 +101,11 @@ class Learning(Nothing):
         if self.own is not None:
             self.own.rewind("transcoder", max(done - self.ahead, 0))
 
+    def show(self, done: int) -> None:
+        """Report that the training begins."""
+        if done < self.total:
+            self.context.progress(*self._place(max(done - self.ahead, 0)))
+
     def after(self, number: int, turn: Turn, state: State, said: Mapping[str, Any]) -> None:
         """Log, report and save; a step that met NaN ends the training.
 
@@ -108,14 +121,16 @@ class Learning(Nothing):
         last = number == self.total
         if self.own is not None and (last or step % _LOGGED == 0):
             self.own.log("transcoder", step=step, **numbers(said))
-        length, config = self.setting.length, self.setting.config.train
-        a_step = config.batch_size * length
-        shown = "transcoder", step * a_step, self.setting.steps * a_step
         self.pace(
-            functools.partial(self.context.progress, *shown),
+            functools.partial(self.context.progress, *self._place(step)),
             None if self.own is None else functools.partial(self._save, self.own, step, state),
             last=last,
         )
+
+    def _place(self, step: int) -> tuple[str, int, int]:
+        """The stage, and its tokens after a step and in all."""
+        a_step = self.setting.config.train.batch_size * self.setting.length
+        return "transcoder", step * a_step, self.setting.steps * a_step
 
     def _save(self, own: RunFolder, step: int, state: State) -> None:
         assert state.learning is not None
