@@ -14,14 +14,21 @@ import numpy as np
 from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
 from hagd_jax.causal.reference import Means, reference_means
-from hagd_jax.errors import ConfigError, InputError, require_index, shown
+from hagd_jax.errors import (
+    InputError,
+    require_choice,
+    require_index,
+    require_is,
+    require_list,
+    shown,
+)
 from hagd_jax.interventions import zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Dictionary, Edges, Nodes, Parts, Source, parts_of
-from hagd_jax.units.components import Components
+from hagd_jax.units import Edges, Nodes, Parts, Source, parts_of
+from hagd_jax.units.checks import require_mask
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
@@ -48,6 +55,7 @@ class Ablation:
 
     Raises:
         ConfigError: If there is no such ablation.
+        InputError: If the reference is no prompts, or the seed no whole number.
 
     Example:
         >>> Ablation("resample", seed=1).kind
@@ -59,8 +67,9 @@ class Ablation:
     seed: int = 0
 
     def __post_init__(self):
-        if self.kind not in ABLATIONS:
-            raise ConfigError("ablation", got=shown(self.kind), expected=f"one of {ABLATIONS}")
+        require_choice("ablation", self.kind, ABLATIONS)
+        if self.reference is not None:
+            require_prompts("reference", self.reference)
         require_index("seed", self.seed)
 
     __repr__ = one_line
@@ -128,8 +137,8 @@ def behaviour(
     Raises:
         ConfigError: If the ablation does not exist.
         InputError: If a prompt has no other prompt to be averaged over or resampled from, or no
-            circuit was given, or it has other nodes than the dictionary, or prompts or dictionary
-            do not fit the model.
+            circuit was given, or one is no mask or has other nodes than the dictionary, or prompts,
+            candidates or dictionary do not fit the model.
 
     Example:
         >>> from hagd_jax.testbeds import hand_built
@@ -142,8 +151,18 @@ def behaviour(
     """
     if not isinstance(ablation, Ablation):
         ablation = Ablation(ablation)
+    require_is("model", model, LanguageModel)
+    vocabulary = model.config.vocab_size
+    for what, some in (("prompts", prompts), ("reference", ablation.reference)):
+        if some is not None or what == "prompts":
+            require_prompts(what, some)
+            some.check(vocabulary)
+    masks = require_list("masks", masks, "a mask for each circuit")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
+    if candidates is not None:
+        listed = require_list("candidates", candidates, "token ids, or None")
+        candidates = tuple(require_index("candidates", token, vocabulary) for token in listed)
     nodes = parts_of(model, dictionary)
     circuits = _stacked(masks, nodes)
     means, beside = None, {}
@@ -175,7 +194,8 @@ class _Circuits(NamedTuple):
 def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     for mask in masks:
-        _require_fit(mask, parts)
+        require_mask("masks", mask, parts.space)
+    masks = [mask.replace(**{k: np.asarray(v) for k, v in vars(mask).items()}) for mask in masks]
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
     padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
@@ -199,17 +219,22 @@ def _resampled(
     return made, {"length": length.astype(np.int32)} if (length < own).any() else {}
 
 
-def _require_fit(mask: Nodes | Edges, parts: Parts) -> None:
-    if isinstance(mask, Edges) != isinstance(parts, Components):
-        raise InputError(
-            "masks", got=type(mask).__name__, expected="`Nodes`, or `Edges` with components(model)"
-        )
-    own, theirs = (
-        x.space if isinstance(x, Nodes | Dictionary) else [np.shape(leaf) for leaf in leaves]
-        for x, leaves in ((mask, jax.tree.leaves(mask)), (parts, jax.tree.leaves(parts.space)))
-    )
-    if own != theirs:
-        raise InputError("masks", got=str(own), expected=str(theirs))
+def require_prompts(what: str, value: Any) -> None:
+    """Refuse anything but prompts: `Prompts`, or `Choices` that answer the same questions.
+
+    Args:
+        what: Name of the argument.
+        value: The prompts.
+
+    Raises:
+        InputError: If it is something else.
+
+    Example:
+        >>> from hagd_jax.testbeds import hand_built
+        >>> require_prompts("prompts", hand_built()[0].prompts)
+    """
+    if not hasattr(value, "per_row"):
+        raise InputError(what, got=shown(value), expected="`Prompts`, such as a split of a task")
 
 
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))

@@ -16,6 +16,10 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Nodes, Source, as_dictionary
+from hagd_jax.units.checks import require_mask
+
+# Nodes of a model: no file holds more, and a double counts no further.
+_MOST = 1 << 53
 
 
 class SizePoint(NamedTuple):
@@ -66,7 +70,13 @@ def size_curve(
     Raises:
         InputError: If the task has no such split, or a mask does not fit.
     """
+    require_is("model", model, LanguageModel)
+    require_is("task", task, Task)
+    require_is("split", split, str)
     nodes = as_dictionary(model, dictionary)
+    masks = require_list("masks", masks, "a mask for each size")
+    for mask in masks:
+        require_mask("masks", mask, nodes.space)
     empty = Nodes.full(nodes.space, False)
     judged = judged_prompts(task, split, Seen.nothing(), causal=model.config.causal)
     rows = behaviour(
@@ -102,7 +112,7 @@ def sizes_of(total: int) -> list[int]:
         >>> sizes_of(1000)
         [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     """
-    require_number("total", total, least=1, whole=True)
+    require_number("total", total, least=1, most=_MOST, whole=True)
     return sorted({max(1, round(share * total)) for share in SIZES})
 
 
@@ -116,9 +126,11 @@ def curve_areas(points: Iterable[SizePoint], total: int) -> Areas | None:
     Returns:
         Both areas; None unless every size was measured and has a faithfulness.
     """
+    require_number("total", total, least=1, most=_MOST, whole=True)
     points = require_list("points", points, "points of a size curve")
     for point in points:
         require_is("points", point, SizePoint)
+        require_is("faithfulness of a point", point.faithfulness, Estimate)
     found = {point.nodes: point for point in points}
     sizes = sizes_of(total)
     if len(sizes) < 2 or not all(size in found for size in sizes):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import InputError, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import batch_parts, sharding
 from hagd_jax.tasks.prompts import Prompts
@@ -36,12 +36,11 @@ def padded_batches(
         An iterator of (batch, weight): weight (size,) float32 is 1 for real rows, 0 for copies.
 
     Raises:
-        ConfigError: If `size` is not positive.
+        ConfigError: If `size` is no positive integer.
         InputError: If the prompts do not fit the model: a token outside its vocabulary, or
             padding that a model reading both ways would see.
     """
-    if size < 1:
-        raise ConfigError("batch_size", got=size, expected="1 or more")
+    require_number("batch_size", size, least=1, whole=True)
     prompts.check(model.config.vocab_size)
     host = jax.tree.map(np.asarray, prompts)
     if not model.config.causal and (host.length < host.clean.shape[-1]).any():
@@ -70,7 +69,7 @@ def batches_with(
         An iterator of (batch, name → (size, ...)); filling rows are copies of the last one.
 
     Raises:
-        ConfigError: If `size` is not positive.
+        ConfigError: If `size` is no positive integer.
         InputError: If the prompts do not fit the model, see `padded_batches`.
     """
     first = padded_batches(model, prompts, size)
@@ -115,7 +114,7 @@ def summed(
         The pytree, added up over batches.
 
     Raises:
-        ConfigError: If `size` is not positive.
+        ConfigError: If `size` is no positive integer.
         InputError: If the prompts do not fit the model.
     """
     parts = (part(batch, weight) for batch, weight in padded_batches(model, prompts, size))
@@ -143,7 +142,7 @@ def joined(
         The pytree, with N entries along `axis`.
 
     Raises:
-        ConfigError: If `size` is not positive.
+        ConfigError: If `size` is no positive integer.
         InputError: If the prompts do not fit the model.
     """
     parts = [part(batch) for batch, _ in padded_batches(model, prompts, size)]
