@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from hagd_jax.causal.metrics import Estimate, permutation_p
-from hagd_jax.errors import InputError
+from hagd_jax.errors import InputError, shown
 
 # Shares of all nodes at which faithfulness is integrated (Mueller et al., 2025, arXiv:2504.13151).
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,7 +49,7 @@ def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> Areas:
         >>> areas([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])
         Areas(cpr=0.75, cmd=0.25)
     """
-    x, f = (np.asarray(values, np.float64) for values in (shares, faithfulness))
+    x, f = _numbers("shares", shares), _numbers("faithfulness", faithfulness)
     if x.shape != f.shape or x.ndim != 1 or len(x) < 2 or (np.diff(x) <= 0).any():
         raise InputError(
             "sizes of circuits", got=f"{x.shape} shares, {f.shape} values", expected="rising shares"
@@ -66,11 +66,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     Returns:
         (n,) in the same order; at most 1.
 
+    Raises:
+        InputError: If they are no row of numbers.
+
     Example:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
-    p = np.asarray(p_values, np.float64)
+    p = _row("p_values", p_values)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     adjusted = np.empty_like(p)
@@ -95,7 +98,7 @@ def worsens(without: np.ndarray, within: np.ndarray, *, least: float = 1e-6) -> 
         >>> worsens(np.ones(8), np.zeros(8)) < 0.01
         True
     """
-    difference = np.asarray(without, np.float64) - np.asarray(within, np.float64)
+    difference = _row("without", without) - _row("within", within, np.shape(without))
     difference = difference[~(np.abs(difference) <= least)]
     if not len(difference) or not np.isfinite(difference).all():
         return 1.0
@@ -134,13 +137,18 @@ def equivalence(
     Returns:
         The share and the p-value.
 
+    Raises:
+        InputError: If there are no prompts, or these are no two rows of numbers of one length.
+
     Example:
         >>> same = np.linspace(0, 1, 400)
         >>> equivalence(same, same).p_value < 0.001
         True
     """
-    difference = np.asarray(circuit, np.float64) - np.asarray(model, np.float64)
+    difference = _row("circuit", circuit) - _row("model", model, np.shape(circuit))
     n = len(difference)
+    if not n:
+        raise InputError("circuit", got="no prompts", expected="at least one")
     # Half of the ties to each side; an odd one is taken from the nearer to a half.
     wins = int((difference > least).sum())
     ties = int((np.abs(difference) <= least).sum())
@@ -231,11 +239,16 @@ def below(values: np.ndarray, bound: float) -> float:
     Returns:
         The p-value of "the mean is the bound or more"; of equal values, 0 or 1.
 
+    Raises:
+        InputError: If they are no row of numbers and a number.
+
     Example:
         >>> below(np.array([0.0, 0.1, 0.2, 0.1]), 1.0) < 0.001
         True
     """
-    values = np.asarray(values, np.float64)
+    values = _row("values", values)
+    if _numbers("bound", bound).ndim:
+        raise InputError("bound", got=shown(bound), expected="a number")
     if len(values) < 2 or not np.isfinite(values).all():
         return 1.0
     if np.ptp(values) <= 1e-12 * max(abs(bound), np.abs(values).max()):
@@ -286,6 +299,26 @@ def super_additivity(joint: np.ndarray, single: np.ndarray) -> np.ndarray:
         they work in a chain.
     """
     return np.asarray(joint, np.float64) - np.asarray(single, np.float64).sum(0)
+
+
+def _numbers(what: str, values: Any) -> np.ndarray:
+    """Read an argument as float64."""
+    try:
+        # An iterator or a text is one object to NumPy, and a text of digits would be a number.
+        if not isinstance(values, str | bytes) and np.asarray(values).dtype.kind not in "USV":
+            return np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(what, got=shown(values), expected="numbers")
+
+
+def _row(what: str, values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Read an argument as a row of float64, of a shape if one is given."""
+    row = _numbers(what, values)
+    if row.ndim != 1 or shape not in (None, row.shape):
+        expected = "a row of numbers, as long as the other"
+        raise InputError(what, got=f"shape {row.shape}", expected=expected)
+    return row
 
 
 def _gram(values: np.ndarray) -> np.ndarray:

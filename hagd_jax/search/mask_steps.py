@@ -104,7 +104,8 @@ def init_masks(
         The state.
 
     Raises:
-        InputError: If a score is not finite, or the tree has another number of nodes.
+        InputError: If a score is not finite, the tree has another number of nodes, or there are too
+            many sizes.
 
     Example:
         >>> import jax, numpy as np
@@ -117,7 +118,7 @@ def init_masks(
     require_is("config", config, MaskConfig)
     require_is("tree", tree, Tree, type(None))
     row = read_row("scores", scores)
-    tree, sizes = tree or Tree(()), require_index("sizes", sizes)
+    tree, sizes = tree or Tree(()), require_index("sizes", sizes, 1 << 16)
     require_tree(tree, len(row))
     return start(key, start_logits(jnp.asarray(row), tree), sizes, config)
 

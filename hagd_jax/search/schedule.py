@@ -40,7 +40,7 @@ def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedul
         What each step is asked for.
 
     Raises:
-        InputError: If the size at the end is not from 1 to all nodes.
+        InputError: If the size at the end is not from 1 to all nodes, or a number is too large.
 
     Example:
         >>> from hagd_jax.search import MaskConfig, schedule
@@ -48,7 +48,9 @@ def schedule(config: MaskConfig, total: int, least: int, levels: int) -> Schedul
         [80.0, 40.0, 20.0]
     """
     require_is("config", config, MaskConfig)
-    total, levels = require_index("total", total), require_index("levels", levels)
+    # No tree has as many levels as this bound; more would fill the memory.
+    total = require_index("total", total, 1 << 53)
+    levels = require_index("levels", levels, 1 << 16)
     least = require_index("least", least, total + 1)
     if not least:
         raise InputError("least", got=0, expected=f"1 to {total}")

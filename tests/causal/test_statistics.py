@@ -170,3 +170,26 @@ def test_the_power_of_independence_is_that_of_its_test():
     assert independence_power(48, 0.001) < independence_power(48, 0.05)
     assert independence_power(500, 0.05) == independence_power(96, 0.05) > 0.9
     assert independence_power(48, 0.05) < 0.8 < independence_power(64, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "arguments"),
+    [
+        (equivalence, ([], [])),
+        (equivalence, ([1.0], [1.0, 2.0])),
+        (equivalence, (["a"], [1.0])),
+        (holm, ("x",)),
+        (holm, (0.5,)),
+        (holm, ([10**400],)),
+        (areas, (["a"], [1])),
+        (areas, ([0, 1], [0, 10**400])),
+        (below, (["x"], 1)),
+        (below, ([1.0, 2.0], "1")),
+        (below, (None, 1.0)),
+        (worsens, ([1.0, 2.0], [1.0])),
+        (worsens, (iter([1.0]), [1.0])),
+    ],
+)
+def test_statistics_of_no_numbers_are_refused(statistic, arguments):
+    with pytest.raises(InputError):
+        statistic(*arguments)
