@@ -137,9 +137,9 @@ def behaviour(
         ablation = Ablation(ablation)
     require_is("model", model, LanguageModel)
     vocabulary = model.config.vocab_size
-    for what, some in (("prompts", prompts), ("reference", ablation.reference)):
-        if some is not None or what == "prompts":
-            require_prompts(what, some)
+    require_prompts("prompts", prompts)
+    for some in (prompts, ablation.reference):
+        if some is not None:
             some.check(vocabulary)
     masks = require_list("masks", masks, "a mask for each circuit")
     if not masks:
@@ -179,7 +179,7 @@ def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     for mask in masks:
         require_mask("masks", mask, parts.space)
-    masks = [mask.replace(**{k: np.asarray(v) for k, v in vars(mask).items()}) for mask in masks]
+    masks = [type(mask)(**{k: np.asarray(v) for k, v in vars(mask).items()}) for mask in masks]
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
     padded = [*masks, *[masks[-1]] * (-len(masks) % room)]
