@@ -154,10 +154,9 @@ def behaviour(
     require_is("model", model, LanguageModel)
     vocabulary = model.config.vocab_size
     require_prompts("prompts", prompts)
-    prompts.check(vocabulary)
-    if ablation.reference is not None:
-        require_prompts("reference", ablation.reference)
-        ablation.reference.check(vocabulary)
+    for some in (prompts, ablation.reference):
+        if some is not None:
+            some.check(vocabulary)
     masks = require_list("masks", masks, "a mask for each circuit")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
@@ -196,7 +195,7 @@ def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     for mask in masks:
         require_mask("masks", mask, parts.space)
-    masks = [jax.tree.map(np.asarray, mask) for mask in masks]
+    masks = [type(mask)(**{k: np.asarray(v) for k, v in vars(mask).items()}) for mask in masks]
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(masks[0]))
     room = _MASKS if _MASKS * size <= _MOST_BYTES else 1
     padded = [*masks, *[masks[-1]] * (-len(masks) % room)]

@@ -301,7 +301,10 @@ def auroc(scores: np.ndarray, members: np.ndarray) -> float:
         >>> auroc(np.array([0.9, 0.5, 0.1]), np.array([True, False, False]))
         1.0
     """
-    scores, members = _array("scores", scores), _array("members", members, bool)
+    scores, members = _array("scores", scores), _array("members", members)
+    if not np.isin(members, (0, 1)).all():
+        raise InputError("members", got=shown(members), expected="True or False for each score")
+    members = members.astype(bool)
     if scores.shape != members.shape or not 0 < members.sum() < members.size:
         raise InputError(
             "members", got=f"{members.sum()} of {members.size} (scores {scores.shape})",
@@ -318,9 +321,12 @@ def auroc(scores: np.ndarray, members: np.ndarray) -> float:
 def _array(what: str, values: Any, dtype: Any = np.float64) -> np.ndarray:
     """Read an argument as an array; one of any dtype if that is None."""
     try:
-        return np.asarray(values, dtype)
-    except (TypeError, ValueError) as error:
+        found = np.asarray(values)
+        if found.dtype.kind not in "US":
+            return found if dtype is None else found.astype(dtype)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(what, got=shown(values), expected="an array of numbers") from error
+    raise InputError(what, got=shown(values), expected="an array of numbers")
 
 
 def _aligned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
