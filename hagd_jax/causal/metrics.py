@@ -322,7 +322,7 @@ def _array(what: str, values: Any, dtype: Any = np.float64) -> np.ndarray:
     """Read an argument as an array; one of any dtype if that is None."""
     try:
         found = np.asarray(values)
-        if found.dtype.kind not in "US":
+        if dtype is None or found.dtype.kind not in "US":
             return found if dtype is None else found.astype(dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(what, got=shown(values), expected="an array of numbers") from error
