@@ -11,6 +11,7 @@ from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert, node_name, number
+from hagd_jax.units import Scores
 
 
 def verdict_table(report: Report) -> Table:
@@ -58,17 +59,20 @@ def verdict_table(report: Report) -> Table:
     return table
 
 
-def circuit_table(circuit: Circuit, n: int = 10) -> Table:
+def circuit_table(circuit: Circuit, n: int = 10, scores: Scores | None = None) -> Table:
     """Make a table of the members with the highest scores.
 
     Args:
         circuit: The circuit.
         n: How many.
+        scores: Scores of all nodes, as a run's page lists them; the circuit's own if None, which
+            are those it was chosen by: logits of masks, or scores.
 
     Returns:
         A table for `rich.print`.
     """
-    ranked = sorted(zip(circuit.scores, circuit.nodes, strict=True), key=lambda row: -row[0])
+    given = circuit.scores if scores is None else scores.flat()[circuit.places()].tolist()
+    ranked = sorted(zip(given, circuit.nodes, strict=True), key=lambda row: -row[0])
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Strongest {min(n, len(ranked)):,} of {len(ranked):,} nodes",

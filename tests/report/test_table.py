@@ -1,10 +1,14 @@
 import dataclasses
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from hagd_jax.report import circuit_table, verdict_table
+from hagd_jax.report.words import node_name
+from hagd_jax.tasks import Seen
+from hagd_jax.units import Scores
 from tests.report.made_up import make_claims, make_evidence, make_report
 
 ALL = ("counterfactual", "mean", "zero", "resample")
@@ -74,3 +78,13 @@ def test_strongest_nodes():
 def test_empty_circuit():
     assert "Strongest 0 of 0 nodes" in printed(circuit_table(make_report(size=0).circuit))
     assert "0.0% of the model" in printed(verdict_table(make_report(size=0)))
+
+
+def test_members_are_listed_by_the_scores_of_a_runs_page():
+    circuit = make_report().circuit
+    other = np.zeros(circuit.space.nodes)
+    other[circuit.places()] = np.arange(len(circuit), dtype=float)  # the last member is strongest
+    scores = Scores(circuit.mask().like(other), Seen.nothing())
+    lines = printed(circuit_table(circuit, n=1, scores=scores)).splitlines()
+    (row,) = [line for line in lines if line.strip().startswith("1 ")]
+    assert node_name(circuit.nodes[-1]) in row
