@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +12,7 @@ from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import found_under, inert, node_name, number
-from hagd_jax.units import Scores
+from hagd_jax.units import Nodes, Scores
 
 
 def verdict_table(report: Report) -> Table:
@@ -59,7 +60,7 @@ def verdict_table(report: Report) -> Table:
     return table
 
 
-def circuit_table(circuit: Circuit, n: int = 10, scores: Scores | None = None) -> Table:
+def circuit_table(circuit: Circuit, n: int = 10, scores: Nodes | Scores | None = None) -> Table:
     """Make a table of the members with the highest scores.
 
     Args:
@@ -71,7 +72,9 @@ def circuit_table(circuit: Circuit, n: int = 10, scores: Scores | None = None) -
     Returns:
         A table for `rich.print`.
     """
-    given = circuit.scores if scores is None else scores.flat()[circuit.places()].tolist()
+    given = (
+        circuit.scores if scores is None else np.asarray(scores.flat())[circuit.places()].tolist()
+    )
     ranked = sorted(zip(given, circuit.nodes, strict=True), key=lambda row: -row[0])
     table = Table(
         box=box.SIMPLE_HEAD,
