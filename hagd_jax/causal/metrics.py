@@ -141,8 +141,8 @@ def ratio_of_means(
         not defined. There is no interval where that of the denominator contains zero.
     """
     seed = require_index("seed", seed)
-    if not isinstance(scale, int | float | np.number) or scale < 0:
-        raise InputError("scale", got=shown(scale), expected="a number, 0 or more")
+    if not isinstance(scale, int | float | np.number):
+        raise InputError("scale", got=shown(scale), expected="a number")
     numerator, denominator = _aligned(numerator, denominator)
     value = mean_ratio(numerator, denominator, scale)
     if clusters is None:
@@ -175,7 +175,7 @@ def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.
         The ratio; NaN if the mean denominator is below a thousandth of `scale`.
     """
     bottom = float(np.mean(denominator))
-    if abs(bottom) <= DENOMINATOR_FLOOR * scale:
+    if abs(bottom) <= DENOMINATOR_FLOOR * abs(scale):
         return float("nan")
     return float(np.mean(numerator)) / bottom
 
