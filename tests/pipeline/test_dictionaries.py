@@ -187,7 +187,7 @@ def test_a_run_over_features_is_recorded_and_judged_by_its_dictionary_alone(
     for other in (None, neuron_basis(model)):
         with pytest.raises(InputError, match="expected 'window#"):
             validate(model, circuit, task, config.judge, dictionary=other)
-    with pytest.raises(InputError, match=r"features=6.*features=10"):
+    with pytest.raises(InputError, match=r"features: got shape .2, 6.; expected .2, 10."):
         behaviour(
             model,
             task.splits["test"],

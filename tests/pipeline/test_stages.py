@@ -204,7 +204,7 @@ def test_what_cannot_run_is_refused_before_any_work(copier, task):
     assert "beside a dictionary" in message
     bare = dataclasses.replace(task, splits={"discover": task.splits["discover"]})
     assert "'test'" in refused(copier, bare)
-    with pytest.raises(ConfigError, match="some of"):
+    with pytest.raises(ConfigError, match="one or more of"):
         dataclasses.replace(EXTRACT.judge, ablations=("noise",))
     impossible = [("levels", -1), ("seed", -1), ("candidates", 0), ("graph_steps", ())]
     for field, value in [*impossible, ("graph_steps", (2.0,)), ("search", "steps")]:
