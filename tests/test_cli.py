@@ -281,7 +281,7 @@ def test_a_transcoder_of_another_model_is_refused(folder, tmp_path, capsys):
     [
         (["--task", "modular-additoin"], "Did you mean modular_addition?"),
         (["--task", "ioi"], "single-token|one token|tokenizer"),
-        (["--nodes", "0"], "1 to 11"),
+        (["--nodes", "0"], "a number of nodes from 1"),
         (["--levels", "3"], "at most 0"),
         (["--until", "dance"], "one of features, score"),
         (["--mesh", "data=3,model=5"], "8 devices here"),

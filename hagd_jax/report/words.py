@@ -107,8 +107,10 @@ def found_under(seen: Seen) -> str:
     """Describe the ablations that a circuit was found with.
 
     Example:
-        >>> found_under(Seen(ablations=("mean", "zero"))), found_under(Seen.unknown())
-        ('found under mean and zero ablation', 'found under unknown ablations')
+        >>> found_under(Seen(ablations=("mean", "zero"), prompts=("00c0ffee",)))
+        'found under mean and zero ablation'
+        >>> found_under(Seen.unknown())
+        'found under unknown ablations'
     """
     names = [inert(name, 20) for name in seen.ablations] + ["others unknown"] * (not seen.known)
     if not seen.ablations:

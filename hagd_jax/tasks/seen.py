@@ -62,8 +62,8 @@ class Seen:
 
     Example:
         >>> one = Seen(ablations=["mean"], splits=["discover"], prompts=["00c0ffee"])
-        >>> one | Seen(ablations=["counterfactual"])
-        Seen(ablations counterfactual, mean; 1 prompt of discover)
+        >>> one | Seen(ablations=["counterfactual"], prompts=["00000001"])
+        Seen(ablations counterfactual, mean; 2 prompts of discover)
         >>> (one | Seen.unknown()).known
         False
     """

@@ -29,12 +29,13 @@ class Scores:
         InputError: If they are something else.
 
     Example:
-        >>> from hagd_jax.tasks.seen import look
+        >>> from hagd_jax.tasks.seen import Seen
         >>> from hagd_jax.units import Nodes, Space
-        >>> scores = Scores(Nodes.full(Space(2, 2, 4), 1.0), look(ablation="counterfactual"))
+        >>> seen = Seen(ablations=["counterfactual"], prompts=["00c0ffee"])
+        >>> scores = Scores(Nodes.full(Space(2, 2, 4), 1.0), seen)
         >>> scores
-        Scores(12 values, Seen(ablations counterfactual))
-        >>> scores.after(look(ablation="mean")).seen.ablations
+        Scores(12 values, Seen(ablations counterfactual; 1 prompt))
+        >>> scores.after(Seen(ablations=["mean"], prompts=["00c0ffee"])).seen.ablations
         ('counterfactual', 'mean')
     """
 
