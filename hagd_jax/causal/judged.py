@@ -63,7 +63,7 @@ class Judged:
         return others_of(self.prompts, self.reference)
 
 
-def judged_prompts(task: Task, split: str, seen: Seen, *, causal: bool = True) -> Judged:
+def judged_prompts(task: Task, split: str, seen: Seen, *, causal: bool) -> Judged:
     """Choose the prompts that a circuit is judged on.
 
     Args:

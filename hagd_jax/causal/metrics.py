@@ -176,7 +176,7 @@ def mean_ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float = 1.
     """
     bottom = float(np.mean(denominator))
     if abs(bottom) <= DENOMINATOR_FLOOR * abs(scale):
-        return float("nan")
+        return math.nan
     return float(np.mean(numerator)) / bottom
 
 
