@@ -54,13 +54,13 @@ SECONDS, GIGABYTES, HELP, RATIO = 60.0, 1.0, 2.0, 1.1
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """What checks cost.
+    """Config holds the settings for measuring what the checks of files cost.
 
     Attributes:
-        parts: What is measured.
-        kinds: Of each part these kinds; all if empty.
-        rows: Rows of a file.
-        nodes: Nodes of a graph.
+        parts: Names of the measurements.
+        kinds: Formats or models to measure in each part; all of them if empty.
+        rows: Number of rows of each file.
+        nodes: Number of nodes of the graph whose page is built.
         layers: Blocks of the generated model, each of 88 MB.
         rounds: Times that each is loaded, and that help is asked for.
         work: Measure this one part in this process, and print it; the script starts itself with it.

@@ -96,7 +96,7 @@ def kill(process: subprocess.Popen[bytes], folder: Path, at: int) -> dict[str, A
 
 
 def digest(folder: Path) -> str:
-    """Of the bytes of the transcoder."""
+    """Return the digest of the transcoder's files, names and bytes."""
     total = hashlib.sha256()
     for file in sorted((folder / "transcoder").iterdir()):
         total.update(file.name.encode() + file.read_bytes())

@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One folder.
+    """Case describes a golden model folder.
 
     Attributes:
-        name: Of the folder.
-        family: The configuration and model class, e.g. GPT2, GPTNeoX or Llama.
-        options: What differs from the family's small base configuration.
+        name: Name of the folder.
+        family: Prefix of the configuration and model class, such as GPT2, GPTNeoX or Llama.
+        options: Changes to the family's small base configuration.
         release: Major release of `transformers` that writes it.
-        shard_size: Largest weights file, as `save_pretrained` takes it.
-        dtype: Of the stored weights; the expected values are computed in float32 from them.
-        as_on_hub: Rename and add tensors as the family's published checkpoints have them.
+        shard_size: Largest weights file, in the format of `save_pretrained`, such as "1GB".
+        dtype: Dtype of the stored weights; expected values are computed from them in float32.
+        as_on_hub: Rename and add tensors to match the family's published checkpoints.
     """
 
     name: str

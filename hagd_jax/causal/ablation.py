@@ -151,18 +151,10 @@ def behaviour(
     """
     if not isinstance(ablation, Ablation):
         ablation = Ablation(ablation)
-    require_is("model", model, LanguageModel)
-    vocabulary = model.config.vocab_size
-    require_prompts("prompts", prompts)
-    for some in (prompts, ablation.reference):
-        if some is not None:
-            some.check(vocabulary)
+    candidates = _require_inputs(model, prompts, ablation, candidates)
     masks = require_list("masks", masks, "a mask for each circuit")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
-    if candidates is not None:
-        listed = require_list("candidates", candidates, "token ids, or None")
-        candidates = tuple(require_index("candidates", token, vocabulary) for token in listed)
     nodes = parts_of(model, dictionary)
     circuits = _stacked(masks, nodes)
     means, beside = None, {}
@@ -182,6 +174,22 @@ def behaviour(
     kept = slice(0 if with_model else 1, 1 + len(masks)), slice(len(prompts))
     columns = zip(*parts, strict=True)
     return Behaviour(*(np.concatenate([*map(np.asarray, rows)], 1)[kept] for rows in columns))
+
+
+def _require_inputs(
+    model: Any, prompts: Any, ablation: Ablation, candidates: Any
+) -> tuple[int, ...] | None:
+    """Refuse prompts and candidates that do not fit the model; return the latter as ids."""
+    require_is("model", model, LanguageModel)
+    vocabulary = model.config.vocab_size
+    require_prompts("prompts", prompts)
+    for some in (prompts, ablation.reference):
+        if some is not None:
+            some.check(vocabulary)
+    if candidates is None:
+        return None
+    listed = require_list("candidates", candidates, "token ids, or None")
+    return tuple(require_index("candidates", token, vocabulary) for token in listed)
 
 
 class _Circuits(NamedTuple):

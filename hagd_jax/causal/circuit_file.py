@@ -80,7 +80,7 @@ class NodeFile(_File):
     dictionary: Name = "neurons"
 
     def units(self) -> int:
-        """How many nodes the model has."""
+        """Return the number of nodes of the model."""
         layers, heads, features = self.space
         return layers * (heads + features)
 

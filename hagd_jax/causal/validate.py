@@ -92,15 +92,22 @@ def validate(
     decides = any(claim.decides for claim in claims)
     claims = [size(len(circuit), units, config.split, decides=decides), *claims]
     if again and config.claims == "all":
-        # A copy of a circuit, of the same seed and history, was not found again.
-        several = [one for i, one in enumerate(again) if one not in (circuit, *again[:i])]
-        sets = [set(found.places().tolist()) for found in (circuit, *several)]
-        claims.append(stable(sets[0], sets[1:], units, alpha=config.alpha, seed=config.seed))
+        claims.append(_found_again(circuit, again, units, config))
     clusters = own.judged.clusters
     return ValidationReport(
         circuit, tuple(claims), len(own.judged), config.split, units, tuple(seen), own.aside,
         1 if clusters is None else int(clusters.max()) + 1,
     )  # fmt: skip
+
+
+def _found_again(
+    circuit: AnyCircuit, again: Sequence[AnyCircuit], units: int, config: ValidateConfig
+) -> Claim:
+    """Compare a circuit with those that were found with other seeds or other prompts."""
+    # A copy of a circuit, of the same seed and history, was not found again.
+    several = [one for i, one in enumerate(again) if one not in (circuit, *again[:i])]
+    sets = [set(found.places().tolist()) for found in (circuit, *several)]
+    return stable(sets[0], sets[1:], units, alpha=config.alpha, seed=config.seed)
 
 
 def _all(
