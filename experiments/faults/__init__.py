@@ -1,1 +1,1 @@
-"""Runs that are killed end with the same bytes."""
+"""Measure what is lost when runs are killed, damaged or raced, or when disks or files are bad."""

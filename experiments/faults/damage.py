@@ -41,7 +41,7 @@ GOOD = ("again", "refused", "same")
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Damaged runs.
+    """Config holds the settings for damaging what runs leave.
 
     Attributes:
         works: What is damaged; everything if empty.
@@ -53,7 +53,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Damage every run so many times."""
+    """Damage a copy of every run, as often as configured."""
     cells = [
         {"work": name, "at": at, "number": number}
         for name in config.works or tuple(WORKS)
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
 
 
 def prepared(name: str, at: int, folder: Path) -> tuple[str, Path, Path]:
-    """What a whole run finds, and the folders of two runs that were stopped at the same place."""
+    """Return what a whole run finds, and the folders of two runs stopped at the same place."""
     shutil.rmtree(folder, ignore_errors=True)
     work = WORKS[name]
     expected = work.go(folder / "whole", 0, silent)
@@ -92,7 +92,7 @@ def prepared(name: str, at: int, folder: Path) -> tuple[str, Path, Path]:
 
 
 def damaged(cell: Row, expected: str, one: Path, other: Path) -> Row:
-    """Damage a copy of a run, and go on."""
+    """Damage a copy of a run and continue it."""
     copy = one.with_name("copy")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(one, copy, ignore=shutil.ignore_patterns(LOCK))
@@ -114,7 +114,7 @@ def damaged(cell: Row, expected: str, one: Path, other: Path) -> Row:
 
 
 def hurt(folder: Path, other: Path, rng: random.Random, bound: bool) -> tuple[str, Path]:
-    """Damage one file of a folder; gives how, and which."""
+    """Damage one file of a folder, and return how and which."""
     while True:
         kind, files = rng.choice(KINDS), listed(folder)
         at = rng.randrange(len(files))
@@ -144,7 +144,7 @@ def hurt(folder: Path, other: Path, rng: random.Random, bound: bool) -> tuple[st
 
 
 def changed(kind: str, raw: bytes, rng: random.Random) -> bytes:
-    """The bytes of a file after some kinds of damage; the same after others."""
+    """Return the bytes of a file after a kind of damage that changes them."""
     out = bytearray(raw)
     if kind == "append":
         return raw + rng.randbytes(rng.randint(1, 64))
@@ -161,19 +161,19 @@ def changed(kind: str, raw: bytes, rng: random.Random) -> bytes:
 
 
 def listed(folder: Path) -> list[Path]:
-    """All files of a folder but its lock, in order."""
+    """List all files of a folder except its lock, in order."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
 
 
 class Said(logging.Handler):
-    """What the package says of damage."""
+    """Said is a log handler that keeps what the package says of damage."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
+        """Keep a line of the log."""
         if record.name.startswith("hagd_jax"):
             self.lines.append(record.getMessage())
 

@@ -43,7 +43,7 @@ ROOMS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Work on disks that fail.
+    """Config holds the settings for working on disks that fail.
 
     Attributes:
         works: What is done; everything if empty.
@@ -58,7 +58,7 @@ class Config(Places):
 
 @dataclasses.dataclass
 class Disk:
-    """A disk whose calls are counted, and fail from one of them on.
+    """Disk counts the calls that write, and lets them fail from one of them on.
 
     Attributes:
         fails_at: Number of the first call that fails; none does if it is negative.
@@ -71,7 +71,7 @@ class Disk:
     count: int = 0
 
     def call(self, name: str, real: Any, *arguments: Any, **options: Any) -> Any:
-        """Do what was asked for, or fail."""
+        """Make the call, or let it fail."""
         self.count += 1
         if 0 <= self.fails_at < self.count:
             if name == "write" and self.count == self.fails_at + 1:
@@ -83,7 +83,7 @@ class Disk:
 
     @contextlib.contextmanager
     def beneath(self) -> Iterator[None]:
-        """Lie beneath the package's writer, and Orbax's, while the block runs."""
+        """Replace the system calls of the package's writer and of Orbax while the block runs."""
         places = [(system, name) for name in CALLS]
         places += [(checkpoint.ocp.CheckpointManager, "save")]
         before = [getattr(place, name) for place, name in places]
@@ -96,12 +96,12 @@ class Disk:
                 setattr(place, name, real)
 
     def over(self, name: str, real: Any) -> Any:
-        """A function in the place of another."""
+        """Replace a function by another while the block runs."""
         return lambda *arguments, **options: self.call(name, real, *arguments, **options)
 
 
 def main(config: Config) -> None:
-    """Let every call fail that writes."""
+    """Let every call that writes fail, one after the other."""
     wholes: dict[str, tuple[str, int, int]] = {}
 
     def whole(name: str) -> tuple[str, int, int]:
@@ -131,7 +131,7 @@ def main(config: Config) -> None:
 
 
 def counted(name: str, folder: Path) -> tuple[str, int, int]:
-    """What a piece of work finds, by how many calls, and how many bytes it leaves."""
+    """Return what a piece of work finds, its number of calls, and the bytes that it leaves."""
     shutil.rmtree(folder, ignore_errors=True)
     disk = Disk()
     with disk.beneath():
@@ -141,7 +141,7 @@ def counted(name: str, folder: Path) -> tuple[str, int, int]:
 
 
 def failing(cell: Row, expected: str, config: Config) -> Row:
-    """Do some work on a disk that fails at one call, and do it again on one that is well."""
+    """Do some work on a disk that fails at one call, then again on a disk that works."""
     folder = config.runs / "full_disk" / cell["work"] / "failing"
     shutil.rmtree(folder, ignore_errors=True)
     with Disk(cell["call"], cell["error"]).beneath():
@@ -150,7 +150,7 @@ def failing(cell: Row, expected: str, config: Config) -> Row:
 
 
 def too_small(cell: Row, expected: str, calls: int, size: int, config: Config) -> Row:
-    """Do some work on a disk that is too small, and again once there is room."""
+    """Do some work on a disk that is too small, then again once there is room."""
     place = config.runs / "full_disk" / "small"
     place.mkdir(parents=True, exist_ok=True)
     # A page for each file and folder, whatever is in it.
@@ -166,7 +166,7 @@ def too_small(cell: Row, expected: str, calls: int, size: int, config: Config) -
 
 
 def attempted(name: str, folder: Path, expected: str) -> str:
-    """What becomes of work on a disk that fails: a sentence, or what is wrong."""
+    """Try some work on a failing disk, and return its error message, or what is wrong with it."""
     try:
         found = WORKS[name].go(folder, 0, silent)
     except HagdError as error:
@@ -179,7 +179,7 @@ def attempted(name: str, folder: Path, expected: str) -> str:
 
 
 def judged(cell: Row, folder: Path, expected: str, outcome: str) -> Row:
-    """Go on without a fault, and compare the end."""
+    """Continue without a fault, and compare the results."""
     try:
         same = WORKS[cell["work"]].go(folder, 0, silent) == expected
         again = ""
@@ -192,7 +192,7 @@ def judged(cell: Row, folder: Path, expected: str, outcome: str) -> Row:
 
 
 def may_mount(folder: Path) -> bool:
-    """Whether this process may mount a small disk."""
+    """Return whether this process may mount a small disk."""
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "probe"
     place.mkdir(exist_ok=True)

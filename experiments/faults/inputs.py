@@ -15,7 +15,6 @@ words of a text. Writes results/inputs.json.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import random
 import resource
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.common.digests import digest
 from experiments.common.processes import environment
 from experiments.common.record import record
 from experiments.common.script import Places, run
@@ -55,7 +55,7 @@ CONFIG = models.DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Tampered files.
+    """Config holds the settings for reading tampered files.
 
     Attributes:
         readers: Kinds of files; all of them if empty.
@@ -71,7 +71,7 @@ class Config(Places):
 
 
 class Reader(NamedTuple):
-    """A kind of file.
+    """Reader is a kind of file: how a good one is made, and what reads it.
 
     Attributes:
         make: Makes a good one in a folder, and gives the files that are mutated in turn.
@@ -86,19 +86,19 @@ WORDS = models.Tokenizer.words([f"w{i}" for i in range(12)])
 
 
 def model() -> models.LanguageModel:
-    """A small Llama with a tokenizer."""
+    """Make a small Llama with a tokenizer."""
     return models.init(CONFIG, jax.random.key(0), tokenizer=WORDS, name="small")
 
 
 def made_model(folder: Path) -> list[Path]:
-    """A folder of a model."""
+    """Write a folder of a model."""
     models.save(model(), folder / "model")
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     return [path for name in names if (path := folder / "model" / name).exists()]
 
 
 def made_transcoder(folder: Path) -> list[Path]:
-    """A folder of a transcoder, as circuit-tracer's."""
+    """Write a folder of a transcoder in circuit-tracer's format."""
     config = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=6, k=2, window=0)
     transcoders.save(transcoders.init(config, jax.random.key(1)), folder / "transcoder")
     (folder / "transcoder" / SEAL).unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def made_transcoder(folder: Path) -> list[Path]:
 
 
 def made_circuit(folder: Path) -> list[Path]:
-    """A circuit of nodes, with a record of what it has seen."""
+    """Write a circuit of nodes, with a record of what it has seen."""
     nodes = causal.Node("head", 0, 1), causal.Node("neuron", 1, 4)
     circuit = causal.Circuit(
         nodes, (0.5, -1.25), Space(2, 2, 12), "small", "ioi", seen=Seen.nothing(),
@@ -118,7 +118,7 @@ def made_circuit(folder: Path) -> list[Path]:
 
 
 def made_edges(folder: Path) -> list[Path]:
-    """A circuit of edges."""
+    """Write a circuit of edges."""
     edges = causal.Edge("embed", "head 0.1", "q"), causal.Edge("mlp 0", "logits", "logits")
     circuit = causal.EdgeCircuit(
         edges, (0.5, -1.25), Shape(2, 2, 2, False), model="small", task="ioi", seen=Seen.nothing()
@@ -128,13 +128,13 @@ def made_edges(folder: Path) -> list[Path]:
 
 
 def made_graph(folder: Path) -> list[Path]:
-    """An attribution graph."""
+    """Write an attribution graph."""
     graphs.save_graph(graphs.attribute(model(), None, [1, 2, 3, 4], targets=5), folder / "g")
     return [folder / "g"]
 
 
 def made_arrays(folder: Path) -> list[Path]:
-    """Arrays as a stage of a run leaves them."""
+    """Write arrays as a stage of a run does."""
     np.savez_compressed(
         folder / "a.npz", scores=np.arange(12.0), level=np.arange(4, dtype=np.int32)
     )
@@ -142,7 +142,7 @@ def made_arrays(folder: Path) -> list[Path]:
 
 
 def made_rows(folder: Path) -> list[Path]:
-    """Rows of WinoGrande's form, made up."""
+    """Write made-up rows in WinoGrande's format."""
     pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
     rows = [
         {"sentence": f"w{a} w8 w{b} w9 _ w10", "option1": f"w{a}", "option2": f"w{b}",
@@ -154,7 +154,7 @@ def made_rows(folder: Path) -> list[Path]:
 
 
 def loaded_model(folder: Path) -> Any:
-    """Weights, sizes, words."""
+    """Load a model, and return its weights, sizes and vocabulary."""
     found = models.load(str(folder / "model"))
     words = found.tokenizer and [found.tokenizer.decode([i]) for i in range(12)]
     return jax.tree.map(np.asarray, found.params), found.config, words
@@ -188,7 +188,7 @@ READERS = {
 
 
 def main(config: Config) -> None:
-    """Start processes that read, again and again where one comes to its end."""
+    """Start processes that read the files, and start another where one ends early."""
     if config.work is not None:
         return work(config)
     began, rows = time.monotonic(), []
@@ -212,7 +212,7 @@ GOOD = ("refused", "same", "value", "numbers", "text")
 
 
 def outcomes(name: str, folder: Path, count: int, config: Config) -> list[dict[str, Any]]:
-    """What became of every file; one that ended the process is an `abort`."""
+    """Return the outcome of every file; one that ended the process is an `abort`."""
     log = folder / "outcomes.jsonl"
     log.unlink(missing_ok=True)
     begun = -1
@@ -234,11 +234,11 @@ def outcomes(name: str, folder: Path, count: int, config: Config) -> list[dict[s
 
 
 class Hang(BaseException):
-    """A file took longer than it may."""
+    """Hang says that reading a file took longer than it may."""
 
 
 def work(config: Config) -> None:
-    """Read mutated files of one kind, and log what becomes of each before and after."""
+    """Read mutated files of one kind, and log each before reading it and its outcome after."""
     assert config.work is not None
     (name,), folder = config.readers, config.work
     reader, place = READERS[name], folder / "files"
@@ -271,7 +271,7 @@ def note(folder: Path, row: dict[str, Any]) -> None:
 
 
 def outcome(reader: Reader, place: Path, whole: str, how: str) -> str:
-    """What becomes of a file."""
+    """Read a file and classify the outcome."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -290,7 +290,7 @@ def outcome(reader: Reader, place: Path, whole: str, how: str) -> str:
 
 
 def mutated(raw: bytes, file: Path, rng: random.Random) -> tuple[bytes, str]:
-    """A file that was tampered with, and what a reader may have read otherwise."""
+    """Tamper with a file, and return it and the kind of change that a reader may read."""
     texts = file.suffix in (".json", ".yaml", ".jsonl")
     if file.suffix == ".json" and rng.random() < 0.5:
         return json.dumps(changed(json.loads(raw), rng)).encode(), "value"
@@ -310,7 +310,7 @@ def mutated(raw: bytes, file: Path, rng: random.Random) -> tuple[bytes, str]:
 
 
 def changed(value: Any, rng: random.Random) -> Any:
-    """One value somewhere in a tree replaced, left out or renamed."""
+    """Replace, leave out or rename one value somewhere in a tree."""
     if isinstance(value, dict) and value and rng.random() < 0.8:
         name = rng.choice(sorted(value))
         rest = {key: item for key, item in value.items() if key != name}
@@ -327,7 +327,7 @@ def changed(value: Any, rng: random.Random) -> Any:
 
 
 def unsealed(file: Path) -> bytes:
-    """A file without its digest."""
+    """Return the bytes of a file without its digest."""
     raw = file.read_bytes()
     if file.suffix == ".json":
         record = json.loads(raw)
@@ -341,14 +341,6 @@ def unsealed(file: Path) -> bytes:
             head = json.dumps(header).encode().ljust(length)
             return raw[:8] + head + raw[8 + length :]
     return raw
-
-
-def digest(value: Any) -> str:
-    """Digest of arrays, texts and configurations within each other."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(value):
-        total.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
-    return total.hexdigest()
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from experiments.common.cells import Row, measure_cells
+from experiments.common.digests import without
 from experiments.common.processes import environment
 from experiments.common.script import Places, run
 from hagd_jax.errors import CheckpointError
@@ -36,6 +37,8 @@ from hagd_jax.errors import CheckpointError
 How = Literal["kill", "int", "term"]
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 STATUS = {"int": 130, "term": 143}
+# Fields of results that differ between runs which found the same.
+_PASSING = ("command", "time", "seconds", "out", "created", "digest")
 SENTENCE = "interrupted; the same command continues where it stopped"
 _FOUND = "--task modular-addition --modulus 11 --nodes 64"
 # Name → arguments, and the file that holds what was found.
@@ -62,7 +65,7 @@ CASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Commands that are interrupted.
+    """Config holds the settings for interrupting commands.
 
     Attributes:
         cases: Names of commands; all of them if empty.
@@ -81,14 +84,14 @@ class Config(Places):
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A run that nobody interrupted: what it found, and (stage, when, how long) of its stages."""
+    """Whole is an uninterrupted run: its digest, and (stage, start, seconds) of its stages."""
 
     digest: str
     stages: tuple[tuple[str, float, float], ...]
 
 
 def main(config: Config) -> None:
-    """Interrupt every command so many times in every way."""
+    """Interrupt every command in every way, as often as configured."""
     names = config.cases or tuple(CASES)
     cells = [
         {"case": name, "how": how, "number": number}
@@ -109,7 +112,7 @@ def main(config: Config) -> None:
 
 
 def command(name: str, out: Path, config: Config) -> list[str]:
-    """The command line of a case that works in a folder."""
+    """Return the command line of a case that works in a folder."""
     base = config.runs / "interrupts" / "base"
     given = {
         "out": out, "model": config.model or base / "model",
@@ -119,7 +122,7 @@ def command(name: str, out: Path, config: Config) -> list[str]:
 
 
 class Started:
-    """A process whose lines on standard error are read as they come."""
+    """Started is a process whose standard error is read as it comes."""
 
     def __init__(self, line: list[str], cache: Path):
         self.began = time.monotonic()
@@ -139,7 +142,7 @@ class Started:
                 self.lines.append((time.monotonic() - self.began, line.rstrip()))
 
     def end(self) -> str:
-        """Wait for its end, and give what it said."""
+        """Wait for the process to end, and return what it said."""
         self.process.wait(timeout=600)
         self._reader.join(timeout=10)
         return "\n".join(line for _, line in self.lines)
@@ -173,7 +176,7 @@ def whole(name: str, config: Config) -> Whole:
 
 
 def _base(config: Config) -> None:
-    """The model and the circuit that other commands work on."""
+    """Make the model and the circuit that other commands work on."""
     base = config.runs / "interrupts" / "base"
     if not config.model and not (base / "circuit.json").exists():
         subprocess.run(
@@ -183,7 +186,7 @@ def _base(config: Config) -> None:
 
 
 def interrupted(cell: Row, expected: Whole, config: Config) -> Row:
-    """Interrupt a run at a random moment of a stage, and let another go on to the end."""
+    """Interrupt a run at a random moment of a stage, and continue it to the end."""
     name, how, number = cell["case"], cell["how"], cell["number"]
     rng = random.Random(f"{name} {how} {number}")
     stage, _, seconds = expected.stages[number % len(expected.stages)]
@@ -213,17 +216,12 @@ def interrupted(cell: Row, expected: Whole, config: Config) -> Row:
 
 
 def digest(path: Path) -> str:
-    """Digest of what was found, without the command and times."""
+    """Return the digest of what was found, without the command and times."""
     if path.suffix != ".json":
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(_lasting(json.loads(path.read_text()))).encode()).hexdigest()
-
-
-def _lasting(value: Any) -> Any:
-    if isinstance(value, dict):
-        passing = ("command", "time", "seconds", "out", "created", "digest")
-        return {key: _lasting(item) for key, item in value.items() if key not in passing}
-    return [_lasting(item) for item in value] if isinstance(value, list) else value
+    return hashlib.sha256(
+        json.dumps(without(json.loads(path.read_text()), _PASSING)).encode()
+    ).hexdigest()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ REFUSED = "another process that writes there: process"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Places):
-    """Pairs of processes.
+    """Config holds the settings for starting pairs of processes.
 
     Attributes:
         ways: What they do.
@@ -55,14 +55,14 @@ class Config(Places):
 
 
 class Ended(NamedTuple):
-    """A process that has ended: its exit status, and what it said on standard error."""
+    """Ended holds the exit status of a process and what it said on standard error."""
 
     status: int
     said: str
 
 
 def main(config: Config) -> None:
-    """Start so many pairs of each kind."""
+    """Start the configured number of pairs of each kind."""
     numbers = range(config.times)
     cells = [{"way": way, "number": number} for way in config.ways for number in numbers]
     alone: dict[int, str] = {}
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
 
 
 def by_itself(seed: int, config: Config) -> str:
-    """What an extraction leaves that runs alone."""
+    """Return what an extraction leaves that runs alone."""
     folder = config.runs / "races" / f"alone{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     ended = together([command(folder / "out", seed, config)], folder / "cache", [0.0])[0]
@@ -88,7 +88,7 @@ def by_itself(seed: int, config: Config) -> str:
 
 
 def command(out: Path, seed: int, config: Config, *more: str) -> list[str]:
-    """The command line of an extraction."""
+    """Return the command line of an extraction."""
     given = f"--modulus {config.modulus} --nodes 64 --seed {seed} --until {config.until}"
     return [
         *(sys.executable, "-m", "hagd_jax.cli", "extract", "--task", "modular-addition"),
@@ -114,7 +114,7 @@ def together(commands: list[list[str]], cache: Path, delays: list[float]) -> lis
 
 
 def pair(cell: Row, alone: dict[int, str], config: Config) -> Row:
-    """Start two processes, and look at what they leave."""
+    """Start two processes, and check what they leave."""
     way, number = cell["way"], cell["number"]
     folder = config.runs / "races" / f"{way}{number}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -147,7 +147,7 @@ def pair(cell: Row, alone: dict[int, str], config: Config) -> Row:
 
 
 def refused_well(ends: list[Ended]) -> bool:
-    """Whether one process has won and the other said who; or one came when the other was done."""
+    """Return whether one process won and the other named it, or came when it had ended."""
     first, second = sorted(ends)
     if second.status == 0:
         return True
@@ -155,7 +155,7 @@ def refused_well(ends: list[Ended]) -> bool:
 
 
 def linked(config: Config, cache: Path, elsewhere: Path) -> None:
-    """A cache whose one entry is a link."""
+    """Make a cache whose only entry is a link."""
     elsewhere.mkdir()
     (elsewhere / "thesis.txt").write_text("years of work")
     cache.mkdir()

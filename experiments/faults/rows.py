@@ -76,7 +76,7 @@ class Config(Places):
 
 
 def main(config: Config) -> None:
-    """Measure each part in a process of its own."""
+    """Measure each part in a separate process."""
     cells = [
         {"part": part, "kind": kind}
         for part in config.parts for kind in KINDS[part] if kind in (config.kinds or (kind,))
@@ -101,7 +101,7 @@ def main(config: Config) -> None:
 
 
 def row_of(kind: str, number: int) -> dict[str, Any]:
-    """A row of a format, as long as those that are published."""
+    """Make a row of a format, as long as published ones are."""
     if kind == "winogrande":
         words = f"The lamp {number} did not fit into the box {number * 7 % 1000} as the _ was big."
         return {"sentence": words, "option1": "lamp", "option2": "box", "answer": "1",
@@ -137,7 +137,7 @@ def rows_checked(kind: str, config: Config) -> Row:
 
 
 def letters() -> models.Tokenizer:
-    """A tokenizer of bytes."""
+    """Make a tokenizer of bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(alphabet)}
     native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
@@ -159,7 +159,7 @@ def help_asked(kind: str, config: Config) -> Row:
 
 
 def page_made(kind: str, config: Config) -> Row:
-    """The page of a large graph."""
+    """Build the page of a large graph."""
     from hagd_jax.report.graph_page import graph_page
 
     graph = graph_of(config.nodes)
@@ -170,7 +170,7 @@ def page_made(kind: str, config: Config) -> Row:
 
 
 def graph_of(nodes: int) -> Any:
-    """A graph of features at random, each of which is moved by ten earlier ones."""
+    """Make a random graph of features, each with edges from ten earlier ones."""
     rng, count, one = np.random.default_rng(0), nodes, np.ones(nodes, np.float32)
     kind = np.ones(count, np.int8)
     kind[-1] = 3
@@ -193,7 +193,7 @@ def graph_of(nodes: int) -> Any:
 
 
 def loaded(kind: str, config: Config) -> Row:
-    """Load a model by turns with and without checks."""
+    """Load a model in turns with and without checks."""
     source = kind if kind != "generated" else generated(config)
     ways: dict[str, Callable[[], Any]] = {
         "checked": lambda: models.load(source),
@@ -224,7 +224,7 @@ def unchecked() -> Iterator[None]:
 
 
 def plain_header(path: Path, *_: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """A safetensors header, read and not looked at."""
+    """Read a safetensors header without checking it."""
     with open(path, "rb") as file:
         told = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     about = told.pop("__metadata__", {})
@@ -234,7 +234,7 @@ def plain_header(path: Path, *_: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """Where a tensor lies, by its header."""
+    """Plain holds where a tensor lies, as its header says."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -242,7 +242,7 @@ class Plain:
 
 
 def generated(config: Config) -> str:
-    """A folder of a model of random weights; made once."""
+    """Make a folder of a model of random weights, once."""
     folder = config.runs / f"generated{config.layers}"
     if not folder.exists():
         decoder = models.DecoderConfig(
@@ -255,7 +255,7 @@ def generated(config: Config) -> str:
 
 
 def peak() -> float:
-    """The most memory that this process has had, in GB."""
+    """Return the peak memory of this process, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -35,7 +35,7 @@ MODEL = models.DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Config(Kills):
-    """Trainings that are killed and started again.
+    """Config holds the settings for killing and continuing trainings.
 
     Attributes:
         steps: Steps of a training.
@@ -45,7 +45,7 @@ class Config(Kills):
 
     @property
     def train(self) -> TrainConfig:
-        """The training."""
+        """Run the training."""
         return TrainConfig(
             features="4x", k=4, window=1, tokens=self.steps * 16 * 16, batch_size=16, estimate=2,
             loss=LossConfig(jacobian=0.1, dead_after=1000),
@@ -53,7 +53,7 @@ class Config(Kills):
 
 
 def main(config: Config) -> None:
-    """Kill trainings and start them again, or be one of them."""
+    """Kill trainings and continue them, or run one of them."""
     if config.folder is not None:
         return work(config.folder, config)
     began = time.monotonic()
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
 
 
 def work(folder: Path, config: Config) -> None:
-    """Train in a folder, from wherever it was."""
+    """Train in a folder, continuing what is there."""
     model = models.init(MODEL, jax.random.key(SEED))
     rows = np.random.default_rng(SEED).integers(1, 64, (400, 16))
     corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.1))
@@ -82,7 +82,7 @@ def work(folder: Path, config: Config) -> None:
 
 
 def newest(folder: Path) -> int:
-    """The newest step that was saved."""
+    """Return the newest step that was saved."""
     found = (folder / "checkpoints").glob("[0-9]*")
     return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.common.digests import digest, without
 from hagd_jax import causal, graphs, meta, models, pipeline, transcoders
 from hagd_jax.causal.edge_circuit import Shape
 from hagd_jax.corpus import CorpusConfig, corpus_of_tokens
@@ -46,7 +47,7 @@ _FIELDS = ("command", "time", "seconds", "out", "created", "blake2b")
 
 
 class Work(NamedTuple):
-    """A piece of work in a folder.
+    """Work is a function that works in a folder, and how it is repeated.
 
     Attributes:
         go: (folder, variant, progress) → digest of what it has found. Variants, 0 and 1, find
@@ -63,11 +64,11 @@ class Work(NamedTuple):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Go on."""
+    """Do nothing."""
 
 
 def stopping(at: tuple[str, int]) -> Progress:
-    """Stop when so many steps of a stage are done."""
+    """Stop after a number of steps of a stage."""
 
     def progress(stage: str, done: int, total: int) -> None:
         if stage == at[0] and done >= at[1]:
@@ -77,7 +78,7 @@ def stopping(at: tuple[str, int]) -> Progress:
 
 
 def extraction(folder: Path, variant: int, progress: Progress, **changed: Any) -> str:
-    """An extraction in a model that was made by hand, to its end."""
+    """Run an extraction in a hand-built model to its end."""
     case = hand_built()[0]
     model = case.model
     if variant:
@@ -98,7 +99,7 @@ def extraction(folder: Path, variant: int, progress: Progress, **changed: Any) -
 
 
 def training(folder: Path, variant: int, progress: Progress) -> str:
-    """A transcoder's training, its measures and contexts."""
+    """Train a transcoder, measure it and collect contexts."""
     model = models.init(SMALL, jax.random.key(variant), name="small")
     rows = np.random.default_rng(0).integers(1, 32, (100, 8))
     corpus = corpus_of_tokens("random", rows, model, CorpusConfig(held_out=0.2))
@@ -114,7 +115,7 @@ def training(folder: Path, variant: int, progress: Progress) -> str:
 
 
 def cached(folder: Path, variant: int, progress: Progress) -> str:
-    """A small model in the cache."""
+    """Train a small model into the cache."""
     config = SmallTrainConfig(
         d_model=16, n_heads=2, d_mlp=16, steps=20, check_every=5, batch_size=8, target=2.0
     )
@@ -128,7 +129,7 @@ def cached(folder: Path, variant: int, progress: Progress) -> str:
 def kept(
     save: Callable[[Path, int], object], load: Callable[[Path], Any], name: str
 ) -> Callable[[Path, int, Progress], str]:
-    """A file or folder that is written unless it is there, and read."""
+    """Make work that writes a file or folder unless it exists, and reads it."""
 
     def go(folder: Path, variant: int, progress: Progress) -> str:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,13 +141,13 @@ def kept(
 
 
 def saved_graph(path: Path, variant: int) -> None:
-    """An attribution graph."""
+    """Save an attribution graph."""
     model = models.init(SMALL, jax.random.key(variant), name="small")
     graphs.save_graph(graphs.attribute(model, None, [1, 2, 3, 4], targets=5), path)
 
 
 def saved_circuit(path: Path, variant: int) -> None:
-    """A circuit of nodes."""
+    """Save a circuit of nodes."""
     nodes = causal.Node("head", 0, 1), causal.Node("neuron", 1, 4 + variant)
     causal.Circuit(
         nodes, (0.5, -1.25), Space(2, 2, 12), "small", "ioi", seen=Seen.nothing()
@@ -154,7 +155,7 @@ def saved_circuit(path: Path, variant: int) -> None:
 
 
 def saved_edges(path: Path, variant: int) -> None:
-    """A circuit of edges."""
+    """Save a circuit of edges."""
     edges = causal.Edge("embed", f"head 0.{variant}", "q"), causal.Edge("mlp 0", "logits", "logits")
     causal.EdgeCircuit(
         edges, (0.5, -1.25), Shape(2, 2, 2, False), model="small", task="ioi", seen=Seen.nothing()
@@ -162,13 +163,13 @@ def saved_edges(path: Path, variant: int) -> None:
 
 
 def saved_transcoder(path: Path, variant: int) -> None:
-    """A transcoder that nobody trained."""
+    """Save an untrained transcoder."""
     config = transcoders.TranscoderConfig(n_layers=2, d_model=16, n_features=8, k=2)
     transcoders.save(transcoders.init(config, jax.random.key(variant)), path)
 
 
 def saved_contexts(path: Path, variant: int) -> None:
-    """Contexts of features that nobody trained."""
+    """Save contexts of untrained features."""
     model = models.init(SMALL, jax.random.key(0), name="small")
     config = transcoders.TranscoderConfig(n_layers=2, d_model=16, n_features=8, k=2)
     found = transcoders.init(config, jax.random.key(variant))
@@ -180,14 +181,14 @@ def saved_contexts(path: Path, variant: int) -> None:
 
 
 def saved_learner(path: Path, variant: int) -> None:
-    """A meta-learner."""
+    """Save a meta-learner."""
     found = meta.load()
     params = jax.tree.map(lambda x: (1 + variant) * np.asarray(x), found.params)
     meta.save(dataclasses.replace(found, params=params), path)
 
 
 def loaded_contexts(path: Path) -> Any:
-    """Contexts and all of their layers."""
+    """Load contexts and all of their layers."""
     found = transcoders.load_contexts(path)
     layers = {i: vars(found.layers[i]) for i in found.layers}
     return vars(found) | {"layers": layers}
@@ -225,7 +226,7 @@ WORKS = {
 
 
 def ending(folder: Path) -> str:
-    """Digest of the results in a folder: of what files say, without the command and times."""
+    """Return the digest of the results in a folder, without the command and times."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -239,20 +240,5 @@ def _content(path: Path) -> str:
     if path.suffix == ".npz":
         return digest(sorted(read_npz(path, error=DamagedError).items()))
     if path.suffix == ".json":
-        return json.dumps(_lasting(json.loads(path.read_text())), sort_keys=True)
+        return json.dumps(without(json.loads(path.read_text()), _FIELDS), sort_keys=True)
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _lasting(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key not in _FIELDS}
-    return [_lasting(item) for item in value] if isinstance(value, list) else value
-
-
-def digest(value: Any) -> str:
-    """Digest of arrays, texts and configurations within each other."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(value):
-        array = isinstance(leaf, np.ndarray | jax.Array)
-        total.update(np.asarray(leaf).tobytes() if array else repr(leaf).encode())
-    return total.hexdigest()

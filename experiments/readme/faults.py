@@ -1,4 +1,4 @@
-"""README's rows of runs that are interrupted and of files that somebody tampered with."""
+"""Make the README's rows about interrupted runs and tampered files; see `readme/tables.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.readme.rows import Row, Rows
 
 
 def interrupts(result: dict) -> list[Row]:
-    """What is lost when commands are killed, or asked to end."""
+    """Make the rows of commands that are killed or asked to end."""
     killed = [row for row in result["rows"] if row["how"] == "kill"]
     asked = [row for row in result["rows"] if row["how"] != "kill"]
     stages = Counter(row["stage"] for row in killed)
@@ -24,7 +24,7 @@ def interrupts(result: dict) -> list[Row]:
 
 
 def inputs(result: dict) -> list[Row]:
-    """What readers do with tampered files."""
+    """Make the row of tampered files."""
     rows = result["rows"]
     kinds = Counter[str]()
     for row in rows:

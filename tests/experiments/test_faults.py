@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from experiments.common.digests import digest
 from experiments.faults import damage, full_disk, races, rows
-from experiments.faults.works import WORKS, Work, digest, ending
+from experiments.faults.works import WORKS, Work, ending
 from hagd_jax import models
 from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.files import digests, system, write_atomic
