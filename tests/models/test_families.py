@@ -209,17 +209,16 @@ def any_config(family):
     rope = st.sampled_from([scaling for _, scaling in SCALINGS.values()])
     act, flag = st.sampled_from(sorted(options.ACTIVATION_NAMES)), st.booleans()
 
-    def build(layers, kv, groups, dim, mlp, rope, act, bias, other, tied, third, eps):
+    def build(sizes, common, bias, other):
+        kv, groups, dim, third = sizes
         heads = kv * groups
-        common = {
-            "family": family, "vocab_size": 11, "n_layers": layers, "n_heads": heads, "d_mlp": mlp,
-            "max_positions": 16, "activation": act, "tied": tied, "norm_eps": eps,
-        }  # fmt: skip
+        common |= {"family": family, "vocab_size": 11, "n_heads": heads, "max_positions": 16}
         if family == "gpt2":
+            common["rope_scaling"] = None
             return DecoderConfig(
                 **common, d_model=heads * dim, scale_attn=bias, scale_attn_by_layer=other
             )
-        common |= {"positions": "rotary", "rope_scaling": rope, "rope_theta": 5e3}
+        common |= {"positions": "rotary", "rope_theta": 5e3}
         if family == "gpt_neox":
             return DecoderConfig(
                 **common, d_model=heads * 2 * dim, rotary_dim=2 * min(third, dim),
@@ -230,11 +229,12 @@ def any_config(family):
             qkv_bias=bias, attn_out_bias=bias, mlp_bias=other,
         )  # fmt: skip
 
-    eps = st.sampled_from([1e-5, 1e-6])
-    return st.builds(
-        build, small, small, small, st.integers(2, 50), st.integers(1, 9), rope, act, flag, flag,
-        flag, st.integers(2, 50), eps,
-    )  # fmt: skip
+    common = st.fixed_dictionaries({
+        "n_layers": small, "d_mlp": st.integers(1, 9), "activation": act, "tied": flag,
+        "norm_eps": st.sampled_from([1e-5, 1e-6]), "rope_scaling": rope,
+    })  # fmt: skip
+    sizes = st.tuples(small, small, st.integers(2, 50), st.integers(2, 50))
+    return st.builds(build, sizes, common, flag, flag)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])

@@ -221,8 +221,8 @@ def any_config(name):
         ]
     )
 
-    def build(layers, kv, groups, dim, flags, window, scaling, cap, data):
-        bias, tied, third = flags
+    def build(sizes, flags, window, scaling, cap, data):
+        (layers, kv, groups, dim), (bias, tied, third) = sizes, flags
         fields = {
             "n_layers": layers, "n_kv_heads": kv, "n_heads": kv * groups, "d_head": 2 * dim,
             "rotary_dim": 2 * dim, "tied": tied, "rope_scaling": scaling, "window": 0,
@@ -250,8 +250,8 @@ def any_config(name):
         return base.replace(**fields)
 
     return st.builds(
-        build, small, small, small, st.integers(2, 40), st.tuples(flag, flag, flag), windowed,
-        scalings, st.sampled_from([0.0, 2.5]), st.sets(st.integers(0, 3)),
+        build, st.tuples(small, small, small, st.integers(2, 40)), st.tuples(flag, flag, flag),
+        windowed, scalings, st.sampled_from([0.0, 2.5]), st.sets(st.integers(0, 3)),
     )  # fmt: skip
 
 
