@@ -46,7 +46,8 @@ def read_ids(what: str, ids: Any) -> list[int]:
         found = np.asarray(ids)
     except (ValueError, TypeError, OverflowError):
         found = np.zeros((), object)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+    whole = found.dtype.kind == "i" or (found.dtype.kind == "u" and (found < 2**63).all())
+    if found.ndim != 1 or (found.size and not whole):
         raise InputError(what, got=shown(ids), expected="a sequence of token ids")
     return [int(token) for token in found]
 

@@ -210,7 +210,7 @@ def make_choices(
     scored = max(choice.scored[1] - choice.scored[0] for row in rows for choice in row)
     width = max(longest, width)
 
-    def array(of: Any, dtype: Any = np.int32) -> np.ndarray:
+    def array(of: Any, dtype: Any = np.int64) -> np.ndarray:
         return np.asarray([[of(choice) for choice in row] for row in rows], dtype)
 
     def pad(tokens: Sequence[int]) -> list[int]:
@@ -225,13 +225,13 @@ def make_choices(
         clean=array(lambda choice: pad(choice.clean)),
         corrupted=array(lambda choice: pad(choice.corrupted)),
         position=array(places),
-        answer=np.asarray(right, np.int32),
-        distractor=np.asarray(others, np.int32),
+        answer=np.asarray(right),
+        distractor=np.asarray(others),
         length=array(lambda choice: len(choice.clean)),
         unit=array(lambda choice: choice.unit, np.float32),
     )
-    made.check(vocab_size)
-    return made
+    made.check(vocab_size)  # before ids are narrowed, which would change those too large
+    return jax.tree.map(lambda x: x.astype(np.int32) if x.dtype.kind == "i" else x, made)
 
 
 def _read(rows: Any) -> list[list[Choice]]:

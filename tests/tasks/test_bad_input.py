@@ -106,6 +106,16 @@ def test_choices_of_anything(data):
         assert (made.unit > 0).all()
 
 
+@pytest.mark.parametrize("token", [2**31, 2**40, 2**63, 2**64, -(2**40)])
+@pytest.mark.parametrize("field", ["clean", "corrupted"])
+def test_tokens_that_no_array_holds_are_refused(token, field):
+    with pytest.raises(InputError):
+        make_choices([[choice(**{field: [1, token]}), choice()]], [0], vocab_size=5)
+    rows = {"clean": [[1, 2]], "corrupted": [[3, 2]], field: [[1, token]]}
+    with pytest.raises(InputError):
+        make_prompts(rows["clean"], rows["corrupted"], [1], [2], vocab_size=5)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_texts_of_anything(data):
