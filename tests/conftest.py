@@ -1,11 +1,21 @@
-"""Eight host devices for every test, set before JAX starts; quickly compiled; slow files first."""
+"""Eight host devices for every test, set before JAX starts; quickly compiled; slow files first.
+
+Property tests draw the same examples each time, so that what passes once passes everywhere;
+`pytest --hypothesis-profile explore` draws others.
+"""
 
 import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import jaxlib.version
 import pytest
+
+# A busy machine is no fault of what is tested.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 # Excess precision lets XLA keep bfloat16 chains in float32, so exact comparisons would differ.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_allow_excess_precision=false"]

@@ -136,7 +136,7 @@ ANY = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ANY, ANY)
 def test_anything_is_brief(one, other):
     text = brief.one_line(Pair(one, other))

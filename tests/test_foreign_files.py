@@ -51,7 +51,7 @@ RECORDS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(CIRCUITS)).flatmap(lambda name: mutated(RECORDS[name])))
 def test_a_mutated_circuit_is_refused_or_written_again_as_it_is(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "circuit.json"
@@ -99,7 +99,7 @@ def test_what_a_circuit_cannot_say(tmp_path, name, change, said):
     tracemalloc.stop()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 2), st.sampled_from([1, 2]), st.booleans())
 def test_an_edge_exists_where_the_table_of_all_edges_says_so(layers, keys, group, parallel):
     config = DecoderConfig(
@@ -166,7 +166,7 @@ def test_places_of_a_graph_are_in_its_model(graph, tmp_path, name, at, value):
         load_graph(tmp_path / "g")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_a_graph_says_of_itself_what_can_be(graph, data):
     about = _about(graph)
@@ -197,7 +197,7 @@ def contexts():
     return Contexts("m", "t", "abc", (2, 1), *text, layers={0: layer})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_mutated_contexts_are_refused_or_read(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "contexts"
@@ -289,7 +289,7 @@ def model(tmp_path_factory):
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_model_with_a_mutated_file_is_refused_or_the_same(model, data):
     name = data.draw(st.sampled_from(FILES))
@@ -318,7 +318,7 @@ def test_an_index_names_files_that_can_be(tmp_path, name):
     assert len(str(caught.value)) < 700
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_mutated_transcoder_folder_is_refused_or_read(tmp_path_factory, data):
     base = tmp_path_factory.getbasetemp()
@@ -397,5 +397,10 @@ def test_special_files_among_a_models_own_are_refused(tmp_path):
 @given(changed(SEEN.to_json()))
 def test_what_was_seen_is_read_or_refused(record):
     found, said = outcome(lambda: Seen.from_json(record))
-    assert found is None or found == Seen.unknown() or found.to_json().keys() == record.keys()
-    assert found is not None or "een" in said
+    if found is None:
+        assert "een" in said
+    elif found != Seen.unknown():  # nothing is dropped but the order; without `others`, not all
+        before = {**record, "known": False, "others": []}
+        kept = {name: each if name == "known" else sorted(set(each))
+                for name, each in (record if "others" in record else before).items()}  # fmt: skip
+        assert found.to_json() in (kept, kept | {"known": False})

@@ -99,7 +99,7 @@ def test_a_mean_of_one_does_not_hide_that_no_prompt_is_near():
     assert sufficiency(runs).verdict == "fails"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1.4), st.integers(8, 40))
 def test_a_circuit_as_far_as_the_empty_one_never_holds(factor, count):
     """Whatever its metric and accuracy: its loss is that of the empty circuit, or nearly."""

@@ -52,7 +52,7 @@ def test_names_and_places_are_inverse(config):
     assert by_name[edge] == scores.mlp[int(edge.reader.split()[1]), writer]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(CONFIGS), st.integers(0, 100))
 def test_files_give_it_back(tmp_path_factory, config, seed):
     _, circuit, _ = some(config, seed, share=seed / 100)
@@ -89,7 +89,7 @@ def test_what_is_no_edge_is_refused(edge):
         dataclasses.replace(circuit, edges=(Edge(*edge),), scores=(1.0,))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_broken_files_are_refused(tmp_path_factory, data):
     _, circuit, _ = some(CONFIGS[0])

@@ -13,7 +13,7 @@ ENDS = {"metric": (5, 0, 5, 0), "kl": (0, 2, 0, 2)}
 CIRCUIT = Circuit((), (), (1, 2, 3), model="small", task="copy")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), draws=st.sampled_from([1, 2, 4]))
 def test_shares_kept_follow_from_the_accuracies_beside_them(seed, draws):
     # Under `resample` a prompt is right on some of its draws: means of those, and no majorities.

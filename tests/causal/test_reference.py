@@ -105,7 +105,7 @@ def test_prompts_alone_in_their_groups_are_no_reference_of_themselves():
     assert found.kl.min() > 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=24), st.integers(0, 9), st.booleans())
 def test_partners(lengths, seed, same):
     prompts = prompts_of(lengths, seed)

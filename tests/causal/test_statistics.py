@@ -40,7 +40,7 @@ def test_areas_are_those_of_a_loop():
             areas(bad, np.ones(len(bad)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_its_definition(p_values):
     """The k-th smallest is multiplied by n − k + 1, and never falls below a smaller one's."""
@@ -142,7 +142,7 @@ def test_backups_are_super_additive_and_chains_sub_additive():
     np.testing.assert_array_equal(super_additivity(np.array([1.0, 1.0]), single), [1, -1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=30), st.floats(-2, 2))
 def test_a_mean_below_a_bound_is_scipys_t_test(values, bound):
     values = np.array(values)

@@ -30,7 +30,7 @@ def rows(trials, group):
     return [trials.masks[i - 1].flat().astype(bool) for i in range(group.start, group.stop)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95))
 def test_controls_are_other_circuits_of_the_same_size_each_once(seed, share):
     rng = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ def test_parts_have_nothing_in_common_and_leave_nothing_out():
     assert sorted(train + held_out) == list(range(N))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, TRAIN), st.integers(0, 2**32 - 1), st.sampled_from(["train", "held_out"]))
 def test_every_row_comes_once_an_epoch(batch_size, seed, part):
     rows = getattr(CORPUS, part)
@@ -55,7 +55,7 @@ def test_orders_differ_by_seed_and_epoch_and_are_the_same_again():
     assert epochs(2) == epochs(2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 7), st.integers(0, 9), st.integers(0, 3), st.data())
 def test_restored_batches_go_on_as_if_uninterrupted(batch_size, stop, seed, data):
     whole = first(CORPUS.batches(batch_size, seed=seed), stop + 6)

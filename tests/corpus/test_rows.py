@@ -21,7 +21,7 @@ from tests.corpus.corpus_models import (
 TABLE = np.arange(60).reshape(20, 3) % 40
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, EOS), min_size=1, max_size=40),
     st.integers(2, 9),

@@ -112,7 +112,7 @@ def test_parts_share_no_document(hub):
         assert sorted(flat(counted(batch))) == sorted(flat(ours))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
     st.integers(2, 9),

@@ -37,7 +37,7 @@ HEADER = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(damaged(save(ARRAYS)) | changed(HEADER).map(tensors) | mutated(HEADER).map(tensors))
 def test_a_mutated_file_of_tensors_is_refused_or_what_the_library_reads(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
@@ -95,7 +95,7 @@ def array(header: str, body: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from("?bhilqBHILQefdFD"), min_size=1, max_size=3),
     st.lists(st.integers(0, 3), max_size=3),
@@ -112,7 +112,7 @@ def test_numpy_reads_the_same_arrays(codes, shape, fortran):
         assert found.flags.writeable
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(damaged(npz(**ARRAYS)))
 def test_a_mutated_archive_is_refused_or_keeps_its_arrays(raw):
     found, said = outcome(lambda: parse_npz(raw, "x.npz", most=10**6))
@@ -150,7 +150,7 @@ def test_archives_that_would_grow_or_run_are_refused(raw, said):
 WORDS = json.loads(Tokenizer.words(["a", "b", "c"]).json)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(mutated(WORDS))
 def test_a_mutated_tokenizer_is_refused_or_used(raw):
     """A panic of the native library is no Exception; one that aborts would end this process."""

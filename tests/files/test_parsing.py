@@ -140,7 +140,7 @@ MAPPING = {"model_kind": "transcoder_set", "k": 4, "share": 0.5, "none": None, "
            "transcoders": ["layer_0.safetensors", "caf\u00e9 \U0001d11e"]}  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(damaged(yaml.safe_dump(MAPPING, allow_unicode=True).encode()) | mutated(MAPPING))
 def test_a_mutated_yaml_is_refused_or_plain(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "mutated.yaml"

@@ -86,7 +86,7 @@ PIECES = [
 ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_what_passes_ends_soon(pattern):
     """Where the engine takes it; 300 letters take an exponential one for ever."""

@@ -35,7 +35,7 @@ def normalised(dense):
 
 
 @given(seed=SEEDS, density=st.sampled_from([0.05, 0.4, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_influence_is_the_neumann_series(seed, density):
     graph = made_up(seed, density=density)
     weight = graph.nodes.weight.astype(np.float64)
@@ -124,7 +124,7 @@ def plainly_pruned(graph, node_threshold, edge_threshold):
     node=st.sampled_from([0.3, 0.8, 1.0]),
     edge=st.sampled_from([0.5, 0.98]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pruning_equals_plain_loops(seed, density, node, edge):
     graph = made_up(seed, density=density)
     kept = prune(graph, node_threshold=node, edge_threshold=edge)
@@ -217,7 +217,7 @@ def test_graphs_in_which_nothing_moves_a_target_have_no_influence(name, tmp_path
     seed=SEEDS, features=st.integers(0, 3), logits=st.integers(0, 2),
     density=st.sampled_from([0.0, 0.3]), factor=st.sampled_from([0.0, 1e-30, 1.0]),
 )  # fmt: skip
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_small_graphs_have_a_result_everywhere(seed, features, logits, density, factor):
     """Whatever is missing: features, targets, edges, or all weight of these."""
     made = made_up(seed, layers=2, length=2, features=features, logits=logits, density=density)
@@ -238,7 +238,7 @@ def test_small_graphs_have_a_result_everywhere(seed, features, logits, density, 
 
 
 @given(seed=SEEDS, power=st.sampled_from([-90, -40, 40]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_shares_do_not_depend_on_the_unit_of_the_edges(seed, power):
     """Of a model whose logits are in billionths as of one whose logits are in units."""
     graph = made_up(seed)
@@ -258,7 +258,7 @@ def test_weights_that_are_no_numbers_are_refused(call):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_node_has_an_id_of_its_own(tokens):
     """Targets may be the same token many times, and directions."""
     graph = made_up(logits=len(tokens))

@@ -48,7 +48,7 @@ def test_kept_rows_are_as_large_as_was_said(edges):
     batch=st.sampled_from([1, 16, 64]),
     gigabytes=st.floats(0.05, 40),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_advice_is_enough_or_says_that_nothing_is(length, slots, nodes, batch, gigabytes):
     columns = Columns(12, length, slots)
     config = AttributionConfig(max_feature_nodes=nodes, batch_size=batch, memory_gb=gigabytes)

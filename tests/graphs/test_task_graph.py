@@ -44,7 +44,7 @@ def plainly(graphs, positions):
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 5), positions=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_means_and_errors_equal_plain_loops(seed, count, positions):
     graphs = [made_up(seed + i, features=20, density=0.6) for i in range(count)]
     found = task_graph(iter(graphs), positions=positions)

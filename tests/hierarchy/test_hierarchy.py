@@ -71,7 +71,7 @@ def test_clusters_are_as_tight_as_scikit_learns():
     assert min(inertia) < 1.1 * expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from([1, 2, 24]), st.integers(0, 2), st.integers(0, 10_000))
 def test_levels_nest_and_shrink_whatever_the_graph(count, band, seed):
     """No edges, one node, disconnected parts, all-equal weights: every node has its place."""

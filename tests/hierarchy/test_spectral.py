@@ -68,7 +68,7 @@ def regularised(matrix, key, regularise):
     return np.eye(count) - tied / np.sqrt(np.outer(degree, degree))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.sampled_from(sorted(FAMILIES)), st.sampled_from(SIZES), st.integers(0, 100),
     st.sampled_from([0.0, 1.0, 8.0]), st.sampled_from([1e-20, 1.0, 1e20]),

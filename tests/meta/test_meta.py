@@ -111,7 +111,7 @@ def test_influence_is_the_series_it_says():
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6))
 def test_order_of_nodes_and_padding_do_not_matter(seed):
     graph = meta.describe(random_graph(0)).graph

@@ -238,7 +238,7 @@ def any_config(family):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_configurations_survive_being_written(family, data):
     config = data.draw(any_config(family))
@@ -343,7 +343,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_configuration_is_read_or_refused_never_a_crash(base, data):
     module = getattr(families, base["model_type"])

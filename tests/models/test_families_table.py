@@ -74,7 +74,7 @@ def test_write_undoes_read(weight, by_hand):
 
 
 @CASES
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_slice_is_the_slice_of_the_whole(weight, by_hand, data):
     index = tuple(_some_slice(data, n) for n in ours_shape(weight))
@@ -91,7 +91,7 @@ def _some_slice(data, n):
 PARTS = ("(h d)", "(k d)", "(k d)")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_parts_of_unequal_size_lie_one_after_the_other(data):
     """Four query heads, then two key heads, then two value heads, of four rows each."""
@@ -140,7 +140,7 @@ def _pattern(draw, axes):
     return " ".join(groups)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(weight=any_weight(), data=st.data())
 def test_any_pattern_reads_slices_and_writes_back(weight, data):
     shape = table.shape(weight.ours, SIZES) if weight.ours else ()

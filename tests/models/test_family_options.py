@@ -256,7 +256,7 @@ def any_config(name):
 
 
 @pytest.mark.parametrize("name", BASES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_configurations_survive_being_written(name, data):
     config = data.draw(any_config(name))
@@ -278,7 +278,7 @@ def test_tables_name_every_parameter_once_in_its_shape(name):
 
 
 @EVERY
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_configuration_is_read_or_refused_never_a_crash(base, data):
     family = next(

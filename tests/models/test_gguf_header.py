@@ -23,7 +23,6 @@ from tests.models import gguf_tiny
 FUZZ = settings(
     max_examples=200,
     deadline=2000,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 SETTINGS = {

@@ -155,8 +155,6 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> GgufSource:
 
 @settings(
     max_examples=150,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())

@@ -94,7 +94,7 @@ def test_value(native: tokenizers.Tokenizer):
         one.bos_id = 3  # type: ignore[misc]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.text())
 def test_round_trip(text: str):
     tokenizer = _byte_level()
@@ -221,7 +221,7 @@ def template(begin: list[str], end: list[str]) -> processors.TemplateProcessing:
 TOKENS = st.lists(st.sampled_from(SPECIAL), max_size=3)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(TOKENS, TOKENS, st.booleans(), st.sampled_from(["", "a", "b a b"]))
 def test_all_that_the_template_adds_in_its_order(begin, end, chained, text):
     native = tokenizers.Tokenizer.from_str(word_level().to_str())
@@ -260,7 +260,7 @@ def test_a_template_without_the_text_is_refused():
             Tokenizer(native.to_str())
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(TOKENS, TOKENS, st.sampled_from([None, True, False]), st.sampled_from([None, True, False]))
 def test_what_is_saved_says_the_same_to_others(tmp_path_factory, begin, end, add_bos, add_eos):
     """Flag, template and JSON agree, whichever of them a reader goes by."""

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hagd_jax.parallel import content, make_mesh, sharding
@@ -42,7 +42,6 @@ def test_the_sum_is_that_of_its_definition(dtype, monkeypatch):
     np.testing.assert_array_equal(content_sums(arrays), wanted)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_parts_sum_up_to_the_whole(data):
     shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
@@ -57,7 +56,6 @@ def test_parts_sum_up_to_the_whole(data):
     assert total % 2**64 == low + high * 2**32
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_change_within_a_word_is_seen(data):
     array = some((4, 3), data.draw(st.sampled_from(DTYPES[1:])))

@@ -7,7 +7,7 @@ import math
 import hypothesis.strategies as st
 import jax
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from jax.sharding import AxisType
 
 from hagd_jax.errors import MeshError
@@ -20,7 +20,6 @@ def test_nothing_asked_for_is_no_mesh(description: str | None):
     assert describe(None) == ""
 
 
-@settings(deadline=None)
 @given(st.permutations(["data", "model"]), st.integers(0, 3), st.integers(0, 3))
 def test_sizes_and_order_are_kept(names: list[str], i: int, j: int):
     sizes = (2**i, 2 ** min(j, 3 - i))
@@ -43,7 +42,6 @@ def test_minus_one_takes_what_is_left(text: str):
     assert mesh.size == 8
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="datmoel=,-0123456789 ٣_+.", max_size=24))
 @example("data=2,data=4")
 @example("data=٣")

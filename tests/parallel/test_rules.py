@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -73,7 +73,6 @@ def test_misspelt_axes_and_wrong_ranks_are_refused(mesh: Mesh):
         constrain(jnp.ones((2, 2)), ("batch",), mesh)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([*RULES, None]), st.integers(1, 12)), min_size=1, max_size=5)
 )

@@ -110,8 +110,7 @@ def stopped(folder, task, config, begin, until):
         Splits.watching = False
 
 
-@settings(max_examples=12, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(data=st.data())
 def test_a_circuit_knows_all_that_was_looked_at_on_any_path(tmp_path_factory, data):
     """Stages in any order of --until and --from, with settings of their own each time."""

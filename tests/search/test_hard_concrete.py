@@ -46,7 +46,7 @@ def test_draws_agree_with_the_formula_in_float64():
     assert np.isfinite(sample(jnp.zeros(2), jnp.array([0.0, 1.0]))).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 50), st.floats(0.05, 0.95), st.booleans())
 def test_the_expected_size_is_the_one_asked_for(seed, share, flat):
     tree = Tree(()) if flat else some_tree()

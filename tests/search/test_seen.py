@@ -49,7 +49,7 @@ def clusters(seen):
     return Levels((np.arange(SPACE.nodes) % 2,), seen)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([0.0, 0.4, 1.0]), st.booleans(), st.sampled_from([BEFORE, Seen.unknown()]))
 def test_masks_have_seen_prompts_ablations_scores_and_tree(mean, tree, before):
     of_tree = look(ablation="resample")

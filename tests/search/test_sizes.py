@@ -19,7 +19,7 @@ TOTAL = 12
 LEVELS = (np.arange(TOTAL) // 6, np.arange(TOTAL) // 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.booleans(), st.floats(0.1, 4))
 def test_every_size_has_the_likeliest_nodes_in_float64(seed, flat, spread):
     """Π σ(α − τ + T log 11) over levels, at the τ that SciPy finds for the size; all sizes.
@@ -58,7 +58,7 @@ def test_levels_that_have_not_joined_still_rank_nodes():
     assert np.argsort(-mask_ranks(state, [2], tree)[0]).tolist() == [1, 3, 2, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 30), st.integers(1, 50), st.integers(1, 3), st.floats(0.05, 1),
     st.floats(0.01, 1), st.floats(0.01, 1),

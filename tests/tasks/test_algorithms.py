@@ -68,7 +68,7 @@ def test_no_prompt_begins_like_a_training_example(name):
             assert not (seen[:, : len(asked)] == asked).all(1).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 1000), min_size=3, max_size=3), min_size=1, max_size=30))
 def test_an_input_has_one_owner_whatever_stands_beside_it(rows):
     together = part_of(np.array(rows))
@@ -133,7 +133,6 @@ def test_a_small_model_learns_what_it_is_shown():
     assert model.name == "parity-4"
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[st.integers(-1, 3)] * n), min_size=1))
 )

@@ -62,7 +62,7 @@ def prompts(**changes):
     return make_prompts(*rows, **options)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_prompts_of_anything(data):
     names = [*GOOD, "position", "group", "width"]
@@ -78,7 +78,7 @@ def options_of(changes):
     return changes.get("vocab_size", GOOD["vocab_size"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["clean", "corrupted", "position", "answer", "distractor", "length",
                         "group"]), JUNK)  # fmt: skip
 def test_checks_of_anything(field, value):
@@ -92,7 +92,7 @@ def choice(**changes):
                      | changes))  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_choices_of_anything(data):
     fields = data.draw(st.sets(st.sampled_from(Choice._fields)))
@@ -116,7 +116,7 @@ def test_tokens_that_no_array_holds_are_refused(token, field):
         make_prompts(rows["clean"], rows["corrupted"], [1], [2], vocab_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_texts_of_anything(data):
     fields = data.draw(st.sets(st.sampled_from(Text._fields)))
@@ -128,7 +128,7 @@ def test_texts_of_anything(data):
         assert set(made.splits) <= {"discover", "select", "test"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["name", "description", "splits", "texts", "candidates", "notes"]), JUNK)
 def test_tasks_of_anything(field, value):
     values = {"name": "mine", "description": "", "splits": {"test": prompts()},
@@ -138,7 +138,7 @@ def test_tasks_of_anything(field, value):
         assert all(isinstance(note, str) for note in made.notes) or field == "notes"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JUNK)
 def test_rows_sizes_seeds_and_names_of_anything(value):
     made = prompts()

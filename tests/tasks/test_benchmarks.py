@@ -154,7 +154,7 @@ FIELDS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(["winogrande", "hellaswag"]), st.data())
 def test_any_value_in_any_field_is_read_or_skipped(name, data):
     row = gap("cup", "box", 1) if name == "winogrande" else ending(3)
@@ -210,7 +210,7 @@ def cleaned(text):
 PIECES = st.sampled_from(["[", "]", "a", "Ü", " ", "  ", "\n", " [title]", "[step]", "。"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_texts_are_cleaned_as_by_the_harness(text):
     assert benchmarks._cleaned(text) == cleaned(text)

@@ -161,7 +161,7 @@ def plain(one, other):
 WORDS = st.lists(st.sampled_from("abcd"), max_size=7)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(WORDS, st.lists(WORDS, max_size=4))
 def test_distances_are_those_of_the_definition(one, others):
     np.testing.assert_allclose(distances(one, others), [plain(one, other) for other in others])

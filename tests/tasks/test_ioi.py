@@ -16,7 +16,7 @@ from .conftest import RARE
 SMALL = Sizes(24, 12, 24)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_clean_and_corrupted_differ_in_the_names_alone(tokenizer, seed):
     made = ioi.task(tokenizer, sizes=SMALL, seed=seed)

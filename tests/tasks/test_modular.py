@@ -22,7 +22,7 @@ def as_set(pairs):
     return set(map(tuple, np.asarray(pairs).tolist()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(p=st.integers(2, 40))
 def test_every_pair_has_one_owner_and_mirrors_stay_together(p):
     parts = {name: as_set(pairs) for name, pairs in modular.shares(p).items()}
@@ -38,7 +38,7 @@ def test_three_quarters_are_for_training():
     assert len(modular.shares(53)["train"]) / 53**2 == pytest.approx(0.75, abs=0.01)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(p=st.integers(2, 30), seed=st.integers(0, 1000))
 def test_prompts_add_and_counterfactuals_have_other_sums(p, seed):
     made = modular.task(p, seed=seed)

@@ -35,7 +35,7 @@ def prompts(lengths=(3, 5, 1, 4), seed=0, **options):
     return make_prompts(*rows(lengths, seed), vocab_size=VOCAB, **options)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 99))
 def test_rows_are_kept_and_padded_on_the_right(lengths, seed):
     clean, corrupted, answer, distractor = rows(lengths, seed)

@@ -67,7 +67,7 @@ def test_an_algorithm_asks_nothing_twice():
 SUBJECTS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SUBJECTS, min_size=1, max_size=3), st.integers(1, 20))
 def test_spread_prompts_are_different_and_even(pools, size):
     candidates = {

@@ -45,7 +45,7 @@ def prompts(clean, **options):
     return make_prompts(clean, other, ones, [0] * len(clean), vocab_size=VOCAB, **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seens, seens, seens)
 def test_union_is_that_of_sets_and_unknown_stays(a, b, c):
     both = a | b
@@ -60,7 +60,7 @@ def test_union_is_that_of_sets_and_unknown_stays(a, b, c):
     assert hash(a | b) == hash(b | a)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seens)
 def test_files_give_it_back(seen):
     assert Seen.from_json(json.loads(json.dumps(seen.to_json()))) == seen
@@ -68,7 +68,7 @@ def test_files_give_it_back(seen):
     assert ("unknown" in repr(seen)) == (not seen.known)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x, max_size=2)
                     | st.dictionaries(st.sampled_from(["known", "prompts", "x"]), x)))  # fmt: skip
 def test_anything_else_in_a_file_is_refused(value):
@@ -92,7 +92,7 @@ def test_wrong_fields_are_refused(change):
         Seen.from_json(broken)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows, st.integers(0, 5), st.integers(0, VOCAB - 1), st.sampled_from([np.int8, np.int64]))
 def test_a_prompt_has_one_digest_whatever_it_is_padded_with(clean, more, pad, dtype):
     """Equal digests exactly where tokens are equal, by comparing lists of tokens."""
@@ -213,7 +213,7 @@ def test_ablations_without_prompts_are_not_all_that_was_seen():
     assert not Seen.from_json(old).known
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows, st.integers(0, VOCAB - 1))
 def test_counterfactuals_and_what_follows_the_answer_were_seen(clean, token):
     few = prompts(clean)

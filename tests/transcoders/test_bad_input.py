@@ -114,7 +114,7 @@ JUNK = (
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_whatever_a_configuration_says_it_is_used_or_refused(data):
     kind = data.draw(st.sampled_from([tc.TrainConfig, tc.LossConfig, tc.TranscoderConfig]))

@@ -52,7 +52,7 @@ SEEDS = st.integers(0, 1000)
 
 @pytest.mark.parametrize("name", GRAPHS)
 @given(seed=SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_networkx_has_the_same_nodes_and_edges(name, seed):
     graph = GRAPHS[name](seed)
     net = graph.to_networkx()
@@ -68,7 +68,7 @@ def test_networkx_has_the_same_nodes_and_edges(name, seed):
 
 @pytest.mark.parametrize("name", GRAPHS)
 @given(seed=SEEDS, count=st.integers(0, 8), into=st.booleans())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_strongest_edges_come_first(name, seed, count, into):
     graph = GRAPHS[name](seed)
     node = int(graph.receivers[0]) if into else None

@@ -126,7 +126,7 @@ def whole(tmp_path_factory):
     return root
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_a_configuration_says_it_is_used_or_refused(whole, data):
     kind = data.draw(st.sampled_from(sorted(OPTIONS)))

@@ -100,7 +100,7 @@ def whole(tmp_path_factory):
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     layer=st.integers(0, L - 1),

@@ -126,7 +126,7 @@ def test_products_against_numpy(mesh, window):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pre=hnp.arrays(
         np.float32,

@@ -78,7 +78,7 @@ def clean(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     at=st.integers(0, 4),
     place=st.sampled_from(["token", "weight", "mlp"]),
