@@ -32,6 +32,7 @@ from hagd_jax.files import as_path, digest, system, unwritable
 from hagd_jax.parallel.content import content_sums
 from hagd_jax.parallel.distributed import is_main, sync
 from hagd_jax.parallel.leaves import as_wanted, flatten, stored, target
+from hagd_jax.parallel.loops import patient_loops
 
 PathLike = str | os.PathLike[str]
 # The leaf beside those of the state, whose names all begin with "state".
@@ -171,18 +172,18 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _managed(path: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
-    """Orbax's manager of a folder, which logs no error, since what fails is raised as well."""
+    """Orbax's manager of a folder, which logs no fault, since what fails is raised as well."""
     logger = logging.getLogger("absl")
-    logger.addFilter(_no_error)
+    logger.addFilter(_no_fault)
     try:
-        with _manager(path, **options) as manager:
+        with patient_loops(), _manager(path, **options) as manager:
             yield manager
     finally:
-        logger.removeFilter(_no_error)
+        logger.removeFilter(_no_fault)
 
 
-def _no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
+def _no_fault(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.WARNING
 
 
 def _manager(path: Path, **options: Any) -> ocp.CheckpointManager:

@@ -243,6 +243,25 @@ def test_damaged_files_are_an_error_or_do_not_matter(tmp_path: Path):
     assert outcomes["refused"] >= 12
 
 
+def test_damage_is_told_once(tmp_path: Path, capfd, caplog):
+    """Orbax begins all reads at once; those after the first that fails say nothing any more."""
+    state = {f"w{i}": np.arange(20_000.0) + i for i in range(12)}
+    save(tmp_path / "whole", state)
+    files = sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file() and p.stat().st_size)
+    refused = 0
+    for number, path in enumerate(files * 2):
+        shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        hurt = tmp_path / str(number) / path.relative_to(tmp_path / "whole")
+        hurt.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if number % 2 else 9])
+        try:
+            restore(tmp_path / str(number), state)
+        except DamagedError:
+            refused += 1
+    assert refused > 3
+    assert capfd.readouterr().err == ""
+    assert not [record for record in caplog.records if record.levelno >= 30]
+
+
 def test_a_flipped_number_is_refused(tmp_path: Path, monkeypatch):
     """As if a bit had changed where the format has no checksum: the numbers are others."""
     state = {"w": np.arange(6.0), "n": 3}
