@@ -55,6 +55,15 @@ def host_devices(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
+def compiled_once(folder: Path) -> dict[str, str]:
+    """Return environment variables that keep compiled programs in a folder for later processes."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 def simulate_devices(count: int) -> None:
     """Make JAX simulate CPU devices, unless XLA_FLAGS already does; call before JAX starts."""
     if "device_count" not in os.environ.get("XLA_FLAGS", ""):

@@ -4,11 +4,12 @@
     python -m experiments.faults.interrupts --cases extract --how kill --times 12
 
 Every command on a small model is run to its end once, and it is noted when each of its stages
-begins and how long it takes. Then it is started again in a new folder, interrupted at a random
-moment of a stage (stages take turns), and run again to its end. `kill` is SIGKILL, of which nobody
-hears; `int` and `term` are SIGINT and SIGTERM, after which the process must have ended with 130 or
-143 and a sentence, without a traceback. Expected: all end with what the whole run has found. Writes
-results/interrupts.json after each.
+begins and how long it takes; a run before that has compiled its programs, which are kept. Then it
+is started again in a new folder, interrupted at a random moment of a stage (stages take turns), and
+run again to its end. `kill` is SIGKILL, of which nobody hears; `int` and `term` are SIGINT and
+SIGTERM, after which the process must have ended with 130 or 143 and a sentence, without a
+traceback. Expected: all end with what the whole run has found. Writes results/interrupts.json after
+each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +32,7 @@ from typing import Literal, get_args
 
 from experiments.common.cells import Row, measure_cells
 from experiments.common.digests import without
-from experiments.common.processes import environment
+from experiments.common.processes import compiled_once, environment
 from experiments.common.script import Places, run
 from hagd_jax.errors import CheckpointError
 
@@ -126,7 +128,7 @@ class Started:
 
     def __init__(self, line: list[str], cache: Path):
         self.began = time.monotonic()
-        more = {"HAGD_CACHE": str(cache.absolute())}
+        more = {"HAGD_CACHE": str(cache.absolute())} | compiled_once(cache.with_name("compiled"))
         self.process = subprocess.Popen(
             line, env=environment(more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True,
@@ -159,10 +161,13 @@ def whole(name: str, config: Config) -> Whole:
     """Run a command to its end, and note its stages."""
     folder = config.runs / "interrupts" / name.replace(", ", "-")
     _base(config)
-    ended = Started(command(name, folder / "whole", config), folder / "whole-cache")
-    said = ended.end()
-    if ended.process.returncode:
-        raise CheckpointError(name, got=said, expected="a run that ends well")
+    for what in ("compiling", "whole"):
+        for old in (folder / what, folder / f"{what}-cache"):
+            shutil.rmtree(old, ignore_errors=True)
+        ended = Started(command(name, folder / what, config), folder / f"{what}-cache")
+        said = ended.end()
+        if ended.process.returncode:
+            raise CheckpointError(name, got=said, expected="a run that ends well")
     begun = [
         (match[1], when)
         for when, line in ended.lines if (match := re.match(r"(.*): begins", line))

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from experiments.common.cells import Row, measure_cells
-from experiments.common.processes import environment
+from experiments.common.processes import compiled_once, environment
 from experiments.common.script import Places, run
 from experiments.faults.works import ending
 
@@ -81,7 +81,8 @@ def by_itself(seed: int, config: Config) -> str:
     """Return what an extraction leaves that runs alone."""
     folder = config.runs / "races" / f"alone{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    ended = together([command(folder / "out", seed, config)], folder / "cache", [0.0])[0]
+    lines, compiled = [command(folder / "out", seed, config)], config.runs / "races" / "compiled"
+    ended = together(lines, folder / "cache", compiled, [0.0])[0]
     if ended.status:
         sys.exit(f"an extraction alone ends with {ended.status}: {ended.said}")
     return ending(folder / "out")
@@ -96,9 +97,12 @@ def command(out: Path, seed: int, config: Config, *more: str) -> list[str]:
     ]
 
 
-def together(commands: list[list[str]], cache: Path, delays: list[float]) -> list[Ended]:
+def together(
+    commands: list[list[str]], cache: Path, compiled: Path, delays: list[float]
+) -> list[Ended]:
     """Start processes, each some seconds after the one before, and wait for their ends."""
-    started, more = [], environment({"HAGD_CACHE": str(cache.absolute())})
+    more = environment({"HAGD_CACHE": str(cache.absolute())} | compiled_once(compiled))
+    started = []
     for line, delay in zip(commands, delays, strict=True):
         time.sleep(delay)
         started.append(
@@ -131,7 +135,7 @@ def pair(cell: Row, alone: dict[int, str], config: Config) -> Row:
         shutil.copytree(config.runs / "races" / "alone0" / "cache", cache)
         shutil.copytree(config.runs / "races" / "alone1" / "cache", cache, dirs_exist_ok=True)
     lines = [command(*each, config, *more) for each in zip(outs, seeds, strict=True)]
-    ends = together(lines, cache, [0.0, delay])
+    ends = together(lines, cache, config.runs / "races" / "compiled", [0.0, delay])
     row: Row = {"delay": round(delay, 2), "status": [each.status for each in ends]}
     won = [seed for seed, each in zip(seeds, ends, strict=True) if each.status == 0]
     same = [ending(out) in {alone[seed] for seed in won} for out in dict.fromkeys(outs)]
