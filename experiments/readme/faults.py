@@ -1,4 +1,4 @@
-"""Make the README's rows about interrupted runs and tampered files; see `readme/tables.py`."""
+"""Make the README's rows about interrupts, broken disks and tampered files; see `tables.py`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,72 @@ def inputs(result: dict) -> list[Row]:
     )]  # fmt: skip
 
 
+def damage(result: dict) -> list[Row]:
+    """Make the row of damaged files of runs."""
+    rows = result["rows"]
+    kinds = Counter(row["outcome"] for row in rows)
+    bad, works = kinds["other"] + kinds["untyped"], len({row["work"] for row in rows})
+    return [(
+        f"Damages to what {works} kinds of work leave: taken for whole, or an untyped error",
+        f"{bad} of {len(rows)} (made again {kinds['again']}, refused {kinds['refused']}, decides "
+        f"nothing {kinds['same']})", "0", "faults/damage.py",
+    )]  # fmt: skip
+
+
+def races(result: dict) -> list[Row]:
+    """Make the row of pairs of processes."""
+    return [(
+        "Pairs of processes that write to one folder or cache",
+        f"{_count(result['rows'], 'well')} leave what one alone leaves; who loses is told who runs",
+        "all", "faults/races.py",
+    )]  # fmt: skip
+
+
+def full_disk(result: dict) -> list[Row]:
+    """Make the rows of disks that fail."""
+    feigned = [row for row in result["rows"] if "call" in row]
+    real = [row for row in result["rows"] if "room" in row]
+    calls = len({(row["work"], row["call"]) for row in feigned})
+    errors = ", ".join(dict.fromkeys(row["error"] for row in feigned))
+    rows = [(
+        f"Disks that fail at one of {calls} calls that write ({errors})",
+        f"{_count(feigned, 'well')} end with one sentence, and are gone on with", "all",
+        "faults/full_disk.py",
+    )]  # fmt: skip
+    if real:
+        rows.append((
+            "Real disks that are too small", f"{_count(real, 'well')} the same", "all",
+            "faults/full_disk.py",
+        ))  # fmt: skip
+    return rows
+
+
+def rows(result: dict) -> list[Row]:
+    """Make the rows about what checks cost."""
+    parts = {part: [row for row in result["rows"] if row["part"] == part]
+             for part in ("rows", "help", "page", "loading")}  # fmt: skip
+    script, made = "faults/rows.py", list[Row]()
+    for row in parts["rows"]:
+        made.append((f"{result['settings']['rows']:,} rows ({row['kind']}), read and checked",
+                     f"{row['seconds']:.0f} s, {row['peak_gb']:.2f} GB", "≤ 60 s, ≤ 1 GB",
+                     script))  # fmt: skip
+    for row in parts["help"]:
+        made.append(("`hagd --help` in a fresh process, median", f"{row['seconds']:.1f} s",
+                     "≤ 2 s", script))  # fmt: skip
+    for row in parts["page"]:
+        made.append((f"Page of a graph of {result['settings']['nodes']:,} nodes",
+                     f"{row['seconds']:.1f} s, {row['mb']:.1f} MB", "", script))  # fmt: skip
+    for row in parts["loading"]:
+        made.append((f"Loading {row['kind']} with checks, of the time without",
+                     f"{row['ratio']:.2f}", "≤ 1.1", script))  # fmt: skip
+    return made
+
+
 def _count(rows: list[dict], name: str) -> str:
     return f"{sum(row[name] for row in rows)} of {len(rows)}"
 
 
-ROWS: Rows = {"interrupts": interrupts, "inputs": inputs}
+ROWS: Rows = {
+    "interrupts": interrupts, "inputs": inputs, "damage": damage, "races": races,
+    "full_disk": full_disk, "rows": rows,
+}  # fmt: skip
