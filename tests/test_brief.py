@@ -11,12 +11,21 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from flax import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hagd_jax
-from hagd_jax import brief, graphs, interventions, models, scores, testbeds, transcoders, units
+from hagd_jax import (
+    brief,
+    graphs,
+    interventions,
+    models,
+    scores,
+    struct,
+    testbeds,
+    transcoders,
+    units,
+)
 
 # Names of types that can hold arrays, or any number of values, in annotations.
 HOLDERS = re.compile(

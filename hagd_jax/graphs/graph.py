@@ -6,9 +6,9 @@ import dataclasses
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from flax import struct
 from msgspec import Meta
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
 from hagd_jax.tasks.prompts import Prompts

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_number
 from hagd_jax.models.arrays import read_array

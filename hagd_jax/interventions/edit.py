@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.core import Tracer
 
+from hagd_jax import struct
 from hagd_jax.errors import InputError, require_index
 from hagd_jax.interventions.shapes import require_broadcast
 from hagd_jax.models import Context, DecoderConfig, Intervention, shared, static

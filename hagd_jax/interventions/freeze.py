@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.interventions.shapes import require_values
 from hagd_jax.models import BLOCK_SITES, Context, DecoderConfig, Intervention, scanned, shared

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.interventions.shapes import require_broadcast, require_mask, require_values
 from hagd_jax.models import Context, DecoderConfig, Intervention, scanned

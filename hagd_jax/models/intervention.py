@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line, said
 from hagd_jax.errors import HagdError, InputError, shown
 from hagd_jax.models.config import DecoderConfig

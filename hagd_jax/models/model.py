@@ -11,9 +11,9 @@ import flax.core.meta
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.core import Tracer
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.arrays import read_array, read_indices, require_key

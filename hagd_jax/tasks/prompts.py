@@ -9,8 +9,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 from hagd_jax.tasks.checks import check_prompts, read_ids, read_rows, require_aligned

@@ -22,8 +22,8 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import ConfigError, require_index, require_is, require_number
 from hagd_jax.models import DecoderConfig, LanguageModel

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
 from hagd_jax.models import Context, DecoderConfig, scanned, static

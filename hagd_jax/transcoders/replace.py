@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.interventions.shapes import require_broadcast
 from hagd_jax.models import (

@@ -9,8 +9,8 @@ import flax.core.meta
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.arrays import read_array, require_key

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import require_is
 from hagd_jax.interventions import chain, mask_heads
 from hagd_jax.interventions.shapes import require_broadcast, require_mask

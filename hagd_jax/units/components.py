@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import DecoderConfig, LanguageModel

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.models import DecoderConfig, Intervention
 from hagd_jax.units.nodes import Nodes, Space

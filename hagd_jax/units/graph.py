@@ -6,8 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jraph
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import InputError, MissingDependencyError, require_index, require_number
 from hagd_jax.models.arrays import read_array
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import require_is
 from hagd_jax.interventions import MaskNeurons, chain, mask_heads
 from hagd_jax.interventions.shapes import require_values

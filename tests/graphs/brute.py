@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Intervention, forward, scanned, shared, static

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.interventions import add, freeze, replace
 from hagd_jax.models import (

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.causal.reference import Means, Places, group_sums, groups_of, reference_rule
 from hagd_jax.models import LanguageModel

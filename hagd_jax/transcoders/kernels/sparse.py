@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import Mesh
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.kernels.products import (
