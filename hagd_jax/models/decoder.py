@@ -7,7 +7,6 @@ the intervention rewrite it and keeps it when it was asked for.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from hagd_jax.models.layers import (
     Attention,
     Linear,
     Norm,
+    embed_scale,
     matmul,
     param,
     softcap,
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
         table = Embedding(c.vocab_size, c.d_model, "vocab", name="embed")().astype(c.dtype)
         x = table[tokens]
         if c.scale_embed:
-            x = x * jnp.asarray(math.sqrt(c.d_model), x.dtype)
+            x = x * jnp.asarray(embed_scale(c), x.dtype)
         if c.positions == "learned":
             places = Embedding(c.max_positions, c.d_model, "positions", name="positions")()
             x = x + places.astype(c.dtype)[: tokens.shape[1]]

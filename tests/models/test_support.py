@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax import graphs, scores, testbeds, transcoders, units
+from hagd_jax import scores, testbeds, transcoders, units
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, norm_weight, require_supported, write_gain
-from hagd_jax.models.support import EVERY, IN_PATTERNS, OPTIONS
+from hagd_jax.models.support import EVERY, OPTIONS
 from hagd_jax.tasks.prompts import Prompts
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
@@ -41,11 +41,6 @@ def switched_on(name):
     return LLAMA.replace(**change)
 
 
-def query_key(model):
-    graph = graphs.attribute(noisy(LLAMA), None, [1, 2, 3], targets=5)
-    return graphs.query_key(model, None, graph, layer=1, head=0, query=2, key=1)
-
-
 def edges(model):
     alternative = forward(model, TOKENS, capture=units.WRITES).trace
     mask = units.mask_edges(model.config, units.Edges.existing(model.config), alternative)
@@ -64,15 +59,12 @@ def effects(model):
 
 # Each room, and the options that it knows.
 ROOMS = {
-    "attribute": (lambda m: graphs.attribute(m, None, [1, 2, 3], targets=5), IN_PATTERNS),
-    "query_key": (query_key, frozenset()),
     "node_graph": (
         lambda m: scores.node_graph(m, PROMPTS),
         EVERY - {"norm_offset", "norm_placement"},
     ),
     "component_graph": (lambda m: scores.component_graph(m, PROMPTS), EVERY - {"norm_placement"}),
     "masks of edges": (edges, EVERY - {"norm_placement"}),
-    "what neurons write": (lambda m: units.neurons(m).decoders(m), EVERY - {"norm_placement"}),
     "regime 'direct'": (direct, EVERY - {"norm_placement", "logit_softcap"}),
     "logit_effects": (effects, EVERY - {"norm_offset", "logit_softcap"}),
     "hidden_in": (
