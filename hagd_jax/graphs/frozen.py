@@ -65,9 +65,15 @@ def frozen(trace: dict[str, jax.Array], slope: jax.Array | None = None) -> Froze
     def gain(site: str) -> jax.Array:
         return 1 / trace[site][..., 0, :, 0].astype(jnp.float32)
 
-    pattern = trace["attn_pattern"][:, 0].astype(jnp.float32)
-    names = ("norm1", "norm2", "attn_out", "mlp_out", "normf")
-    return Frozen(pattern, *(gain(f"{name}_scale") for name in names), slope)
+    return Frozen(
+        pattern=trace["attn_pattern"][:, 0].astype(jnp.float32),
+        gain1=gain("norm1_scale"),
+        gain2=gain("norm2_scale"),
+        gain_attn=gain("attn_out_scale"),
+        gain_mlp=gain("mlp_out_scale"),
+        gain_final=gain("normf_scale"),
+        slope=slope,
+    )
 
 
 def cap_slope(logits: jax.Array, config: DecoderConfig) -> jax.Array | None:
