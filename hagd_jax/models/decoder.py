@@ -60,9 +60,16 @@ class Block(nn.Module):
     def after(self, x: jax.Array, site: str, tap: Tap) -> jax.Array:
         """Apply the norm after attention or after the MLP, if there is one."""
         absent, scale = self.config.norm_placement == "before", f"{site}_scale"
-        if absent and not tap.wants(scale):
-            return x
-        return Norm(self.config, absent, name=f"norm_{site}")(x, tap, scale)
+        norm = Norm(self.config, absent, name=f"norm_{site}")
+        out = x if absent and not tap.wants(scale) else norm(x, tap, scale)
+        if site != "attn_out" or not tap.wants("head_added"):
+            return out
+        heads = tap.ctx.seen["head_write"]
+        if scale in tap.ctx.seen:
+            held = tap.ctx.seen[scale][:, :, None]
+            heads = norm(heads, lambda *_: held, scale)
+        added = tap("head_added", heads)
+        return out + (added - heads).sum(2) if "head_added" in tap.intervention.sites else out
 
 
 class Embedding(nn.Module):

@@ -199,7 +199,7 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bkgts,bksd->bkgtd", grouped, v.transpose(0, 2, 1, 3))
         mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
         out = tap("head_out", mixed)
-        if tap.wants("head_write"):
+        if tap.wants("head_write") or tap.wants("head_added"):
             return self.o.add_bias(tap("head_write", self.o.per_head(out)).sum(2))
         return self.o(out)
 

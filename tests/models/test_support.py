@@ -41,12 +41,6 @@ def switched_on(name):
     return LLAMA.replace(**change)
 
 
-def edges(model):
-    alternative = forward(model, TOKENS, capture=units.WRITES).trace
-    mask = units.mask_edges(model.config, units.Edges.existing(model.config), alternative)
-    return forward(model, TOKENS, mask)
-
-
 def direct(model):
     edit = units.FeatureEdit(layer=1, position=2, feature=15)
     return units.intervene(model, None, TOKENS, [edit], regime="direct")
@@ -63,8 +57,6 @@ ROOMS = {
         lambda m: scores.node_graph(m, PROMPTS),
         EVERY - {"norm_offset", "norm_placement"},
     ),
-    "component_graph": (lambda m: scores.component_graph(m, PROMPTS), EVERY - {"norm_placement"}),
-    "masks of edges": (edges, EVERY - {"norm_placement"}),
     "regime 'direct'": (direct, EVERY - {"norm_placement", "logit_softcap"}),
     "logit_effects": (effects, EVERY - {"norm_offset", "logit_softcap"}),
     "hidden_in": (
