@@ -112,7 +112,7 @@ def programs(
     )
     gains = made((layers, length), (None, None))
     pattern = made((layers, decoder.n_heads, length, length), ("layers", "heads", None, None))
-    held = Frozen(pattern, gains, gains, made((length,), (None,)))
+    held = Frozen(pattern, gains, gains, gains, gains, made((length,), (None,)))
     size = config.attribution.batch_size
     whole = made((size,), (None,), jnp.int32)
     targets = Targets(made((size, width), ("batch", None)), whole, whole)

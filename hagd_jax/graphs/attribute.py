@@ -47,9 +47,11 @@ def attribute(
     """Attribute the logits of a prompt to features, errors and tokens by frozen gradients.
 
     Attention patterns, norm denominators and MLP outputs are held at what they are; the rest is
-    linear, and A[t, s] is the gradient of t's input along what s writes. Rows are computed for
-    the logits first, then for the features of most influence on them, again and again until
-    there are `max_feature_nodes`.
+    linear, and A[t, s] is the gradient of t's input along what s writes. Windows, norms and soft
+    caps of scores act within the patterns. A soft cap of logits is its tangent at this prompt,
+    what that leaves being a constant, as biases are: a row and its constant sum to the logit that
+    the model puts out, less the mean logit. Rows are computed for the logits first, then for the
+    features of most influence on them, again and again until there are `max_feature_nodes`.
 
     Args:
         model: The model, on any mesh: targets are split over `data`, features over `model`.

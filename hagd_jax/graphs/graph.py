@@ -105,7 +105,8 @@ class AttributionGraph(Graph):
 
     An edge s → t weighs A[t, s] = gradient of t's linear input with respect to what s writes to,
     times what s writes. The input of t is a feature's pre-activation, or a logit minus the mean
-    logit; it is what A's row sums to, plus the constant that biases make.
+    logit; it is what A's row sums to, plus the constant that biases and the tangent of a soft cap
+    make.
 
     Attributes:
         graph: Nodes are a `NodeTable`, edges (E,) float32 weights, senders the sources.

@@ -11,6 +11,7 @@ import numpy as np
 
 from hagd_jax import struct
 from hagd_jax.errors import require_is, require_number
+from hagd_jax.graphs.frozen import weight_of
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, AttributionGraph, LogitTarget
 from hagd_jax.graphs.prompt import HeldPrompt, held_again
 from hagd_jax.graphs.rows import Targets
@@ -95,7 +96,7 @@ def edge_heads(
     batch_size = min(batch_size, max(len(numbers), 1))
     ready = held_again(model, nodes, graph)
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
-    held = ("attn_pattern", "norm1_scale", "norm2_scale")
+    held = ("attn_pattern", "attn_out_scale", "norm1_scale", "norm2_scale")
     trace = forward(model.bare(), tokens, capture=held).trace
     found = []
     for start in range(0, len(numbers), batch_size):
@@ -161,6 +162,7 @@ def _writes(
     """(n, T, D) what each sender writes to the embedding, (L, n, T, D) to MLP outputs."""
     table, length = graph.nodes, len(graph.info.tokens)
     found, width = ready.found, ready.model.config.d_model
+    gain = _gain(ready)
     decoders = nodes.decoders(ready.model).rows
     word = np.zeros((len(senders), length, width), np.float32)
     out = np.zeros((graph.info.layers, len(senders), length, width), np.float32)
@@ -174,8 +176,18 @@ def _writes(
         else:
             for edge in np.flatnonzero(np.asarray(found.senders) == layer):
                 vector = np.asarray(decoders[int(edge), index], np.float32)
-                out[found.receivers[edge], row, position] = table.activation[node] * vector
+                to = found.receivers[edge]
+                out[to, row, position] = table.activation[node] * vector * gain[to, position]
     return jnp.asarray(word), jnp.asarray(out)
+
+
+def _gain(ready: HeldPrompt) -> np.ndarray:
+    """(L, T, D) or (L, T, 1) what takes rows of decoders to what is added to the stream."""
+    scale, blocks = np.asarray(ready.held.gain_mlp)[..., None], ready.model.params["blocks"]
+    weight = weight_of(blocks, "norm_mlp_out", ready.model.config)
+    if weight is None or ready.found.writes == "mlp_out":
+        return np.ones_like(scale)
+    return scale * np.asarray(weight)[:, None]
 
 
 def _targets(ready: HeldPrompt, graph: AttributionGraph, receivers: np.ndarray) -> Targets:

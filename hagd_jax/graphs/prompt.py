@@ -13,7 +13,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is
-from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, frozen, run_sites
+from hagd_jax.graphs.frozen import FROZEN_SITES, Frozen, cap_slope, frozen, run_sites
 from hagd_jax.graphs.graph import AttributionGraph
 from hagd_jax.graphs.rows import TargetRows, Targets, rows
 from hagd_jax.graphs.sources import (
@@ -25,7 +25,7 @@ from hagd_jax.graphs.sources import (
 )
 from hagd_jax.graphs.stored_rows import Columns
 from hagd_jax.graphs.targets import feature_targets
-from hagd_jax.models import LanguageModel, digest, forward, require_supported
+from hagd_jax.models import LanguageModel, digest, forward
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
@@ -91,9 +91,7 @@ def hold_prompt(
 
     Raises:
         InputError: If activations or logits are not finite.
-        ConfigError: If the model has an option that attribution does not know.
     """
-    require_supported(model.config, "attribution")
     bare, own, length = model.bare(), dictionary.bare(), len(tokens)
     padded = _padded_length(model, dictionary, length)
     row = jnp.asarray(np.pad(tokens, (0, padded - length))[None])
@@ -134,7 +132,8 @@ def run_pass(
     """
     out = forward(model, tokens, capture=sites)
     trace = {site: value for site, value in out.trace.items() if site not in FROZEN_SITES}
-    return trace, frozen(out.trace), replicate(jax.nn.softmax(out.logits[0, last]), model.mesh)
+    logits = replicate(out.logits[0, last], model.mesh)
+    return trace, frozen(out.trace, cap_slope(logits, model.config)), jax.nn.softmax(logits)
 
 
 def _padded_length(model: LanguageModel, nodes: Directed, length: int) -> int:

@@ -24,6 +24,7 @@ from hagd_jax.graphs.frozen import (
     layer_of,
     norm_back,
     out_back,
+    sublayer_back,
     value_back,
     weight_of,
 )
@@ -171,11 +172,17 @@ class _Down(NamedTuple):
         def upper(i: jax.Array, carry: tuple) -> tuple:
             gradient, features, errors, values = carry
             here = layer_of(gradient, i)
-            features = self.contract(layer, i, here, features)
+            written = here
+            if self.found.writes == "mlp_out_raw":
+                gain = self.gain(self.held.gain_mlp, layer, i)
+                written = sublayer_back(here, "mlp_out", params, gain, c)
+            features = self.contract(layer, i, written, features)
             error = jax.lax.dynamic_slice_in_dim(layer_of(self.found.error, layer), i * size, size)
             errors = errors.at[layer, i].set(jnp.einsum("tbd,td->tb", here, error))
-            before = here + self.read(layer, i, here, params)
+            before = here + self.read(layer, i, written, params)
+            gain = self.gain(self.held.gain_attn, layer, i)
             into = here if c.parallel_residual else before
+            into = sublayer_back(into, "attn_out", params, gain, c)
             values = self.mix(layer, i, out_back(into, params, self.model), values)
             gradient = jax.lax.dynamic_update_index_in_dim(gradient, before, i, 0)
             return gradient, features, errors, values
@@ -185,13 +192,17 @@ class _Down(NamedTuple):
         )
 
         def lower(i: jax.Array, gradient: jax.Array) -> jax.Array:
-            gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain1, layer), i * size, size)
+            gain = self.gain(self.held.gain1, layer, i)
             back = value_back(layer_of(values, i), params, gain, self.model)
             # What reads the stream between two layers enters between them; nothing but queries
             # and keys does.
             return gradient.at[i].add(self.enter(back, before_layer(layer), i))
 
         return jax.lax.fori_loop(0, self.used, lower, gradient), features, errors
+
+    def gain(self, gains: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+        """Slice the gains of one layer at a block of positions."""
+        return jax.lax.dynamic_slice_in_dim(layer_of(gains, layer), i * self.size, self.size)
 
     def contract(
         self, layer: jax.Array, i: jax.Array, gradient: jax.Array, total: jax.Array
@@ -221,10 +232,8 @@ class _Down(NamedTuple):
             return read
         back = gradient @ layer_of(self.skip, layer)
         if self.reads == "mlp_in":
-            start = i * self.size
-            gain = jax.lax.dynamic_slice_in_dim(layer_of(self.held.gain2, layer), start, self.size)
-            weight = weight_of(params, "norm2")
-            back = norm_back(back, weight, gain[:, None], self.model.config)
+            c, gain = self.model.config, self.gain(self.held.gain2, layer, i)
+            back = norm_back(back, weight_of(params, "norm2", c), gain[:, None], c)
         return read + back
 
     def enter(self, gradient: jax.Array, stage: Any, i: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
+from hagd_jax.models.layers import embed_scale
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.units import Directed
 
@@ -36,9 +37,11 @@ class Sources(struct.PyTreeNode):
         index: (L, T, K) which feature; None if slot i is feature i.
         decoders: (E, T, K, D) rows of the features in the slots, or (E, F, D) all rows.
         error: (L, T, D) what features do not explain of the MLP outputs.
-        embedding: (T, D) token embeddings.
+        embedding: (T, D) token embeddings, scaled as the model scales them.
         senders: (E,) the layer whose features an edge carries.
         receivers: (E,) the layer it writes to.
+        writes: Where rows of decoders are added, see `Directed.writes`; errors are as they are
+            added to the stream.
     """
 
     activation: jax.Array
@@ -48,6 +51,7 @@ class Sources(struct.PyTreeNode):
     embedding: jax.Array
     senders: Any = struct.field(pytree_node=False)
     receivers: Any = struct.field(pytree_node=False)
+    writes: str = struct.field(pytree_node=False, default="mlp_out")
 
     __repr__ = one_line
 
@@ -184,9 +188,10 @@ def gathered(
         index=index,
         decoders=decoders,
         error=jnp.zeros(trace["mlp_out"][:, 0].shape, jnp.float32),
-        embedding=table[tokens[0]],
+        embedding=table[tokens[0]] * embed_scale(model.config),
         senders=tuple(senders.tolist()),
         receivers=tuple(receivers.tolist()),
+        writes=dictionary.writes,
     )
     constant = dictionary.constant(trace)
     if constant is None:

@@ -168,6 +168,10 @@ def logit_targets(
 ) -> Targets:
     """Compute gradients of logit targets with respect to the final stream.
 
+    Where logits have a soft cap, a target is its tangent at this prompt: the gradient of
+    c tanh(z / c) there. The target's own value is then the sum of its row and a constant, which
+    holds what the tangent leaves, c tanh(z / c) − z ∂z̃/∂z, beside the biases.
+
     Args:
         model: Bare.
         held: What is frozen.
@@ -194,10 +198,14 @@ def _logit_vectors(
     model: LanguageModel, held: Frozen, tokens: jax.Array, coefficients: jax.Array, position: Any
 ) -> jax.Array:
     table = unembedding(model)
-    mean = jnp.mean(table, -1, dtype=jnp.float32)
-    columns = table[:, tokens].astype(jnp.float32) - mean[:, None, None]
-    vector = jnp.einsum("dbm,bm->bd", columns, coefficients)
-    weight = weight_of(model.params, "norm_f")
+    columns = table[:, tokens].astype(jnp.float32)
+    if held.slope is None:
+        mean = jnp.mean(table, -1, dtype=jnp.float32)
+    else:
+        mean = jnp.matmul(table, held.slope / table.shape[1], preferred_element_type=jnp.float32)
+        columns = columns * held.slope[tokens]
+    vector = jnp.einsum("dbm,bm->bd", columns - mean[:, None, None], coefficients)
+    weight = weight_of(model.params, "norm_f", model.config)
     return norm_back(vector, weight, held.gain_final[position], model.config)
 
 
@@ -238,7 +246,7 @@ def feature_targets(
         normed = True
     if normed:
         blocks = model.params["blocks"]
-        weight = weight_of(blocks, "norm2")
+        weight = weight_of(blocks, "norm2", model.config)
         weight = None if weight is None else weight[here]
         vector = norm_back(vector, weight, held.gain2[here, position], model.config)
     return Targets(vector, jnp.where(layer < 0, -1, at_mlp(layer)), position)

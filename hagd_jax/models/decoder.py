@@ -7,7 +7,6 @@ the intervention rewrite it and keeps it when it was asked for.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from hagd_jax.models.layers import (
     Attention,
     Linear,
     Norm,
+    embed_scale,
     matmul,
     param,
     softcap,
@@ -60,9 +60,16 @@ class Block(nn.Module):
     def after(self, x: jax.Array, site: str, tap: Tap) -> jax.Array:
         """Apply the norm after attention or after the MLP, if there is one."""
         absent, scale = self.config.norm_placement == "before", f"{site}_scale"
-        if absent and not tap.wants(scale):
-            return x
-        return Norm(self.config, absent, name=f"norm_{site}")(x, tap, scale)
+        norm = Norm(self.config, absent, name=f"norm_{site}")
+        out = x if absent and not tap.wants(scale) else norm(x, tap, scale)
+        if site != "attn_out" or not tap.wants("head_added"):
+            return out
+        heads = tap.ctx.seen["head_write"]
+        if scale in tap.ctx.seen:
+            held = tap.ctx.seen[scale][:, :, None]
+            heads = norm(heads, lambda *_: held, scale)
+        added = tap("head_added", heads)
+        return out + (added - heads).sum(2) if "head_added" in tap.intervention.sites else out
 
 
 class Embedding(nn.Module):
@@ -108,7 +115,7 @@ class Decoder(nn.Module):
         table = Embedding(c.vocab_size, c.d_model, "vocab", name="embed")().astype(c.dtype)
         x = table[tokens]
         if c.scale_embed:
-            x = x * jnp.asarray(math.sqrt(c.d_model), x.dtype)
+            x = x * jnp.asarray(embed_scale(c), x.dtype)
         if c.positions == "learned":
             places = Embedding(c.max_positions, c.d_model, "positions", name="positions")()
             x = x + places.astype(c.dtype)[: tokens.shape[1]]

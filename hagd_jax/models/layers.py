@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hagd_jax.models import rope
 from hagd_jax.models.config import DecoderConfig
@@ -44,6 +45,12 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
 def score_divisor(config: DecoderConfig) -> float:
     """Return what scores are divided by, apart from the layer's number."""
     return math.sqrt(config.query_scalar or config.d_head) if config.scale_attn else 1.0
+
+
+def embed_scale(config: DecoderConfig) -> float:
+    """Return what token embeddings are multiplied by, rounded as the computation rounds it."""
+    root = math.sqrt(config.d_model) if config.scale_embed else 1.0
+    return float(np.asarray(root, jnp.dtype(config.dtype)))
 
 
 def param(
@@ -192,7 +199,7 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bkgts,bksd->bkgtd", grouped, v.transpose(0, 2, 1, 3))
         mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
         out = tap("head_out", mixed)
-        if tap.wants("head_write"):
+        if tap.wants("head_write") or tap.wants("head_added"):
             return self.o.add_bias(tap("head_write", self.o.per_head(out)).sum(2))
         return self.o(out)
 

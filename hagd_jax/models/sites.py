@@ -13,7 +13,8 @@ denominators and patterns the stream is linear in what was written to it:
 - `attn_out_scale`, `mlp_out_scale`: of the norms after attention and after the MLP. `attn_out` and
   `mlp_out` come after them: they are what is added to the stream. `head_out`, `head_write` and
   `neuron` come before: Σ_h head_write + W_O's bias is what the norm reads, and `write_gain` gives
-  the factor that takes it to `attn_out`, the norm's weight / its denominator.
+  the factor that takes it to `attn_out`, the norm's weight / its denominator. `head_added` is
+  `head_write` times that factor: what each head adds to the stream.
 
 Where a model lacks a norm, its denominator is one. `logits` come after a soft cap, as does the
 softmax of `attn_pattern` after that of the scores; `embed` comes after the embedding's scale.
@@ -49,6 +50,7 @@ BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
     "head_out": ("batch", "length", "heads", "head_dim"),  # (B,T,H,Dh) before W_O
     "head_write": ("batch", "length", "heads", "act_embed"),  # (B,T,H,D) after W_O, without bias
     "attn_out_scale": _SCALE,  # (B,T,1) what the norm after attention divides by
+    "head_added": ("batch", "length", "heads", "act_embed"),  # (B,T,H,D) head_write, normed alike
     "attn_out": _STREAM,  # (B,T,D) summed over heads, with bias, normed: as added to the stream
     "resid_mid": _STREAM,  # (B,T,D) the stream as the MLP's half finds it
     "resid_mlp": _STREAM,  # (B,T,D) the MLP's own copy of it, before the norm
@@ -72,7 +74,7 @@ SITES: dict[str, tuple[str | None, ...]] = BLOCK_SITES | MODEL_SITES
 
 # One copy of the stream a head, or one write a head: computed only when somebody asks.
 QKV_INPUT_SITES = frozenset({"q_in", "k_in", "v_in"})
-ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "resid_mlp"}
+ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "head_added", "resid_mlp"}
 
 
 def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tuple[int, ...]:

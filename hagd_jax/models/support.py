@@ -29,16 +29,12 @@ OPTIONS: dict[str, Any] = {
     "scale_embed": False,
     "logit_softcap": 0.0,
 }
-# These act inside attention patterns only: who holds patterns need not know them.
-IN_PATTERNS = frozenset({"qk_norm", "window", "rope_local_theta", "query_scalar", "attn_softcap"})
 EVERY = frozenset(OPTIONS)
 # For who multiplies by a norm's stored weight, and adds what units write to the stream.
 PLAIN_NORMS = EVERY - {"norm_offset", "norm_placement"}
 
 
-def require_supported(
-    config: DecoderConfig, who: str, supported: Collection[str] = IN_PATTERNS
-) -> None:
+def require_supported(config: DecoderConfig, who: str, supported: Collection[str] = ()) -> None:
     """Refuse a model with an option that code was not written for.
 
     Args:

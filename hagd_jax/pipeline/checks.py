@@ -8,8 +8,7 @@ from typing import Any
 from hagd_jax import meta
 from hagd_jax.corpus import Corpus
 from hagd_jax.errors import ConfigError, InputError, require_is
-from hagd_jax.models import LanguageModel, require_supported
-from hagd_jax.models.support import PLAIN_NORMS
+from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.config import TRANSCODER, ExtractConfig
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.features import require_text, width
@@ -53,8 +52,7 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         Notes for the user, one sentence each.
 
     Raises:
-        ConfigError: If the size, the levels or the dictionary cannot be had from this model, or
-            its edges between nodes are not known.
+        ConfigError: If the size, the levels or the dictionary cannot be had from this model.
         InputError: If the task lacks a split, or the dictionary is one for another model.
         CheckpointError: If the meta-learner cannot be read.
     """
@@ -69,9 +67,6 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         )
     if config.prior == "learner":
         meta.load()
-    if config.search != "top" and (config.levels != 0 or config.prior == "learner"):
-        who = "levels above the nodes, which need their edges: set levels to 0"
-        require_supported(context.model.config, who, PLAIN_NORMS)
     if config.features == TRANSCODER:
         require_text(context)
     elif context.corpus is not None or config.corpus is not None:

@@ -19,11 +19,9 @@ from hagd_jax.models import (
     Intervention,
     LanguageModel,
     forward,
-    require_supported,
     scanned,
     shared,
 )
-from hagd_jax.models.support import EVERY
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
@@ -195,7 +193,6 @@ def component_graph(
 
     Raises:
         InputError: If the prompts do not fit the model.
-        ConfigError: If the model has norms between what heads write and the stream.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
@@ -205,7 +202,6 @@ def component_graph(
         10
     """
     check_scored(model, prompts, config)
-    require_supported(model.config, "component_graph", EVERY - {"norm_placement"})
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +234,7 @@ def _scores(
 
     reads = path_gradient(gradient, steps)
     writes = {site: (ends.clean[site] - ends.other[site]).astype(jnp.float32) for site in WRITES}
-    heads = writes["head_write"].transpose(0, 3, 1, 2, 4).reshape(-1, *shape, c.d_model)
+    heads = writes["head_added"].transpose(0, 3, 1, 2, 4).reshape(-1, *shape, c.d_model)
     written = jnp.concatenate([writes["embed"][None], heads, writes["mlp_out"]])
 
     def layer(reads: tuple) -> jax.Array:

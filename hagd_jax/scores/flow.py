@@ -7,7 +7,9 @@ change with what t reads:
 A[t, s] = Σ over positions of ⟨Δwrite_s, ∂m/∂read_t⟩.
 
 Of features both are a number times a fixed direction, so that edges between all features of two
-layers are two matrix products: (decoder · encoder) ⊙ (activation · gradient).
+layers are two matrix products: (decoder · encoder) ⊙ (activation · gradient). A norm between what
+is written and the stream keeps it so: its weight goes into the direction, and its denominator, in
+the clean pass and in the counterfactual's, divides the number.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ from hagd_jax.models import (
     Intervention,
     LanguageModel,
     forward,
-    require_supported,
+    norm_weight,
     scanned,
 )
-from hagd_jax.models.support import PLAIN_NORMS
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import AddToReads, no_reads
 from hagd_jax.scores.path import Metric, path_ends, path_gradient
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Directed
+
+# Norms between what nodes write and the stream divide by these.
+_DIVISORS = ("attn_out_scale", "mlp_out_scale")
 
 
 class Directions(struct.PyTreeNode):
@@ -44,11 +48,11 @@ class Directions(struct.PyTreeNode):
 
     Attributes:
         out: (E, F, D) written along each edge of the layer graph, summed up to it: to the next
-            layer, to the next two, and so on.
+            layer, to the next two, and so on; the weight of the norm after the MLP within.
         own: (L,) int32 where the edges of each layer begin.
         reach: (L,) int32 how many there are.
         into: (K, L, F, D) read from the stream, the norm's weight within; K is 2 with a gate.
-        heads: (L, H, Dh, D) what heads write, W_O.
+        heads: (L, H, Dh, D) what heads write, W_O, the weight of the norm after it within.
     """
 
     out: Any
@@ -64,9 +68,10 @@ class Flow(struct.PyTreeNode):
     """A flow holds activations and gradients of nodes on B prompts of T positions.
 
     Attributes:
-        move: (L, F, B, T) activation minus that of the counterfactual.
+        move: (L, F, B, T) activation minus that of the counterfactual, each divided by its
+            pass's denominator of the norm between the feature and the stream, if there is one.
         pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`.
-        head_move: (L, H, B, T, Dh) what heads put out, minus the counterfactual's.
+        head_move: (L, H, B, T, Dh) what heads put out, minus the counterfactual's; divided alike.
         head_read: (L, H, B, T, D) gradient with respect to what heads read: queries, keys and
             values. Heads that share keys and values share their gradient alike.
         score: (N,) Σ (clean − counterfactual) · ∂m/∂node, in the order of `Nodes.flat`.
@@ -105,23 +110,23 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
 
     Returns:
         The directions, float32.
-
-    Raises:
-        ConfigError: If the model has a norm whose weight is not what it multiplies by, or one
-            between what nodes write and the stream.
     """
-    require_supported(model.config, "edges between nodes", PLAIN_NORMS)
     c, blocks = model.config, model.params["blocks"]
     senders, receivers, rows = nodes.decoders(model)
     layers, rows = np.arange(c.n_layers), rows.astype(jnp.float32)
+    heads = blocks["attn"]["o"]["kernel"].astype(jnp.float32)
+    if "norm_attn_out" in blocks:
+        heads = heads * norm_weight(blocks["norm_attn_out"]["scale"], c)[:, None, None]
+    if "norm_mlp_out" in blocks and nodes.writes == "mlp_out_raw":
+        rows = rows * norm_weight(blocks["norm_mlp_out"]["scale"], c)[receivers, None]
     # From each layer's first edge on: what reaches a reader so many layers above.
     hop, out = receivers - senders, rows
     for back in range(1, hop.max() + 1):
         earlier = jnp.roll(rows, back, axis=0)
         out = out + jnp.where(jnp.asarray(hop >= back)[:, None, None], earlier, 0)
     into = nodes.encoders(model)
-    if nodes.reads == "mlp_in" and c.norm != "none":
-        into = into * blocks["norm2"]["scale"][:, None]
+    if nodes.reads == "mlp_in" and "norm2" in blocks:
+        into = into * norm_weight(blocks["norm2"]["scale"], c)[:, None]
         if c.norm == "layer":
             into = into - into.mean(-1, keepdims=True)
     return Directions(
@@ -129,7 +134,7 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
         own=jnp.asarray(np.searchsorted(senders, layers), jnp.int32),
         reach=jnp.asarray(np.bincount(senders, minlength=c.n_layers), jnp.int32),
         into=into.astype(jnp.float32),
-        heads=blocks["attn"]["o"]["kernel"].astype(jnp.float32),
+        heads=heads,
     )
 
 
@@ -157,17 +162,20 @@ def flow_arrays(
     Returns:
         The flow, float32.
     """
-    ends = path_ends(model, batch, nodes.capture)
+    normed = model.config.norm_placement != "before"
+    ends = path_ends(model, batch, (*nodes.capture, *(_DIVISORS if normed else ())))
     own, theirs = map(nodes.values, ends)
-    moved = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), own, theirs)
+    minus = lambda a, b: (a - b).astype(jnp.float32)  # noqa: E731
+    moved = jax.tree.map(minus, own, theirs)
     name, shape = nodes.name_of_values, batch.inputs().shape
+    added = jax.tree.map(minus, *map(functools.partial(_added, nodes), (own, theirs), ends))
 
     def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         start, read = ends.at(step), nodes.reads
         trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
 
-        def value(added: tuple) -> jax.Array:
-            heads, features, reads = added
+        def value(extra: tuple) -> jax.Array:
+            heads, features, reads = extra
             moves = (AddToHeads(heads), nodes.adding(features), reads)
             out = forward(model, batch.inputs(), chain(start, *moves), remat=remat)
             return jnp.sum(metric(out.logits, batch) * weight)
@@ -187,7 +195,19 @@ def flow_arrays(
     pull, read, score = path_gradient(pulls, steps)
     first = lambda x: jnp.moveaxis(x, -1, -3)  # noqa: E731
     heads = lambda x: jnp.moveaxis(x, 3, 1)  # noqa: E731
-    found = Flow(first(moved[name]), first(pull), heads(moved["head_out"]), heads(read), score)
+    return Flow(first(added[name]), first(pull), heads(added["head_out"]), heads(read), score)
+
+
+def _added(
+    nodes: Directed, values: dict[str, jax.Array], trace: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Values as their sums are added to the stream, apart from a norm's weight."""
+    if _DIVISORS[0] not in trace:
+        return values
+    found = values | {"head_out": values["head_out"] / trace["attn_out_scale"][..., None]}
+    if nodes.writes == "mlp_out_raw":
+        name = nodes.name_of_values
+        found[name] = values[name] / trace["mlp_out_scale"]
     return found
 
 

@@ -68,6 +68,9 @@ def scrambled(case: Case, seed: int) -> Case:
 def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
     """Embed a case in a larger model whose other heads and neurons are never read.
 
+    Cases have none of the options that a forward pass knows beyond GPT-2's, such as windows, soft
+    caps and norms of heads, and the larger model would compute something else with them.
+
     All models that are hidden in one configuration share their compiled programs. What was added
     writes to directions that neither the case nor the logits read, so every logit stays.
 
@@ -81,6 +84,7 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
 
     Raises:
         InputError: If the case does not fit.
+        ConfigError: If the larger model has such an option.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]

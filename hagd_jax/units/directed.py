@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,13 +13,15 @@ from hagd_jax.brief import one_line
 from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.units.dictionary import Dictionary
 
+Writes = Literal["mlp_out", "mlp_out_raw"]
+
 
 class Decoders(NamedTuple):
     """Decoders are the directions that features write along the E edges of the layer graph.
 
     Attributes:
         senders: (E,) layer of the features, ascending.
-        receivers: (E,) layer whose MLP output they write to.
+        receivers: (E,) layer whose MLP output they write to, see `Directed.writes`.
         rows: (E, F, D) what a feature at 1 writes, in the dtype of the weights.
     """
 
@@ -47,6 +49,15 @@ class Directed(Dictionary):
     def reads(self) -> str:
         """Name the site that features read along their directions."""
         return "mlp_in"
+
+    @property
+    def writes(self) -> Writes:
+        """Name where rows of decoders are added: the stream, or the MLP's output before its norm.
+
+        `mlp_out` is the site, what is added to the stream. `mlp_out_raw` is what the norm after
+        the MLP reads, in models that have one; in others the two are the same.
+        """
+        return "mlp_out"
 
     @property
     def skip(self) -> Any:

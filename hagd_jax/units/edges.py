@@ -1,9 +1,11 @@
 """Cut single edges between components: one reader sees another value of one writer.
 
-Writers are the embedding, every head (after W_O) and every MLP; readers are the query, key and
-value inputs of every head, the input of every MLP, and the logits. A reader's stream is the sum of
-what wrote before it, so an edge can be cut by adding, to the reader's own copy of the stream, what
-the writer would have written elsewhere minus what it wrote here.
+Writers are the embedding, every head and every MLP, each with what it adds to the stream; readers
+are the query, key and value inputs of every head, the input of every MLP, and the logits. A
+reader's stream is the sum of what wrote before it, so an edge can be cut by adding, to the reader's
+own copy of the stream, what the writer would have written elsewhere minus what it wrote here. Where
+a norm follows attention or the MLP, that is what comes out of it, each pass with denominators of
+its own; the bias of W_O is no head's.
 """
 
 from __future__ import annotations
@@ -24,16 +26,14 @@ from hagd_jax.models import (
     DecoderConfig,
     Intervention,
     carried,
-    require_supported,
     scanned,
     shared,
 )
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.sites import site_shape
-from hagd_jax.models.support import EVERY
 
 Values = Mapping[str, jax.Array]
-WRITES = ("embed", "head_write", "mlp_out")
+WRITES = ("embed", "head_added", "mlp_out")
 
 
 @struct.dataclass
@@ -152,7 +152,7 @@ class MaskEdges(Intervention):
         """Interpolate what values read."""
         return value + self._read(self.v), self
 
-    def on_head_write(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
+    def on_head_added(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskEdges]:
         """Record what the heads of a layer write."""
         heads = value.shape[2]
         difference = jnp.moveaxis(self.alt_heads - value, 2, 0)
@@ -183,8 +183,6 @@ class MaskEdges(Intervention):
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
         """Check that masks cover each pair and that alternatives broadcast to their sites."""
-        # What a head writes goes through the norm after attention before it is added.
-        require_supported(config, "masks of edges", EVERY - {"norm_placement"})
         own = [np.shape(x) for x in (self.q, self.k, self.v, self.mlp, self.final)]
         expected = [x.shape for x in jax.tree.leaves(Edges.existing(config))]
         rows = tokens_shape[0]

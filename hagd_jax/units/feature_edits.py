@@ -27,20 +27,22 @@ from hagd_jax.models import (
     Output,
     check_tokens,
     forward,
-    require_supported,
     scanned,
     shared,
     static,
+    write_gain,
 )
 from hagd_jax.models.arrays import read_array
-from hagd_jax.models.support import EVERY
+from hagd_jax.models.layers import matmul
 from hagd_jax.transcoders.replace import FeatureWriter, writer_fields
 from hagd_jax.units.dictionary import tail
 from hagd_jax.units.directed import Directed
 from hagd_jax.units.features import Features, Source, directed
 
 Regime = Literal["direct", "freeze_attention", "free"]
-_SCALES = ("norm1_scale", "norm2_scale", "normf_scale")
+_SCALES = ("norm1_scale", "norm2_scale", "normf_scale", "attn_out_scale")
+# What `direct` reads of the undisturbed pass besides.
+_UNDISTURBED = ("mlp_out_scale", "normed_final", "logits")
 # What is held at its undisturbed value.
 REGIMES: dict[str, tuple[str, ...]] = {
     "direct": ("attn_pattern", *_SCALES, "mlp_out"),
@@ -159,6 +161,27 @@ class WriteAt(Intervention):
         return value, self
 
 
+@struct.dataclass
+class CapTangent(Intervention):
+    """Replace the soft cap of logits by its tangent; build it with a pass of the same tokens.
+
+    Attributes:
+        before: (B, T, D) what the unembedding read in that pass.
+        logits: (B, T, V) what it put out.
+        table: (D, V) the unembedding.
+    """
+
+    before: Any = shared()
+    logits: Any = shared()
+    table: Any = shared()
+
+    def on_logits(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, CapTangent]:
+        """Return the logits of that pass, moved along the tangent."""
+        moved = matmul(ctx.seen["normed_final"] - self.before, self.table.astype(self.before.dtype))
+        slope = 1 - jnp.square(self.logits / ctx.config.logit_softcap)
+        return self.logits + slope * moved, self
+
+
 def intervene(
     model: LanguageModel,
     dictionary: Source | None,
@@ -172,7 +195,8 @@ def intervene(
 
     - `direct`: attention, norms and MLP outputs are held: the change spreads as attribution says
       it does, Δpre = ((new − a) / a) A, and reaches other features but not what they write; a skip
-      connection, which is linear, carries it on.
+      connection, which is linear, carries it on. Logits with a soft cap are its tangent at the
+      undisturbed pass.
     - `freeze_attention`: attention patterns are held, the rest responds.
     - `free`: everything responds.
 
@@ -191,7 +215,6 @@ def intervene(
 
     Raises:
         ConfigError: If there is no such regime.
-        ConfigError: If `direct` meets a norm after attention or a soft cap on the logits.
         InputError: If an edit is of no layer, position or feature of these, occurs twice, or is
             not finite.
 
@@ -206,15 +229,15 @@ def intervene(
     """
     require_choice("regime", regime, REGIMES)
     require_is("model", model, LanguageModel)
-    if regime == "direct":
-        known = EVERY - {"norm_placement", "logit_softcap"}
-        require_supported(model.config, "regime 'direct'", known)
     nodes, tokens = directed(model, dictionary), check_tokens(model.config, tokens)
     made = _checked(edits, nodes, tokens.shape)
     held = REGIMES[regime]
-    trace = {} if not held else forward(model, tokens, capture=(*held, nodes.source)).trace
+    needed = (*held, nodes.source, *(_UNDISTURBED if regime == "direct" else ()))
+    trace = {} if not held else forward(model, tokens, capture=needed).trace
     if regime == "direct":
         acting: Intervention = _written(model, nodes, made, trace)
+        if model.config.logit_softcap:
+            acting = chain(acting, _tangent(model, trace))
     elif isinstance(nodes, Features):
         acting = EditFeatures(**writer_fields(nodes.trained), edits=made)
     else:
@@ -239,12 +262,22 @@ def _written(
     change = edits.change(values[place][:, 0])
     edge, which = np.nonzero(senders[:, None] == np.asarray(edits.layer)[None])
     rows = decoders[edge, np.asarray(edits.feature)[which]].astype(jnp.float32)
+    if nodes.writes == "mlp_out_raw":
+        gain = write_gain(model, trace, "mlp_out")
+        rows = rows * gain[receivers[edge], 0, edits.position[which]]
     return WriteAt(
         jnp.asarray(receivers[edge]),
         edits.position[which],
         rows * change[which][:, None],
         **extra,
     )
+
+
+def _tangent(model: LanguageModel, trace: dict[str, jax.Array]) -> CapTangent:
+    """A soft cap's tangent at a pass: z̃ + (1 − (z̃/c)²) (z′ − z), with z′ − z = (x′ − x) W_U."""
+    p, c = model.params, model.config
+    table = p["embed"]["embedding"].T if c.tied else p["unembed"]["kernel"]
+    return CapTangent(before=trace["normed_final"], logits=trace["logits"], table=table)
 
 
 def _checked(edits: Sequence[FeatureEdit], nodes: Directed, shape: tuple[int, ...]) -> Edits:

@@ -18,14 +18,12 @@ from hagd_jax.models import (
     Context,
     Intervention,
     LanguageModel,
-    require_supported,
     scanned,
 )
 from hagd_jax.models.layers import ACTIVATIONS
-from hagd_jax.models.support import EVERY
 from hagd_jax.transcoders.checks import site_of
 from hagd_jax.units.dictionary import NEURONS
-from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.directed import Decoders, Directed, Writes
 from hagd_jax.units.nodes import Nodes, Space
 
 
@@ -47,7 +45,8 @@ class AddToNeurons(Intervention):
 class Neurons(Directed):
     """This dictionary has the model's own neurons as nodes; make it with `neurons`.
 
-    Activations times output rows sum to the MLP's output, with nothing left over.
+    Activations times output rows sum to the MLP's output, with nothing left over; a norm after the
+    MLP stands between that sum and the stream.
     """
 
     @property
@@ -81,6 +80,11 @@ class Neurons(Directed):
         return "neuron"
 
     @property
+    def writes(self) -> Writes:
+        """Name what rows of W_out are added to, which a norm after the MLP reads."""
+        return "mlp_out_raw"
+
+    @property
     def most_active(self) -> int | None:
         """Return the number of neurons in a layer, as all can be active."""
         return self.space.features
@@ -90,12 +94,7 @@ class Neurons(Directed):
         return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """Return the output rows of the MLPs.
-
-        Raises:
-            ConfigError: If the model has norms between them and the stream.
-        """
-        require_supported(model.config, "what neurons write", EVERY - {"norm_placement"})
+        """Return the output rows of the MLPs."""
         own = np.arange(model.config.n_layers)
         return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
 

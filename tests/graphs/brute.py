@@ -1,7 +1,7 @@
 """Attribution by brute force: run the frozen model once for every source, and see what moves.
 
 Nothing of `hagd_jax.attribution` is used but the finished graph: the forward pass with frozen
-attention and norms, MLP outputs written by hand, and differences.
+attention and norms, MLP outputs written by hand, a soft cap's tangent in NumPy, and differences.
 """
 
 from typing import Any
@@ -14,9 +14,10 @@ from hagd_jax import struct
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Intervention, forward, scanned, shared, static
+from hagd_jax.models.layers import ACTIVATIONS
 from hagd_jax.transcoders.graph import layer_graph
 
-HELD = ("attn_pattern", "norm1_scale", "norm2_scale", "normf_scale")
+HELD = ("attn_pattern", "norm1_scale", "norm2_scale", "normf_scale", "attn_out_scale")
 
 
 @struct.dataclass
@@ -46,10 +47,11 @@ def effects(model, transcoder, graph, also=()):
         also: Further interventions, linear ones.
 
     Returns:
-        (N, N) differences, and (N,) by how much a target moves when all sources go at once.
+        (N, N) differences, (N,) by how much a target moves when all sources go at once, and (N,)
+        what is left of it then.
     """
     tokens = jnp.asarray([graph.info.tokens])
-    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron")
+    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron", "mlp_out_scale", "normed_final")
     trace = forward(model, tokens, capture=sites).trace
     table, count = graph.nodes, len(graph.nodes.kind)
     writes, tokens_of = sources(model, transcoder, graph, trace)
@@ -71,16 +73,17 @@ def effects(model, transcoder, graph, also=()):
         out = jnp.asarray(everything[:, None] - part.swapaxes(0, 1))
         reads = "mlp_in" if transcoder is None else transcoder.config.reads
         hand = Written(jnp.asarray(word), out, skip, reads)
-        ran = forward(model, jnp.repeat(tokens, n, 0), chain(held, hand, *also), capture=(reads,))
+        ran = forward(model, jnp.repeat(tokens, n, 0), chain(held, hand, *also),
+                      capture=(reads, "normed_final"))  # fmt: skip
         found.append(np.asarray(inputs(model, transcoder, graph, trace, ran, reads)))
     found = np.concatenate(found, 0)
     targets = np.flatnonzero((table.kind == FEATURE) | (table.kind == LOGIT))
     dense = np.zeros((count, count))
     kept = np.flatnonzero(table.kind != LOGIT)
     dense[np.ix_(targets, kept)] = (found[0] - found[2:]).T
-    total = np.zeros(count)
-    total[targets] = found[0] - found[1]
-    return dense, total
+    total, left = np.zeros(count), np.zeros(count)
+    total[targets], left[targets] = found[0] - found[1], found[1]
+    return dense, total, left
 
 
 def sources(model, transcoder, graph, trace):
@@ -88,6 +91,7 @@ def sources(model, transcoder, graph, trace):
     table, c = graph.nodes, model.config
     length, rows, words = len(graph.info.tokens), [], []
     embedding = np.asarray(model.params["embed"]["embedding"])
+    embedding = embedding * (c.d_model**0.5 if c.scale_embed else 1)
     left = error(transcoder, trace)
     for node in np.flatnonzero(table.kind != LOGIT):
         write = np.zeros((c.n_layers, length, c.d_model), np.float32)
@@ -95,6 +99,8 @@ def sources(model, transcoder, graph, trace):
         layer, place, index = (int(x[node]) for x in (table.layer, table.position, table.index))
         if table.kind[node] == FEATURE:
             for receiver, row in decoder_rows(model, transcoder, layer, index):
+                if transcoder is None:
+                    row = row * gain(model, trace, receiver, place)
                 write[receiver, place] = table.activation[node] * row
         elif table.kind[node] == ERROR:
             counts = place not in graph.info.settings["skip_positions"]
@@ -118,6 +124,15 @@ def decoder_rows(model, transcoder, layer, index):
     ]
 
 
+def gain(model, trace, layer, place):
+    """What the norm after the MLP multiplies by, if there is one."""
+    blocks = model.params["blocks"]
+    if "norm_mlp_out" not in blocks:
+        return 1.0
+    weight = np.asarray(blocks["norm_mlp_out"]["scale"][layer]) + model.config.norm_offset
+    return weight / np.asarray(trace["mlp_out_scale"])[layer, 0, place]
+
+
 def error(transcoder, trace):
     from hagd_jax.transcoders import errors
 
@@ -137,8 +152,20 @@ def inputs(model, transcoder, graph, trace, ran, reads):
     else:
         rows = transcoder.params["W_enc"][layer, index]
     values = jnp.einsum("sbd,sd->bs", read, rows)
-    last = ran.logits[:, -1] - ran.logits[:, -1].mean(-1, keepdims=True)
+    last = ran.logits[:, -1]
+    if model.config.logit_softcap:
+        final = [np.asarray(t["normed_final"], np.float64)[:, -1] for t in (trace, ran.trace)]
+        last = tangent(model, *final)
+    last = last - last.mean(-1, keepdims=True)
     return jnp.concatenate([values, last[:, table.index[table.kind == LOGIT]]], 1)
+
+
+def tangent(model, at, moved):
+    """c tanh(z / c) to first order around one prompt's z, in float64."""
+    p, cap = model.params, model.config.logit_softcap
+    table = p["embed"]["embedding"].T if model.config.tied else p["unembed"]["kernel"]
+    z, there = (x @ np.asarray(table, np.float64) for x in (at, moved))
+    return cap * np.tanh(z / cap) + (there - z) / np.cosh(z / cap) ** 2
 
 
 def neuron_rows(model, x, layer, index):
@@ -146,12 +173,15 @@ def neuron_rows(model, x, layer, index):
     mlp, gated = model.params["blocks"]["mlp"], model.config.gated_mlp
 
     def neuron(x, layer, index):
-        value = x @ mlp["in"]["kernel"][layer, :, index]
+        value, gate = (
+            x @ mlp[name]["kernel"][layer, :, index] + (mlp[name]["bias"][layer, index]
+                                                        if "bias" in mlp[name] else 0)
+            for name in ("in", "gate" if gated else "in")
+        )  # fmt: skip
         if not gated:
             return value
-        gate = x @ mlp["gate"]["kernel"][layer, :, index]
         hold = jax.lax.stop_gradient
-        opened = hold(jax.nn.sigmoid(gate)) * gate  # SiLU with its sigmoid held
+        opened = hold(ACTIVATIONS[model.config.activation](gate) / gate) * gate
         return 0.5 * (hold(opened) * value + opened * hold(value))
 
     return jax.vmap(jax.grad(neuron))(x, layer, index)

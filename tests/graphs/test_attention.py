@@ -19,7 +19,10 @@ from tests.graphs.test_attribute import PROMPT, case
 FEW = AttributionConfig(max_feature_nodes=12, max_logits=3)
 
 
-@pytest.mark.parametrize("name", ["per layer", "parallel", "skip", "gated neurons"])
+@pytest.mark.parametrize(
+    "name",
+    ["per layer", "parallel", "skip", "gated neurons", "gemma, neurons", "olmo, per layer"],
+)
 def test_a_heads_part_is_what_the_edge_loses_without_it(name):
     model, transcoder = case(name)
     graph = attribute(model, transcoder, PROMPT, FEW)
@@ -27,12 +30,12 @@ def test_a_heads_part_is_what_the_edge_loses_without_it(name):
     found = edge_heads(model, transcoder, graph, edges)
     layers, heads = model.config.n_layers, model.config.n_heads
     assert found.shape == (40, layers, heads)
-    whole, _ = effects(model, transcoder, graph)
+    whole, *_ = effects(model, transcoder, graph)
     places = graph.receivers[edges], graph.senders[edges]
     for layer, head in [(0, 0), (0, heads - 1), (layers - 1, 1)]:
         mask = jnp.ones((layers, heads)).at[layer, head].set(0)
         off = mask_heads(mask, jnp.zeros((layers, 1, 1, 1, 1)))
-        without, _ = effects(model, transcoder, graph, also=[off])
+        without, *_ = effects(model, transcoder, graph, also=[off])
         expected = (whole - without)[places]
         np.testing.assert_allclose(found[:, layer, head], expected, atol=2e-5)
     assert np.abs(found).max() > 0.05
@@ -62,12 +65,13 @@ def test_edges_that_do_not_exist_are_refused():
         edge_heads(model, None, graph, [0])
 
 
-def turned(config, vector, position):
+def turned(config, vector, position, layer):
     """Rotary embedding by hand."""
     if config.positions != "rotary":
         return vector
     half = config.rotary_dim // 2
-    angle = position * config.rope_theta ** (-np.arange(half) / half)
+    base = config.rope_local_theta * bool(config.windows[layer]) or config.rope_theta
+    angle = position * base ** (-np.arange(half) / half)
     a, b, rest = np.split(vector, [half, 2 * half], axis=-1)
     cos, sin = np.cos(angle), np.sin(angle)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1)
@@ -76,41 +80,51 @@ def turned(config, vector, position):
 @pytest.mark.parametrize(
     ("name", "layer", "head", "query", "key"),
     [("per layer", 2, 3, 5, 2), ("per layer", 0, 1, 4, 4), ("parallel", 1, 0, 5, 1),
-     ("neurons", 2, 1, 3, 0)],
+     ("neurons", 2, 1, 3, 0), ("gemma, neurons", 1, 2, 5, 1), ("gemma, cross-layer", 2, 1, 4, 3),
+     ("olmo, per layer", 2, 3, 5, 2)],
 )  # fmt: skip
 def test_pairs_are_what_sources_add_to_query_and_key(name, layer, head, query, key):
     model, transcoder = case(name)
     c = model.config
     graph = attribute(model, transcoder, PROMPT, FEW)
     found = query_key(model, transcoder, graph, layer=layer, head=head, query=query, key=key)
-    # The whole score, up to what the softmax takes out.
+    # The whole score, up to what the softmax takes out, and before its cap.
+    first = max(0, query + 1 - c.windows[layer]) if c.windows[layer] else 0
     others = [query_key(model, transcoder, graph, layer=layer, head=head, query=query, key=k)
-              for k in range(query + 1)]  # fmt: skip
+              for k in range(first, query + 1)]  # fmt: skip
     tokens = jnp.asarray([PROMPT])
     trace = forward(model, tokens, capture=(*HELD, "q", "k", "mlp_out", "neuron")).trace
     scores = np.array([other.score for other in others])
-    pattern = np.asarray(trace["attn_pattern"])[layer, 0, head, query, : query + 1]
+    assert np.ptp(scores) > 0.01
+    if c.attn_softcap:
+        scores = c.attn_softcap * np.tanh(scores / c.attn_softcap)
+    pattern = np.asarray(trace["attn_pattern"])[layer, 0, head, query, first : query + 1]
     np.testing.assert_allclose(
         scores - scores.max(), np.log(pattern) - np.log(pattern)[scores.argmax()], atol=2e-5
     )
-    assert np.ptp(scores) > 0.01
     # Two sources taken out, one after the other, by hand.
     from hagd_jax.transcoders import errors
 
-    capture = {"mlp_out", "neuron", *HELD, *(["mlp_in"] if transcoder else [])}
+    # The norms of queries and keys are held by hand: their sites come before the weights.
+    held_here = (*HELD, "q_scale", "k_scale")
+    capture = {"mlp_out", "neuron", "mlp_out_scale", *held_here, "mlp_in", "resid_mid"}
     trace = forward(model, tokens, capture=capture).trace
     writes, words = sources(model, transcoder, graph, trace)
     assert transcoder is None or np.abs(errors(transcoder, trace)).max() > 0
     gone = np.concatenate([0 * writes[:1], writes])
     word = np.concatenate([0 * words[:1], words])
-    held = freeze({s: np.repeat(trace[s], len(gone), 1 if s != "normf_scale" else 0) for s in HELD})
-    out = np.asarray(trace["mlp_out"]) - gone.swapaxes(0, 1)
-    hand = Written(jnp.asarray(word), jnp.asarray(out), None, "mlp_in")
+    held = freeze({s: np.repeat(trace[s], len(gone), 1 if s != "normf_scale" else 0)
+                   for s in held_here})  # fmt: skip
+    out, skip, reads = np.asarray(trace["mlp_out"]) - gone.swapaxes(0, 1), None, "mlp_in"
+    if transcoder is not None and "W_skip" in transcoder.params:
+        skip, reads = transcoder.params["W_skip"], transcoder.config.reads
+        out = out - np.einsum("lbtd,led->lbte", trace[reads], skip)
+    hand = Written(jnp.asarray(word), jnp.asarray(out), skip, reads)
     ran = forward(model, jnp.repeat(tokens, len(gone), 0), chain(held, hand), capture=("q", "k"))
     group = head // (c.n_heads // c.n_kv_heads)
     q, k = (np.asarray(ran.trace[s], np.float64)[layer] for s in ("q", "k"))
-    q, k = turned(c, q[:, query, head], query), turned(c, k[:, key, group], key)
-    expected = (q[0] - q[1:]) @ (k[0] - k[1:]).T / np.sqrt(c.d_head)
+    q, k = turned(c, q[:, query, head], query, layer), turned(c, k[:, key, group], key, layer)
+    expected = (q[0] - q[1:]) @ (k[0] - k[1:]).T / np.sqrt(c.query_scalar or c.d_head)
     np.testing.assert_allclose(found.pairs[:-1, :-1], expected, atol=2e-5)
     assert np.abs(expected).max() > 1e-3
 
@@ -122,6 +136,13 @@ def test_places_that_do_not_exist_are_refused(name, value):
     asked = {"layer": 1, "head": 0, "query": 2, "key": 1} | {name: value}
     with pytest.raises(InputError, match=name):
         query_key(model, transcoder, graph, **asked)
+
+
+def test_a_key_outside_the_window_is_refused():
+    model, _ = case("gemma, neurons")
+    graph = attribute(model, None, PROMPT, FEW)
+    with pytest.raises(InputError, match="key: got 1 for query 3; expected 2 or more: layer 2"):
+        query_key(model, None, graph, layer=2, head=0, query=3, key=1)
 
 
 @pytest.mark.parametrize("name", ["per layer", "neurons"])

@@ -21,7 +21,7 @@ from hagd_jax.parallel import make_mesh
 from hagd_jax.transcoders import TranscoderConfig, encode
 from tests.graphs.brute import effects
 from tests.models.noise import noisy, on_mesh
-from tests.models.test_decoder import LLAMA, NEOX
+from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
 from tests.transcoders.test_replace import made
 
 GPT2 = DecoderConfig(
@@ -41,14 +41,12 @@ CASES = {
     "skip, parallel": (NEOX, RELU.replace(n_layers=2, skip=True, reads="resid_mid")),
     "gated neurons": (LLAMA, None),
     "neurons": (GPT2, None),
-    # All that acts inside held patterns.
-    "windows and norms of heads": (
-        LLAMA.replace(
-            qk_norm="head", window=2, window_layers=(0, 2), rope_local_theta=9.0, query_scalar=3.0,
-            attn_softcap=1.5,
-        ),
-        None,
-    ),
+    # Everything at once: norms on both sides with 1 + their weight, of heads too, windows, soft
+    # caps that bend, scaled embeddings; and norms after only, with biases before them.
+    "gemma, neurons": (GEMMA, None),
+    "gemma, cross-layer": (GEMMA, RELU.replace(window=2, skip=True)),
+    "olmo, neurons": (OLMO.replace(mlp_bias=True), None),
+    "olmo, per layer": (OLMO, BASE.replace(reads="resid_mid")),
 }  # fmt: skip
 
 
@@ -62,7 +60,7 @@ def test_every_edge_equals_taking_its_source_out(name):
     """Sums of some ten float32 products of size one differ by 1e-6 in another order."""
     model, transcoder = case(name)
     graph = attribute(model, transcoder, PROMPT, AttributionConfig(max_logits=5, batch_size=7))
-    expected, total = effects(model, transcoder, graph)
+    expected, total, left = effects(model, transcoder, graph)
     found, table = graph.to_dense(), graph.nodes
     assert np.abs(expected).max() > 0.1
     for kind in (FEATURE, EMBEDDING) if transcoder is None else (FEATURE, ERROR, EMBEDDING):
@@ -72,6 +70,11 @@ def test_every_edge_equals_taking_its_source_out(name):
     targets = (table.kind == FEATURE) | (table.kind == LOGIT)
     np.testing.assert_allclose(found.sum(1)[targets], total[targets], atol=5e-5)
     np.testing.assert_allclose(table.remainder, 0, atol=2e-5)
+    # With what biases and a soft cap leave, to the logits that the model puts out.
+    logits = np.asarray(forward(model, [PROMPT]).logits[0, -1], np.float64)
+    own, value = table.kind == LOGIT, logits - logits.mean()
+    value = value[table.index[own]]
+    np.testing.assert_allclose((found.sum(1) + left)[own], value, atol=1e-5 * np.abs(value).max())
 
 
 def test_nodes_are_the_active_features_and_the_likely_tokens():
@@ -138,7 +141,7 @@ def test_neither_batches_nor_padding_show():
         np.testing.assert_allclose(graph.to_dense(), one.to_dense(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["per layer", "cross-layer", "gated neurons"])
+@pytest.mark.parametrize("name", ["per layer", "cross-layer", "gated neurons", "gemma, neurons"])
 @pytest.mark.parametrize("mesh", ["data=4,model=2", "data=8"])
 def test_devices_do_not_matter(name, mesh):
     model, transcoder = case(name)

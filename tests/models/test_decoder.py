@@ -12,6 +12,7 @@ from hagd_jax import models
 from hagd_jax.errors import ConfigError, HagdError, InputError
 from hagd_jax.models import BLOCK_SITES, SITES, DecoderConfig, RopeScaling, forward, init
 from hagd_jax.models.model import _forward
+from hagd_jax.models.sites import ON_REQUEST_SITES
 from hagd_jax.parallel import make_mesh
 from tests.models.noise import noisy, on_mesh
 
@@ -108,7 +109,7 @@ def test_capturing_changes_nothing(config):
     model = noisy(config)
     plain = forward(model, TOKENS).logits
     # Sites that every pass computes anyway cost no rounding at all.
-    ordinary = set(SITES) - {"q_in", "k_in", "v_in", "head_write", "resid_mlp"}
+    ordinary = set(SITES) - ON_REQUEST_SITES
     np.testing.assert_array_equal(forward(model, TOKENS, capture=ordinary).logits, plain)
     # A copy of the stream for each head is the same sum in another order.
     np.testing.assert_allclose(forward(model, TOKENS, capture=SITES).logits, plain, atol=1e-5)

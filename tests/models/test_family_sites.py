@@ -10,6 +10,7 @@ import pytest
 from hagd_jax.interventions import chain, freeze, replace
 from hagd_jax.models import SITES, Identity, abstract, forward
 from hagd_jax.models.model import _forward
+from hagd_jax.models.sites import ON_REQUEST_SITES
 from hagd_jax.models.tap import Options
 from hagd_jax.units import Nodes, Space, mask_nodes
 from tests.models.noise import noisy
@@ -46,7 +47,10 @@ def test_norms_divide_by_their_sites(config):
         weight = one + p["attn"][f"{name}_norm"]["scale"]
         weight = weight[:, None, None, None] if config.qk_norm == "head" else weight[:, None, None]
         np.testing.assert_allclose(t[name], weight * raw / scale, atol=2e-4)
-    # What is added to the stream is what these two sites hold.
+    # What is added to the stream is what these two sites hold, and W_O's bias is nobody's.
+    bias = p["attn"]["o"]["bias"][:, None, None] if config.attn_out_bias else 0
+    bias = (one + p["norm_attn_out"]["scale"])[:, None, None] * bias / t["attn_out_scale"]
+    np.testing.assert_allclose(t["head_added"].sum(3) + bias, t["attn_out"], atol=1e-5)
     middle = x + t["attn_out"]
     np.testing.assert_allclose(t["resid_mid"], middle, atol=2e-5)
     np.testing.assert_allclose(t["resid_post"], middle + t["mlp_out"], atol=2e-5)
@@ -82,7 +86,7 @@ def test_a_models_own_values_change_nothing(config):
     """Bit for bit: every site frozen at its own value, and a mask of ones."""
     model = noisy(config)
     plain = forward(model, TOKENS).logits
-    ordinary = sorted(set(SITES) - {"q_in", "k_in", "v_in", "head_write", "resid_mlp"})
+    ordinary = sorted(set(SITES) - ON_REQUEST_SITES)
     trace = forward(model, TOKENS, capture=ordinary).trace
     np.testing.assert_array_equal(forward(model, TOKENS, freeze(trace)).logits, plain)
     other = forward(model, TOKENS[:, ::-1], capture=("head_out", "neuron")).trace
@@ -93,17 +97,26 @@ def test_a_models_own_values_change_nothing(config):
 
 @BOTH
 def test_a_head_is_ablated_alike_before_and_after_its_output_matrix(config):
-    """Both come before the norm after attention, whose denominator then is another."""
+    """Both come before the norm after attention, whose denominator then is another; held, what
+    the head adds may as well be taken away behind it."""
     model = noisy(config)
     plain = forward(model, TOKENS).logits
     head = jnp.zeros((config.n_heads, 1)).at[1].set(1)
-    trace = forward(model, TOKENS, capture=("head_out", "head_write")).trace
+    sites = ("head_out", "head_write", "head_added", "attn_out_scale")
+    trace = forward(model, TOKENS, capture=sites).trace
     out, write = (
         forward(model, TOKENS, replace(site, jnp.asarray(trace[site][1] * (1 - head)), layer=1))
         for site in ("head_out", "head_write")
     )
     assert np.abs(out.logits - plain).max() > 0.01
     np.testing.assert_allclose(out.logits, write.logits, atol=1e-5)
+    held, added = freeze(trace, "attn_out_scale"), jnp.asarray(trace["head_added"][1] * (1 - head))
+    before, behind = (
+        forward(model, TOKENS, chain(held, replace(site, value, layer=1))).logits
+        for site, value in (("head_out", trace["head_out"][1] * (1 - head)), ("head_added", added))
+    )
+    assert np.abs(before - out.logits).max() > 1e-3
+    np.testing.assert_allclose(before, behind, atol=1e-5)
 
 
 @BOTH

@@ -1,4 +1,4 @@
-"""Rooms that use weights directly refuse the options they do not know, each by its name."""
+"""Options beyond Llama's: who refuses them, by name, and what norms after sublayers multiply by."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax import graphs, scores, testbeds, transcoders, units
+from hagd_jax import testbeds, transcoders
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, norm_weight, require_supported, write_gain
-from hagd_jax.models.support import EVERY, IN_PATTERNS, OPTIONS
-from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.models.support import EVERY, OPTIONS
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
-from tests.transcoders.test_replace import made
 
 ON = {
     "norm_offset": True,
@@ -27,10 +25,6 @@ ON = {
     "scale_embed": True,
     "logit_softcap": 2.0,
 }
-PROMPTS = Prompts(
-    clean=np.array([[1, 2, 3]]), corrupted=np.array([[1, 4, 3]]), position=np.array([2]),
-    answer=np.array([5]), distractor=np.array([6]), length=np.array([3]),
-)  # fmt: skip
 TOKENS = np.array([[1, 2, 3, 4]])
 
 
@@ -41,59 +35,12 @@ def switched_on(name):
     return LLAMA.replace(**change)
 
 
-def query_key(model):
-    graph = graphs.attribute(noisy(LLAMA), None, [1, 2, 3], targets=5)
-    return graphs.query_key(model, None, graph, layer=1, head=0, query=2, key=1)
-
-
-def edges(model):
-    alternative = forward(model, TOKENS, capture=units.WRITES).trace
-    mask = units.mask_edges(model.config, units.Edges.existing(model.config), alternative)
-    return forward(model, TOKENS, mask)
-
-
-def direct(model):
-    edit = units.FeatureEdit(layer=1, position=2, feature=15)
-    return units.intervene(model, None, TOKENS, [edit], regime="direct")
-
-
-def effects(model):
-    config = transcoders.TranscoderConfig(n_layers=3, d_model=16, n_features=24, k=3)
-    return transcoders.logit_effects(made(config), model, features={0: [1]}, count=2)
-
-
-# Each room, and the options that it knows.
-ROOMS = {
-    "attribute": (lambda m: graphs.attribute(m, None, [1, 2, 3], targets=5), IN_PATTERNS),
-    "query_key": (query_key, frozenset()),
-    "node_graph": (
-        lambda m: scores.node_graph(m, PROMPTS),
-        EVERY - {"norm_offset", "norm_placement"},
-    ),
-    "component_graph": (lambda m: scores.component_graph(m, PROMPTS), EVERY - {"norm_placement"}),
-    "masks of edges": (edges, EVERY - {"norm_placement"}),
-    "what neurons write": (lambda m: units.neurons(m).decoders(m), EVERY - {"norm_placement"}),
-    "regime 'direct'": (direct, EVERY - {"norm_placement", "logit_softcap"}),
-    "logit_effects": (effects, EVERY - {"norm_offset", "logit_softcap"}),
-    "hidden_in": (
-        lambda m: testbeds.hidden_in(testbeds.hand_built()[0], m.config, seed=0),
-        frozenset(),
-    ),
-}
-
-
-REFUSED = [
-    (room, name) for room, (_, known) in ROOMS.items() for name in OPTIONS if name not in known
-]
-
-
-@pytest.mark.parametrize(("room", "option"), REFUSED)
-def test_a_room_refuses_the_options_it_does_not_know(room, option):
-    run, _ = ROOMS[room]
+@pytest.mark.parametrize("option", OPTIONS)
+def test_cases_are_hidden_in_plain_models_only(option):
     # A base for layers with a window needs one, which stands before it.
     named = "window" if option == "rope_local_theta" else option
-    with pytest.raises(ConfigError, match=rf"{named} of the model: got .* for "):
-        run(noisy(switched_on(option)))
+    with pytest.raises(ConfigError, match=rf"{named} of the model: got .* for hidden_in"):
+        testbeds.hidden_in(testbeds.hand_built()[0], switched_on(option), seed=0)
 
 
 def test_every_option_can_be_switched_on():

@@ -198,8 +198,6 @@ def test_what_cannot_run_is_refused_before_any_work(copier, task):
     message = refused(copier, task, features="mlps", prior="learner")
     assert "along directions" in message
     assert "text to train" in refused(copier, task, features="transcoder")
-    normed = copier.replace(config=copier.config.replace(norm="rms", norm_placement="both"))
-    assert "norm_placement of the model: got 'both'" in refused(normed, task, levels=None)
     message = refused(copier, task, features="mlps", dictionary=neurons(copier))
     assert "beside a dictionary" in message
     bare = dataclasses.replace(task, splits={"discover": task.splits["discover"]})

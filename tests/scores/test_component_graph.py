@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hagd_jax.interventions import chain, replace
-from hagd_jax.models import forward
+from hagd_jax.models import forward, write_gain
 from hagd_jax.parallel import make_mesh
 from hagd_jax.scores import GradientConfig, component_graph
 from hagd_jax.scores.component_graph import EMBED, HEAD, INPUTS, LOGITS, MLP, AddToReads
@@ -14,9 +14,9 @@ from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import make_prompts
 from tests.graphs.test_attribute import GPT2
 from tests.models.noise import noisy, on_mesh
-from tests.models.test_decoder import LLAMA, NEOX
+from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
 
-SMALL = {"llama": LLAMA, "neox": NEOX, "gpt2": GPT2}
+SMALL = {"llama": LLAMA, "neox": NEOX, "gpt2": GPT2, "gemma": GEMMA, "olmo": OLMO}
 # Small, for softmaxes bend; float32 metrics of size one leave 5e-4 of a slope to rounding.
 STEP = 2e-3
 PLAIN = GradientConfig(steps=(1.0,))
@@ -34,9 +34,11 @@ def test_a_score_is_the_slope_of_patching_that_edge(name):
     model, data = noisy(SMALL[name]), prompts()
     c = model.config
     graph = component_graph(model, data, PLAIN)
-    sites = ("embed", "head_write", "mlp_out")
-    clean, other = (forward(model, x, capture=sites).trace for x in (data.clean, data.corrupted))
-    moved = {site: np.asarray(other[site] - clean[site], np.float64) for site in sites}
+    sites = ("embed", "head_write", "attn_out_scale", "mlp_out")
+    ends = [forward(model, x, capture=sites).trace for x in (data.clean, data.corrupted)]
+    for end in ends:
+        end["head_write"] *= write_gain(model, end, "attn_out")[:, :, :, None]
+    moved = {site: np.asarray(ends[1][site] - ends[0][site], np.float64) for site in sites}
     kinds, layers, indices = graph.graph.nodes
     shape = data.clean.shape
     rng = np.random.default_rng(1)

@@ -9,7 +9,7 @@ import pytest
 
 from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import add
-from hagd_jax.models import DecoderConfig, forward
+from hagd_jax.models import DecoderConfig, forward, write_gain
 from hagd_jax.scores import GradientConfig, component_graph, eap_ig, node_graph
 from hagd_jax.scores.flow import directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
@@ -19,14 +19,15 @@ from hagd_jax.transcoders import TranscoderConfig
 from hagd_jax.transcoders import init as init_transcoder
 from hagd_jax.units import as_dictionary, neurons
 from tests.models.noise import noisy
-from tests.models.test_decoder import LLAMA, NEOX
+from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
 
 PLAIN = DecoderConfig(
     vocab_size=24, n_layers=3, d_model=16, n_heads=2, d_mlp=12, norm="none", positions="learned",
     max_positions=8, activation="gelu_tanh",
 )  # fmt: skip
 CONFIGS = {"plain": PLAIN, "gated": dataclasses.replace(LLAMA, norm="none"),
-           "parallel": dataclasses.replace(NEOX, norm="none")}  # fmt: skip
+           "parallel": dataclasses.replace(NEOX, norm="none"),
+           "norms after": OLMO}  # fmt: skip
 STEPS = GradientConfig(steps=(0.3, 0.8), batch_size=2)
 
 
@@ -46,7 +47,8 @@ def dense(graph):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_features_of_a_layer_add_up_to_its_mlp(name):
-    """Without norms the component graph's gradient is the same one, and MLPs are their features."""
+    """Without norms before MLPs, whose denominators are held here, the component graph's gradient
+    is the same one, and MLPs are their features."""
     config = CONFIGS[name]
     model, prompts = noisy(config), some_prompts(config)
     parts = component_graph(model, prompts, STEPS).scores.values
@@ -69,22 +71,28 @@ def test_features_of_a_layer_add_up_to_its_mlp(name):
     )
 
 
-def test_an_edge_is_what_its_reader_makes_of_it():
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
+def test_an_edge_is_what_its_reader_makes_of_it(config):
     """One neuron reads another layer's neuron from the counterfactual, by finite differences."""
-    model, prompts = noisy(LLAMA), some_prompts(LLAMA, 1)
-    config = GradientConfig(steps=(1.0,), batch_size=1)
-    found = dense(node_graph(model, prompts, config, edges_per_node=1000))
-    c, heads = LLAMA, LLAMA.n_layers * LLAMA.n_heads
+    model, prompts, c = noisy(config), some_prompts(config, 1), config
+    clean_only = GradientConfig(steps=(1.0,), batch_size=1)
+    found = dense(node_graph(model, prompts, clean_only, edges_per_node=1000))
+    heads = c.n_layers * c.n_heads
     writer, reader = (0, 3), (1, 5)
+    sites = ("neuron", "mlp_in", "norm2_scale", "mlp_out_scale")
     clean, other = (
-        forward(model, prompts.inputs(side), capture=("neuron", "mlp_in", "norm2_scale")).trace
-        for side in ("clean", "corrupted")
+        forward(model, prompts.inputs(side), capture=sites).trace for side in ("clean", "corrupted")
     )
-    moved = (clean["neuron"] - other["neuron"])[writer[0], 0, :, writer[1]]
+    clean_write, other_write = (
+        (trace["neuron"][..., writer[1], None] * write_gain(model, trace, "mlp_out"))[writer[0], 0]
+        for trace in (clean, other)
+    )
     mlp = jax.tree.map(lambda x: x[reader[0]], model.params["blocks"])
-    stream = moved[:, None] * model.params["blocks"]["mlp"]["out"]["kernel"][writer[0], writer[1]]
-    # The norm's denominator is held.
-    into = stream * mlp["norm2"]["scale"] / clean["norm2_scale"][reader[0], 0]
+    row = model.params["blocks"]["mlp"]["out"]["kernel"][writer[0], writer[1]]
+    into = (clean_write - other_write) * row
+    if "norm2" in mlp:  # its denominator is held
+        weight = mlp["norm2"]["scale"] + c.norm_offset
+        into = into * weight / clean["norm2_scale"][reader[0], 0]
 
     def neuron(x):
         gate, up = (x @ mlp["mlp"][n]["kernel"][:, reader[1]] for n in ("gate", "in"))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.models import DecoderConfig, forward
+from hagd_jax.interventions import add
+from hagd_jax.models import DecoderConfig, forward, write_gain
 from hagd_jax.units import WRITES, Edges, mask_edges
 from tests.models.noise import noisy
-from tests.models.test_decoder import LLAMA, NEOX
+from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
 
 GPT2 = DecoderConfig(
     vocab_size=24, n_layers=3, d_model=16, n_heads=2, d_mlp=32, activation="gelu_tanh", tied=True,
@@ -30,7 +31,7 @@ def loop(model, tokens, mask, other):
     """One prompt of a model without norms, reader by reader."""
     c, p = model.config, jax.tree.map(lambda x: np.asarray(x, np.float64), model.params)
     alternative = [other["embed"][0]]
-    alternative += [other["head_write"][layer, 0, :, h] for layer in range(2) for h in range(2)]
+    alternative += [other["head_added"][layer, 0, :, h] for layer in range(2) for h in range(2)]
     alternative += [other["mlp_out"][layer, 0] for layer in range(2)]
     written = {0: p["embed"]["embedding"][tokens] + p["positions"]["embedding"][: len(tokens)]}
     constant = np.zeros(c.d_model)  # attention's biases are nobody's
@@ -75,7 +76,14 @@ def test_readers_see_what_the_mask_says(seed):
     np.testing.assert_allclose(found[0], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("config", [LLAMA, NEOX, GPT2], ids=["llama", "parallel", "gpt2"])
+NO_BIAS = OLMO.replace(attn_out_bias=False)  # which is nobody's, and so stays where it is
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LLAMA, NEOX, GPT2, GEMMA, NO_BIAS],
+    ids=["llama", "parallel", "gpt2", "gemma", "olmo"],
+)
 def test_all_edges_kept_is_the_model_and_none_the_other_prompt(config):
     model = noisy(config)
     tokens, corrupted = np.random.default_rng(1).integers(20, size=(2, 3, 6))
@@ -88,12 +96,44 @@ def test_all_edges_kept_is_the_model_and_none_the_other_prompt(config):
     assert np.abs(clean - dirty).max() > 0.1
 
 
+@pytest.mark.parametrize("config", [GEMMA, OLMO], ids=["gemma", "olmo"])
+def test_a_reader_sees_what_writers_add_to_the_stream_elsewhere(config):
+    """Each input of the middle layer by itself, against adding the difference there by hand."""
+    model, layer = noisy(config), 1
+    tokens, corrupted = np.random.default_rng(2).integers(20, size=(2, 2, 6))
+    sites = ("embed", "head_write", "attn_out_scale", "mlp_out", *WRITES)
+    own, other = (forward(model, t, capture=sites).trace for t in (tokens, corrupted))
+    plain = forward(model, tokens).logits
+    writes = []
+    for trace in (own, other):
+        heads = trace["head_write"] * write_gain(model, trace, "attn_out")[:, :, :, None]
+        heads = heads.transpose(0, 3, 1, 2, 4).reshape(-1, *tokens.shape, config.d_model)
+        writes.append(jnp.concatenate([trace["embed"][None], heads, trace["mlp_out"]]))
+    there, everything = Edges.existing(config), random_mask(config, 2)
+    for name, site in (
+        ("q", "q_in"),
+        ("v", "v_in"),
+        ("mlp", "resid_mlp"),
+        ("final", "resid_final"),
+    ):
+        mask = jax.tree.map(np.ones_like, there)
+        row = getattr(everything, name)[layer] if name != "final" else everything.final
+        exists = getattr(there, name)[layer] if name != "final" else there.final
+        (mask.final if name == "final" else getattr(mask, name)[layer])[...] = row
+        moved = jnp.einsum("...w,wbtd->bt...d", exists & ~row, writes[1] - writes[0])
+        at = {} if name == "final" else {"layer": layer}
+        expected = forward(model, tokens, add(site, moved, **at)).logits
+        found = forward(model, tokens, mask_edges(config, mask, other)).logits
+        assert np.abs(expected - plain).max() > 0.05
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 def test_what_writes_later_is_no_edge():
     """Cutting it changes nothing, and all others are counted."""
     model, there = noisy(LLAMA), Edges.existing(LLAMA)
     tokens = np.random.default_rng(1).integers(20, size=(1, 6))
     layers, heads, groups = LLAMA.n_layers, LLAMA.n_heads, LLAMA.n_kv_heads
-    none = {"embed": 0, "head_write": (layers, 1, 1, 1, 1), "mlp_out": (layers, 1, 1, 1)}
+    none = {"embed": 0, "head_added": (layers, 1, 1, 1, 1), "mlp_out": (layers, 1, 1, 1)}
     zeros = {site: jnp.zeros(shape or ()) for site, shape in none.items()}
     found = forward(model, tokens, mask_edges(LLAMA, there, zeros))
     np.testing.assert_array_equal(found.logits, forward(model, tokens, mask_edges(
@@ -119,4 +159,4 @@ def test_a_mask_of_another_model_is_refused():
         with pytest.raises(InputError, match=r"mask of edges|leading axis of 3|alternative of"):
             forward(model, tokens, wrong)
     with pytest.raises(InputError, match="mlp_out"):
-        mask_edges(LLAMA, Edges.existing(LLAMA), {"embed": other["embed"], "head_write": 0})
+        mask_edges(LLAMA, Edges.existing(LLAMA), {"embed": other["embed"], "head_added": 0})

@@ -30,7 +30,9 @@ def place(graph, node):
     return [int(x[node]) for x in (nodes.layer, nodes.position, nodes.index)]
 
 
-@pytest.mark.parametrize("name", ["cross-layer", "skip", "gated neurons"])
+@pytest.mark.parametrize(
+    "name", ["cross-layer", "skip", "gated neurons", "gemma, cross-layer", "olmo, neurons"]
+)
 def test_direct_effects_are_what_the_graph_says(name):
     """Δ input of t = ((new − a) / a) A[t, s], for all features and logits at once."""
     model, transcoder = case(name)

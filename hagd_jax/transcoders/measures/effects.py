@@ -11,8 +11,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_number
-from hagd_jax.models import LanguageModel, require_supported
-from hagd_jax.models.support import EVERY
+from hagd_jax.models import LanguageModel, norm_weight
 from hagd_jax.parallel import replicate
 from hagd_jax.transcoders.checks import require_pair
 from hagd_jax.transcoders.graph import layer_graph
@@ -49,9 +48,10 @@ def logit_effects(
     """Find the output tokens that each feature raises and lowers most by its direct effect.
 
     A unit of feature f adds d = Σ W_dec^{l→l'} to the final stream, the sum over all layers it
-    writes to; the logits move by W_U (γ ⊙ d) · gain, γ the weight of the final norm (a LayerNorm
-    takes the mean out of d first). What later layers make of d is not counted. The mean over the
-    vocabulary is taken out, since it changes no probability.
+    writes to; the logits move by W_U (γ ⊙ d) · gain, γ what the final norm multiplies by (a
+    LayerNorm takes the mean out of d first). What later layers make of d is not counted. The mean
+    over the vocabulary is taken out, since it changes no probability. A soft cap of logits is left
+    out, since its slope depends on the prompt: these are effects on what it caps.
 
     Args:
         transcoder: For this model.
@@ -65,8 +65,7 @@ def logit_effects(
         Layer → effects of its features, in rising order of the features.
 
     Raises:
-        ConfigError: If `count` is not from 1 to the size of the vocabulary, or `gain` not finite;
-            if the final norm multiplies by 1 + its weight, or logits have a soft cap.
+        ConfigError: If `count` is not from 1 to the size of the vocabulary, or `gain` not finite.
         InputError: If a feature does not exist, or the transcoder is another model's.
 
     Example:
@@ -78,8 +77,6 @@ def logit_effects(
         (2, 8)
     """
     require_pair(transcoder, model)
-    known = EVERY - {"norm_offset", "logit_softcap"}
-    require_supported(model.config, "logit_effects", known)
     require_number("count", count, least=1, most=model.config.vocab_size, whole=True)
     require_number("gain", gain)
     found = {}
@@ -108,7 +105,7 @@ def _effects(
         unembed = params["embed"]["embedding"].astype(jnp.float32).T
     else:
         unembed = params["unembed"]["kernel"].astype(jnp.float32)
-    scale = 1.0 if config.norm == "none" else params["norm_f"]["scale"].astype(jnp.float32)
+    scale = 1.0 if config.norm == "none" else norm_weight(params["norm_f"]["scale"], config)
 
     def one(feature: jax.Array) -> tuple[jax.Array, jax.Array]:
         write = edges[1] @ w_dec[edges[0], feature].astype(jnp.float32)

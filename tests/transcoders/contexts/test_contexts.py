@@ -19,7 +19,7 @@ from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.measures.effects import logit_effects
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from tests.models.noise import noisy, on_mesh
-from tests.models.test_decoder import NEOX
+from tests.models.test_decoder import GEMMA, NEOX
 from tests.transcoders.test_replace import CASES, DEEP, made
 from tests.transcoders.text import Batch, plain_features, split, text
 
@@ -158,7 +158,8 @@ def effects_in_float64(transcoder, model, layer):
     if model.config.norm == "layer":
         writes = writes - writes.mean(-1, keepdims=True)
     table = p["embed"]["embedding"].T if model.config.tied else p["unembed"]["kernel"]
-    logits = writes * np.asarray(p["norm_f"]["scale"], np.float64) @ np.asarray(table, np.float64)
+    weight = np.asarray(p["norm_f"]["scale"], np.float64) + model.config.norm_offset
+    logits = writes * weight @ np.asarray(table, np.float64)
     return logits - logits.mean(-1, keepdims=True)
 
 
@@ -172,7 +173,10 @@ def outer(decoder):
     return LanguageModel(params, decoder)
 
 
-@pytest.mark.parametrize("decoder", [DEEP.replace(tied=True), NEOX.replace(n_layers=4)])
+@pytest.mark.parametrize(
+    "decoder",
+    [DEEP.replace(tied=True), NEOX.replace(n_layers=4), GEMMA.replace(n_layers=4)],
+)
 def test_logit_effects_are_those_of_float64(decoder, transcoder):
     model = outer(decoder)
     found = logit_effects(transcoder, model, count=3)
