@@ -50,8 +50,7 @@ def test_our_own_classes_differ(base):
 
 
 def test_it_is_what_flax_makes():
-    @struct.dataclass
-    class Pair:
+    class Pair(struct.PyTreeNode):
         data: Any
         name: str = struct.field(pytree_node=False, default="a", metadata={"of": 1})
 
