@@ -31,7 +31,7 @@ from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
-from hagd_jax.units import Directed, Source, directed
+from hagd_jax.units import Directed, LazyFeatures, Source, directed
 
 
 def attribute(
@@ -53,7 +53,8 @@ def attribute(
 
     Args:
         model: The model, on any mesh: targets are split over `data`, features over `model`.
-        dictionary: A transcoder for this model; None for its own neurons.
+        dictionary: A transcoder for this model, in memory or opened with `transcoders.open_lazy`;
+            None for its own neurons.
         prompt: Text, or token ids (T,).
         config: What the graph holds.
         targets: Output tokens, ids or directions (`difference_target`); None for likely tokens.
@@ -105,12 +106,14 @@ def _check_memory(
     active: int | None,
 ) -> None:
     """Say what a run will take, at least if that is all one knows; refuse one that won't fit."""
-    edges = len(nodes.decoders(model).senders)
+    edges, lazy = nodes.edges, isinstance(nodes, LazyFeatures)
     stacked = columns.slots < nodes.space.features
 
     def estimate(other: AttributionConfig) -> Memory:
         features = 1 if active is None else active
-        return memory_of(model.config, columns, edges, other, features=features, stacked=stacked)
+        need = memory_of(model.config, columns, edges, other, features=features, stacked=stacked)
+        rows = min(features, columns.positions * columns.slots, nodes.space.features)
+        return need.with_rows(model.config, edges, rows) if lazy else need
 
     if tell is not None:
         sure = "at least" if active is None else "about"
