@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from hagd_jax.brief import quoted, said
+from hagd_jax.brief import one_line, quoted, said
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files.reading import AGAIN, GIB, named, opened, read_bytes
 
@@ -54,6 +54,8 @@ class NpzEntry:
     shape: tuple[int, ...]
     order: str
     start: int
+
+    __repr__ = one_line
 
     @property
     def nbytes(self) -> int:

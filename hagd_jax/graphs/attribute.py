@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,7 +32,9 @@ from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
-from hagd_jax.units import Directed, LazyFeatures, Source, directed
+from hagd_jax.units import Directed, LazyFeatures, Source, directed, doubt
+
+_LOG = logging.getLogger("hagd_jax")
 
 
 def attribute(
@@ -59,7 +62,8 @@ def attribute(
         config: What the graph holds.
         targets: Output tokens, ids or directions (`difference_target`); None for likely tokens.
         progress: Called with features done and to do.
-        tell: Called with a line about the memory that the run will take, before it is taken.
+        tell: Called with a line about the memory that the run will take, before it is taken, and
+            with one about what the features leave unexplained.
 
     Returns:
         The graph.
@@ -80,6 +84,7 @@ def attribute(
     tokens = prompt_tokens(model, prompt)
     check = functools.partial(_check_memory, model, nodes, config, tell)
     ready = hold_prompt(model, nodes, tokens, config.skip_positions, check)
+    _tell_unexplained(ready, nodes.name, tell)
     chosen = choose_logits(model, ready.probabilities, config, targets)
     activation = np.asarray(replicate(ready.found.activation, model.mesh))
     active = int(np.count_nonzero(activation))
@@ -95,6 +100,19 @@ def attribute(
     stored = stored_rows(most + len(chosen), columns, config.edges_per_node)
     selected = _greedy(ready, chosen, activation, stored, config, most, progress)
     return _graph(model, nodes, tokens, ready, chosen, stored, selected, config)
+
+
+def _tell_unexplained(ready: HeldPrompt, name: str, tell: Callable[[str], None] | None) -> None:
+    """Say how much of the MLP outputs features explain, and warn if that is nothing."""
+    if ready.fvu is None or not np.isfinite(ready.fvu).any():
+        return
+    if tell is not None:
+        tell(
+            f"unexplained by the features here: {np.nanmedian(ready.fvu):.2f} of the variance of "
+            "MLP outputs, in the median of layers"
+        )
+    if said := doubt(ready.fvu, name):
+        _LOG.warning(said)
 
 
 def _check_memory(

@@ -29,7 +29,14 @@ from hagd_jax.models import LanguageModel, digest, forward, require_supported
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
-from hagd_jax.units import NEURONS, Directed, LazyFeatures, active_features
+from hagd_jax.units import (
+    NEURONS,
+    Directed,
+    Features,
+    LazyFeatures,
+    active_features,
+    unexplained,
+)
 from hagd_jax.units.dictionary import tail
 
 _LOG = logging.getLogger("hagd_jax")
@@ -48,6 +55,8 @@ class HeldPrompt(NamedTuple):
         length: Tokens without padding.
         kept: (L, K) which features the dictionary's rows are, of one that was read from disk; None
             if it has all of them.
+        fvu: (L,) variance of MLP outputs that features leave unexplained in this prompt; None for
+            neurons, which explain all of it.
     """
 
     model: LanguageModel
@@ -58,6 +67,7 @@ class HeldPrompt(NamedTuple):
     probabilities: np.ndarray
     length: int
     kept: np.ndarray | None = None
+    fvu: np.ndarray | None = None
 
     __repr__ = one_line
 
@@ -134,7 +144,11 @@ def hold_prompt(
     chances = np.asarray(probabilities)
     if not np.isfinite(chances).all():
         raise InputError("logits", got="NaN or infinity", expected="finite numbers")
-    return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length, kept)
+    fvu = None
+    if isinstance(own, Features):
+        left = unexplained(trace["mlp_out"][:, 0], found.error, counts)
+        fvu = np.asarray(replicate(left, model.mesh))
+    return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length, kept, fvu)
 
 
 def _in_memory(

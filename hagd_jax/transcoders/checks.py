@@ -39,7 +39,7 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
             got=f"one for {theirs[0]} layers of d_model {theirs[1]}",
             expected=f"one for {ours[0]} layers of d_model {ours[1]}, as the model has",
         )
-    if config.writes == "mlp_write" and decoder.norm_placement != "before":
+    if config.writes == "mlp_out_raw" and decoder.norm_placement != "before":
         raise InputError(
             "transcoder",
             got="one that reconstructs what MLPs put out before the norm behind them",

@@ -7,6 +7,7 @@ from hagd_jax.units.components import Components, Parts, components, parts_of
 from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
 from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
+from hagd_jax.units.explained import doubt, unexplained, warn_of_nothing
 from hagd_jax.units.feature_edits import FeatureEdit, intervene
 from hagd_jax.units.features import Features, Source, as_dictionary, directed
 from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
@@ -43,10 +44,13 @@ __all__ = [
     "blocks",
     "components",
     "directed",
+    "doubt",
     "intervene",
     "mask_edges",
     "mask_nodes",
     "neurons",
     "parts_of",
     "strongest_into",
+    "unexplained",
+    "warn_of_nothing",
 ]

@@ -39,13 +39,13 @@ _READ = {
     # Before the norm, in spite of its name.
     "hook_mlp_in": Reading("resid_mid"),
 }
-_WRITTEN: dict[str, Writes] = {"mlp.hook_out": "mlp_write", "hook_mlp_out": "mlp_out"}
+_WRITTEN: dict[str, Writes] = {"mlp.hook_out": "mlp_out_raw", "hook_mlp_out": "mlp_out"}
 _MODULE_READ = {
     "pre_feedforward_layernorm.output": Reading("mlp_in"),
     "mlp.input": Reading("mlp_in"),
 }
 _MODULE_WRITTEN: dict[str, Writes] = {
-    "post_feedforward_layernorm.output": "mlp_out", "mlp.output": "mlp_write",
+    "post_feedforward_layernorm.output": "mlp_out", "mlp.output": "mlp_out_raw",
 }  # fmt: skip
 _BLOCK = re.compile(r"blocks\.([^.]*)\.(.+)")
 _MODULE = re.compile(r"(?:model\.)?(?:language_model\.)?layers\.(\d{1,6}|\{all\})\.(.+)")
@@ -94,7 +94,7 @@ def writing(hook: object, what: str) -> Writes:
 
     Example:
         >>> writing("hook_mlp_out", "config.yaml"), writing("mlp.hook_out", "config.yaml")
-        ('mlp_out', 'mlp_write')
+        ('mlp_out', 'mlp_out_raw')
     """
     table = _MODULE_WRITTEN if _MODULE.fullmatch(str(hook)) else _WRITTEN
     name = split(hook)[1]

@@ -86,7 +86,7 @@ def open_folder(folder: Path) -> Stored:
     _check_sizes(cfg, width, features, what)
     config = TranscoderConfig(
         n_layers=len(layers), d_model=width, n_features=features, k=cfg.get("k", 32), skip=skip,
-        writes="mlp_write",
+        writes="mlp_out_raw",
     )  # fmt: skip
     return Stored(config, Views(views), centred=not transcode)
 

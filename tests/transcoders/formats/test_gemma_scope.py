@@ -246,7 +246,7 @@ def test_what_is_reconstructed_before_a_norm_is_refused_where_there_is_one(tmp_p
     folders.per_layer(tmp_path / "circuit-tracer")
     plain = random_model(DecoderConfig(**SIZES, **LLAMA))
     for name in ("sparsify", "circuit-tracer"):
-        assert load(tmp_path / name, model=plain).config.writes == "mlp_write"
+        assert load(tmp_path / name, model=plain).config.writes == "mlp_out_raw"
         with pytest.raises(CheckpointError, match="before the norm behind them"):
             load(tmp_path / name, model=gemma())
         with pytest.raises(InputError, match="before the norm behind them"):
