@@ -82,7 +82,7 @@ def run_attribute(command: Attribute, line: str = "", stop: Stop = never) -> Att
 def _attribute(command: Attribute, session: Session) -> AttributionGraph:
     """Compute the graph, and write its files and its page."""
     model = session.model(command.model, command.dtype)
-    nodes = session.transcoder(model, command.features)
+    nodes = session.rows(model, command.features)
     with bars(stop=session.stop) as progress:
         graph = graphs.attribute(
             model,

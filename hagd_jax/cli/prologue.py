@@ -69,6 +69,22 @@ class Session:
         dtype = model.config.dtype
         return transcoders.load(features, mesh=self.mesh, model=model, dtype=dtype)
 
+    def rows(
+        self, model: models.LanguageModel, features: str
+    ) -> transcoders.Transcoder | transcoders.LazyTranscoder | None:
+        """Open a transcoder for graphs, which read few rows of it; on a mesh it is loaded.
+
+        Args:
+            model: The model.
+            features: A folder or hub id of a transcoder, or `neurons`.
+
+        Returns:
+            The transcoder, on disk or in memory; None for `neurons`.
+        """
+        if features == NEURONS or self.mesh is not None:
+            return self.transcoder(model, features)
+        return transcoders.open_lazy(features, model=model, dtype=model.config.dtype)
+
     def dictionary(
         self, model: models.LanguageModel, features: str, *, keep_error: bool = True
     ) -> units.Dictionary:
@@ -84,7 +100,10 @@ class Session:
         """
         if features == MLPS:
             return units.blocks(model)
-        return units.as_dictionary(model, self.transcoder(model, features), keep_error=keep_error)
+        found = self.transcoder(model, features)
+        nodes = units.as_dictionary(model, found, keep_error=keep_error)
+        units.warn_of_nothing(model, nodes)
+        return nodes
 
     def facts(self, model: models.LanguageModel | None = None, **more: str) -> dict[str, str]:
         """Return the provenance that a page shows: model, runtime, command line and versions.

@@ -14,7 +14,7 @@ from hagd_jax.files.digests import (
 from hagd_jax.files.headers import Stored, safetensors_header
 from hagd_jax.files.locks import LOCK, Lock, hold_beside, hold_folder
 from hagd_jax.files.mappings import read_yaml
-from hagd_jax.files.npz import parse_npz, read_npz
+from hagd_jax.files.npz import NpzEntry, npz_entries, parse_npz, read_npz, read_npz_rows
 from hagd_jax.files.parsing import (
     Bounds,
     parse_json,
@@ -60,6 +60,7 @@ __all__ = [
     "SEAL",
     "Bounds",
     "Lock",
+    "NpzEntry",
     "PaddedRows",
     "Stored",
     "Tensor",
@@ -76,6 +77,7 @@ __all__ = [
     "hold_folder",
     "is_file",
     "named",
+    "npz_entries",
     "opened",
     "parse_json",
     "parse_npz",
@@ -85,6 +87,7 @@ __all__ = [
     "read_json_object",
     "read_jsonl",
     "read_npz",
+    "read_npz_rows",
     "read_text",
     "read_yaml",
     "replacing",

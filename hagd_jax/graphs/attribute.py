@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,7 +32,9 @@ from hagd_jax.graphs.targets import choose_logits, logit_targets
 from hagd_jax.models import LanguageModel, token_label
 from hagd_jax.models.digest import digest
 from hagd_jax.parallel import replicate
-from hagd_jax.units import Directed, Source, directed
+from hagd_jax.units import Directed, LazyFeatures, Source, directed, doubt
+
+_LOG = logging.getLogger("hagd_jax")
 
 
 def attribute(
@@ -55,12 +58,14 @@ def attribute(
 
     Args:
         model: The model, on any mesh: targets are split over `data`, features over `model`.
-        dictionary: A transcoder for this model; None for its own neurons.
+        dictionary: A transcoder for this model, in memory or opened with `transcoders.open_lazy`;
+            None for its own neurons.
         prompt: Text, or token ids (T,).
         config: What the graph holds.
         targets: Output tokens, ids or directions (`difference_target`); None for likely tokens.
         progress: Called with features done and to do.
-        tell: Called with a line about the memory that the run will take, before it is taken.
+        tell: Called with a line about the memory that the run will take, before it is taken, and
+            with one about what the features leave unexplained.
 
     Returns:
         The graph.
@@ -81,6 +86,7 @@ def attribute(
     tokens = prompt_tokens(model, prompt)
     check = functools.partial(_check_memory, model, nodes, config, tell)
     ready = hold_prompt(model, nodes, tokens, config.skip_positions, check)
+    _tell_unexplained(ready, nodes.name, tell)
     chosen = choose_logits(model, ready.probabilities, config, targets)
     activation = np.asarray(replicate(ready.found.activation, model.mesh))
     active = int(np.count_nonzero(activation))
@@ -98,6 +104,19 @@ def attribute(
     return _graph(model, nodes, tokens, ready, chosen, stored, selected, config)
 
 
+def _tell_unexplained(ready: HeldPrompt, name: str, tell: Callable[[str], None] | None) -> None:
+    """Say how much of the MLP outputs features explain, and warn if that is nothing."""
+    if ready.fvu is None or not np.isfinite(ready.fvu).any():
+        return
+    if tell is not None:
+        tell(
+            f"unexplained by the features here: {np.nanmedian(ready.fvu):.2f} of the variance of "
+            "MLP outputs, in the median of layers"
+        )
+    if said := doubt(ready.fvu, name):
+        _LOG.warning(said)
+
+
 def _check_memory(
     model: LanguageModel,
     nodes: Directed,
@@ -107,12 +126,14 @@ def _check_memory(
     active: int | None,
 ) -> None:
     """Say what a run will take, at least if that is all one knows; refuse one that won't fit."""
-    edges = len(nodes.decoders(model).senders)
+    edges, lazy = nodes.edges, isinstance(nodes, LazyFeatures)
     stacked = columns.slots < nodes.space.features
 
     def estimate(other: AttributionConfig) -> Memory:
         features = 1 if active is None else active
-        return memory_of(model.config, columns, edges, other, features=features, stacked=stacked)
+        need = memory_of(model.config, columns, edges, other, features=features, stacked=stacked)
+        rows = min(features, columns.positions * columns.slots, nodes.space.features)
+        return need.with_rows(model.config, edges, rows) if lazy else need
 
     if tell is not None:
         sure = "at least" if active is None else "about"

@@ -19,7 +19,7 @@ from hagd_jax.graphs.targets import logit_targets
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import Context, Intervention, LanguageModel, forward, scanned, shared, static
 from hagd_jax.models.arrays import read_array, read_indices
-from hagd_jax.units import Directed, Source, directed
+from hagd_jax.units import Source, directed
 
 
 @struct.dataclass
@@ -102,7 +102,7 @@ def edge_heads(
     for start in range(0, len(numbers), batch_size):
         part = numbers[start : start + batch_size]
         part = np.pad(part, (0, batch_size - len(part)), mode="edge")
-        word, out = _writes(ready, nodes, graph, graph.senders[part])
+        word, out = _writes(ready, graph, graph.senders[part])
         targets = _targets(ready, graph, graph.receivers[part])
         acting = OnlyWrites(word, out, nodes.skip, nodes.reads)
         found.append(_head_parts(ready.model, tokens, trace, acting, targets))
@@ -157,13 +157,13 @@ class ScaleHeads(Intervention):
 
 
 def _writes(
-    ready: HeldPrompt, nodes: Directed, graph: AttributionGraph, senders: np.ndarray
+    ready: HeldPrompt, graph: AttributionGraph, senders: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
     """(n, T, D) what each sender writes to the embedding, (L, n, T, D) to MLP outputs."""
     table, length = graph.nodes, len(graph.info.tokens)
     found, width = ready.found, ready.model.config.d_model
     gain = _gain(ready)
-    decoders = nodes.decoders(ready.model).rows
+    decoders = ready.dictionary.decoders(ready.model).rows
     word = np.zeros((len(senders), length, width), np.float32)
     out = np.zeros((graph.info.layers, len(senders), length, width), np.float32)
     for row, node in enumerate(senders):
@@ -174,6 +174,7 @@ def _writes(
         elif kind == ERROR:
             out[layer, row, position] = found.error[layer, position]
         else:
+            index = int(ready.rows_of(layer, index))
             for edge in np.flatnonzero(np.asarray(found.senders) == layer):
                 vector = np.asarray(decoders[int(edge), index], np.float32)
                 to = found.receivers[edge]

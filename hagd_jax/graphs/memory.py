@@ -42,6 +42,11 @@ class Memory:
     rows: int
     edges: int
 
+    def with_rows(self, model: DecoderConfig, edges: int, rows: int) -> Memory:
+        """Add the rows that are read of a dictionary on disk: encoders, and a decoder an edge."""
+        added = _FLOAT * (model.n_layers + edges) * rows * model.d_model
+        return dataclasses.replace(self, decoders=self.decoders + added)
+
     @property
     def device(self) -> int:
         """Return the bytes on all devices together."""

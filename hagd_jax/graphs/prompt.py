@@ -29,7 +29,14 @@ from hagd_jax.models import LanguageModel, digest, forward
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.model import encode
 from hagd_jax.parallel import replicate
-from hagd_jax.units import NEURONS, Directed
+from hagd_jax.units import (
+    NEURONS,
+    Directed,
+    Features,
+    LazyFeatures,
+    active_features,
+    unexplained,
+)
 from hagd_jax.units.dictionary import tail
 
 _LOG = logging.getLogger("hagd_jax")
@@ -46,6 +53,10 @@ class HeldPrompt(NamedTuple):
         mlp_in: (L, T, D) what MLPs read.
         probabilities: (V,) of the next token.
         length: Tokens without padding.
+        kept: (L, K) which features the dictionary's rows are, of one that was read from disk; None
+            if it has all of them.
+        fvu: (L,) variance of MLP outputs that features leave unexplained in this prompt; None for
+            neurons, which explain all of it.
     """
 
     model: LanguageModel
@@ -55,6 +66,8 @@ class HeldPrompt(NamedTuple):
     mlp_in: jax.Array
     probabilities: np.ndarray
     length: int
+    kept: np.ndarray | None = None
+    fvu: np.ndarray | None = None
 
     __repr__ = one_line
 
@@ -65,8 +78,20 @@ class HeldPrompt(NamedTuple):
 
     def features(self, layer: Any, position: Any, index: Any) -> Targets:
         """Compute rows with features as targets, (B,) each; layer −1 is no target."""
+        index = self.rows_of(layer, index)
         places = (jnp.asarray(x, jnp.int32) for x in (layer, position, index))
         return feature_targets(self.model, self.dictionary, self.held, self.mlp_in, *places)
+
+    def rows_of(self, layer: Any, index: Any) -> Any:
+        """Return the rows of the dictionary in which features are."""
+        if self.kept is None:
+            return index
+        layers, wanted = np.broadcast_arrays(np.asarray(layer), np.asarray(index))
+        found = [
+            int(np.searchsorted(self.kept[max(at, 0)], i))
+            for at, i in zip(layers.ravel(), wanted.ravel(), strict=True)
+        ]
+        return np.minimum(np.reshape(found, wanted.shape), self.kept.shape[1] - 1)
 
 
 def hold_prompt(
@@ -108,11 +133,34 @@ def hold_prompt(
     trace, held, probabilities = run_pass(
         bare, row, length - 1, run_sites(source_sites(dictionary))
     )
+    own, kept = _in_memory(own, trace, counts)
     found = sources(bare, own, row, trace, counts, tell)
+    if kept is not None and found.index is not None:
+        layer_of_slot = np.arange(layers)[:, None, None]
+        inside = np.minimum(np.asarray(found.index), kept.shape[1] - 1)
+        found = found.replace(index=jnp.asarray(kept[layer_of_slot, inside], jnp.int32))
     chances = np.asarray(probabilities)
     if not np.isfinite(chances).all():
         raise InputError("logits", got="NaN or infinity", expected="finite numbers")
-    return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length)
+    fvu = None
+    if isinstance(own, Features):
+        left = unexplained(trace["mlp_out"][:, 0], found.error, counts)
+        fvu = np.asarray(replicate(left, model.mesh))
+    return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length, kept, fvu)
+
+
+def _in_memory(
+    own: Directed, trace: dict[str, jax.Array], counts: jax.Array
+) -> tuple[Directed, np.ndarray | None]:
+    """The dictionary, or what the prompt needs of it if it is on disk; and which features."""
+    if not isinstance(own, LazyFeatures):
+        return own, None
+
+    def rows(most: int, anywhere: int) -> int:
+        # The slots of a position are filled from them.
+        return max(round_up(anywhere), slots_for(most, own.space.features))
+
+    return active_features(own, trace[own.reads][:, 0], counts, rows)
 
 
 @functools.partial(jax.jit, static_argnames="sites")

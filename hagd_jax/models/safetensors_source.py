@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,29 @@ class SafetensorsSource:
         """
         with _opened(self.entries[name].file) as file:
             return file.get_slice(name)[index]
+
+    def rows(self, name: str, runs: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Read runs of rows of a tensor, and nothing else of it.
+
+        Args:
+            name: The tensor.
+            runs: First row, and the row after the last, of each run.
+
+        Returns:
+            The rows of all runs, one after the other, in the dtype they are stored in.
+
+        Raises:
+            CheckpointError: If the file has become unreadable.
+        """
+        shape = self.shape(name)
+        count = sum(last - first for first, last in runs)
+        out, done = np.empty((count, *shape[1:]), self.dtype(name)), 0
+        with _opened(self.entries[name].file) as file:
+            part = file.get_slice(name)
+            for first, last in runs:
+                out[done : done + last - first] = part[first:last]
+                done += last - first
+        return out
 
     def describe(self, name: str) -> str:
         """Name the file that holds a tensor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hagd_jax.parallel.checkpoint import Checkpoints, restore, save
-from hagd_jax.parallel.checksum import checksum
+from hagd_jax.parallel.checksum import checksum, checksum_of_parts
 from hagd_jax.parallel.distributed import agree, is_main, start, sync, to_global
 from hagd_jax.parallel.mesh import describe, make_mesh, parse_mesh
 from hagd_jax.parallel.pace import Pace
@@ -19,6 +19,7 @@ __all__ = [
     "agree",
     "batch_parts",
     "checksum",
+    "checksum_of_parts",
     "constrain",
     "describe",
     "is_main",

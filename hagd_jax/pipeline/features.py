@@ -73,6 +73,7 @@ def features(context: Context, left: Left) -> Basis:
         dtype = model.config.dtype
         found = transcoders.load(named, mesh=model.mesh, model=model, dtype=dtype)
         nodes = as_dictionary(model, found)
+        units.warn_of_nothing(model, nodes)
     return basis_of(context, nodes, evaluation)
 
 

@@ -5,7 +5,7 @@ from hagd_jax.transcoders.contexts.context import Contexts
 from hagd_jax.transcoders.contexts.files import load_contexts, save_contexts
 from hagd_jax.transcoders.contexts.top import top_contexts
 from hagd_jax.transcoders.digest import digest
-from hagd_jax.transcoders.formats import check_model, load, save
+from hagd_jax.transcoders.formats import LazyTranscoder, check_model, load, open_lazy, save
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.mask import MaskFeatures, mask_features
 from hagd_jax.transcoders.measures.effects import logit_effects
@@ -29,6 +29,7 @@ __all__ = [
     "CrossLayerTranscoder",
     "Evaluation",
     "JacobianMatch",
+    "LazyTranscoder",
     "LossConfig",
     "MaskFeatures",
     "ParamSpec",
@@ -51,6 +52,7 @@ __all__ = [
     "logit_effects",
     "mask_features",
     "measure",
+    "open_lazy",
     "param_specs",
     "replace_mlps",
     "save",

@@ -10,6 +10,7 @@ from hagd_jax.models.config import float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
+Writes = Literal["mlp_out", "mlp_out_raw"]
 # Those that keep a given number of features, k.
 _MOST = {"n_layers": 2**14, "d_model": 2**20, "n_features": 2**24}
 COUNTED = ("topk", "batch_topk")
@@ -33,6 +34,9 @@ class TranscoderConfig:
         window: How many later layers a feature writes to besides its own: 0 is a transcoder per
             layer, n_layers − 1 the full cross-layer transcoder, and so is None.
         reads: Site of x: `mlp_in`, the normed MLP input, or `resid_mid`, the stream before it.
+        writes: What is reconstructed: `mlp_out`, as it is added to the stream, or `mlp_out_raw`,
+            what the MLP itself puts out. They differ in models with a norm after the MLP (Gemma 2
+            and 3, OLMo 2), where the latter is not supported yet and refused.
         skip: Whether a linear map of x_l is added to the output of layer l.
         predict: Whether features at l + 1 are also predicted from those at l.
         dtype: Dtype of the computation; parameters keep their own.
@@ -52,6 +56,7 @@ class TranscoderConfig:
     k: int = 0
     window: int | None = 0
     reads: Reads = "mlp_in"
+    writes: Writes = "mlp_out"
     skip: bool = False
     predict: bool = False
     dtype: str = "float32"
@@ -63,6 +68,7 @@ class TranscoderConfig:
             object.__setattr__(self, "window", self.n_layers - 1)
         require_choice("activation", self.activation, get_args(Activation))
         require_choice("reads", self.reads, get_args(Reads))
+        require_choice("writes", self.writes, get_args(Writes))
         float_dtype(self.dtype)  # or refused
         require_number("window", self.window, least=0, whole=True)
         require(

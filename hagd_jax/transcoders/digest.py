@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from hagd_jax.parallel import checksum
+from hagd_jax.transcoders.formats.lazy import LazyTranscoder, about
 from hagd_jax.transcoders.transcoder import Transcoder, require_transcoder
 
 
-def digest(transcoder: Transcoder) -> str:
+def digest(transcoder: Transcoder | LazyTranscoder) -> str:
     """Hash a transcoder to eight hexadecimal digits, the same on every mesh.
 
     Args:
-        transcoder: The transcoder.
+        transcoder: The transcoder; all of one on disk is read, once.
 
     Returns:
         A checksum of every bit of the parameters that features and reconstructions depend on,
@@ -27,8 +28,8 @@ def digest(transcoder: Transcoder) -> str:
         >>> digest(one) == digest(one.replace(config=config.replace(k=3)))
         False
     """
+    if isinstance(transcoder, LazyTranscoder):
+        return transcoder.digest
     require_transcoder(transcoder)
-    config = transcoder.config
-    about = f"{config.activation} {config.k} {config.window} {config.reads}"
     used = {n: a for n, a in transcoder.params.items() if not n.endswith("_pred")}
-    return f"{checksum(used, about, mesh=transcoder.mesh):08x}"
+    return f"{checksum(used, about(transcoder.config), mesh=transcoder.mesh):08x}"

@@ -1,14 +1,17 @@
 """Units: what circuits consist of, from heads and neurons to features, whole MLPs and edges."""
 
+from hagd_jax.units.active import ActiveFeatures, active_features
 from hagd_jax.units.blocks import Blocks, blocks
 from hagd_jax.units.chosen import Scores, Selection
 from hagd_jax.units.components import Components, Parts, components, parts_of
 from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
 from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
+from hagd_jax.units.explained import doubt, unexplained, warn_of_nothing
 from hagd_jax.units.feature_edits import FeatureEdit, intervene
 from hagd_jax.units.features import Features, Source, as_dictionary, directed
 from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
+from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -16,6 +19,7 @@ __all__ = [
     "MLPS",
     "NEURONS",
     "WRITES",
+    "ActiveFeatures",
     "Blocks",
     "Components",
     "Decoders",
@@ -25,6 +29,7 @@ __all__ = [
     "FeatureEdit",
     "Features",
     "Graph",
+    "LazyFeatures",
     "MaskEdges",
     "NamedEdge",
     "Neurons",
@@ -34,14 +39,18 @@ __all__ = [
     "Selection",
     "Source",
     "Space",
+    "active_features",
     "as_dictionary",
     "blocks",
     "components",
     "directed",
+    "doubt",
     "intervene",
     "mask_edges",
     "mask_nodes",
     "neurons",
     "parts_of",
     "strongest_into",
+    "unexplained",
+    "warn_of_nothing",
 ]

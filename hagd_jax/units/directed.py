@@ -65,6 +65,11 @@ class Directed(Dictionary):
         return None
 
     @property
+    def edges(self) -> int:
+        """Return the number of edges of the layer graph, one a layer by default."""
+        return self.decoder.n_layers
+
+    @property
     def together(self) -> bool:
         """Tell whether activations at one position depend on other positions of a pass."""
         return False

@@ -17,6 +17,7 @@ from hagd_jax.models import Context, Intervention, LanguageModel, scanned
 from hagd_jax.parallel import constrain
 from hagd_jax.transcoders.checks import require_fit, site_of
 from hagd_jax.transcoders.digest import digest
+from hagd_jax.transcoders.formats.lazy import LazyTranscoder
 from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.mask import mask_features
@@ -24,6 +25,7 @@ from hagd_jax.transcoders.replace import FeatureWriter, dividing, writer_fields
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary
 from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import neurons
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -111,6 +113,11 @@ class Features(Directed):
         return self.trained.params.get("W_skip")
 
     @property
+    def edges(self) -> int:
+        """Return the number of edges of the layer graph."""
+        return len(np.asarray(layer_graph(self.trained.config).senders))
+
+    @property
     def together(self) -> bool:
         """Tell whether features of all positions compete, as they do with `batch_topk`."""
         return self.trained.config.activation == "batch_topk"
@@ -187,7 +194,7 @@ class Features(Directed):
 
 
 # What a caller may give where units are asked for; `as_dictionary` reads it.
-Source = Dictionary | Transcoder
+Source = Dictionary | Transcoder | LazyTranscoder
 
 
 def as_dictionary(
@@ -200,7 +207,7 @@ def as_dictionary(
 
     Args:
         model: The model.
-        source: A transcoder, a dictionary, or None for neurons.
+        source: A transcoder, in memory or on disk, a dictionary, or None for neurons.
         keep_error: Of a transcoder, see `Features`.
 
     Returns:
@@ -216,6 +223,14 @@ def as_dictionary(
         require_fit(source.config, model.config)
         placed = _placed(source, model.mesh)
         return Features(model.config, source.name, placed, keep_error)
+    if isinstance(source, LazyTranscoder):
+        require_fit(source.config, model.config)
+        if model.mesh is not None:
+            raise InputError(
+                f"transcoder {source.name!r}", got="one that was opened lazily, and a mesh",
+                expected="a model on one device", mend="Load it with transcoders.load.",
+            )  # fmt: skip
+        return LazyFeatures(model.config, source.name, source)
     if not isinstance(source, Dictionary):
         raise InputError(
             "dictionary", got=type(source).__name__, expected="a Transcoder, neurons(model) or None"

@@ -17,6 +17,7 @@ from experiments.scale import (
     compile_time,
     complexity,
     devices,
+    gemmascope,
     loading_memory,
     plan_attribution,
     plan_forward,
@@ -45,6 +46,21 @@ def test_growth_of_a_graph_is_fitted(places, read):
     assert long["active_features"] <= 2 * 3 * 32  # 2 layers, 3 positions, 32 of TopK
     assert long["peak_gb"] > 0
     assert 0 <= long["replacement"] <= 1
+
+
+def test_a_graph_over_a_dictionary_on_disk(places, read):
+    tiny = {"layers": 2, "width": 16, "features": 512, "active": 4, "vocabulary": 64}
+    config = gemmascope.Config(**places, **tiny, tokens=6, nodes=30, apart=False)
+    gemmascope.main(config)
+    result = read("gemmascope_llama")
+    (row,) = result["rows"]
+    assert 0 < row["feature_nodes"] <= 30
+    assert row["edges"] > 30
+    assert row["peak_gb"] > 0
+    assert result["dictionary_bytes"] > 2 * 2 * 512 * 16 * 4
+    # The Gemma of the same sizes has norms after its MLPs.
+    gemma = dataclasses.replace(config, family="gemma2").decoder()
+    assert (gemma.norm_placement, gemma.n_layers, gemma.logit_softcap) == ("both", 2, 30.0)
 
 
 def test_exponents_are_slopes_of_logarithms():

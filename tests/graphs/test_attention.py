@@ -164,6 +164,7 @@ def test_weights_that_a_graph_was_not_made_with_are_refused(name, caplog):
                 call(model, transcoder.replace(params=changed))
     info = dataclasses.replace(graph.info, weights="")
     old = graph.replace(info=info)
+    caplog.clear()
     with caplog.at_level("WARNING", "hagd_jax"):
         known = edge_heads(model, transcoder, graph, [0])
         assert not caplog.records

@@ -19,7 +19,7 @@ import yaml
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import Tensor, checked, read_yaml, whole_tensor
-from hagd_jax.transcoders.config import Activation, TranscoderConfig
+from hagd_jax.transcoders.config import Activation, TranscoderConfig, Writes
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import gather, open_files
 from hagd_jax.transcoders.formats.options import ANY, Allowed, Size, Text, require_known
@@ -40,19 +40,16 @@ _ACTIVATIONS: dict[str, Activation] = {
 # line of them to what it has read.
 _FIELDS: Allowed = {
     "model_kind": ANY, "model_name": ANY, "scan": ANY, "feature_input_hook": ANY,
-    "repo_id": ANY, "revision": ANY, "subfolder": ANY,
+    "repo_id": ANY, "revision": ANY, "subfolder": ANY, "scan_name": ANY,
     "feature_output_hook": ANY, "activation": ANY, "k": ANY, "predict": (None, False, True),
 }  # fmt: skip
 _FIELDS_OF: dict[str, Allowed] = {
     PER_LAYER: _FIELDS | {"transcoders": ANY, "window": (None, 0)},
-    # A list of files would be those of another layout, which is not read.
-    CROSS_LAYER: _FIELDS | {"transcoders": (None,), "window": ANY},
+    # A list of files are those of Gemma Scope 2.
+    CROSS_LAYER: _FIELDS | {"transcoders": ANY, "window": ANY},
     CROSS_LAYER_SKIP: _FIELDS | {"transcoders": (None,), "window": ANY},
 }
-_HOOKS = {
-    "mlp_in": ("mlp.hook_in", "mlp.hook_out"),
-    "resid_mid": ("hook_resid_mid", "hook_mlp_out"),
-}
+_HOOKS = {"mlp_in": "mlp.hook_in", "resid_mid": "hook_resid_mid"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +61,7 @@ class Written:
     feature_output_hook: Text
     model_name: Text | list[Text] | None = None
     scan: Text | list[Text] | None = None
+    scan_name: Text | list[Text] | None = None
     repo_id: Text | None = None
     revision: Text | None = None
     subfolder: Text | None = None
@@ -83,14 +81,22 @@ class Given:
         kind: Its `model_kind`.
         values: All of it.
         reading: What features read.
+        writes: What is reconstructed.
     """
 
     folder: Path
     kind: str
     values: dict[str, Any]
     reading: hooks.Reading
+    writes: Writes
 
     __repr__ = one_line
+
+    @property
+    def model_name(self) -> str:
+        """Return the model that the folder says it is for; empty if it says none, or several."""
+        name = self.values.get("model_name")
+        return name if isinstance(name, str) else ""
 
     def fields(self, thresholds: bool) -> dict[str, Any]:
         """Return the fields of `TranscoderConfig` that do not follow from the tensors' shapes.
@@ -115,6 +121,7 @@ class Given:
             "activation": activation,
             "k": 0 if self.values.get("k") is None else self.values["k"],
             "reads": self.reading.site,
+            "writes": self.writes,
             "predict": bool(self.values.get("predict")),
         }
 
@@ -141,10 +148,9 @@ def read_config(folder: Path) -> Given:
         )
     require_known(values, _FIELDS_OF[kind], str(path))
     checked(Written, values, str(path), error=ConfigError)
-    written = values.get("feature_output_hook")
-    hooks.require_output(written, values.get("model_name"), f"{path}: feature_output_hook")
+    writes = hooks.writing(values.get("feature_output_hook"), f"{path}: feature_output_hook")
     read = hooks.reading(values.get("feature_input_hook"), f"{path}: feature_input_hook")
-    return Given(folder, kind, values, read)
+    return Given(folder, kind, values, read, writes)
 
 
 def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:
@@ -162,13 +168,12 @@ def config_text(config: TranscoderConfig, name: str, model_name: str) -> str:
         YAML.
     """
     kind = PER_LAYER if not config.window else CROSS_LAYER_SKIP if config.skip else CROSS_LAYER
-    read, written = _HOOKS[config.reads]
     values: dict[str, Any] = {
         "model_kind": kind,
         "model_name": model_name,
         "scan": name,
-        "feature_input_hook": read,
-        "feature_output_hook": written,
+        "feature_input_hook": _HOOKS[config.reads],
+        "feature_output_hook": hooks.OUT[config.writes],
         "activation": config.activation,
     }
     if config.k:

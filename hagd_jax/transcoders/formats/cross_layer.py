@@ -2,6 +2,8 @@
 
 `W_enc_{i}.safetensors` holds W_enc_i (F, D), b_enc_i (F), b_dec_i (D) and optionally threshold_i
 (F); `W_dec_{i}.safetensors` holds W_dec_i (F, L − i, D), whose entry j writes to layer i + j.
+`mntss/clt-llama-3.2-1b-524k` and `mntss/clt-gemma-2-2b-426k` are such (`hook_resid_mid` to
+`hook_mlp_out`). Files that are listed under `transcoders` are those of Gemma Scope 2.
 
 A windowed transcoder is written with zeros for the edges that it does not have, so that
 circuit-tracer computes the same, and `window` in the configuration brings it back as it was. The
@@ -20,8 +22,8 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import PaddedRows, Tensor
-from hagd_jax.models.safetensors_source import SafetensorsSource
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.formats import gemma_scope, per_layer
 from hagd_jax.transcoders.formats.circuit_tracer import (
     CONFIG,
     CROSS_LAYER_SKIP,
@@ -37,7 +39,7 @@ from hagd_jax.transcoders.formats.finding import (
     open_files,
     refuse_others,
 )
-from hagd_jax.transcoders.formats.stored import Stored, View, Views
+from hagd_jax.transcoders.formats.stored import Stored, TensorFile, View, Views
 from hagd_jax.transcoders.graph import layer_graph, own_edges
 
 _NEEDED = {name: f"{name}_{{layer}}" for name in ("W_enc", "b_enc", "b_dec")}
@@ -60,6 +62,8 @@ def open_folder(given: Given) -> Stored:
         CheckpointError: If a layer or tensor is missing, has another shape, or is not known.
         ConfigError: If the configuration is not supported.
     """
+    if given.values.get("transcoders") is not None:
+        return gemma_scope.listed_across_layers(given, per_layer.listed(given))
     encoders, decoders = _open(given)
     features, width = first_shape(encoders[0], "W_enc_0", 2)
     extra = _OPTIONAL if "threshold_0" in encoders[0].entries else {}
@@ -84,10 +88,11 @@ def open_folder(given: Given) -> Stored:
     views |= _edges(decoders, config)
     if config.predict:
         views |= prediction_views(given.folder, config.n_layers)
-    return Stored(config, Views(views), unweighted=given.reading.unweighted)
+    unweighted = given.reading.unweighted
+    return Stored(config, Views(views), unweighted=unweighted, model_name=given.model_name)
 
 
-def _open(given: Given) -> tuple[list[SafetensorsSource], list[SafetensorsSource]]:
+def _open(given: Given) -> tuple[list[TensorFile], list[TensorFile]]:
     """Encoders and decoders of all layers; the first decoder tells how many there are."""
     folder = given.folder
     (first,) = open_files([folder / "W_dec_0.safetensors"])
@@ -108,7 +113,7 @@ def _open(given: Given) -> tuple[list[SafetensorsSource], list[SafetensorsSource
     return sources[:layers], sources[layers:]
 
 
-def _edges(decoders: list[SafetensorsSource], config: TranscoderConfig) -> dict[str, View]:
+def _edges(decoders: list[TensorFile], config: TranscoderConfig) -> dict[str, View]:
     """Each edge's view into the decoder of the layer that it comes from."""
     whole_views = gather(decoders, {"W_dec": "W_dec_{layer}"})
     refuse_others(decoders, whole_views.values())

@@ -11,13 +11,14 @@ from pathlib import Path
 from hagd_jax.brief import spelled
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import is_file
-from hagd_jax.models.safetensors_source import SafetensorsSource, open_safetensors
-from hagd_jax.transcoders.formats.stored import View
+from hagd_jax.models.safetensors_source import open_safetensors
+from hagd_jax.transcoders.formats.npz_source import open_npz
+from hagd_jax.transcoders.formats.stored import TensorFile, View
 
 _AT_MOST = 20
 
 
-def open_files(files: Iterable[Path]) -> list[SafetensorsSource]:
+def open_files(files: Iterable[Path]) -> list[TensorFile]:
     """Open one file for each layer.
 
     Args:
@@ -41,7 +42,7 @@ def open_files(files: Iterable[Path]) -> list[SafetensorsSource]:
             expected="the files of every layer",
             mend="A transcoder needs every layer of its model: fetch the missing ones.",
         )
-    return [open_safetensors(file) for file in files]
+    return [open_npz(file) if file.suffix == ".npz" else open_safetensors(file) for file in files]
 
 
 def layers_of(numbers: Iterable[int], what: str) -> int:
@@ -71,7 +72,7 @@ def layers_of(numbers: Iterable[int], what: str) -> int:
 
 
 def gather(
-    sources: Sequence[SafetensorsSource],
+    sources: Sequence[TensorFile],
     names: Mapping[str, str],
     threshold_count: int | None = None,
 ) -> dict[str, View]:
@@ -104,7 +105,7 @@ def gather(
     return views
 
 
-def refuse_others(sources: Iterable[SafetensorsSource], views: Iterable[View]) -> None:
+def refuse_others(sources: Iterable[TensorFile], views: Iterable[View]) -> None:
     """Refuse tensors that have no place in the transcoder.
 
     Raises:
@@ -121,12 +122,12 @@ def refuse_others(sources: Iterable[SafetensorsSource], views: Iterable[View]) -
             )
 
 
-def file_of(source: SafetensorsSource) -> str:
+def file_of(source: TensorFile) -> str:
     """Return the path of a source that is one file."""
     return next((str(entry.file) for entry in source.entries.values()), "an empty file")
 
 
-def first_shape(source: SafetensorsSource, name: str, dims: int) -> tuple[int, ...]:
+def first_shape(source: TensorFile, name: str, dims: int) -> tuple[int, ...]:
     """Return the shape of the tensor that determines all other sizes.
 
     Raises:

@@ -1,7 +1,12 @@
 """Names that the public formats give to places in a model, and which of our sites they are.
 
-The names are TransformerLens's. Whether a normed value has the norm's weights in it depends on the
-norm there: its LayerNorm shows the value after them, its RMSNorm before them.
+Most names are TransformerLens's. Whether a normed value has the norm's weights in it depends on the
+norm there: its LayerNorm shows the value after them, its RMSNorm before them. `mlp.hook_out` is
+what the MLP itself puts out, `hook_mlp_out` what is added to the stream: Gemma 2 and 3 have a norm
+in between (`ln2_post` of `TransformerBlock.apply_mlp`).
+
+Gemma Scope 2 and SAELens name modules of Hugging Face's Gemma, `model.layers.N.<module>.output`:
+the output of a norm there has the norm's weights in it.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import re
 
 from hagd_jax.brief import quoted
 from hagd_jax.errors import ConfigError
-from hagd_jax.transcoders.config import Reads
+from hagd_jax.transcoders.config import Reads, Writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +39,18 @@ _READ = {
     # Before the norm, in spite of its name.
     "hook_mlp_in": Reading("resid_mid"),
 }
-_WRITTEN = ("mlp.hook_out", "hook_mlp_out")
+_WRITTEN: dict[str, Writes] = {"mlp.hook_out": "mlp_out_raw", "hook_mlp_out": "mlp_out"}
+_MODULE_READ = {
+    "pre_feedforward_layernorm.output": Reading("mlp_in"),
+    "mlp.input": Reading("mlp_in"),
+}
+_MODULE_WRITTEN: dict[str, Writes] = {
+    "post_feedforward_layernorm.output": "mlp_out", "mlp.output": "mlp_out_raw",
+}  # fmt: skip
 _BLOCK = re.compile(r"blocks\.([^.]*)\.(.+)")
-# Their blocks put a norm between the MLP and the residual stream, and `hook_mlp_out` after it.
-_POST_NORM = re.compile(r"gemma-?[23]|olmo-?[23]", re.IGNORECASE)
+_MODULE = re.compile(r"(?:model\.)?(?:language_model\.)?layers\.(\d{1,6}|\{all\})\.(.+)")
+# What a folder that we write calls each of them.
+OUT: dict[Writes, str] = {writes: name for name, writes in _WRITTEN.items()}
 
 
 def reading(hook: object, what: str) -> Reading:
@@ -56,35 +69,38 @@ def reading(hook: object, what: str) -> Reading:
     Example:
         >>> reading("blocks.3.mlp.hook_in", "config.yaml").site
         'mlp_in'
+        >>> reading("model.layers.3.pre_feedforward_layernorm.output", "config.json").site
+        'mlp_in'
     """
+    table = _MODULE_READ if _MODULE.fullmatch(str(hook)) else _READ
     name = split(hook)[1]
-    if name not in _READ:
-        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(_READ)}")
-    return _READ[name]
+    if name not in table:
+        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(table)}")
+    return table[name]
 
 
-def require_output(hook: object, model_name: object, what: str) -> None:
-    """Refuse an output hook other than the MLP's output as added to the residual stream.
+def writing(hook: object, what: str) -> Writes:
+    """Translate an output hook to what is reconstructed.
 
     Args:
         hook: Its name, of one block or of none in particular.
-        model_name: The model that the folder says it is for.
         what: Where the name was found, for the message.
 
+    Returns:
+        The value of `TranscoderConfig.writes`.
+
     Raises:
-        ConfigError: If it is another place, or a norm follows the MLP in that model.
+        ConfigError: If it is another place than the MLP's output.
+
+    Example:
+        >>> writing("hook_mlp_out", "config.yaml"), writing("mlp.hook_out", "config.yaml")
+        ('mlp_out', 'mlp_out_raw')
     """
+    table = _MODULE_WRITTEN if _MODULE.fullmatch(str(hook)) else _WRITTEN
     name = split(hook)[1]
-    if name not in _WRITTEN:
-        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(_WRITTEN)}")
-    if name == "hook_mlp_out" and _POST_NORM.search(str(model_name)):
-        raise ConfigError(
-            what,
-            got=f"{quoted(hook)} of {quoted(model_name)}, which is after a norm of the MLP's "
-            "output",
-            expected="the output of the MLP itself",
-            mend="Models with such a norm are not supported.",
-        )
+    if name not in table:
+        raise ConfigError(what, got=quoted(hook), expected=f"one of {', '.join(table)}")
+    return table[name]
 
 
 def split(hook: object) -> tuple[str, str]:
@@ -93,6 +109,8 @@ def split(hook: object) -> tuple[str, str]:
     Example:
         >>> split("blocks.3.hook_mlp_out")
         ('3', 'hook_mlp_out')
+        >>> split("model.layers.{all}.pre_feedforward_layernorm.output")
+        ('{all}', 'pre_feedforward_layernorm.output')
     """
-    found = _BLOCK.fullmatch(str(hook))
+    found = _BLOCK.fullmatch(str(hook)) or _MODULE.fullmatch(str(hook))
     return (found[1], found[2]) if found else ("", str(hook))

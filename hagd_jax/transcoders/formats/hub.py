@@ -12,7 +12,9 @@ from hagd_jax.files import as_path
 from hagd_jax.models.hub import Located
 
 # Weights as safetensors only: pickles are not opened anyway.
-_WANTED = ("config.yaml", "*cfg.json", "*.safetensors")
+_WANTED = ("config.yaml", "*cfg.json", "*config.json", "*.safetensors", "*params.npz")
+# Hundreds of dictionaries in one repository, of which a folder is one.
+_COLLECTIONS = re.compile(r"google/gemma-scope-[\w.-]+")
 _HUB_ID = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(?P<folder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?"
 )
@@ -42,6 +44,14 @@ def locate(source: str | Path) -> Located:
     if found is None:
         raise ConfigError(
             "transcoder", got=repr(text), expected="a folder or a hub id such as owner/name"
+        )
+    if _COLLECTIONS.fullmatch(found["repository"]) and not found["folder"]:
+        raise ConfigError(
+            "transcoder",
+            got=f"{text!r}, a repository of many dictionaries",
+            expected="one of them, such as google/gemma-scope-2-1b-pt/clt/width_262k_l0_medium",
+            mend="mwhanna/gemma-scope-transcoders and mwhanna/gemma-scope-2-1b-pt/transcoder_all/"
+            "width_16k_l0_small list a file a layer.",
         )
     return Located(_download(found["repository"], found["folder"][1:], found["revision"]), text)
 

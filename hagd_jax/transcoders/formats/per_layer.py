@@ -2,7 +2,10 @@
 
 A file holds W_enc (F, D), W_dec (F, D), b_enc (F), b_dec (D) and optionally
 `activation_function.threshold` (F, or one number) and W_skip (D, D), applied as x W_skipᵀ: the
-layout that our parameters have as well.
+layout that our parameters have as well. The files may be listed under `transcoders`, and then be
+those of Gemma Scope, see `gemma_scope`. Published in it are, among others,
+`mwhanna/qwen3-*-transcoders` (`mlp.hook_in` to `mlp.hook_out`, ReLU) and
+`mntss/transcoder-Llama-3.2-1B` (with W_skip).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import Tensor
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.formats import gemma_scope
 from hagd_jax.transcoders.formats.circuit_tracer import (
     CONFIG,
     Given,
@@ -51,6 +55,8 @@ def open_folder(given: Given) -> Stored:
         ConfigError: If the configuration is not supported.
     """
     sources = open_files(_files(given))
+    if gemma_scope.names_of(sources[0]) is not None:
+        return gemma_scope.listed(given, sources)
     features, width = first_shape(sources[0], "W_enc", 2)
     extra = {leaf: name for leaf, name in _OPTIONAL.items() if name in sources[0].entries}
     views = gather(sources, _NEEDED | extra, features)
@@ -72,13 +78,13 @@ def open_folder(given: Given) -> Stored:
         views |= gather(sources, {"threshold": _OPTIONAL["threshold"]}, features)
     if config.predict:
         views |= prediction_views(given.folder, config.n_layers)
-    return Stored(config, Views(views), unweighted=given.reading.unweighted)
+    unweighted = given.reading.unweighted
+    return Stored(config, Views(views), unweighted=unweighted, model_name=given.model_name)
 
 
 def _files(given: Given) -> list[Path]:
     """The files in the order of layers: those that the configuration lists, or all there are."""
-    listed = given.values.get("transcoders")
-    if listed is None:
+    if given.values.get("transcoders") is None:
         found = numbered(given.folder, r"layer_(\d+)\.safetensors")
         if not found:
             raise CheckpointError(
@@ -86,10 +92,26 @@ def _files(given: Given) -> list[Path]:
             )
         layers_of(found, str(given.folder))
         return list(found.values())
-    what = f"{given.folder / CONFIG}: transcoders"
-    if not isinstance(listed, list) or not listed:
-        raise CheckpointError(what, got=quoted(listed), expected="a list of files")
-    return [_file(given.folder, str(entry), what) for entry in listed]
+    return listed(given)
+
+
+def listed(given: Given) -> list[Path]:
+    """Find the files that a configuration lists under `transcoders`.
+
+    Args:
+        given: Its `config.yaml`.
+
+    Returns:
+        The files in the order of layers, fetched where they are addresses on a hub.
+
+    Raises:
+        CheckpointError: If there is no list, an entry leads out of the folder, or the hub cannot be
+            reached.
+    """
+    what, entries = f"{given.folder / CONFIG}: transcoders", given.values.get("transcoders")
+    if not isinstance(entries, list) or not entries:
+        raise CheckpointError(what, got=quoted(entries), expected="a list of files")
+    return [_file(given.folder, str(entry), what) for entry in entries]
 
 
 def _file(folder: Path, entry: str, what: str) -> Path:

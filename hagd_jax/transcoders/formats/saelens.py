@@ -2,7 +2,11 @@
 
 A file holds W_enc (D, F), b_enc (F), W_dec (F, D), b_dec (D), and by the architecture W_skip
 (D, D), applied as x W_skipᵀ, and `threshold` (F). What a transcoder reads and writes, and thereby
-its layer, is told by the hook names in the `metadata`.
+its layer, is told by the hook names in the `metadata`: `hf_hook_name` and `hf_hook_name_out` where
+they are given, else `hook_name` and `hook_name_out`. (For Gemma Scope 2, SAELens gives
+`hook_mlp_in`, which is before the norm in TransformerLens, beside
+`model.layers.N.pre_feedforward_layernorm.output`, which is right: `get_gemma_3_config_from_hf` in
+its `loading/pretrained_sae_loaders.py`.)
 
 Its JumpReLU is relu(x) above the threshold, so that a negative threshold counts as 0. With `k` and
 the activation function `topk`, the k largest pre-activations are kept where they are positive. With
@@ -21,7 +25,7 @@ from typing import Any, NamedTuple
 from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.files import checked, read_json_object
-from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.config import TranscoderConfig, Writes
 from hagd_jax.transcoders.formats import hooks
 from hagd_jax.transcoders.formats.finding import (
     first_shape,
@@ -70,7 +74,6 @@ _LOADING: Allowed = {
         "dtype", "torch_dtype", "device", "n_devices", "move_to_device", "trust_remote_code",
     ), ANY),
 }  # fmt: skip
-_POST = "post_feedforward_layernorm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,7 @@ class _Kind(NamedTuple):
     """What all layers must share: what they read, what they compute, and their sizes."""
 
     reading: hooks.Reading
+    writes: Writes
     architecture: str
     k: int
     rescaled: bool
@@ -98,7 +102,8 @@ class _Kind(NamedTuple):
         kept = f" keeping {self.k} features" if self.k else ""
         scaled = ", rescaled by decoder norms," if self.rescaled else ""
         return (
-            f"{self.architecture}{kept}{scaled} of d_in {self.d_in} that reads {self.reading.site}"
+            f"{self.architecture}{kept}{scaled} of d_in {self.d_in} from {self.reading.site} to "
+            f"{self.writes}"
         )
 
 
@@ -108,6 +113,7 @@ class _Layer(NamedTuple):
     folder: Path
     layer: int
     kind: _Kind
+    model_name: str
 
 
 def open_folder(folder: Path) -> Stored:
@@ -143,6 +149,7 @@ def open_folder(folder: Path) -> Stored:
         activation="jump_relu" if "threshold" in extra else "topk" if kind.k else "relu",
         k=kind.k,
         reads=kind.reading.site,
+        writes=kind.writes,
         skip="W_skip" in extra,
     )
     return Stored(
@@ -152,6 +159,7 @@ def open_folder(folder: Path) -> Stored:
         unweighted=kind.reading.unweighted,
         positive="threshold" in extra,
         rescaled=kind.rescaled,
+        model_name=first.model_name,
     )
 
 
@@ -194,18 +202,23 @@ def _read(folder: Path) -> _Layer:
         )
     _check(cfg, path)
     k, rescaled = _activation(cfg, architecture, path)
-    read, written = cfg.get("hook_name"), cfg.get("hook_name_out")
-    hooks.require_output(written, cfg.get("model_name"), f"{path}: hook_name_out")
+    (read, block), (written, block_out) = _place(cfg, "hook_name"), _place(cfg, "hook_name_out")
+    writes = hooks.writing(written, f"{path}: hook_name_out")
     reading = hooks.reading(read, f"{path}: hook_name")
-    block, block_out = hooks.split(read)[0], hooks.split(written)[0]
     if not re.fullmatch(r"\d{1,6}", block) or block != block_out:
         raise ConfigError(
             f"{path}: hook_name_out",
             got=f"{quoted(written)} with hook_name {quoted(read)}",
             expected="hooks of one and the same block",
         )
-    kind = _Kind(reading, architecture, k, rescaled, cfg.get("d_in"), cfg.get("d_sae"))
-    return _Layer(folder, int(block), kind)
+    kind = _Kind(reading, writes, architecture, k, rescaled, cfg.get("d_in"), cfg.get("d_sae"))
+    return _Layer(folder, int(block), kind, str(cfg.get("model_name") or ""))
+
+
+def _place(cfg: Mapping[str, Any], field: str) -> tuple[Any, str]:
+    """The name that tells a place, and its block."""
+    name = cfg.get(f"hf_{field}") or cfg.get(field)
+    return name, hooks.split(name)[0]
 
 
 def _merged(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -239,13 +252,6 @@ def _check(cfg: Mapping[str, Any], path: Path) -> None:
             f"{path}: d_out",
             got=quoted(cfg.get("d_out")),
             expected=f"d_in = {quoted(cfg.get('d_in'))}",
-        )
-    if _POST in str(cfg.get("hf_hook_name_out")):
-        raise ConfigError(
-            f"{path}: hf_hook_name_out",
-            got=f"{quoted(cfg['hf_hook_name_out'])}, which is after a norm of the MLP's output",
-            expected="the output of the MLP itself",
-            mend="Models with such a norm are not supported.",
         )
     options = cfg.get("model_from_pretrained_kwargs") or {}
     what = f"{path}: model_from_pretrained_kwargs"

@@ -2,8 +2,9 @@
 
 A file holds `encoder.weight` (F, D), `encoder.bias` (F), W_dec (F, D), b_dec (D) and optionally
 W_skip (D, D), applied as x W_skipᵀ; the features are the k largest positive pre-activations of
-what the MLP module reads. As when `sparsify` loads them, nothing is normalised:
-`normalize_decoder` and `multi_topk` say how they were trained.
+what the MLP module reads, and reconstruct what this module puts out, before a norm behind it. As
+when `sparsify` loads them, nothing is normalised: `normalize_decoder` and `multi_topk` say how
+they were trained.
 
 Folders from before the option `transcode` were trained with b_dec taken off the input, as for an
 autoencoder, and are read so; that these are transcoders is told by their skip connection.
@@ -84,8 +85,9 @@ def open_folder(folder: Path) -> Stored:
     refuse_others(sources, views.values())
     _check_sizes(cfg, width, features, what)
     config = TranscoderConfig(
-        n_layers=len(layers), d_model=width, n_features=features, k=cfg.get("k", 32), skip=skip
-    )
+        n_layers=len(layers), d_model=width, n_features=features, k=cfg.get("k", 32), skip=skip,
+        writes="mlp_out_raw",
+    )  # fmt: skip
     return Stored(config, Views(views), centred=not transcode)
 
 

@@ -13,7 +13,11 @@ from hagd_jax.errors import CheckpointError
 from hagd_jax.models.families.table import Index, Sizes, Weight, shape
 from hagd_jax.models.safetensors_source import SafetensorsSource
 from hagd_jax.transcoders.config import TranscoderConfig
+from hagd_jax.transcoders.formats.npz_source import NpzSource
+from hagd_jax.transcoders.graph import layer_graph
 from hagd_jax.transcoders.params import param_specs
+
+TensorFile = SafetensorsSource | NpzSource
 
 # Axes of our parameters without the leading one: features, width, and the width of the output.
 OURS = {
@@ -33,7 +37,7 @@ class View:
         count: As many equal numbers, where the file has a single one.
     """
 
-    source: SafetensorsSource
+    source: TensorFile
     name: str
     entry: int | None = None
     count: int | None = None
@@ -55,6 +59,27 @@ class View:
             return self.source.read(self.name, index)
         at = (index[0], slice(self.entry, self.entry + 1), *index[1:])
         return self.source.read(self.name, at)[:, 0]
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Read some rows, and nothing else where the file can be sliced.
+
+        Args:
+            indices: (n,) of the first axis, rising, each once.
+
+        Returns:
+            (n, ...) in the dtype they are stored in.
+        """
+        found = self.source.rows(self.name, _runs(indices))
+        return found if self.entry is None else found[:, self.entry]
+
+
+def _runs(indices: np.ndarray) -> list[tuple[int, int]]:
+    """First and last + 1 of each run of consecutive numbers."""
+    if not len(indices):
+        return []
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    parts = np.split(indices, breaks)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +131,7 @@ class Stored:
         positive: Whether a threshold below 0 counts as 0.
         rescaled: Whether pre-activations are multiplied by the norms of their rows of W_dec, and
             features divided by them before they are decoded.
+        model_name: The model that the files say they are for; empty if they say none.
     """
 
     config: TranscoderConfig
@@ -115,6 +141,7 @@ class Stored:
     unweighted: bool = False
     positive: bool = False
     rescaled: bool = False
+    model_name: str = ""
 
     __repr__ = one_line
 
@@ -131,6 +158,21 @@ class Stored:
             Weight(leaf, f"{leaf}/{{layer}}", self.layouts.get(leaf, OURS[leaf]), OURS[leaf])
             for leaf in param_specs(self.config)
         )
+
+    def layer(self, layer: int) -> Stored:
+        """Return one layer as a transcoder of its own, with its own edge only.
+
+        Args:
+            layer: Which.
+
+        Returns:
+            A view of the same files, in which this layer is layer 0.
+        """
+        config = self.config.replace(n_layers=1, window=0, predict=False)
+        own = int(np.flatnonzero(np.asarray(layer_graph(self.config).senders) == layer)[0])
+        rows = {leaf: own if leaf == "W_dec" else layer for leaf in param_specs(config)}
+        views = {f"{leaf}/0": self.views.entries[f"{leaf}/{row}"] for leaf, row in rows.items()}
+        return dataclasses.replace(self, config=config, views=Views(views))
 
     @property
     def sizes(self) -> Sizes:

@@ -107,3 +107,59 @@ def saelens(folder, *, layers=L, architecture="transcoder", hook="mlp.hook_in", 
         (place / "cfg.json").write_text(json.dumps(cfg))
         stored.append(tensors)
     return stored
+
+
+def gemma_scope(folder, *, layers=L, file="width_16k/average_l0_7{}/params.npz", save=np.savez):
+    """Gemma Scope's files, as in google/gemma-scope-2b-pt-transcoders."""
+    stored = []
+    for layer in range(layers):
+        place = folder / f"layer_{layer}" / file.format(layer)
+        place.parent.mkdir(parents=True)
+        tensors = arrays(layer, W_enc=(D, F), W_dec=(F, D), b_enc=(F,), b_dec=(D,))
+        # The released thresholds are all positive; a negative one must count as 0.
+        tensors |= {"threshold": arrays(layer + 100, t=(F,))["t"] + 0.2}
+        save(place, **tensors)
+        stored.append(tensors)
+    return stored
+
+
+def gemma_scope_2(folder, *, layers=L, affine=True, form=None, **options):
+    """Gemma Scope 2's folders of one layer each, as under transcoder_all/."""
+    stored = []
+    for layer in range(layers):
+        form = form or "layer_{}_width_16k_l0_small" + "_affine" * affine
+        place = folder / form.format(layer)
+        place.mkdir(parents=True)
+        tensors = arrays(layer, w_enc=(D, F), w_dec=(F, D), b_enc=(F,), b_dec=(D,))
+        tensors |= arrays(layer + 100, threshold=(F,))
+        if affine:
+            tensors |= arrays(layer + 200, affine_skip_connection=(D, D))
+        save_file(tensors, place / "params.safetensors")
+        put_config(place, layer, affine, **{"type": "transcoder", "width": F} | options)
+        stored.append(tensors)
+    return stored
+
+
+def gemma_scope_2_clt(folder, *, layers=L, affine=True, **options):
+    """Gemma Scope 2's folder of a cross-layer transcoder, as under clt/."""
+    folder.mkdir(parents=True)
+    stored = []
+    for layer in range(layers):
+        tensors = arrays(layer, w_enc=(D, F), w_dec=(F, layers, D), b_enc=(F,), b_dec=(D,))
+        tensors |= arrays(layer + 100, threshold=(F,))
+        if affine:
+            tensors |= arrays(layer + 200, affine_skip_connection=(D, D))
+        save_file(tensors, folder / f"params_layer_{layer}.safetensors")
+        stored.append(tensors)
+    put_config(folder, "{all}", affine, **{"type": "clt", "width": layers * F} | options)
+    return stored
+
+
+def put_config(folder, layer, affine, **values):
+    given = {
+        "hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output",
+        "hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output",
+        "model_name": "m", "architecture": "jump_relu", "l0": 20, "affine_connection": affine,
+    } | values  # fmt: skip
+    kept = {name: value for name, value in given.items() if value != "absent"}
+    (folder / "config.json").write_text(json.dumps(kept))

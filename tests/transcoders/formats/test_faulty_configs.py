@@ -52,10 +52,6 @@ def _output(at):
     folders.per_layer(at, feature_output_hook="hook_resid_post")
 
 
-def _post_norm(at):
-    folders.cross_layer(at, model_name="google/gemma-2-2b")
-
-
 def _before_weights(at):
     folders.per_layer(at, feature_input_hook="ln2.hook_normalized")
 
@@ -86,7 +82,6 @@ def _a_list(at):
             "feature_input_hook: got 'hook_resid_post'; expected one of mlp.hook",
         ),
         (_output, ConfigError, "feature_output_hook: got 'hook_resid_post'"),
-        (_post_norm, ConfigError, "'hook_mlp_out' of 'google/gemma-2-2b', which is after a norm"),
         (_before_weights, ConfigError, "ln2.hook_normalized; expected to know the model. Pass mod"),
         (_not_yaml, CheckpointError, r"config\.yaml: got .*parsing"),
         (

@@ -157,7 +157,7 @@ def _d_sae(at):
         (
             _two_architectures,
             ConfigError,
-            "skip_transcoder of d_in 8 that reads mlp_in; expected tr",
+            "skip_transcoder of d_in 8 from mlp_in to mlp_out; expected tr",
         ),
         (_widths, ConfigError, "d_out: got 9; expected d_in = 8"),
         (_d_sae, CheckpointError, "d_sae 17; expected d_in 8 and d_sae 16"),

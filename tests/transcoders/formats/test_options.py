@@ -145,8 +145,8 @@ def test_a_field_that_is_not_known_is_refused_wherever_it_stands(whole, kind, la
         ("saelens", {"model_from_pretrained_kwargs": {"odd": 0}}, "odd: got 0; expected no such"),
         (
             "saelens",
-            {"hf_hook_name_out": "model.layers.0.post_feedforward_layernorm.output"},
-            "after a norm",
+            {"hf_hook_name_out": "model.layers.0.post_attention_layernorm.output"},
+            "hook_name_out: got .*expected one of post_feedforward_layernorm",
         ),
         ("sparsify", {"gram_lookup": True}, "gram_lookup: got True"),
         ("sparsify", {"signed": True}, "signed: got True"),
@@ -155,7 +155,7 @@ def test_a_field_that_is_not_known_is_refused_wherever_it_stands(whole, kind, la
         ("per_layer", {"predict": "yes"}, "predict: got 'yes'"),
         ("per_layer", {"activation": ""}, "activation: got ''; expected one of"),
         ("per_layer", {"k": 4}, "k: got 4; expected 0 with relu"),
-        ("cross_layer", {"transcoders": ["layer_0.safetensors"]}, "transcoders: got"),
+        ("cross_layer", {"transcoders": {"0": "layer_0.safetensors"}}, "transcoders"),
     ],
     ids=str,
 )
