@@ -25,6 +25,7 @@ from hagd_jax.models import DecoderConfig, Tokenizer, init, save
 from hagd_jax.models.families import from_hf
 from hagd_jax.models.loading import open_checkpoint
 from hagd_jax.tasks import Seen, Sizes, benchmarks, look
+from hagd_jax.tasks.benchmarks import rows as rows_of_files
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.transcoders.contexts.files import load_contexts, save_contexts
 from hagd_jax.transcoders.formats.loading import open_stored
@@ -124,7 +125,7 @@ def test_an_edge_exists_where_the_table_of_all_edges_says_so(layers, keys, group
             dataclasses.replace(whole, edges=(edge,), scores=(0.0,))
 
 
-@pytest.mark.parametrize("task", ["winogrande:/etc/passwd", "hellaswag:rows", "a/b", "", "a\nb"])
+@pytest.mark.parametrize("task", ["winogrande:/etc/passwd", "blimp:rows", "a/b", "", "a\nb"])
 def test_a_circuit_names_a_task_and_no_file(task, tmp_path, monkeypatch):
     """The file would be opened, and parts of it shown in messages."""
     with pytest.raises(InputError, match=r"task of the circuit: got .*--task NAME:FILE"):
@@ -364,7 +365,7 @@ def test_text_of_a_benchmark_takes_linear_time():
 
 
 def test_of_very_many_rows_some_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks, "_MOST_ROWS", 60)
+    monkeypatch.setattr(rows_of_files, "MOST_ROWS", 60)
     names = [f"w{i}" for i in range(40)]
     tokenizer = Tokenizer.words(["The", "broke", "as", "_", "fell.", *names])
     rows = [{"sentence": f"The {a} broke {b} as _ fell.", "option1": a, "option2": b, "answer": "1"}

@@ -24,6 +24,7 @@ from experiments.common.script import Places, run
 from experiments.common.small_models import algorithm_of
 from experiments.common.smollm2 import MODEL, load
 from hagd_jax import models, tasks, testbeds
+from hagd_jax.tasks.registry import BENCHMARKS  # these need data files
 
 SEED = 0
 FIT = 0.8  # least accuracy on the test split at which a circuit can be claimed
@@ -34,7 +35,6 @@ KNOWN = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
 )
-BENCHMARKS = ("winogrande", "hellaswag")  # these need data files
 LANGUAGE = tuple(
     name for name in tasks.names() if tasks.small_algorithm(name) is None and name not in BENCHMARKS
 )

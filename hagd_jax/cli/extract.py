@@ -28,8 +28,8 @@ class Extract:
 
     Attributes:
         task: Task whose behaviour is explained, such as ioi, capitals, agreement or
-            modular-addition; or a benchmark with its file, such as winogrande:dev.jsonl or
-            hellaswag:val.jsonl.
+            modular-addition; or a benchmark with its file: winogrande, hellaswag, blimp, sva, lre
+            or eap, such as blimp:anaphor_gender_agreement.jsonl.
         model: Model to explain: a folder, a .gguf file, a preset such as smollm2-135m, or a hub id.
             For algorithms such as modular-addition, a small transformer is trained if none is
             given.

@@ -31,6 +31,7 @@ from hagd_jax.files.reading import (
     read_text,
 )
 from hagd_jax.files.schema import checked
+from hagd_jax.files.tables import read_csv
 from hagd_jax.files.tensors import (
     PaddedRows,
     Tensor,
@@ -83,6 +84,7 @@ __all__ = [
     "parse_npz",
     "read_arrays",
     "read_bytes",
+    "read_csv",
     "read_json",
     "read_json_object",
     "read_jsonl",

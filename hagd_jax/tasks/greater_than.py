@@ -9,6 +9,7 @@ wrong, the same one is neither, since the next digit decides.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -127,6 +128,30 @@ def following(tokenizer: Tokenizer, prompt: str) -> tuple[int, dict[int, int]]:
     )
 
 
+def sides(digits: int, tokens: Mapping[int, int], year: int) -> tuple[list[int], list[int]]:
+    """Divide tokens that may complete a year into those of later years and of earlier ones.
+
+    Args:
+        digits: How many digits a token has, from `following`.
+        tokens: Number → token, from there.
+        year: The last two digits of the beginning.
+
+    Returns:
+        The tokens of years that are greater, and of those that are not. Where a token is one digit,
+        years of the same ten are in neither.
+
+    Example:
+        >>> sides(1, {number: 50 + number for number in range(10)}, 72)
+        ([58, 59], [50, 51, 52, 53, 54, 55, 56])
+    """
+    # By tens where a token is one digit; the years of the same ten are neither.
+    limit = year if digits == 2 else year // 10
+    later = [token for number, token in tokens.items() if number > limit]
+    own = 1 if digits == 2 else 0  # the year itself is not greater
+    earlier = [token for number, token in tokens.items() if number < limit + own]
+    return later, earlier
+
+
 def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
     later, earlier = zip(*(_sides(tokenizer, span) for span in spans), strict=True)
     return make_prompts(
@@ -174,11 +199,4 @@ def _aligned(tokenizer: Tokenizer, span: Span) -> bool:
 
 
 def _sides(tokenizer: Tokenizer, span: Span) -> tuple[list[int], list[int]]:
-    """Tokens of later years and of earlier ones."""
-    digits, tokens = following(tokenizer, span.text())
-    # By tens where a token is one digit; the years of the same ten are neither.
-    limit = span.year if digits == 2 else span.year // 10
-    later = [token for number, token in tokens.items() if number > limit]
-    own = 1 if digits == 2 else 0  # the year itself is not greater
-    earlier = [token for number, token in tokens.items() if number < limit + own]
-    return later, earlier
+    return sides(*following(tokenizer, span.text()), span.year)

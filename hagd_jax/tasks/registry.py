@@ -67,7 +67,7 @@ _TASKS: dict[str, Maker] = {
 }
 
 
-BENCHMARKS = tuple(benchmarks.READERS)
+BENCHMARKS = benchmarks.NAMES
 
 
 def small_algorithm(name: str, *, p: int = 53) -> Algorithm | None:
@@ -152,7 +152,7 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     """Make a task by name, in the tokens of a model.
 
     Args:
-        name: One of `names()`; `winogrande:FILE` and `hellaswag:FILE` read a JSONL file.
+        name: One of `names()`; benchmarks name a file, such as `blimp:FILE`.
         model: Whose tokenizer (or, for modular addition, vocabulary) the prompts are for.
         sizes: Prompts in each split; 64, 32 and 64 if None.
         seed: Of the draw. Templates, words and pairs of a split do not depend on it.

@@ -1,5 +1,7 @@
 """A small tokenizer that keeps the task words whole, trained here."""
 
+import json
+
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -51,3 +53,16 @@ def tokenizer() -> Tokenizer:
 def bos_tokenizer() -> Tokenizer:
     native = byte_bpe(corpus(), special=["<s>", "</s>"])
     return Tokenizer(native.to_str(), bos_id=0, eos_id=1, add_bos=True)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write rows as JSON lines; those that are texts already stay as they are."""
+
+    def write(rows, name="rows.jsonl"):
+        path = tmp_path / name
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write

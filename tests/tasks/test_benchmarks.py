@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import re
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from hagd_jax.errors import InputError, MissingDependencyError
 from hagd_jax.models import Tokenizer, abstract
 from hagd_jax.tasks import SPLITS, Sizes, benchmarks, modular, task
+from hagd_jax.tasks.benchmarks import hellaswag
 from hagd_jax.tasks.lexicon import words
 from hagd_jax.testbeds.small_training import SmallTrainConfig, decoder_config
 
@@ -47,17 +47,6 @@ def ending(number, **changes):
 @pytest.fixture(scope="module")
 def tokenizer():
     return Tokenizer.words(list(dict.fromkeys([*WORDS, "Running:", "He"])))
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(rows):
-        path = tmp_path / "rows.jsonl"
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-        path.write_text("\n".join(lines) + "\n")
-        return path
-
-    return write
 
 
 def gaps():
@@ -148,6 +137,60 @@ def test_rows_that_do_not_fit_are_named(write, tokenizer):
         )
 
 
+def test_twins_without_an_official_id_stay_together(write, tokenizer):
+    """Twins have the same two options; numbers of rows are no ids of twins."""
+    rows = [row | {"qID": f"dev{i:04}"} for i, row in enumerate(gaps())]
+    rows += [row | {"qID": f"dev1{i:03}", "sentence": row["sentence"].replace("_ fell", "_ A fell")}
+             for i, row in enumerate(gaps())]  # fmt: skip
+    made = benchmarks.task("winogrande", tokenizer, write(rows), sizes=SIZES)
+    pairs = {
+        split: {frozenset((text.answer, text.distractor)) for text in made.texts[split]}
+        for split in SPLITS
+    }
+    assert all(pairs.values())
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not pairs[one] & pairs[other]
+
+
+def test_the_scored_words_of_winogrande_begin_with_a_blank():
+    """The harness joins both with one, whatever stands after the gap."""
+    row = gap("cup", "box", 1, sentence="The cup and the box, but _'s lid fell.")
+    item = benchmarks.READERS["winogrande"](row)
+    assert item.ends == (" 's lid fell.",) * 2
+    assert item.others[0] == "The box and the cup, but cup 's lid fell."
+
+
+def test_contexts_that_are_joined_already_are_read_as_those_in_two_parts():
+    parts = {"ctx_a": "A man sits.", "ctx_b": "then the man in Red"}
+    own = ending(1) | parts
+    joined = {k: v for k, v in own.items() if k not in parts} | {"ctx": " ".join(parts.values())}
+    read = benchmarks.READERS["hellaswag"]
+    assert read(joined).begins == read(own).begins
+    assert read(own).begins[0] == "Running: A man sits. Then the man in red"
+    for whole in ("All is said. it is over.", "no sentence ends here", "Is it? Yes he"):
+        assert read(joined | {"ctx": whole}).begins[0] == f"Running: {whole}"
+
+
+def test_all_rows_are_scored_also_those_without_a_counterfactual(write, tokenizer):
+    """Cut and counted as in the harness: the context alone says where scoring begins."""
+    rows = [*gaps(), gap("cup", "box", 99, sentence="The plate fell as _ fell."), "{"]
+    found, notes = benchmarks.scored_rows("winogrande", tokenizer, write(rows))
+    assert notes == ("left out 1 of 32 rows: the line is not JSON in Unicode",)
+    assert len(found) == 31
+    last = found[-1]
+    for option, choice in zip(("cup", "box"), last.choices, strict=True):
+        assert tokenizer.decode(list(choice.clean)) == f"The plate fell as {option} fell."
+        first, end = choice.scored
+        assert tokenizer.decode(list(choice.clean[first:end])) == "fell."
+        assert choice.unit == len("fell.")
+    task_notes = benchmarks.task("winogrande", tokenizer, write(rows), sizes=SIZES).notes
+    assert any("an option is not in the sentence" in note for note in task_notes)
+    with pytest.raises(
+        InputError, match=r"got 'sva'; expected one of winogrande, hellaswag, blimp"
+    ):
+        benchmarks.scored_rows("sva", tokenizer, write(rows))
+
+
 FIELDS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.text()),
     st.dictionaries(st.text(), st.text()),
@@ -213,13 +256,13 @@ PIECES = st.sampled_from(["[", "]", "a", "Ü", " ", "  ", "\n", " [title]", "[st
 @settings(max_examples=200)
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_texts_are_cleaned_as_by_the_harness(text):
-    assert benchmarks._cleaned(text) == cleaned(text)
+    assert hellaswag.cleaned(text) == cleaned(text)
 
 
 def test_cleaning_takes_linear_time():
     """A quadratic regular expression took minutes on this."""
     for text in ("[" * 200_000, "[]" * 100_000, "[x\n" * 60_000 + "]"):
-        assert len(benchmarks._cleaned(text)) <= len(text)
+        assert len(hellaswag.cleaned(text)) <= len(text)
 
 
 ENDINGS = ("goes on to its 5° in Zürich.", "ends", "it is five in Zurich now [step] and so on",
