@@ -28,10 +28,13 @@ OPTIONS: dict[str, Any] = {
     "attn_softcap": 0.0,
     "scale_embed": False,
     "logit_softcap": 0.0,
+    "experts": 0,
 }
 # These act inside attention patterns only: who holds patterns need not know them.
 IN_PATTERNS = frozenset({"qk_norm", "window", "rope_local_theta", "query_scalar", "attn_softcap"})
-EVERY = frozenset(OPTIONS)
+# All that are switched off in a model whose MLPs are no mixtures of experts: who has them must say
+# so, since a neuron of a mixture depends on its router as well.
+EVERY = frozenset(OPTIONS) - {"experts"}
 # For who multiplies by a norm's stored weight, and adds what units write to the stream.
 PLAIN_NORMS = EVERY - {"norm_offset", "norm_placement"}
 
