@@ -32,6 +32,7 @@ from tyro.conf import Positional
 
 from experiments.common.record import conditions, write
 from experiments.common.script import ROOT, Places, need, run
+from experiments.parity import hf_cases
 from hagd_jax import models
 from hagd_jax.errors import InputError
 
@@ -89,12 +90,13 @@ def differences(folder: Path, config: Config) -> dict[str, float]:
 
 
 def read_back(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    """Return logits by transformers with eager attention; the fused one ignores GPT-2 options."""
+    """Return logits by transformers, computed in its plainest way."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
+    plain = hf_cases.eager(transformers.__version__)
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, output_loading_info=True, **plain
     )
     wrong = {kind: names for kind, names in report.items() if names}
     if wrong:

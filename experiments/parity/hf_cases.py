@@ -18,6 +18,8 @@ class Case:
         shard_size: Largest weights file, in the format of `save_pretrained`, such as "1GB".
         dtype: Dtype of the stored weights; expected values are computed from them in float32.
         as_on_hub: Rename and add tensors to match the family's published checkpoints.
+        as_computed: Store tensors as release 5 computes with them, experts in one, rather than in
+            the published form.
     """
 
     name: str
@@ -27,6 +29,17 @@ class Case:
     shard_size: str = "1GB"
     dtype: str = "float32"
     as_on_hub: bool = False
+    as_computed: bool = False
+
+
+def eager(version: str) -> dict[str, str]:
+    """Return how `from_pretrained` is told to compute in the plainest way.
+
+    Fused attention ignores two options of GPT-2, and grouped products of experts, from release 5
+    on, ask for wider ones than those of the cases.
+    """
+    plain = {"attn_implementation": "eager"}
+    return plain if version.startswith("4") else plain | {"experts_implementation": "eager"}
 
 
 BASE: dict[str, dict[str, Any]] = {

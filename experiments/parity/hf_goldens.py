@@ -7,7 +7,7 @@ differently. Run the script once in an environment with each:
     pip install torch==2.13.0 transformers==4.57.3 && python -m experiments.parity.hf_goldens
     pip install torch==2.13.0 'transformers>=5,<6' && python -m experiments.parity.hf_goldens
 
-Expected: about twenty seconds; 48 folders, below 2.5 MB together. Each holds `config.json`, the
+Expected: about twenty seconds; 60 folders, below 3 MB together. Each holds `config.json`, the
 weights in one or more safetensors files, and `expected.npz`: tokens (2, 12), logits (2, 12, V),
 hidden_states (L+1, 2, 12, D) in float32; the last hidden state is after the final norm.
 """
@@ -25,13 +25,13 @@ import numpy as np
 from tyro.conf import Positional
 
 from experiments.common.script import ROOT, need, run
-from experiments.parity import hf_cases, hf_family_cases
+from experiments.parity import hf_cases, hf_family_cases, hf_mixture_cases
 from experiments.parity.hf_cases import Case
 from hagd_jax.errors import MissingDependencyError
 
 LENGTH = 12
-CASES = [*hf_cases.CASES, *hf_family_cases.CASES]
-BASE = hf_cases.BASE | hf_family_cases.BASE
+CASES = [*hf_cases.CASES, *hf_family_cases.CASES, *hf_mixture_cases.CASES]
+BASE = hf_cases.BASE | hf_family_cases.BASE | hf_mixture_cases.BASE
 # Where the class of the configuration has another name than that of the model.
 CONFIGS = {"Gemma3": "Gemma3Text"}
 
@@ -83,13 +83,17 @@ def write(case: Case, folder: pathlib.Path) -> None:
     model = kind(config)
     randomise(model, torch.Generator().manual_seed(seed))
     shutil.rmtree(folder, ignore_errors=True)
-    model.to(getattr(torch, case.dtype)).save_pretrained(folder, max_shard_size=case.shard_size)
+    # Only release 5 knows two forms.
+    form = {"save_original_format": False} if case.as_computed else {}
+    model.to(getattr(torch, case.dtype))
+    model.save_pretrained(folder, max_shard_size=case.shard_size, **form)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if case.as_on_hub:
         _spell_as_on_hub(case, folder / "model.safetensors")
     _forget_release(folder / "config.json")
     # Read back, not cast in place: `model.to(bfloat16)` has rounded the rotary buffers.
-    read = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    plain = hf_cases.eager(transformers.__version__)
+    read = kind.from_pretrained(folder, dtype=torch.float32, **plain)
     np.savez_compressed(folder / "expected.npz", **expected(read, seed))
 
 
@@ -111,10 +115,7 @@ def randomise(model: Any, generator: Any) -> None:
 
 
 def expected(model: Any, seed: int) -> Any:
-    """Return random tokens, and the model's logits and hidden states.
-
-    The model must use eager attention: the fused one ignores GPT-2's two score options.
-    """
+    """Return random tokens, and the model's logits and hidden states."""
     import torch  # pyright: ignore[reportMissingImports]
 
     generator = torch.Generator().manual_seed(seed + 1)

@@ -19,6 +19,13 @@ from hagd_jax.errors import (
     require_number,
     shown,
 )
+from hagd_jax.models.config_checks import (
+    check_experts,
+    check_norms,
+    check_rotary,
+    check_windows,
+    require_multiple,
+)
 from hagd_jax.models.rope_scaling import RopeScaling
 
 Norm = Literal["layer", "rms", "none"]
@@ -40,7 +47,7 @@ class DecoderConfig:
         n_heads: Query heads.
         n_kv_heads: Key/value heads; divides `n_heads` (grouped-query attention).
         d_head: Width of one head.
-        d_mlp: MLP neurons a layer.
+        d_mlp: MLP neurons a layer, those of all its experts together.
         max_positions: Longest sequence; the size of a learned position table.
         norm: LayerNorm, RMSNorm, or none at all.
         norm_eps: Added to the variance.
@@ -62,6 +69,13 @@ class DecoderConfig:
         qkv_bias: Biases on queries, keys and values.
         attn_out_bias: Bias on the attention output.
         mlp_bias: Biases in the MLP.
+        experts: Experts of a mixture, each with d_mlp / experts neurons; neuron i of expert e is
+            number e · d_mlp / experts + i of its layer. 0 where every token uses the whole MLP.
+        experts_per_token: Experts that a token uses: those of its largest router weights.
+        normalise_routing: Divide the weights of a token's experts by their sum.
+        dense_layers: Numbers of the layers that are no mixture, rising; none if empty. In them
+            every token uses the same neurons, with weight one.
+        d_dense: Neurons that these layers have, the first of their d_mlp; 0 without such layers.
         parallel_residual: Attention and MLP both read the block's input (GPT-NeoX).
         causal: Attend to earlier positions only.
         scale_attn: Divide scores by √d_head, or by √query_scalar.
@@ -105,6 +119,11 @@ class DecoderConfig:
     qkv_bias: bool = True
     attn_out_bias: bool = True
     mlp_bias: bool = True
+    experts: int = 0
+    experts_per_token: int = 0
+    normalise_routing: bool = False
+    dense_layers: tuple[int, ...] = ()
+    d_dense: int = 0
     parallel_residual: bool = False
     causal: bool = True
     scale_attn: bool = True
@@ -119,7 +138,7 @@ class DecoderConfig:
 
     def __post_init__(self):
         for field, most in _MOST.items():
-            least = int(field not in _DERIVED)
+            least = int(field not in _OPTIONAL)
             require_number(field, getattr(self, field), least=least, most=most, whole=True)
         for field, allowed in _CHOICES.items():
             require_choice(field, getattr(self, field), allowed)
@@ -129,9 +148,9 @@ class DecoderConfig:
         if not self.n_kv_heads:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if not self.d_head:
-            _require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
+            require_multiple("d_model", self.d_model, "n_heads", self.n_heads)
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
-        _require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
+        require_multiple("n_heads", self.n_heads, "n_kv_heads", self.n_kv_heads)
         # These are read by some models only, and their types hold for all. Less than 1e-30 is
         # nothing in float32, and a constant stream divides by it.
         require_number("norm_eps", self.norm_eps, least=0 if self.norm == "none" else 1e-30, most=1)
@@ -142,15 +161,21 @@ class DecoderConfig:
         if self.positions == "rotary":
             if not self.rotary_dim:
                 object.__setattr__(self, "rotary_dim", self.d_head)
-            _check_rotary(self)
+            check_rotary(self)
         bias = self.tied and self.unembed_bias
         require(not bias, "unembed_bias", got=True, expected="False in a tied model")
         for field in ("query_scalar", "attn_softcap", "logit_softcap", "rope_local_theta"):
             require_number(field, getattr(self, field), least=0, most=1e15)
         if self.query_scalar == self.d_head:
             object.__setattr__(self, "query_scalar", 0.0)
-        _check_norms(self)
-        _check_windows(self)
+        check_norms(self)
+        check_windows(self)
+        check_experts(self)
+
+    @property
+    def d_expert(self) -> int:
+        """Return how many neurons one expert has; all of a layer where there are no experts."""
+        return self.d_mlp // max(self.experts, 1)
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -169,9 +194,13 @@ MOST_LAYERS = 2**14
 _MOST = {
     "vocab_size": 2**24, "n_layers": MOST_LAYERS, "d_model": 2**20, "n_heads": 2**14,
     "d_mlp": 2**22, "max_positions": 2**30, "n_kv_heads": 2**14, "d_head": 2**20,
-    "rotary_dim": 2**20, "window": 2**30,
+    "rotary_dim": 2**20, "window": 2**30, "experts": 2**14, "experts_per_token": 2**14,
+    "d_dense": 2**22,
 }  # fmt: skip
-_DERIVED = ("n_kv_heads", "d_head", "rotary_dim", "window")
+# Those that may be 0: derived from others, or absent.
+_OPTIONAL = frozenset(
+    {"n_kv_heads", "d_head", "rotary_dim", "window", "experts", "experts_per_token", "d_dense"}
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Norm),
     "norm_placement": get_args(NormPlacement),
@@ -205,59 +234,3 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
             mend='Call jax.config.update("jax_enable_x64", True) first.',
         )
     return found
-
-
-def _check_rotary(config: DecoderConfig) -> None:
-    """Rotated entries come in pairs, and the stretching fits their number."""
-    dim, scaling = config.rotary_dim, config.rope_scaling
-    fits = dim % 2 == 0 and 0 < dim <= config.d_head
-    expected = f"an even number from 2 to d_head = {config.d_head}"
-    require(fits, "rotary_dim", got=dim, expected=expected)
-    require_number("rope_theta", config.rope_theta, above=0, most=1e15)
-    if scaling is None:
-        return
-    # The new base is the old one times stretch ** (dim / (dim - 2)).
-    enough = scaling.kind != "dynamic" or dim > 2
-    require(enough, "rotary_dim", got=dim, expected="at least 4 with dynamic rope_scaling")
-    for name in ("factors", "short_factors"):
-        count = len(getattr(scaling, name))
-        require(
-            count in (0, dim // 2),
-            f"rope_scaling {name}",
-            got=f"{count} of them",
-            expected=f"{dim // 2}, one for each pair of rotary_dim = {dim}",
-        )
-    turns = scaling.kind != "yarn" or config.rope_theta > 1
-    require(turns, "rope_theta", got=config.rope_theta, expected="above 1 with yarn rope_scaling")
-
-
-def _check_norms(config: DecoderConfig) -> None:
-    """Further norms are RMSNorms, whose linear part is a diagonal."""
-    plain = {"norm_offset": False, "norm_placement": "before", "qk_norm": "none"}
-    for field, value in plain.items():
-        got = getattr(config, field)
-        fits = got == value or config.norm == "rms"
-        require(fits, field, got=quoted(got), expected=f"{value!r} unless norm is 'rms'")
-
-
-def _check_windows(config: DecoderConfig) -> None:
-    """Layers with a window are layers, and what belongs to a window has one."""
-    layers, window = config.window_layers, config.window
-    expected = f"a tuple of rising layer numbers from 0 to {config.n_layers - 1}"
-    numbers = isinstance(layers, tuple) and all(type(layer) is int for layer in layers)
-    require(numbers, "window_layers", got=quoted(layers), expected=expected)
-    rising = all(a < b for a, b in zip((-1, *layers), (*layers, config.n_layers), strict=True))
-    require(rising, "window_layers", got=quoted(layers), expected=expected)
-    if len(layers) == config.n_layers:
-        object.__setattr__(config, "window_layers", ())
-    fits = bool(window) or not layers
-    require(fits, "window", got=window, expected="1 or more where window_layers are given")
-    require(config.causal or not window, "window", got=window, expected="0 where causal is off")
-    local = config.rope_local_theta
-    fits = not local or (bool(window) and config.positions == "rotary")
-    expected = "0 without a window and rotary positions"
-    require(fits, "rope_local_theta", got=local, expected=expected)
-
-
-def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    require(value % of == 0, name, got=value, expected=f"a multiple of {of_name} = {of}")

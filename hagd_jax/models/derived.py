@@ -14,7 +14,6 @@ import numpy as np
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
-from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import Family
 from hagd_jax.models.families.table import Source, axis_sizes, read
 from hagd_jax.models.matching import named
@@ -45,7 +44,7 @@ def with_stored_head(config: DecoderConfig, source: Source, family: Family) -> D
     if not config.tied or family.unembed not in source.names():
         return config
     untied = config.replace(tied=False)
-    table = named(family.table(param_specs(untied)), source, family.prefix)
+    table = named(family.table(untied, source.names()), source, family.prefix)
     weights = {weight.leaf: weight for weight in table}
     embed, head = weights["embed/embedding"], weights["unembed/kernel"]
     sizes, width = axis_sizes(config), config.d_model
@@ -141,12 +140,15 @@ def refuse_switched_off(config: DecoderConfig, source: Source, family: Family) -
         CheckpointError: Naming the tensor.
     """
     everything = config.replace(
-        qkv_bias=True, attn_out_bias=True, mlp_bias=True, unembed_bias=not config.tied
+        qkv_bias=True,
+        attn_out_bias=True,
+        mlp_bias=not config.experts,
+        unembed_bias=not config.tied,
     )
     own, every = (
         {
             weight.tensor(layer)
-            for weight in named(family.table(param_specs(c)), source, family.prefix)
+            for weight in named(family.table(c, source.names()), source, family.prefix)
             for layer in range(config.n_layers)
         }
         for c in (config, everything)

@@ -29,6 +29,9 @@ def digest(model: LanguageModel) -> str:
         >>> digest(one) == digest(one.replace(name="elsewhere")), digest(one) == digest(other)
         (True, False)
     """
-    about = json.dumps(dataclasses.asdict(model.config), sort_keys=True, default=str)
+    usual = {field.name: field.default for field in dataclasses.fields(model.config)}
+    # Options at their defaults are left out, so that a new one leaves older models' digests alone.
+    own = {n: v for n, v in dataclasses.asdict(model.config).items() if v != usual[n]}
+    about = json.dumps(own, sort_keys=True, default=str)
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     return f"{checksum(flat, about, mesh=model.mesh):08x}"

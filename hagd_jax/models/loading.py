@@ -94,9 +94,11 @@ def load(
     checkpoint = open_checkpoint(located.path, strict)
     tokenizer = tokenizer or checkpoint.tokenizer
     _require_fitting(tokenizer, checkpoint.config, located.path)
-    weights, stored = checkpoint.weights, checkpoint.source
-    layers = checkpoint.config.n_layers
-    dtypes = {w.leaf: wanted or leaf_dtype(w, stored, layers) for w in weights}
+    stored, layers = checkpoint.source, checkpoint.config.n_layers
+    parts: dict[str, list[Weight]] = collections.defaultdict(list)
+    for weight in checkpoint.weights:
+        parts[weight.leaf].append(weight)
+    dtypes = {leaf: wanted or leaf_dtype(parts[leaf], stored, layers) for leaf in parts}
     config = checkpoint.config.replace(dtype=(wanted or _most_frequent(dtypes, checkpoint)).name)
     specs, sizes = param_specs(config), axis_sizes(config)
     layout = {
@@ -104,10 +106,10 @@ def load(
         for leaf, spec in specs.items()
     }
     flat = {
-        w.leaf: place(
-            w, specs[w.leaf].shape, sizes, stored, dtypes[w.leaf], layout[w.leaf], check_finite
+        leaf: place(
+            parts[leaf], specs[leaf].shape, sizes, stored, dtypes[leaf], layout[leaf], check_finite
         )
-        for w in weights
+        for leaf in parts
     }
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return LanguageModel(params, config, tokenizer, mesh, located.name)
@@ -154,7 +156,7 @@ def open_checkpoint(path: Path, strict: bool = True) -> Checkpoint:
         derived.refuse_switched_off(config, source, family)
     weights = match(
         source,
-        family.table(param_specs(config)),
+        family.table(config, source.names()),
         axis_sizes(config),
         prefix=family.prefix,
         ignores=lambda name: family.ignores(name, config),

@@ -90,7 +90,7 @@ def _tensors(weights: Sequence[Weight], layers: int) -> Iterator[tuple[Weight, s
     # Layer by layer and lazily: a damaged number of layers ends at the first one that is absent.
     for layer in range(layers):
         for weight in weights:
-            if weight.per_layer or layer == 0:
+            if weight.within(layer) if weight.per_layer else layer == 0:
                 yield weight, weight.tensor(layer)
 
 

@@ -74,8 +74,8 @@ def _mlp(
 ) -> jax.Array:
     """Layer after layer, as the model itself does: the neurons of one at a time."""
 
-    def layer(inputs: tuple[dict[str, Any], jax.Array]) -> jax.Array:
-        params, x = inputs
+    def layer(inputs: tuple[dict[str, Any], jax.Array, jax.Array]) -> jax.Array:
+        params, x, index = inputs
 
         def normed(x: Any, name: str) -> Any:
             return Norm(config, name not in params).apply(
@@ -83,9 +83,10 @@ def _mlp(
             )
 
         x = normed(x, "norm2") if site == "resid_mid" else x
-        tap = Tap(Identity(), config, options, jnp.int32(0))
+        tap = Tap(Identity(), config, options, index)
         return normed(MLP(config).apply({"params": params["mlp"]}, x, tap), "norm_mlp_out")
 
     # Sites have a batch and a length: each row here is a prompt of one token.
     rows = x.reshape(x.shape[0], -1, 1, x.shape[-1])
-    return jax.lax.map(layer, (params, rows)).reshape(x.shape)
+    layers = jnp.arange(config.n_layers, dtype=jnp.int32)
+    return jax.lax.map(layer, (params, rows, layers)).reshape(x.shape)

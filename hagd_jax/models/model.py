@@ -19,6 +19,7 @@ from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.arrays import read_array, read_indices, require_key
 from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import Decoder, Options, param_specs
+from hagd_jax.models.experts import without_unused
 from hagd_jax.models.intervention import Identity, Intervention, check
 from hagd_jax.models.sites import require_sites
 from hagd_jax.models.tokenizer import Tokenizer
@@ -117,7 +118,10 @@ def _creator(config: DecoderConfig, mesh: jax.sharding.Mesh | None) -> Callable[
 
     def create(key: jax.Array) -> Any:
         variables = Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32), Identity())
-        return flax.core.meta.unbox(variables["params"])
+        params = flax.core.meta.unbox(variables["params"])
+        blocks = params["blocks"]
+        mlp = without_unused(blocks["mlp"], config)
+        return {**params, "blocks": {**blocks, "mlp": mlp}}
 
     return jax.jit(create, out_shardings=_shardings(config, mesh))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,16 +19,16 @@ from hagd_jax.models.families.table import Index, Sizes, Source, Weight, pieces,
 _STRIP = 128
 
 
-def leaf_dtype(weight: Weight, source: Source, layers: int) -> np.dtype[Any]:
+def leaf_dtype(weights: Sequence[Weight], source: Source, layers: int) -> np.dtype[Any]:
     """Return the dtype that holds all tensors of a parameter as they are stored."""
-    names = {weight.tensor(layer) for layer in range(layers)}
+    names = {w.tensor(layer) for w in weights for layer in range(layers) if w.within(layer)}
     # Without 64-bit mode JAX has no float64.
     dtypes = (jax.dtypes.canonicalize_dtype(source.dtype(name)) for name in names)
     return np.dtype(functools.reduce(jnp.promote_types, dtypes))
 
 
 def place(
-    weight: Weight,
+    weights: Sequence[Weight],
     shape: tuple[int, ...],
     sizes: Sizes,
     source: Source,
@@ -41,7 +42,7 @@ def place(
     the parameter is in host memory meanwhile.
 
     Args:
-        weight: Where it is stored.
+        weights: Where it is stored, one for each tensor that a layer of it has.
         shape: Its shape.
         sizes: Size of each axis, see `axis_sizes`.
         source: The checkpoint.
@@ -57,7 +58,7 @@ def place(
     """
     if sharding is None:
         whole = tuple(slice(0, n) for n in shape)
-        return jax.device_put(_gather(weight, sizes, source, whole, dtype, check_finite))
+        return jax.device_put(_gather(weights, sizes, source, whole, dtype, check_finite))
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(part.indices(n)[:2] for part, n in zip(index or (), shape, strict=True))
@@ -65,14 +66,14 @@ def place(
     parts: list[jax.Array] = []
     for bounds, devices in holders.items():
         index = tuple(slice(*bound) for bound in bounds)
-        part = _gather(weight, sizes, source, index, dtype, check_finite)
+        part = _gather(weights, sizes, source, index, dtype, check_finite)
         parts += jax.block_until_ready([jax.device_put(part, device) for device in devices])
         del part
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def _gather(
-    weight: Weight,
+    weights: Sequence[Weight],
     sizes: Sizes,
     source: Source,
     index: Index,
@@ -81,10 +82,13 @@ def _gather(
 ) -> np.ndarray:
     """One slice of a parameter, all its layers, in host memory."""
     out = _aligned(tuple(part.stop - part.start for part in index), dtype)
-    for where, name, part in pieces(weight, index):
-        block = read(weight, sizes, part, lambda at, name=name: source.read(name, at))
-        if not _copy(block, out[where]) and check_finite:
-            raise _not_finite(source, name, block, dtype)
+    if any(weight.layers is not None for weight in weights):
+        out[...] = 0
+    for weight in weights:
+        for where, name, part in pieces(weight, sizes, index):
+            block = read(weight, sizes, part, lambda at, name=name: source.read(name, at))
+            if not _copy(block, out[where]) and check_finite:
+                raise _not_finite(source, name, block, dtype)
     return out
 
 

@@ -133,6 +133,14 @@ def _mistral(vocab: int, theta: float, window: int) -> DecoderConfig:
     )
 
 
+def _mixtral(layers: int, width: int, heads: int, mlp: int) -> DecoderConfig:
+    """Mixtral: `mlp` neurons an expert."""
+    return _llama(layers, width, heads, 8 * mlp, kv_heads=8).replace(
+        family="mixtral", rope_theta=1e6, max_positions=32768, experts=8, experts_per_token=2,
+        normalise_routing=True,
+    )  # fmt: skip
+
+
 def _qwen(layers: int, width: int, heads: int, kv_heads: int, mlp: int) -> DecoderConfig:
     """What Qwen 2.5 and Qwen 3 share."""
     return _llama(layers, width, heads, mlp, kv_heads).replace(
@@ -160,6 +168,14 @@ def _qwen3(layers: int, width: int, heads: int, mlp: int) -> DecoderConfig:
     return _qwen(layers, width, heads, 8, mlp).replace(
         family="qwen3", qk_norm="head", d_head=128, rotary_dim=128, tied=width <= 2560,
         max_positions=40960,
+    )  # fmt: skip
+
+
+def _qwen3_moe(layers: int, width: int, heads: int, mlp: int) -> DecoderConfig:
+    """Qwen 3 with mixtures of experts: `mlp` neurons an expert."""
+    return _qwen(layers, width, heads, 4, 128 * mlp).replace(
+        family="qwen3_moe", qk_norm="head", d_head=128, rotary_dim=128, max_positions=40960,
+        experts=128, experts_per_token=8, normalise_routing=True,
     )  # fmt: skip
 
 
@@ -237,6 +253,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mistral-7b-v0.1": Preset("mistralai/Mistral-7B-v0.1", _mistral(32000, 1e4, 4096)),
     "mistral-7b-v0.3": Preset("mistralai/Mistral-7B-v0.3", _mistral(32768, 1e6, 0)),
+    "mixtral-8x7b": Preset("mistralai/Mixtral-8x7B-v0.1", _mixtral(32, 4096, 32, 14336)),
     "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B", _qwen2(24, 896, 14, 2, 4864, 32768)),
     "qwen2.5-1.5b": Preset("Qwen/Qwen2.5-1.5B", _qwen2(28, 1536, 12, 2, 8960)),
     "qwen2.5-3b": Preset("Qwen/Qwen2.5-3B", _qwen2(36, 2048, 16, 2, 11008, 32768)),
@@ -250,6 +267,7 @@ PRESETS: dict[str, Preset] = {
     "qwen3-8b": Preset("Qwen/Qwen3-8B", _qwen3(36, 4096, 32, 12288)),
     "qwen3-14b": Preset("Qwen/Qwen3-14B", _qwen3(40, 5120, 40, 17408)),
     "qwen3-32b": Preset("Qwen/Qwen3-32B", _qwen3(64, 5120, 64, 25600)),
+    "qwen3-30b-a3b": Preset("Qwen/Qwen3-30B-A3B", _qwen3_moe(48, 2048, 32, 768)),
     "gemma-2-2b": Preset("google/gemma-2-2b", _gemma2(26, 2304, 8, 4, 9216)),
     "gemma-2-9b": Preset("google/gemma-2-9b", _gemma2(42, 3584, 16, 8, 14336)),
     "gemma-2-27b": Preset("google/gemma-2-27b", _gemma2(46, 4608, 32, 16, 36864)),

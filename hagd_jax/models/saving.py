@@ -94,12 +94,17 @@ def _tensors(config: DecoderConfig, params: Params) -> list[Tensor]:
     for leaf in (*specs, *(params.keys() - specs.keys())):
         _check(params.get(leaf), leaf, specs[leaf].shape if leaf in specs else None)
     sharing: dict[str, list[Weight]] = collections.defaultdict(list)
-    for weight in families.family_of(config).table(specs):
+    for weight in families.family_of(config).table(config):
         sharing[weight.name].append(weight)
     whole = [parts for parts in sharing.values() if not parts[0].per_layer]
     stacked = [parts for parts in sharing.values() if parts[0].per_layer]
     order = [(parts, 0) for parts in whole]
-    order += [(parts, layer) for layer in range(config.n_layers) for parts in stacked]
+    order += [
+        (parts, layer)
+        for layer in range(config.n_layers)
+        for parts in stacked
+        if parts[0].within(layer)
+    ]
     return [_tensor(parts, layer, params, sizes) for parts, layer in order]
 
 
@@ -112,7 +117,9 @@ def _tensor(parts: list[Weight], layer: int, params: Params, sizes: Sizes) -> Te
         out = np.empty(of, dtype)
         for part in parts:
             leaf = params[part.leaf]
-            write(part, sizes, np.asarray(leaf[layer] if part.per_layer else leaf), out)
+            leaf = leaf[layer] if part.per_layer else leaf
+            leaf = leaf[part.own(sizes)] if part.block else leaf
+            write(part, sizes, np.asarray(leaf), out)
         return out
 
     return whole_tensor(parts[0].tensor(layer), of, dtype, value)

@@ -19,8 +19,13 @@ denominators and patterns the stream is linear in what was written to it:
 Where a model lacks a norm, its denominator is one. `logits` come after a soft cap, as does the
 softmax of `attn_pattern` after that of the scores; `embed` comes after the embedding's scale.
 
+In a mixture of experts `router` holds the weight of each expert after the choice, zero where it
+was not chosen, and `neuron` comes after that weight: neuron = router · act(gate) · in. So
+mlp_out = neuron · W_out as elsewhere, and with `router` held the choice is held, too. Neuron i of
+expert e is number e · (M / E) + i. A dense MLP is one expert, whose weight is one.
+
 Shapes: B batch, T positions, S key positions, D d_model, H heads, K key/value heads, Dh d_head,
-M neurons, V vocabulary.
+E experts (1 without), M neurons, V vocabulary.
 """
 
 from __future__ import annotations
@@ -56,7 +61,8 @@ BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
     "resid_mlp": _STREAM,  # (B,T,D) the MLP's own copy of it, before the norm
     "norm2_scale": _SCALE,  # (B,T,1) what the second norm divides by
     "mlp_in": _STREAM,  # (B,T,D) the normed MLP input
-    "neuron": ("batch", "length", "mlp"),  # (B,T,M) after the activation (and the gate)
+    "router": ("batch", "length", "act_experts"),  # (B,T,E) weights of experts, after the choice
+    "neuron": ("batch", "length", "mlp"),  # (B,T,M) after activation, gate and router
     "mlp_out_scale": _SCALE,  # (B,T,1) what the norm after the MLP divides by
     "mlp_out": _STREAM,  # (B,T,D) as added to the stream
     "resid_post": _STREAM,  # (B,T,D) the stream as the block leaves it
@@ -98,7 +104,8 @@ def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tup
     sizes: dict[str | None, int] = {
         "batch": batch, "length": length, "act_embed": config.d_model, "heads": config.n_heads,
         "kv_heads": config.n_kv_heads, "head_dim": config.d_head, "mlp": config.d_mlp,
-        "vocab": config.vocab_size, None: length if site == "attn_pattern" else 1,
+        "act_experts": max(config.experts, 1), "vocab": config.vocab_size,
+        None: length if site == "attn_pattern" else 1,
     }  # fmt: skip
     return tuple(sizes[axis] for axis in SITES[site])
 

@@ -28,8 +28,11 @@ OPTIONS: dict[str, Any] = {
     "attn_softcap": 0.0,
     "scale_embed": False,
     "logit_softcap": 0.0,
+    "experts": 0,
 }
-EVERY = frozenset(OPTIONS)
+# All that are switched off in a model whose MLPs are no mixtures of experts: who has them must say
+# so, since a neuron of a mixture depends on its router as well.
+EVERY = frozenset(OPTIONS) - {"experts"}
 # For who multiplies by a norm's stored weight, and adds what units write to the stream.
 PLAIN_NORMS = EVERY - {"norm_offset", "norm_placement"}
 

@@ -48,6 +48,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "heads": Rule(("model",)),
         "mlp": Rule(("model",)),
         "features": Rule(("model",)),
+        # Their neurons are split by "mlp" into as many parts: whole experts, if this divides.
+        "experts": Rule(("model",)),
         # Split where that works: key/value heads are copied when they are fewer than the mesh
         # axis, and vocabularies have awkward sizes (nothing above 1 and below 29 divides
         # GPT-2's 50257 = 29 · 1733).
@@ -57,6 +59,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "trace_embed": Rule(("model",), required=False),
         # Whole: the residual width of activations, and everything else.
         "act_embed": Rule(),
+        "act_experts": Rule(),
         "head_dim": Rule(),
         "layers": Rule(),
         "length": Rule(),

@@ -151,7 +151,7 @@ def test_options_that_change_the_mathematics_are_refused_by_name(base, option, v
 @pytest.mark.parametrize(
     ("base", "change", "words"),
     [
-        (LLAMA, {"model_type": "mixtral"}, "model_type: got 'mixtral'"),
+        (LLAMA, {"model_type": "qwen2_moe"}, "model_type: got 'qwen2_moe'"),
         (LLAMA, {"model_type": None}, "model_type"),
         (LLAMA, {"rope_scaling": {"rope_type": "yarn"}}, "factor: got nothing"),
         (LLAMA, {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "long_factor: got nothing"),
@@ -198,7 +198,7 @@ def test_no_option_is_both_harmless_and_read():
         assert not module.UNDERSTOOD & options.HARMLESS
         # Every option that is understood is also asked for.
         asked = [module, families.rope, families.kin, families.windows]
-        asked += [families.gemma, families.gemma2, families.qwen2]
+        asked += [families.gemma, families.gemma2, families.qwen2, families.mixtures]
         text = "".join(m.__loader__.get_source(m.__name__) for m in asked)
         assert all(f'"{name}"' in text for name in module.UNDERSTOOD)
 
@@ -256,7 +256,7 @@ def test_tables_name_every_parameter_once_in_its_shape(family):
             qkv_bias=flag, attn_out_bias=flag, mlp_bias=flag,
         )  # fmt: skip
         specs, sizes = param_specs(config), table.axis_sizes(config)
-        weights = families.family_of(config).table(specs)
+        weights = families.family_of(config).table(config)
         assert sorted(weight.leaf for weight in weights) == sorted(specs)
         if family == "llama":  # The others have as many key heads as query heads.
             for weight in weights:
@@ -291,7 +291,7 @@ def test_custom_models_can_be_anything():
     assert families.from_hf(given) == config
     specs = param_specs(config)
     sizes = table.axis_sizes(config)
-    for weight in families.family_of(config).table(specs):
+    for weight in families.family_of(config).table(config):
         assert table.shape(weight.stored, sizes) == specs[weight.leaf].shape
     for change, words in [
         ({"norms": "none"}, "norms"),

@@ -182,6 +182,9 @@ def test_no_more_is_fetched_than_the_run_that_is_needed(weight, index, fetched):
 def test_a_stacked_parameter_is_gathered_from_the_layers_asked_for():
     weight = Weight("w", "h.{layer}.w", "m e")
     index = (slice(1, 3), slice(0, 2), slice(0, 6))
-    assert list(table.pieces(weight, index)) == [(0, "h.1.w", index[1:]), (1, "h.2.w", index[1:])]
+    assert list(table.pieces(weight, SIZES, index)) == [
+        (0, "h.1.w", index[1:]),
+        (1, "h.2.w", index[1:]),
+    ]
     flat = Weight("w", "w", "m e")
-    assert list(table.pieces(flat, index[1:])) == [(..., "w", index[1:])]
+    assert list(table.pieces(flat, SIZES, index[1:])) == [(..., "w", index[1:])]

@@ -269,7 +269,7 @@ def test_tables_name_every_parameter_once_in_its_shape(name):
     for flag in (True, False):
         config = EXPECTED[name].replace(tied=flag, qkv_bias=name != "phi3", attn_out_bias=False)
         specs, sizes = param_specs(config), table.axis_sizes(config)
-        weights = families.family_of(config).table(specs)
+        weights = families.family_of(config).table(config)
         assert sorted(weight.leaf for weight in weights) == sorted(specs)
         for weight in weights:
             shape = table.shape(weight.ours or weight.stored, sizes)

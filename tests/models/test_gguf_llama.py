@@ -36,7 +36,7 @@ def leaf(file: GgufFile, path: str) -> np.ndarray:
     out = np.zeros(spec.shape, np.float32)
     sizes = table.axis_sizes(file.config)
     everything = tuple(slice(0, n) for n in spec.shape)
-    for row, name, index in table.pieces(weight, everything):
+    for row, name, index in table.pieces(weight, sizes, everything):
         fetch = lambda part, name=name: file.source.read(name, part)  # noqa: E731
         out[row] = table.read(weight, sizes, index, fetch)
     return out

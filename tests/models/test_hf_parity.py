@@ -27,8 +27,8 @@ def hidden_states(trace):
 
 
 def test_the_goldens_are_there():
-    assert len(FOLDERS) == 48
-    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 2.5e6
+    assert len(FOLDERS) == 60
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 3e6
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -47,7 +47,13 @@ def test_logits_and_hidden_states_equal_those_of_transformers(folder):
         np.testing.assert_allclose(states, expected["hidden_states"], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+# Experts in one tensor, as transformers 5 computes with them; saved in the published form.
+FUSED = {"v5_qwen3_moe_fused", "v5_mixtral_fused"}
+
+
+@pytest.mark.parametrize(
+    "folder", [f for f in FOLDERS if f.name not in FUSED], ids=lambda folder: folder.name
+)
 def test_saving_writes_the_tensors_that_transformers_wrote(folder, tmp_path):
     models.save(models.load(folder), tmp_path / "copy")
     ours, theirs = tensors(tmp_path / "copy"), tensors(folder)

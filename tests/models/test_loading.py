@@ -42,7 +42,7 @@ Q1 = "model.layers.1.self_attn.q_proj.weight"
 def tensors_of(config, dtype=np.float32):
     """Random tensors in the shapes and names of a Hugging Face checkpoint."""
     rng, sizes, tensors = np.random.default_rng(0), axis_sizes(config), {}
-    for weight in families.family_of(config).table(param_specs(config)):
+    for weight in families.family_of(config).table(config):
         for layer in range(config.n_layers):
             shape = families.table.shape(weight.stored, sizes)
             tensors[weight.tensor(layer)] = rng.normal(size=shape).astype(dtype)
@@ -135,10 +135,10 @@ def test_each_slice_is_read_once_and_no_more_than_that():
     tensors = tensors_of(LLAMA)
     mesh = make_mesh("data=2,model=2", devices=jax.devices()[:4])
     source, sizes, specs = Counting(tensors), axis_sizes(LLAMA), param_specs(LLAMA)
-    for weight in families.family_of(LLAMA).table(specs):
+    for weight in families.family_of(LLAMA).table(LLAMA):
         spec = specs[weight.leaf]
         placing.place(
-            weight, spec.shape, sizes, source, np.dtype(np.float32),
+            [weight], spec.shape, sizes, source, np.dtype(np.float32),
             loading.sharding(mesh, spec.axes, spec.shape),
         )  # fmt: skip
     for name, parts in source.read_sizes.items():

@@ -24,6 +24,7 @@ ON = {
     "attn_softcap": 1.5,
     "scale_embed": True,
     "logit_softcap": 2.0,
+    "experts": 4,
 }
 TOKENS = np.array([[1, 2, 3, 4]])
 
@@ -32,6 +33,8 @@ def switched_on(name):
     change = {name: ON[name]}
     if name == "rope_local_theta":
         change["window"] = 2
+    if name == "experts":
+        change["experts_per_token"] = 2
     return LLAMA.replace(**change)
 
 
@@ -47,7 +50,7 @@ def test_every_option_can_be_switched_on():
     assert ON.keys() == OPTIONS.keys()
     require_supported(LLAMA, "nobody", ())
     for name in OPTIONS:
-        require_supported(switched_on(name), "all", EVERY)
+        require_supported(switched_on(name), "all", OPTIONS)
         with pytest.raises(ConfigError, match="for nobody"):
             require_supported(switched_on(name), "nobody", ())
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.errors import ConfigError
 from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import (
     custom,
     gemma,
@@ -19,10 +20,12 @@ from hagd_jax.models.families import (
     gpt_neox,
     llama,
     mistral,
+    mixtral,
     olmo2,
     phi3,
     qwen2,
     qwen3,
+    qwen3_moe,
 )
 from hagd_jax.models.families.table import Weight, select
 
@@ -38,7 +41,8 @@ class Family:
         architecture: The class of Hugging Face that reads it.
         from_hf: `config.json`, strict → configuration.
         to_hf: Configuration → what is special to the family in `config.json`.
-        table: `param_specs` → one `Weight` for each parameter.
+        table: Configuration, names in the checkpoint (none when one is written) → a `Weight` for
+            each parameter, or several where it lies in several tensors of a layer.
         prefix: Start of most tensor names that some checkpoints leave out.
         unembed: Name of the unembedding; ignored when it equals the embedding it is tied to.
         buffers: Pattern of the names of stored tensors that are no parameters; they are held
@@ -49,7 +53,7 @@ class Family:
     architecture: str
     from_hf: Callable[[Options, bool], DecoderConfig]
     to_hf: Callable[[DecoderConfig], dict[str, Any]]
-    table: Callable[[Mapping[str, Any]], tuple[Weight, ...]]
+    table: Callable[..., tuple[Weight, ...]]
     prefix: str = ""
     unembed: str = ""
     buffers: str = ""
@@ -63,13 +67,17 @@ class Family:
         )
 
 
+def _selected(table: Sequence[Weight], config: DecoderConfig) -> tuple[Weight, ...]:
+    return select(table, param_specs(config))
+
+
 def _hugging_face(module: Any) -> Family:
     return Family(
         module.MODEL_TYPE,
         module.ARCHITECTURE,
         module.from_hf,
         module.to_hf,
-        lambda specs: select(module.TABLE, specs),
+        getattr(module, "table", lambda config, names=(): _selected(module.TABLE, config)),
         module.PREFIX,
         module.UNEMBED,
         module.BUFFERS,
@@ -79,6 +87,7 @@ def _hugging_face(module: Any) -> Family:
 _MODULES = (
     *(gpt2, gpt_neox, llama, mistral),
     *(qwen2, qwen3, gemma, gemma2, gemma3, olmo2, phi3),
+    *(qwen3_moe, mixtral),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -88,7 +97,7 @@ FAMILIES: dict[str, Family] = {
         custom.ARCHITECTURE,
         custom.from_hf,
         custom.to_hf,
-        custom.table,
+        lambda config, names=(): custom.table(param_specs(config)),
         unembed="unembed.kernel",
     ),
 }

@@ -22,9 +22,10 @@ _NOT_WRITTEN = frozenset({"family", "dtype"})
 _BESIDE = frozenset({"architectures", "model_type", "dtype", "torch_dtype"})
 _LETTERS = {
     "layers": "l", "embed": "e", "heads": "h", "kv_heads": "k", "head_dim": "d",
-    "mlp": "m", "vocab": "v", "positions": "p",
+    "mlp": "m", "experts": "x", "vocab": "v", "positions": "p",
 }  # fmt: skip
 _LISTS = frozenset({"factors", "short_factors"})
+_LAYERS = ("window_layers", "dense_layers")
 _KINDS = {"int": int, "float": float, "bool": bool}
 
 
@@ -46,21 +47,21 @@ def from_hf(given: Options, strict: bool = True) -> DecoderConfig:
         require_known(given, names | _BESIDE)
     values: dict[str, Any] = {}
     for name in sorted(names & given.keys()):
-        if name not in ("rope_scaling", "window_layers"):
+        if name != "rope_scaling" and name not in _LAYERS:
             values[name] = option(given, name, _KINDS.get(str(_FIELDS[name].type), str))
     for name in sorted(names):
         required = _FIELDS[name].default is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"config.json: {name}", got="nothing", expected="an int")
     values["rope_scaling"] = _scaling(option(given, "rope_scaling", dict, None))
-    values["window_layers"] = _numbers(given, "window_layers", int)
+    values |= {name: _numbers(given, name, int) for name in _LAYERS}
     return DecoderConfig(**values, family="custom")
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Write a `config.json` that `from_hf` reads."""
     values = {n: v for n, v in dataclasses.asdict(config).items() if n not in _NOT_WRITTEN}
-    values["window_layers"] = list(config.window_layers)
+    values |= {name: list(getattr(config, name)) for name in _LAYERS}
     if config.rope_scaling is not None:
         for name in _LISTS:
             values["rope_scaling"][name] = list(getattr(config.rope_scaling, name))

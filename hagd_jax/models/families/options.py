@@ -45,9 +45,11 @@ HARMLESS = words(
     gradient_checkpointing hidden_dropout id2label initializer_range is_decoder is_llama_config
     keys_to_ignore_at_inference label2id length_penalty max_length min_length model_type n_ctx
     name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
-    output_attentions output_hidden_states output_past output_scores pad_token_id
+    output_attentions output_hidden_states output_past output_router_logits output_scores
+    pad_token_id
     predict_special_tokens prefix pretraining_tp problem_type remove_invalid_values
     reorder_and_upcast_attn repetition_penalty resid_pdrop return_dict return_dict_in_generate
+    router_aux_loss_coef router_jitter_noise
     sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_last_hidden_states tokenizer_class top_k top_p torch_dtype torchscript

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +66,10 @@ class Weight:
         parts: Patterns of the first dimension of all that lie in the tensor one after the other,
             where they differ in size: Phi-3 stores queries, keys and values that way.
         part: Which of them this parameter is.
+        layers: Numbers of the layers that have the tensor; all of them if None.
+        block: First entry, in each dimension of the parameter without its layers, of the block
+            that the tensor holds, where it does not hold the parameter whole: an expert's neurons
+            are a block of their layer's. What no tensor holds is zero.
 
     Example:
         >>> keys = Weight("blocks/attn/k/bias", "h.{layer}.bias", "(c h d)", "h d", {"c": 1})
@@ -81,6 +85,8 @@ class Weight:
     fixed: Mapping[str, int] = dataclasses.field(default_factory=dict)
     parts: tuple[str, ...] = ()
     part: int = 0
+    layers: Collection[int] | None = None
+    block: tuple[int, ...] = ()
 
     def stored_shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape of the tensor in the file."""
@@ -96,6 +102,16 @@ class Weight:
         """Tell whether each layer has a tensor of its own."""
         return "{layer}" in self.name
 
+    def within(self, layer: int) -> bool:
+        """Tell whether a layer has the tensor."""
+        return self.layers is None or layer in self.layers
+
+    def own(self, sizes: Sizes) -> Index:
+        """Return which entries of a layer of the parameter the tensor holds."""
+        widths = shape(self.ours or self.stored, sizes)
+        starts = self.block or (0,) * len(widths)
+        return tuple(slice(at, at + n) for at, n in zip(starts, widths, strict=True))
+
     def tensor(self, layer: int) -> str:
         """Return the name of the tensor of one layer."""
         return self.name.replace("{layer}", str(layer))
@@ -103,6 +119,9 @@ class Weight:
 
 def axis_sizes(config: DecoderConfig) -> dict[str, int]:
     """Compute the size of each axis letter; `c` is the three of q, k, v; `t j` split a head.
+
+    `m` are the neurons of a layer, `f` those of an expert, of which there are `x`, and `i` those of
+    a dense layer among mixtures.
 
     Args:
         config: The decoder.
@@ -113,7 +132,8 @@ def axis_sizes(config: DecoderConfig) -> dict[str, int]:
     return {
         "l": config.n_layers, "e": config.d_model, "h": config.n_heads, "k": config.n_kv_heads,
         "d": config.d_head, "m": config.d_mlp, "v": config.vocab_size, "p": config.max_positions,
-        "c": 3, "t": 2, "j": config.d_head // 2,
+        "c": 3, "t": 2, "j": config.d_head // 2, "x": config.experts, "f": config.d_expert,
+        "i": config.d_dense,
     }  # fmt: skip
 
 
@@ -204,11 +224,12 @@ def write(weight: Weight, sizes: Sizes, value: np.ndarray, out: np.ndarray) -> N
     axes[place] = value.reshape([sizes[axis] for axis in have]).transpose(order)
 
 
-def pieces(weight: Weight, index: Index) -> Iterator[tuple[Any, str, Index]]:
+def pieces(weight: Weight, sizes: Sizes, index: Index) -> Iterator[tuple[Any, str, Index]]:
     """List the tensors that a slice of a parameter is gathered from.
 
     Args:
         weight: The parameter.
+        sizes: Size of each axis, see `axis_sizes`.
         index: A slice with explicit bounds for each dimension, the layers first if there are any.
 
     Yields:
@@ -217,8 +238,25 @@ def pieces(weight: Weight, index: Index) -> Iterator[tuple[Any, str, Index]]:
     if not weight.per_layer:
         yield ..., weight.name, index
         return
+    there: tuple[slice, ...] = ()
+    part = index[1:]
+    if weight.block:
+        meets = [_meet(wanted, own) for wanted, own in zip(part, weight.own(sizes), strict=True)]
+        if any(here.start >= here.stop for here, _ in meets):
+            return
+        there, part = tuple(here for here, _ in meets), tuple(inside for _, inside in meets)
     for row, layer in enumerate(range(index[0].start, index[0].stop)):
-        yield row, weight.tensor(layer), index[1:]
+        if weight.within(layer):
+            yield (row, *there) if there else row, weight.tensor(layer), part
+
+
+def _meet(wanted: slice, own: slice) -> tuple[slice, slice]:
+    """Where two runs meet, counted from the start of the first, and of the second."""
+    start, stop = max(wanted.start, own.start), min(wanted.stop, own.stop)
+    return (
+        slice(start - wanted.start, stop - wanted.start),
+        slice(start - own.start, stop - own.start),
+    )
 
 
 def dense(leaf: str, name: str, stored: str, ours: str, bias: str, out: str = "") -> list[Weight]:
