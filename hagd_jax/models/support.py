@@ -33,8 +33,6 @@ OPTIONS: dict[str, Any] = {
 # All that are switched off in a model whose MLPs are no mixtures of experts: who has them must say
 # so, since a neuron of a mixture depends on its router as well.
 EVERY = frozenset(OPTIONS) - {"experts"}
-# For who multiplies by a norm's stored weight, and adds what units write to the stream.
-PLAIN_NORMS = EVERY - {"norm_offset", "norm_placement"}
 
 
 def require_supported(config: DecoderConfig, who: str, supported: Collection[str] = ()) -> None:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.transcoders.config import TranscoderConfig

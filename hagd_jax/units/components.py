@@ -10,10 +10,9 @@ from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
-from hagd_jax.transcoders.transcoder import Transcoder
 from hagd_jax.units.dictionary import Dictionary
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
-from hagd_jax.units.features import as_dictionary
+from hagd_jax.units.features import Source, as_dictionary
 
 
 class Components(struct.PyTreeNode):
@@ -80,7 +79,7 @@ def components(model: LanguageModel) -> Components:
 Parts = Dictionary | Components
 
 
-def parts_of(model: LanguageModel, source: Parts | Transcoder | None) -> Parts:
+def parts_of(model: LanguageModel, source: Parts | Source | None) -> Parts:
     """Choose the units of circuits: nodes of a dictionary, or edges between components."""
     if isinstance(source, Components):
         return source

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from flax import struct
 
+from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.models import Intervention, LanguageModel

@@ -18,9 +18,11 @@ from hagd_jax.models import (
     Context,
     Intervention,
     LanguageModel,
+    require_supported,
     scanned,
 )
 from hagd_jax.models.layers import ACTIVATIONS
+from hagd_jax.models.support import EVERY
 from hagd_jax.transcoders.checks import site_of
 from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.directed import Decoders, Directed, Writes
@@ -94,7 +96,12 @@ class Neurons(Directed):
         return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """Return the output rows of the MLPs."""
+        """Return the output rows of the MLPs.
+
+        Raises:
+            ConfigError: If they are mixtures of experts, where a neuron depends on its router too.
+        """
+        require_supported(model.config, "edges of neurons", EVERY)
         own = np.arange(model.config.n_layers)
         return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
 

@@ -10,7 +10,7 @@ import pytest
 from hagd_jax import testbeds, transcoders
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, norm_weight, require_supported, write_gain
-from hagd_jax.models.support import EVERY, OPTIONS
+from hagd_jax.models.support import OPTIONS
 from tests.models.noise import noisy
 from tests.models.test_decoder import LLAMA
 

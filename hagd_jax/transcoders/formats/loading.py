@@ -159,7 +159,7 @@ def place_params(
     needed = set(specs) if leaves is None else _needed(leaves, stored) & set(specs)
     params: Params = {
         w.leaf: place(
-            w, specs[w.leaf].shape, stored.sizes, stored.views, np.dtype(config.dtype),
+            [w], specs[w.leaf].shape, stored.sizes, stored.views, np.dtype(config.dtype),
             layout.get(w.leaf), check_finite,
         )
         for w in stored.weights
