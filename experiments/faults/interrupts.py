@@ -52,7 +52,7 @@ CASES = {
     "extract, fused": (f"extract {_FOUND} --executor fused --out {{out}}", "circuit.json"),
     "train-transcoder": (
         "train-transcoder --model {model} --corpus self --text.length 3 --tokens 20000 "
-        "--features 4x --k 4 --batch-size 32 --evaluate 8 --contexts 2 --out {out}",
+        "--features 4x --k 4 --batch-size 8 --evaluate 2 --contexts 2 --out {out}",
         "transcoder/W_enc_0.safetensors",
     ),
     "validate": (

@@ -99,8 +99,10 @@ def train_config(context: Context) -> TrainConfig:
     """Configure the transcoder of a run; its seed is the sum of both seeds."""
     config, algorithm = context.config.train, _algorithm(context)
     if algorithm is not None and config == TrainConfig():
-        tokens = _STEPS * SMALL_FEATURES.batch_size * algorithm.width
-        config = dataclasses.replace(SMALL_FEATURES, tokens=tokens)
+        # A small algorithm has fewer inputs than a batch; as many steps are taken all the same.
+        size = min(SMALL_FEATURES.batch_size, len(_examples(context, algorithm).train))
+        tokens = _STEPS * size * algorithm.width
+        config = dataclasses.replace(SMALL_FEATURES, tokens=tokens, batch_size=size)
     return dataclasses.replace(config, seed=config.seed + context.config.seed)
 
 
@@ -132,6 +134,10 @@ def text_of(context: Context) -> Corpus:
         return open_corpus(context.config.corpus, context.model, progress=context.progress)
     algorithm = _algorithm(context)
     assert algorithm is not None
+    return _examples(context, algorithm)
+
+
+def _examples(context: Context, algorithm: Algorithm) -> Corpus:
     rows, _ = algorithm.table("train", MOST_EXAMPLES)
     return corpus_of_tokens("what the model was trained on", rows, context.model)
 
