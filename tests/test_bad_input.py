@@ -48,7 +48,7 @@ def model() -> LanguageModel:
 
 @functools.cache
 def trace():
-    sites = ("head_out", "neuron", "embed", "head_write", "mlp_out", "attn_pattern")
+    sites = ("head_out", "neuron", "embed", "head_added", "mlp_out", "attn_pattern")
     return models.forward(model(), TOKENS, capture=sites).trace
 
 

@@ -41,7 +41,7 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str
         return seen
     name, before = file_of(stage.name), None
     if run.has(name):
-        before = run.whole(name, lambda: _read(run, name))
+        before = run.whole(name, lambda: _read(run, stage.name))
         lost = before is None
     else:
         there = [run.has(leaf) for leaf in stage.leaves]  # all processes ask the same questions
@@ -53,14 +53,19 @@ def remember(run: RunFolder | None, stage: Stage, seen: Seen, then: Iterable[str
     if before is not None:
         _require_same(run, name, before, seen)
         seen = before | seen
-    run.write(name, json.dumps(with_digest(seen.to_json()), indent=1) + "\n")
+    # The name of the stage, so that no other stage's record is taken for this one's.
+    record = with_digest({"stage": stage.name} | seen.to_json())
+    run.write(name, json.dumps(record, indent=1) + "\n")
     return seen
 
 
-def _read(run: RunFolder, name: str) -> Seen:
-    path = run.path / name
+def _read(run: RunFolder, stage: str) -> Seen:
+    path = run.path / file_of(stage)
     try:
-        return Seen.from_json(without_digest(path, read_json_object(path, error=DamagedError)))
+        record = without_digest(path, read_json_object(path, error=DamagedError))
+        if record.pop("stage", None) != stage:
+            raise DamagedError(str(path), got="another stage's record", expected=f"that of {stage}")
+        return Seen.from_json(record)
     except DamagedError:
         raise
     except HagdError as error:

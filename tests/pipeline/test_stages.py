@@ -169,6 +169,18 @@ def test_what_is_damaged_is_made_again(copier, task, whole, tmp_path, caplog, fi
     assert "damaged" in caplog.text or damage == "flipped" or file == "metrics.jsonl"
 
 
+@pytest.mark.parametrize(("mine", "other"), [("score", "hierarchy"), ("features", "score")])
+def test_another_stages_record_is_not_taken_for_ones_own(
+    copier, task, whole, tmp_path, caplog, mine, other
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.copy(folder / f"seen/{other}.json", folder / f"seen/{mine}.json")
+    left = run_until("select", copier, task, LEVELS, out=folder)
+    assert "another stage's record" in caplog.text
+    assert left["select"].circuit == Circuit.load(whole / "circuit.json")
+
+
 def test_a_broken_configuration_is_named(copier, task, tmp_path):
     run_until("score", copier, task, LEVELS, out=tmp_path)
     (tmp_path / "config.json").write_bytes(b"[]")
