@@ -6,9 +6,8 @@
 Texts are cut, cleaned and scored as lm-evaluation-harness does: `acc` by the log-probability of a
 choice, `acc_norm` by that a character. WinoGrande, HellaSwag and BLiMP are read from the files that
 are named; of a longer one a random draw of `--most` rows is measured. Intervals are bootstraps over
-groups of rows that share words (twins, clips of one video). SmolLM2-135M answers some 20 rows of
-WinoGrande a second and two of HellaSwag, on two cores. Writes results/benchmarks.json, with the
-digests of the files and of the model; a stopped run continues.
+groups of rows that share words (twins, clips of one video). Writes results/benchmarks.json, with
+the digests of the files and of the model; a stopped run continues.
 """
 
 from __future__ import annotations
