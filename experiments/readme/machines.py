@@ -53,6 +53,18 @@ def _shares(rows: Iterable[dict], name: str = "task") -> str:
     return ", ".join(part.replace("_", " ") for part in parts)
 
 
+def published(result: dict) -> list[Row]:
+    """Make the row of a model's accuracy on the rows of published benchmarks."""
+    found = [
+        f"{row['benchmark']} {row[name]:.1%} ({row[f'{name}_from']:.1%} to "
+        f"{row[f'{name}_to']:.1%}, {row['rows']} rows)"
+        for row in result["rows"]
+        for name in (["acc_norm"] if row["benchmark"] == "hellaswag" else ["acc"])
+    ]
+    what = "SmolLM2's accuracy on published rows, as lm-evaluation-harness counts it"
+    return [(what, ", ".join(found), "chance is 50%, of HellaSwag 25%", "circuits/benchmarks.py")]
+
+
 def memory(result: dict) -> list[Row]:
     """Make the row of peak host memory while a model is loaded."""
     row = next(row for row in result["rows"] if row["devices"] == 8)
@@ -131,6 +143,7 @@ ROWS: Rows = {
     "hf_parity": parity,
     "smollm2_tokenizer": tokens,
     "task_accuracy": language,
+    "benchmarks": published,
     "loading_memory": memory,
     "compile_time": compile_time,
     "forward_speed": speed,

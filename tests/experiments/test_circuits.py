@@ -1,13 +1,17 @@
 """Experiments on circuits, at toy size."""
 
 import dataclasses
+import hashlib
+import json
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.circuits import (
     ablation_study,
     algorithmic,
+    benchmarks,
     exhaustive,
     ground_truth,
     meta_learning,
@@ -18,7 +22,7 @@ from experiments.circuits import (
     task_accuracy,
 )
 from experiments.common.small_models import Small
-from hagd_jax import meta
+from hagd_jax import meta, models
 from hagd_jax.errors import ConfigError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
@@ -199,3 +203,48 @@ def test_task_accuracy_counts_the_prompts_that_go_wrong(tiny, places, read):
         assert probabilities == sorted(probabilities, reverse=True)
         assert 0 < sum(probabilities) <= 1
     assert result["training"][0]["steps"] == 2
+
+
+def test_benchmarks_are_scored_as_in_float64_and_resume(tiny, places, tmp_path, read):
+    """Against log-probabilities of each text by itself, without padding."""
+    people = ("Mary", "John", "Anna")
+    rows = [
+        {"sentence": f"{a} called {b} as _ was {how}.", "option1": a, "option2": b, "qID": f"{i}-1",
+         "answer": str(1 + i % 2)}
+        for i, how in enumerate(("late", "at the store", "ill and very far from the house"))
+        for a in people for b in people if a != b
+    ]  # fmt: skip
+    path = tmp_path / "dev.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = benchmarks.Config(
+        **places, files=(f"winogrande:{path}",), model=tiny, most=10, cell=4, texts=6
+    )
+    benchmarks.main(config)
+    first = read("benchmarks")
+    (row,) = first["rows"]
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (row["rows"], row["of"]) == (10, 18)
+    model = models.load(tiny, dtype=jax.numpy.float32)
+    expected = []
+    for i in np.random.default_rng(0).permutation(18)[:10]:
+        before, after = rows[i]["sentence"].split("_")
+        sums = []
+        for option in (rows[i]["option1"], rows[i]["option2"]):
+            start = len(model.tokenizer.encode(before + option, end=False))
+            ids = model.tokenizer.encode(before + option + after, end=False)
+            logits = np.asarray(models.forward(model, np.array([ids])).logits[0], np.float64)
+            logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            sums.append(sum(logp[t - 1, ids[t]] for t in range(start, len(ids))))
+        assert abs(sums[0] - sums[1]) > 1e-5  # rounding decides nothing
+        expected.append("01"[int(np.argmax(sums)) == int(rows[i]["answer"]) - 1])
+    found = "".join(part["acc"] for part in first["parts"])
+    assert found == "".join(expected)
+    assert "0" in found
+    assert "1" in found
+    assert row["acc"] == found.count("1") / 10
+    assert row["acc_from"] <= row["acc"] <= row["acc_to"]
+    kept = (places["runs"] / "benchmarks.jsonl").read_text()
+    benchmarks.main(config)
+    assert (places["runs"] / "benchmarks.jsonl").read_text() == kept
+    with pytest.raises(ConfigError, match="NAME:FILE"):
+        benchmarks.main(dataclasses.replace(config, files=("winogrande",)))

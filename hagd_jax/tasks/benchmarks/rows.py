@@ -158,7 +158,7 @@ def drawn(rows: Iterable[Any], most: int) -> tuple[list[Any], int]:
 
     Example:
         >>> drawn("abcdef", 3)
-        (['a', 'b', 'e'], 6)
+        (['a', 'c', 'f'], 6)
     """
     held: list[tuple[int, int, Any]] = []
     number = -1
