@@ -74,7 +74,7 @@ def load(
     specs, layout = param_specs(config), shardings(config, mesh) or {}
     params: Params = {
         w.leaf: place(
-            w, specs[w.leaf].shape, stored.sizes, stored.views, wanted, layout.get(w.leaf),
+            [w], specs[w.leaf].shape, stored.sizes, stored.views, wanted, layout.get(w.leaf),
             check_finite,
         )
         for w in stored.weights
