@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.feed_forward import MLP
 from hagd_jax.models.intervention import Identity, Intervention, Skeleton, split
 from hagd_jax.models.layers import (
-    MLP,
     Attention,
     Linear,
     Norm,

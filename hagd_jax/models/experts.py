@@ -59,10 +59,13 @@ def per_neuron(weights: jax.Array, config: DecoderConfig, index: jax.Array) -> j
     In a layer that is no mixture the neurons beyond its own have weight zero.
     """
     each = jnp.repeat(weights, config.d_expert, axis=-1)
-    if config.d_dense % config.d_expert == 0:
-        return each
-    beyond = jnp.arange(config.d_mlp) >= config.d_dense
-    return jnp.where(is_dense(config, index) & beyond, 0, each)
+    return jnp.where(inside(config, index), each, 0) if config.d_dense else each
+
+
+def inside(config: DecoderConfig, index: jax.Array) -> jax.Array:
+    """Tell which neurons a layer has, (M,) bool: all of them, or those of a dense layer."""
+    own = jnp.arange(config.d_mlp) < (config.d_dense or config.d_mlp)
+    return own | ~is_dense(config, index)
 
 
 def is_dense(config: DecoderConfig, index: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The parts of a block: norms, linear maps, attention, MLP."""
+"""The parts of a block: norms, linear maps, attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.models import experts, rope
+from hagd_jax.models import rope
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.sites import QKV_INPUT_SITES
 from hagd_jax.models.tap import Tap
@@ -250,33 +250,3 @@ class Attention(nn.Module):
         reach = jnp.asarray([window or length for window in c.windows], jnp.int32)[index]
         places = jnp.arange(length)
         return mask & (places[:, None] - places < reach)
-
-
-class MLP(nn.Module):
-    """The MLP computes act(x · W_in) · W_out, or act(x · W_gate) · (x · W_in) · W_out.
-
-    In a mixture, neurons are multiplied by the weight of their expert before W_out.
-    """
-
-    config: DecoderConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, tap: Tap) -> jax.Array:
-        c = self.config
-        act = ACTIVATIONS[c.activation]
-        widen = functools.partial(Linear, (c.d_model,), (c.d_mlp,), ("embed", "mlp"), c.mlp_bias)
-        hidden = widen(name="in")(x)
-        hidden = act(widen(name="gate")(x)) * hidden if c.gated_mlp else act(hidden)
-        if c.experts:
-            hidden = hidden * self.routing(x, tap)
-        elif tap.wants("router"):
-            hidden = hidden * tap("router", jnp.ones((*x.shape[:-1], 1), x.dtype))
-        out = Linear((c.d_mlp,), (c.d_model,), ("mlp", "embed"), c.mlp_bias, name="out")
-        return out(tap("neuron", hidden))
-
-    def routing(self, x: jax.Array, tap: Tap) -> jax.Array:
-        """Compute the weight of every neuron, that of its expert: (B, T, M)."""
-        c, index = self.config, tap.ctx.index
-        scores = Linear((c.d_model,), (c.experts,), ("embed", "experts"), False, name="router")(x)
-        router = tap("router", experts.route(scores, c, index))
-        return experts.per_neuron(router, c, index)

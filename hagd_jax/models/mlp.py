@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from hagd_jax.errors import InputError, require_choice, require_is
 from hagd_jax.models.arrays import read_array
 from hagd_jax.models.config import DecoderConfig
+from hagd_jax.models.feed_forward import MLP
 from hagd_jax.models.intervention import Identity
-from hagd_jax.models.layers import MLP, Norm
+from hagd_jax.models.layers import Norm
 from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tap import Options, Tap
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from hagd_jax.errors import ConfigError, MeshError
 from hagd_jax.interventions import chain, freeze, replace
-from hagd_jax.models import SITES, DecoderConfig, abstract, forward, init, mlp
+from hagd_jax.models import SITES, DecoderConfig, abstract, forward, init, mlp, preset, sorted_rows
 from hagd_jax.models.experts import per_neuron, route
 from hagd_jax.models.model import _forward
 from hagd_jax.parallel import make_mesh
@@ -23,7 +25,9 @@ EACH = LLAMA.replace(d_mlp=24, experts=4, experts_per_token=2, normalise_routing
 STEPS = EACH.replace(
     normalise_routing=False, experts_per_token=3, qk_norm="head", dense_layers=(1,), d_dense=14
 )
-BOTH = pytest.mark.parametrize("config", [EACH, STEPS], ids=["each", "steps"])
+# So many experts that tokens are sorted by them; in STEPS and EACH it would not pay.
+MANY = EACH.replace(d_mlp=64, experts=32, qk_norm="head", dense_layers=(1,), d_dense=3)
+BOTH = pytest.mark.parametrize("config", [EACH, STEPS, MANY], ids=["each", "steps", "many"])
 ON_REQUEST = {"q_in", "k_in", "v_in", "head_write", "resid_mlp"}
 
 
@@ -62,7 +66,10 @@ def test_a_mixture_equals_its_definition(config):
             # Values of size one, some twenty to a sum.
             np.testing.assert_allclose(trace[site][layer], value, atol=5e-6)
         chosen = (np.asarray(trace["router"][layer]) > 0).sum(-1)
-        assert np.all(chosen == (3 if layer in config.dense_layers else config.experts_per_token))
+        dense = -(-config.d_dense // config.d_expert)
+        assert np.all(
+            chosen == (dense if layer in config.dense_layers else config.experts_per_token)
+        )
     np.testing.assert_allclose(trace["resid_post"], trace["resid_mid"] + trace["mlp_out"])
 
 
@@ -176,12 +183,92 @@ def test_a_dense_model_is_one_expert_with_weight_one():
     assert np.all(nothing == 0)
 
 
-def test_only_structure_recompiles():
+@pytest.mark.parametrize("config", [STEPS, MANY], ids=["steps", "many"])
+def test_only_structure_recompiles(config):
     tokens = jnp.asarray(TOKENS)
-    forward(noisy(STEPS), tokens)
+    forward(noisy(config), tokens)
     size = _forward._cache_size()
-    forward(noisy(STEPS, seed=1), tokens[::-1])
+    forward(noisy(config, seed=1), tokens[::-1])
     assert _forward._cache_size() == size
+
+
+def test_tokens_are_sorted_where_it_pays():
+    tokens = TOKENS.size
+    assert sorted_rows.size(MANY, tokens) == (2, 8, 37)
+    assert sorted_rows.size(EACH, tokens) is None
+    assert sorted_rows.size(EACH.replace(experts_per_token=4), 10**6) is None
+    router = np.zeros((tokens, 32), np.float32)
+    router[:, 5] = router[3:, 7] = 0.5
+    router[:3, 9] = 0.25
+    rows = sorted_rows.sort(jnp.asarray(router), sorted_rows.Size(2, 8, 37))
+    assert rows.expert[:7].tolist() == [5, 5, 5, 7, 7, 7, 9]
+    own = np.asarray(rows.token)
+    assert own[:3].ravel().tolist() == [*range(20), *[tokens] * 4]
+    assert own[3:6].ravel().tolist() == [*range(3, 20), *[tokens] * 7]
+    assert own[6].tolist() == [0, 1, 2, *[tokens] * 5]
+    assert np.all(own[7:] == tokens)
+    np.testing.assert_array_equal(
+        own.ravel()[np.asarray(rows.place)], np.arange(20)[:, None] + [[0, 0]]
+    )
+
+
+def test_sorted_tokens_compute_what_all_experts_do():
+    """A mesh, even of one device, computes all experts: values, gradients and batches of passes."""
+    by_rows = noisy(MANY)
+    by_all = on_mesh(by_rows, make_mesh("model=1", devices=jax.devices()[:1]))
+    embed = forward(by_rows, TOKENS, capture=["embed"]).trace["embed"]
+    some = jnp.stack([embed, embed[::-1]])
+    weight = jax.random.normal(jax.random.key(1), (MANY.vocab_size,))
+
+    def loss(params, embed, model):
+        out = forward(model.replace(params=params), TOKENS, replace("embed", embed))
+        return (out.logits @ weight).mean()
+
+    def every(model):
+        each = lambda x: jax.value_and_grad(loss, (0, 1))(model.params, x, model)  # noqa: E731
+        return jax.jit(jax.vmap(each))(some)
+
+    found, expected = every(by_rows), every(by_all)
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        # Sums of a hundred values of size one, in another order.
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+    blocks = jax.tree.leaves(expected[1][0]["blocks"])
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in blocks)
+
+
+@pytest.mark.parametrize("site", ["router", "neuron"])
+def test_experts_that_no_token_chose_count_when_they_are_written(site):
+    """Every expert, or every neuron, switched on from outside: what they write, by NumPy."""
+    model = noisy(MANY)
+    value = jnp.linspace(0.1, 0.2, 32 if site == "router" else 64)
+    t = forward(
+        model, TOKENS, replace(site, value), capture=["mlp_in", "router", "neuron", "mlp_out"]
+    ).trace
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), model.params["blocks"]["mlp"])
+    x = np.asarray(t["mlp_in"], np.float64)
+    if site == "neuron":
+        neuron = np.broadcast_to(np.asarray(value, np.float64), t["neuron"].shape)
+    else:
+        gate, up = (np.einsum("lbtd,ldm->lbtm", x, p[name]["kernel"]) for name in ("gate", "in"))
+        neuron = np.repeat(np.asarray(value, np.float64), 2) * gate / (1 + np.exp(-gate)) * up
+        neuron[1, ..., MANY.d_dense :] = 0
+    np.testing.assert_allclose(t["neuron"], neuron, atol=5e-6)
+    written = np.einsum("lbtm,lmd->lbtd", neuron, p["out"]["kernel"])
+    assert np.all(np.abs(written).max((1, 2, 3)) > 0.02)
+    np.testing.assert_allclose(t["mlp_out"], written, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-30b-a3b"])
+def test_a_published_mixture_is_planned_on_a_mesh(name):
+    """Shapes alone: nothing of it is allocated."""
+    model = abstract(preset(name), mesh=make_mesh("data=2,model=4"), dtype=jnp.bfloat16)
+    tokens = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+    for of in (model, model.replace(mesh=None)):
+        out = jax.eval_shape(lambda tokens, of=of: forward(of, tokens, capture=["router"]), tokens)
+        assert out.trace["router"].shape == (model.config.n_layers, 2, 64, model.config.experts)
+    parts = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(model.params)]
+    held, whole = sum(map(math.prod, parts)), sum(x.size for x in jax.tree.leaves(model.params))
+    assert whole / 8 <= held < 1.02 * whole / 8
 
 
 def test_fresh_layers_without_a_mixture_have_no_other_parameters():

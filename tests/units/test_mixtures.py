@@ -1,0 +1,84 @@
+"""Neurons of a mixture of experts as nodes: ablations and scores against brute force."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hagd_jax.interventions import chain, freeze, zero_alternative
+from hagd_jax.models import forward
+from hagd_jax.scores import GradientConfig, mean_scores
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.units import Nodes, Space, mask_nodes
+from tests.models.noise import noisy
+from tests.models.test_decoder import TOKENS
+from tests.models.test_experts import EACH, MANY
+
+BOTH = pytest.mark.parametrize("config", [EACH, MANY], ids=["each", "many"])
+PROMPTS = Prompts(
+    clean=TOKENS[:2], corrupted=TOKENS[2:], position=np.array([4, 4]), answer=np.array([5, 1]),
+    distractor=np.array([6, 2]), length=np.array([5, 5]),
+)  # fmt: skip
+
+
+def space(config):
+    return Space(config.n_layers, config.n_heads, config.d_mlp)
+
+
+@BOTH
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
+def test_an_ablated_neuron_is_one_that_writes_nothing(config, held):
+    """Neurons, and all those of an expert, against a model whose rows of W_out are zero there."""
+    model = noisy(config)
+    trace = forward(model, TOKENS, capture=["head_out", "neuron", "router"]).trace
+    used = np.asarray(trace["router"][0]).reshape(-1, config.experts)
+    expert = int(used.sum(0).argmax())  # which some tokens use, and others do not
+    assert np.any(used[:, expert] > 0)
+    assert np.any(used[:, expert] == 0)
+    first = expert * config.d_expert
+    everything = Nodes.full(space(config), 1.0)
+    blocks = model.params["blocks"]
+    for rows in (slice(first, first + 1), slice(first, first + config.d_expert)):
+        mask = Nodes(everything.heads, everything.features.at[0, rows].set(0))
+        do = mask_nodes(mask, zero_alternative(trace))
+        kernel = blocks["mlp"]["out"]["kernel"].at[0, rows].set(0)
+        mlp = blocks["mlp"] | {"out": {"kernel": kernel}}
+        without = model.replace(params=model.params | {"blocks": blocks | {"mlp": mlp}})
+        router = freeze(trace, "router") if held else None
+        expected = forward(without, TOKENS, router).logits
+        found = forward(model, TOKENS, chain(do, router) if held else do).logits
+        plain = forward(model, TOKENS).logits
+        assert np.abs(found - plain).max() > 1e-3
+        # Logits of size ten: sums in another order.
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@BOTH
+def test_scores_are_derivatives_by_the_masks_along_the_path(config):
+    """Central differences of the masked model at each step, the routers free."""
+    model = noisy(config)
+    steps = (0.4, 1.0)
+    found = mean_scores(model, PROMPTS, GradientConfig(steps=steps)).values.features
+    other = forward(model, PROMPTS.corrupted, capture=["head_out", "neuron"]).trace
+    rows = np.arange(2)
+
+    def metric(mask):
+        logits = forward(model, PROMPTS.clean, mask_nodes(mask, other)).logits
+        last = np.asarray(logits, np.float64)[rows, PROMPTS.position]
+        return (last[rows, PROMPTS.answer] - last[rows, PROMPTS.distractor]).mean()
+
+    best = np.argsort(-np.abs(np.asarray(found)).ravel())[:3]
+    for layer, neuron in zip(*np.unravel_index(best, found.shape), strict=True):
+        total = 0.0
+        for step in steps:
+            at = Nodes.full(space(config), step)
+            low, high = (
+                metric(Nodes(at.heads, at.features.at[layer, neuron].add(sign * 5e-3)))
+                for sign in (-1, 1)
+            )
+            total += (high - low) / 1e-2 / len(steps)
+        assert abs(total) > 1e-3
+        # Differences of float32 logits of size one, over a hundredth.
+        np.testing.assert_allclose(found[layer, neuron], total, rtol=0.02, atol=5e-4)
+    assert jnp.isfinite(found).all()
