@@ -25,6 +25,18 @@ def parity(result: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def families(result: dict[str, Any]) -> list[Row]:
+    """Make the row of the graphs in small models of every family."""
+    rows, limit = result["rows"], result["limits"]["identity"]
+    identity, differences = (max(r[name] for r in rows) for name in ("identity", "differences"))
+    what = f"Graphs in small models of {len({row['family'] for row in rows})} families: rows summed"
+    return [
+        (f"{what} against targets, edges against moving their source",
+         f"at most {identity:.1e} and {differences:.1e} of the largest apart", f"≤ {limit:.0e}",
+         "parity/attribution_families.py"),
+    ]  # fmt: skip
+
+
 def speed(result: dict[str, Any]) -> list[Row]:
     """Make the rows of the speed comparison with circuit-tracer."""
     out: list[Row] = []
@@ -97,6 +109,7 @@ def plan(result: dict[str, Any]) -> list[Row]:
 
 ROWS: Rows = {
     "attribution_parity": parity,
+    "attribution_families": families,
     "attribution_speed": speed,
     "attribution_growth": growth,
     "attribution_smollm2": smollm2,

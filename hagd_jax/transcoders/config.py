@@ -20,7 +20,8 @@ COUNTED = ("topk", "batch_topk")
 class TranscoderConfig:
     """Configure the mathematics of a transcoder; hashable, so static under `jit`.
 
-    Features at layer l read x_l and write to the MLP outputs of layers l to l + window.
+    Features at layer l read x_l and write to the MLP outputs of layers l to l + window, as these
+    are added to the stream: behind a norm after the MLP, where there is one.
 
     Attributes:
         n_layers: Layers of the model, L.

@@ -12,6 +12,7 @@ import pytest
 from experiments.common.script import ROOT
 from experiments.parity import (
     attribution,
+    attribution_families,
     executors,
     gguf_goldens,
     hf,
@@ -150,6 +151,21 @@ def test_graphs_that_differ_are_named(case, places, read):
     np.savez(folder / "one.npz", **whole | {"adjacency": whole["adjacency"] + 1e-3})
     with pytest.raises(SystemExit, match=r"beyond the limits: \['one'\]"):
         attribution.main(attribution.Config(**places, folder=folder))
+
+
+def test_graphs_are_exact_in_families_of_models(places, read, monkeypatch):
+    config = attribution_families.Config(**places, families=("gemma2",), layers=2, sources=12)
+    attribution_families.main(config)
+    result = read("attribution_families")
+    assert [row["nodes"] for row in result["rows"]] == ["neurons", "transcoder"]
+    for row in result["rows"]:
+        assert row["largest"] > 0.01
+        assert max(row["identity"], row["differences"]) <= result["limits"]["identity"]
+    assert len(attribution_families.families(2)) == 11
+    monkeypatch.setattr(attribution_families, "LIMITS", {"identity": 0.0})
+    with pytest.raises(SystemExit, match=r"beyond the limits: \['gemma2'\]"):
+        attribution_families.main(config)
+    assert read("attribution_families")["rows"] == result["rows"]  # measured again, in their place
 
 
 def test_vocabularies_of_the_goldens_are_trained_again():
