@@ -6,8 +6,8 @@ Needs `pip install llama-cpp-python` (a C++ build of several minutes); takes a f
 
 - `tests/models/goldens/gguf_tokenizers.json` has seven small vocabularies, each written into a GGUF
   file, and llama.cpp's ids of some texts. The vocabularies are trained without pre-tokenization, so
-  that a wrong split of a text gives wrong merges. `gemma` is the SentencePiece one with user-defined
-  runs of spaces and lines, and no space in front.
+  that a wrong split of a text gives wrong merges. `gemma` is the SentencePiece one with runs of
+  spaces and lines that are user-defined, and no space in front.
 - `tests/models/goldens/gguf_blocks.npz` has random numbers quantized by ggml to each type we read
   (`<type>_bytes`) and dequantized to float32 by ggml (`<type>_values`).
 """

@@ -34,7 +34,7 @@ def architecture_of(metadata: Mapping[str, Any]) -> Architecture:
         ConfigError: If the architecture is not supported, or the file is no whole model.
     """
     kind = metadata.get("general.type", "model")
-    if kind != "model":
+    if not (isinstance(kind, str) and kind == "model"):
         raise ConfigError("GGUF general.type", got=quoted(kind), expected="'model'")
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -44,10 +44,11 @@ def architecture_of(metadata: Mapping[str, Any]) -> Architecture:
             expected=f"one of {', '.join(ARCHITECTURES)}",
             mend="Load other families from safetensors.",
         )
-    if metadata.get("split.count", 1) not in (0, 1):
+    parts = metadata.get("split.count", 1)
+    if not (isinstance(parts, int) and parts in (0, 1)):
         raise ConfigError(
             "GGUF split.count",
-            got=metadata["split.count"],
+            got=quoted(parts),
             expected="1",
             mend="Join the parts with llama-gguf-split --merge.",
         )

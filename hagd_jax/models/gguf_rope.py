@@ -113,7 +113,9 @@ def with_factors(
         )
     factors = tensors.read(FREQUENCIES, (slice(0, pairs),)).astype(np.float64)
     if not np.all(np.isfinite(factors) & (factors > 0)):
-        raise CheckpointError(f"GGUF tensor {FREQUENCIES}", got=factors, expected="positive numbers")
+        raise CheckpointError(
+            f"GGUF tensor {FREQUENCIES}", got=factors, expected="positive numbers"
+        )
     # llama.cpp applies both: the tensor a pair, the factor to all.
     factors = factors * (1.0 if scaling is None else scaling.factor)
     return RopeScaling("factors", factors=tuple(factors.tolist()))

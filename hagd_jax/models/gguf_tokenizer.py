@@ -16,6 +16,7 @@ import tokenizers
 from gguf.constants import TokenType
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.tokenizer import Tokenizer
 from hagd_jax.models.tokenizer_files import set_template
@@ -43,6 +44,9 @@ _CUTS: dict[str, tuple[str, ...]] = {
 }
 _LLAMA3_NAMES = frozenset({"llama-bpe", "llama3", "llama-v3"})
 _MERGED = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+# Characters of a token that is put together of others: SentencePiece's own limit is 16 unless it is
+# raised (Gemma's longest has 48), and time grows with its square.
+_LONGEST = 512
 _SPACE = "\u2581"  # ▁, how SentencePiece writes a space
 
 
@@ -62,6 +66,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     """
     model = metadata.get("tokenizer.ggml.model", "none")
     pre = metadata.get("tokenizer.ggml.pre", "default")
+    # A damaged file may have anything there, arrays included.
+    model, pre = (value if isinstance(value, str) else quoted(value) for value in (model, pre))
     if model in ("none", "no_vocab"):
         return None
     if model == "gpt2" and pre in _CUTS:
@@ -125,7 +131,7 @@ def _sentence_piece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
 
 def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     """Every way to make a token of two others, the best-scored tokens first."""
-    scores, tokens = vocabulary.numbers("scores"), vocabulary.tokens
+    scores, tokens = vocabulary.numbers("scores").astype(np.float64), vocabulary.tokens
     merged = np.isin(vocabulary.kinds, _MERGED)
     usable = {tokens[i]: i for i in np.flatnonzero(merged).tolist()}
     found: list[tuple[str, str]] = []
@@ -133,6 +139,9 @@ def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
         token = tokens[i]
         if len(token) < 2 or not merged[i]:
             continue
+        if len(token) > _LONGEST:
+            expected = f"at most {_LONGEST}"
+            raise vocabulary.error("tokens", f"one of {len(token)} characters", expected)
         pairs = [
             (usable[left], usable[token[cut:]], left, token[cut:])
             for cut in range(1, len(token))

@@ -129,9 +129,7 @@ def with_template(
     return copy
 
 
-def set_template(
-    native: tokenizers.Tokenizer, begin: Sequence[int], end: Sequence[int]
-) -> None:
+def set_template(native: tokenizers.Tokenizer, begin: Sequence[int], end: Sequence[int]) -> None:
     """Give a tokenizer that nobody else holds a template that adds other tokens.
 
     Args:

@@ -158,9 +158,7 @@ def llama3_factors(config: dict[str, Any]) -> np.ndarray | None:
     if scaling.get("rope_type") != "llama3":
         return None
     dim, trained = config["head_dim"], scaling["original_max_position_embeddings"]
-    low, high, factor = (
-        scaling[key] for key in ("low_freq_factor", "high_freq_factor", "factor")
-    )
+    low, high, factor = (scaling[key] for key in ("low_freq_factor", "high_freq_factor", "factor"))
     found = []
     for pair in range(dim // 2):
         wavelength = 2 * math.pi * config["rope_theta"] ** (2 * pair / dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hagd_jax import models
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError, HagdError
 from hagd_jax.models import gguf_families
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import select
-from hagd_jax.models.gguf_source import open_gguf
+from hagd_jax.models.gguf_config import gguf_config
+from hagd_jax.models.gguf_source import GgufFile, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_converted import convert
 
@@ -195,8 +199,6 @@ def test_the_largest_gemmas_divide_scores_by_the_mean_width(
             return getattr(self.inner, name)
 
     assert open_gguf(path).config.query_scalar == 0  # d_head
-    from hagd_jax.models.gguf_config import gguf_config
-
     deep = gguf_config(metadata, Deep())
     assert (deep.n_layers, deep.d_head, deep.query_scalar) == (largest, 6, 16 / 4)
 
@@ -255,3 +257,44 @@ def test_a_missing_and_a_foreign_tensor_are_refused_by_name(name: str, tmp_path:
     more = {**tensors, "rope_factors_long.weight": np.ones(3, np.float32)}
     with pytest.raises(CheckpointError, match=r"rope_factors_long.*no place for"):
         models.load(gguf_tiny.write(tmp_path / "b.gguf", more, settings, architecture))
+
+
+@pytest.fixture(scope="module")
+def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> list[GgufFile]:
+    """A file of each architecture."""
+    folder = tmp_path_factory.mktemp("each")
+    names = ("llama_llama3", "qwen2_shards", "gemma2", "gemma3", "gpt2", "neox_parallel")
+    files = [open_gguf(convert(FOLDERS / name, folder / f"{name}.gguf")) for name in names]
+    plain = {"rope__scaling__type": "none"}
+    files.append(open_gguf(convert(FOLDERS / "qwen3_yarn", folder / "qwen3.gguf", **plain)))
+    return files
+
+
+WILD = (
+    st.integers(-3, 70)
+    | st.sampled_from([2**31 - 1, 2**31, 2**63, 0.0, 1e-30, 1e30, 1.5, "", "x", True, False])
+    | st.sampled_from([math.nan, math.inf, -math.inf, "none", "linear", "yarn", []])
+    | st.sampled_from([np.array([], np.int32), np.array([1, 2], np.uint32), np.zeros(7, bool)])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 6), st.lists(st.tuples(st.integers(0, 99), WILD), min_size=1, max_size=3))
+def test_damaged_settings_give_a_typed_error_or_a_configuration(
+    one_of_each: list[GgufFile], which: int, damage: list[tuple[int, Any]]
+):
+    file = one_of_each[which]
+    name = file.header.metadata["general.architecture"]
+    known = file.architecture.keys | {"expert_count", "attention.key_length", "logit_scale"}
+    stated = {key for key in file.header.metadata if key.startswith(f"{name}.")}
+    keys = sorted(stated | {f"{name}.{key}" for key in known} | {"general.type", "split.count"})
+    changes = {keys[place % len(keys)]: value for place, value in damage}
+    try:
+        config = gguf_config({**file.header.metadata, **changes}, file.source)
+    except HagdError as error:
+        assert "expected" in str(error)  # noqa: PT017 (either is right)
+    else:
+        # Sizes are those of the tensors, whatever the settings say.
+        assert config.vocab_size == file.config.vocab_size
+        assert config.n_layers <= file.config.n_layers
+        assert config.d_model == file.config.d_model

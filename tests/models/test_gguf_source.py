@@ -23,7 +23,8 @@ GOLDENS = Path(__file__).parent / "goldens" / "gguf_blocks.npz"
 PLAIN = (Kind.F32, Kind.F16, Kind.BF16)
 GGML = tuple(kind.name for kind in SUPPORTED if kind not in PLAIN)
 # How far the numbers may be from those that were quantized, as a share of their mean square: a
-# step of b bits (three values: T), with the scales that ggml finds for normal numbers and an outlier.
+# step of b bits (T: three values), with the scales that ggml finds for normal numbers and one
+# outlier.
 ERROR = {"T": 0.6, "1": 0.6, "2": 0.4, "3": 0.12, "4": 0.05, "5": 0.02, "6": 0.01, "8": 0.001}
 
 

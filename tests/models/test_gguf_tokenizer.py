@@ -182,6 +182,11 @@ def test_other_tokenizers_are_left_out_and_the_log_says_so(
         ("smollm", {"add_bos_token": 1}, "add_bos_token: got 1; expected true or false"),
         ("smollm", {"add_eos_token": 1}, "add_eos_token: got 1; expected true or false"),
         ("llama", {"scores": None}, "scores"),
+        (
+            "llama",
+            {"tokens": ["a" * 513, "b"], "scores": np.zeros(2), "token_type": None},
+            "one of 513 characters; expected at most 512",
+        ),
         ("llama", {"tokens": ["\udcff"], "scores": np.zeros(1), "token_type": None}, "tokens"),
     ],
 )
@@ -191,6 +196,33 @@ def test_refuses(name: str, changes: dict[str, Any], message: str):
             metadata(name, **{"bos_token_id": 0, "eos_token_id": 0, **changes}), "f.gguf"
         )
     assert "f.gguf" in str(caught.value)
+
+
+DAMAGE = (
+    st.integers(-2, 500)
+    | st.sampled_from([None, "", "x", 1.5, True, [], ["a"], ["a", "b"], ["a b", " "], ["\udcff"]])
+    | st.sampled_from([np.zeros(0), np.zeros(420), np.full(420, np.nan), np.full(420, 4, np.int32)])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["smollm", "qwen2", "llama", "gemma"]),
+    st.lists(st.tuples(st.integers(0, 99), DAMAGE), min_size=1, max_size=3),
+)
+def test_damaged_vocabularies_give_a_typed_error_or_a_tokenizer(
+    name: str, damage: list[tuple[int, Any]]
+):
+    good = metadata(name)
+    keys = sorted({*good, PREFIX + "add_bos_token", PREFIX + "add_space_prefix"})
+    changed = {**good, **{keys[place % len(keys)]: value for place, value in damage}}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    try:
+        found = gguf_tokenizer(changed, "f.gguf")
+    except CheckpointError as error:
+        assert "tokenizer" in str(error)  # noqa: PT017 (either is right)
+    else:
+        assert found is None or found.vocab_size >= 1
 
 
 def test_in_a_file(tmp_path: Path):
