@@ -4,9 +4,10 @@
 
 Needs `pip install llama-cpp-python` (a C++ build of several minutes); takes a few seconds.
 
-- `tests/models/goldens/gguf_tokenizers.json` has five small vocabularies, each written into a GGUF
+- `tests/models/goldens/gguf_tokenizers.json` has seven small vocabularies, each written into a GGUF
   file, and llama.cpp's ids of some texts. The vocabularies are trained without pre-tokenization, so
-  that a wrong split of a text gives wrong merges.
+  that a wrong split of a text gives wrong merges. `gemma` is the SentencePiece one with runs of
+  spaces and lines that are user-defined, and no space in front.
 - `tests/models/goldens/gguf_blocks.npz` has random numbers quantized by ggml to each type we read
   (`<type>_bytes`) and dequantized to float32 by ggml (`<type>_values`).
 """
@@ -24,14 +25,17 @@ from typing import Any
 import gguf
 import numpy as np
 import tokenizers
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, TokenType
+from gguf.constants import GGML_QUANT_SIZES, TokenType
 from tokenizers import models, pre_tokenizers, trainers
 
 from experiments.common.script import ROOT, need, run
 from experiments.parity.tokenizer import FIXED
+from hagd_jax.models.gguf_header import SUPPORTED
 
-PRE = ("smollm", "gpt-2", "default", "llama-bpe")
-BLOCK_TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+PRE = ("smollm", "gpt-2", "default", "llama-bpe", "qwen2")
+BLOCK_TYPES = tuple(
+    kind for kind in SUPPORTED if kind.name not in ("F32", "F16", "BF16")
+)  # fmt: skip
 SPECIAL = ["<unk>", "<s>", "</s>"]
 CORPUS = [
     "it's 2024 and they're 12345 days, aren't we?  I'll go;  we'd (not) [do] {it}!",
@@ -70,6 +74,24 @@ def sentence_piece() -> tuple[list[str], list[float]]:
     return tokens, [-float(order.get(token, len(order))) for token in tokens]
 
 
+def gemma() -> dict[str, Any]:
+    """Return the SentencePiece vocabulary as Gemma's files have theirs.
+
+    Runs of spaces, lines and tabs are user-defined, with a score that means nothing.
+    """
+    tokens, scores = sentence_piece()
+    runs = [char * n for char, most in ((" ", 5), ("\n", 4), ("\t", 3)) for n in range(2, most)]
+    added = [*runs, "\n", "<table>", "<tab"]
+    return {
+        "name": "gemma",
+        "model": "llama",
+        "add_space_prefix": False,
+        "tokens": [*tokens, *added],
+        "token_type": token_types(tokens) + [TokenType.USER_DEFINED.value] * len(added),
+        "scores": scores + [-1000.0] * len(added),
+    }
+
+
 def _tokens(native: tokenizers.Tokenizer) -> list[str]:
     vocabulary = native.get_vocab()
     return sorted(vocabulary, key=vocabulary.__getitem__)
@@ -106,6 +128,7 @@ def ids(case: dict[str, Any], folder: Path) -> list[list[int]]:
         writer.add_token_merges(case["merges"])
     else:
         writer.add_token_scores(case["scores"])
+        writer.add_add_space_prefix(case.get("add_space_prefix", True))
     writer.add_token_list(case["tokens"])
     writer.add_token_types(case["token_type"])
     writer.add_bos_token_id(1)
@@ -118,7 +141,7 @@ def ids(case: dict[str, Any], folder: Path) -> list[list[int]]:
 
 
 def tokenizer_goldens() -> list[dict[str, Any]]:
-    """Return one case for each pre-tokenizer, and one for SentencePiece."""
+    """Return one case for each pre-tokenizer, and two for SentencePiece."""
     texts = [*CORPUS[:5], *FIXED]
     tokens, merges = byte_level()
     common = {"tokens": tokens, "token_type": token_types(tokens), "merges": merges}
@@ -132,6 +155,7 @@ def tokenizer_goldens() -> list[dict[str, Any]]:
             "scores": scores,
         }
     )
+    cases.append(gemma())
     for case in cases:
         case["texts"] = texts
         with tempfile.TemporaryDirectory() as folder:
@@ -154,20 +178,26 @@ def block_goldens() -> dict[str, np.ndarray]:
     values[0, 300] = 20.0
     values[1, :256] = 0.0
     found: dict[str, np.ndarray] = {"values": values}
+    everything = np.ones(512, np.float32)  # how much each column matters; some types need it
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
     for kind in BLOCK_TYPES:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        block, block_bytes = GGML_QUANT_SIZES[kind]
         stored = np.zeros((2, 512 // block * block_bytes), np.uint8)
         back = np.zeros_like(values)
-        suffix = kind.lower().replace("_k", "_K")
-        count = ctypes.c_int64(values.size)
-        getattr(ggml, f"quantize_row_{suffix}_ref")(
-            values.ctypes.data_as(ctypes.c_void_p), stored.ctypes.data_as(ctypes.c_void_p), count
-        )
-        getattr(ggml, f"dequantize_row_{suffix}")(
-            stored.ctypes.data_as(ctypes.c_void_p), back.ctypes.data_as(ctypes.c_void_p), count
-        )
-        found[f"{kind}_bytes"], found[f"{kind}_values"] = stored, back
+        written = ggml.ggml_quantize_chunk(
+            ctypes.c_int(kind.value), _at(values), _at(stored), ctypes.c_int64(0),
+            ctypes.c_int64(2), ctypes.c_int64(512), _at(everything),
+        )  # fmt: skip
+        assert written == stored.nbytes, kind.name
+        name = kind.name.lower().replace("_k", "_K") if kind.name[0] == "Q" else kind.name.lower()
+        dequantize = getattr(ggml, f"dequantize_row_{name}")
+        dequantize(_at(stored), _at(back), ctypes.c_int64(values.size))
+        found[f"{kind.name}_bytes"], found[f"{kind.name}_values"] = stored, back
     return found
+
+
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 @dataclasses.dataclass(frozen=True)

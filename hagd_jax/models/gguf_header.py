@@ -29,7 +29,12 @@ from hagd_jax.files import opened
 from hagd_jax.models.gguf_cursor import DAMAGED, U32, U64, Cursor
 
 _Q = GGMLQuantizationType
-SUPPORTED = (_Q.F32, _Q.F16, _Q.BF16, _Q.Q8_0, _Q.Q4_0, _Q.Q4_1, _Q.Q4_K, _Q.Q6_K)
+# All that `gguf.quants` turns into numbers, but for NVFP4: its tensors have a scale of their own.
+SUPPORTED = (
+    *(_Q.F32, _Q.F16, _Q.BF16, _Q.Q4_0, _Q.Q4_1, _Q.Q5_0, _Q.Q5_1, _Q.Q8_0),
+    *(_Q.Q2_K, _Q.Q3_K, _Q.Q4_K, _Q.Q5_K, _Q.Q6_K, _Q.IQ4_NL, _Q.IQ4_XS, _Q.IQ3_S, _Q.IQ3_XXS),
+    *(_Q.IQ2_S, _Q.IQ2_XS, _Q.IQ2_XXS, _Q.IQ1_S, _Q.IQ1_M, _Q.TQ1_0, _Q.TQ2_0, _Q.MXFP4),
+)
 
 _MAX_DIMS = 4
 # The fewest bytes one entry can take: what a count may promise at most.

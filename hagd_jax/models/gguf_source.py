@@ -20,8 +20,9 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families.table import Index, Weight
+from hagd_jax.models.gguf_config import architecture_of, gguf_config
+from hagd_jax.models.gguf_families import Architecture
 from hagd_jax.models.gguf_header import GgufHeader, read_header
-from hagd_jax.models.gguf_llama import GGUF_TABLE, gguf_config
 from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
 from hagd_jax.models.tokenizer import Tokenizer
 
@@ -40,9 +41,12 @@ class GgufSource:
 
     Attributes:
         header: What the file says about itself.
+        plus_one: Names of tensors that hold 1 + w where w is meant. They come back as float32, and
+            no digit is lost where 1 + w lies above 1/2: subtracting is exact there.
     """
 
     header: GgufHeader
+    plus_one: frozenset[str] = frozenset()
 
     def names(self) -> frozenset[str]:
         """List the names of all tensors."""
@@ -54,6 +58,8 @@ class GgufSource:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the dtype in which `read` returns a tensor; float32 if quantized."""
+        if name in self.plus_one:
+            return np.dtype(np.float32)
         return _PLAIN.get(self.header.tensors[name].kind, np.dtype(np.float32))
 
     def describe(self, name: str) -> str:
@@ -83,6 +89,8 @@ class GgufSource:
         out = np.empty(sizes, self.dtype(name))
         if out.size:
             self._fill(name, bounds, out)
+        if name in self.plus_one:
+            out -= 1
         return out.reshape(sizes[1:]) if len(shape) == 1 else out
 
     def _fill(self, name: str, bounds: list[tuple[int, int, int]], out: np.ndarray) -> None:
@@ -131,17 +139,22 @@ class GgufFile:
 
     Attributes:
         header: What it says about itself.
-        config: The decoder it holds.
+        architecture: What kind of model it holds.
+        config: The decoder.
         source: Its tensors.
-        table: Which tensor holds which parameter, every optional bias included.
     """
 
     header: GgufHeader
+    architecture: Architecture
     config: DecoderConfig
     source: GgufSource
-    table: tuple[Weight, ...]
 
     __repr__ = one_line
+
+    @property
+    def table(self) -> tuple[Weight, ...]:
+        """Which tensor holds which parameter, every optional bias included."""
+        return self.architecture.table
 
     def tokenizer(self) -> Tokenizer | None:
         """Build the tokenizer inside the file; None if there is none of a known kind.
@@ -172,5 +185,8 @@ def open_gguf(path: str | Path) -> GgufFile:
         file.tokenizer().encode("The capital of France is")
     """
     header = read_header(path)
-    source = GgufSource(header)
-    return GgufFile(header, gguf_config(header.metadata, source), source, GGUF_TABLE)
+    architecture = architecture_of(header.metadata)
+    config = gguf_config(header.metadata, GgufSource(header))
+    norms = {name for name in header.tensors if name.endswith("norm.weight")}
+    shifted = frozenset(norms if architecture.norms_plus_one else ())
+    return GgufFile(header, architecture, config, GgufSource(header, shifted))

@@ -16,8 +16,10 @@ import tokenizers
 from gguf.constants import TokenType
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.tokenizer import Tokenizer
+from hagd_jax.models.tokenizer_files import set_template
 
 _log = logging.getLogger(__name__)
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -25,17 +27,26 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # Each list of patterns cuts what the one before it left, and keeps every piece.
 _CUTS: dict[str, tuple[str, ...]] = {
     "smollm": (r"\p{N}", _GPT2),
     "gpt-2": (_GPT2,),
+    "phi-2": (_GPT2,),
+    "mpt": (_GPT2,),
+    "olmo": (_GPT2,),  # of Pythia, too
     "default": (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
     "llama-bpe": (_LLAMA3,),
     "llama3": (_LLAMA3,),
     "llama-v3": (_LLAMA3,),
+    "qwen2": (_QWEN2,),
+    "deepseek-r1-qwen": (_QWEN2,),
 }
 _LLAMA3_NAMES = frozenset({"llama-bpe", "llama3", "llama-v3"})
 _MERGED = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+# Characters of a token that is put together of others: SentencePiece's own limit is 16 unless it is
+# raised (Gemma's longest has 48), and time grows with its square.
+_LONGEST = 512
 _SPACE = "\u2581"  # ▁, how SentencePiece writes a space
 
 
@@ -55,6 +66,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     """
     model = metadata.get("tokenizer.ggml.model", "none")
     pre = metadata.get("tokenizer.ggml.pre", "default")
+    # A damaged file may have anything there, arrays included.
+    model, pre = (value if isinstance(value, str) else quoted(value) for value in (model, pre))
     if model in ("none", "no_vocab"):
         return None
     if model == "gpt2" and pre in _CUTS:
@@ -118,21 +131,24 @@ def _sentence_piece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
 
 def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     """Every way to make a token of two others, the best-scored tokens first."""
-    scores = vocabulary.numbers("scores")
-    usable = {
-        token: i
-        for i, (token, kind) in enumerate(
-            zip(vocabulary.tokens, vocabulary.kinds.tolist(), strict=True)
-        )
-        if kind in _MERGED
-    }
-    found: list[tuple[float, int, int, str, str]] = []
-    for token, i in usable.items():
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in usable and right in usable:
-                found.append((-float(scores[i]), usable[left], usable[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+    scores, tokens = vocabulary.numbers("scores").astype(np.float64), vocabulary.tokens
+    merged = np.isin(vocabulary.kinds, _MERGED)
+    usable = {tokens[i]: i for i in np.flatnonzero(merged).tolist()}
+    found: list[tuple[str, str]] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        token = tokens[i]
+        if len(token) < 2 or not merged[i]:
+            continue
+        if len(token) > _LONGEST:
+            expected = f"at most {_LONGEST}"
+            raise vocabulary.error("tokens", f"one of {len(token)} characters", expected)
+        pairs = [
+            (usable[left], usable[token[cut:]], left, token[cut:])
+            for cut in range(1, len(token))
+            if (left := token[:cut]) in usable and token[cut:] in usable
+        ]
+        found += [(left, right) for _, _, left, right in sorted(pairs)]
+    return found
 
 
 class _Vocabulary:
@@ -206,11 +222,10 @@ class _Vocabulary:
 
     def finish(self, native: tokenizers.Tokenizer, *, add_bos: bool) -> Tokenizer:
         """The tokenizer as a value; `add_bos` holds if the file does not say."""
-        add_bos, add_eos = self.flag("add_bos_token", add_bos), self.flag("add_eos_token", False)
-        return Tokenizer.from_native(
-            native,
-            bos_id=self.bos,
-            eos_id=self.eos,
-            add_bos=add_bos and self.bos is not None,
-            add_eos=add_eos and self.eos is not None,
-        )
+        ends = [
+            (id,) if self.flag(f"add_{end}_token", default) and id is not None else ()
+            for end, id, default in (("bos", self.bos, add_bos), ("eos", self.eos, False))
+        ]
+        if any(ends):
+            set_template(native, *ends)
+        return Tokenizer.from_native(native, bos_id=self.bos, eos_id=self.eos)

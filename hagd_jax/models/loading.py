@@ -205,8 +205,7 @@ def _gguf(path: Path, strict: bool) -> Checkpoint:
         file.source,
         select(file.table, param_specs(file.config)),
         axis_sizes(file.config),
-        # Part of the configuration: the rotary frequencies.
-        ignores=lambda name: name == "rope_freqs.weight",
+        ignores=lambda name: name in file.architecture.ignored,
         strict=strict,
     )
     return Checkpoint(file.config, weights, file.source, file.tokenizer())

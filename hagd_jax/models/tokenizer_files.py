@@ -125,26 +125,38 @@ def with_template(
         The copy.
     """
     copy = tokenizers.Tokenizer.from_str(native.to_str())
+    set_template(copy, begin, end)
+    return copy
+
+
+def set_template(native: tokenizers.Tokenizer, begin: Sequence[int], end: Sequence[int]) -> None:
+    """Give a tokenizer that nobody else holds a template that adds other tokens.
+
+    Args:
+        native: The tokenizer, which is changed: a copy of a large one takes seconds.
+        begin: Ids to put in front of a text.
+        end: Ids to put behind it.
+    """
     # A post-processor pickles as its JSON; byte-level ones only move offsets, and stay.
-    state = {} if copy.post_processor is None else json.loads(copy.post_processor.__getstate__())
+    old = native.post_processor
+    state = {} if old is None else json.loads(old.__getstate__())
     kept = [
         processors.ByteLevel(trim_offsets=step["trim_offsets"])
         for step in state.get("processors", [state])
         if step.get("type") == "ByteLevel"
     ]
-    names = {id: _piece(copy.id_to_token(id), id) for id in (*begin, *end)}
+    names = {id: _piece(native.id_to_token(id), id) for id in (*begin, *end)}
     one, two = ([f"{names[id]}:{side}" for id in begin] for side in (0, 1))
     one_end, two_end = ([f"{names[id]}:{side}" for id in end] for side in (0, 1))
     template = processors.TemplateProcessing(
         single=[*one, "$A:0", *one_end],
         pair=[*one, "$A:0", *one_end, *two, "$B:1", *two_end],
         special_tokens=[
-            {"id": name, "ids": [id], "tokens": [copy.id_to_token(id)]}
+            {"id": name, "ids": [id], "tokens": [native.id_to_token(id)]}
             for id, name in names.items()
         ],
     )
-    copy.post_processor = processors.Sequence([*kept, template]) if kept else template
-    return copy
+    native.post_processor = processors.Sequence([*kept, template]) if kept else template
 
 
 def _piece(token: str | None, id: int) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.gguf_cursor import MAX_ITEMS
-from hagd_jax.models.gguf_header import GgufHeader, read_header
+from hagd_jax.models.gguf_header import SUPPORTED, GgufHeader, read_header
 from tests.models import gguf_tiny
 
 FUZZ = settings(
@@ -38,7 +38,11 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("gguf") / "good.gguf"
-    return gguf_tiny.write(path, gguf_tiny.tensors(), SETTINGS).read_bytes()
+    stored: dict[str, gguf_tiny.Stored] = {**gguf_tiny.tensors()}
+    for kind in SUPPORTED[3::4]:
+        size = GGML_QUANT_SIZES[kind][1]
+        stored[kind.name] = (np.arange(2 * size, dtype=np.uint8).reshape(2, size), kind)
+    return gguf_tiny.write(path, stored, SETTINGS).read_bytes()
 
 
 def parse(folder: Path, content: bytes) -> GgufHeader:
@@ -128,7 +132,10 @@ def test_alignment_of_the_file_is_used(tmp_path: Path):
         (build([(b"x", (0, 2), 0, 0)], data=64), r"got \(2, 0\); expected positive sizes"),
         (build([(b"x", (33,), 8, 0)], data=64), r"the last a multiple of 32 \(Q8_0\)"),
         (build([(b"x", (2,), 77, 0)], data=64), "type of tensor 'x': got 77 .*F32.*Q6_K"),
-        (build([(b"x", (256,), 13, 0)], data=999), r"got 13 \(Q5_K\).*F32, F16, BF16.*Q6_K"),
+        (build([(b"x", (256,), 15, 0)], data=999), r"got 15 \(Q8_K\).*F32, F16, BF16.*MXFP4"),
+        (build([(b"x", (256,), 40, 0)], data=999), r"got 40 \(NVFP4\)"),
+        (build([(b"x", (128,), 11, 0)], data=999), r"the last a multiple of 256 \(Q3_K\)"),
+        (build([(b"x", (256,), 23, 0)], data=96), "bytes in the file; expected at least"),
         (build([(b"x", (2,), 0, 7)], data=64), "offset of tensor 'x': got 7"),
         (build([(b"x", (2,), 0, 64)], data=32), "bytes in the file; expected at least"),
         (build([(b"x", (2**62, 2**62), 0, 0)], data=32), "bytes in the file"),
@@ -187,7 +194,7 @@ def test_random_bytes(tmp_path: Path, noise: bytes):
 @given(st.data())
 def test_mutations(tmp_path: Path, good: bytes, data: st.DataObject):
     content = bytearray(good)
-    region = st.integers(0, 2400)
+    region = st.integers(0, 2600)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(region)
         width, layout = data.draw(st.sampled_from([(1, "<B"), (4, "<I"), (8, "<Q")]))
@@ -199,14 +206,14 @@ def test_mutations(tmp_path: Path, good: bytes, data: st.DataObject):
 
 
 @FUZZ
-@given(st.integers(0, 2400), st.integers(0, 2400), st.binary(max_size=16))
+@given(st.integers(0, 2600), st.integers(0, 2600), st.binary(max_size=16))
 def test_splices(tmp_path: Path, good: bytes, start: int, stop: int, patch: bytes):
     _survive(tmp_path, good[:start] + patch + good[stop:])
 
 
 def test_the_mutated_region_covers_the_header(tmp_path: Path, good: bytes):
     first = min(info.offset for info in parse(tmp_path, good).tensors.values())
-    assert 2000 < first <= 2500
+    assert 2300 < first <= 2700
 
 
 def _survive(folder: Path, content: bytes) -> None:

@@ -20,7 +20,12 @@ from tests.models import gguf_tiny
 
 Kind = GGMLQuantizationType
 GOLDENS = Path(__file__).parent / "goldens" / "gguf_blocks.npz"
-GGML = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+PLAIN = (Kind.F32, Kind.F16, Kind.BF16)
+GGML = tuple(kind.name for kind in SUPPORTED if kind not in PLAIN)
+# How far the numbers may be from those that were quantized, as a share of their mean square: a
+# step of b bits (T: three values), with the scales that ggml finds for normal numbers and one
+# outlier.
+ERROR = {"T": 0.6, "1": 0.6, "2": 0.4, "3": 0.12, "4": 0.05, "5": 0.02, "6": 0.01, "8": 0.001}
 
 
 def source(path: Path, **stored: gguf_tiny.Stored) -> GgufSource:
@@ -95,9 +100,12 @@ def test_agrees_with_ggml(tmp_path: Path, kind: str):
     values = whole(reader, "x")
     assert values.dtype == np.float32 == reader.dtype("x")
     assert np.ptp(values) > 5
-    np.testing.assert_array_equal(values, golden[f"{kind}_values"])
-    # And it is the numbers that were quantized, within the steps of four bits.
-    assert np.mean((values - golden["values"]) ** 2) < 0.05 * np.mean(golden["values"] ** 2)
+    # ggml multiplies in another order in some types: one rounding.
+    np.testing.assert_allclose(values, golden[f"{kind}_values"], rtol=2e-7, atol=1e-8)
+    # And it is the numbers that were quantized, within the steps of so many bits.
+    bits = next(sign for sign in kind if sign in ERROR)
+    error = np.mean((values - golden["values"]) ** 2) / np.mean(golden["values"] ** 2)
+    assert 0 < error < ERROR[bits]
 
 
 @pytest.mark.parametrize(("kind", "decode"), [(Kind.Q4_K, decode_q4_k), (Kind.Q6_K, decode_q6_k)])
@@ -141,11 +149,14 @@ def test_plain_types_keep_their_dtype(tmp_path: Path):
 def every_kind(tmp_path_factory: pytest.TempPathFactory) -> GgufSource:
     """A matrix, a vector and a cube of each type."""
     stored: dict[str, gguf_tiny.Stored] = {}
-    rng = np.random.default_rng(2)
+    plain, golden = np.random.default_rng(2).normal(size=(12, 512)), np.load(GOLDENS)
     for kind in SUPPORTED:
-        plain = rng.normal(size=(12, 512)).astype(np.float32)
-        quantizable = kind not in (Kind.Q4_K, Kind.Q6_K)
-        rows = gguf.quants.quantize(plain, kind) if quantizable else random_blocks(kind, 12, 512)
+        if kind in PLAIN:
+            rows = gguf.quants.quantize(plain.astype(np.float32), kind)
+        else:
+            # ggml's two rows six times, each time with other low bits: no scale overflows.
+            two = golden[f"{kind.name}_bytes"]
+            rows = np.concatenate([two ^ np.uint8(change) for change in range(6)])
         stored[f"{kind.name} 2"] = (rows, kind)
         stored[f"{kind.name} 1"] = (rows[0].copy(), kind)
         stored[f"{kind.name} 3"] = (rows.reshape(3, 4, -1), kind)

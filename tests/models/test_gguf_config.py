@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
+from hagd_jax.models import gguf_tables
 from hagd_jax.models.config import RopeScaling
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import table
-from hagd_jax.models.gguf_llama import GGUF_TABLE
 from hagd_jax.models.gguf_source import GgufFile, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_tiny import D_HEAD, D_MLP, D_MODEL, LAYERS, N_HEADS, N_KV, VOCAB
@@ -80,7 +80,7 @@ def test_defaults(tmp_path: Path):
 def test_table_covers_every_parameter_and_tensor(tmp_path: Path):
     file = opened(tmp_path, tensors=gguf_tiny.tensors(biases=True))
     assert (file.config.qkv_bias, file.config.attn_out_bias, file.config.mlp_bias) == (True,) * 3
-    chosen = table.select(GGUF_TABLE, param_specs(file.config))
+    chosen = table.select(gguf_tables.LLAMA, param_specs(file.config))
     assert {w.leaf for w in chosen} == set(param_specs(file.config))
     names = {w.tensor(layer) for w in chosen for layer in range(LAYERS)}
     assert names == file.source.names()
@@ -137,6 +137,20 @@ def test_the_other_weights(tmp_path: Path):
             {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0},
             RopeScaling("linear", factor=4.0),
         ),
+        (
+            {"llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0},
+            RopeScaling("yarn", factor=4.0, original_max_positions=64),
+        ),
+        (
+            {
+                "llama__rope__scaling__type": "yarn",
+                "llama__rope__scaling__factor": 4.0,
+                "llama__rope__scaling__original_context_length": 16,
+                "llama__rope__scaling__yarn_beta_fast": 16.0,
+                "llama__rope__scaling__yarn_attn_factor": 1.0,
+            },
+            RopeScaling("yarn", factor=4.0, original_max_positions=16, beta_fast=16.0),
+        ),
     ],
 )
 def test_rope_scaling(tmp_path: Path, settings: dict[str, Any], want: RopeScaling | None):
@@ -174,7 +188,12 @@ def test_neutral_settings_are_accepted(tmp_path: Path):
         ({"llama__expert_count": 8}, ConfigError, "expert_count: got 8"),
         ({"llama__attention__sliding_window": 64}, ConfigError, "sliding_window"),
         ({"llama__logit_scale": 2.0}, ConfigError, "logit_scale"),
-        ({"llama__rope__scaling__type": "yarn"}, ConfigError, "'yarn'.*'none' or 'linear'"),
+        ({"llama__rope__scaling__type": "longrope"}, ConfigError, "'longrope'.*or 'yarn'"),
+        (
+            {"llama__rope__scaling__type": "yarn", "llama__rope__scaling__yarn_attn_factor": 2.0},
+            ConfigError,
+            "yarn_attn_factor: got 2.0; expected 1.0",
+        ),
         ({"llama__rope__scaling__factor": 0.0}, CheckpointError, "positive"),
         ({"llama__rope__scaling__attn_factor": 2.0}, ConfigError, "attn_factor"),
         ({"llama__rope__dimension_count": 4}, ConfigError, "dimension_count: got 4; expected 6"),
@@ -186,7 +205,7 @@ def test_neutral_settings_are_accepted(tmp_path: Path):
         ({"llama__attention__head_count": 3}, HagdError, "multiple of n_kv_heads"),
         ({"llama__attention__head_count": 2}, CheckpointError, "blk.0.attn_q.weight"),
         ({"llama__block_count": 2**14}, CheckpointError, "blk.16383.attn_norm"),
-        ({"llama__block_count": 2**31 - 1}, ConfigError, "n_layers: got 2147483647"),
+        ({"llama__block_count": 2**31 - 1}, CheckpointError, "blk.2147483646.attn_norm"),
         ({"llama__block_count": "two"}, CheckpointError, "'two'; expected a positive whole"),
         ({"llama__feed_forward_length": 21}, CheckpointError, r"ffn_gate.*\(21, 16\)"),
         ({"llama__embedding_length": 2**20}, CheckpointError, "token_embd"),
@@ -211,9 +230,10 @@ def test_refuses_what_is_missing(tmp_path: Path):
         opened(tmp_path, drop="llama.attention.key_length", **uneven)
 
 
-def test_refuses_other_architectures(tmp_path: Path):
-    path = gguf_tiny.write(tmp_path / "q.gguf", gguf_tiny.tensors(), architecture="qwen2")
-    with pytest.raises(ConfigError, match="'qwen2'; expected 'llama'"):
+@pytest.mark.parametrize("name", ["qwen3moe", "gemma3n", "falcon", "llama4"])
+def test_refuses_other_architectures(tmp_path: Path, name: str):
+    path = gguf_tiny.write(tmp_path / "q.gguf", gguf_tiny.tensors(), architecture=name)
+    with pytest.raises(ConfigError, match=f"'{name}'; expected one of llama, qwen2.*safetensors"):
         open_gguf(path)
 
 
