@@ -69,7 +69,7 @@ def active_features(
     lazy, config = dictionary.stored, dictionary.stored.config
     found = [_active_rows(lazy, layer, x, counts) for layer, x in enumerate(read)]
     most = dictionary.most_active or max(layer.most for layer in found)
-    rows = size(most, max(len(layer.numbers) for layer in found))
+    rows = max(size(most, max(len(layer.numbers) for layer in found)), config.k)
     kept = None
     if rows >= config.n_features:
         rows, every = config.n_features, np.arange(config.n_features)

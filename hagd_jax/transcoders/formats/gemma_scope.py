@@ -24,19 +24,16 @@ circuit-tracer's `config.yaml` may list such files, with hooks of its own
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
-from hagd_jax.files import checked, read_json_object
-from hagd_jax.transcoders.config import TranscoderConfig, Writes
-from hagd_jax.transcoders.formats import hooks
+from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.formats.circuit_tracer import CONFIG as LIST
 from hagd_jax.transcoders.formats.circuit_tracer import Given
 from hagd_jax.transcoders.formats.finding import (
@@ -44,71 +41,25 @@ from hagd_jax.transcoders.formats.finding import (
     first_shape,
     gather,
     layers_of,
-    numbered,
     open_files,
     refuse_others,
 )
 from hagd_jax.transcoders.formats.npz_source import NpzSource
-from hagd_jax.transcoders.formats.options import ANY, Allowed, Size, Text, require_known
 from hagd_jax.transcoders.formats.stored import Stored, TensorFile, View, Views
 from hagd_jax.transcoders.graph import layer_graph
 
-FIRST, CONFIG, WEIGHTS = "params.npz", "config.json", "params.safetensors"
-ACROSS = r"params_layer_(\d+)\.safetensors"
+FIRST = "params.npz"
 _NPZ = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 _SECOND = {
     "W_enc": "w_enc", "b_enc": "b_enc", "W_dec": "w_dec", "b_dec": "b_dec",
     "threshold": "threshold",
 }  # fmt: skip
-_AFFINE = "affine_skip_connection"
+AFFINE = "affine_skip_connection"
 _LAYOUTS = {"W_enc": "e f", "W_skip": "e g"}
-# Every field of `config.json`, and the values under which the mathematics is as above.
-_ALLOWED: Allowed = {
-    "hf_hook_point_in": ANY, "hf_hook_point_out": ANY, "model_name": ANY, "width": ANY, "l0": ANY,
-    "architecture": ("jump_relu",), "affine_connection": (True, False), "type": ANY,
-}  # fmt: skip
-_SEVERAL = (
+SEVERAL = (
     "Keep the files of one of them, or list them in circuit-tracer's config.yaml, a layer after "
     "the other, under transcoders."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """Types and ranges of what is computed with."""
-
-    hf_hook_point_in: Text
-    hf_hook_point_out: Text
-    width: Size
-    architecture: Text
-    type: Text
-    model_name: Text = ""
-    affine_connection: bool = False
-
-
-class Kind(NamedTuple):
-    """A kind is what all layers of a set share.
-
-    Attributes:
-        reading: What features read.
-        writes: What is reconstructed.
-        affine: Whether there is a skip connection.
-        width: Features, of a layer or of all layers.
-        model_name: The model that they are for.
-    """
-
-    reading: hooks.Reading
-    writes: Writes
-    affine: bool
-    width: int
-    model_name: str
-
-    def __str__(self) -> str:
-        more = " with an affine connection" if self.affine else ""
-        return (
-            f"{self.width} features from {self.reading.site} to {self.writes}{more}, for "
-            f"{quoted(self.model_name)}"
-        )
 
 
 def names_of(source: TensorFile) -> dict[str, str] | None:
@@ -117,7 +68,7 @@ def names_of(source: TensorFile) -> dict[str, str] | None:
         return _NPZ
     if "w_enc" not in source.entries:
         return None
-    return _SECOND | ({"W_skip": _AFFINE} if _AFFINE in source.entries else {})
+    return _SECOND | ({"W_skip": AFFINE} if AFFINE in source.entries else {})
 
 
 def listed(given: Given, sources: Sequence[TensorFile]) -> Stored:
@@ -134,7 +85,7 @@ def listed(given: Given, sources: Sequence[TensorFile]) -> Stored:
         CheckpointError: If a tensor is missing, has another shape, or is not known.
         ConfigError: If the configuration names another activation function.
     """
-    return _per_layer(sources, _fields(given), given.reading.unweighted, given.model_name)
+    return per_layer(sources, _fields(given), given.reading.unweighted, given.model_name)
 
 
 def listed_across_layers(given: Given, files: Sequence[Path]) -> Stored:
@@ -162,7 +113,7 @@ def listed_across_layers(given: Given, files: Sequence[Path]) -> Stored:
             expected=f"{layers}, one a layer, as w_dec of the first writes to",
         )
     sources = open_files(files[:layers])
-    return _cross_layer(sources, _fields(given), given.reading.unweighted, given.model_name)
+    return cross_layer(sources, _fields(given), given.reading.unweighted, given.model_name)
 
 
 def _fields(given: Given) -> dict[str, Any]:
@@ -176,7 +127,7 @@ def _fields(given: Given) -> dict[str, Any]:
     return fields
 
 
-def open_first(folder: Path) -> Stored:
+def open_folder(folder: Path) -> Stored:
     """Find and check the tensors of a folder of Gemma Scope's transcoders.
 
     Args:
@@ -206,118 +157,35 @@ def open_first(folder: Path) -> Stored:
         twin = found.setdefault(int(match[1]), path)
         if twin != path:
             both = " and ".join(str(one.parent.relative_to(folder)) for one in (twin, path))
-            raise CheckpointError(
-                str(folder), got=both, expected="one of each layer", mend=_SEVERAL
-            )
+            raise CheckpointError(str(folder), got=both, expected="one of each layer", mend=SEVERAL)
     layers_of(found, str(folder))
     sources = open_files(found[layer] for layer in sorted(found))
     fields = {"activation": "jump_relu", "reads": "mlp_in", "writes": "mlp_out"}
-    return _per_layer(sources, fields, True, "")
+    return per_layer(sources, fields, True, "")
 
 
-def open_second(folder: Path) -> Stored:
-    """Find and check the tensors of a folder of Gemma Scope 2's transcoders, one a layer.
-
-    Args:
-        folder: With `layer_{l}_width_{w}_l0_{n}/` in it, one for each layer.
-
-    Returns:
-        The transcoder on disk.
-
-    Raises:
-        CheckpointError: If layers or tensors are missing, or there are several folders of a layer.
-        ConfigError: If an option is not supported, or layers differ in one.
-    """
-    paths = sorted(path.parent for path in folder.glob(f"*/{WEIGHTS}"))
-    found: dict[int, tuple[Path, Kind]] = {}
-    for path in paths:
-        kind, block = _kind(path / CONFIG, "transcoder")
-        twin, _ = found.setdefault(int(block), (path, kind))
-        if twin != path:
-            got = f"{twin.name} and {path.name}"
-            raise CheckpointError(str(folder), got=got, expected="one of each layer", mend=_SEVERAL)
-    layers_of(found, str(folder))
-    (first, kind), *rest = (found[layer] for layer in sorted(found))
-    for path, other in rest:
-        if other != kind:
-            raise ConfigError(
-                str(path / CONFIG), got=str(other), expected=f"{kind}, as in {first.name}"
-            )
-    sources = open_files(found[layer][0] / WEIGHTS for layer in sorted(found))
-    _require_affine(sources[0], kind)
-    return _per_layer(sources, _of(kind), kind.reading.unweighted, kind.model_name, kind.width)
-
-
-def open_across_layers(folder: Path) -> Stored:
-    """Find and check the tensors of a folder of one of Gemma Scope 2's cross-layer transcoders.
-
-    Args:
-        folder: With `config.json` and `params_layer_{l}.safetensors`.
-
-    Returns:
-        The transcoder on disk.
-
-    Raises:
-        CheckpointError: If layers or tensors are missing, have another shape, or are not known.
-        ConfigError: If an option is not supported.
-    """
-    kind, _ = _kind(folder / CONFIG, "clt")
-    found = numbered(folder, ACROSS)
-    layers_of(found, str(folder))
-    sources = open_files(found.values())
-    _require_affine(sources[0], kind)
-    return _cross_layer(sources, _of(kind), kind.reading.unweighted, kind.model_name, kind.width)
-
-
-def _of(kind: Kind) -> dict[str, Any]:
-    return {"activation": "jump_relu", "reads": kind.reading.site, "writes": kind.writes}
-
-
-def _kind(path: Path, expected: str) -> tuple[Kind, str]:
-    """What a `config.json` says, and the block that its hooks name."""
-    values = read_json_object(path)
-    require_known(values, _ALLOWED, str(path))
-    given = checked(Written, values, str(path), strict=False, error=ConfigError)
-    if given.type != expected:
-        raise ConfigError(
-            f"{path}: type",
-            got=quoted(given.type),
-            expected=repr(expected),
-            mend="The others are autoencoders, or read and write several layers at once.",
-        )
-    reading = hooks.reading(given.hf_hook_point_in, f"{path}: hf_hook_point_in")
-    writes = hooks.writing(given.hf_hook_point_out, f"{path}: hf_hook_point_out")
-    blocks = [hooks.split(name)[0] for name in (given.hf_hook_point_in, given.hf_hook_point_out)]
-    right = r"\d{1,6}" if expected == "transcoder" else r"\{all\}"
-    if blocks[0] != blocks[1] or not re.fullmatch(right, blocks[0]):
-        raise ConfigError(
-            f"{path}: hf_hook_point_out",
-            got=f"{quoted(given.hf_hook_point_out)} with {quoted(given.hf_hook_point_in)}",
-            expected="modules of one and the same layer"
-            if expected == "transcoder" else "modules of {all} layers",
-        )  # fmt: skip
-    kind = Kind(reading, writes, given.affine_connection, given.width, given.model_name)
-    return kind, blocks[0]
-
-
-def _require_affine(source: TensorFile, kind: Kind) -> None:
-    has = _AFFINE in source.entries
-    if has != kind.affine:
-        raise CheckpointError(
-            f"{file_of(source)}: tensor {_AFFINE}",
-            got="it" if has else "none",
-            expected=f"what the configuration says, affine_connection {kind.affine}",
-        )
-
-
-def _per_layer(
+def per_layer(
     sources: Sequence[TensorFile],
     fields: Mapping[str, Any],
     unweighted: bool,
     model_name: str,
     expected: int | None = None,
 ) -> Stored:
-    """A transcoder a layer, of either of the two."""
+    """Find the tensors of a transcoder a layer, in files of either of the two.
+
+    Args:
+        sources: The files, in the order of layers.
+        fields: Of `TranscoderConfig`, which do not follow from the tensors' shapes.
+        unweighted: Whether features read an RMSNorm's value before its weights.
+        model_name: The model that the files say they are for, or empty.
+        expected: Features of a layer, if a configuration says so.
+
+    Returns:
+        The transcoder on disk.
+
+    Raises:
+        CheckpointError: If a tensor is missing, has another shape, or is not known.
+    """
     names = names_of(sources[0]) or _SECOND
     width, features = first_shape(sources[0], names["W_enc"], 2)
     _require_width(sources[0], features, expected)
@@ -329,14 +197,28 @@ def _per_layer(
     return _stored(config, views, unweighted, model_name)
 
 
-def _cross_layer(
+def cross_layer(
     sources: Sequence[TensorFile],
     fields: Mapping[str, Any],
     unweighted: bool,
     model_name: str,
     expected: int | None = None,
 ) -> Stored:
-    """A cross-layer transcoder of Gemma Scope 2."""
+    """Find the tensors of a cross-layer transcoder, in files of Gemma Scope 2.
+
+    Args:
+        sources: The files, in the order of layers.
+        fields: Of `TranscoderConfig`, which do not follow from the tensors' shapes.
+        unweighted: Whether features read an RMSNorm's value before its weights.
+        model_name: The model that the files say they are for, or empty.
+        expected: Features of all layers together, if a configuration says so.
+
+    Returns:
+        The transcoder on disk.
+
+    Raises:
+        CheckpointError: If a tensor is missing, has another shape, or is not known.
+    """
     names = names_of(sources[0]) or _SECOND
     width, features = first_shape(sources[0], names["W_enc"], 2)
     _require_width(sources[0], features * len(sources), expected)

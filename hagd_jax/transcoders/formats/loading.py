@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,13 @@ from hagd_jax.transcoders.formats import (
     circuit_tracer,
     cross_layer,
     gemma_scope,
+    gemma_scope_2,
     per_layer,
     saelens,
     sparsify,
 )
 from hagd_jax.transcoders.formats.finding import numbered
+from hagd_jax.transcoders.formats.folding import fold, needed_for
 from hagd_jax.transcoders.formats.hub import locate
 from hagd_jax.transcoders.formats.stored import Stored
 from hagd_jax.transcoders.params import Params, param_specs
@@ -156,7 +158,7 @@ def place_params(
     """
     stored, config = opened.stored, opened.config
     specs, layout = param_specs(config), shardings(config, mesh) or {}
-    needed = set(specs) if leaves is None else _needed(leaves, stored) & set(specs)
+    needed = set(specs) if leaves is None else needed_for(leaves, stored) & set(specs)
     params: Params = {
         w.leaf: place(
             [w], specs[w.leaf].shape, stored.sizes, stored.views, np.dtype(config.dtype),
@@ -165,18 +167,8 @@ def place_params(
         for w in stored.weights
         if w.leaf in needed
     }  # fmt: skip
-    params = _fold(params, stored, opened.weights)
+    params = fold(params, stored, opened.weights)
     return params if leaves is None else {leaf: params[leaf] for leaf in leaves if leaf in params}
-
-
-def _needed(leaves: Collection[str], stored: Stored) -> set[str]:
-    """Parameters, and those that enter into what is computed of them."""
-    needed = set(leaves)
-    if stored.rescaled and needed & {"W_enc", "b_enc"}:
-        needed |= {"W_dec"}
-    if stored.centred and "b_enc" in needed:
-        needed |= {"W_enc", "b_dec"}
-    return needed
 
 
 def open_stored(folder: Path) -> Stored:
@@ -206,12 +198,12 @@ def open_stored(folder: Path) -> Stored:
         return sparsify.open_folder(folder)
     if any((path / saelens.WEIGHTS).exists() for path in beside):
         return saelens.open_folder(folder)
-    if numbered(folder, gemma_scope.ACROSS):
-        return gemma_scope.open_across_layers(folder)
-    if any(folder.glob(f"*/{gemma_scope.WEIGHTS}")):
-        return gemma_scope.open_second(folder)
+    if numbered(folder, gemma_scope_2.ACROSS):
+        return gemma_scope_2.open_across_layers(folder)
+    if any(folder.glob(f"*/{gemma_scope_2.WEIGHTS}")):
+        return gemma_scope_2.open_folder(folder)
     if any(folder.glob(f"layer_*/**/{gemma_scope.FIRST}")):
-        return gemma_scope.open_first(folder)
+        return gemma_scope.open_folder(folder)
     raise _unrecognised(folder)
 
 
@@ -305,61 +297,3 @@ def _norm_weights(stored: Stored, model: LanguageModel | None, what: str) -> jax
             expected="weights that are not zero, so that what it reads follows from mlp_in",
         )
     return weights
-
-
-def _fold(params: Params, stored: Stored, weights: jax.Array | None) -> Params:
-    """Parameters that compute from `config.reads` what the folder computes from its own input."""
-    if stored.positive:
-        params = _changed(params, ["threshold"], _positive)
-    if stored.rescaled:
-        params = _changed(params, ["W_enc", "b_enc", "W_dec"], _rescaled)
-    if stored.centred:
-        params = _changed(params, ["b_enc"], _centred)
-    if weights is not None:
-        params = _changed(params, ["W_enc", "W_skip"], _unweighted, weights)
-    return params
-
-
-def _changed(params: Params, leaves: list[str], change: Callable[..., Any], *more: Any) -> Params:
-    """Some parameters computed anew, lying where they lay."""
-    new: Params = {}
-    for leaf in filter(params.__contains__, leaves):
-        run = jax.jit(change, static_argnums=0, out_shardings=params[leaf].sharding)
-        new[leaf] = run(leaf, params, *more)
-    return params | new
-
-
-def _positive(leaf: str, params: Params) -> jax.Array:
-    """relu(x) above θ is x above max(θ, 0)."""
-    return jnp.maximum(params[leaf], 0)
-
-
-def _rescaled(leaf: str, params: Params) -> jax.Array:
-    """act((W_enc x + b_enc) n) W_dec / n, with n the norms of the rows of W_dec, one edge a layer.
-
-    A row of zeros writes nothing, whatever its feature is divided by.
-    """
-    rows = params["W_dec"].astype(jnp.promote_types(params["W_dec"].dtype, jnp.float32))
-    norm = jnp.linalg.norm(rows, axis=-1)
-    if leaf == "b_enc":
-        changed = params[leaf] * norm
-    elif leaf == "W_enc":
-        changed = params[leaf] * norm[..., None]
-    else:
-        changed = rows / jnp.where(norm > 0, norm, 1)[..., None]
-    return changed.astype(params[leaf].dtype)
-
-
-def _centred(leaf: str, params: Params) -> jax.Array:
-    """W_enc (x − b_dec) + b_enc = W_enc x + (b_enc − W_enc b_dec)."""
-    wide = jnp.promote_types(params[leaf].dtype, jnp.float32)
-    shift = jnp.einsum(
-        "lfd,ld->lf", params["W_enc"], params["b_dec"],
-        precision="highest", preferred_element_type=wide,
-    )  # fmt: skip
-    return (params[leaf] - shift).astype(params[leaf].dtype)
-
-
-def _unweighted(leaf: str, params: Params, weights: jax.Array) -> jax.Array:
-    """W x̂ = (W / w) (w x̂), and w x̂ is what `mlp_in` holds."""
-    return (params[leaf] / weights[:, None]).astype(params[leaf].dtype)
