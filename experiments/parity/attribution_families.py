@@ -30,11 +30,10 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from experiments.common.record import record
 from experiments.common.script import Places, run
-from hagd_jax import models, transcoders
+from hagd_jax import models, struct, transcoders
 from hagd_jax.graphs import AttributionConfig, AttributionGraph, attribute
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
 from hagd_jax.interventions import chain, freeze

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hagd_jax import parallel, transcoders, units
 from hagd_jax.brief import one_line
 from hagd_jax.corpus import Corpus, corpus_of_tokens, open_corpus
+from hagd_jax.corpus.rows import Rows
 from hagd_jax.errors import ConfigError
 from hagd_jax.files import require_sealed
 from hagd_jax.models import LanguageModel
@@ -100,7 +101,9 @@ def train_config(context: Context) -> TrainConfig:
     config, algorithm = context.config.train, _algorithm(context)
     if algorithm is not None and config == TrainConfig():
         # A small algorithm has fewer inputs than a batch; as many steps are taken all the same.
-        size = min(SMALL_FEATURES.batch_size, len(_examples(context, algorithm).train))
+        rows = _examples(context, algorithm).train
+        assert isinstance(rows, Rows)
+        size = min(SMALL_FEATURES.batch_size, len(rows))
         tokens = _STEPS * size * algorithm.width
         config = dataclasses.replace(SMALL_FEATURES, tokens=tokens, batch_size=size)
     return dataclasses.replace(config, seed=config.seed + context.config.seed)
