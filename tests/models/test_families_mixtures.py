@@ -8,7 +8,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -261,7 +260,7 @@ def test_experts_in_one_tensor_are_read_alike_and_by_slices(config, tmp_path):
         assert_same(model, load(tmp_path / folder))
         spread = load(tmp_path / folder, mesh=mesh)
         assert_same(model, spread)
-        kernel = flatten_dict(spread.params, sep="/")["blocks/mlp/gate/kernel"]
+        kernel = spread.params["blocks"]["mlp"]["gate"]["kernel"]
         shape = (config.n_layers, config.d_model // 2, config.d_mlp // 2)
         assert kernel.addressable_shards[0].data.shape == shape
     expected = forward(model, [[1, 2, 3]]).logits

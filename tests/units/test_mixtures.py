@@ -45,9 +45,9 @@ def test_an_ablated_neuron_is_one_that_writes_nothing(config, held):
         kernel = blocks["mlp"]["out"]["kernel"].at[0, rows].set(0)
         mlp = blocks["mlp"] | {"out": {"kernel": kernel}}
         without = model.replace(params=model.params | {"blocks": blocks | {"mlp": mlp}})
-        router = freeze(trace, "router") if held else None
+        router = freeze(trace, ["router"] if held else [])
         expected = forward(without, TOKENS, router).logits
-        found = forward(model, TOKENS, chain(do, router) if held else do).logits
+        found = forward(model, TOKENS, chain(do, router)).logits
         plain = forward(model, TOKENS).logits
         assert np.abs(found - plain).max() > 1e-3
         # Logits of size ten: sums in another order.
