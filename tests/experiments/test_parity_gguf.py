@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def test_the_record(file: Path, places: dict[str, Any], monkeypatch: pytest.Monk
     assert row["equal"]["transformers"] == row["texts"] - tabs < row["texts"]
     assert len(row["differences"]) == tabs
     assert all(found["largest"] < 1e-5 < found["spread"] for found in row["logits"])
-    monkeypatch.setattr(script, "transformers_logits", lambda *given: logits(*given, 0.1))
+    monkeypatch.setattr(script, "transformers_logits", functools.partial(logits, change=0.1))
     with pytest.raises(SystemExit, match=r"allowed 0\.005"):
         script.main(script.Config(**places, model=file, ids=False))
     (after,) = json.loads((places["results"] / "gguf_parity.json").read_text())["files"].values()

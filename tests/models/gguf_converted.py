@@ -126,7 +126,7 @@ def part_name(part: str, config: dict[str, Any]) -> str:
 
 def converted(name: str, value: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     """The numbers as the converter stores them."""
-    kind, heads = config["model_type"], config.get("num_attention_heads")
+    kind, heads = config["model_type"], config.get("num_attention_heads", 0)
     if kind in ("llama", "mistral") and (".attn_q." in name or ".attn_k." in name):
         heads = heads if "attn_q" in name else config["num_key_value_heads"]
         split = value.reshape(heads, 2, len(value) // heads // 2, *value.shape[1:])
