@@ -35,6 +35,7 @@ def calls(monkeypatch):
         raise Reached
 
     monkeypatch.setattr(transcoders, "load", load)
+    monkeypatch.setattr(transcoders, "open_lazy", load)
     return seen
 
 

@@ -14,6 +14,7 @@ from hagd_jax.interventions import chain, freeze, replace
 from hagd_jax.models import SITES, DecoderConfig, abstract, forward, init, mlp, preset, sorted_rows
 from hagd_jax.models.experts import per_neuron, route
 from hagd_jax.models.model import _forward
+from hagd_jax.models.sites import ON_REQUEST_SITES
 from hagd_jax.parallel import make_mesh
 from hagd_jax.units import Nodes, Space, mask_nodes
 from tests.models.noise import noisy, on_mesh
@@ -28,7 +29,6 @@ STEPS = EACH.replace(
 # So many experts that tokens are sorted by them; in STEPS and EACH it would not pay.
 MANY = EACH.replace(d_mlp=64, experts=32, qk_norm="head", dense_layers=(1,), d_dense=3)
 BOTH = pytest.mark.parametrize("config", [EACH, STEPS, MANY], ids=["each", "steps", "many"])
-ON_REQUEST = {"q_in", "k_in", "v_in", "head_write", "resid_mlp"}
 
 
 def by_hand(config, x, p, layer):
@@ -78,7 +78,7 @@ def test_a_models_own_values_change_nothing(config):
     """Bit for bit: every site frozen at its own value, each of an MLP alone, a mask of ones."""
     model = noisy(config)
     plain = forward(model, TOKENS).logits
-    trace = forward(model, TOKENS, capture=set(SITES) - ON_REQUEST).trace
+    trace = forward(model, TOKENS, capture=set(SITES) - ON_REQUEST_SITES).trace
     np.testing.assert_array_equal(trace["logits"], plain)
     np.testing.assert_array_equal(forward(model, TOKENS, freeze(trace)).logits, plain)
     for site in ("router", "neuron", "mlp_out"):

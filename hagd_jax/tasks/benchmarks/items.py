@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from hagd_jax.brief import one_line
 from hagd_jax.tasks.benchmarks.rows import Skipped
 from hagd_jax.tasks.choices import Choice
 
@@ -45,6 +46,8 @@ class Scored(NamedTuple):
     choices: tuple[Choice, ...]
     answer: int
     group: str
+
+    __repr__ = one_line
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
