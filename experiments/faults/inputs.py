@@ -1,16 +1,16 @@
 """Does a file that somebody has tampered with get in, or bring the process down?
 
-    python -m experiments.faults.inputs               # 20,000 files, some twenty minutes
+    python -m experiments.faults.inputs               # 20,000 files, some five minutes
     python -m experiments.faults.inputs --readers model circuit --files 200
 
 Good files of every kind that the package reads are made, and mutated: bytes are changed, cut off,
 doubled or put in; of JSON and YAML also whole values, by others of another type or beyond a range;
-and bytes of one array of an .npz archive, whose checksums are then right again.
-Digests are taken out first, which would find every change. Each is read in a process that counts
-its memory and has five seconds. Expected: everything is refused by a typed error, or read: as it
-was, or as what it now says. Whatever is read otherwise is classified: `value` is another legal
-value of a field, `numbers` another number among a tensor's or an array's own bytes, `text` other
-words of a text. Writes results/inputs.json.
+of an archive also the bytes of one array, with checksums that are right again. Digests are taken out
+first, which would find every change. Each is read in a process that counts its memory and has
+five seconds. Expected: everything is refused by a typed error, or read: as it was, or as what it
+now says. Whatever is read otherwise is classified: `value` is another legal value of a field,
+`numbers` another number among a tensor's or an array's own bytes, `text` other words of a text.
+Writes results/inputs.json.
 """
 
 from __future__ import annotations

@@ -183,8 +183,10 @@ def loaded_tokenizer(folder: Path) -> Any:
 def made_hierarchy(folder: Path) -> list[Path]:
     """Write the clusters of a run's nodes, without the digest."""
     size = levels.graph_size(CLUSTERED, SPACE)
-    found = {f"level{i}": np.arange(SPACE.nodes, dtype=np.int32) * count // SPACE.nodes
-             for i, count in enumerate(size.counts)}  # fmt: skip
+    found: dict[str, Any] = {
+        f"level{i}": np.arange(SPACE.nodes, dtype=np.int32) * count // SPACE.nodes
+        for i, count in enumerate(size.counts)
+    }
     np.savez_compressed(folder / "h.npz", prior=np.arange(SPACE.nodes, dtype=np.float32), **found)
     return [folder / "h.npz"]
 
