@@ -5,7 +5,7 @@
 
 Good files of every kind that the package reads are made, and mutated: bytes are changed, cut off,
 doubled or put in; of JSON and YAML also whole values, by others of another type or beyond a range;
-of an archive also the bytes of one array, with checksums that are right again. Digests are taken out
+of an archive also the bytes of one array, its checksums right again. Digests are taken out
 first, which would find every change. Each is read in a process that counts its memory and has
 five seconds. Expected: everything is refused by a typed error, or read: as it was, or as what it
 now says. Whatever is read otherwise is classified: `value` is another legal value of a field,
@@ -20,6 +20,7 @@ import io
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,7 +120,9 @@ def work(config: Config) -> None:
     assert config.work is not None
     (name,), folder = config.readers, config.work
     reader, place = READERS[name], folder / "files"
-    place.mkdir(exist_ok=True)
+    # What another process has left there would not be replaced.
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     files = reader.make(place)
     for file in files:
         file.write_bytes(unsealed(file))
