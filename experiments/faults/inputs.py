@@ -1,55 +1,50 @@
 """Does a file that somebody has tampered with get in, or bring the process down?
 
-    python -m experiments.faults.inputs               # 20,000 files, some twenty minutes
+    python -m experiments.faults.inputs               # 20,000 files, some five minutes
     python -m experiments.faults.inputs --readers model circuit --files 200
 
 Good files of every kind that the package reads are made, and mutated: bytes are changed, cut off,
-doubled or put in; of JSON and YAML also whole values, by others of another type or beyond a range.
-Digests are taken out first, which would find every change. Each is read in a process that counts
-its memory and has five seconds. Expected: everything is refused by a typed error, or read: as it
-was, or as what it now says. Whatever is read otherwise is classified: `value` is another legal
-value of a field, `numbers` another number among a tensor's or an array's own bytes, `text` other
-words of a text. Writes results/inputs.json.
+doubled or put in; of JSON and YAML also whole values, by others of another type or beyond a range;
+of an archive also the bytes of one array, its checksums right again. Digests are taken out
+first, which would find every change. Each is read in a process that counts its memory and has
+five seconds. Expected: everything is refused by a typed error, or read: as it was, or as what it
+now says. Whatever is read otherwise is classified: `value` is another legal value of a field,
+`numbers` another number among a tensor's or an array's own bytes, `text` other words of a text.
+Writes results/inputs.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import numpy as np
+import yaml
 
 from experiments.common.digests import digest
 from experiments.common.processes import environment
 from experiments.common.record import record
 from experiments.common.script import Places, run
-from hagd_jax import causal, graphs, models, transcoders
-from hagd_jax.causal.edge_circuit import Shape
+from experiments.faults.readers import READERS, Reader
 from hagd_jax.errors import CheckpointError, HagdError
-from hagd_jax.files import DIGEST, SEAL, read_npz
-from hagd_jax.tasks import Seen, Sizes, benchmarks
-from hagd_jax.units import Space
+from hagd_jax.files import DIGEST
+from hagd_jax.models.gguf_header import read_header
 
 SECONDS, MEGABYTES = 5.0, 512
 ODD = (
     None, True, False, 0, -1, 1.5, 2**31, 2**63, -(2**63), 10**30, "", "x", "a\u2028b", "n" * 3000,
     [], {}, [[]], [1, "a"], {"a": 1}, 1e308, "../../etc/passwd",
-)  # fmt: skip
-CONFIG = models.DecoderConfig(
-    family="llama", vocab_size=12, n_layers=2, d_model=8, n_heads=2, d_mlp=12, max_positions=16,
-    norm="rms", positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False,
-    attn_out_bias=False, mlp_bias=False,
 )  # fmt: skip
 
 
@@ -59,7 +54,7 @@ class Config(Places):
 
     Attributes:
         readers: Kinds of files; all of them if empty.
-        files: Mutated files, shared among the kinds.
+        files: Mutated files, shared among the kinds; of each as many, rounded up.
         work: Work as the process that reads, in this folder; the script starts itself with it.
         begin: Number of the first file of that process.
     """
@@ -70,130 +65,13 @@ class Config(Places):
     begin: int = 0
 
 
-class Reader(NamedTuple):
-    """Reader is a kind of file: how a good one is made, and what reads it.
-
-    Attributes:
-        make: Makes a good one in a folder, and gives the files that are mutated in turn.
-        read: Reads what the folder holds, and gives what decides anything.
-    """
-
-    make: Callable[[Path], list[Path]]
-    read: Callable[[Path], Any]
-
-
-WORDS = models.Tokenizer.words([f"w{i}" for i in range(12)])
-
-
-def model() -> models.LanguageModel:
-    """Make a small Llama with a tokenizer."""
-    return models.init(CONFIG, jax.random.key(0), tokenizer=WORDS, name="small")
-
-
-def made_model(folder: Path) -> list[Path]:
-    """Write a folder of a model."""
-    models.save(model(), folder / "model")
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    return [path for name in names if (path := folder / "model" / name).exists()]
-
-
-def made_transcoder(folder: Path) -> list[Path]:
-    """Write a folder of a transcoder in circuit-tracer's format."""
-    config = transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=6, k=2, window=0)
-    transcoders.save(transcoders.init(config, jax.random.key(1)), folder / "transcoder")
-    (folder / "transcoder" / SEAL).unlink(missing_ok=True)
-    files = sorted(path for path in (folder / "transcoder").iterdir() if path.is_file())
-    return [path for path in files if path.suffix in (".yaml", ".safetensors")][:3]
-
-
-def made_circuit(folder: Path) -> list[Path]:
-    """Write a circuit of nodes, with a record of what it has seen."""
-    nodes = causal.Node("head", 0, 1), causal.Node("neuron", 1, 4)
-    circuit = causal.Circuit(
-        nodes, (0.5, -1.25), Space(2, 2, 12), "small", "ioi", seen=Seen.nothing(),
-        config={"steps": [1, 2.5]},
-    )  # fmt: skip
-    circuit.save(folder / "circuit.json")
-    return [folder / "circuit.json"]
-
-
-def made_edges(folder: Path) -> list[Path]:
-    """Write a circuit of edges."""
-    edges = causal.Edge("embed", "head 0.1", "q"), causal.Edge("mlp 0", "logits", "logits")
-    circuit = causal.EdgeCircuit(
-        edges, (0.5, -1.25), Shape(2, 2, 2, False), model="small", task="ioi", seen=Seen.nothing()
-    )
-    circuit.save(folder / "circuit.json")
-    return [folder / "circuit.json"]
-
-
-def made_graph(folder: Path) -> list[Path]:
-    """Write an attribution graph."""
-    graphs.save_graph(graphs.attribute(model(), None, [1, 2, 3, 4], targets=5), folder / "g")
-    return [folder / "g"]
-
-
-def made_arrays(folder: Path) -> list[Path]:
-    """Write arrays as a stage of a run does."""
-    np.savez_compressed(
-        folder / "a.npz", scores=np.arange(12.0), level=np.arange(4, dtype=np.int32)
-    )
-    return [folder / "a.npz"]
-
-
-def made_rows(folder: Path) -> list[Path]:
-    """Write made-up rows in WinoGrande's format."""
-    pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
-    rows = [
-        {"sentence": f"w{a} w8 w{b} w9 _ w10", "option1": f"w{a}", "option2": f"w{b}",
-         "answer": str(1 + (a + b) % 2), "qID": f"id{a}{b}-1"}
-        for a, b in pairs
-    ]  # fmt: skip
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [folder / "rows.jsonl"]
-
-
-def loaded_model(folder: Path) -> Any:
-    """Load a model, and return its weights, sizes and vocabulary."""
-    found = models.load(str(folder / "model"))
-    words = found.tokenizer and [found.tokenizer.decode([i]) for i in range(12)]
-    return jax.tree.map(np.asarray, found.params), found.config, words
-
-
-READERS = {
-    "model": Reader(made_model, loaded_model),
-    "transcoder": Reader(
-        made_transcoder,
-        lambda folder: (
-            lambda found: (jax.tree.map(np.asarray, found.params), found.config)
-        )(transcoders.load(str(folder / "transcoder"))),
-    ),
-    "circuit": Reader(
-        made_circuit, lambda folder: causal.load_circuit(folder / "circuit.json").to_json()
-    ),
-    "edges": Reader(
-        made_edges, lambda folder: causal.load_circuit(folder / "circuit.json").to_json()
-    ),
-    "graph": Reader(
-        made_graph, lambda folder: jax.tree.leaves(graphs.load_graph(folder / "g").graph)
-    ),
-    "arrays": Reader(made_arrays, lambda folder: sorted(read_npz(folder / "a.npz").items())),
-    "rows": Reader(
-        made_rows,
-        lambda folder: benchmarks.task(
-            "winogrande", WORDS, folder / "rows.jsonl", sizes=Sizes(4, 2, 2)
-        ).texts,
-    ),
-}  # fmt: skip
-
-
 def main(config: Config) -> None:
     """Start processes that read the files, and start another where one ends early."""
     if config.work is not None:
         return work(config)
     began, rows = time.monotonic(), []
     for name in config.readers or tuple(READERS):
-        count = config.files // len(config.readers or READERS)
+        count = -(-config.files // len(config.readers or READERS))
         folder = config.runs / "inputs" / name
         folder.mkdir(parents=True, exist_ok=True)
         found = outcomes(name, folder, count, config)
@@ -242,7 +120,9 @@ def work(config: Config) -> None:
     assert config.work is not None
     (name,), folder = config.readers, config.work
     reader, place = READERS[name], folder / "files"
-    place.mkdir(exist_ok=True)
+    # What another process has left there would not be replaced.
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     files = reader.make(place)
     for file in files:
         file.write_bytes(unsealed(file))
@@ -291,9 +171,27 @@ def outcome(reader: Reader, place: Path, whole: str, how: str) -> str:
 
 def mutated(raw: bytes, file: Path, rng: random.Random) -> tuple[bytes, str]:
     """Tamper with a file, and return it and the kind of change that a reader may read."""
-    texts = file.suffix in (".json", ".yaml", ".jsonl")
-    if file.suffix == ".json" and rng.random() < 0.5:
+    whole = rng.random() < 0.5
+    if file.suffix == ".json" and whole:
         return json.dumps(changed(json.loads(raw), rng)).encode(), "value"
+    if file.suffix == ".yaml" and whole:
+        return yaml.safe_dump(changed(yaml.safe_load(raw), rng)).encode(), "value"
+    if file.suffix == ".jsonl" and whole:
+        lines = raw.splitlines()
+        at = rng.randrange(len(lines))
+        lines[at] = json.dumps(changed(json.loads(lines[at]), rng)).encode()
+        return b"\n".join(lines), "text"
+    if file.suffix == ".npz" and whole:
+        return packed(raw, rng), "numbers"
+    out = scrambled(raw, rng)
+    if file.suffix in (".jsonl", ".csv"):
+        return out, "text"
+    begin = numbers_begin(raw, file)
+    return out, "numbers" if out[:begin] == raw[:begin] else "value"
+
+
+def scrambled(raw: bytes, rng: random.Random) -> bytes:
+    """Change, cut out, double or put in some bytes."""
     out = bytearray(raw)
     for _ in range(rng.randint(1, 4)):
         at, what = rng.randrange(len(out) + 1), rng.randrange(4)
@@ -305,8 +203,28 @@ def mutated(raw: bytes, file: Path, rng: random.Random) -> tuple[bytes, str]:
             out[at:at] = out[at : at + rng.randint(1, 40)]
         else:
             out[at:at] = rng.randbytes(rng.randint(0, 8))
-    kind = "text" if file.suffix == ".jsonl" else "value" if texts else "numbers"
-    return bytes(out), kind
+    return bytes(out)
+
+
+def packed(raw: bytes, rng: random.Random) -> bytes:
+    """Scramble one array of an archive, whose checksums are right again."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(held, "w") as new:
+        names = old.namelist()
+        chosen = rng.choice(names)
+        for name in names:
+            data = old.read(name)
+            new.writestr(name, scrambled(data, rng) if name == chosen else data)
+    return held.getvalue()
+
+
+def numbers_begin(raw: bytes, file: Path) -> int:
+    """Return where a file's numbers begin; what is before them says what they are."""
+    if file.suffix == ".npz":
+        return 0
+    if file.suffix == ".gguf":
+        return min(info.offset for info in read_header(file).tensors.values())
+    return len(raw) if raw[8:9] != b"{" else 8 + int.from_bytes(raw[:8], "little")
 
 
 def changed(value: Any, rng: random.Random) -> Any:

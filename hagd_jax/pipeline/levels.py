@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from hagd_jax import meta
 from hagd_jax.brief import one_line
+from hagd_jax.errors import CheckpointError
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
@@ -25,6 +27,7 @@ from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.units import Scores, Space, directed
 
 FILE = "hierarchy.npz"
+_MEND = "Remove it; it is made again."
 
 
 class Coarse(NamedTuple):
@@ -139,5 +142,20 @@ def kept(context: Context, left: Left) -> Coarse | None:
     found = context.run.kept(FILE, prior=(scores.space.nodes,), **shapes)
     if found is None:
         return None
+    _require_clusters(context.run.path / FILE, found, dict(zip(shapes, size.counts, strict=True)))
     prior = scores.after(left.seen).like(found.pop("prior"))
     return Coarse(Tree(tuple(found[name] for name in shapes), size.counts, left.seen), prior)
+
+
+def _require_clusters(path: Path, found: dict[str, np.ndarray], counts: dict[str, int]) -> None:
+    """Refuse numbers that are no clusters: compiled programs would take the nearest that are."""
+    for name, count in counts.items():
+        level = found[name]
+        if level.dtype != np.int32 or level.min() < 0 or level.max() >= count:
+            raise CheckpointError(
+                f"{path}: {name}", got=f"{level.dtype} from {level.min()} to {level.max()}",
+                expected=f"int32 from 0 to {count - 1}", mend=_MEND,
+            )  # fmt: skip
+    if found["prior"].dtype.kind != "f" or not np.isfinite(found["prior"]).all():
+        expected = "finite floating-point numbers"
+        raise CheckpointError(f"{path}: prior", got="others", expected=expected, mend=_MEND)
