@@ -53,7 +53,7 @@ CASES = {
     "train-transcoder": (
         "train-transcoder --model {model} --corpus self --text.length 3 --tokens 20000 "
         "--features 4x --k 4 --batch-size 8 --evaluate 2 --contexts 2 --out {out}",
-        "transcoder/W_enc_0.safetensors",
+        "transcoder/layer_0.safetensors",
     ),
     "validate": (
         "validate --circuit {circuit} --model {model} --out {out}/validation.json",
@@ -200,6 +200,8 @@ def interrupted(cell: Row, expected: Whole, config: Config) -> Row:
         delay = max(delay, 0.2)
     folder = config.runs / "interrupts" / name.replace(", ", "-") / f"{how}{number}"
     line, cache = command(name, folder, config), folder.with_name(f"{folder.name}-cache")
+    for old in (folder, cache):  # of a measurement that was itself killed
+        shutil.rmtree(old, ignore_errors=True)
     first = Started(line, cache)
     first.reach(stage)
     time.sleep(delay)
