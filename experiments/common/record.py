@@ -21,6 +21,8 @@ from scipy import stats
 import hagd_jax
 from hagd_jax.files import finite
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 
 def record(
     file: Path,
@@ -58,9 +60,13 @@ def conditions(seconds: float, packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def write(file: Path, result: dict[str, Any]) -> None:
-    """Write a record as JSON; non-finite numbers become null."""
+    """Write a record as JSON; non-finite numbers become null, and paths begin in the repository.
+
+    Messages that are recorded may name files in the folder of runs.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(plain(result), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(plain(result), indent=1, allow_nan=False)
+    file.write_text(text.replace(f"{_ROOT}{os.sep}", "") + "\n")
 
 
 def plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ def _parse(cursor: Cursor, path: Path) -> GgufHeader:
                 f"offset of tensor {info.name!r}", info.offset, f"a multiple of {alignment}"
             )
         tensors[info.name] = dataclasses.replace(info, offset=data_start + info.offset)
-    _check_extents(cursor, tensors)
+    _check_extents(cursor, tensors, data_start, alignment)
     return GgufHeader(path, version, metadata, tensors)
 
 
@@ -186,18 +186,28 @@ def _supported(cursor: Cursor, name: str, number: int) -> GGMLQuantizationType:
     )
 
 
-def _check_extents(cursor: Cursor, tensors: Mapping[str, TensorInfo]) -> None:
-    ordered = sorted(tensors.values(), key=lambda info: info.offset)
-    end, previous = 0, ""
-    for info in ordered:
-        if info.offset < end:
+def _check_extents(
+    cursor: Cursor, tensors: Mapping[str, TensorInfo], start: int, alignment: int
+) -> None:
+    """Refuse overlaps, bytes that no tensor owns, and a file that ends elsewhere.
+
+    As ggml does, but for the end: with bytes put in or left out, tensors would read others' data.
+    """
+    end, previous = start, ""
+    for info in sorted(tensors.values(), key=lambda info: info.offset):
+        wanted = end + -(end - start) % alignment
+        if info.offset != wanted:
             raise cursor.error(
                 f"tensor {info.name!r}",
                 f"data from byte {info.offset}",
-                f"byte {end} or later, where {previous!r} ends",
+                f"byte {wanted}, the first multiple of {alignment} where "
+                + (f"{previous!r} ends" if previous else "data begin"),
             )
         end, previous = info.offset + info.n_bytes, info.name
         if end > cursor.size:
             raise cursor.error(
                 f"tensor {info.name!r}", f"{cursor.size} bytes in the file", f"at least {end}"
             )
+    most = end + -(end - start) % alignment
+    if tensors and cursor.size > most:
+        raise cursor.error("end", f"{cursor.size} bytes in the file", f"at most {most}")

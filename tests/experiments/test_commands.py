@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from experiments.common.record import command
+from experiments.common.record import command, write
 from experiments.common.script import ROOT, Places, need, parse, run
 from experiments.readme import tables
 from hagd_jax.errors import MissingDependencyError
@@ -88,7 +88,9 @@ def test_every_record_is_written_by_a_script():
         assert name in sources
 
 
-def test_a_record_keeps_no_path_of_this_machine():
+def test_a_record_keeps_no_path_of_this_machine(tmp_path):
+    write(tmp_path / "a.json", {"said": f'"{ROOT}/runs/a" is damaged'})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"said": '"runs/a" is damaged'}
     told = command(["/me/experiments/speed/a.py", "/me/x/text", "--model=/me/m.gguf", "--n", "3"])
     assert told == "python -m experiments.speed.a text --model=m.gguf --n 3"
     for path in RECORDS:

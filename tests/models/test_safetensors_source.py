@@ -232,7 +232,7 @@ def headed(draw):
     return struct.pack("<Q", len(header)) + header + body
 
 
-@settings(deadline=2000, max_examples=300)
+@settings(deadline=20_000, max_examples=300)
 @given(data=st.binary(max_size=200) | mutated() | headed())
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
@@ -259,7 +259,7 @@ def _read_everything(path):
             assert (read.shape, read.dtype) == (shape, source.dtype(name))
 
 
-@settings(deadline=2000, max_examples=50)
+@settings(deadline=20_000, max_examples=50)
 @given(
     text=st.text(max_size=50) | st.recursive(st.none() | st.integers(), st.lists).map(json.dumps)
 )
