@@ -2,10 +2,9 @@
 
 `flax.struct` registers with `jax.tree_util.register_dataclass`. In JAX 0.10.2 the structures of two
 such classes are equal if they have as many data fields and equal metadata, whatever the classes
-are. `jax.jit` finds compiled programs by that equality: of 1,500 classes of one float each, 232 got
-the program of another class. Interventions and dictionaries do differ by class alone. Structures of
-classes with flattening functions of their own are compared by class, too, so that is how these are
-registered.
+are. `jax.jit` finds compiled programs by that equality, so that one class now and then gets the
+program of another. Interventions and dictionaries differ by class alone. Structures of classes with
+flattening functions of their own are compared by class, too, so that is how these are registered.
 """
 
 from __future__ import annotations

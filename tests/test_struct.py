@@ -23,7 +23,7 @@ def classes(count: int) -> list[type]:
 
 
 def test_programs_are_not_taken_for_one_another():
-    """With `flax.struct` and JAX 0.10.2, about one in six gets another class's program."""
+    """With `flax.struct` and JAX 0.10.2 some get another class's program."""
     traced = jax.jit(lambda x: {type(x).__name__: x.x})
     many = classes(200)
     for each in many:

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hagd_jax.errors import ConfigError
+from hagd_jax.graphs import attribute
 from hagd_jax.interventions import chain, freeze, zero_alternative
 from hagd_jax.models import forward
-from hagd_jax.scores import GradientConfig, mean_scores
+from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Nodes, Space, mask_nodes
+from hagd_jax.units import FeatureEdit, Nodes, Space, intervene, mask_nodes
 from tests.models.noise import noisy
 from tests.models.test_decoder import TOKENS
 from tests.models.test_experts import EACH, MANY
@@ -82,3 +84,16 @@ def test_scores_are_derivatives_by_the_masks_along_the_path(config):
         # Differences of float32 logits of size one, over a hundredth.
         np.testing.assert_allclose(found[layer, neuron], total, rtol=0.02, atol=5e-4)
     assert jnp.isfinite(found).all()
+
+
+def test_edges_of_neurons_are_refused():
+    """They would leave out the router, on which a neuron depends as well."""
+    model = noisy(EACH)
+    calls = (
+        lambda: attribute(model, None, TOKENS[0], targets=2),
+        lambda: node_graph(model, PROMPTS),
+        lambda: intervene(model, None, TOKENS[:1], [FeatureEdit(0, 1, 2, 0.0)], regime="direct"),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match="experts of the model: got 4"):
+            call()
