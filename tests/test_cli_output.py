@@ -13,19 +13,19 @@ from rich.console import Console
 
 from hagd_jax import cli
 from hagd_jax.causal.ablation import ABLATIONS
-from hagd_jax.cli import commands, output
+from hagd_jax.cli import commands, output, plan
 from hagd_jax.errors import OutputError
 from hagd_jax.report.progress import Lines, bars, forgiving
 from hagd_jax.tasks.definition import SPLITS
 
 SHOW = """
 import sys
-from hagd_jax.cli import commands, main
+from hagd_jax.cli import main, plan
 def run(command, line, stop):
     from hagd_jax.cli.output import show
     from rich.markup import escape
     show(escape("a line [that] is printed"))
-commands.COMMANDS["plan"] = (commands.PlanMemory, run)
+plan.run_plan = run
 main(sys.argv[1:])
 """
 PLAN = ["plan", "--model", "a", "--topology", "b", "--mesh", "c"]
@@ -50,7 +50,7 @@ def test_a_pipe_that_nobody_reads_is_a_sentence(monkeypatch, capsys):
     def run(command, line, stop):
         output.show("text")
 
-    monkeypatch.setitem(commands.COMMANDS, "plan", (commands.PlanMemory, run))
+    monkeypatch.setattr(plan, "run_plan", run)
     with os.fdopen(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(SystemExit) as ended:
@@ -139,7 +139,7 @@ def test_help_names_the_command_its_choices_and_ends_with_an_example(name, capsy
     told = capsys.readouterr().out
     assert f"usage: hagd {name} " in told
     assert "__main__" not in told
-    assert " ".join(told.split()).endswith(f"Example: {commands.EXAMPLES[name]}")
+    assert " ".join(told.split()).endswith(f"Example: {commands.COMMANDS[name].example}")
     flags = {"validate": "", "extract": "judge."}
     if name in flags:
         dense = "".join(letter for letter in told if not letter.isspace() and letter != "│")
@@ -149,7 +149,26 @@ def test_help_names_the_command_its_choices_and_ends_with_an_example(name, capsy
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_examples_are_commands_that_parse(name):
-    kinds = {each: kind for each, (kind, _) in commands.COMMANDS.items()}
-    words = shlex.split(commands.EXAMPLES[name])[1:]
+    kinds = {each: command.load()[0] for each, command in commands.COMMANDS.items()}
+    words = shlex.split(commands.COMMANDS[name].example)[1:]
     parsed = tyro.extras.subcommand_cli_from_dict(kinds, args=words)
     assert type(parsed) is kinds[name]
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name):
+    told = commands.COMMANDS[name]
+    kind, act = told.load()
+    assert callable(act)
+    assert " ".join(kind.__doc__.split("\n\n")[0].split()) == told.summary
+
+
+def test_help_imports_no_library_that_computes():
+    """Help, and a mistyped command, answer before JAX could be imported."""
+    say = "import sys; from hagd_jax import cli\ntry: cli.main({!r})\nexcept SystemExit: pass\n"
+    say += "print(sorted({{'jax', 'flax', 'scipy', 'orbax'}} & set(sys.modules)))"
+    for words in (["--help"], ["atribute"], []):
+        done = subprocess.run(
+            [sys.executable, "-c", say.format(words)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.endswith("[]\n"), done.stdout
