@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.circuits import (
     ground_truth,
     meta_learning,
     modular_arithmetic,
+    real_models,
     smollm2,
     smollm2_graphs,
     stability,
@@ -23,6 +25,7 @@ from experiments.circuits import (
 )
 from experiments.common.small_models import Small
 from hagd_jax import meta, models
+from hagd_jax.cli import commands
 from hagd_jax.errors import ConfigError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig
@@ -248,3 +251,36 @@ def test_benchmarks_are_scored_as_in_float64_and_resume(tiny, places, tmp_path, 
     assert (places["runs"] / "benchmarks.jsonl").read_text() == kept
     with pytest.raises(ConfigError, match="NAME:FILE"):
         benchmarks.main(dataclasses.replace(config, files=("winogrande",)))
+
+
+def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
+    tiny, places, tmp_path, read, monkeypatch
+):
+    """In this process, which has compiled some of it already."""
+    (tmp_path / "book.txt").write_text("Mary called John at the store. " * 4_000)
+    monkeypatch.setattr(real_models, "hagd", lambda config, *words: (run_here(*words), 1))
+    small = "--sizes.discover 8 --sizes.select 8 --sizes.test 8 --judge.controls 3 "
+    small += "--masks.steps 4 --masks.check-every 2"
+    config = real_models.Config(
+        **places, model=Path(tiny), text=str(tmp_path / "book.txt"), tasks=("ioi", "sva"),
+        circuits=("ioi",), tokens=2_000, features=48, length=16, test=8, nodes="60%",
+        more=tuple(small.split()),
+    )  # fmt: skip
+    real_models.main(config)
+    rows = read("real_models")["rows"]
+    of = {(row["part"], row["of"]): row for row in rows}
+    assert {row["sha256"] for row in rows} == {
+        hashlib.sha256((Path(tiny) / "model.safetensors").read_bytes()).hexdigest()
+    }
+    assert 0 < of["tasks", "ioi"]["accuracy"] < 1  # nobody trained it
+    assert "refused" in of["tasks", "sva"]
+    assert 0 < of["graph", "ioi"]["replacement"] <= 1
+    assert of["transcoder", "text"]["loss_zero"] > 0
+    assert len(of["transcoder", "text"]["curve"]) > 2
+    assert of["circuit", "ioi"]["verdict"] in ("accepted", "rejected", "not enough data")
+    assert len(of["circuit", "ioi"]["claims"]) > 5
+
+
+def run_here(*words: object) -> int:
+    """Run a command of `hagd` in this process."""
+    return commands.run(list(map(str, words)))

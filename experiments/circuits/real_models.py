@@ -1,0 +1,238 @@
+"""What does `hagd` do on a real model, from a file to a validated circuit?
+
+    python -m experiments.circuits.real_models --model gemma-3-270m.gguf --text 'books/*.txt'
+    python -m experiments.circuits.real_models --model gemma-3-270m.gguf --parts tasks graph
+
+Every cell is one command on the model's file, in a process of its own, with the settings that a
+user gets; a stopped run goes on in the folders that it left.
+
+    tasks       accuracy on the test split of every language task, or why it has no such prompts;
+    graph       `hagd attribute` on a prompt of IOI, of capitals and of agreement;
+    transcoder  `hagd train-transcoder` on `--tokens` tokens of the text, and its curve;
+    circuit     `hagd extract` and then `hagd validate` on IOI and agreement.
+
+For half a billion parameters, two CPU cores take minutes for tasks and graphs, and about half an
+hour for the transcoder and for each circuit. Writes results/real_models.json, where a model is
+known by its file's name and sha256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from experiments.circuits.task_accuracy import FIT, LANGUAGE, score
+from experiments.common.cells import Row, measure_cells
+from experiments.common.processes import compiled_once, environment
+from experiments.common.script import Places, run
+from hagd_jax import graphs, models, tasks
+from hagd_jax.errors import ConfigError, InputError
+
+Part = Literal["tasks", "graph", "transcoder", "circuit"]
+PROMPTS = {
+    "ioi": "When Mary and John went to the store, John gave a drink to",
+    "capitals": "The capital of France is",
+    "agreement": "The keys to the cabinet on the wall",
+}
+CIRCUITS = ("ioi", "agreement")
+# Points of a transcoder's curve.
+POINTS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Config holds the settings for running the commands on a real model.
+
+    Attributes:
+        model: The model's file or folder.
+        text: Text files that the transcoder is trained on.
+        parts: Which commands are run.
+        tasks: Language tasks whose accuracy is measured.
+        circuits: Tasks whose circuits are looked for.
+        tokens: Number of tokens that the transcoder is trained on.
+        features: Its features a layer.
+        length: Tokens of a sequence of the text.
+        test: Number of test prompts of a language task.
+        nodes: Size of the circuits.
+        more: Further words of the commands that find circuits.
+    """
+
+    model: Path
+    text: str = ""
+    parts: tuple[Part, ...] = get_args(Part)
+    tasks: tuple[str, ...] = LANGUAGE
+    circuits: tuple[str, ...] = CIRCUITS
+    tokens: int = 200_000
+    features: int = 4096
+    length: int = 128
+    test: int = 64
+    nodes: str = "10%"
+    more: tuple[str, ...] = ()
+
+
+def main(config: Config) -> None:
+    """Run the commands on the model."""
+    if "transcoder" in config.parts and not config.text:
+        raise ConfigError("--text", got="no file", expected="text that a transcoder is trained on")
+    kinds = {"tasks": config.tasks, "graph": tuple(PROMPTS), "transcoder": ("text",),
+             "circuit": config.circuits}  # fmt: skip
+    file = {"model": config.model.name, "sha256": digest_of(config.model)}
+    cells = [file | {"part": part, "of": kind} for part in config.parts for kind in kinds[part]]
+
+    def measure(cell: Row) -> list[Row]:
+        return [MEASURES[cell["part"]](cell["of"], config)]
+
+    measure_cells("real_models", cells, measure, config,
+                  varied=("model", "text", "parts", "tasks", "circuits"))  # fmt: skip
+
+
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file, or of the weights in a folder, one file after the other."""
+    total = hashlib.sha256()
+    for each in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()
+
+
+def hagd(config: Config, *words: object) -> tuple[int, float]:
+    """Run a command in a process of its own; return its status, and its seconds.
+
+    Raises:
+        InputError: If it ends with another status than 0, or 1, which says that no circuit was
+            found.
+    """
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "hagd_jax.cli", *map(str, words)], check=False,
+        env=environment(compiled_once(config.runs / "real_models" / "compiled")),
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise InputError(
+            f"hagd {words[0]}", got=f"status {done.returncode}", expected="a run that ends well"
+        )
+    return done.returncode, round(time.monotonic() - began, 1)
+
+
+def folder(config: Config, name: str) -> Path:
+    """Return the folder of one command's results."""
+    return config.runs / "real_models" / config.model.stem / name
+
+
+@cache
+def loaded(path: Path) -> models.LanguageModel:
+    """Load the model once for all tasks."""
+    return models.load(path)
+
+
+def task_done(name: str, config: Config) -> Row:
+    """Measure the accuracy on the test split of one task."""
+    model = loaded(config.model)
+    try:
+        task = tasks.task(name, model, sizes=tasks.Sizes(test=config.test))
+    except InputError as error:
+        return {"refused": str(error)}
+    row, _, _ = score(model, task, "test")
+    kept = {key: row[key] for key in ("prompts", "accuracy", "mean_logit_difference")}
+    return kept | {"fit": row["accuracy"] >= FIT}
+
+
+def graph_made(name: str, config: Config) -> Row:
+    """Attribute the next token of one prompt to the model's neurons."""
+    out = folder(config, f"graph-{name}")
+    _, seconds = hagd(config, "attribute", "--model", config.model, "--prompt", PROMPTS[name],
+                      "--out", out)  # fmt: skip
+    graph = graphs.load_graph(out / "graph.safetensors")
+    found, targets = graphs.graph_scores(graph), graph.info.targets
+    return {
+        "prompt": PROMPTS[name],
+        "targets": [target.label for target in targets[:3]],
+        "nodes": len(graph.nodes.kind),
+        "of_active": graph.info.active,
+        "replacement": found.replacement,
+        "completeness": found.completeness,
+        "command_seconds": seconds,
+    }
+
+
+def transcoder_trained(_: str, config: Config) -> Row:
+    """Train a transcoder on text, and read its curve."""
+    out = folder(config, "transcoder")
+    _, seconds = hagd(
+        config, "train-transcoder", "--model", config.model, "--corpus", config.text,
+        "--tokens", config.tokens, "--features", config.features, "--text.length", config.length,
+        "--contexts", 0, "--out", out,
+    )  # fmt: skip
+    told = json.loads((out / "evaluation.json").read_text())
+    lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    steps = [row for row in lines if row.get("stage") == "transcoder"]
+    places = np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))
+    curve = [{"tokens": steps[i]["tokens"], "fvu": round(steps[i]["fvu"], 4)} for i in places]
+    return {
+        "trained_tokens": steps[-1]["tokens"],
+        "mean_fvu": told["mean_fvu"],
+        "mean_l0": float(np.mean(told["l0"])),
+        "dead": float(np.mean(told["dead"])),
+        "loss": told["loss"],
+        "loss_replaced": told["loss_replaced"],
+        "loss_zero": told["loss_ablated"],
+        "loss_recovered": told["loss_recovered"],
+        "tokens_per_second": float(np.median([row["tokens_per_second"] for row in steps])),
+        "curve": curve,
+        "command_seconds": seconds,
+    }
+
+
+def circuit_found(name: str, config: Config) -> Row:
+    """Find a circuit, and judge it again from its file."""
+    out = folder(config, f"circuit-{name}")
+    status, seconds = hagd(config, "extract", "--task", name, "--model", config.model, "--nodes",
+                      config.nodes, "--out", out, *config.more)  # fmt: skip
+    if status:
+        return {"verdict": "no circuit found", "extract_seconds": seconds}
+    again = folder(config, f"validation-{name}.json")
+    _, judged = hagd(config, "validate", "--circuit", out / "circuit.json", "--model",
+                     config.model, "--out", again)  # fmt: skip
+    told = json.loads(again.read_text())
+    return summary(told) | {"extract_seconds": seconds, "validate_seconds": judged}
+
+
+def summary(told: dict[str, Any]) -> Row:
+    """Return what a validation says of a circuit: the verdict, and each claim's."""
+    return {
+        "verdict": told["verdict"],
+        "headline": told["headline"],
+        "members": told["members"],
+        "units": told["units"],
+        "prompts": told["prompts"],
+        "claims": [
+            {
+                "name": claim["name"],
+                "ablation": claim["ablation"],
+                "verdict": claim["verdict"],
+                "value": claim["effect"]["value"] if claim["effect"] else None,
+                "decides": claim["decides"],
+            }
+            for claim in told["claims"]
+        ],
+    }
+
+
+MEASURES = {
+    "tasks": task_done, "graph": graph_made, "transcoder": transcoder_trained,
+    "circuit": circuit_found,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
