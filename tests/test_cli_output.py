@@ -160,7 +160,7 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name):
     told = commands.COMMANDS[name]
     kind, act = told.load()
     assert callable(act)
-    assert " ".join(kind.__doc__.split("\n\n")[0].split()) == told.summary
+    assert " ".join((kind.__doc__ or "").split("\n\n")[0].split()) == told.summary
 
 
 def test_help_imports_no_library_that_computes():

@@ -308,3 +308,17 @@ def test_a_damaged_number_of_layers_ends_at_once(llama):
     (llama / "config.json").write_text(json.dumps(given | {"num_hidden_layers": 10**4}))
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\."):
         open_checkpoint(llama)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_what_is_finite_is_told_from_the_bits(dtype):
+    """All numbers of two bytes, alone and beside others."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        expected = np.isfinite(every.astype(np.float32))
+    assert 0 < expected.sum() < len(every)
+    others = np.array([-1, 0, 2], dtype)
+    found = [[placing.is_finite(every[i : i + 1]), placing.is_finite(np.append(others, every[i]))]
+             for i in range(len(every))]  # fmt: skip
+    np.testing.assert_array_equal(found, np.stack([expected, expected], 1))
+    assert placing.is_finite(every[:0])
