@@ -21,6 +21,7 @@ from experiments.scale import (
     loading_memory,
     plan_attribution,
     plan_forward,
+    plan_models,
     plan_pipeline,
     plan_transcoder,
 )
@@ -184,7 +185,9 @@ def test_flops_of_the_composed_step_are_counted_by_hand():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
-@pytest.mark.parametrize("script", [plan_attribution, plan_forward, plan_pipeline, plan_transcoder])
+@pytest.mark.parametrize(
+    "script", [plan_attribution, plan_forward, plan_models, plan_pipeline, plan_transcoder]
+)
 def test_plans_need_the_compiler_of_tpus(script, places):
     with pytest.raises(MissingDependencyError, match="libtpu"):
         script.main(script.Config(**places))
