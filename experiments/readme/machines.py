@@ -87,7 +87,8 @@ def speed(result: dict) -> list[Row]:
     shapes = result["rows"]
     ratios = ", ".join(f"{r['ratio']:.2f} at {r['batch']} x {r['length']}" for r in shapes)
     alone = ", ".join(f"{r['ratio_one_device']:.2f}" for r in shapes)
-    what = "SmolLM2 forward tokens/s over PyTorch's, same cores: mesh `replica=2` (one device)"
+    name = result["model"].partition(",")[0]
+    what = f"{name}: tokens/s over PyTorch's, same cores: mesh `replica=2` (one device)"
     return [(what, f"{ratios} ({alone})", "≥ 1", "speed/forward.py")]
 
 
@@ -147,6 +148,7 @@ ROWS: Rows = {
     "loading_memory": memory,
     "compile_time": compile_time,
     "forward_speed": speed,
+    "forward_speed_qwen2.5-coder-0.5b": speed,
     "plan_llama70b": plans,
     "devices": devices,
 }

@@ -20,6 +20,7 @@ from experiments.readme import (
     judge,
     machines,
     method,
+    real,
     smollm2,
     stages,
 )  # fmt: skip
@@ -28,10 +29,13 @@ from experiments.readme.rows import table
 from hagd_jax.errors import InputError
 
 START, END = "<!-- results -->\n", "<!-- /results -->"
-ROWS = (
-    machines.ROWS | trained.ROWS | machines.LAST | attribution.ROWS | judge.ROWS | method.ROWS
-    | faults.ROWS
-)  # fmt: skip
+# Files are read by name, and some have rows in several places.
+ROWS = [
+    row
+    for part in (machines.ROWS, real.ROWS, trained.ROWS, machines.LAST, attribution.ROWS,
+                 judge.ROWS, method.ROWS, faults.ROWS)
+    for row in part.items()
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ def tables(results: Path) -> str:
     def load(name: str) -> dict:
         return json.loads((results / f"{name}.json").read_text())
 
-    made = [(name, make) for name, make in ROWS.items() if (results / f"{name}.json").exists()]
+    made = [(name, make) for name, make in ROWS if (results / f"{name}.json").exists()]
     rows = [row for name, make in made for row in make(load(name))]
     found = {n: load(n) for n in smollm2.NAMES if (results / f"{n}.json").exists()}
     parts = [table(("what", "measured", "target", "script"), rows)]

@@ -6,7 +6,8 @@
 
 Takes about a minute on two otherwise idle CPU cores, and 2 GB of memory. Expected: ours at least as
 fast at every batch shape, and the logits within 1e-3 of each other (thirty layers of float32,
-logits up to 30; 1e-4 was seen). Writes results/forward_speed.json.
+logits up to 30; 1e-4 was seen). Writes results/forward_speed.json, or
+forward_speed_<model>.json with `--model`.
 
 Both compute float32 logits of every position from the same weights and tokens, with the same number
 of threads: the model is loaded from GGUF, written by `models.save`, and read back by `transformers`
@@ -76,8 +77,9 @@ def main(config: Config) -> None:
     replicas = load(config.model, parallel.make_mesh(f"replica={config.threads}"))
     theirs = read_back(ours)
     rows = [compare(ours, replicas, theirs, shape, config.rounds) for shape in config.shapes]
+    place = config.results / f"{result_name(config.model)}.json"
     record(
-        config.results / "forward_speed.json", rows, seconds=time.monotonic() - began,
+        place, rows, seconds=time.monotonic() - began,
         packages=("torch", "transformers"), model=f"{ours.name}, float32", threads=config.threads,
         rounds=config.rounds,
     )  # fmt: skip
@@ -85,6 +87,11 @@ def main(config: Config) -> None:
         sys.exit("the logits differ")
     if any(row["ratio"] < 1 for row in rows):
         sys.exit("slower than transformers")
+
+
+def result_name(model: str) -> str:
+    """Return the name of a model's record: SmolLM2's has none of its own."""
+    return "forward_speed" if model == MODEL else f"forward_speed_{Path(model).stem}"
 
 
 def read_back(model: models.LanguageModel) -> Any:

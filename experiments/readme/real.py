@@ -1,0 +1,119 @@
+"""Make the README's rows about real models and large ones; see `readme/tables.py`."""
+
+from __future__ import annotations
+
+from experiments.readme.rows import GIB, Row, Rows
+
+_GGUF = "parity/gguf.py"
+_REAL = "circuits/real_models.py"
+
+
+def gguf(result: dict) -> list[Row]:
+    """Make the rows of the comparison with other readers of real GGUF files."""
+    rows: list[Row] = []
+    for name, file in result["files"].items():
+        if "logits" in file:
+            worst = max(row["largest"] for row in file["logits"])
+            version = file["versions"]["transformers"]
+            rows.append(
+                (f"{name}: logits of {len(file['logits'])} prompts, against `transformers` "
+                 f"{version} reading the same file", f"at most {worst:.1e} apart", "≤ 5e-3", _GGUF)
+            )  # fmt: skip
+        if "equal" in file:
+            equal = " and ".join(f"{peer} {count:,}" for peer, count in file["equal"].items())
+            measured = f"{equal} of {file['texts']:,}"
+            rows.append((f"{name}: texts with the same token ids as", measured, "≥ 4,000", _GGUF))
+    return rows
+
+
+def compiled(result: dict) -> list[Row]:
+    """Make the row of the compile times of the families, beside Llama's."""
+    rows = [row for row in result.get("families", ()) if row["family"] != "llama"]
+    if not rows:
+        return []
+    shares = ", ".join(
+        f"{row['family']} {row['forward_ratio']:.2f} / {row['gradient_ratio']:.2f}" for row in rows
+    )
+    what = f"Compile the options of other families at {rows[0]['layers']} layers, over Llama's"
+    return [(f"{what}: forward / gradient", shares, "≤ 1.3", "scale/compile_time.py")]
+
+
+def plans(result: dict) -> list[Row]:
+    """Make a row for each program of each large model: the slice that it fits, and its memory."""
+    rows: list[Row] = []
+    cells = dict.fromkeys((row["model"], row["program"]) for row in result["rows"])
+    for model, program in cells:
+        parts = [r for r in result["rows"] if (r["model"], r["program"]) == (model, program)]
+        worst = max(parts, key=lambda row: row["total"] / row["memory"])
+        rows.append(
+            (f"{model}, {program}: {worst['topology']}", f"{worst['total'] / GIB:.2f} GiB a chip",
+             f"< {worst['memory'] / GIB:.2f} GiB", "scale/plan_models.py")
+        )  # fmt: skip
+    return rows
+
+
+def real(result: dict) -> list[Row]:
+    """Make the rows of what the commands do on each real model."""
+    rows: list[Row] = []
+    for name in dict.fromkeys(row["model"] for row in result["rows"]):
+        parts = {
+            (row["part"], row["of"]): row for row in result["rows"] if row["model"] == name
+        }  # fmt: skip
+        rows += _tasks(name, parts) + _graphs(name, parts)
+        if ("transcoder", "text") in parts:
+            row = parts["transcoder", "text"]
+            rows.append(
+                (f"{name}: a transcoder of {row['trained_tokens'] / 1000:,.0f} thousand tokens",
+                 f"FVU {row['mean_fvu']:.2f}, loss {row['loss']:.2f} → {row['loss_replaced']:.2f} "
+                 f"({row['loss_zero']:.2f} without MLPs), {row['loss_recovered']:.0%} recovered",
+                 "reported", _REAL)
+            )  # fmt: skip
+        rows += [_circuit(name, key[1], row) for key, row in parts.items() if key[0] == "circuit"]
+    return rows
+
+
+def _tasks(name: str, parts: dict) -> list[Row]:
+    """The row of the accuracy on all tasks."""
+    found = {key[1]: row for key, row in parts.items() if key[0] == "tasks"}
+    shown = [f"{task} {row['accuracy']:.1%}" for task, row in found.items() if "accuracy" in row]
+    missing = [task for task, row in found.items() if "refused" in row]
+    if not found:
+        return []
+    text = ", ".join(shown).replace("_", " ")
+    if missing:
+        text += f"; too few prompts of {', '.join(missing).replace('_', ' ')}"
+    return [(f"{name}: accuracy on the tasks of language", text, "≥ 80%, else unfit", _REAL)]
+
+
+def _graphs(name: str, parts: dict) -> list[Row]:
+    """The row of the graphs of single prompts."""
+    found = {key[1]: row for key, row in parts.items() if key[0] == "graph"}
+    if not found:
+        return []
+    text = ", ".join(
+        f"{task} {row['targets'][0]!r}, {row['nodes']:,} nodes of {row['of_active']:,} active in "
+        f"{row['command_seconds']:.0f} s"
+        for task, row in found.items()
+    )
+    return [(f"{name}: `hagd attribute`, first target", text, "reported", _REAL)]
+
+
+def _circuit(name: str, task: str, row: dict) -> Row:
+    """The row of one circuit."""
+    what = f"{name}: circuit of {task}, by `hagd extract` and `hagd validate`"
+    if "claims" not in row:
+        return what, row["verdict"], "accepted", _REAL
+    held = [
+        f"{claim['name']} {claim['value']:.2f} ({claim['ablation']})"
+        for claim in row["claims"]
+        if claim["decides"] and claim["verdict"] != "holds" and claim["value"] is not None
+    ]
+    text = f"{row['verdict']}: {row['members']:,} of {row['units']:,} units"
+    if held:
+        text += f"; does not hold: {', '.join(held)}"
+    return what, text, "accepted", _REAL
+
+
+ROWS: Rows = {
+    "gguf_parity": gguf, "compile_time": compiled, "plan_models": plans, "real_models": real,
+}  # fmt: skip
