@@ -73,6 +73,8 @@ class Config(Places):
         cases: Names of commands; all of them if empty.
         how: What interrupts them.
         times: Interruptions of every command in every way.
+        numbers: Numbers of these interruptions, by which stages take turns; `times` from 0 if none
+            is given.
         model: Folder of the model; a small one is trained if it is empty.
         circuit: File of the circuit to validate; with the model.
     """
@@ -80,6 +82,7 @@ class Config(Places):
     cases: tuple[str, ...] = ()
     how: tuple[How, ...] = get_args(How)
     times: int = 7
+    numbers: tuple[int, ...] = ()
     model: str = ""
     circuit: str = ""
 
@@ -97,7 +100,8 @@ def main(config: Config) -> None:
     names = config.cases or tuple(CASES)
     cells = [
         {"case": name, "how": how, "number": number}
-        for name in names for number in range(config.times) for how in config.how
+        for name in names for number in config.numbers or range(config.times)
+        for how in config.how
     ]  # fmt: skip
     wholes: dict[str, Whole] = {}
 
@@ -107,7 +111,9 @@ def main(config: Config) -> None:
             wholes[name] = whole(name, config)
         return [interrupted(cell, wholes[name], config)]
 
-    rows = measure_cells("interrupts", cells, measure, config, varied=("cases", "how", "times"))
+    rows = measure_cells(
+        "interrupts", cells, measure, config, varied=("cases", "how", "times", "numbers")
+    )
     bad = [row for row in rows if not (row["identical"] and row["ended_well"])]
     if bad:
         sys.exit(f"NOT as expected: {bad}")
