@@ -1,7 +1,8 @@
 """Is anything lost when a command is killed or asked to end, in whatever stage?
 
     python -m experiments.faults.interrupts     # about an hour on two cores
-    python -m experiments.faults.interrupts --cases extract --how kill --times 12
+    python -m experiments.faults.interrupts --cases extract --how kill --times 16
+    python -m experiments.faults.interrupts --cases extract --how kill --numbers 17 26
 
 Every command on a small model is run to its end once, and it is noted when each of its stages
 begins and how long it takes; a run before that has compiled its programs, which are kept. Then it
