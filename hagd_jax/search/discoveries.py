@@ -204,7 +204,10 @@ def prompt_rows(scores: Any, seen: Seen | None = None) -> tuple[np.ndarray, Seen
             the scores, or it names fewer prompts than there are rows.
     """
     values, own = getattr(scores, "values", scores), getattr(scores, "seen", None)
-    values = np.asarray(values.flat() if isinstance(values, Nodes) else values)
+    try:
+        values = np.asarray(values.flat() if isinstance(values, Nodes) else values)
+    except ValueError:  # rows of different lengths
+        values = np.empty(0, object)
     number = values.dtype.kind in "iuf" or values.dtype.name == "bfloat16"
     if values.ndim != 2 or not values.size or not number:
         raise InputError("scores", got=shown(scores), expected="(P, N) numbers, a row a prompt",
