@@ -33,12 +33,13 @@ class CoreConfig:
     Attributes:
         kept: k, prompts in each subset. Fewer give larger radii, since a change of one prompt
             reaches fewer subsets, and noisier discoveries; a radius of r needs k < 0.69 P / r.
-        subsets: R, random subsets; 1,000 or more leave little to chance.
+        subsets: R, random subsets. Of 46,350 units, one that is found in all of 1,000 has a lower
+            bound of 0.986.
         by: `mean` finds the units of the highest mean scores, `magnitude` those whose means are
             furthest from zero.
         threshold: τ, the share of discoveries that members of the core must exceed.
         alpha: α; all bounds hold at once with confidence 1 − α.
-        block_bytes: Memory for the means of a block of subsets; a larger value is no faster.
+        block_bytes: Memory for the means of a block of subsets, in bytes.
     """
 
     kept: int = 8
