@@ -1,6 +1,10 @@
 """Which nodes belong to a circuit."""
 
+from hagd_jax.search.certified_core import Core
 from hagd_jax.search.config import MaskConfig, RepairConfig
+from hagd_jax.search.core import core, core_of_rule
+from hagd_jax.search.core_keeps import CoreKeeps, core_keeps
+from hagd_jax.search.discoveries import CoreConfig
 from hagd_jax.search.many import search_many
 from hagd_jax.search.mask_search import Searched, search_masks, seen_by_masks, train_masks
 from hagd_jax.search.mask_steps import MaskState, init_masks, mask_ranks
@@ -13,6 +17,9 @@ from hagd_jax.search.tree import Tree
 
 __all__ = [
     "Best",
+    "Core",
+    "CoreConfig",
+    "CoreKeeps",
     "MaskConfig",
     "MaskState",
     "RepairConfig",
@@ -20,6 +27,9 @@ __all__ = [
     "Schedule",
     "Searched",
     "Tree",
+    "core",
+    "core_keeps",
+    "core_of_rule",
     "init_masks",
     "is_found",
     "mask_ranks",

@@ -13,6 +13,7 @@ from experiments.circuits import (
     ablation_study,
     algorithmic,
     benchmarks,
+    core,
     exhaustive,
     ground_truth,
     meta_learning,
@@ -173,6 +174,30 @@ def test_overlaps_are_jaccard_indices_and_chance_keeps_layers():
     (drawn,) = stability.by_chance([row], layer)
     assert [drawn[layer == i].sum() for i in (0, 1)] == [50, 10]
     assert (drawn != row).any()
+
+
+def test_cores_are_measured_beside_circuits_and_overlap(places, read):
+    small = dataclasses.replace(SMALL, sizes=Sizes(32, 8, 8))
+    config = core.Config(
+        **places, tasks=("sorting",), seeds=1, by=("magnitude", "masks"), shares=(0.5,), kept=(2,),
+        prompts=24, subsets=200, searches=12, radii=(0, 1, 99), draws=2, masks=MASKS, small=small,
+        batch_size=8, gradient=GradientConfig((0.5,), 1),
+    )  # fmt: skip
+    core.main(config)
+    rows = read("core")["rows"]
+    for none, one, far in (rows[:3], rows[3:]):
+        assert none["certified"] >= one["certified"] >= far["certified"] == 0
+        assert (none["subsets"], none["prompts"]) == ({"masks": 12}.get(none["by"], 200), 24)
+        assert 0 < none["overlap"] <= 1
+        assert 0 < none["chance"] <= 1
+    best = rows[0]
+    assert 0 < best["certified"] == best["leaves"] <= best["nodes"] == best["circuit leaves"]
+    for said in ("", "circuit ", "random "):
+        assert best[f"{said}kl"] > 0
+        assert np.isfinite(best[f"{said}accuracy"])
+    kept = (places["runs"] / "core.jsonl").read_text()
+    core.main(config)
+    assert (places["runs"] / "core.jsonl").read_text() == kept
 
 
 def test_attribution_graphs_over_neurons_and_features(tiny, features, places, read):

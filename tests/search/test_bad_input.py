@@ -72,9 +72,21 @@ def search_calls():
             search.seen_by_masks, {**own, "scores": scores, "config": STEPS, "tree": tree}
         ),
         "top_nodes": (search.top_nodes, {"scores": scores, "size": 3}),
+        "core": (
+            search.core, {"scores": np.eye(32), "size": 3, "config": search.CoreConfig(), "seed": 0}
+        ),
+        "core_of_rule": (
+            search.core_of_rule,
+            {"rule": lambda rows, seed: np.arange(4) < 2, "prompts": 32, "units": 4,
+             "config": search.CoreConfig(subsets=20), "seed": 0},
+        ),
         "Tree.of": (search.Tree.of, {"clusters": [np.arange(4) % 2]}),
         "schedule": (
             search.schedule, {"config": STEPS, "total": 9, "least": 2, "levels": 1}
+        ),
+        "CoreConfig": (
+            search.CoreConfig,
+            {"kept": 2, "subsets": 99, "threshold": 0.5, "alpha": 0.1, "block_bytes": 99},
         ),
         "MaskConfig": (
             search.MaskConfig,
