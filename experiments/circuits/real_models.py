@@ -4,7 +4,8 @@
     python -m experiments.circuits.real_models --model gemma-3-270m.gguf --parts tasks graph
 
 Every cell is one command on the model's file, in a process of its own, with the settings that a
-user gets; a stopped run goes on in the folders that it left.
+user gets, but that nodes of graphs keep their strongest edges only; a stopped run goes on in the
+folders that it left.
 
     tasks       accuracy on the test split of every language task, or why it has no such prompts;
     graph       `hagd attribute` on a prompt of IOI, of capitals and of agreement;
@@ -44,6 +45,8 @@ PROMPTS = {
     "agreement": "The keys to the cabinet on the wall",
 }
 CIRCUITS = ("ioi", "agreement")
+# Edges that a node of a graph keeps: with all of them a model of half a billion needs 30 GB.
+EDGES = 1024
 # Points of a transcoder's curve.
 POINTS = 12
 
@@ -151,7 +154,7 @@ def graph_made(name: str, config: Config) -> Row:
     """Attribute the next token of one prompt to the model's neurons."""
     out = folder(config, f"graph-{name}")
     _, seconds = hagd(config, "attribute", "--model", config.model, "--prompt", PROMPTS[name],
-                      "--out", out)  # fmt: skip
+                      "--edges-per-node", EDGES, "--out", out)  # fmt: skip
     graph = graphs.load_graph(out / "graph.safetensors")
     found, targets = graphs.graph_scores(graph), graph.info.targets
     return {
