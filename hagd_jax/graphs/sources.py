@@ -106,7 +106,7 @@ def sources(
 
 def source_sites(dictionary: Directed) -> tuple[str, ...]:
     """List the sites that `sources` needs of a pass."""
-    return (dictionary.source, "mlp_in", "mlp_out")
+    return (dictionary.source, *dictionary.pulls, "mlp_in", "mlp_out")
 
 
 def slots_for(most: int, features: int) -> int:

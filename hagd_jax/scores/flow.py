@@ -70,7 +70,8 @@ class Flow(struct.PyTreeNode):
     Attributes:
         move: (L, F, B, T) activation minus that of the counterfactual, each divided by its
             pass's denominator of the norm between the feature and the stream, if there is one.
-        pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`.
+        pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`; for
+            neurons of a mixture with the weight of their own expert held.
         head_move: (L, H, B, T, Dh) what heads put out, minus the counterfactual's; divided alike.
         head_read: (L, H, B, T, D) gradient with respect to what heads read: queries, keys and
             values. Heads that share keys and values share their gradient alike.
@@ -172,7 +173,7 @@ def flow_arrays(
 
     def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         start, read = ends.at(step), nodes.reads
-        trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
+        trace = forward(model, batch.inputs(), start, capture=(*nodes.pulls, "norm2_scale")).trace
 
         def value(extra: tuple) -> jax.Array:
             heads, features, reads = extra
@@ -187,7 +188,7 @@ def flow_arrays(
             jnp.einsum("lbthd,lbthd->lh", heads, moved["head_out"]).ravel(),
             jnp.einsum("lbtf,lbtf->lf", features, moved[name]).ravel(),
         ])  # fmt: skip
-        pull = jnp.stack(nodes.pull(model, trace[read], features)).astype(jnp.float32)
+        pull = jnp.stack(nodes.pull(model, trace, features)).astype(jnp.float32)
         if read == "mlp_in":
             pull = pull / trace["norm2_scale"]
         return pull, _shared(reads, model.config), score

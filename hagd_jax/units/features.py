@@ -171,10 +171,10 @@ class Features(Directed):
         return bias.astype(jnp.float32) + feat.skip(self.trained.params, read)
 
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Back-propagate gradients through the encoder where features are active."""
-        return (jnp.where(self._encode(read) > 0, gradient, 0),)
+        return (jnp.where(self._encode(site_of(trace, self.reads)) > 0, gradient, 0),)
 
     def adding(self, amount: jax.Array) -> Intervention:
         """Add the decoded amounts to the MLP outputs."""

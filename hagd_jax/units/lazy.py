@@ -123,7 +123,7 @@ class LazyFeatures(Directed):
         self._refuse()
 
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Refuse: it would compute with all weights."""
         self._refuse()

@@ -51,7 +51,8 @@ def effects(model, transcoder, graph, also=()):
         what is left of it then.
     """
     tokens = jnp.asarray([graph.info.tokens])
-    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron", "mlp_out_scale", "normed_final")
+    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron", "router",
+             "mlp_out_scale", "normed_final")  # fmt: skip
     trace = forward(model, tokens, capture=sites).trace
     table, count = graph.nodes, len(graph.nodes.kind)
     writes, tokens_of = sources(model, transcoder, graph, trace)
@@ -149,6 +150,8 @@ def inputs(model, transcoder, graph, trace, ran, reads):
     read = ran.trace[reads][layer, :, place]  # (targets, B, D)
     if transcoder is None:
         rows = neuron_rows(model, trace["mlp_in"][layer, 0, place], layer, index)
+        expert = index // model.config.d_expert
+        rows = rows * trace["router"][layer, 0, place, expert][:, None]
     else:
         rows = transcoder.params["W_enc"][layer, index]
     values = jnp.einsum("sbd,sd->bs", read, rows)

@@ -21,7 +21,15 @@ FEW = AttributionConfig(max_feature_nodes=12, max_logits=3)
 
 @pytest.mark.parametrize(
     "name",
-    ["per layer", "parallel", "skip", "gated neurons", "gemma, neurons", "olmo, per layer"],
+    [
+        "per layer",
+        "parallel",
+        "skip",
+        "gated neurons",
+        "gemma, neurons",
+        "olmo, per layer",
+        "qwen3_moe, neurons",
+    ],
 )
 def test_a_heads_part_is_what_the_edge_loses_without_it(name):
     model, transcoder = case(name)

@@ -6,16 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.errors import ConfigError
-from hagd_jax.graphs import attribute
+from hagd_jax.errors import InputError
 from hagd_jax.interventions import chain, freeze, zero_alternative
 from hagd_jax.models import forward
-from hagd_jax.scores import GradientConfig, mean_scores, node_graph
+from hagd_jax.scores import GradientConfig, mean_scores
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import FeatureEdit, Nodes, Space, intervene, mask_nodes
+from hagd_jax.units import Nodes, Space, mask_nodes, neurons
 from tests.models.noise import noisy
 from tests.models.test_decoder import TOKENS
-from tests.models.test_experts import EACH, MANY
+from tests.models.test_experts import EACH, MANY, STEPS
 
 BOTH = pytest.mark.parametrize("config", [EACH, MANY], ids=["each", "many"])
 PROMPTS = Prompts(
@@ -86,14 +85,17 @@ def test_scores_are_derivatives_by_the_masks_along_the_path(config):
     assert jnp.isfinite(found).all()
 
 
-def test_edges_of_neurons_are_refused():
-    """They would leave out the router, on which a neuron depends as well."""
+@pytest.mark.parametrize("config", [EACH, STEPS, MANY], ids=["each", "steps", "many"])
+def test_no_token_uses_more_neurons_than_its_bound(config):
+    """The bound that memory is planned by, which a dense layer may be the one to reach."""
+    model = noisy(config)
+    active = np.asarray(forward(model, TOKENS, capture=["neuron"]).trace["neuron"]) != 0
+    assert active.sum(-1).max() == neurons(model).most_active < config.d_mlp
+
+
+def test_edges_need_the_weights_of_experts():
     model = noisy(EACH)
-    calls = (
-        lambda: attribute(model, None, TOKENS[0], targets=2),
-        lambda: node_graph(model, PROMPTS),
-        lambda: intervene(model, None, TOKENS[:1], [FeatureEdit(0, 1, 2, 0.0)], regime="direct"),
-    )
-    for call in calls:
-        with pytest.raises(ConfigError, match="experts of the model: got 4"):
-            call()
+    trace = forward(model, TOKENS, capture=["mlp_in"]).trace
+    assert neurons(model).pulls == ("mlp_in", "router")
+    with pytest.raises(InputError, match="router"):
+        neurons(model).pull(model, trace, jnp.zeros((3, *TOKENS.shape, EACH.d_mlp)))
