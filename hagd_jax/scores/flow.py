@@ -23,6 +23,7 @@ import numpy as np
 
 from hagd_jax import struct
 from hagd_jax.brief import one_line
+from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -111,6 +112,10 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
 
     Returns:
         The directions, float32.
+
+    Raises:
+        ConfigError: If features write to later layers too, before the norms after their MLPs: each
+            of those norms divides what they write by another number.
     """
     c, blocks = model.config, model.params["blocks"]
     senders, receivers, rows = nodes.decoders(model)
@@ -119,6 +124,12 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
     if "norm_attn_out" in blocks:
         heads = heads * norm_weight(blocks["norm_attn_out"]["scale"], c)[:, None, None]
     if "norm_mlp_out" in blocks and nodes.writes == "mlp_out_raw":
+        if np.any(senders != receivers):
+            raise ConfigError(
+                "window of the transcoder", got=f"{int(np.max(receivers - senders))}",
+                expected="0 in a node graph, if it writes before a norm after the MLP",
+                mend="Graphs of prompts know such features: use graphs.attribute.",
+            )  # fmt: skip
         rows = rows * norm_weight(blocks["norm_mlp_out"]["scale"], c)[receivers, None]
     # From each layer's first edge on: what reaches a reader so many layers above.
     hop, out = receivers - senders, rows

@@ -65,6 +65,11 @@ class Directed(Dictionary):
         return "mlp_out"
 
     @property
+    def target(self) -> Writes:
+        """Name the site whose values features and `constant` reconstruct."""
+        return "mlp_out"
+
+    @property
     def skip(self) -> Any:
         """Return the (L, D, D) linear map from what features read to the MLP output, or None."""
         return None

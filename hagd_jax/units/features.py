@@ -24,7 +24,7 @@ from hagd_jax.transcoders.mask import mask_features
 from hagd_jax.transcoders.replace import FeatureWriter, dividing, writer_fields
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary
-from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.directed import Decoders, Directed, Writes
 from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import neurons
 from hagd_jax.units.nodes import Nodes, Space
@@ -106,6 +106,16 @@ class Features(Directed):
     def reads(self) -> str:
         """Name the site that the transcoder reads."""
         return self.trained.config.reads
+
+    @property
+    def writes(self) -> Writes:
+        """Name what the transcoder reconstructs in this model, see `TranscoderConfig.target`."""
+        return self.trained.config.target(self.decoder)
+
+    @property
+    def target(self) -> Writes:
+        """Name the same site."""
+        return self.writes
 
     @property
     def skip(self) -> Any:

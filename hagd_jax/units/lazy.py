@@ -15,7 +15,7 @@ from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.formats.lazy import LazyTranscoder
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.directed import Decoders, Directed, Writes
 from hagd_jax.units.nodes import Nodes, Space
 
 
@@ -76,6 +76,16 @@ class LazyFeatures(Directed):
     def reads(self) -> str:
         """Name the site that the transcoder reads."""
         return self.stored.config.reads
+
+    @property
+    def writes(self) -> Writes:
+        """Name what the transcoder reconstructs in this model, see `TranscoderConfig.target`."""
+        return self.stored.config.target(self.decoder)
+
+    @property
+    def target(self) -> Writes:
+        """Name the same site."""
+        return self.writes
 
     @property
     def skip(self) -> Any:

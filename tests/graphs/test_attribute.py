@@ -46,6 +46,9 @@ CASES = {
     # caps that bend, scaled embeddings; and norms after only, with biases before them.
     "gemma, neurons": (GEMMA, None),
     "gemma, cross-layer": (GEMMA, RELU.replace(window=2, skip=True)),
+    # Written before the norm after the MLP, with errors and a skip connection that pass it, too.
+    "gemma, raw": (GEMMA, RELU.replace(window=2, skip=True, writes="mlp_out_raw")),
+    "olmo, raw": (OLMO, BASE.replace(reads="resid_mid", writes="mlp_out_raw")),
     "olmo, neurons": (OLMO.replace(mlp_bias=True), None),
     "olmo, per layer": (OLMO, BASE.replace(reads="resid_mid")),
     # Mixtral, Qwen 3 with a dense layer, and so many experts that tokens are sorted by them.

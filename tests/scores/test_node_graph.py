@@ -232,3 +232,31 @@ def test_edges_of_chosen_features_are_those_of_whole_layers(window, parallel):
     expected = np.array([[every[to, t, frm, f] for frm, f in place] for to, t in place])
     np.testing.assert_allclose(rows, expected, atol=1e-5, rtol=1e-4)
     assert np.abs(expected).max() > 1e-3
+
+
+def test_features_before_a_norm_have_edges_in_their_own_layer_only():
+    """Neurons as features: the MLP of a model without gates, before the norm behind it."""
+    config = dataclasses.replace(
+        OLMO, gated_mlp=False, activation="relu", mlp_bias=True, qk_norm="none"
+    )
+    model, prompts = noisy(config), some_prompts(config)
+    mlp = model.params["blocks"]["mlp"]
+    own = TranscoderConfig(
+        n_layers=config.n_layers, d_model=config.d_model, n_features=config.d_mlp,
+        activation="relu", writes="mlp_out_raw",
+    )  # fmt: skip
+    params = init_transcoder(own, jax.random.key(0)).params | {
+        "W_enc": mlp["in"]["kernel"].swapaxes(1, 2),
+        "b_enc": mlp["in"]["bias"],
+        "W_dec": mlp["out"]["kernel"],
+        "b_dec": mlp["out"]["bias"],
+    }
+    transcoder = init_transcoder(own, jax.random.key(0)).replace(params=params)
+    features = as_dictionary(model, transcoder)
+    one = node_graph(model, prompts, STEPS, edges_per_node=1000)
+    two = node_graph(model, prompts, STEPS, edges_per_node=1000, dictionary=features)
+    np.testing.assert_allclose(dense(two), dense(one), atol=1e-6, rtol=1e-4)
+    assert np.abs(dense(one)).max() > 1e-3
+    wide = init_transcoder(own.replace(window=1), jax.random.key(0))
+    with pytest.raises(ConfigError, match="window of the transcoder: got 1"):
+        node_graph(model, prompts, STEPS, dictionary=wide)

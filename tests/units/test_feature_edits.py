@@ -40,6 +40,7 @@ def place(graph, node):
         "olmo, neurons",
         "qwen3_moe, neurons",
         "many experts, neurons",
+        "gemma, raw",
     ],
 )
 def test_direct_effects_are_what_the_graph_says(name):
