@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
-from hagd_jax.models import gguf_tables
 from hagd_jax.models.config import RopeScaling
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import table
-from hagd_jax.models.gguf_source import GgufFile, open_gguf
+from hagd_jax.models.gguf import tables as gguf_tables
+from hagd_jax.models.gguf.source import GgufFile, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_tiny import D_HEAD, D_MLP, D_MODEL, LAYERS, N_HEADS, N_KV, VOCAB
 

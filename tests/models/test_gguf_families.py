@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from hagd_jax import models
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
-from hagd_jax.models import gguf_families
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import select
-from hagd_jax.models.gguf_config import gguf_config
-from hagd_jax.models.gguf_source import GgufFile, GgufSource, open_gguf
+from hagd_jax.models.gguf import families as gguf_families
+from hagd_jax.models.gguf.config import gguf_config
+from hagd_jax.models.gguf.source import GgufFile, GgufSource, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_converted import convert
 

@@ -14,7 +14,7 @@ import tokenizers
 from gguf.constants import TokenType
 from tokenizers import decoders, models, normalizers
 
-from hagd_jax.models.gguf_vocabulary import Vocabulary
+from hagd_jax.models.gguf.vocabulary import Vocabulary
 
 SPACE = "\u2581"  # ▁, how SentencePiece writes a space
 _CHARSMAP = "precompiled_charsmap"

@@ -17,8 +17,8 @@ from gguf.constants import TokenType
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from hagd_jax.brief import quoted
-from hagd_jax.models.gguf_unigram import SPACE, pieces_decoder, unigram
-from hagd_jax.models.gguf_vocabulary import Vocabulary
+from hagd_jax.models.gguf.unigram import SPACE, pieces_decoder, unigram
+from hagd_jax.models.gguf.vocabulary import Vocabulary
 from hagd_jax.models.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)

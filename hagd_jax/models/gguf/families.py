@@ -13,10 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hagd_jax.brief import one_line
-from hagd_jax.models import gguf_rope as rope
-from hagd_jax.models import gguf_tables as tables
 from hagd_jax.models.families.table import Source, Weight
-from hagd_jax.models.gguf_settings import Settings
+from hagd_jax.models.gguf import rope, tables
+from hagd_jax.models.gguf.settings import Settings
 
 _RMS_KEYS = rope.KEYS | {"attention.layer_norm_rms_epsilon"}
 _YARN_KEYS = _RMS_KEYS | rope.YARN_KEYS
