@@ -39,7 +39,7 @@ from experiments.common.script import Places, run
 from experiments.faults.readers import READERS, Reader
 from hagd_jax.errors import CheckpointError, HagdError
 from hagd_jax.files import DIGEST
-from hagd_jax.models.gguf_header import read_header
+from hagd_jax.models.gguf.header import read_header
 
 SECONDS, MEGABYTES = 5.0, 512
 ODD = (

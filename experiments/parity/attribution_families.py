@@ -117,6 +117,8 @@ def families(layers: int) -> dict[str, DecoderConfig]:
         "mistral": preset("mistral-7b-v0.1"),
         "olmo2": llama.replace(family="olmo2", norm_placement="after", qk_norm="all"),
         "phi3": llama.replace(family="phi3"),
+        "qwen3_moe": preset("qwen3-30b-a3b"),
+        "mixtral": preset("mixtral-8x7b"),
     }
     return {name: small(config, layers) for name, config in chosen.items()}
 
@@ -124,6 +126,11 @@ def families(layers: int) -> dict[str, DecoderConfig]:
 def small(config: DecoderConfig, layers: int) -> DecoderConfig:
     """Shrink a model, keep its options, and let windows hide and soft caps bend."""
     rotary = config.positions == "rotary"
+    if config.experts:
+        # Six neurons an expert; of Qwen 3, the first layer is none, and fills half of a third.
+        config = config.replace(experts=4, experts_per_token=2)
+    if config.family == "qwen3_moe":
+        config = config.replace(dense_layers=(0,), d_dense=15)
     return config.replace(
         n_layers=layers, d_model=32, n_heads=4, d_head=8, d_mlp=24, vocab_size=64,
         n_kv_heads=4 if config.n_kv_heads == config.n_heads else 2, max_positions=32,

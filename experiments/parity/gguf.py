@@ -38,7 +38,7 @@ from experiments.common.script import Places, need, run
 from experiments.parity import tokenizer as texts
 from hagd_jax import models
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models.gguf_source import GgufFile, open_gguf
+from hagd_jax.models.gguf.source import GgufFile, open_gguf
 
 TOLERANCE = 5e-3
 PACKAGES = ("torch", "transformers", "tokenizers", "gguf")

@@ -30,7 +30,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from experiments.common.script import ROOT, need, run
 from experiments.parity.tokenizer import FIXED
-from hagd_jax.models.gguf_header import SUPPORTED
+from hagd_jax.models.gguf.header import SUPPORTED
 
 PRE = ("smollm", "gpt-2", "default", "llama-bpe", "qwen2")
 BLOCK_TYPES = tuple(

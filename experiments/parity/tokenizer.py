@@ -30,8 +30,8 @@ from tyro.conf import Positional
 from experiments.common.record import record
 from experiments.common.script import ROOT, Places, need, run
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models.gguf_header import read_header
-from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
+from hagd_jax.models.gguf.header import read_header
+from hagd_jax.models.gguf.tokenizer import gguf_tokenizer
 from hagd_jax.models.hub import packaged_gguf
 from hagd_jax.models.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_re
 from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
+from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space, unit_name
 from hagd_jax.units.checks import require_mask, require_shapes
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
@@ -54,6 +54,8 @@ class Circuit:
             a file that says so reads as unknown, since what it said may have been taken out.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
+        per_expert: Neurons of an expert in each layer, by which neurons of a mixture are named, see
+            `Dictionary.per_expert`; empty otherwise, and in files older than this field.
 
     Raises:
         InputError: If a node is repeated or outside the space, if a score is missing or not
@@ -69,6 +71,7 @@ class Circuit:
     seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    per_expert: tuple[int, ...] = ()
 
     __repr__ = one_line
 
@@ -98,6 +101,7 @@ class Circuit:
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
         layers, heads, features = self.space
+        object.__setattr__(self, "per_expert", _per_expert(self.per_expert, self.space))
         widths = {"head": heads, self.kind: features}
         for node in self.nodes:
             if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
@@ -158,8 +162,13 @@ class Circuit:
         return np.array(found, int)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of members, such as `head 3.0`."""
-        return tuple(f"{node.kind} {node.layer}.{node.index}" for node in self.nodes)
+        """Return the names of members, such as `head 3.0`; in a mixture `neuron L3.E5.N12`."""
+        return tuple(
+            f"{node.kind} {unit_name(node.kind, node.layer, node.index, self.per_expert)}"
+            if node.kind == "neuron" and self.per_expert
+            else f"{node.kind} {node.layer}.{node.index}"
+            for node in self.nodes
+        )
 
     def mask(self) -> Nodes:
         """Return `Nodes` of bool that are true for members."""
@@ -196,6 +205,8 @@ class Circuit:
         record = {"format": FORMAT, **dataclasses.asdict(self)}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
+        if not self.per_expert:
+            del record["per_expert"]  # a file of any other model is what it was before the field
         items = with_digest(record).items()
         fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
         return "{\n" + ",\n".join(fields) + "\n}\n"
@@ -218,6 +229,7 @@ class Circuit:
             nodes = tuple(Node(*node) for node in record.nodes)
             return cls(
                 nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
+                per_expert=record.per_expert,
                 **record.provenance(),
             )  # fmt: skip
         except InputError as error:
@@ -230,6 +242,14 @@ def _space(value: Any) -> Space:
     if len(sizes) != 3:
         raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
     return Space(*sizes)
+
+
+def _per_expert(value: Any, space: Space) -> tuple[int, ...]:
+    """Neurons of an expert in each layer, which files keep as a list."""
+    each = tuple(require_list("per_expert", value, "a number for each layer, or none"))
+    if each and len(each) != space.layers:
+        raise InputError("per_expert", got=f"{len(each)} numbers", expected=f"{space.layers}")
+    return tuple(require_index("per_expert", size, space.features + 1) for size in each)
 
 
 def kind_of(dictionary: str) -> str:

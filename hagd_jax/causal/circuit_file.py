@@ -73,11 +73,13 @@ class NodeFile(_File):
         nodes: Kind, layer and index of each.
         space: Layers, heads a layer, features a layer.
         dictionary: As in `Circuit`.
+        per_expert: As in `Circuit`.
     """
 
     nodes: tuple[tuple[Name, Layers, Count], ...]
     space: tuple[Layers, Layers, Count]
     dictionary: Name = "neurons"
+    per_expert: Annotated[tuple[Count, ...], Meta(max_length=2**14)] = ()
 
     def units(self) -> int:
         """Return the number of nodes of the model."""

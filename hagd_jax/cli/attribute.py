@@ -20,7 +20,7 @@ from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.graphs import AttributionConfig, AttributionGraph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.report.feature_cards import token_text
-from hagd_jax.report.graph_data import word_of
+from hagd_jax.report.graph_data import feature_name, word_of
 from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.units.dictionary import NEURONS
 
@@ -140,7 +140,7 @@ def graph_table(graph: AttributionGraph, rows: int = 12) -> Table:
         position = int(nodes.position[node])
         word = graph.info.words[position] if graph.info.words else str(position)
         table.add_row(
-            f"L{nodes.layer[node]}.F{nodes.index[node]}",
+            feature_name(graph, int(node)),
             escape(repr(word_of(word))),
             f"{nodes.activation[node]:.3f}",
             f"{worth[node]:.4f}",

@@ -252,6 +252,7 @@ def _graph(
         active=int(np.count_nonzero(np.asarray(ready.found.activation))),
         settings=finite(dataclasses.asdict(config)),
         weights=digest(model),
+        per_expert=nodes.per_expert,
     )
     return make_graph(table, edges.columns, number[edges.rows], edges.weights, info)
 

@@ -1,9 +1,9 @@
 """One prompt's pass, held: what is left of the model is a linear map, and this is its transpose.
 
-Attention patterns, norm denominators and MLP outputs stay what they were, those of norms after
-attention and after the MLP among them; a soft cap on the logits is its tangent. A gradient then
-comes down a block by two matrix products and one mixing of positions. Gradients of many targets
-travel together, positions first: (T, B, D) for B targets.
+Attention patterns, weights of experts, norm denominators and MLP outputs stay what they were, those
+of norms after attention and after the MLP among them; a soft cap on the logits is its tangent. A
+gradient then comes down a block by two matrix products and one mixing of positions. Gradients of
+many targets travel together, positions first: (T, B, D) for B targets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GRADIENT = ("length", "batch", "act_embed")
 
 
 class Frozen(struct.PyTreeNode):
-    """A frozen pass holds the attention patterns and norm scales of a prompt.
+    """A frozen pass holds the attention patterns, norm scales and experts' weights of a prompt.
 
     Attributes:
         pattern: (L, H, T, T) attention of each position to earlier ones.
@@ -38,6 +38,7 @@ class Frozen(struct.PyTreeNode):
         gain_final: (T,) the same before the unembedding.
         slope: (V,) derivative of the next token's logits with respect to what they were before
             their soft cap; None without one.
+        router: (L, T, E) weights of experts, where neurons of a mixture are nodes; else None.
     """
 
     pattern: jax.Array
@@ -47,6 +48,7 @@ class Frozen(struct.PyTreeNode):
     gain_mlp: jax.Array
     gain_final: jax.Array
     slope: jax.Array | None = None
+    router: jax.Array | None = None
 
     __repr__ = one_line
 
@@ -55,7 +57,7 @@ def frozen(trace: dict[str, jax.Array], slope: jax.Array | None = None) -> Froze
     """Keep the attention patterns and norm scales of a pass.
 
     Args:
-        trace: Of one prompt, with `FROZEN_SITES` captured.
+        trace: Of one prompt, with `FROZEN_SITES` captured, and `router` where it is to be held.
         slope: From `cap_slope`.
 
     Returns:
@@ -73,6 +75,7 @@ def frozen(trace: dict[str, jax.Array], slope: jax.Array | None = None) -> Froze
         gain_mlp=gain("mlp_out_scale"),
         gain_final=gain("normf_scale"),
         slope=slope,
+        router=trace["router"][:, 0].astype(jnp.float32) if "router" in trace else None,
     )
 
 

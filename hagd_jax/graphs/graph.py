@@ -15,6 +15,7 @@ from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, prompt_digests
 from hagd_jax.units.feature_edits import FeatureEdit
 from hagd_jax.units.graph import Graph, graph_parts
+from hagd_jax.units.naming import unit_name
 
 KINDS = ("feature", "error", "embedding", "logit")
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
@@ -84,6 +85,7 @@ class GraphInfo:
         settings: The configuration, as JSON values.
         weights: Digest of the model's weights, see `models.digest`; empty where a file is older
             than this field.
+        per_expert: Neurons of an expert in each layer, see `Dictionary.per_expert`.
     """
 
     model: str
@@ -96,6 +98,7 @@ class GraphInfo:
     active: Count
     settings: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     weights: str = ""
+    per_expert: tuple[Count, ...] = ()
 
     __repr__ = one_line
 
@@ -188,7 +191,7 @@ class AttributionGraph(Graph):
             node: Number of the node.
 
         Returns:
-            Such as `L3 #127 @4 " cat"`.
+            Such as `L3 #127 @4 " cat"`, or of a mixture's neuron `L3.E5.N12 @4 " cat"`.
 
         Raises:
             InputError: If there is no such node.
@@ -201,8 +204,11 @@ class AttributionGraph(Graph):
         word = repr(info.words[position]) if info.words else f"#{info.tokens[position]}"
         if kind == EMBEDDING:
             return f"embedding {word} @{position}"
-        what = "error" if kind == ERROR else f"#{int(table.index[node])}"
-        return f"L{int(table.layer[node])} {what} @{position} {word}"
+        layer, index = int(table.layer[node]), int(table.index[node])
+        if kind == FEATURE and info.per_expert:
+            return f"{unit_name('neuron', layer, index, info.per_expert)} @{position} {word}"
+        what = "error" if kind == ERROR else f"#{index}"
+        return f"L{layer} {what} @{position} {word}"
 
     def _about(self) -> tuple[str, ...]:
         chosen, info = len(self.of_kind(FEATURE)), self.info

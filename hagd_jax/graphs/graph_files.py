@@ -118,6 +118,8 @@ def _check(arrays: dict[str, np.ndarray], info: GraphInfo) -> None:
             raise ValueError(f"a feature with {name} from {own.min()} to {own.max()}")
     if (arrays["kind"] == len(KINDS) - 1).sum() != len(info.targets):
         raise ValueError(f"{len(info.targets)} targets")
+    if info.per_expert and len(info.per_expert) != info.layers:
+        raise ValueError(f"{len(info.per_expert)} sizes of experts for {info.layers} layers")
     if info.words and len(info.words) != len(info.tokens):
         raise ValueError(f"{len(info.words)} words for {len(info.tokens)} tokens")
     for target in info.targets:

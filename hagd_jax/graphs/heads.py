@@ -30,12 +30,15 @@ class OnlyWrites(Intervention):
         word: (B, T, D) instead of the embedding.
         out: (L, B, T, D) instead of what the MLPs write.
         W_skip: (L, D, D) a linear map that still acts, or None.
+        gain: (L, 1, T, D), or what broadcasts to it, from its output to what is added to the
+            stream.
         reads: The site that it reads.
     """
 
     word: Any = shared()
     out: Any = scanned()
     W_skip: Any = scanned(default=None)
+    gain: Any = scanned(default=None)
     reads: str = static(default="mlp_in")
 
     def on_embed(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, OnlyWrites]:
@@ -46,7 +49,7 @@ class OnlyWrites(Intervention):
         """Return the given values plus the output of the skip connection."""
         if self.W_skip is None:
             return jnp.broadcast_to(self.out, value.shape), self
-        return self.out + ctx.seen[self.reads] @ self.W_skip.T, self
+        return self.out + self.gain * (ctx.seen[self.reads] @ self.W_skip.T), self
 
 
 def edge_heads(
@@ -98,13 +101,14 @@ def edge_heads(
     tokens = jnp.asarray([graph.info.tokens], jnp.int32)
     held = ("attn_pattern", "attn_out_scale", "norm1_scale", "norm2_scale")
     trace = forward(model.bare(), tokens, capture=held).trace
+    gain = jnp.asarray(_gain(ready)[:, None, : len(graph.info.tokens)])
     found = []
     for start in range(0, len(numbers), batch_size):
         part = numbers[start : start + batch_size]
         part = np.pad(part, (0, batch_size - len(part)), mode="edge")
         word, out = _writes(ready, graph, graph.senders[part])
         targets = _targets(ready, graph, graph.receivers[part])
-        acting = OnlyWrites(word, out, nodes.skip, nodes.reads)
+        acting = OnlyWrites(word, out, nodes.skip, gain, nodes.reads)
         found.append(_head_parts(ready.model, tokens, trace, acting, targets))
     joined = np.concatenate([np.asarray(x) for x in found]) if found else np.zeros(
         (0, model.config.n_layers, model.config.n_heads), np.float32
@@ -172,7 +176,8 @@ def _writes(
         if kind == EMBEDDING:
             word[row, position] = found.embedding[position]
         elif kind == ERROR:
-            out[layer, row, position] = found.error[layer, position]
+            error = np.asarray(found.error[layer, position])
+            out[layer, row, position] = error * gain[layer, position]
         else:
             index = int(ready.rows_of(layer, index))
             for edge in np.flatnonzero(np.asarray(found.senders) == layer):

@@ -14,6 +14,7 @@ from hagd_jax.errors import require_index, require_is
 from hagd_jax.files import as_path, write_atomic
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT, AttributionGraph
 from hagd_jax.graphs.influence import Pruned, prune, require_kept
+from hagd_jax.units import unit_name
 
 
 def to_neuronpedia(
@@ -142,7 +143,8 @@ def _node(
     number, label, activation = index, "", None
     if kind == FEATURE:
         number = (layer + index) * (layer + index + 1) // 2 + index
-        label, activation = labels.get((layer, index), ""), float(table.activation[node])
+        own = unit_name("neuron", layer, index, info.per_expert) if info.per_expert else ""
+        label, activation = labels.get((layer, index), own), float(table.activation[node])
     elif kind == EMBEDDING:
         number = position
     place = node - (len(table.kind) - len(info.targets))

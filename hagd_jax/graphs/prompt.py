@@ -144,7 +144,7 @@ def hold_prompt(
         raise InputError("logits", got="NaN or infinity", expected="finite numbers")
     fvu = None
     if isinstance(own, Features):
-        left = unexplained(trace["mlp_out"][:, 0], found.error, counts)
+        left = unexplained(trace[own.target][:, 0], found.error, counts)
         fvu = np.asarray(replicate(left, model.mesh))
     return HeldPrompt(bare, own, found, held, trace["mlp_in"][:, 0], chances, length, kept, fvu)
 

@@ -178,7 +178,7 @@ class _Down(NamedTuple):
                 written = sublayer_back(here, "mlp_out", params, gain, c)
             features = self.contract(layer, i, written, features)
             error = jax.lax.dynamic_slice_in_dim(layer_of(self.found.error, layer), i * size, size)
-            errors = errors.at[layer, i].set(jnp.einsum("tbd,td->tb", here, error))
+            errors = errors.at[layer, i].set(jnp.einsum("tbd,td->tb", written, error))
             before = here + self.read(layer, i, written, params)
             gain = self.gain(self.held.gain_attn, layer, i)
             into = here if c.parallel_residual else before

@@ -40,8 +40,7 @@ class Sources(struct.PyTreeNode):
         embedding: (T, D) token embeddings, scaled as the model scales them.
         senders: (E,) the layer whose features an edge carries.
         receivers: (E,) the layer it writes to.
-        writes: Where rows of decoders are added, see `Directed.writes`; errors are as they are
-            added to the stream.
+        writes: Where rows of decoders and errors are added, see `Directed.writes`.
     """
 
     activation: jax.Array
@@ -106,7 +105,7 @@ def sources(
 
 def source_sites(dictionary: Directed) -> tuple[str, ...]:
     """List the sites that `sources` needs of a pass."""
-    return (dictionary.source, "mlp_in", "mlp_out")
+    return (dictionary.source, *dictionary.pulls, "mlp_in", dictionary.target)
 
 
 def slots_for(most: int, features: int) -> int:
@@ -181,13 +180,14 @@ def gathered(
             lambda edge: constrain(edge[0][edge[1]], ("length", "features", None), model.mesh),
             (decoders, index[senders]),
         )
-    finite = replicate(finite.all() & jnp.isfinite(trace["mlp_out"]).all(), model.mesh)
+    out = trace[dictionary.target][:, 0].astype(jnp.float32)
+    finite = replicate(finite.all() & jnp.isfinite(out).all(), model.mesh)
     table = model.params["embed"]["embedding"].astype(jnp.float32)
     made = Sources(
         activation=constrain(activation, ("layers", "length", "features"), model.mesh),
         index=index,
         decoders=decoders,
-        error=jnp.zeros(trace["mlp_out"][:, 0].shape, jnp.float32),
+        error=jnp.zeros_like(out),
         embedding=table[tokens[0]] * embed_scale(model.config),
         senders=tuple(senders.tolist()),
         receivers=tuple(receivers.tolist()),
@@ -196,7 +196,7 @@ def gathered(
     constant = dictionary.constant(trace)
     if constant is None:
         return made, finite  # nothing is left over
-    error = trace["mlp_out"][:, 0].astype(jnp.float32) - _reconstructed(made, constant)
+    error = out - _reconstructed(made, constant)
     return made.replace(error=jnp.where(counts[:, None], error, 0)), finite
 
 

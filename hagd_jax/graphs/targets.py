@@ -223,7 +223,8 @@ def feature_targets(
 
     Of a neuron with a gate, act(g) · u, the target is the neuron itself with act(g)/g and half of
     each factor held, ½ [act(g) u' + (act(g)/g) u g']: a linear function of the MLP's input whose
-    value is the neuron's own (the half rule; Arora et al., 2025, arXiv:2508.21258).
+    value is the neuron's own (the half rule; Arora et al., 2025, arXiv:2508.21258). In a mixture a
+    target is multiplied by the weight of the neuron's expert, which is held.
 
     Args:
         model: Bare.
@@ -243,6 +244,9 @@ def feature_targets(
         normed = dictionary.trained.config.reads == "mlp_in"
     else:
         vector = _neuron_vectors(model, mlp_in[here, position], here, index)
+        if held.router is not None:
+            expert = index // model.config.d_expert
+            vector = vector * held.router[here, position, expert][:, None]
         normed = True
     if normed:
         blocks = model.params["blocks"]

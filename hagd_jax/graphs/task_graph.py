@@ -21,6 +21,7 @@ from hagd_jax.graphs.graph import EMBEDDING, ERROR, KINDS, LOGIT, AttributionGra
 from hagd_jax.graphs.influence import influence
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
+from hagd_jax.units.naming import unit_name
 
 _BITS = 31
 
@@ -76,11 +77,13 @@ class TaskGraph(Graph):
         prompts: How many were averaged.
         layers: L.
         seen: What the graphs were made by looking at; unknown if one of them does not say.
+        per_expert: Neurons of an expert in each layer, see `Dictionary.per_expert`.
     """
 
     prompts: int = struct.field(pytree_node=False)
     layers: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
+    per_expert: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
     @property
     def nodes(self) -> TaskNodes:
@@ -126,8 +129,11 @@ class TaskGraph(Graph):
             return f"target {index}"
         if kind == EMBEDDING:
             return f"embedding{'' if index < 0 else f' #{index}'}{where}"
+        layer = int(table.layer[node])
+        if kind != ERROR and self.per_expert:
+            return f"{unit_name('neuron', layer, index, self.per_expert)}{where}"
         what = KINDS[ERROR] if kind == ERROR else f"#{index}"
-        return f"L{int(table.layer[node])} {what}{where}"
+        return f"L{layer} {what}{where}"
 
     def _about(self) -> tuple[str, ...]:
         return (f"mean of {self.prompts:,} prompts",)
@@ -203,6 +209,7 @@ class _Sums:
     def __init__(self, positions: bool):
         self.positions, self.count = positions, 0
         self.about: tuple | None = None
+        self.per_expert: tuple[int, ...] = ()
         self.seen = Seen.nothing()
         self.numbers: dict[tuple[int, int, int, int], int] = {}
         self.nodes, self.edges = _Table(3), _Table(4)
@@ -244,7 +251,7 @@ class _Sums:
         )
         assert self.about is not None
         parts = graph_parts(table, mean, senders[keep], receivers[keep])
-        return TaskGraph(parts, self.count, self.about[0], self.seen)
+        return TaskGraph(parts, self.count, self.about[0], self.seen, self.per_expert)
 
     def _check(self, graph: AttributionGraph) -> None:
         info = graph.info
@@ -260,7 +267,7 @@ class _Sums:
                 got=", ".join(words),
                 expected=", ".join(first) + ", as before",
             )
-        self.about = about
+        self.about, self.per_expert = about, info.per_expert
 
     def _numbers(self, graph: AttributionGraph) -> np.ndarray:
         """(N,) the number of each node among those of the task, new ones at the end."""

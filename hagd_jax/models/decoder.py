@@ -53,7 +53,8 @@ class Block(nn.Module):
         x = tap("resid_mid", x if c.parallel_residual else x + attn)
         mlp_read = tap("resid_mlp", x) if tap.wants("resid_mlp") else x
         mlp_in = tap("mlp_in", Norm(c, absent, name="norm2")(mlp_read, tap, "norm2_scale"))
-        out = tap("mlp_out", self.after(MLP(c, name="mlp")(mlp_in, tap), "mlp_out", tap))
+        raw = tap("mlp_out_raw", MLP(c, name="mlp")(mlp_in, tap))
+        out = tap("mlp_out", self.after(raw, "mlp_out", tap))
         x = tap("resid_post", (x + attn if c.parallel_residual else x) + out)
         return (x, _carried(tap.intervention, carried)), tap.captured
 

@@ -19,7 +19,7 @@ from hagd_jax.models import derived, families
 from hagd_jax.models.config import DecoderConfig, float_dtype
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import Source, Weight, axis_sizes, select
-from hagd_jax.models.gguf_source import open_gguf
+from hagd_jax.models.gguf.source import open_gguf
 from hagd_jax.models.hub import locate
 from hagd_jax.models.matching import match
 from hagd_jax.models.model import LanguageModel

@@ -18,13 +18,17 @@ from hagd_jax.models.model import LanguageModel
 from hagd_jax.models.tap import Options, Tap
 
 MLPInput = Literal["mlp_in", "resid_mid"]
+MLPOutput = Literal["mlp_out", "mlp_out_raw"]
 
 
-def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array:
+def mlp(
+    model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in", writes: MLPOutput = "mlp_out"
+) -> jax.Array:
     """Compute the MLP outputs of all layers for given inputs.
 
     y_l = MLP_l(x_l), or MLP_l(norm_l(x_l)) where the inputs are the stream before the norm; where
-    the model norms what its MLPs put out, y_l is normed as well. The rest of the model takes no
+    the model norms what its MLPs put out, y_l is normed as well, unless `writes` is `mlp_out_raw`.
+    The rest of the model takes no
     part, so derivatives are those of the MLPs and their norms alone.
 
     Args:
@@ -32,13 +36,14 @@ def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array
         x: (L, ..., D) values of the site that `site` names, e.g. a trace's; any number of axes
             between. They are computed with in their own dtype.
         site: Which site `x` stands for.
+        writes: Which site is returned.
 
     Returns:
-        (L, ..., D), in the dtype of `x`: a trace's `mlp_in` gives its `mlp_out`.
+        (L, ..., D), in the dtype of `x`: a trace's `mlp_in` gives its `mlp_out`, or the other.
 
     Raises:
         InputError: If `x` is not of this model's layers and width, or not of floating point.
-        ConfigError: If `site` names another site.
+        ConfigError: If `site` or `writes` names another site.
 
     Example:
         >>> from hagd_jax.models import DecoderConfig, init
@@ -52,6 +57,7 @@ def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array
     require_is("model", model, LanguageModel)
     c, x = model.config, read_array(f"inputs at {site!r}", x)
     require_choice("site", site, get_args(MLPInput))
+    require_choice("writes", writes, get_args(MLPOutput))
     shape = x.shape
     if len(shape) < 2 or (shape[0], shape[-1]) != (c.n_layers, c.d_model):
         raise InputError(
@@ -64,7 +70,7 @@ def mlp(model: LanguageModel, x: Any, *, site: MLPInput = "mlp_in") -> jax.Array
             f"inputs at {site!r}", got=f"dtype {jnp.result_type(x)}", expected="floating point"
         )
     blocks = model.params["blocks"]
-    names = ("mlp", "norm2", "norm_mlp_out")
+    names = ("mlp", "norm2", *(("norm_mlp_out",) if writes == "mlp_out" else ()))
     params = {name: blocks[name] for name in names if name in blocks}
     return _mlp(params, jnp.asarray(x), c, Options(mesh=model.mesh), site)
 

@@ -14,7 +14,8 @@ denominators and patterns the stream is linear in what was written to it:
   `mlp_out` come after them: they are what is added to the stream. `head_out`, `head_write` and
   `neuron` come before: Σ_h head_write + W_O's bias is what the norm reads, and `write_gain` gives
   the factor that takes it to `attn_out`, the norm's weight / its denominator. `head_added` is
-  `head_write` times that factor: what each head adds to the stream.
+  `head_write` times that factor: what each head adds to the stream. `mlp_out_raw` is what the norm
+  after the MLP reads; without one it is `mlp_out`.
 
 Where a model lacks a norm, its denominator is one. `logits` come after a soft cap, as does the
 softmax of `attn_pattern` after that of the scores; `embed` comes after the embedding's scale.
@@ -63,6 +64,7 @@ BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
     "mlp_in": _STREAM,  # (B,T,D) the normed MLP input
     "router": ("batch", "length", "act_experts"),  # (B,T,E) weights of experts, after the choice
     "neuron": ("batch", "length", "mlp"),  # (B,T,M) after activation, gate and router
+    "mlp_out_raw": _STREAM,  # (B,T,D) what the MLP puts out, before a norm after it
     "mlp_out_scale": _SCALE,  # (B,T,1) what the norm after the MLP divides by
     "mlp_out": _STREAM,  # (B,T,D) as added to the stream
     "resid_post": _STREAM,  # (B,T,D) the stream as the block leaves it

@@ -30,9 +30,6 @@ OPTIONS: dict[str, Any] = {
     "logit_softcap": 0.0,
     "experts": 0,
 }
-# All that are switched off in a model whose MLPs are no mixtures of experts: who has them must say
-# so, since a neuron of a mixture depends on its router as well.
-EVERY = frozenset(OPTIONS) - {"experts"}
 
 
 def require_supported(config: DecoderConfig, who: str, supported: Collection[str] = ()) -> None:
@@ -48,7 +45,7 @@ def require_supported(config: DecoderConfig, who: str, supported: Collection[str
 
     Example:
         >>> config = DecoderConfig(vocab_size=9, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
-        >>> require_supported(config.replace(logit_softcap=30.0), "this example", EVERY)
+        >>> require_supported(config.replace(logit_softcap=30.0), "this example", OPTIONS)
         >>> require_supported(config.replace(logit_softcap=30.0), "this example")
         Traceback (most recent call last):
         ...

@@ -134,6 +134,7 @@ def selected(context: Context, left: Left, keeps: bool, losses: np.ndarray) -> S
         model=context.model.name,
         task=context.task.name,
         dictionary=left["features"].nodes.label,
+        per_expert=left["features"].nodes.per_expert,
         seen=left.seen,
         seed=context.config.seed,
         config={**context.finding, "found_by": found.by},

@@ -10,6 +10,7 @@ import numpy as np
 from hagd_jax.graphs import AttributionGraph, Pruned, prune
 from hagd_jax.graphs.graph import EMBEDDING, ERROR, FEATURE, LOGIT
 from hagd_jax.report.words import inert
+from hagd_jax.units import unit_name
 from hagd_jax.units.graph import strongest_into
 
 # Nodes of one layer and position stand in rows of so many.
@@ -132,12 +133,19 @@ def _name(graph: AttributionGraph, node: int) -> str:
     table = graph.nodes
     kind = int(table.kind[node])
     if kind == FEATURE:
-        return f"L{int(table.layer[node])}.F{int(table.index[node])}"
+        return feature_name(graph, node)
     if kind == ERROR:
         return f"L{int(table.layer[node])} error"
     if kind == LOGIT:
         return f"output {word_of(graph.target(node).label)}"
     return f"token {_words(graph)[int(table.position[node])]}"
+
+
+def feature_name(graph: AttributionGraph, node: int) -> str:
+    """Return the short name of a feature node, such as `L3.F12`; in a mixture `L3.E5.N12`."""
+    layer, index = (int(x[node]) for x in (graph.nodes.layer, graph.nodes.index))
+    each = graph.info.per_expert
+    return unit_name("neuron" if each else "feature", layer, index, each)
 
 
 def _short(values: np.ndarray) -> list[float]:

@@ -28,12 +28,14 @@ class Table(NamedTuple):
         score: Signed.
         member: Whether the circuit has it.
         rank: 1 for the highest signed score of all nodes.
+        per_expert: As in `Circuit`.
     """
 
     kind: str
     score: np.ndarray
     member: np.ndarray
     rank: np.ndarray
+    per_expert: tuple[int, ...] = ()
 
     __repr__ = one_line
 
@@ -59,9 +61,8 @@ def tables(report: Report) -> tuple[Table, Table]:
         (report.circuit.kind, members.features, slice(cut, None)),
     ):
         shape = np.shape(member)
-        parts.append(
-            Table(kind, flat[part].reshape(shape), np.asarray(member), rank[part].reshape(shape))
-        )
+        score, ranks = flat[part].reshape(shape), rank[part].reshape(shape)
+        parts.append(Table(kind, score, np.asarray(member), ranks, report.circuit.per_expert))
     return parts[0], parts[1]
 
 
@@ -135,9 +136,7 @@ def _tiles(
         "x": x,
         "y": y,
         "shade": shade(score),
-        "name": [
-            node_name(Node(table.kind, int(a), int(b))) for a, b in zip(layer, index, strict=True)
-        ],
+        "name": [_name(table, int(a), int(b)) for a, b in zip(layer, index, strict=True)],
         "score": [number(value) for value in score],
         "rank": table.rank.ravel(),
         "member": ["in the circuit" if yes else "not in it" for yes in member],
@@ -282,11 +281,12 @@ def layer_columns(table: Table) -> dict[str, Any]:
 def _strongest(table: Table, layer: int) -> str:
     members = np.flatnonzero(table.member[layer])
     order = members[np.argsort(table.rank[layer, members])][:TOP_NAMED]
-    named = [
-        f"{node_name(Node(table.kind, layer, int(i)))} ({number(table.score[layer, i])})"
-        for i in order
-    ]
+    named = [f"{_name(table, layer, int(i))} ({number(table.score[layer, i])})" for i in order]
     return ", ".join(named) or "none"
+
+
+def _name(table: Table, layer: int, index: int) -> str:
+    return node_name(Node(table.kind, layer, index), table.per_expert)
 
 
 def _whole_ticks(axis: Any, count: int, most: int) -> None:

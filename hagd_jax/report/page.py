@@ -151,7 +151,7 @@ def _rows(report: Report) -> list[Row]:
     return [
         Row(
             rank,
-            node_name(node),
+            node_name(node, report.circuit.per_expert),
             node.kind,
             node.layer,
             node.index,

@@ -85,7 +85,7 @@ def circuit_table(circuit: Circuit, n: int = 10, scores: Nodes | Scores | None =
         table.add_column(name, justify="right" if not name else "left")
     table.add_column("score", justify="right")
     for place, (score, node) in enumerate(ranked[:n], start=1):
-        table.add_row(str(place), node_name(node), node.kind, number(score))
+        table.add_row(str(place), node_name(node, circuit.per_expert), node.kind, number(score))
     return table
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from hagd_jax.causal import Estimate, Node
 from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import unit_name
 
 UNDEFINED = "not defined"
-LETTERS = {"head": "H", "neuron": "N", "mlp": "M", "feature": "F"}
 MINUS = "\N{MINUS SIGN}"
 # Marks, controls, surrogates, unassigned, private use, line and paragraph separators: they can
 # reorder or hide the text around them, or drive a terminal.
@@ -93,14 +94,18 @@ def interval(estimate: Estimate) -> str:
     return f"{low} to {high}"
 
 
-def node_name(node: Node) -> str:
-    """Return the short name of a node.
+def node_name(node: Node, per_expert: Sequence[int] = ()) -> str:
+    """Return the short name of a node, see `units.unit_name`.
+
+    Args:
+        node: The node.
+        per_expert: Neurons of an expert in each layer, of a circuit in a mixture of experts.
 
     Example:
         >>> node_name(Node("head", 3, 1)), node_name(Node("feature", 0, 17))
         ('L3.H1', 'L0.F17')
     """
-    return f"L{node.layer}.{LETTERS[node.kind]}{node.index}"
+    return unit_name(node.kind, node.layer, node.index, per_expert)
 
 
 def found_under(seen: Seen) -> str:

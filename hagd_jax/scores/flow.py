@@ -23,6 +23,7 @@ import numpy as np
 
 from hagd_jax import struct
 from hagd_jax.brief import one_line
+from hagd_jax.errors import ConfigError
 from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
@@ -70,7 +71,8 @@ class Flow(struct.PyTreeNode):
     Attributes:
         move: (L, F, B, T) activation minus that of the counterfactual, each divided by its
             pass's denominator of the norm between the feature and the stream, if there is one.
-        pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`.
+        pull: (K, L, F, B, T) gradient of the metric with respect to what is read along `into`; for
+            neurons of a mixture with the weight of their own expert held.
         head_move: (L, H, B, T, Dh) what heads put out, minus the counterfactual's; divided alike.
         head_read: (L, H, B, T, D) gradient with respect to what heads read: queries, keys and
             values. Heads that share keys and values share their gradient alike.
@@ -110,6 +112,10 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
 
     Returns:
         The directions, float32.
+
+    Raises:
+        ConfigError: If features write to later layers too, before the norms after their MLPs: each
+            of those norms divides what they write by another number.
     """
     c, blocks = model.config, model.params["blocks"]
     senders, receivers, rows = nodes.decoders(model)
@@ -118,6 +124,12 @@ def directions(model: LanguageModel, nodes: Directed) -> Directions:
     if "norm_attn_out" in blocks:
         heads = heads * norm_weight(blocks["norm_attn_out"]["scale"], c)[:, None, None]
     if "norm_mlp_out" in blocks and nodes.writes == "mlp_out_raw":
+        if np.any(senders != receivers):
+            raise ConfigError(
+                "window of the transcoder", got=f"{int(np.max(receivers - senders))}",
+                expected="0 in a node graph, if it writes before a norm after the MLP",
+                mend="Graphs of prompts know such features: use graphs.attribute.",
+            )  # fmt: skip
         rows = rows * norm_weight(blocks["norm_mlp_out"]["scale"], c)[receivers, None]
     # From each layer's first edge on: what reaches a reader so many layers above.
     hop, out = receivers - senders, rows
@@ -172,7 +184,7 @@ def flow_arrays(
 
     def pulls(step: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         start, read = ends.at(step), nodes.reads
-        trace = forward(model, batch.inputs(), start, capture=(read, "norm2_scale")).trace
+        trace = forward(model, batch.inputs(), start, capture=(*nodes.pulls, "norm2_scale")).trace
 
         def value(extra: tuple) -> jax.Array:
             heads, features, reads = extra
@@ -187,7 +199,7 @@ def flow_arrays(
             jnp.einsum("lbthd,lbthd->lh", heads, moved["head_out"]).ravel(),
             jnp.einsum("lbtf,lbtf->lf", features, moved[name]).ravel(),
         ])  # fmt: skip
-        pull = jnp.stack(nodes.pull(model, trace[read], features)).astype(jnp.float32)
+        pull = jnp.stack(nodes.pull(model, trace, features)).astype(jnp.float32)
         if read == "mlp_in":
             pull = pull / trace["norm2_scale"]
         return pull, _shared(reads, model.config), score

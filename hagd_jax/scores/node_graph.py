@@ -22,7 +22,7 @@ from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.units import Directed, Nodes, Scores, Source, Space, directed
+from hagd_jax.units import Directed, Nodes, Scores, Source, Space, directed, unit_name
 from hagd_jax.units.graph import Graph, graph_parts, strongest_into
 
 EDGES_PER_NODE = 32
@@ -68,12 +68,14 @@ class NodeGraph(Graph):
         space: How many nodes there are.
         prompts: How many were averaged.
         seen: What its edges were scored by looking at.
+        per_expert: Neurons of an expert in each layer, see `Dictionary.per_expert`.
     """
 
     score: Any
     space: Space = struct.field(pytree_node=False)
     prompts: int = struct.field(pytree_node=False)
     seen: Seen = struct.field(pytree_node=False, default=Seen.unknown())
+    per_expert: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
     @property
     def nodes(self) -> NodePlaces:
@@ -81,8 +83,11 @@ class NodeGraph(Graph):
         return self.graph.nodes  # type: ignore[return-value]
 
     def label(self, node: int) -> str:
-        """Describe a node, such as `L3 head 2` or `L3 #127`; see `Graph.label`."""
+        """Describe a node, such as `L3 head 2`, `L3 #127` or `L3.E5.N12`; see `Graph.label`."""
         node, table = require_index("node", node, self.count), self.nodes
+        if table.kind[node] == FEATURE and self.per_expert:
+            place = int(table.layer[node]), int(table.index[node])
+            return unit_name("neuron", *place, self.per_expert)
         sign = "head " if table.kind[node] == HEAD else "#"
         return f"L{int(table.layer[node])} {sign}{int(table.index[node])}"
 
@@ -150,7 +155,8 @@ def node_graph(
         kept.append(edges)
         if on_layer is not None:
             on_layer(layers, space.layers)
-    return _graph(space, kept, np.asarray(found.score), len(prompts)).replace(seen=seen)
+    made = _graph(space, kept, np.asarray(found.score), len(prompts))
+    return made.replace(seen=seen, per_expert=named.per_expert)
 
 
 def _among(

@@ -30,7 +30,7 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
     """Refuse a transcoder made for another model.
 
     Raises:
-        InputError: If layers or widths differ, or it reconstructs what the model has no site for.
+        InputError: If layers or widths differ.
     """
     theirs, ours = (config.n_layers, config.d_model), (decoder.n_layers, decoder.d_model)
     if theirs != ours:
@@ -38,13 +38,6 @@ def require_fit(config: TranscoderConfig, decoder: DecoderConfig) -> None:
             "transcoder",
             got=f"one for {theirs[0]} layers of d_model {theirs[1]}",
             expected=f"one for {ours[0]} layers of d_model {ours[1]}, as the model has",
-        )
-    if config.writes == "mlp_out_raw" and decoder.norm_placement != "before":
-        raise InputError(
-            "transcoder",
-            got="one that reconstructs what MLPs put out before the norm behind them",
-            expected="one that reconstructs `mlp_out`, what this model adds to its stream",
-            mend="Such a transcoder is not supported in models with a norm after the MLP.",
         )
 
 

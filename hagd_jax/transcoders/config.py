@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from hagd_jax.errors import ConfigError, require, require_choice, require_flag, require_number
-from hagd_jax.models.config import float_dtype
+from hagd_jax.models.config import DecoderConfig, float_dtype
 
 Activation = Literal["topk", "batch_topk", "relu", "jump_relu"]
 Reads = Literal["mlp_in", "resid_mid"]
@@ -20,8 +20,8 @@ COUNTED = ("topk", "batch_topk")
 class TranscoderConfig:
     """Configure the mathematics of a transcoder; hashable, so static under `jit`.
 
-    Features at layer l read x_l and write to the MLP outputs of layers l to l + window, as these
-    are added to the stream: behind a norm after the MLP, where there is one.
+    Features at layer l read x_l and write to the MLP outputs of layers l to l + window: behind a
+    norm after the MLP, or before it.
 
     Attributes:
         n_layers: Layers of the model, L.
@@ -36,8 +36,8 @@ class TranscoderConfig:
             layer, n_layers − 1 the full cross-layer transcoder, and so is None.
         reads: Site of x: `mlp_in`, the normed MLP input, or `resid_mid`, the stream before it.
         writes: What is reconstructed: `mlp_out`, as it is added to the stream, or `mlp_out_raw`,
-            what the MLP itself puts out. They differ in models with a norm after the MLP (Gemma 2
-            and 3, OLMo 2), where the latter is not supported yet and refused.
+            what the MLP itself puts out, so that what features write passes the norm after it. They
+            differ in models with such a norm (Gemma 2 and 3, OLMo 2).
         skip: Whether a linear map of x_l is added to the output of layer l.
         predict: Whether features at l + 1 are also predicted from those at l.
         dtype: Dtype of the computation; parameters keep their own.
@@ -96,6 +96,10 @@ class TranscoderConfig:
         """Return the most layers that a feature writes to, its own included."""
         assert self.window is not None
         return self.window + 1
+
+    def target(self, decoder: DecoderConfig) -> Writes:
+        """Return the site that is reconstructed: of the two, `mlp_out` where they are the same."""
+        return "mlp_out" if decoder.norm_placement == "before" else self.writes
 
     def replace(self, **changes: Any) -> TranscoderConfig:
         """Copy this configuration with some fields changed."""

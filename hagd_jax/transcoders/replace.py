@@ -64,6 +64,20 @@ class FeatureWriter(Intervention):
     config: TranscoderConfig = static(default=None)
     mesh: Any = static(default=None)
 
+    @property
+    def sites(self) -> frozenset[str]:
+        """List the sites, with that before a norm after the MLP if features write there."""
+        raw = self.config is not None and self.config.writes == "mlp_out_raw"
+        return super().sites | ({"mlp_out_raw"} if raw else set())
+
+    def apply(self: Self, site: str, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
+        """Call `on_mlp_out` where this model's features write, before the norm or behind it."""
+        if site in ("mlp_out", "mlp_out_raw"):
+            if site != self.config.target(ctx.config):
+                return value, self
+            site = "mlp_out"
+        return super().apply(site, value, ctx)
+
     def on_embed(self: Self, value: jax.Array, ctx: Context) -> tuple[jax.Array, Self]:
         """Leave the stream unchanged, and begin with nothing written."""
         if self.config.width == 1:
@@ -157,7 +171,8 @@ class ReplaceMLPs(FeatureWriter):
 def replace_mlps(transcoder: Transcoder, *, error: Any = None) -> ReplaceMLPs:
     """Replace every MLP by a transcoder.
 
-    mlp_out_l' ← Σ_{l→l'} f_l W_dec + b_dec (+ W_skip x_l') (+ error_l').
+    mlp_out_l' ← Σ_{l→l'} f_l W_dec + b_dec (+ W_skip x_l') (+ error_l'); or mlp_out_raw_l', which a
+    norm after the MLP reads, if that is what it writes (`TranscoderConfig.writes`).
 
     Args:
         transcoder: For the model it shall run in.
@@ -188,7 +203,8 @@ def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
 
     Args:
         transcoder: For the traced model.
-        trace: Of a pass that captured `mlp_out` and the site that the transcoder reads.
+        trace: Of a pass that captured the sites that the transcoder reads and writes
+            (`TranscoderConfig.writes`).
 
     Returns:
         (L, B, T, D) float32.
@@ -197,11 +213,12 @@ def errors(transcoder: Transcoder, trace: Mapping[str, jax.Array]) -> jax.Array:
         InputError: If the trace lacks a site, or is another model's.
     """
     require_transcoder(transcoder)
-    x, out = site_of(trace, transcoder.config.reads), site_of(trace, "mlp_out")
+    writes = transcoder.config.writes
+    x, out = site_of(trace, transcoder.config.reads), site_of(trace, writes)
     if jnp.shape(x) != jnp.shape(out):
         raise InputError(
             "trace",
-            got=f"shapes {jnp.shape(x)} and, at mlp_out, {jnp.shape(out)}",
+            got=f"shapes {jnp.shape(x)} and, at {writes}, {jnp.shape(out)}",
             expected="sites of one pass",
         )
     return out.astype(jnp.float32) - tc.decode(transcoder, tc.encode(transcoder, x), x)

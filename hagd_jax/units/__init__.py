@@ -12,6 +12,7 @@ from hagd_jax.units.feature_edits import FeatureEdit, intervene
 from hagd_jax.units.features import Features, Source, as_dictionary, directed
 from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
 from hagd_jax.units.lazy import LazyFeatures
+from hagd_jax.units.naming import unit_name
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
 
@@ -52,5 +53,6 @@ __all__ = [
     "parts_of",
     "strongest_into",
     "unexplained",
+    "unit_name",
     "warn_of_nothing",
 ]

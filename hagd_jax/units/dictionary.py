@@ -63,6 +63,14 @@ class Dictionary(struct.PyTreeNode, abc.ABC):
     def about(self) -> str:
         """Describe the nodes in a few words."""
 
+    @property
+    def per_expert(self) -> tuple[int, ...]:
+        """Return the neurons of an expert in each layer, for their names.
+
+        0 where a layer is no mixture; empty where no layer is, or units are no neurons.
+        """
+        return ()
+
     @abc.abstractmethod
     def values(self, trace: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Compute the activations of all nodes from a trace.

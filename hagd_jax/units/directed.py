@@ -51,12 +51,22 @@ class Directed(Dictionary):
         return "mlp_in"
 
     @property
+    def pulls(self) -> tuple[str, ...]:
+        """Name the sites that `pull` needs of a trace."""
+        return (self.reads,)
+
+    @property
     def writes(self) -> Writes:
         """Name where rows of decoders are added: the stream, or the MLP's output before its norm.
 
         `mlp_out` is the site, what is added to the stream. `mlp_out_raw` is what the norm after
         the MLP reads, in models that have one; in others the two are the same.
         """
+        return "mlp_out"
+
+    @property
+    def target(self) -> Writes:
+        """Name the site whose values features and `constant` reconstruct."""
         return "mlp_out"
 
     @property
@@ -112,13 +122,13 @@ class Directed(Dictionary):
 
     @abc.abstractmethod
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Back-propagate gradients from activations to what the features read.
 
         Args:
             model: The model.
-            read: (L, B, T, D) values of `reads`.
+            trace: Trace of B prompts that captured `pulls`.
             gradient: (L, B, T, F) gradient with respect to the activations.
 
         Returns:

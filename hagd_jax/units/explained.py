@@ -103,12 +103,12 @@ def warn_of_nothing(model: LanguageModel, dictionary: Dictionary) -> np.ndarray 
     except InputError:  # a model of another language than English
         return None
     trained = dictionary.trained
-    sites = (trained.config.reads, "mlp_out")
+    sites = (trained.config.reads, trained.config.writes)
     trace = forward(model.bare(), np.asarray(tokens)[None], capture=sites).trace
     error = replace.errors(trained, trace)[:, 0]
     # The first token, where models park their attention, would be most of the variance.
     counts = jnp.arange(len(tokens)) > 0
-    found = unexplained(trace["mlp_out"][:, 0], error, counts)
+    found = unexplained(trace[trained.config.writes][:, 0], error, counts)
     fvu = np.asarray(replicate(found, model.mesh))
     if said := doubt(fvu, trained.name):
         _LOG.warning(said)

@@ -141,6 +141,8 @@ class WriteAt(Intervention):
         vector: (n, D).
         W_skip: (L, D, D), or None.
         before: (L, B, T, D) what the skip connection read before anything changed, or None.
+        gain: (L, B, T, D), or what broadcasts to it, from its output to what is added to the
+            stream; None where that is the same.
         reads: The site that it reads.
     """
 
@@ -149,6 +151,7 @@ class WriteAt(Intervention):
     vector: Any = shared()
     W_skip: Any = scanned(default=None)
     before: Any = scanned(default=None)
+    gain: Any = scanned(default=None)
     reads: str = static(default="mlp_in")
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, WriteAt]:
@@ -156,8 +159,9 @@ class WriteAt(Intervention):
         here = jnp.where((self.layer == ctx.index)[:, None], self.vector, 0)
         value = value.at[:, self.position].add(here.astype(value.dtype))
         if self.W_skip is not None:
-            moved = ctx.seen[self.reads] - self.before
-            value = value + (moved @ self.W_skip.T).astype(value.dtype)
+            moved = (ctx.seen[self.reads] - self.before) @ self.W_skip.T
+            moved = moved if self.gain is None else moved * self.gain
+            value = value + moved.astype(value.dtype)
         return value, self
 
 
@@ -265,6 +269,7 @@ def _written(
     if nodes.writes == "mlp_out_raw":
         gain = write_gain(model, trace, "mlp_out")
         rows = rows * gain[receivers[edge], 0, edits.position[which]]
+        extra |= {"gain": gain} if nodes.skip is not None else {}
     return WriteAt(
         jnp.asarray(receivers[edge]),
         edits.position[which],

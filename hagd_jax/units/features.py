@@ -24,7 +24,7 @@ from hagd_jax.transcoders.mask import mask_features
 from hagd_jax.transcoders.replace import FeatureWriter, dividing, writer_fields
 from hagd_jax.transcoders.transcoder import Transcoder, shardings
 from hagd_jax.units.dictionary import Dictionary
-from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.directed import Decoders, Directed, Writes
 from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import neurons
 from hagd_jax.units.nodes import Nodes, Space
@@ -108,6 +108,16 @@ class Features(Directed):
         return self.trained.config.reads
 
     @property
+    def writes(self) -> Writes:
+        """Name what the transcoder reconstructs in this model, see `TranscoderConfig.target`."""
+        return self.trained.config.target(self.decoder)
+
+    @property
+    def target(self) -> Writes:
+        """Name the same site."""
+        return self.writes
+
+    @property
     def skip(self) -> Any:
         """Return `W_skip`, if the transcoder has one."""
         return self.trained.params.get("W_skip")
@@ -171,10 +181,10 @@ class Features(Directed):
         return bias.astype(jnp.float32) + feat.skip(self.trained.params, read)
 
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Back-propagate gradients through the encoder where features are active."""
-        return (jnp.where(self._encode(read) > 0, gradient, 0),)
+        return (jnp.where(self._encode(site_of(trace, self.reads)) > 0, gradient, 0),)
 
     def adding(self, amount: jax.Array) -> Intervention:
         """Add the decoded amounts to the MLP outputs."""

@@ -15,7 +15,7 @@ from hagd_jax.models import Intervention, LanguageModel
 from hagd_jax.transcoders.digest import digest
 from hagd_jax.transcoders.formats.lazy import LazyTranscoder
 from hagd_jax.transcoders.graph import layer_graph
-from hagd_jax.units.directed import Decoders, Directed
+from hagd_jax.units.directed import Decoders, Directed, Writes
 from hagd_jax.units.nodes import Nodes, Space
 
 
@@ -78,6 +78,16 @@ class LazyFeatures(Directed):
         return self.stored.config.reads
 
     @property
+    def writes(self) -> Writes:
+        """Name what the transcoder reconstructs in this model, see `TranscoderConfig.target`."""
+        return self.stored.config.target(self.decoder)
+
+    @property
+    def target(self) -> Writes:
+        """Name the same site."""
+        return self.writes
+
+    @property
     def skip(self) -> Any:
         """Return `W_skip`, if the transcoder has one."""
         return self.stored.W_skip
@@ -123,7 +133,7 @@ class LazyFeatures(Directed):
         self._refuse()
 
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Refuse: it would compute with all weights."""
         self._refuse()

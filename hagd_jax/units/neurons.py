@@ -18,11 +18,9 @@ from hagd_jax.models import (
     Context,
     Intervention,
     LanguageModel,
-    require_supported,
     scanned,
 )
 from hagd_jax.models.layers import ACTIVATIONS
-from hagd_jax.models.support import EVERY
 from hagd_jax.transcoders.checks import site_of
 from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.directed import Decoders, Directed, Writes
@@ -48,7 +46,9 @@ class Neurons(Directed):
     """This dictionary has the model's own neurons as nodes; make it with `neurons`.
 
     Activations times output rows sum to the MLP's output, with nothing left over; a norm after the
-    MLP stands between that sum and the stream.
+    MLP stands between that sum and the stream. In a mixture the neurons of a layer are those of all
+    its experts, an activation is multiplied by its expert's weight, and edges hold that weight as
+    they hold attention patterns.
     """
 
     @property
@@ -72,6 +72,13 @@ class Neurons(Directed):
         return f"{self.space.features:,} a layer"
 
     @property
+    def per_expert(self) -> tuple[int, ...]:
+        """Return the neurons of an expert in each layer of a mixture."""
+        c = self.decoder
+        each = (0 if layer in c.dense_layers else c.d_expert for layer in range(c.n_layers))
+        return tuple(each) if c.experts else ()
+
+    @property
     def name_of_values(self) -> str:
         """Name the activations inside MLPs among the entries of `values`."""
         return "neuron"
@@ -82,26 +89,27 @@ class Neurons(Directed):
         return "neuron"
 
     @property
+    def pulls(self) -> tuple[str, ...]:
+        """Name the site that neurons read, and in a mixture that of their experts' weights."""
+        return (self.reads, "router") if self.decoder.experts else (self.reads,)
+
+    @property
     def writes(self) -> Writes:
         """Name what rows of W_out are added to, which a norm after the MLP reads."""
         return "mlp_out_raw"
 
     @property
     def most_active(self) -> int | None:
-        """Return the number of neurons in a layer, as all can be active."""
-        return self.space.features
+        """Return the number of neurons that a token uses at most; without experts, all of them."""
+        c = self.decoder
+        return max(c.experts_per_token * c.d_expert, c.d_dense) or self.space.features
 
     def by_layer(self, trace: Mapping[str, jax.Array], then: Callable[[jax.Array], Any]) -> Any:
         """Process the neurons of one prompt, one layer at a time."""
         return jax.lax.map(then, site_of(trace, "neuron")[:, 0].astype(jnp.float32))
 
     def decoders(self, model: LanguageModel) -> Decoders:
-        """Return the output rows of the MLPs.
-
-        Raises:
-            ConfigError: If they are mixtures of experts, where a neuron depends on its router too.
-        """
-        require_supported(model.config, "edges of neurons", EVERY)
+        """Return the output rows of the MLPs, in a mixture those of all its experts."""
         own = np.arange(model.config.n_layers)
         return Decoders(own, own, model.params["blocks"]["mlp"]["out"]["kernel"])
 
@@ -115,11 +123,16 @@ class Neurons(Directed):
         """Return None: the neurons and biases explain MLP outputs in full."""
 
     def pull(
-        self, model: LanguageModel, read: jax.Array, gradient: jax.Array
+        self, model: LanguageModel, trace: Mapping[str, jax.Array], gradient: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """Back-propagate gradients through the activation function and the gate."""
+        """Back-propagate gradients through the activation function and the gate.
+
+        In a mixture of experts the weight of a neuron's expert is held, and multiplies them.
+        """
         c, params = model.config, model.params["blocks"]["mlp"]
-        act = ACTIVATIONS[c.activation]
+        act, read = ACTIVATIONS[c.activation], site_of(trace, self.reads)
+        if c.experts:
+            gradient = gradient * jnp.repeat(site_of(trace, "router"), c.d_expert, axis=-1)
 
         def before(name: str) -> jax.Array:
             kernel = params[name]["kernel"].astype(read.dtype)

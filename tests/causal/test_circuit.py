@@ -51,6 +51,28 @@ def circuits(draw):
     )
 
 
+def test_neurons_of_a_mixture_are_named_by_their_expert(tmp_path):
+    mixed = CONFIG.replace(
+        d_mlp=6, experts=3, experts_per_token=1, dense_layers=(0,), d_dense=5, mlp_bias=False
+    )
+    nodes = Node("head", 0, 2), Node("neuron", 0, 4), Node("neuron", 1, 4)
+    circuit = Circuit(
+        nodes, (1.0, 2.0, 3.0), (2, 3, 6), model="m", task="t",
+        per_expert=Neurons(mixed).per_expert,
+    )  # fmt: skip
+    assert circuit.per_expert == (0, 2)
+    assert circuit.names() == ("head 0.2", "neuron L0.N4", "neuron L1.E2.N0")
+    circuit.save(tmp_path / "circuit.json")
+    assert Circuit.load(tmp_path / "circuit.json").names() == circuit.names()
+    # Files of other models say nothing of experts, and those without it still load.
+    assert Neurons(CONFIG).per_expert == () == small().per_expert
+    assert "per_expert" not in small().to_json()
+    assert small().names() == ("head 0.2", "neuron 1.4")
+    for wrong in ((2,), (0, 7), (0, -1), (0, 1.5), 3):
+        with pytest.raises(InputError, match="per_expert"):
+            dataclasses.replace(circuit, per_expert=wrong)
+
+
 @settings(max_examples=60)
 @given(circuit=circuits())
 def test_round_trip(circuit, tmp_path_factory):

@@ -161,7 +161,7 @@ def test_graphs_are_exact_in_families_of_models(places, read, monkeypatch):
     for row in result["rows"]:
         assert row["largest"] > 0.01
         assert max(row["identity"], row["differences"]) <= result["limits"]["identity"]
-    assert len(attribution_families.families(2)) == 11
+    assert len(attribution_families.families(2)) == 13
     monkeypatch.setattr(attribution_families, "LIMITS", {"identity": 0.0})
     with pytest.raises(SystemExit, match=r"beyond the limits: \['gemma2'\]"):
         attribution_families.main(config)

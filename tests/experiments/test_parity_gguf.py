@@ -14,7 +14,7 @@ from experiments.parity import gguf as script
 from experiments.parity import tokenizer as texts
 from hagd_jax import models
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models.gguf_source import open_gguf
+from hagd_jax.models.gguf.source import open_gguf
 from tests.models import gguf_tiny
 from tests.models.test_gguf_tokenizer import metadata
 

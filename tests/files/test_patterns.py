@@ -11,7 +11,8 @@ from tokenizers import pre_tokenizers
 
 from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.files.patterns import require_pattern
-from hagd_jax.models import Tokenizer, gguf_tokenizer
+from hagd_jax.models import Tokenizer
+from hagd_jax.models.gguf import tokenizer as gguf_tokenizer
 
 # Of tokenizer.json files on the hub: GPT-4o's and Mistral's, DeepSeek's, BLOOM's, Gemma's, CLIP's.
 PUBLISHED = [

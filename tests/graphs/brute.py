@@ -27,6 +27,7 @@ class Written(Intervention):
     token: Any = shared()  # (B, T, D) taken from the embedding
     out: Any = scanned()  # (L, B, T, D) instead of what the MLPs write
     W_skip: Any = scanned()  # (L, D, D), or None
+    gain: Any = scanned()  # (L, 1, T, D), or what broadcasts to it
     reads: str = static(default="mlp_in")
 
     def on_embed(self, value, ctx):
@@ -34,7 +35,7 @@ class Written(Intervention):
 
     def on_mlp_out(self, value, ctx):
         through = 0 if self.W_skip is None else ctx.seen[self.reads] @ self.W_skip.T
-        return self.out + through, self
+        return self.out + self.gain * through, self
 
 
 def effects(model, transcoder, graph, also=()):
@@ -51,7 +52,8 @@ def effects(model, transcoder, graph, also=()):
         what is left of it then.
     """
     tokens = jnp.asarray([graph.info.tokens])
-    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron", "mlp_out_scale", "normed_final")
+    sites = (*HELD, "mlp_in", "resid_mid", "mlp_out", "neuron", "router",
+             "mlp_out_raw", "mlp_out_scale", "normed_final")  # fmt: skip
     trace = forward(model, tokens, capture=sites).trace
     table, count = graph.nodes, len(graph.nodes.kind)
     writes, tokens_of = sources(model, transcoder, graph, trace)
@@ -60,7 +62,8 @@ def effects(model, transcoder, graph, also=()):
     if transcoder is not None and "W_skip" in transcoder.params:
         skip = transcoder.params["W_skip"]
         read = trace[transcoder.config.reads][:, 0]
-        everything = everything - jnp.einsum("ltd,led->lte", read, skip)
+        through = jnp.einsum("ltd,led->lte", read, skip)
+        everything = everything - gains(model, transcoder, trace) * through
     # First as it was, then without everything, then without one source after the other.
     gone = np.concatenate([0 * writes[:1], writes.sum(0)[None], writes])
     words = np.concatenate([0 * tokens_of[:1], tokens_of.sum(0)[None], tokens_of])
@@ -72,7 +75,8 @@ def effects(model, transcoder, graph, also=()):
                        for site in HELD})  # fmt: skip
         out = jnp.asarray(everything[:, None] - part.swapaxes(0, 1))
         reads = "mlp_in" if transcoder is None else transcoder.config.reads
-        hand = Written(jnp.asarray(word), out, skip, reads)
+        gain = jnp.asarray(gains(model, transcoder, trace)[:, None])
+        hand = Written(jnp.asarray(word), out, skip, gain, reads)
         ran = forward(model, jnp.repeat(tokens, n, 0), chain(held, hand, *also),
                       capture=(reads, "normed_final"))  # fmt: skip
         found.append(np.asarray(inputs(model, transcoder, graph, trace, ran, reads)))
@@ -92,16 +96,15 @@ def sources(model, transcoder, graph, trace):
     length, rows, words = len(graph.info.tokens), [], []
     embedding = np.asarray(model.params["embed"]["embedding"])
     embedding = embedding * (c.d_model**0.5 if c.scale_embed else 1)
-    left = error(transcoder, trace)
+    gain = gains(model, transcoder, trace)
+    left = error(transcoder, trace) * gain
     for node in np.flatnonzero(table.kind != LOGIT):
         write = np.zeros((c.n_layers, length, c.d_model), np.float32)
         word = np.zeros((length, c.d_model), np.float32)
         layer, place, index = (int(x[node]) for x in (table.layer, table.position, table.index))
         if table.kind[node] == FEATURE:
             for receiver, row in decoder_rows(model, transcoder, layer, index):
-                if transcoder is None:
-                    row = row * gain(model, trace, receiver, place)
-                write[receiver, place] = table.activation[node] * row
+                write[receiver, place] = table.activation[node] * row * gain[receiver, place]
         elif table.kind[node] == ERROR:
             counts = place not in graph.info.settings["skip_positions"]
             write[layer, place] = left[layer, place] * counts
@@ -124,13 +127,14 @@ def decoder_rows(model, transcoder, layer, index):
     ]
 
 
-def gain(model, trace, layer, place):
-    """What the norm after the MLP multiplies by, if there is one."""
-    blocks = model.params["blocks"]
-    if "norm_mlp_out" not in blocks:
-        return 1.0
-    weight = np.asarray(blocks["norm_mlp_out"]["scale"][layer]) + model.config.norm_offset
-    return weight / np.asarray(trace["mlp_out_scale"])[layer, 0, place]
+def gains(model, transcoder, trace):
+    """(L, T, D) or (L, T, 1) what the norm after the MLP multiplies by, where writes pass it."""
+    blocks, scale = model.params["blocks"], np.asarray(trace["mlp_out_scale"])[:, 0]
+    raw = transcoder is None or transcoder.config.writes == "mlp_out_raw"
+    if "norm_mlp_out" not in blocks or not raw:
+        return np.ones_like(scale)
+    weight = np.asarray(blocks["norm_mlp_out"]["scale"]) + model.config.norm_offset
+    return weight[:, None] / scale
 
 
 def error(transcoder, trace):
@@ -149,6 +153,8 @@ def inputs(model, transcoder, graph, trace, ran, reads):
     read = ran.trace[reads][layer, :, place]  # (targets, B, D)
     if transcoder is None:
         rows = neuron_rows(model, trace["mlp_in"][layer, 0, place], layer, index)
+        expert = index // model.config.d_expert
+        rows = rows * trace["router"][layer, 0, place, expert][:, None]
     else:
         rows = transcoder.params["W_enc"][layer, index]
     values = jnp.einsum("sbd,sd->bs", read, rows)

@@ -13,7 +13,7 @@ from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.interventions import chain, freeze, mask_heads
 from hagd_jax.models import forward
 from hagd_jax.transcoders import TranscoderConfig, init
-from tests.graphs.brute import HELD, Written, effects, sources
+from tests.graphs.brute import HELD, Written, effects, gains, sources
 from tests.graphs.test_attribute import PROMPT, case
 
 FEW = AttributionConfig(max_feature_nodes=12, max_logits=3)
@@ -21,7 +21,16 @@ FEW = AttributionConfig(max_feature_nodes=12, max_logits=3)
 
 @pytest.mark.parametrize(
     "name",
-    ["per layer", "parallel", "skip", "gated neurons", "gemma, neurons", "olmo, per layer"],
+    [
+        "per layer",
+        "parallel",
+        "skip",
+        "gated neurons",
+        "gemma, neurons",
+        "olmo, per layer",
+        "qwen3_moe, neurons",
+        "gemma, raw",
+    ],
 )
 def test_a_heads_part_is_what_the_edge_loses_without_it(name):
     model, transcoder = case(name)
@@ -107,7 +116,15 @@ def test_pairs_are_what_sources_add_to_query_and_key(name, layer, head, query, k
 
     # The norms of queries and keys are held by hand: their sites come before the weights.
     held_here = (*HELD, "q_scale", "k_scale")
-    capture = {"mlp_out", "neuron", "mlp_out_scale", *held_here, "mlp_in", "resid_mid"}
+    capture = {
+        "mlp_out",
+        "mlp_out_raw",
+        "neuron",
+        "mlp_out_scale",
+        *held_here,
+        "mlp_in",
+        "resid_mid",
+    }
     trace = forward(model, tokens, capture=capture).trace
     writes, words = sources(model, transcoder, graph, trace)
     assert transcoder is None or np.abs(errors(transcoder, trace)).max() > 0
@@ -116,10 +133,11 @@ def test_pairs_are_what_sources_add_to_query_and_key(name, layer, head, query, k
     held = freeze({s: np.repeat(trace[s], len(gone), 1 if s != "normf_scale" else 0)
                    for s in held_here})  # fmt: skip
     out, skip, reads = np.asarray(trace["mlp_out"]) - gone.swapaxes(0, 1), None, "mlp_in"
+    gain = gains(model, transcoder, trace)[:, None]
     if transcoder is not None and "W_skip" in transcoder.params:
         skip, reads = transcoder.params["W_skip"], transcoder.config.reads
-        out = out - np.einsum("lbtd,led->lbte", trace[reads], skip)
-    hand = Written(jnp.asarray(word), jnp.asarray(out), skip, reads)
+        out = out - gain * np.einsum("lbtd,led->lbte", trace[reads], skip)
+    hand = Written(jnp.asarray(word), jnp.asarray(out), skip, jnp.asarray(gain), reads)
     ran = forward(model, jnp.repeat(tokens, len(gone), 0), chain(held, hand), capture=("q", "k"))
     group = head // (c.n_heads // c.n_kv_heads)
     q, k = (np.asarray(ran.trace[s], np.float64)[layer] for s in ("q", "k"))

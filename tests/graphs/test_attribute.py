@@ -22,6 +22,7 @@ from hagd_jax.transcoders import TranscoderConfig, encode
 from tests.graphs.brute import effects
 from tests.models.noise import noisy, on_mesh
 from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
+from tests.models.test_experts import EACH, MANY, STEPS
 from tests.transcoders.test_replace import made
 
 GPT2 = DecoderConfig(
@@ -45,8 +46,16 @@ CASES = {
     # caps that bend, scaled embeddings; and norms after only, with biases before them.
     "gemma, neurons": (GEMMA, None),
     "gemma, cross-layer": (GEMMA, RELU.replace(window=2, skip=True)),
+    # Written before the norm after the MLP, with errors and a skip connection that pass it, too.
+    "gemma, raw": (GEMMA, RELU.replace(window=2, skip=True, writes="mlp_out_raw")),
+    "olmo, raw": (OLMO, BASE.replace(reads="resid_mid", writes="mlp_out_raw")),
     "olmo, neurons": (OLMO.replace(mlp_bias=True), None),
     "olmo, per layer": (OLMO, BASE.replace(reads="resid_mid")),
+    # Mixtral, Qwen 3 with a dense layer, and so many experts that tokens are sorted by them.
+    "mixtral, neurons": (EACH, None),
+    "qwen3_moe, neurons": (STEPS, None),
+    "many experts, neurons": (MANY.replace(experts=64, d_mlp=128), None),
+    "mixtral, cross-layer": (EACH, RELU.replace(window=2)),
 }  # fmt: skip
 
 
@@ -141,7 +150,9 @@ def test_neither_batches_nor_padding_show():
         np.testing.assert_allclose(graph.to_dense(), one.to_dense(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["per layer", "cross-layer", "gated neurons", "gemma, neurons"])
+@pytest.mark.parametrize(
+    "name", ["per layer", "cross-layer", "gated neurons", "gemma, neurons", "qwen3_moe, neurons"]
+)
 @pytest.mark.parametrize("mesh", ["data=4,model=2", "data=8"])
 def test_devices_do_not_matter(name, mesh):
     model, transcoder = case(name)

@@ -21,6 +21,8 @@ from tests.models import gguf_tiny
 ARCHITECTURES = {
     "llama": "llama",
     "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma2": "gemma2",
@@ -44,6 +46,15 @@ NAMES = {
     "input_layernorm": "attn_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
+    # Mixtures of experts
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "gate_proj": "ffn_gate_exps",
+    "up_proj": "ffn_up_exps",
+    "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps",
+    "w3": "ffn_up_exps",
+    "w2": "ffn_down_exps",
     # GPT-2
     "wte": "token_embd",
     "wpe": "position_embd",
@@ -69,7 +80,7 @@ def convert(folder: Path, path: Path, **settings: Any) -> Path:
     """Write the model of a folder; settings are added, or removed where they are None."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     tensors: dict[str, gguf_tiny.Stored] = {}
-    for name, value in stored(folder).items():
+    for name, value in with_joined_experts(stored(folder)).items():
         found = gguf_name(name, config)
         if found is not None:
             tensors[found] = kept(converted(found, value, config))
@@ -92,10 +103,27 @@ def stored(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def with_joined_experts(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of a layer's experts stacked into one a matrix, named without their numbers."""
+    found: dict[str, Any] = {}
+    for name, value in tensors.items():
+        body, dot, expert = name.partition(".experts.")
+        if not dot:
+            found[name] = value
+            continue
+        number, _, matrix = expert.partition(".")
+        found.setdefault(f"{body}.experts.{matrix}", {})[int(number)] = value
+    return {
+        name: np.stack([value[i] for i in range(len(value))]) if isinstance(value, dict) else value
+        for name, value in found.items()
+    }
+
+
 def kept(value: np.ndarray) -> gguf_tiny.Stored:
     """Vectors become float32, as converters do; the writer knows bfloat16 as bytes only."""
     if value.ndim == 1:
         return value.astype(np.float32)
+    value = np.ascontiguousarray(value)
     bfloat16 = value.dtype.name == "bfloat16"
     return (value.view(np.uint8), GGMLQuantizationType.BF16) if bfloat16 else value
 
@@ -121,13 +149,13 @@ def part_name(part: str, config: dict[str, Any]) -> str:
     """What Hugging Face calls the norm after attention is before the MLP in most families."""
     if part == "post_attention_layernorm":
         return "post_attention_norm" if config["model_type"].startswith("gemma") else "ffn_norm"
-    return NAMES[part]
+    return NAMES[part.rpartition("experts.")[2]]
 
 
 def converted(name: str, value: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     """The numbers as the converter stores them."""
     kind, heads = config["model_type"], config.get("num_attention_heads", 0)
-    if kind in ("llama", "mistral") and (".attn_q." in name or ".attn_k." in name):
+    if kind in ("llama", "mistral", "mixtral") and (".attn_q." in name or ".attn_k." in name):
         heads = heads if "attn_q" in name else config["num_key_value_heads"]
         split = value.reshape(heads, 2, len(value) // heads // 2, *value.shape[1:])
         return np.ascontiguousarray(split.swapaxes(1, 2).reshape(value.shape))
@@ -209,7 +237,12 @@ def metadata(config: dict[str, Any]) -> dict[str, Any]:
     found["rope.freq_base"] = float(config["rope_theta"])
     if config.get("head_dim"):
         found |= {"attention.key_length": d_head, "attention.value_length": d_head}
-    if kind in ("llama", "mistral"):
+    if kind in ("mixtral", "qwen3_moe"):
+        count = config["num_local_experts" if kind == "mixtral" else "num_experts"]
+        found |= {"expert_count": count, "expert_used_count": config["num_experts_per_tok"]}
+    if kind == "qwen3_moe":
+        found["expert_feed_forward_length"] = config["moe_intermediate_size"]
+    if kind in ("llama", "mistral", "mixtral"):
         found["rope.dimension_count"] = d_head
     if kind.startswith("gemma"):
         found["attention.sliding_window"] = config["sliding_window"]

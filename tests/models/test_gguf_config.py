@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
-from hagd_jax.models import gguf_tables
 from hagd_jax.models.config import RopeScaling
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families import table
-from hagd_jax.models.gguf_source import GgufFile, open_gguf
+from hagd_jax.models.gguf import tables as gguf_tables
+from hagd_jax.models.gguf.source import GgufFile, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_tiny import D_HEAD, D_MLP, D_MODEL, LAYERS, N_HEADS, N_KV, VOCAB
 
@@ -185,7 +185,8 @@ def test_neutral_settings_are_accepted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"llama__expert_count": 8}, ConfigError, "expert_count: got 8"),
+        ({"llama__expert_count": 8}, CheckpointError, "expert_used_count: got nothing"),
+        ({"llama__expert_used_count": 2}, ConfigError, "expert_used_count: got 2"),
         ({"llama__attention__sliding_window": 64}, ConfigError, "sliding_window"),
         ({"llama__logit_scale": 2.0}, ConfigError, "logit_scale"),
         ({"llama__rope__scaling__type": "longrope"}, ConfigError, "'longrope'.*or 'yarn'"),
@@ -230,7 +231,7 @@ def test_refuses_what_is_missing(tmp_path: Path):
         opened(tmp_path, drop="llama.attention.key_length", **uneven)
 
 
-@pytest.mark.parametrize("name", ["qwen3moe", "gemma3n", "falcon", "llama4"])
+@pytest.mark.parametrize("name", ["qwen2moe", "gemma3n", "falcon", "llama4"])
 def test_refuses_other_architectures(tmp_path: Path, name: str):
     path = gguf_tiny.write(tmp_path / "q.gguf", gguf_tiny.tensors(), architecture=name)
     with pytest.raises(ConfigError, match=f"'{name}'; expected one of llama, qwen2.*safetensors"):

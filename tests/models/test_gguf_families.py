@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from hagd_jax import models
 from hagd_jax.errors import CheckpointError, ConfigError, HagdError
-from hagd_jax.models import gguf_families
 from hagd_jax.models.decoder import param_specs
 from hagd_jax.models.families.table import select
-from hagd_jax.models.gguf_config import gguf_config
-from hagd_jax.models.gguf_source import GgufFile, GgufSource, open_gguf
+from hagd_jax.models.gguf import families as gguf_families
+from hagd_jax.models.gguf.config import gguf_config
+from hagd_jax.models.gguf.source import GgufFile, GgufSource, open_gguf
 from tests.models import gguf_tiny
 from tests.models.gguf_converted import convert
 
@@ -33,6 +33,7 @@ CASES = [
     *("llama_gqa_shards", "llama_mha", "llama_head_dim", "llama_linear", "llama_llama3"),
     *("llama_biases", "mistral_full", "qwen2_shards", "gemma2", "gemma3"),
     *("gpt2", "gpt2_hub", "neox_parallel", "neox_hub"),
+    *("qwen3_moe_normalised", "mixtral"),
 ]
 
 
@@ -110,6 +111,29 @@ def test_gemmas_norms_are_those_of_the_folder_to_the_bit(name: str, tmp_path: Pa
     models.save(ours, tmp_path / "saved")
     again = models.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.params["norm_f"]["scale"], ours.params["norm_f"]["scale"])
+
+
+def test_a_mixture_is_read_with_the_choice_that_llama_cpp_makes(tmp_path: Path):
+    """Weights of a token's experts are divided by their sum, and files before the setting of an
+    expert's width have the width of all experts that a token uses."""
+    file = open_gguf(convert(FOLDERS / "qwen3_moe_normalised", tmp_path / "m.gguf"))
+    c = file.config
+    assert (c.family, c.experts, c.d_expert, c.experts_per_token) == ("qwen3_moe", 6, 10, 3)
+    assert c.normalise_routing
+    assert not c.dense_layers
+    old = {"expert_feed_forward_length": None, "feed_forward_length": 30}
+    said = {"expert_weights_norm": True, "expert_gating_func": 1, "expert_weights_scale": 1.0}
+    for given_ in (old, said):
+        assert config_of("qwen3_moe_normalised", tmp_path, **given_) == c
+    mixtral = config_of("mixtral", tmp_path)
+    assert (mixtral.family, mixtral.experts, mixtral.d_expert) == ("mixtral", 4, 12)
+    model = models.load(convert(FOLDERS / "mixtral", tmp_path / "mixtral.gguf"))
+    models.save(model, tmp_path / "saved")
+    again = models.load(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        again.params["blocks"]["mlp"]["out"]["kernel"],
+        model.params["blocks"]["mlp"]["out"]["kernel"],
+    )
 
 
 def test_a_head_of_its_own_is_used_and_a_tied_one_shared(tmp_path: Path):
@@ -222,6 +246,23 @@ def test_the_largest_gemmas_divide_scores_by_the_mean_width(
         ("gpt2", {"rope__freq_base": 100.0}, ConfigError, "gpt2.rope.freq_base: got 100.0"),
         ("gpt2", {"attention__head_count_kv": 1}, ConfigError, "head_count_kv: got 1; expected 2"),
         ("gpt2", {"context_length": 15}, CheckpointError, r"position_embd.weight: .*\(16, 16\)"),
+        ("qwen3_moe_normalised", {"expert_count": 0}, CheckpointError, "expert_count: got 0"),
+        ("qwen3_moe_normalised", {"expert_count": 5}, CheckpointError, r"gate_inp.*\(5, 16\)"),
+        ("qwen3_moe_normalised", {"expert_used_count": None}, CheckpointError, "used_count: got"),
+        ("qwen3_moe_normalised", {"expert_used_count": 7}, ConfigError, "per_token: got 7"),
+        ("qwen3_moe_normalised", {"expert_gating_func": 2}, ConfigError, "gating_func: got 2"),
+        ("qwen3_moe_normalised", {"expert_weights_norm": False}, ConfigError, "norm: got False"),
+        ("qwen3_moe_normalised", {"expert_weights_scale": 2.5}, ConfigError, "scale: got 2.5"),
+        ("qwen3_moe_normalised", {"expert_shared_count": 1}, ConfigError, "shared_count: got 1"),
+        (
+            "qwen3_moe_normalised",
+            {"expert_feed_forward_length": 9},
+            CheckpointError,
+            r"gate_exps.*\(6, 9, 16\)",
+        ),
+        ("mixtral", {"feed_forward_length": 11}, CheckpointError, r"gate_exps.*\(4, 11, 16\)"),
+        ("mixtral", {"expert_used_count": 5}, ConfigError, "per_token: got 5"),
+        ("mixtral", {"expert_used_count": 0}, CheckpointError, "used_count: got 0"),
         ("neox_hub", {"use_parallel_residual": None}, CheckpointError, "residual: got nothing"),
         ("neox_hub", {"use_parallel_residual": 1}, CheckpointError, "residual: got 1"),
         ("neox_hub", {"rope__dimension_count": 7}, ConfigError, "rotary_dim: got 7"),
@@ -235,12 +276,13 @@ def test_refuses(
         config_of(name, tmp_path, **settings)
 
 
-@pytest.mark.parametrize("name", ["qwen2_shards", "gemma3", "gpt2", "neox_parallel"])
+@pytest.mark.parametrize("name", ["qwen2_shards", "gemma3", "gpt2", "neox_parallel", "mixtral"])
 def test_a_missing_and_a_foreign_tensor_are_refused_by_name(name: str, tmp_path: Path):
     path = convert(FOLDERS / name, tmp_path / "m.gguf")
     file = open_gguf(path)
-    tensors = {
-        n: gguf.GGUFReader(path).get_tensor(i).data for i, n in enumerate(file.header.tensors)
+    stored = [gguf.GGUFReader(path).get_tensor(i) for i in range(len(file.header.tensors))]
+    tensors: dict[str, gguf_tiny.Stored] = {
+        t.name: (t.data, t.tensor_type) if t.data.dtype == np.uint8 else t.data for t in stored
     }
     architecture = file.header.metadata["general.architecture"]
     settings = {k: v for k, v in file.header.metadata.items() if k.startswith(architecture)}
@@ -257,10 +299,12 @@ def test_a_missing_and_a_foreign_tensor_are_refused_by_name(name: str, tmp_path:
 def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> list[GgufFile]:
     """A file of each architecture."""
     folder = tmp_path_factory.mktemp("each")
-    names = ("llama_llama3", "qwen2_shards", "gemma2", "gemma3", "gpt2", "neox_parallel")
+    names = ("llama_llama3", "qwen2_shards", "gemma2", "gemma3", "gpt2", "neox_parallel", "mixtral")
     files = [open_gguf(convert(FOLDERS / name, folder / f"{name}.gguf")) for name in names]
     plain = {"rope__scaling__type": "none"}
     files.append(open_gguf(convert(FOLDERS / "qwen3_yarn", folder / "qwen3.gguf", **plain)))
+    mixed = FOLDERS / "qwen3_moe_normalised"
+    files.append(open_gguf(convert(mixed, folder / "qwen3moe.gguf")))
     return files
 
 
@@ -273,7 +317,7 @@ WILD = (
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 6), st.lists(st.tuples(st.integers(0, 99), WILD), min_size=1, max_size=3))
+@given(st.integers(0, 8), st.lists(st.tuples(st.integers(0, 99), WILD), min_size=1, max_size=3))
 def test_damaged_settings_give_a_typed_error_or_a_configuration(
     one_of_each: list[GgufFile], which: int, damage: list[tuple[int, Any]]
 ):

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models.gguf_cursor import MAX_ITEMS
-from hagd_jax.models.gguf_header import SUPPORTED, GgufHeader, read_header
+from hagd_jax.models.gguf.cursor import MAX_ITEMS
+from hagd_jax.models.gguf.header import SUPPORTED, GgufHeader, read_header
 from tests.models import gguf_tiny
 
 FUZZ = settings(

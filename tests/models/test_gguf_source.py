@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import CheckpointError
-from hagd_jax.models import gguf_source
-from hagd_jax.models.gguf_header import SUPPORTED, read_header
-from hagd_jax.models.gguf_source import GgufSource
+from hagd_jax.models.gguf import source as gguf_source
+from hagd_jax.models.gguf.header import SUPPORTED, read_header
+from hagd_jax.models.gguf.source import GgufSource
 from tests.models import gguf_tiny
 
 Kind = GGMLQuantizationType

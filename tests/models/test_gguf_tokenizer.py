@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models import load
-from hagd_jax.models.gguf_source import open_gguf
-from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
+from hagd_jax.models.gguf.source import open_gguf
+from hagd_jax.models.gguf.tokenizer import gguf_tokenizer
 from hagd_jax.models.tokenizer import Tokenizer
 from tests.models import gguf_tiny
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hagd_jax import testbeds, transcoders
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, norm_weight, require_supported, write_gain
 from hagd_jax.models.support import OPTIONS
 from tests.models.noise import noisy
@@ -95,12 +95,13 @@ def test_a_norms_weight_is_what_it_multiplies_by():
     assert norm_weight(stored, BOTH).tolist() == [1.25, -0.5]
 
 
-def test_a_dictionary_that_writes_before_a_norm_is_refused_where_there_is_one(tmp_path):
+def test_a_dictionary_that_writes_before_a_norm_loads_where_there_is_one(tmp_path):
     from tests.transcoders.formats import folders
 
     folders.per_layer(tmp_path / "tc", feature_input_hook="ln2.hook_normalized")
     width, layers = folders.D, folders.L
     config = LLAMA.replace(n_layers=layers, d_model=width, n_heads=1, n_kv_heads=1, d_head=4,
-                           rotary_dim=4, norm_placement="after")  # fmt: skip
-    with pytest.raises(CheckpointError, match="before the norm behind them"):
-        transcoders.load(tmp_path / "tc", model=noisy(config))
+                           rotary_dim=4, norm_placement="both")  # fmt: skip
+    loaded = transcoders.load(tmp_path / "tc", model=noisy(config))
+    assert loaded.config.target(config) == "mlp_out_raw"
+    assert loaded.config.target(config.replace(norm_placement="before")) == "mlp_out"

@@ -56,6 +56,10 @@ def test_node_names():
     assert node_name(Node("head", 29, 8)) == "L29.H8"
     assert node_name(Node("neuron", 0, 1535)) == "L0.N1535"
     assert node_name(Node("feature", 3, 1042)) == "L3.F1042"
+    # Of a mixture only neurons have experts, and only in layers that are mixtures.
+    assert node_name(Node("neuron", 3, 42), (0, 8, 8, 8)) == "L3.E5.N2"
+    assert node_name(Node("neuron", 0, 42), (0, 8, 8, 8)) == "L0.N42"
+    assert node_name(Node("head", 3, 42), (0, 8, 8, 8)) == "L3.H42"
 
 
 @given(st.text(max_size=50))

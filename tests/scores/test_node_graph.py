@@ -20,6 +20,8 @@ from hagd_jax.transcoders import init as init_transcoder
 from hagd_jax.units import as_dictionary, neurons
 from tests.models.noise import noisy
 from tests.models.test_decoder import GEMMA, LLAMA, NEOX, OLMO
+from tests.models.test_experts import EACH
+from tests.models.test_experts import STEPS as QWEN3_MOE
 
 PLAIN = DecoderConfig(
     vocab_size=24, n_layers=3, d_model=16, n_heads=2, d_mlp=12, norm="none", positions="learned",
@@ -71,15 +73,26 @@ def test_features_of_a_layer_add_up_to_its_mlp(name):
     )
 
 
-@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
-def test_an_edge_is_what_its_reader_makes_of_it(config):
-    """One neuron reads another layer's neuron from the counterfactual, by finite differences."""
+@pytest.mark.parametrize(
+    ("config", "written", "reader"),
+    [
+        (LLAMA, 3, (1, 5)),
+        (GEMMA, 3, (1, 5)),
+        (EACH, 8, (1, 20)),
+        (QWEN3_MOE, 3, (1, 5)),
+        (QWEN3_MOE, 3, (2, 12)),
+    ],
+    ids=["llama", "gemma", "mixtral", "qwen3_moe, dense", "qwen3_moe"],
+)
+def test_an_edge_is_what_its_reader_makes_of_it(config, written, reader):
+    """One neuron reads another layer's neuron from the counterfactual, by finite differences; in a
+    mixture it keeps its expert's weight, and what is above it is free."""
     model, prompts, c = noisy(config), some_prompts(config, 1), config
     clean_only = GradientConfig(steps=(1.0,), batch_size=1)
     found = dense(node_graph(model, prompts, clean_only, edges_per_node=1000))
     heads = c.n_layers * c.n_heads
-    writer, reader = (0, 3), (1, 5)
-    sites = ("neuron", "mlp_in", "norm2_scale", "mlp_out_scale")
+    writer = (0, written)
+    sites = ("neuron", "mlp_in", "router", "norm2_scale", "mlp_out_scale")
     clean, other = (
         forward(model, prompts.inputs(side), capture=sites).trace for side in ("clean", "corrupted")
     )
@@ -94,9 +107,12 @@ def test_an_edge_is_what_its_reader_makes_of_it(config):
         weight = mlp["norm2"]["scale"] + c.norm_offset
         into = into * weight / clean["norm2_scale"][reader[0], 0]
 
+    held = clean["router"][reader[0], 0, :, reader[1] // c.d_expert]
+    assert (held > 0).any()
+
     def neuron(x):
         gate, up = (x @ mlp["mlp"][n]["kernel"][:, reader[1]] for n in ("gate", "in"))
-        return jax.nn.silu(gate) * up
+        return jax.nn.silu(gate) * up * held
 
     here = clean["mlp_in"][reader[0], 0]
     step = 1e-2
@@ -216,3 +232,31 @@ def test_edges_of_chosen_features_are_those_of_whole_layers(window, parallel):
     expected = np.array([[every[to, t, frm, f] for frm, f in place] for to, t in place])
     np.testing.assert_allclose(rows, expected, atol=1e-5, rtol=1e-4)
     assert np.abs(expected).max() > 1e-3
+
+
+def test_features_before_a_norm_have_edges_in_their_own_layer_only():
+    """Neurons as features: the MLP of a model without gates, before the norm behind it."""
+    config = dataclasses.replace(
+        OLMO, gated_mlp=False, activation="relu", mlp_bias=True, qk_norm="none"
+    )
+    model, prompts = noisy(config), some_prompts(config)
+    mlp = model.params["blocks"]["mlp"]
+    own = TranscoderConfig(
+        n_layers=config.n_layers, d_model=config.d_model, n_features=config.d_mlp,
+        activation="relu", writes="mlp_out_raw",
+    )  # fmt: skip
+    params = init_transcoder(own, jax.random.key(0)).params | {
+        "W_enc": mlp["in"]["kernel"].swapaxes(1, 2),
+        "b_enc": mlp["in"]["bias"],
+        "W_dec": mlp["out"]["kernel"],
+        "b_dec": mlp["out"]["bias"],
+    }
+    transcoder = init_transcoder(own, jax.random.key(0)).replace(params=params)
+    features = as_dictionary(model, transcoder)
+    one = node_graph(model, prompts, STEPS, edges_per_node=1000)
+    two = node_graph(model, prompts, STEPS, edges_per_node=1000, dictionary=features)
+    np.testing.assert_allclose(dense(two), dense(one), atol=1e-6, rtol=1e-4)
+    assert np.abs(dense(one)).max() > 1e-3
+    wide = init_transcoder(own.replace(window=1), jax.random.key(0))
+    with pytest.raises(ConfigError, match="window of the transcoder: got 1"):
+        node_graph(model, prompts, STEPS, dictionary=wide)

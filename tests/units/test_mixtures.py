@@ -6,16 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hagd_jax.errors import ConfigError
-from hagd_jax.graphs import attribute
+from hagd_jax.errors import InputError
+from hagd_jax.graphs import attribute, load_graph, neuronpedia_json, save_graph, task_graph
+from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.interventions import chain, freeze, zero_alternative
 from hagd_jax.models import forward
+from hagd_jax.report.graph_data import feature_name
 from hagd_jax.scores import GradientConfig, mean_scores, node_graph
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import FeatureEdit, Nodes, Space, intervene, mask_nodes
+from hagd_jax.units import Nodes, Space, mask_nodes, neurons
 from tests.models.noise import noisy
 from tests.models.test_decoder import TOKENS
-from tests.models.test_experts import EACH, MANY
+from tests.models.test_experts import EACH, MANY, STEPS
 
 BOTH = pytest.mark.parametrize("config", [EACH, MANY], ids=["each", "many"])
 PROMPTS = Prompts(
@@ -86,14 +88,39 @@ def test_scores_are_derivatives_by_the_masks_along_the_path(config):
     assert jnp.isfinite(found).all()
 
 
-def test_edges_of_neurons_are_refused():
-    """They would leave out the router, on which a neuron depends as well."""
+@pytest.mark.parametrize("config", [EACH, STEPS, MANY], ids=["each", "steps", "many"])
+def test_no_token_uses_more_neurons_than_its_bound(config):
+    """The bound that memory is planned by, which a dense layer may be the one to reach."""
+    model = noisy(config)
+    active = np.asarray(forward(model, TOKENS, capture=["neuron"]).trace["neuron"]) != 0
+    assert active.sum(-1).max() == neurons(model).most_active < config.d_mlp
+
+
+def test_edges_need_the_weights_of_experts():
     model = noisy(EACH)
-    calls = (
-        lambda: attribute(model, None, TOKENS[0], targets=2),
-        lambda: node_graph(model, PROMPTS),
-        lambda: intervene(model, None, TOKENS[:1], [FeatureEdit(0, 1, 2, 0.0)], regime="direct"),
-    )
-    for call in calls:
-        with pytest.raises(ConfigError, match="experts of the model: got 4"):
-            call()
+    trace = forward(model, TOKENS, capture=["mlp_in"]).trace
+    assert neurons(model).pulls == ("mlp_in", "router")
+    with pytest.raises(InputError, match="router"):
+        neurons(model).pull(model, trace, jnp.zeros((3, *TOKENS.shape, EACH.d_mlp)))
+
+
+def test_graphs_name_neurons_by_their_expert(tmp_path):
+    """Layer 1 of this model is no mixture; pages, tables and exports name neurons alike."""
+    graph = attribute(noisy(STEPS), None, TOKENS[0], targets=2)
+    save_graph(graph, tmp_path / "graph.safetensors")
+    every = load_graph(tmp_path / "graph.safetensors")
+    assert every.info.per_expert == (6, 0, 6)
+    task, nodes = task_graph([graph]), node_graph(noisy(STEPS), PROMPTS)
+    exported = [node for node in neuronpedia_json(graph)["nodes"] if node["activation"]]
+    named = {feature_name(graph, int(node)) for node in graph.of_kind(FEATURE)}
+    assert {node["clerp"] for node in exported} <= named
+    assert any(".E" in node["clerp"] for node in exported)
+    for layer, name in ((0, "E"), (1, "N")):
+        here = graph.of_kind(FEATURE)[graph.nodes.layer[graph.of_kind(FEATURE)] == layer]
+        node, number = int(here[0]), int(graph.nodes.index[here[0]])
+        expected = f"L0.E{number // 6}.N{number % 6}" if name == "E" else f"L1.N{number}"
+        assert every.label(node).startswith(f"{expected} @")
+        assert feature_name(graph, node) == expected
+        assert expected in {task.label(i) for i in range(task.count)}
+        heads = STEPS.n_layers * STEPS.n_heads
+        assert nodes.label(heads + layer * STEPS.d_mlp + number) == expected

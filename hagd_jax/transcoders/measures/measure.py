@@ -138,8 +138,9 @@ def _batch(
     weight: jax.Array,
     each_layer: bool,
 ) -> Sums:
-    out = forward(model, tokens, capture=(transcoder.config.reads, "mlp_out"))
-    x, y = (out.trace[site].astype(jnp.float32) for site in (transcoder.config.reads, "mlp_out"))
+    sites = transcoder.config.reads, transcoder.config.target(model.config)
+    out = forward(model, tokens, capture=sites)
+    x, y = (out.trace[site].astype(jnp.float32) for site in sites)
     found, fired = reconstruct(transcoder, x, weight)
     total = weight.sum()
     mean = jnp.einsum("lbtd,bt->ld", y, weight) / jnp.maximum(total, 1e-30)
@@ -171,7 +172,8 @@ def _tangent(
     config = transcoder.config
     v = jax.random.normal(jax.random.key(0), (x.shape[0], 1, x.shape[-1]))
     v = jnp.broadcast_to(v, x.shape)
-    _, truth = jax.jvp(functools.partial(mlp, model, site=config.reads), (x,), (v,))
+    own = functools.partial(mlp, model, site=config.reads, writes=config.writes)
+    _, truth = jax.jvp(own, (x,), (v,))
     missed = own_tangent(transcoder.params, x, v, config) - truth
     return jnp.stack([jnp.sum(d**2, -1) @ weight for d in (missed, truth)], -1)
 

@@ -49,9 +49,10 @@ def activations(
         x and y, (L, B · T, D) float32.
     """
     # Nobody reads the logits, so the compiler leaves the unembedding out.
-    trace = forward(model, tokens, capture=(config.reads, "mlp_out")).trace
+    target = config.target(model.config)
+    trace = forward(model, tokens, capture=(config.reads, target)).trace
     flat = (config.n_layers, -1, config.d_model)
-    x, y = trace[config.reads], trace["mlp_out"]
+    x, y = trace[config.reads], trace[target]
     return x.reshape(flat).astype(jnp.float32), y.reshape(flat).astype(jnp.float32)
 
 

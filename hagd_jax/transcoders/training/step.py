@@ -208,5 +208,7 @@ def _directions(
     v = jax.random.normal(key, x.shape)
     scale_in, scale_out = stats.in_scale[:, None, None], stats.out_scale[:, None, None]
     raw = x * scale_in + stats.in_mean[:, None]
-    _, moved = jax.jvp(lambda x: mlp(model, x, site=config.reads), (raw,), (v * scale_in,))
+    _, moved = jax.jvp(
+        lambda x: mlp(model, x, site=config.reads, writes=config.writes), (raw,), (v * scale_in,)
+    )
     return v, moved / scale_out

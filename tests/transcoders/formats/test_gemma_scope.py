@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from hagd_jax.errors import CheckpointError, ConfigError, InputError
+from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.files import npz_entries, read_npz_rows
 from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.transcoders import encode, errors, load, replace_mlps, save
@@ -240,17 +240,22 @@ def _again(file, whole):
     return file
 
 
-def test_what_is_reconstructed_before_a_norm_is_refused_where_there_is_one(tmp_path):
+def test_what_is_reconstructed_before_a_norm_acts_before_it(tmp_path):
     """EleutherAI's reconstruct what the MLP module puts out, and so does `mlp.hook_out`."""
     folders.sparsify(tmp_path / "sparsify")
     folders.per_layer(tmp_path / "circuit-tracer")
     plain = random_model(DecoderConfig(**SIZES, **LLAMA))
     for name in ("sparsify", "circuit-tracer"):
         assert load(tmp_path / name, model=plain).config.writes == "mlp_out_raw"
-        with pytest.raises(CheckpointError, match="before the norm behind them"):
-            load(tmp_path / name, model=gemma())
-        with pytest.raises(InputError, match="before the norm behind them"):
-            forward(gemma(), [[1, 2]], replace_mlps(load(tmp_path / name)))
+        transcoder, model = load(tmp_path / name, model=gemma()), gemma()
+        sites = (transcoder.config.reads, "mlp_out_raw")
+        clean = forward(model, [[1, 2]], capture=sites)
+        held = replace_mlps(transcoder, error=errors(transcoder, clean.trace))
+        np.testing.assert_allclose(
+            forward(model, [[1, 2]], held).logits,
+            clean.logits,
+            atol=1e-4 * np.abs(clean.logits).max(),
+        )
 
 
 def test_modules_of_hugging_face_say_more_than_the_names_of_hooks(tmp_path):

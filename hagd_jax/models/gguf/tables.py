@@ -52,11 +52,20 @@ _PAIRED_READS = (
     *dense("attn/k", f"{_LAYER}attn_k", "(k j t) e", "e k (t j)", "(k j t)", "k (t j)"),
     *_VALUES,
 )
+_OUT = (*dense("attn/o", f"{_LAYER}attn_output", "e (h d)", "h d e", "e"),)
 _GATED = (
-    *dense("attn/o", f"{_LAYER}attn_output", "e (h d)", "h d e", "e"),
+    *_OUT,
     *dense("mlp/gate", f"{_LAYER}ffn_gate", "m e", "e m", "m"),
     *dense("mlp/in", f"{_LAYER}ffn_up", "m e", "e m", "m"),
     *dense("mlp/out", f"{_LAYER}ffn_down", "e m", "m e", "e"),
+)
+# One tensor a matrix for all experts of a layer, one expert after the other.
+_EXPERTS = (
+    *_OUT,
+    Weight("blocks/mlp/router/kernel", f"{_LAYER}ffn_gate_inp.weight", "x e", "e x"),
+    Weight("blocks/mlp/gate/kernel", f"{_LAYER}ffn_gate_exps.weight", "x f e", "e (x f)"),
+    Weight("blocks/mlp/in/kernel", f"{_LAYER}ffn_up_exps.weight", "x f e", "e (x f)"),
+    Weight("blocks/mlp/out/kernel", f"{_LAYER}ffn_down_exps.weight", "x e f", "(x f) e"),
 )
 _BEFORE = _scales(norm1="attn_norm", norm2="ffn_norm")
 _AFTER = _scales(norm_attn_out="post_attention_norm", norm_mlp_out="post_ffw_norm")
@@ -68,6 +77,8 @@ _QK_NORMS = (
 LLAMA = (*_RMS_ENDS, *_BEFORE, *_PAIRED_READS, *_GATED)
 QWEN2 = (*_RMS_ENDS, *_BEFORE, *_READS, *_GATED)
 QWEN3 = (*QWEN2, *_QK_NORMS)
+MIXTRAL = (*_RMS_ENDS, *_BEFORE, *_PAIRED_READS, *_EXPERTS)
+QWEN3_MOE = (*_RMS_ENDS, *_BEFORE, *_READS, *_EXPERTS, *_QK_NORMS)
 GEMMA2 = (*QWEN2, *_AFTER)
 GEMMA3 = (*QWEN3, *_AFTER)
 GPT_NEOX = (

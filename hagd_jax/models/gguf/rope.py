@@ -10,7 +10,7 @@ from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import RopeScaling
 from hagd_jax.models.families.table import Source
-from hagd_jax.models.gguf_settings import Settings
+from hagd_jax.models.gguf.settings import Settings
 
 FREQUENCIES = "rope_freqs.weight"
 KEYS = frozenset(

@@ -17,9 +17,9 @@ from gguf.constants import TokenType
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from hagd_jax.brief import quoted
-from hagd_jax.errors import CheckpointError
+from hagd_jax.models.gguf.unigram import SPACE, pieces_decoder, unigram
+from hagd_jax.models.gguf.vocabulary import Vocabulary
 from hagd_jax.models.tokenizer import Tokenizer
-from hagd_jax.models.tokenizer_files import set_template
 
 _log = logging.getLogger(__name__)
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -47,7 +47,6 @@ _MERGED = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
 # Characters of a token that is put together of others: SentencePiece's own limit is 16 unless it is
 # raised (Gemma's longest has 48), and time grows with its square.
 _LONGEST = 512
-_SPACE = "\u2581"  # ▁, how SentencePiece writes a space
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
@@ -71,14 +70,17 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     if model in ("none", "no_vocab"):
         return None
     if model == "gpt2" and pre in _CUTS:
-        vocabulary = _Vocabulary(metadata, where, bos=None, eos=None)
+        vocabulary = Vocabulary(metadata, where, bos=None, eos=None)
         return vocabulary.finish(_byte_level(vocabulary, pre), add_bos=pre in _LLAMA3_NAMES)
     if model == "llama":
-        vocabulary = _Vocabulary(metadata, where, bos=1, eos=2)
+        vocabulary = Vocabulary(metadata, where, bos=1, eos=2)
         return vocabulary.finish(_sentence_piece(vocabulary), add_bos=True)
+    if model == "t5":
+        vocabulary = Vocabulary(metadata, where, bos=None, eos=1)
+        return vocabulary.finish(unigram(vocabulary), add_bos=False, add_eos=True)
     _log.warning(
         "%s: the tokenizer (model %r, pre %r) is not supported, so the model is loaded without "
-        "one. Supported: 'llama', and 'gpt2' with pre %s.",
+        "one. Supported: 'llama', 't5', and 'gpt2' with pre %s.",
         where,
         model,
         pre,
@@ -87,7 +89,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     return None
 
 
-def _byte_level(vocabulary: _Vocabulary, pre: str) -> tokenizers.Tokenizer:
+def _byte_level(vocabulary: Vocabulary, pre: str) -> tokenizers.Tokenizer:
     """Byte-level BPE, as GPT-2 has it: merges by rank."""
     pairs = [_pair(merge, vocabulary) for merge in vocabulary.strings("merges")]
     native = vocabulary.native(
@@ -101,7 +103,7 @@ def _byte_level(vocabulary: _Vocabulary, pre: str) -> tokenizers.Tokenizer:
     return native
 
 
-def _pair(merge: str, vocabulary: _Vocabulary) -> tuple[str, str]:
+def _pair(merge: str, vocabulary: Vocabulary) -> tuple[str, str]:
     """The two parts of a merge; the first may itself begin with a space."""
     cut = merge.find(" ", 1)
     if cut < 0:
@@ -109,7 +111,7 @@ def _pair(merge: str, vocabulary: _Vocabulary) -> tuple[str, str]:
     return merge[:cut], merge[cut + 1 :]
 
 
-def _sentence_piece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
+def _sentence_piece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """SentencePiece BPE: merges by the score of what they make; bytes for unknown characters."""
     unknown = vocabulary.id("unknown_token_id", 0)
     native = vocabulary.native(
@@ -120,18 +122,15 @@ def _sentence_piece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
         byte_fallback=True,
     )
     prefix = vocabulary.flag("add_space_prefix", True)
-    steps: list[Any] = [normalizers.Prepend(_SPACE)] if prefix else []
-    native.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    undo: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
-    native.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *undo]
-    )
+    steps: list[Any] = [normalizers.Prepend(SPACE)] if prefix else []
+    native.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    native.decoder = pieces_decoder(prefix)
     return native
 
 
-def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way to make a token of two others, the best-scored tokens first."""
-    scores, tokens = vocabulary.numbers("scores").astype(np.float64), vocabulary.tokens
+    scores, tokens = vocabulary.scores(), vocabulary.tokens
     merged = np.isin(vocabulary.kinds, _MERGED)
     usable = {tokens[i]: i for i in np.flatnonzero(merged).tolist()}
     found: list[tuple[str, str]] = []
@@ -149,83 +148,3 @@ def _merges_by_score(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
         ]
         found += [(left, right) for _, _, left, right in sorted(pairs)]
     return found
-
-
-class _Vocabulary:
-    """The `tokenizer.ggml.*` part of the metadata, checked."""
-
-    def __init__(
-        self, metadata: Mapping[str, Any], where: str, *, bos: int | None, eos: int | None
-    ):
-        self.metadata, self.where = metadata, where
-        self.tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(self.strings("tokens"))]
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
-        if len(self.ids) < len(self.tokens):
-            twice = next(t for i, t in enumerate(self.tokens) if self.ids[t] != i)
-            raise self.error("tokens", f"{twice!r} twice", "each token once")
-        self.kinds = np.full(len(self.tokens), TokenType.NORMAL, np.int64)
-        if "tokenizer.ggml.token_type" in metadata:
-            self.kinds = self.numbers("token_type")
-        self.bos, self.eos = self.id("bos_token_id", bos), self.id("eos_token_id", eos)
-
-    def error(self, key: str, got: object, expected: str) -> CheckpointError:
-        """A typed error that names the file and the key."""
-        return CheckpointError(f"{self.where}: tokenizer.ggml.{key}", got=got, expected=expected)
-
-    def strings(self, key: str) -> list[str]:
-        """An array of strings that must be there."""
-        value = self.metadata.get(f"tokenizer.ggml.{key}")
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return value
-        raise self.error(key, type(value).__name__, "an array of strings")
-
-    def numbers(self, key: str) -> np.ndarray:
-        """An array with one number a token."""
-        value = self.metadata.get(f"tokenizer.ggml.{key}")
-        if isinstance(value, np.ndarray) and len(value) == len(self.tokens):
-            return value
-        got = f"{len(value)} numbers" if isinstance(value, np.ndarray) else type(value).__name__
-        raise self.error(key, got, f"{len(self.tokens)} numbers, one a token")
-
-    def flag(self, key: str, default: bool) -> bool:
-        """A setting that is on or off."""
-        value = self.metadata.get(f"tokenizer.ggml.{key}", default)
-        if isinstance(value, bool):
-            return value
-        raise self.error(key, repr(value)[:80], "true or false")
-
-    def id(self, key: str, default: int | None) -> int | None:
-        """The id of a special token, if there is one."""
-        value = self.metadata.get(f"tokenizer.ggml.{key}")
-        if value is None:
-            return default if default is not None and default < len(self.tokens) else None
-        if isinstance(value, int) and 0 <= value < len(self.tokens):
-            return value
-        raise self.error(key, repr(value)[:80], f"an id from 0 to {len(self.tokens) - 1}")
-
-    def native(self, model: Any, **settings: Any) -> tokenizers.Tokenizer:
-        """A tokenizer with this vocabulary and its special tokens."""
-        try:
-            native = tokenizers.Tokenizer(model(vocab=self.ids, **settings))
-        except Exception as error:  # the library raises nothing narrower
-            raise self.error("tokens", error, "a vocabulary that fits its merges") from error
-        for kind, special in (
-            (TokenType.CONTROL, True),
-            (TokenType.UNKNOWN, True),
-            (TokenType.USER_DEFINED, False),
-        ):
-            chosen = [self.tokens[i] for i in np.flatnonzero(self.kinds == kind)]
-            native.add_tokens(
-                [tokenizers.AddedToken(t, special=special, normalized=False) for t in chosen]
-            )
-        return native
-
-    def finish(self, native: tokenizers.Tokenizer, *, add_bos: bool) -> Tokenizer:
-        """The tokenizer as a value; `add_bos` holds if the file does not say."""
-        ends = [
-            (id,) if self.flag(f"add_{end}_token", default) and id is not None else ()
-            for end, id, default in (("bos", self.bos, add_bos), ("eos", self.eos, False))
-        ]
-        if any(ends):
-            set_template(native, *ends)
-        return Tokenizer.from_native(native, bos_id=self.bos, eos_id=self.eos)

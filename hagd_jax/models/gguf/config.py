@@ -10,8 +10,8 @@ from hagd_jax.brief import quoted
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families.table import Source, Weight, axis_sizes
-from hagd_jax.models.gguf_families import ARCHITECTURES, Architecture
-from hagd_jax.models.gguf_settings import Settings
+from hagd_jax.models.gguf.families import ARCHITECTURES, MIXTRAL, Architecture
+from hagd_jax.models.gguf.settings import Settings
 
 # Of every architecture; the tensors' shapes say better how large the vocabulary is.
 _KEYS = frozenset(
@@ -52,6 +52,9 @@ def architecture_of(metadata: Mapping[str, Any]) -> Architecture:
             expected="1",
             mend="Join the parts with llama-gguf-split --merge.",
         )
+    experts = metadata.get("llama.expert_count")
+    if name == "llama" and isinstance(experts, int) and experts:
+        return MIXTRAL
     return ARCHITECTURES[name]
 
 

@@ -20,10 +20,10 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.families.table import Index, Weight
-from hagd_jax.models.gguf_config import architecture_of, gguf_config
-from hagd_jax.models.gguf_families import Architecture
-from hagd_jax.models.gguf_header import GgufHeader, read_header
-from hagd_jax.models.gguf_tokenizer import gguf_tokenizer
+from hagd_jax.models.gguf.config import architecture_of, gguf_config
+from hagd_jax.models.gguf.families import Architecture
+from hagd_jax.models.gguf.header import GgufHeader, read_header
+from hagd_jax.models.gguf.tokenizer import gguf_tokenizer
 from hagd_jax.models.tokenizer import Tokenizer
 
 # Types that NumPy can look at as they lie; all others become float32.

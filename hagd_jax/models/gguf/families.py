@@ -13,17 +13,19 @@ from collections.abc import Callable
 from typing import Any
 
 from hagd_jax.brief import one_line
-from hagd_jax.models import gguf_rope as rope
-from hagd_jax.models import gguf_tables as tables
 from hagd_jax.models.families.table import Source, Weight
-from hagd_jax.models.gguf_settings import Settings
+from hagd_jax.models.gguf import rope, tables
+from hagd_jax.models.gguf.settings import Settings
 
 _RMS_KEYS = rope.KEYS | {"attention.layer_norm_rms_epsilon"}
 _YARN_KEYS = _RMS_KEYS | rope.YARN_KEYS
 _LAYER_NORM_KEYS = frozenset({"attention.layer_norm_epsilon"})
 _WINDOW_KEYS = frozenset({"attention.sliding_window", "attention.sliding_window_pattern"})
+_EXPERT_KEYS = frozenset(
+    f"expert_{key}"
+    for key in ("count", "used_count", "gating_func", "weights_norm", "weights_scale")
+)
 _LOCAL_BASE = "rope.freq_base_swa"
-
 Fields = dict[str, Any]
 
 
@@ -82,6 +84,36 @@ def _qwen2(read: Settings, tensors: Source, sizes: Fields) -> Fields:
 
 def _qwen3(read: Settings, tensors: Source, sizes: Fields) -> Fields:
     return _qwen2(read, tensors, sizes) | {"qkv_bias": False, "qk_norm": "head"}
+
+
+def _experts(read: Settings, each: int) -> Fields:
+    """Read a mixture of experts with `each` neurons.
+
+    llama.cpp divides the weights of a token's experts by their sum in both architectures, whatever
+    the model's own configuration said; files that state another choice are refused.
+    """
+    read.require("expert_gating_func", 1)  # softmax
+    read.require("expert_weights_norm", True)
+    if read.number("expert_weights_scale", 0.0) not in (0.0, 1.0):  # zero: not said
+        raise read.unsupported("expert_weights_scale", read.number("expert_weights_scale"), 1.0)
+    count = read.whole("expert_count")
+    return {
+        "d_mlp": count * each,
+        "experts": count,
+        "experts_per_token": read.whole("expert_used_count"),
+        "normalise_routing": True,
+    }
+
+
+def _mixtral(read: Settings, tensors: Source, sizes: Fields) -> Fields:
+    # Old converters wrote a tensor for each expert: those files lack the joined ones, by name.
+    return _llama(read, tensors, sizes) | _experts(read, sizes["d_mlp"])
+
+
+def _qwen3_moe(read: Settings, tensors: Source, sizes: Fields) -> Fields:
+    usual = sizes["d_mlp"] // read.whole("expert_used_count")
+    each = read.whole("expert_feed_forward_length", usual)
+    return _qwen3(read, tensors, sizes) | _experts(read, each)
 
 
 def _gemma(read: Settings, sizes: Fields, largest: int, base: float) -> Fields:
@@ -148,17 +180,19 @@ def _gpt_neox(read: Settings, tensors: Source, sizes: Fields) -> Fields:
     }
 
 
+# Files of mistral models and of old converters hold the second one too.
+_LLAMA_KEYS = _YARN_KEYS | {"attention.layer_norm_epsilon", "tensor_data_layout"}
+_FACTORS = frozenset({rope.FREQUENCIES})
 ARCHITECTURES = {
-    "llama": Architecture(
-        "llama",
-        # Files of mistral models and of old converters hold the second one too.
-        _YARN_KEYS | {"attention.layer_norm_epsilon", "tensor_data_layout"},
-        _llama,
-        tables.LLAMA,
-        ignored=frozenset({rope.FREQUENCIES}),
-    ),
+    "llama": Architecture("llama", _LLAMA_KEYS, _llama, tables.LLAMA, ignored=_FACTORS),
     "qwen2": Architecture("qwen2", _YARN_KEYS, _qwen2, tables.QWEN2),
     "qwen3": Architecture("qwen3", _YARN_KEYS, _qwen3, tables.QWEN3),
+    "qwen3moe": Architecture(
+        "qwen3_moe",
+        _YARN_KEYS | _EXPERT_KEYS | {"expert_feed_forward_length"},
+        _qwen3_moe,
+        tables.QWEN3_MOE,
+    ),
     "gemma2": Architecture(
         "gemma2",
         _RMS_KEYS
@@ -183,3 +217,7 @@ ARCHITECTURES = {
         tables.GPT_NEOX,
     ),
 }
+# Its files call themselves llama.
+MIXTRAL = Architecture(
+    "mixtral", _LLAMA_KEYS | _EXPERT_KEYS, _mixtral, tables.MIXTRAL, ignored=_FACTORS
+)

@@ -26,7 +26,7 @@ from gguf.constants import (
 from hagd_jax.brief import one_line
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import opened
-from hagd_jax.models.gguf_cursor import DAMAGED, U32, U64, Cursor
+from hagd_jax.models.gguf.cursor import DAMAGED, U32, U64, Cursor
 
 _Q = GGMLQuantizationType
 # All that `gguf.quants` turns into numbers, but for NVFP4: its tensors have a scale of their own.
