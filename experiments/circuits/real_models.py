@@ -101,7 +101,8 @@ def main(config: Config) -> None:
 def digest_of(path: Path) -> str:
     """Return the sha256 of a file, or of the weights in a folder, one file after the other."""
     total = hashlib.sha256()
-    for each in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    for each in files:
         with each.open("rb") as file:
             while block := file.read(1 << 20):
                 total.update(block)
@@ -168,9 +169,9 @@ def graph_made(name: str, config: Config) -> Row:
     }
 
 
-def transcoder_trained(_: str, config: Config) -> Row:
+def transcoder_trained(name: str, config: Config) -> Row:
     """Train a transcoder on text, and read its curve."""
-    out = folder(config, "transcoder")
+    out = folder(config, f"transcoder-{name}")
     _, seconds = hagd(
         config, "train-transcoder", "--model", config.model, "--corpus", config.text,
         "--tokens", config.tokens, "--features", config.features, "--text.length", config.length,

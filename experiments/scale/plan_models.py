@@ -65,12 +65,13 @@ def main(config: Config) -> None:
     cells = [{"model": name, "program": what} for name in config.models for what in config.programs]
 
     def measure(cell: Row) -> list[Row]:
+        rows: list[Row] = []
         for topology, description in config.slices:
             found = plans(cell["model"], cell["program"], topology, description, config)
             print(cell["model"], found, flush=True)
             rows = [{"part": part} | account(plan) for part, plan in found.items()]
             if all(plan.fits for plan in found.values()):
-                return rows
+                break
         return rows
 
     rows = measure_cells("plan_models", cells, measure, config, varied=("models", "programs"))
