@@ -107,8 +107,8 @@ def mask_gradients(
 
     A node's score is Σ over positions of factor · ∂m/∂(its value), averaged over the steps. It is
     computed as the gradient of the node's mask μ at μ = 1, where the node's value v is replaced by
-    μ · v + (1 − μ) · (v − factor). On the path of masks the value is μ · v + (1 − μ) · counterfactual
-    and the gradient is taken at μ = α.
+    μ · v + (1 − μ) · (v − factor). On the path of masks the value is
+    μ · v + (1 − μ) · counterfactual, and the gradient is taken at μ = α.
 
     Args:
         model: The model, without name and tokenizer.

@@ -110,8 +110,10 @@ def conductance(
     value. It is the part of the embeddings' integrated gradients that flows through the node
     (Dhamdhere, Sundararajan and Yan, 2018, arXiv:1805.12233, summed over all inputs). Where nodes
     cut every path from the embeddings to the logits, such as all nodes of a layer that the residual
-    stream does not bypass, their scores sum to m(clean) − m(counterfactual). The values' derivatives are exact, by forward-mode differentiation. In a mixture of experts the
-    router's weights vary along the path, and jumps from one expert to another are left out.
+    stream does not bypass, their scores sum to m(clean) − m(counterfactual).
+
+    The values' derivatives are exact, by forward-mode differentiation. In a mixture of experts the
+    router's weights vary along the path, while jumps from one expert to another are left out.
 
     Args:
         model: The model.

@@ -19,8 +19,8 @@ logits.
 
 - norms divide by constants;
 - temperature-adjusted softmax gradients: the softmax of attention is differentiated at the scores
-  divided by T = 2, ∂L/∂s = q ⊙ (g − ⟨g, q⟩) with q = softmax(s / T), without a further factor 1 / T,
-  as in the authors' code;
+  divided by T = 2, ∂L/∂s = q ⊙ (g − ⟨g, q⟩) with q = softmax(s / T), without a further factor
+  1 / T, as in the authors' code;
 - gradient normalisation: each factor of a product gets half of its gradient. Values are a factor of
   pattern · value; queries and keys are factors of a product that is one itself, so that they get a
   quarter. Gate and input of a gated MLP (SwiGLU) get half each, as in the authors' code for the
@@ -28,7 +28,8 @@ logits.
 
 In a mixture of experts both treat the router's weights as constants. A neuron is then a product of
 three factors, and neither paper has a rule for the third. The pass computes the neurons of all
-experts, also of those that a token does not use. Soft caps, and the norms' subtraction of the mean, keep their derivative.
+experts, also of those that a token does not use. Soft caps, and the norms' subtraction of the
+mean, keep their derivative.
 """
 
 from __future__ import annotations
