@@ -148,8 +148,8 @@ def scale_gradient(factors: Mapping[str, float]) -> ScaleGradient:
         InputError: If it is no mapping.
 
     Example:
-        >>> scale_gradient({"v": 0.5})
-        ScaleGradient(factors=(('v', 0.5),))
+        >>> scale_gradient({"v": 0.5}).factors
+        (('v', 0.5),)
     """
     require_is("factors", factors, Mapping)
     for site, factor in factors.items():

@@ -131,8 +131,8 @@ class PromptScores:
 
     @property
     def _mesh(self) -> jax.sharding.Mesh | None:
-        layout = getattr(self.values, "sharding", None)
-        return layout.mesh if isinstance(layout, jax.sharding.NamedSharding) else None
+        mesh = getattr(getattr(self.values, "sharding", None), "mesh", None)
+        return mesh if isinstance(mesh, jax.sharding.Mesh) else None
 
     def _scores(self, flat: jax.Array) -> Scores:
         return Scores(Nodes.from_flat(self.space, flat), self.seen)

@@ -53,7 +53,7 @@ def test_the_mean_over_prompts_is_the_methods_own(method):
     assert found.seen == own.seen
     assert found.values.shape == (3, neurons(model).space.nodes)
     alone = prompt_scores(model, PROMPTS[np.array([1, 1])], config, method=method)
-    np.testing.assert_allclose(alone.values, found.values[[1, 1]], atol=1e-6)
+    np.testing.assert_allclose(alone.values, np.asarray(found.values)[[1, 1]], atol=1e-6)
 
 
 def test_a_mesh_changes_nothing_and_spreads_them():
