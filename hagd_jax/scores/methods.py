@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import require_choice, require_is
+from hagd_jax.errors import InputError, require_choice, require_is
 from hagd_jax.interventions import chain
 from hagd_jax.models import Identity, Intervention, LanguageModel, forward
 from hagd_jax.parallel import replicate
@@ -42,14 +44,14 @@ class Method(NamedTuple):
 
 # Midpoints of five equal parts.
 _MIDPOINTS = GradientConfig().steps
-METHODS: dict[str, Method] = {
+METHODS: Mapping[str, Method] = MappingProxyType({
     "ig": Method(path="masks", steps=_MIDPOINTS),
     "eap": Method(),
     "eap_ig": Method(steps=PATH),
     "relp": Method(rules=relp_rules()),
     "gim": Method(rules=gim_rules()),
     "conductance": Method(factor="rate", steps=_MIDPOINTS),
-}
+})  # fmt: skip
 
 
 def read_method(method: str | Method) -> Method:
@@ -63,7 +65,7 @@ def read_method(method: str | Method) -> Method:
 
     Raises:
         ConfigError: If there is no method of that name.
-        InputError: If it is something else.
+        InputError: If it is something else, or its rules hold arrays.
 
     Example:
         >>> read_method("conductance").factor
@@ -71,6 +73,10 @@ def read_method(method: str | Method) -> Method:
     """
     if not isinstance(method, str):
         require_is("method", method, Method)
+        require_is("rules of the method", method.rules, Intervention)
+        if jax.tree.leaves(method.rules):
+            raise InputError("rules of the method", got="an intervention with arrays",
+                             expected="one that only changes gradients")  # fmt: skip
         return method
     require_choice("method", method, tuple(METHODS))
     return METHODS[method]

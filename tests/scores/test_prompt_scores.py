@@ -18,6 +18,7 @@ from hagd_jax.scores import (
     prompt_scores,
     relp,
 )
+from hagd_jax.scores.prompt_scores import _rows
 from hagd_jax.tasks import Seen, make_choices, make_prompts
 from hagd_jax.tasks.choices import Choice
 from hagd_jax.transcoders import TranscoderConfig
@@ -46,7 +47,9 @@ def test_the_mean_over_prompts_is_the_methods_own(method):
     """Three prompts in batches of two; each of them as if alone."""
     model = noisy(PLAIN, 4)
     config = GradientConfig(steps=METHODS[method].steps, batch_size=2)
+    before = _rows._cache_size()
     found = prompt_scores(model, PROMPTS, config, method=method)
+    assert _rows._cache_size() <= before + 1
     own = MEANS[method](model, PROMPTS, **settings(method, config))
     assert np.abs(own.flat()).max() > 1e-2
     np.testing.assert_allclose(found.mean().flat(), own.flat(), atol=1e-6)
