@@ -2,6 +2,15 @@
 
 from hagd_jax.interventions.edit import Edit, add, replace
 from hagd_jax.interventions.freeze import Freeze, freeze
+from hagd_jax.interventions.gradients import (
+    HalveGates,
+    HoldActivations,
+    ScaleGradient,
+    SoftenAttention,
+    StopGradient,
+    scale_gradient,
+    stop_gradient,
+)
 from hagd_jax.interventions.mask import (
     MaskHeads,
     MaskNeurons,
@@ -18,10 +27,15 @@ __all__ = [
     "Chain",
     "Edit",
     "Freeze",
+    "HalveGates",
+    "HoldActivations",
     "Identity",
     "Intervention",
     "MaskHeads",
     "MaskNeurons",
+    "ScaleGradient",
+    "SoftenAttention",
+    "StopGradient",
     "add",
     "chain",
     "freeze",
@@ -31,5 +45,7 @@ __all__ = [
     "position_sums",
     "replace",
     "resample_alternative",
+    "scale_gradient",
+    "stop_gradient",
     "zero_alternative",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hagd_jax.models import experts, sorted_rows
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.layers import ACTIVATIONS, Linear
+from hagd_jax.models.sites import NEURON_PARTS
 from hagd_jax.models.tap import Tap
 
 
@@ -38,18 +39,25 @@ class MLP(nn.Module):
         if c.experts:
             router = tap("router", experts.route(self.router(x), c, tap.ctx.index))
             size = sorted_rows.size(c, math.prod(x.shape[:-1]))
-            if size is not None and tap.options.mesh is None:
+            # Rows of experts have no neurons of the others, whose factors somebody asks for.
+            whole = tap.options.mesh is not None or any(map(tap.wants, NEURON_PARTS))
+            if size is not None and not whole:
                 return self.by_rows(x, router, size, tap)
-            hidden = self.hidden(x) * experts.per_neuron(router, c, tap.ctx.index)
+            hidden = self.hidden(x, tap) * experts.per_neuron(router, c, tap.ctx.index)
         else:
-            hidden = self.hidden(x)
+            hidden = self.hidden(x, tap)
             if tap.wants("router"):
                 hidden = hidden * tap("router", jnp.ones((*x.shape[:-1], 1), x.dtype))
         return self.out(tap("neuron", hidden))
 
-    def hidden(self, x: jax.Array) -> jax.Array:
+    def hidden(self, x: jax.Array, tap: Tap | None = None) -> jax.Array:
         """Compute all neurons, before the weights of experts."""
-        return self.act(self.into(x), *([self.gate(x)] if self.config.gated_mlp else []))
+        into, gate = self.into(x), self.gate(x) if self.config.gated_mlp else None
+        if tap is None or not any(map(tap.wants, NEURON_PARTS)):
+            return self.act(into, gate)
+        pre = tap("neuron_pre", into if gate is None else gate)
+        act = tap("neuron_act", self.act(pre))
+        return act * tap("neuron_up", jnp.ones_like(into) if gate is None else into)
 
     def act(self, into: jax.Array, gate: jax.Array | None = None) -> jax.Array:
         """Apply the activation function, to the gate if there is one."""

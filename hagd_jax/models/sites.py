@@ -25,6 +25,10 @@ was not chosen, and `neuron` comes after that weight: neuron = router · act(gat
 mlp_out = neuron · W_out as elsewhere, and with `router` held the choice is held, too. Neuron i of
 expert e is number e · (M / E) + i. A dense MLP is one expert, whose weight is one.
 
+A neuron is the product neuron_act · neuron_up · router, where neuron_act = act(neuron_pre). In a
+gated MLP `neuron_pre` is x · W_gate and `neuron_up` is x · W_in; without a gate they are x · W_in
+and one. These three are computed for all experts where somebody asks for one of them.
+
 Shapes: B batch, T positions, S key positions, D d_model, H heads, K key/value heads, Dh d_head,
 E experts (1 without), M neurons, V vocabulary.
 """
@@ -63,6 +67,9 @@ BLOCK_SITES: dict[str, tuple[str | None, ...]] = {
     "norm2_scale": _SCALE,  # (B,T,1) what the second norm divides by
     "mlp_in": _STREAM,  # (B,T,D) the normed MLP input
     "router": ("batch", "length", "act_experts"),  # (B,T,E) weights of experts, after the choice
+    "neuron_pre": ("batch", "length", "mlp"),  # (B,T,M) what the activation function reads
+    "neuron_act": ("batch", "length", "mlp"),  # (B,T,M) what the activation function gives
+    "neuron_up": ("batch", "length", "mlp"),  # (B,T,M) what a gate multiplies; one without a gate
     "neuron": ("batch", "length", "mlp"),  # (B,T,M) after activation, gate and router
     "mlp_out_raw": _STREAM,  # (B,T,D) what the MLP puts out, before a norm after it
     "mlp_out_scale": _SCALE,  # (B,T,1) what the norm after the MLP divides by
@@ -80,9 +87,11 @@ MODEL_SITES: dict[str, tuple[str | None, ...]] = {
 
 SITES: dict[str, tuple[str | None, ...]] = BLOCK_SITES | MODEL_SITES
 
-# One copy of the stream a head, or one write a head: computed only when somebody asks.
+# One copy of the stream a head, one write a head, or the factors of neurons: computed only when
+# somebody asks.
 QKV_INPUT_SITES = frozenset({"q_in", "k_in", "v_in"})
-ON_REQUEST_SITES = QKV_INPUT_SITES | {"head_write", "head_added", "resid_mlp"}
+NEURON_PARTS = frozenset({"neuron_pre", "neuron_act", "neuron_up"})
+ON_REQUEST_SITES = QKV_INPUT_SITES | NEURON_PARTS | {"head_write", "head_added", "resid_mlp"}
 
 
 def site_shape(site: str, config: DecoderConfig, batch: int, length: int) -> tuple[int, ...]:

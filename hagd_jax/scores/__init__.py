@@ -2,19 +2,32 @@
 
 from hagd_jax.scores.component_graph import ComponentGraph, component_graph
 from hagd_jax.scores.integrated_gradients import GradientConfig, mean_scores, node_scores
+from hagd_jax.scores.methods import METHODS, Method
 from hagd_jax.scores.node_graph import NodeGraph, node_graph
 from hagd_jax.scores.patching import eap, eap_edges, eap_ig, eap_ig_edges
+from hagd_jax.scores.prompt_scores import PromptScores, prompt_scores
+from hagd_jax.scores.relevance import conductance, gim, relp
+from hagd_jax.scores.rules import gim_rules, relp_rules
 
 __all__ = [
+    "METHODS",
     "ComponentGraph",
     "GradientConfig",
+    "Method",
     "NodeGraph",
+    "PromptScores",
     "component_graph",
+    "conductance",
     "eap",
     "eap_edges",
     "eap_ig",
     "eap_ig_edges",
+    "gim",
+    "gim_rules",
     "mean_scores",
     "node_graph",
     "node_scores",
+    "prompt_scores",
+    "relp",
+    "relp_rules",
 ]

@@ -7,22 +7,15 @@ embeddings to the clean ones.
 
 from __future__ import annotations
 
-import functools
-
-import jax
-import jax.numpy as jnp
-
-from hagd_jax.interventions import chain
-from hagd_jax.models import LanguageModel, forward
-from hagd_jax.parallel import replicate
+from hagd_jax.models import LanguageModel
 from hagd_jax.scores.component_graph import component_graph
-from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
-from hagd_jax.scores.path import CLEAN, PATH, Metric, path_ends, path_gradient
-from hagd_jax.tasks.batching import summed
+from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.methods import Method
+from hagd_jax.scores.path import CLEAN, PATH, Metric
+from hagd_jax.scores.relevance import mean_of
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.tasks.seen import look
-from hagd_jax.units import Dictionary, Nodes, Scores, Source, as_dictionary
+from hagd_jax.units import Scores, Source
 
 
 def eap_ig(
@@ -54,16 +47,7 @@ def eap_ig(
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
         Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
-    check_scored(model, prompts, config)
-    nodes, bare = as_dictionary(model, dictionary), model.bare()
-    steps = jnp.asarray(config.steps, jnp.float32)
-
-    def part(batch: Prompts, weight: jax.Array) -> Nodes:
-        return _scores(bare, nodes.bare(), batch, weight, steps, metric, config.remat)
-
-    total = summed(model, prompts, config.batch_size, part)
-    seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)
-    return Scores(jax.tree.map(lambda x: x / len(prompts), total), seen)
+    return mean_of(model, prompts, config, Method(), dictionary=dictionary, metric=metric)
 
 
 def eap(
@@ -114,32 +98,3 @@ def eap_ig_edges(model: LanguageModel, prompts: Prompts, *, batch_size: int = 8)
         Scores of `Edges`, float32; 0 where there is no edge.
     """
     return component_graph(model, prompts, GradientConfig(PATH, batch_size)).scores
-
-
-@functools.partial(jax.jit, static_argnames=("metric", "remat"))
-def _scores(
-    model: LanguageModel,
-    dictionary: Dictionary,
-    batch: Prompts,
-    weight: jax.Array,
-    steps: jax.Array,
-    metric: Metric,
-    remat: bool,
-) -> Nodes:
-    ends = path_ends(model, batch, dictionary.capture)
-    moved = jax.tree.map(jnp.subtract, *map(dictionary.values, ends))
-
-    def gradient(step: jax.Array) -> Nodes:
-        start = ends.at(step)
-        trace = forward(model, batch.inputs(), start, capture=dictionary.capture).trace
-        # Kept as they are on the path; what a mask's gradient multiplies is clean − counterfactual.
-        away = jax.tree.map(jnp.subtract, dictionary.values(trace), moved)
-
-        def value(mask: Nodes) -> jax.Array:
-            both = chain(start, dictionary.mask(mask, away))
-            out = forward(model, batch.inputs(), both, remat=remat)
-            return jnp.sum(metric(out.logits, batch) * weight)
-
-        return jax.grad(value)(Nodes.full(dictionary.space, 1.0))
-
-    return replicate(path_gradient(gradient, steps), model.mesh)

@@ -12,6 +12,7 @@ from hagd_jax.search.outcome import is_found, measured_losses, require_found
 from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.search.restarts import Best, search_restarts
 from hagd_jax.search.schedule import Schedule, schedule
+from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 
@@ -26,7 +27,10 @@ __all__ = [
     "Repaired",
     "Schedule",
     "Searched",
+    "Start",
+    "StartRow",
     "Tree",
+    "best_start",
     "core",
     "core_keeps",
     "core_of_rule",

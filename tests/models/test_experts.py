@@ -14,7 +14,7 @@ from hagd_jax.interventions import chain, freeze, replace
 from hagd_jax.models import SITES, DecoderConfig, abstract, forward, init, mlp, preset, sorted_rows
 from hagd_jax.models.experts import per_neuron, route
 from hagd_jax.models.model import _forward
-from hagd_jax.models.sites import ON_REQUEST_SITES
+from hagd_jax.models.sites import NEURON_PARTS, ON_REQUEST_SITES
 from hagd_jax.parallel import make_mesh
 from hagd_jax.units import Nodes, Space, mask_nodes
 from tests.models.noise import noisy, on_mesh
@@ -56,7 +56,8 @@ def by_hand(config, x, p, layer):
 @BOTH
 def test_a_mixture_equals_its_definition(config):
     model = noisy(config)
-    trace = forward(model, TOKENS, capture=SITES).trace
+    # Whoever asks for factors of neurons has all experts computed; see the next test.
+    trace = forward(model, TOKENS, capture=set(SITES) - NEURON_PARTS).trace
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), model.params["blocks"]["mlp"])
     for layer in range(config.n_layers):
         x = np.asarray(trace["mlp_in"][layer], np.float64)
@@ -71,6 +72,23 @@ def test_a_mixture_equals_its_definition(config):
             chosen == (dense if layer in config.dense_layers else config.experts_per_token)
         )
     np.testing.assert_allclose(trace["resid_post"], trace["resid_mid"] + trace["mlp_out"])
+
+
+@BOTH
+def test_neurons_are_the_products_of_their_factors(config):
+    model = noisy(config)
+    plain = forward(model, TOKENS, capture=["neuron"])
+    out = forward(model, TOKENS, capture=["neuron", "router", *NEURON_PARTS])
+    t = {site: np.asarray(value, np.float64) for site, value in out.trace.items()}
+    np.testing.assert_allclose(out.logits, plain.logits, atol=1e-5)
+    np.testing.assert_allclose(t["neuron"], plain.trace["neuron"], atol=5e-6)
+    pre = t["neuron_pre"]
+    np.testing.assert_allclose(t["neuron_act"], pre / (1 + np.exp(-pre)), atol=5e-6)
+    layers = jnp.arange(config.n_layers)
+    weight = jax.vmap(lambda w, i: per_neuron(w, config, i))(out.trace["router"], layers)
+    assert np.abs(t["neuron"]).max() > 0.1
+    product = t["neuron_act"] * t["neuron_up"] * np.asarray(weight)
+    np.testing.assert_allclose(product, t["neuron"], atol=5e-6)
 
 
 @BOTH

@@ -1,0 +1,169 @@
+"""Where masks begin: the scores whose highest nodes do best on the select split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour
+from hagd_jax.errors import InputError, require_choice, require_is, require_list
+from hagd_jax.models import LanguageModel
+from hagd_jax.search.top import top_nodes
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import look
+from hagd_jax.units import Nodes, Scores, Source, as_dictionary
+
+Measure = Literal["kl", "distance"]
+UNDER = ("counterfactual", "mean")
+# Nats; below this a divergence of float32 logits is rounding.
+_LEAST_KL = 1e-6
+
+
+class StartRow(NamedTuple):
+    """A row measures one circuit: the highest nodes of some scores under an ablation.
+
+    Attributes:
+        name: Of the scores.
+        ablation: What replaced the other nodes.
+        nodes: Size of the circuit.
+        kl: Mean KL(model ‖ circuit) as a share of the empty circuit's.
+        distance: |1 − f|, where f = (m(C) − m(∅)) / (m(M) − m(∅)) of mean metrics; NaN where the
+            denominator is zero.
+    """
+
+    name: str
+    ablation: str
+    nodes: int
+    kl: float
+    distance: float
+
+
+class Start(NamedTuple):
+    """A start is the best of several scores, with all that was measured.
+
+    Attributes:
+        name: Of the best scores.
+        scores: The best scores. They have seen what all candidates have, and the prompts on which
+            these were compared.
+        losses: Name → mean of the measure over sizes and ablations; less is better.
+        table: A row for each of the scores, each ablation and each size.
+    """
+
+    name: str
+    scores: Scores
+    losses: dict[str, float]
+    table: tuple[StartRow, ...]
+
+    __repr__ = one_line
+
+
+def best_start(
+    model: LanguageModel,
+    prompts: Prompts,
+    starts: Mapping[str, Scores],
+    sizes: Sequence[int],
+    *,
+    ablations: Sequence[Ablation | str] = UNDER,
+    measure: Measure = "kl",
+    dictionary: Source | None = None,
+    batch_size: int = 16,
+) -> Start:
+    """Choose among scores by circuits of their highest nodes, on prompts that none was made from.
+
+    Each of the S scores gives one circuit of each size, its `top_nodes`. All S · len(sizes)
+    circuits and the empty one run in one compiled call for each ablation. The loss of scores is the
+    mean over sizes and ablations of KL(model ‖ circuit) / KL(model ‖ empty), or of
+    |1 − faithfulness|. With sizes in a geometric series it approximates the area under the curve
+    over log size. Of equal losses the first wins.
+
+    Args:
+        model: The model.
+        prompts: The select split. The result records it as seen: a judge decides on other prompts.
+        starts: Name → scores of the dictionary's nodes, made from the discover split.
+        sizes: Numbers of nodes, a few around the size that will be searched for.
+        ablations: Those of the search, never the judge's own. An `Ablation` may name a reference.
+        measure: `kl` or `distance`.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
+        batch_size: Prompts in one call.
+
+    Returns:
+        The best scores, with the table of what was measured.
+
+    Raises:
+        InputError: If there are no scores, sizes or ablations, or they do not fit the model, or
+            ablating every node changes nothing that is measured.
+        ConfigError: If there is no such measure or ablation.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> model, half = case.model, len(case.prompts) // 2
+        >>> discover, held_out = case.prompts[:half], case.prompts[half:]
+        >>> starts = {"eap": hagd.scores.eap(model, discover),
+        ...           "conductance": hagd.scores.conductance(model, discover)}
+        >>> best_start(model, held_out, starts, [2, 4], ablations=["zero"]).name in starts
+        True
+    """
+    _check(starts, measure)
+    sizes = require_list("sizes", sizes, "numbers of nodes")
+    under = [each if isinstance(each, Ablation) else Ablation(each)
+             for each in require_list("ablations", ablations, "names of ablations")]  # fmt: skip
+    for what, listed in (("sizes", sizes), ("ablations", under)):
+        if not listed:
+            raise InputError(what, got="none", expected="one or more")
+    nodes = as_dictionary(model, dictionary)
+    names = [(name, size) for name in starts for size in sizes]
+    masks = [top_nodes(starts[name], size).mask for name, size in names]
+    table: list[StartRow] = []
+    for each in under:
+        found = behaviour(
+            model, prompts, [Nodes.full(nodes.space, False), *masks], ablation=each,
+            dictionary=nodes, batch_size=batch_size, with_model=True,
+        )  # fmt: skip
+        kl, distance = _measures(found, each.kind)
+        table += [StartRow(name, each.kind, size, *map(float, pair))
+                  for (name, size), *pair in zip(names, kl, distance, strict=True)]  # fmt: skip
+    losses = {
+        name: float(np.mean([getattr(row, measure) for row in table if row.name == name]))
+        for name in starts
+    }
+    if not np.isfinite(list(losses.values())).all():
+        raise InputError("prompts", got="the same metric with all nodes ablated",
+                         expected="prompts whose metric ablation changes",
+                         mend='Use measure="kl".')  # fmt: skip
+    best = min(losses, key=losses.__getitem__)
+    seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
+                dictionary=nodes)  # fmt: skip
+    for each in under:
+        if each.reference is not None:
+            seen |= look(each.reference)
+    for scores in starts.values():
+        seen |= scores.seen
+    return Start(best, starts[best].after(seen), losses, tuple(table))
+
+
+def _measures(found: Behaviour, ablation: str) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) shares of the empty circuit's KL, and |1 − f|; rows are the model, ∅, then circuits."""
+    kl, metric = (np.asarray(rows, np.float64).mean(1) for rows in (found.kl, found.metric))
+    if not kl[1] > _LEAST_KL:
+        raise InputError(
+            "prompts", got=f"the model's own answers with all nodes ablated ({ablation})",
+            expected="prompts on which ablation changes the answer",
+        )  # fmt: skip
+    whole = metric[0] - metric[1]
+    recovered = metric[2:] - metric[1]
+    distance = np.abs(1 - recovered / whole) if whole else np.full(len(recovered), np.nan)
+    return kl[2:] / kl[1], distance
+
+
+def _check(starts: Mapping[str, Scores], measure: str) -> None:
+    """Refuse what are no named scores."""
+    require_is("starts", starts, Mapping)
+    if not starts:
+        raise InputError("starts", got="none", expected="a name and its `Scores`, or several")
+    for name, scores in starts.items():
+        require_is("a name of starts", name, str)
+        require_is(f"starts, {name!r}", scores, Scores)
+    require_choice("measure", measure, get_args(Measure))
