@@ -14,6 +14,8 @@ from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
 from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
+from hagd_jax.units.tree import UnitTree, tree
+from hagd_jax.units.unit import Unit
 
 __all__ = [
     "MLPS",
@@ -39,6 +41,8 @@ __all__ = [
     "Selection",
     "Source",
     "Space",
+    "Unit",
+    "UnitTree",
     "active_features",
     "as_dictionary",
     "blocks",
@@ -51,6 +55,7 @@ __all__ = [
     "neurons",
     "parts_of",
     "strongest_into",
+    "tree",
     "unexplained",
     "warn_of_nothing",
 ]
