@@ -1,4 +1,4 @@
-"""A circuit: which nodes of a model carry a behaviour, and where that claim came from."""
+"""A circuit: which units of a model carry a behaviour, and where that claim came from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
+from hagd_jax.causal.circuit_file import (
+    FORMAT,
+    WITH_UNITS,
+    NodeFile,
+    plain_config,
+    read_record,
+)
+from hagd_jax.causal.grouping import Grouping, UnitPlaces, grouped, unit_places
+from hagd_jax.causal.grouping_file import grouping_of, grouping_record
 from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space
+from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space, Unit, UnitTree
 from hagd_jax.units.checks import require_mask, require_shapes
-from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units.dictionary import NEURONS
+from hagd_jax.units.unit import leaf, leaf_kind
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -39,7 +49,10 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Circuit:
-    """A circuit is a set of nodes with its provenance.
+    """A circuit is a set of nodes, grouped into units of a tree, with its provenance.
+
+    Its size, `len(circuit)`, is the number of its units: what a reader has to take in. Without a
+    grouping every node is a unit; `leaves` counts the nodes.
 
     Attributes:
         nodes: Members, sorted by kind, layer and index.
@@ -54,10 +67,12 @@ class Circuit:
             a file that says so reads as unknown, since what it said may have been taken out.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
+        grouping: How the nodes group into units of a tree; if None, each is a unit of its own.
 
     Raises:
         InputError: If a node is repeated or outside the space, if a score is missing or not
-            finite, or if the configuration cannot be written as JSON.
+            finite, if the configuration cannot be written as JSON, or if a unit holds nodes that
+            are not in the circuit.
     """
 
     nodes: tuple[Node, ...]
@@ -69,6 +84,7 @@ class Circuit:
     seen: Seen = dataclasses.field(default_factory=Seen.unknown)
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    grouping: Grouping | None = None
 
     __repr__ = one_line
 
@@ -106,9 +122,33 @@ class Circuit:
                     got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
                     expected=f"one of {layers} layers of {heads} heads and {features} {self.kind}s",
                 )
+        if self.grouping is not None:
+            require_is("grouping", self.grouping, Grouping)
+            self.grouping.require_nodes(self.space, self.dictionary, self.places())
 
     def __len__(self) -> int:
+        return self.leaves - sum(len(unit) - 1 for unit in self._larger)
+
+    @property
+    def leaves(self) -> int:
+        """Return the number of nodes, at the finest resolution."""
         return len(self.nodes)
+
+    @property
+    def _larger(self) -> tuple[Unit, ...]:
+        """The units of several nodes."""
+        return () if self.grouping is None else self.grouping.units
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Return the units, each where the first of its nodes is."""
+        several, first = {int(unit.ranges[0][0]): unit for unit in self._larger}, self.parts().first
+        return tuple(several.get(place) or leaf(self.space, self.kind, place)
+                     for place in first.tolist())  # fmt: skip
+
+    def parts(self) -> UnitPlaces:
+        """Return the places, scores and names of the units, in the order of `units`."""
+        return unit_places(self.places(), self.scores, self.names(), self.grouping)
 
     @property
     def kind(self) -> str:
@@ -148,6 +188,118 @@ class Circuit:
                 nodes.append(Node(kind, layer, index))
                 values.append(float(score[layer, index]))
         return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
+
+    @classmethod
+    def of_units(
+        cls,
+        tree: UnitTree,
+        units: Iterable[str | Unit],
+        scores: Iterable[float] | None = None,
+        **provenance: Any,
+    ) -> Circuit:
+        """Make a circuit of units of a tree, at any mixture of resolutions.
+
+        Args:
+            tree: The tree, from `units.tree(model)`.
+            units: Units or their names, such as `mlp 0`, `cluster 5.2` and `head 3.1`, without a
+                leaf in common.
+            scores: What each was chosen by; 1 if None. Nodes have the scores of their units.
+            **provenance: The remaining fields; what the tree has seen is added to `seen`.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            InputError: If there is no such unit, two overlap, or a score is missing.
+
+        Example:
+            >>> from hagd_jax.models import DecoderConfig, init
+            >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+            >>> tree = hagd.units.tree(init(config, jax.random.key(0)))
+            >>> circuit = Circuit.of_units(tree, ["mlp 0", "head 1.1"], model="m", task="t")
+            >>> len(circuit), circuit.leaves, len(circuit.opened("mlp 0"))
+            (2, 17, 17)
+        """
+        require_is("tree", tree, UnitTree, mend="Make one with `hagd.units.tree(model)`.")
+        chain = tree.antichain(units)
+        values = (
+            [1.0] * len(chain)
+            if scores is None
+            else require_list("scores", scores, "a number for each unit")
+        )
+        if len(values) != len(chain):
+            raise InputError("scores", got=f"{len(values)}", expected=f"{len(chain)}, one a unit")
+        leaves, own, grouping = grouped(tree, chain, values)
+        seen = provenance.pop("seen", Seen.unknown()) | tree.seen
+        nodes = tuple(Node(unit.kind, unit.layers[0], unit.index) for unit in leaves)
+        return cls(nodes, tuple(own), tree.space, dictionary=tree.dictionary, seen=seen,
+                   grouping=grouping, **provenance)  # fmt: skip
+
+    def opened(self, name: str | Unit, only: Iterable[str | Unit] | None = None) -> Circuit:
+        """Replace a unit by its children, or by some of them.
+
+        Args:
+            name: One of the units, of several nodes.
+            only: The children to keep; all if None.
+
+        Returns:
+            The circuit; children have the score of the unit.
+
+        Raises:
+            InputError: If the circuit has no such unit, its tree is not at hand (see `on`), or
+                what should be kept is none of the children.
+        """
+        tree = self._tree()
+        unit = tree.unit(name)
+        below = tree.children(unit)
+        kept = below if only is None else tree.antichain(only)
+        if not set(kept) <= set(below):
+            raise InputError("only", got=quoted([each.name for each in kept]),
+                             expected=f"children of {unit.name!r}")  # fmt: skip
+        out = set(below) - set(kept)
+        return self._of(tree, [each for each in tree.opened(self.units, unit) if each not in out],
+                        dict.fromkeys(below, unit))  # fmt: skip
+
+    def closed(self, name: str | Unit) -> Circuit:
+        """Replace the units that fill a larger one by that one, which gets the highest score.
+
+        Raises:
+            InputError: If they do not fill it, or the circuit's tree is not at hand (see `on`).
+        """
+        tree = self._tree()
+        return self._of(tree, tree.closed(self.units, name), {})
+
+    def on(self, tree: UnitTree) -> Circuit:
+        """Return the circuit with its tree at hand, which files record by a digest only.
+
+        Raises:
+            InputError: If it is another tree, or the circuit was not made with any.
+        """
+        if self.grouping is None:
+            raise InputError("circuit", got="one without units of a tree",
+                             expected="one from Circuit.of_units")  # fmt: skip
+        return dataclasses.replace(self, grouping=self.grouping.on(tree))
+
+    def _tree(self) -> UnitTree:
+        if self.grouping is None or self.grouping.tree is None:
+            raise InputError("circuit", got="one whose tree is not at hand",
+                             expected="one from Circuit.of_units, or circuit.on(tree)")  # fmt: skip
+        return self.grouping.tree
+
+    def _of(self, tree: UnitTree, units: Iterable[Unit], above: dict[Unit, Unit]) -> Circuit:
+        """The same circuit of other units, whose scores come from those they overlap."""
+        chosen, (first, scores, *_) = tuple(units), self.parts()
+        before = dict(zip(self.units, scores.tolist(), strict=True))
+        value = dict(zip(first.tolist(), scores.tolist(), strict=True))
+
+        def score(unit: Unit) -> float:
+            if (whole := above.get(unit, unit)) in before:
+                return before[whole]
+            return max(value[place] for place in unit.places().tolist() if place in value)
+
+        leaves, own, grouping = grouped(tree, chosen, map(score, chosen))
+        nodes = tuple(Node(unit.kind, unit.layers[0], unit.index) for unit in leaves)
+        return dataclasses.replace(self, nodes=nodes, scores=tuple(own), grouping=grouping)
 
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
@@ -193,33 +345,45 @@ class Circuit:
 
     def to_json(self) -> str:
         """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
-        record = {"format": FORMAT, **dataclasses.asdict(self)}
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "grouping"]
+        record = {"format": FORMAT} | {name: getattr(self, name) for name in fields}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
+        if self.grouping is not None:
+            record |= {"format": WITH_UNITS} | grouping_record(self.grouping, self.space)
         items = with_digest(record).items()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
-        return "{\n" + ",\n".join(fields) + "\n}\n"
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
         """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> Circuit:
+    def load(cls, path: str | Path, tree: UnitTree | None = None) -> Circuit:
         """Read a circuit from a file that `save` wrote.
 
+        Args:
+            path: The file.
+            tree: The tree that the circuit's units are of, if it is at hand.
+
+        Returns:
+            The circuit. A tree without clusters is made again, and needs not be given.
+
         Raises:
-            CheckpointError: If the file is absent, broken, or of another format.
+            CheckpointError: If the file is absent, broken, of another format, or its units are of
+                another tree.
         """
         record = read_record(path)
         try:
             if not isinstance(record, NodeFile):
                 raise InputError("circuit", got="one of edges", expected="one of nodes")
             nodes = tuple(Node(*node) for node in record.nodes)
-            return cls(
+            found = cls(
                 nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
-                **record.provenance(),
+                grouping=grouping_of(record), **record.provenance(),
             )  # fmt: skip
+            return found if tree is None else found.on(tree)
         except InputError as error:
             raise CheckpointError(f"{named(path)}, {error}") from error
 
@@ -243,7 +407,7 @@ def kind_of(dictionary: str) -> str:
         ('neuron', 'feature')
     """
     require_is("dictionary", dictionary, str)
-    return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
+    return leaf_kind(dictionary)
 
 
 def _identity(label: str) -> str:

@@ -14,8 +14,9 @@ from hagd_jax.units.graph import Graph, NamedEdge, strongest_into
 from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
-from hagd_jax.units.tree import UnitTree, tree
+from hagd_jax.units.tree import tree
 from hagd_jax.units.unit import Unit
+from hagd_jax.units.unit_tree import UnitTree
 
 __all__ = [
     "MLPS",
