@@ -27,6 +27,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import Stop, bars, never
+from hagd_jax.report.table import circuit_table
 from hagd_jax.tasks import Sizes
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
@@ -125,6 +126,8 @@ def _validate(
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
         show(claims_table(report))
+        if isinstance(circuit, Circuit):
+            show(circuit_table(circuit, found=report))
         show(f"Report: {escape(str(look))}")
     return report
 

@@ -248,7 +248,7 @@ class UnitTree:
         own = self.layout
         places = np.sort(own.order[own.start[number] : own.stop[number]])
         kind = INNER[own.kind[number]]
-        block = kind if kind not in (BAND, CLUSTER) else own.block(number)
+        block = own.block(number) if kind == CLUSTER else "" if kind == BAND else kind
         layers = int(own.first[number]), int(own.last[number])
         return Unit(kind, layers, int(own.number[number]), block, ranges_of(places))
 
