@@ -381,7 +381,7 @@ class Circuit:
             nodes = tuple(Node(*node) for node in record.nodes)
             found = cls(
                 nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
-                grouping=grouping_of(record), **record.provenance(),
+                grouping=grouping_of(record, named(path)), **record.provenance(),
             )  # fmt: skip
             return found if tree is None else found.on(tree)
         except InputError as error:

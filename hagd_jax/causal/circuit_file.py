@@ -110,13 +110,13 @@ class NodeFile(_File):
         nodes: Kind, layer and index of each.
         space: Layers, heads a layer, features a layer.
         dictionary: As in `Circuit`.
-        tree: The tree of the units, in the second format.
-        units: Those of several nodes, in the second format.
+        tree: The tree of the units, in the second format, see `TreeRecord`.
+        units: Those of several nodes, in the second format, see `UnitRecord`.
     """
 
     format: Literal[1, 2]  # type: ignore[assignment]
-    tree: TreeRecord | None = None
-    units: tuple[UnitRecord, ...] | None = None
+    tree: dict[str, Any] | None = None
+    units: tuple[dict[str, Any], ...] | None = None
     nodes: tuple[tuple[Name, Layers, Count], ...]
     space: tuple[Layers, Layers, Count]
     dictionary: Name = "neurons"

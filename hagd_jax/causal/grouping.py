@@ -51,6 +51,11 @@ class Grouping:
         object.__setattr__(self, "scores", scores)
         for unit in units:
             require_is("units", unit, Unit)
+            ends = [place for held in unit.ranges for place in held]
+            if not ends or any(a >= b for a, b in itertools.pairwise(ends)):
+                raise InputError("unit of the circuit", got=f"a {quoted(unit.kind)} of the leaves "
+                                 f"{quoted(unit.ranges)}",
+                                 expected="ascending ranges apart from each other")  # fmt: skip
         for score in scores:
             require_is("scores of units", score, int, float, np.number)
         if len(scores) != len(units) or not np.isfinite(np.asarray(scores, float)).all():
@@ -66,6 +71,7 @@ class Grouping:
         if len(set(names)) < len(names):
             raise InputError("units", got="a name twice", expected="distinct units")
         if self.tree is not None:
+            require_is("tree", self.tree, UnitTree)
             self._require_of(self.tree)
 
     def on(self, tree: UnitTree) -> Grouping:
@@ -158,11 +164,9 @@ def require_possible(unit: Unit, space: Space, band: int) -> None:
     if good and unit.kind != CLUSTER:
         good = unit.ranges == ranges
     elif good:
-        # Inside its block, in ascending ranges that neither touch nor are empty, and not all of it.
-        ends = [place for held in unit.ranges for place in held]
+        # Inside its block, and not all of it.
         start, stop = next(iter(ranges), (0, 0))
-        good = len(ends) > 0 and all(a < b for a, b in itertools.pairwise(ends))
-        good = good and start <= ends[0] and ends[-1] <= stop
+        good = start <= unit.ranges[0][0] and unit.ranges[-1][1] <= stop
         good = good and unit.ranges != ranges
     if not good or len(unit) < 2:
         raise InputError("unit of the circuit", got=quoted(unit.name),

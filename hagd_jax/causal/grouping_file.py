@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from hagd_jax.brief import quoted
-from hagd_jax.causal.circuit_file import NodeFile, UnitRecord
+from hagd_jax.causal.circuit_file import NodeFile, TreeRecord, UnitRecord
 from hagd_jax.causal.grouping import Grouping
 from hagd_jax.errors import InputError
+from hagd_jax.files import checked
 from hagd_jax.units import Space, Unit
 from hagd_jax.units.unit import BAND, CLUSTER, block_ranges
 
@@ -27,25 +28,28 @@ def grouping_record(own: Grouping, space: Space) -> dict[str, Any]:
     return {"tree": {"digest": own.digest, "band": own.band}, "units": units}
 
 
-def grouping_of(record: NodeFile) -> Grouping | None:
+def grouping_of(record: NodeFile, where: str) -> Grouping | None:
     """Read how the nodes of a file group into units.
 
     Args:
         record: What the file says.
+        where: Name of the file.
 
     Returns:
         The grouping, None in files of the first format. If it has no clusters, the tree is made
         again where that gives the same digest.
 
     Raises:
+        CheckpointError: If a field is missing, of another type or unknown.
         InputError: If a unit is impossible, or two overlap.
     """
     if record.tree is None or record.units is None:
         return None
     space = Space(*record.space)
-    units = tuple(_unit(each, space) for each in record.units)
-    scores = tuple(each.score for each in record.units)
-    own = Grouping(units, scores, record.tree.band, record.tree.digest)
+    of = checked(TreeRecord, record.tree, f"{where}: tree")
+    told = [checked(UnitRecord, each, f"{where}: unit {i}") for i, each in enumerate(record.units)]
+    units = tuple(_unit(each, space) for each in told)
+    own = Grouping(units, tuple(each.score for each in told), of.band, of.digest)
     if any(unit.kind == CLUSTER for unit in units) or space.nodes > len(record.nodes) * _WORTH:
         return own
     plain = own.frame(space, record.dictionary)
