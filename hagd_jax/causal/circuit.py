@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,30 +19,17 @@ from hagd_jax.causal.circuit_file import (
     plain_config,
     read_record,
 )
-from hagd_jax.causal.grouping import Grouping, UnitPlaces, grouped, unit_places
+from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
 from hagd_jax.causal.grouping_file import grouping_of, grouping_record
-from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
+from hagd_jax.causal.node import Node, kind_of, space_of, unpacked
+from hagd_jax.causal.regrouping import closed, nodes_of, opened
+from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space, Unit, UnitTree
 from hagd_jax.units.checks import require_mask, require_shapes
-from hagd_jax.units.dictionary import NEURONS
-from hagd_jax.units.unit import leaf, leaf_kind
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Node:
-    """A node is an attention head, an MLP neuron, or a feature of a transcoder.
-
-    Attributes:
-        kind: `head`, `neuron`, `mlp` or `feature`.
-        layer: From 0.
-        index: Within its layer, from 0.
-    """
-
-    kind: str
-    layer: int
-    index: int
+from hagd_jax.units.dictionary import NEURONS, tail
+from hagd_jax.units.unit import leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +47,10 @@ class Circuit:
         task: The task's name.
         dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
             as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
-        seen: The data that the circuit was chosen by looking at; unknown by default, and then the
-            judge does not accept it. Of a circuit that no data decided it is `Seen.nothing()`, but
-            a file that says so reads as unknown, since what it said may have been taken out.
+        seen: The data that the circuit and its tree's clusters were chosen by looking at; unknown
+            by default, and then the judge does not accept it. Of a circuit that no data decided it
+            is `Seen.nothing()`, but a file that says so reads as unknown, since what it said may
+            have been taken out.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
         grouping: How the nodes group into units of a tree; if None, each is a unit of its own.
@@ -89,7 +75,7 @@ class Circuit:
     __repr__ = one_line
 
     def __post_init__(self):
-        object.__setattr__(self, "space", _space(self.space))
+        object.__setattr__(self, "space", space_of(self.space))
         for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
             require_is(what, getattr(self, what), kind)
         for what, expected in (
@@ -125,6 +111,8 @@ class Circuit:
         if self.grouping is not None:
             require_is("grouping", self.grouping, Grouping)
             self.grouping.require_nodes(self.space, self.dictionary, self.places())
+            if self.grouping.tree is not None:
+                object.__setattr__(self, "seen", self.seen | self.grouping.tree.seen)
 
     def __len__(self) -> int:
         return self.leaves - sum(len(unit) - 1 for unit in self._larger)
@@ -220,20 +208,9 @@ class Circuit:
             >>> len(circuit), circuit.leaves, len(circuit.opened("mlp 0"))
             (2, 17, 17)
         """
-        require_is("tree", tree, UnitTree, mend="Make one with `hagd.units.tree(model)`.")
-        chain = tree.antichain(units)
-        values = (
-            [1.0] * len(chain)
-            if scores is None
-            else require_list("scores", scores, "a number for each unit")
-        )
-        if len(values) != len(chain):
-            raise InputError("scores", got=f"{len(values)}", expected=f"{len(chain)}, one a unit")
-        leaves, own, grouping = grouped(tree, chain, values)
-        seen = provenance.pop("seen", Seen.unknown()) | tree.seen
-        nodes = tuple(Node(unit.kind, unit.layers[0], unit.index) for unit in leaves)
-        return cls(nodes, tuple(own), tree.space, dictionary=tree.dictionary, seen=seen,
-                   grouping=grouping, **provenance)  # fmt: skip
+        nodes, values, own = nodes_of(tree, units, scores)
+        return cls(nodes, values, tree.space, dictionary=tree.dictionary, grouping=own,
+                   **provenance)  # fmt: skip
 
     def opened(self, name: str | Unit, only: Iterable[str | Unit] | None = None) -> Circuit:
         """Replace a unit by its children, or by some of them.
@@ -249,16 +226,7 @@ class Circuit:
             InputError: If the circuit has no such unit, its tree is not at hand (see `on`), or
                 what should be kept is none of the children.
         """
-        tree = self._tree()
-        unit = tree.unit(name)
-        below = tree.children(unit)
-        kept = below if only is None else tree.antichain(only)
-        if not set(kept) <= set(below):
-            raise InputError("only", got=quoted([each.name for each in kept]),
-                             expected=f"children of {unit.name!r}")  # fmt: skip
-        out = set(below) - set(kept)
-        return self._of(tree, [each for each in tree.opened(self.units, unit) if each not in out],
-                        dict.fromkeys(below, unit))  # fmt: skip
+        return dataclasses.replace(self, **opened(self, name, only))
 
     def closed(self, name: str | Unit) -> Circuit:
         """Replace the units that fill a larger one by that one, which gets the highest score.
@@ -266,8 +234,7 @@ class Circuit:
         Raises:
             InputError: If they do not fill it, or the circuit's tree is not at hand (see `on`).
         """
-        tree = self._tree()
-        return self._of(tree, tree.closed(self.units, name), {})
+        return dataclasses.replace(self, **closed(self, name))
 
     def on(self, tree: UnitTree) -> Circuit:
         """Return the circuit with its tree at hand, which files record by a digest only.
@@ -279,27 +246,6 @@ class Circuit:
             raise InputError("circuit", got="one without units of a tree",
                              expected="one from Circuit.of_units")  # fmt: skip
         return dataclasses.replace(self, grouping=self.grouping.on(tree))
-
-    def _tree(self) -> UnitTree:
-        if self.grouping is None or self.grouping.tree is None:
-            raise InputError("circuit", got="one whose tree is not at hand",
-                             expected="one from Circuit.of_units, or circuit.on(tree)")  # fmt: skip
-        return self.grouping.tree
-
-    def _of(self, tree: UnitTree, units: Iterable[Unit], above: dict[Unit, Unit]) -> Circuit:
-        """The same circuit of other units, whose scores come from those they overlap."""
-        chosen, (first, scores, *_) = tuple(units), self.parts()
-        before = dict(zip(self.units, scores.tolist(), strict=True))
-        value = dict(zip(first.tolist(), scores.tolist(), strict=True))
-
-        def score(unit: Unit) -> float:
-            if (whole := above.get(unit, unit)) in before:
-                return before[whole]
-            return max(value[place] for place in unit.places().tolist() if place in value)
-
-        leaves, own, grouping = grouped(tree, chosen, map(score, chosen))
-        nodes = tuple(Node(unit.kind, unit.layers[0], unit.index) for unit in leaves)
-        return dataclasses.replace(self, nodes=nodes, scores=tuple(own), grouping=grouping)
 
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
@@ -330,7 +276,7 @@ class Circuit:
             InputError: If the numbers of layers, heads or features differ, or the dictionary.
         """
         label = dictionary.label
-        if _identity(label) != _identity(self.dictionary):
+        if tail(label) != tail(self.dictionary):
             raise InputError(
                 f"circuit of {self.model!r}",
                 got=f"the dictionary {label!r}",
@@ -386,49 +332,3 @@ class Circuit:
             return found if tree is None else found.on(tree)
         except InputError as error:
             raise CheckpointError(f"{named(path)}, {error}") from error
-
-
-def _space(value: Any) -> Space:
-    """A space, which files keep as a list."""
-    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
-    if len(sizes) != 3:
-        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
-    return Space(*sizes)
-
-
-def kind_of(dictionary: str) -> str:
-    """Return the kind of a dictionary's nodes, as circuits record it.
-
-    Args:
-        dictionary: Its label.
-
-    Example:
-        >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
-        ('neuron', 'feature')
-    """
-    require_is("dictionary", dictionary, str)
-    return leaf_kind(dictionary)
-
-
-def _identity(label: str) -> str:
-    return label.rpartition("#")[2]
-
-
-def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Separate a mask and scores from the records of what they have seen.
-
-    Args:
-        mask: Units, or a `Selection` of them.
-        scores: Values, or `Scores`.
-        provenance: Fields of a circuit; what its `seen` names is kept.
-
-    Returns:
-        The mask, the scores, and the fields, whose `seen` is the union of all three; the history of
-        a plain mask is what `provenance` says of it, or else unknown.
-    """
-    seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
-    whole = isinstance(mask, Selection)
-    told = provenance.get("seen", Seen.nothing() if whole else Seen.unknown())
-    provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
-    mask = mask.mask if whole else mask
-    return mask, scores.values if isinstance(scores, Scores) else scores, provenance

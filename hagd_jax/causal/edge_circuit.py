@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit import Circuit, unpacked
+from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
 from hagd_jax.causal.grouping import UnitPlaces, unit_places
+from hagd_jax.causal.node import unpacked
 from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.models import DecoderConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,27 +227,3 @@ def unit_places(
     told = [own.scores[owner[i]] if owner[i] >= 0 else values[i] for i in at]
     named = [own.units[owner[i]].name if owner[i] >= 0 else called[i] for i in at]
     return UnitPlaces(np.array(lowest, int), np.array(told, float), tuple(named), several)
-
-
-def grouped(
-    tree: UnitTree, units: Iterable[Unit], scores: Iterable[float]
-) -> tuple[list[Unit], list[float], Grouping]:
-    """Split units into leaves with their scores, and the grouping of the larger ones.
-
-    Args:
-        tree: The tree.
-        units: An antichain of it.
-        scores: A number for each.
-
-    Returns:
-        Leaves in the order of `Nodes.flat`, the score of each, which is its unit's, and the
-        grouping.
-    """
-    pairs = list(zip(units, scores, strict=True))
-    rows = sorted((place, score) for unit, score in pairs for place in unit.places().tolist())
-    larger = [(unit, score) for unit, score in pairs if not unit.leaf]
-    own = Grouping(
-        tuple(unit for unit, _ in larger), tuple(score for _, score in larger), tree.band,
-        tree.digest, tree,
-    )  # fmt: skip
-    return [tree.leaf(place) for place, _ in rows], [score for _, score in rows], own

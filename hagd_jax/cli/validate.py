@@ -29,6 +29,7 @@ from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.report.table import circuit_table
 from hagd_jax.tasks import Sizes
+from hagd_jax.units import load_tree
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -41,6 +42,8 @@ class Validate:
         model: Model that the circuit was found in: a folder, a .gguf file, a preset, or a hub id.
         task: Task to test on; the circuit's own by default. Benchmarks need their file, such as
             winogrande:dev.jsonl.
+        tree: File with the tree that the circuit's units are of. Circuits with clusters need it, so
+            that random circuits have clusters, too.
         features: Nodes inside MLPs: neurons, or the features of a transcoder (a folder or hub id).
         keep_error: Whether a transcoder's reconstruction error is part of every circuit.
         out: File for the verdicts, with a page beside it; by default validation.json beside the
@@ -57,6 +60,7 @@ class Validate:
     circuit: Path
     model: str
     task: str = ""
+    tree: Path | None = None
     features: str = NEURONS
     keep_error: bool = True
     out: Path | None = None
@@ -82,7 +86,8 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
     """
     session = Session(command.devices, line, stop)
     out = command.out or command.circuit.with_name("validation.json")
-    circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
+    own = None if command.tree is None else load_tree(command.tree)
+    circuits = [load_circuit(command.circuit, own), *map(load_circuit, command.again)]
     require_writable(out.parent)
     with pipeline.only_writer(out, wait=command.wait, file=True):
         return _validate(command, session, circuits, out)

@@ -15,6 +15,7 @@ from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
 from hagd_jax.units.tree import tree
+from hagd_jax.units.tree_file import load_tree, save_tree
 from hagd_jax.units.unit import Unit
 from hagd_jax.units.unit_tree import UnitTree
 
@@ -51,10 +52,12 @@ __all__ = [
     "directed",
     "doubt",
     "intervene",
+    "load_tree",
     "mask_edges",
     "mask_nodes",
     "neurons",
     "parts_of",
+    "save_tree",
     "strongest_into",
     "tree",
     "unexplained",
