@@ -11,6 +11,7 @@ import tyro
 from rich.markup import escape
 
 from hagd_jax import parallel, pipeline, tasks
+from hagd_jax.brief import quoted
 from hagd_jax.causal import (
     Circuit,
     EdgeCircuit,
@@ -22,6 +23,7 @@ from hagd_jax.causal import (
 from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
+from hagd_jax.errors import InputError
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
@@ -86,8 +88,9 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
     """
     session = Session(command.devices, line, stop)
     out = command.out or command.circuit.with_name("validation.json")
-    own = None if command.tree is None else load_tree(command.tree)
-    circuits = [load_circuit(command.circuit, own), *map(load_circuit, command.again)]
+    circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
+    if command.tree is not None:
+        circuits[0] = _on(circuits[0], command)
     require_writable(out.parent)
     with pipeline.only_writer(out, wait=command.wait, file=True):
         return _validate(command, session, circuits, out)
@@ -135,6 +138,16 @@ def _validate(
             show(circuit_table(circuit, found=report))
         show(f"Report: {escape(str(look))}")
     return report
+
+
+def _on(circuit: Circuit | EdgeCircuit, command: Validate) -> Circuit:
+    """The circuit with the tree that was given."""
+    assert command.tree is not None
+    if isinstance(circuit, EdgeCircuit) or circuit.grouping is None:
+        raise InputError("--tree", got=quoted(str(command.tree)), expected="none: the circuit in "
+                         f"{quoted(str(command.circuit))} has no units of a tree",
+                         mend="Leave --tree out.")  # fmt: skip
+    return circuit.on(load_tree(command.tree))
 
 
 def _known_as(model: LanguageModel, circuit: Circuit | EdgeCircuit) -> LanguageModel:
