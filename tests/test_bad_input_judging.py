@@ -10,8 +10,14 @@ from hagd_jax import causal, files, hierarchy, pipeline, tasks, testbeds, transc
 from hagd_jax.scores import node_graph
 from tests.test_bad_input import CONFIG, SPACE, model, prompts, require_typed_errors
 
+TREE = units.tree(model())
 CASE = {case.name: case for case in testbeds.hand_built()}["both"]
 FACTS = np.array([1.0, 2.0, 3.0])
+
+
+def saved_tree(tmp):
+    units.save_tree(TREE, tmp / "saved")
+    return tmp / "saved"
 
 
 def causal_calls(tmp):
@@ -20,6 +26,7 @@ def causal_calls(tmp):
         "task": "t",
     }  # fmt: skip
     causal.Circuit(**circuit).save(tmp / "circuit.json")
+    mixed = causal.Circuit.of_units(TREE, ["mlp 0"], model="m", task="t")
     three = {"circuit": FACTS, "full": 2 * FACTS, "empty": 0 * FACTS, "seed": 0}
     clusters = {"clusters": np.array([0, 0, 1])}
     point = causal.SizePoint(2, 0.2, *[causal.Estimate(0.5, 0.4, 0.6)] * 2, 0.1)
@@ -41,7 +48,19 @@ def causal_calls(tmp):
         "named_edges": (
             causal.named_edges, {"config": CONFIG, "edges": units.Edges.existing(CONFIG)}
         ),
-        "load_circuit": (causal.load_circuit, {"path": tmp / "circuit.json"}),
+        "load_circuit": (causal.load_circuit, {"path": tmp / "circuit.json", "tree": None}),
+        "Circuit.of_units": (
+            causal.Circuit.of_units,
+            {"tree": TREE, "units": ["mlp 0"], "scores": [1.0], "model": "m", "task": "t"},
+        ),
+        "Circuit.opened": (mixed.opened, {"name": "mlp 0", "only": ["neuron 0.1"]}),
+        "Circuit.closed": (mixed.closed, {"name": "mlp 0"}),
+        "Circuit.on": (mixed.on, {"tree": TREE}),
+        "Grouping": (
+            causal.Grouping,
+            {"units": mixed.grouping.units, "scores": (1.0,), "band": 4, "digest": TREE.digest,
+             "tree": None},
+        ),
         "Node": (
             lambda **given: causal.Circuit(**circuit | {"nodes": (causal.Node(**given),)}),
             {"kind": "head", "layer": 0, "index": 1},
@@ -50,7 +69,8 @@ def causal_calls(tmp):
         "ValidateConfig": (
             causal.ValidateConfig,
             {"claims": "all", "ablations": ("mean",), "alpha": 0.1, "controls": 3, "draws": 1,
-             "members": 3, "pairs": 1, "subsets": 1, "greedy": 1, "permuted": 0, "least": 8,
+             "members": 3, "pairs": 1, "subsets": 1, "supersets": 1, "robust": True,
+             "greedy": 1, "permuted": 0, "least": 8,
              "batch_size": 4},
         ),
     }  # fmt: skip
@@ -135,6 +155,20 @@ def transcoders_calls(tmp):
         "as_dictionary": (units.as_dictionary, {"model": model(), "source": made}),
         "parts_of": (units.parts_of, {"model": model(), "source": made}),
         "blocks": (units.blocks, {"model": model()}),
+        "tree": (
+            units.tree,
+            {"model": model(), "dictionary": None, "clusters": (np.arange(20) // 2,), "band": 1},
+        ),
+        "tree of units": (
+            lambda name, more, place: (
+                TREE.unit(name), TREE.children(name), TREE.parent(name), TREE.leaves(name),
+                TREE.antichain(more), TREE.rest(more), TREE.opened(more, "mlp 0"),
+                TREE.closed(more, "attention 1"), TREE.leaf(place),
+            ),
+            {"name": "mlp 0", "more": ["mlp 0", "head 1.0", "head 1.1"], "place": 3},
+        ),
+        "save_tree": (units.save_tree, {"tree": TREE, "path": tmp / "tree"}),
+        "load_tree": (units.load_tree, {"path": saved_tree(tmp)}),
         "components": (units.components, {"model": model()}),
         "directed": (units.directed, {"model": model(), "source": None}),
         "neurons": (units.neurons, {"model": model()}),

@@ -16,6 +16,7 @@ from hagd_jax.graphs import load_graph
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.models import DecoderConfig, Tokenizer, init
 from hagd_jax.tasks.modular import vocabulary
+from hagd_jax.units import save_tree, tree
 from tests.adder import make_adder
 
 
@@ -242,6 +243,39 @@ def test_validate_finds_both_heads_sufficient(folder, tmp_path, capsys):
     assert "trained, float32" in (tmp_path / "validation.html").read_text()
     claims = {(claim["name"], claim["ablation"]): claim["verdict"] for claim in record["claims"]}
     assert claims["sufficiency", "mean"] == claims["sufficiency", "counterfactual"] == "holds"
+
+
+def test_validate_takes_units_and_the_tree_that_they_are_of(folder, tmp_path, capsys):
+    seen = tasks.task("modular-addition", make_adder()).look(
+        "discover", ablation="counterfactual", model=make_adder()
+    )
+    own = tree(make_adder(), clusters=[np.array([0, 1, 2, *[3] * 4, *[4] * 4])], seen=seen)
+    save_tree(own, tmp_path / "tree")
+    names = ["head 0.0", "head 0.1", "cluster 0.0"]
+    about = {"model": "model", "task": "modular_addition", "seen": seen}
+    Circuit.of_units(own, names, **about).save(tmp_path / "mixed.json")
+    Circuit.of_units(tree(make_adder()), names[:2], **about).save(tmp_path / "plain.json")
+    command = ["validate", "--model", folder, "--sizes.test", "10", "--controls", "19",
+               "--claims", "core", "--ablations", "mean", "--circuit"]  # fmt: skip
+    out = {}
+    for more in ((), ("--tree", str(tmp_path / "tree"))):
+        main([*command, str(tmp_path / "mixed.json"), *more])
+        out[more] = " ".join(capsys.readouterr().out.split())
+        record = json.loads((tmp_path / "validation.json").read_text())
+        assert (record["members"], record["leaves"], record["units"]) == (3, 6, 11)
+        assert "(3 units with 6 of 11 nodes)" in out[more]
+        assert "Strongest 3 of 3 units with 6 of 11 nodes" in out[more]
+        assert "cluster 0.0 4 1" in out[more]
+    bare, given = out.values()
+    assert "the clusters of the circuit's tree" in bare
+    assert "the clusters of the circuit's tree" not in given
+    for wrong in (
+        [str(tmp_path / "plain.json"), "--tree", str(tmp_path / "tree")],
+        [str(tmp_path / "mixed.json"), "--tree", str(tmp_path / "absent")],
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, *wrong])
+        assert "error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from experiments.faults import row_readers
-from hagd_jax import causal, graphs, meta, models, pipeline, transcoders
+from hagd_jax import causal, graphs, meta, models, pipeline, transcoders, units
 from hagd_jax.causal.edge_circuit import Shape
 from hagd_jax.errors import CheckpointError
 from hagd_jax.files import SEAL, read_npz
@@ -25,6 +25,7 @@ from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.tasks import Seen
 from hagd_jax.transcoders.contexts.context import Contexts, LayerContexts
 from hagd_jax.units import Nodes, Scores, Space
+from hagd_jax.units.tree import tree_of
 
 CONFIG = models.DecoderConfig(
     family="llama", vocab_size=12, n_layers=2, d_model=8, n_heads=2, d_mlp=12, max_positions=16,
@@ -81,6 +82,31 @@ def made_circuit(folder: Path) -> list[Path]:
     )  # fmt: skip
     circuit.save(folder / "circuit.json")
     return [folder / "circuit.json"]
+
+
+TREE = tree_of(SPACE, "neurons", [np.arange(SPACE.nodes) // 3], 1, Seen.nothing())
+
+
+def made_units(folder: Path) -> list[Path]:
+    """Write a circuit of a whole MLP, a cluster and a head."""
+    circuit = causal.Circuit.of_units(
+        TREE, ["mlp 0", "cluster 1.2", "head 0.1"], (1.0, 0.5, -1.25), model="small", task="ioi",
+        seen=Seen.nothing(),
+    )  # fmt: skip
+    circuit.save(folder / "circuit.json")
+    return [folder / "circuit.json"]
+
+
+def made_tree(folder: Path) -> list[Path]:
+    """Write a tree of units with clusters."""
+    units.save_tree(TREE, folder / "tree.safetensors")
+    return [folder / "tree.safetensors"]
+
+
+def loaded_tree(folder: Path) -> Any:
+    """Load a tree, and give its digest and what it has seen."""
+    found = units.load_tree(folder / "tree.safetensors")
+    return found.digest, found.seen, [unit.name for unit in found.rest([])]
 
 
 def made_edges(folder: Path) -> list[Path]:
@@ -266,6 +292,8 @@ READERS = {
     "list": Reader(made_list, loaded_transcoder),
     "contexts": Reader(made_contexts, loaded_contexts),
     "circuit": Reader(made_circuit, loaded_circuit),
+    "units": Reader(made_units, loaded_circuit),
+    "tree": Reader(made_tree, loaded_tree),
     "edges": Reader(made_edges, loaded_circuit),
     "graph": Reader(
         made_graph, lambda folder: jax.tree.leaves(graphs.load_graph(folder / "g").graph)

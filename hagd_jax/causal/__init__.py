@@ -1,12 +1,13 @@
 """The judge: circuits, ablations, metrics, verdicts. It imports nothing that finds circuits."""
 
 from hagd_jax.causal.ablation import ABLATIONS, Ablation, Behaviour, behaviour
-from hagd_jax.causal.circuit import Circuit, Node
+from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
 from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
 from hagd_jax.causal.evidence import Evidence
 from hagd_jax.causal.gates import ACCURACY_GATE, FAITHFULNESS_GATE, KL_GATE, Alone
+from hagd_jax.causal.grouping import Grouping
 from hagd_jax.causal.metrics import (
     Estimate,
     Faithfulness,
@@ -18,6 +19,7 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
+from hagd_jax.causal.node import Node
 from hagd_jax.causal.validate import ValidateConfig, validate
 from hagd_jax.causal.verdict import ValidationReport
 
@@ -36,6 +38,7 @@ __all__ = [
     "Estimate",
     "Evidence",
     "Faithfulness",
+    "Grouping",
     "Node",
     "SizePoint",
     "ValidateConfig",

@@ -102,6 +102,7 @@ class Bench:
         return Runs(
             found, trials, trials.members, self.config.alpha, ablation, self.config.split,
             self.config.seed, test.judged.clusters, test.decides[ablation],
+            robust=self.config.robust,
         )  # fmt: skip
 
     def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
@@ -110,8 +111,8 @@ class Bench:
         Each step takes out the member that widens the gap most (Wang et al., 2022); of large
         circuits, of as many members as are tried one by one.
         """
-        like, there = circuit.mask(), existing(self.parts)
-        flat, tried = like.flat().astype(bool), circuit.places()
+        like, there, own = circuit.mask(), existing(self.parts), circuit.parts()
+        flat, tried = like.flat().astype(bool), own.first
         rng = np.random.default_rng([self.config.seed, 5])
         tried = rng.permutation(tried)[: self.config.members]
         out: list[int] = []
@@ -120,7 +121,8 @@ class Bench:
             left = [place for place in tried.tolist() if place not in out]
             # Always as many masks, so that one program serves all steps.
             rows = np.resize(left, len(tried))
-            pairs = [[without(whole, [*out, place]) for place in rows] for whole in (flat, there)]
+            pairs = [[without(whole, own.all_of([*out, place])) for place in rows]
+                     for whole in (flat, there)]  # fmt: skip
             masks = [like.like(row) for side in pairs for row in side]
             found = self.run(test, masks, ablation, 1).metric[1:].mean(1).reshape(2, -1)
             best = int(np.abs(found[0] - found[1]).argmax())

@@ -12,13 +12,20 @@ from hagd_jax.causal.claim import (
     FAILS,
     HOLDS,
     LEAST_INFORMATIVE,
+    ROBUST,
     UNKNOWN,
     Claim,
     Runs,
     nothing,
 )
-from hagd_jax.causal.gates import alone, in_words, too_few
-from hagd_jax.causal.metrics import Estimate, mean_ratio, permutation_p, ratio_of_means
+from hagd_jax.causal.gates import alone, in_words, too_few, worst
+from hagd_jax.causal.metrics import (
+    Estimate,
+    accuracy,
+    mean_ratio,
+    permutation_p,
+    ratio_of_means,
+)
 from hagd_jax.causal.statistics import (
     below,
     equivalence,
@@ -29,7 +36,7 @@ from hagd_jax.causal.statistics import (
     super_additivity,
     worsens,
 )
-from hagd_jax.causal.trials import Trials
+from hagd_jax.causal.trials import MORE, Trials
 
 # Two members that cost so much of the metric more together than one by one are backups.
 SHARED = 0.1
@@ -121,8 +128,37 @@ def additive(runs: Runs) -> Claim:
     return runs.claim("additivity", good, effect, float(p_values[first]), says)
 
 
+def robust(runs: Runs) -> Claim:
+    """Test that the circuit is a list of parts, not a tuned set: random others do not harm it.
+
+    A circuit whose members were balanced against each other loses its behaviour as soon as other
+    nodes are active, too; a circuit that carries the behaviour does not mind them.
+
+    Args:
+        runs: With the supersets.
+
+    Returns:
+        The claim: the share of supersets that pass the gates of sufficiency, with its
+        Clopper–Pearson interval. It fails if one of them fails a gate.
+    """
+    rows, own = runs.trials.supersets, alone(runs)
+    if not runs.ran(rows):
+        return runs.cut_short(ROBUST, True, nothing(), "", "supersets")
+    if rows.stop == rows.start or own.good is not True:
+        says = "no supersets were drawn" if own.good else "the circuit itself does not pass"
+        return runs.claim(ROBUST, None, nothing(), math.nan, says)
+    passed = [alone(runs, row).good for row in range(rows.start, rows.stop)]
+    effect = accuracy(np.array([good is True for good in passed]))
+    says = (
+        f"of {len(passed)} supersets with a random {MORE:.0%} of the nodes outside, "
+        f"{passed.count(True)} pass the gates of sufficiency, {passed.count(False)} fail one, and "
+        f"{passed.count(None)} are undecided on these prompts"
+    )
+    return runs.claim(ROBUST, worst(passed), effect, math.nan, says)
+
+
 # Of each ablation.
-BESIDE = (completeness, equivalent, independent, additive)
+BESIDE = (completeness, equivalent, independent, additive, robust)
 
 
 def specificity(own: Runs, others: dict[str, Runs]) -> Claim:

@@ -1,11 +1,10 @@
-"""A circuit: which nodes of a model carry a behaviour, and where that claim came from."""
+"""A circuit: which units of a model carry a behaviour, and where that claim came from."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit_file import FORMAT, NodeFile, plain_config, read_record
-from hagd_jax.errors import CheckpointError, InputError, require_index, require_is, require_list
+from hagd_jax.causal.circuit_file import (
+    FORMAT,
+    WITH_UNITS,
+    NodeFile,
+    plain_config,
+    read_record,
+)
+from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
+from hagd_jax.causal.grouping_file import grouping_of, grouping_record
+from hagd_jax.causal.node import Node, kind_of, per_expert_of, space_of, unpacked
+from hagd_jax.causal.regrouping import closed, nodes_of, opened
+from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Dictionary, Nodes, Scores, Selection, Space, unit_name
+from hagd_jax.units import (
+    Dictionary,
+    Nodes,
+    Scores,
+    Selection,
+    Space,
+    Unit,
+    UnitTree,
+    unit_name,
+)
 from hagd_jax.units.checks import require_mask, require_shapes
-from hagd_jax.units.dictionary import MLPS, NEURONS
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Node:
-    """A node is an attention head, an MLP neuron, or a feature of a transcoder.
-
-    Attributes:
-        kind: `head`, `neuron`, `mlp` or `feature`.
-        layer: From 0.
-        index: Within its layer, from 0.
-    """
-
-    kind: str
-    layer: int
-    index: int
+from hagd_jax.units.dictionary import NEURONS, tail
+from hagd_jax.units.unit import leaf
 
 
 @dataclasses.dataclass(frozen=True)
 class Circuit:
-    """A circuit is a set of nodes with its provenance.
+    """A circuit is a set of nodes, grouped into units of a tree, with its provenance.
+
+    Its size, `len(circuit)`, is the number of its units: what a reader has to take in. Without a
+    grouping every node is a unit; `leaves` counts the nodes.
 
     Attributes:
         nodes: Members, sorted by kind, layer and index.
@@ -49,17 +56,20 @@ class Circuit:
         task: The task's name.
         dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
             as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
-        seen: The data that the circuit was chosen by looking at; unknown by default, and then the
-            judge does not accept it. Of a circuit that no data decided it is `Seen.nothing()`, but
-            a file that says so reads as unknown, since what it said may have been taken out.
+        seen: The data that the circuit and its tree's clusters were chosen by looking at; unknown
+            by default, and then the judge does not accept it. Of a circuit that no data decided it
+            is `Seen.nothing()`, but a file that says so reads as unknown, since what it said may
+            have been taken out.
         seed: Seed of its discovery.
         config: Everything else that decided it; kept as JSON has it, so tuples become lists.
         per_expert: Neurons of an expert in each layer, by which neurons of a mixture are named, see
             `Dictionary.per_expert`; empty otherwise, and in files older than this field.
+        grouping: How the nodes group into units of a tree; if None, each is a unit of its own.
 
     Raises:
         InputError: If a node is repeated or outside the space, if a score is missing or not
-            finite, or if the configuration cannot be written as JSON.
+            finite, if the configuration cannot be written as JSON, or if a unit holds nodes that
+            are not in the circuit.
     """
 
     nodes: tuple[Node, ...]
@@ -72,11 +82,12 @@ class Circuit:
     seed: int = 0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     per_expert: tuple[int, ...] = ()
+    grouping: Grouping | None = None
 
     __repr__ = one_line
 
     def __post_init__(self):
-        object.__setattr__(self, "space", _space(self.space))
+        object.__setattr__(self, "space", space_of(self.space))
         for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
             require_is(what, getattr(self, what), kind)
         for what, expected in (
@@ -101,7 +112,7 @@ class Circuit:
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
         layers, heads, features = self.space
-        object.__setattr__(self, "per_expert", _per_expert(self.per_expert, self.space))
+        object.__setattr__(self, "per_expert", per_expert_of(self.per_expert, self.space))
         widths = {"head": heads, self.kind: features}
         for node in self.nodes:
             if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
@@ -110,9 +121,35 @@ class Circuit:
                     got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
                     expected=f"one of {layers} layers of {heads} heads and {features} {self.kind}s",
                 )
+        if self.grouping is not None:
+            require_is("grouping", self.grouping, Grouping)
+            self.grouping.require_nodes(self.space, self.dictionary, self.places())
+            if self.grouping.tree is not None:
+                object.__setattr__(self, "seen", self.seen | self.grouping.tree.seen)
 
     def __len__(self) -> int:
+        return self.leaves - sum(len(unit) - 1 for unit in self._larger)
+
+    @property
+    def leaves(self) -> int:
+        """Return the number of nodes, at the finest resolution."""
         return len(self.nodes)
+
+    @property
+    def _larger(self) -> tuple[Unit, ...]:
+        """The units of several nodes."""
+        return () if self.grouping is None else self.grouping.units
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Return the units, each where the first of its nodes is."""
+        several, first = {int(unit.ranges[0][0]): unit for unit in self._larger}, self.parts().first
+        return tuple(several.get(place) or leaf(self.space, self.kind, place)
+                     for place in first.tolist())  # fmt: skip
+
+    def parts(self) -> UnitPlaces:
+        """Return the places, scores and names of the units, in the order of `units`."""
+        return unit_places(self.places(), self.scores, self.names(), self.grouping)
 
     @property
     def kind(self) -> str:
@@ -153,6 +190,76 @@ class Circuit:
                 values.append(float(score[layer, index]))
         return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
 
+    @classmethod
+    def of_units(
+        cls,
+        tree: UnitTree,
+        units: Iterable[str | Unit],
+        scores: Iterable[float] | None = None,
+        **provenance: Any,
+    ) -> Circuit:
+        """Make a circuit of units of a tree, at any mixture of resolutions.
+
+        Args:
+            tree: The tree, from `units.tree(model)`.
+            units: Units or their names, such as `mlp 0`, `cluster 5.2` and `head 3.1`, without a
+                leaf in common.
+            scores: What each was chosen by; 1 if None. Nodes have the scores of their units.
+            **provenance: The remaining fields; what the tree has seen is added to `seen`.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            InputError: If there is no such unit, two overlap, or a score is missing.
+
+        Example:
+            >>> from hagd_jax.models import DecoderConfig, init
+            >>> config = DecoderConfig(vocab_size=9, n_layers=2, d_model=8, n_heads=2, d_mlp=16)
+            >>> tree = hagd.units.tree(init(config, jax.random.key(0)))
+            >>> circuit = Circuit.of_units(tree, ["mlp 0", "head 1.1"], model="m", task="t")
+            >>> len(circuit), circuit.leaves, len(circuit.opened("mlp 0"))
+            (2, 17, 17)
+        """
+        nodes, values, own = nodes_of(tree, units, scores)
+        return cls(nodes, values, tree.space, dictionary=tree.dictionary, grouping=own,
+                   **provenance)  # fmt: skip
+
+    def opened(self, name: str | Unit, only: Iterable[str | Unit] | None = None) -> Circuit:
+        """Replace a unit by its children, or by some of them.
+
+        Args:
+            name: One of the units, of several nodes.
+            only: The children to keep; all if None.
+
+        Returns:
+            The circuit; children have the score of the unit.
+
+        Raises:
+            InputError: If the circuit has no such unit, its tree is not at hand (see `on`), or
+                what should be kept is none of the children.
+        """
+        return dataclasses.replace(self, **opened(self, name, only))
+
+    def closed(self, name: str | Unit) -> Circuit:
+        """Replace the units that fill a larger one by that one, which gets the highest score.
+
+        Raises:
+            InputError: If they do not fill it, or the circuit's tree is not at hand (see `on`).
+        """
+        return dataclasses.replace(self, **closed(self, name))
+
+    def on(self, tree: UnitTree) -> Circuit:
+        """Return the circuit with its tree at hand, which files record by a digest only.
+
+        Raises:
+            InputError: If it is another tree, or the circuit was not made with any.
+        """
+        if self.grouping is None:
+            raise InputError("circuit", got="one without units of a tree",
+                             expected="one from Circuit.of_units")  # fmt: skip
+        return dataclasses.replace(self, grouping=self.grouping.on(tree))
+
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
         layers, heads, features = self.space
@@ -187,7 +294,7 @@ class Circuit:
             InputError: If the numbers of layers, heads or features differ, or the dictionary.
         """
         label = dictionary.label
-        if _identity(label) != _identity(self.dictionary):
+        if tail(label) != tail(self.dictionary):
             raise InputError(
                 f"circuit of {self.model!r}",
                 got=f"the dictionary {label!r}",
@@ -202,89 +309,47 @@ class Circuit:
 
     def to_json(self) -> str:
         """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
-        record = {"format": FORMAT, **dataclasses.asdict(self)}
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "grouping"]
+        record = {"format": FORMAT} | {name: getattr(self, name) for name in fields}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
         record["seen"] = self.seen.to_json()
         if not self.per_expert:
             del record["per_expert"]  # a file of any other model is what it was before the field
+        if self.grouping is not None:
+            record |= {"format": WITH_UNITS} | grouping_record(self.grouping, self.space)
         items = with_digest(record).items()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
-        return "{\n" + ",\n".join(fields) + "\n}\n"
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def save(self, path: str | Path) -> None:
         """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> Circuit:
+    def load(cls, path: str | Path, tree: UnitTree | None = None) -> Circuit:
         """Read a circuit from a file that `save` wrote.
 
+        Args:
+            path: The file.
+            tree: The tree that the circuit's units are of, if it is at hand.
+
+        Returns:
+            The circuit. A tree without clusters is made again, and needs not be given.
+
         Raises:
-            CheckpointError: If the file is absent, broken, or of another format.
+            CheckpointError: If the file is absent, broken, of another format, or its units are of
+                another tree.
         """
         record = read_record(path)
         try:
             if not isinstance(record, NodeFile):
                 raise InputError("circuit", got="one of edges", expected="one of nodes")
             nodes = tuple(Node(*node) for node in record.nodes)
-            return cls(
+            found = cls(
                 nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
-                per_expert=record.per_expert,
+                per_expert=record.per_expert, grouping=grouping_of(record, named(path)),
                 **record.provenance(),
             )  # fmt: skip
+            return found if tree is None else found.on(tree)
         except InputError as error:
             raise CheckpointError(f"{named(path)}, {error}") from error
-
-
-def _space(value: Any) -> Space:
-    """A space, which files keep as a list."""
-    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
-    if len(sizes) != 3:
-        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
-    return Space(*sizes)
-
-
-def _per_expert(value: Any, space: Space) -> tuple[int, ...]:
-    """Neurons of an expert in each layer, which files keep as a list."""
-    each = tuple(require_list("per_expert", value, "a number for each layer, or none"))
-    if each and len(each) != space.layers:
-        raise InputError("per_expert", got=f"{len(each)} numbers", expected=f"{space.layers}")
-    return tuple(require_index("per_expert", size, space.features + 1) for size in each)
-
-
-def kind_of(dictionary: str) -> str:
-    """Return the kind of a dictionary's nodes, as circuits record it.
-
-    Args:
-        dictionary: Its label.
-
-    Example:
-        >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
-        ('neuron', 'feature')
-    """
-    require_is("dictionary", dictionary, str)
-    return {NEURONS: "neuron", MLPS: "mlp"}.get(dictionary, "feature")
-
-
-def _identity(label: str) -> str:
-    return label.rpartition("#")[2]
-
-
-def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Separate a mask and scores from the records of what they have seen.
-
-    Args:
-        mask: Units, or a `Selection` of them.
-        scores: Values, or `Scores`.
-        provenance: Fields of a circuit; what its `seen` names is kept.
-
-    Returns:
-        The mask, the scores, and the fields, whose `seen` is the union of all three; the history of
-        a plain mask is what `provenance` says of it, or else unknown.
-    """
-    seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
-    whole = isinstance(mask, Selection)
-    told = provenance.get("seen", Seen.nothing() if whole else Seen.unknown())
-    provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
-    mask = mask.mask if whole else mask
-    return mask, scores.values if isinstance(scores, Scores) else scores, provenance

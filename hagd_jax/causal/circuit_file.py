@@ -22,8 +22,10 @@ from hagd_jax.files import (
     without_digest,
 )
 from hagd_jax.tasks.seen import Seen
+from hagd_jax.units.unit import Inner
 
-FORMAT = 1
+# Circuits with units of several nodes have the second format, all others the first.
+FORMAT, WITH_UNITS = 1, 2
 EDGES = "edges"
 # A circuit of a million nodes with its configuration.
 _FILE = Bounds(size=2**27, items=8_000_000)
@@ -66,6 +68,41 @@ class _File:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """A unit of several nodes.
+
+    Attributes:
+        kind: As in `Unit`.
+        layers: First and last.
+        score: What it was chosen by.
+        index: As in `Unit`.
+        block: Of a cluster: which block it is in.
+        members: Of a cluster: its heads or features, as ranges [first, last] of indices in the
+            layer. Blocks and bands hold all of theirs.
+    """
+
+    kind: Inner
+    layers: tuple[Layers, Layers]
+    score: float
+    index: Count = 0
+    block: Literal["", "attention", "mlp"] = ""
+    members: tuple[tuple[Count, Count], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeRecord:
+    """The tree that units are of.
+
+    Attributes:
+        digest: Hexadecimal digits.
+        band: Layers of a band.
+    """
+
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]
+    band: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeFile(_File):
     """The file of a circuit of nodes.
 
@@ -74,14 +111,19 @@ class NodeFile(_File):
         space: Layers, heads a layer, features a layer.
         dictionary: As in `Circuit`.
         per_expert: As in `Circuit`.
+        tree: The tree of the units, in the second format, see `TreeRecord`.
+        units: Those of several nodes, in the second format, see `UnitRecord`.
     """
 
+    format: Literal[1, 2]  # type: ignore[assignment]
+    tree: dict[str, Any] | None = None
+    units: tuple[dict[str, Any], ...] | None = None
     nodes: tuple[tuple[Name, Layers, Count], ...]
     space: tuple[Layers, Layers, Count]
     dictionary: Name = "neurons"
     per_expert: Annotated[tuple[Count, ...], Meta(max_length=2**14)] = ()
 
-    def units(self) -> int:
+    def size(self) -> int:
         """Return the number of nodes of the model."""
         layers, heads, features = self.space
         return layers * (heads + features)
@@ -101,7 +143,7 @@ class EdgeFile(_File):
     edges: tuple[tuple[Name, Name, Name], ...]
     shape: tuple[Layers, Layers, Layers, bool]
 
-    def units(self) -> int:
+    def size(self) -> int:
         """How many entries a mask of the model's edges has."""
         layers, heads, keys, _ = self.shape
         return (layers * (heads + 2 * keys + 1) + 1) * (1 + layers * heads + layers)
@@ -122,15 +164,22 @@ def read_record(path: str | Path) -> NodeFile | EdgeFile:
     """
     path = as_path(path)
     record = without_digest(path, read_json_object(path, _FILE))
-    where = f"{named(path)}, read as a circuit of format {FORMAT}"
+    where = f"{named(path)}, read as a circuit of format {FORMAT} or {WITH_UNITS}"
     kind = EdgeFile if record.get("kind") == EDGES else NodeFile
     found = checked(kind, record, where)
-    if found.units() > _MOST_UNITS:
+    if found.size() > _MOST_UNITS:
         raise CheckpointError(
             f"{where}: {'shape' if kind is EdgeFile else 'space'}",
-            got=f"{found.units():,} units",
+            got=f"{found.size():,} units",
             expected=f"at most {_MOST_UNITS:,}",
         )
+    if isinstance(found, NodeFile):
+        given = found.tree is not None, found.units is not None
+        if given != (found.format == WITH_UNITS,) * 2:
+            raise CheckpointError(
+                f"{where}: tree and units", got=f"{'some' if any(given) else 'none'} in format "
+                f"{found.format}", expected=f"both in format {WITH_UNITS}, and none in {FORMAT}",
+            )  # fmt: skip
     return found
 
 

@@ -18,6 +18,8 @@ HOLDS, FAILS, UNKNOWN = "holds", "fails", "not enough data"
 UNTESTED = "not tested"
 # The claims that decide whether a circuit is accepted; the others are told beside them.
 CORE = ("size", "sufficiency", "necessity", "minimality")
+# The claim that decides, too, where the configuration asks for it.
+ROBUST = "robustness to supersets"
 # A distance from the model has changed if it moved by more than rounding does: by this much in
 # nats, and by this share of what the empty circuit's is on average.
 ROUNDING, ROUNDING_SHARE = 1e-6, 1e-5
@@ -96,6 +98,7 @@ class Runs:
         decides: Whether core claims under this ablation decide.
         greedy: (S, 2) metric of circuit and model without the parts that tell them apart most.
         skipped: Why only the first trials were run, where that is so.
+        robust: Whether robustness to supersets decides as core claims do.
     """
 
     found: Behaviour
@@ -109,6 +112,7 @@ class Runs:
     decides: bool = False
     greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     skipped: str = "only the circuit and its complement were run"
+    robust: bool = False
 
     __repr__ = one_line
 
@@ -161,7 +165,7 @@ class Runs:
     def claim(self, name: str, good: bool | None, effect: Estimate, p: float, says: str) -> Claim:
         """Make a claim; `None` is no verdict."""
         verdict = UNKNOWN if good is None else HOLDS if good else FAILS
-        decides = self.decides and name in CORE
+        decides = self.decides and (name in CORE or (name == ROBUST and self.robust))
         return Claim(name, verdict, effect, p, self.ablation, self.split, says, decides)
 
     def cut_short(

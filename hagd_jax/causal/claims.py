@@ -38,21 +38,26 @@ RARE = 0.1
 NEEDED, IDLE, UNDECIDED = "needed", "idle", "undecided"
 
 
-def size(members: int, units: int, split: str, *, decides: bool) -> Claim:
-    """Test that the circuit is a proper part: at most two thirds of the model's units.
+def size(members: int, units: int, split: str, *, decides: bool, parts: int | None = None) -> Claim:
+    """Test that the circuit is a proper part: at most two thirds of the model at its finest.
 
     Args:
-        members: Of the circuit.
-        units: Of the model.
+        members: Nodes or edges of the circuit.
+        units: Nodes or edges of the model.
         split: Of the report.
         decides: Whether any claim decides.
+        parts: Units of the circuit, where some hold several nodes.
 
     Returns:
         The claim; its effect is the circuit's share of the model.
     """
     part = members / max(units, 1)
+    counted = f"{members:,} of {units:,} units"
+    if parts is not None and parts < members:
+        own = "1 unit holds" if parts == 1 else f"{parts:,} units hold"
+        counted = f"its {own} {members:,} of {units:,} nodes"
     says = (
-        f"it is {part:.1%} of the model: {members:,} of {units:,} units, and "
+        f"it is {part:.1%} of the model: {counted}, and "
         f"{units - members:,} are outside it (gate {MOST:.0%})"
     )
     verdict = "holds" if part <= MOST else "fails"

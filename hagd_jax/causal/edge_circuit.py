@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit import Circuit, unpacked
+from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
+from hagd_jax.causal.grouping import UnitPlaces, unit_places
+from hagd_jax.causal.node import unpacked
 from hagd_jax.errors import CheckpointError, InputError, require_is
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Edges, Scores, Selection
+from hagd_jax.units import Edges, Scores, Selection, UnitTree
 from hagd_jax.units.checks import require_mask, require_shapes
 from hagd_jax.units.components import Components
 
@@ -113,6 +115,15 @@ class EdgeCircuit:
     def __len__(self) -> int:
         return len(self.edges)
 
+    @property
+    def leaves(self) -> int:
+        """Return the number of edges, each of which is a unit."""
+        return len(self.edges)
+
+    def parts(self) -> UnitPlaces:
+        """Return the places, scores and names of the edges."""
+        return unit_places(self.places(), self.scores, self.names())
+
     @classmethod
     def from_mask(
         cls,
@@ -197,11 +208,12 @@ class EdgeCircuit:
         write_atomic(Path(path), self.to_json())
 
 
-def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
+def load_circuit(path: str | Path, tree: UnitTree | None = None) -> Circuit | EdgeCircuit:
     """Read a circuit of nodes or of edges.
 
     Args:
         path: What `save` of either wrote.
+        tree: The tree that the units of a circuit of nodes are of, see `Circuit.load`.
 
     Returns:
         The circuit.
@@ -216,7 +228,7 @@ def load_circuit(path: str | Path) -> Circuit | EdgeCircuit:
     """
     record = read_record(path)
     if not isinstance(record, EdgeFile):
-        return Circuit.load(path)
+        return Circuit.load(path, tree)
     try:
         edges = tuple(Edge(*edge) for edge in record.edges)
         return EdgeCircuit(edges=edges, shape=Shape(*record.shape), **record.provenance())

@@ -40,6 +40,7 @@ class Evidence:
         subsets: (S, 2) metric of circuit and model, without the same random part.
         greedy: The same without parts chosen to tell them apart.
         sizes: (P, 4) members, faithfulness, KL and accuracy of the best members alone.
+        supersets: KL of the circuit with a random part of the nodes outside it.
     """
 
     ablation: str
@@ -60,6 +61,7 @@ class Evidence:
     subsets: tuple[tuple[float, float], ...] = ()
     greedy: tuple[tuple[float, float], ...] = ()
     sizes: tuple[tuple[float, float, float, float], ...] = ()
+    supersets: tuple[float, ...] = ()
 
     __repr__ = one_line
 
@@ -94,7 +96,8 @@ def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
     def share(row: np.ndarray) -> float:
         return mean_ratio(row, full - empty, runs.scale)
 
-    named = dict(zip(circuit.places().tolist(), circuit.names(), strict=True))
+    own = circuit.parts()
+    named = dict(zip(own.first.tolist(), own.names, strict=True))
     tested = members(runs)
     core = dataclasses.replace(
         found,
@@ -106,6 +109,8 @@ def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
         p_values=tuple(tested.p_value.tolist()),
         standing=tested.standing,
     )
+    if runs.ran(trials.supersets):
+        core = dataclasses.replace(core, supersets=_means(runs.kl(trials.supersets)))
     if not runs.ran(trials.sizes):
         return core
     rows = range(trials.sizes.start, trials.sizes.stop)

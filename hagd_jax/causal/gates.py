@@ -93,21 +93,22 @@ class Alone(NamedTuple):
         return worst(list(self.passed.values()))
 
 
-def alone(runs: Runs) -> Alone:
+def alone(runs: Runs, row: int = Trials.CIRCUIT) -> Alone:
     """Measure what a circuit alone preserves.
 
     Args:
         runs: Under one ablation; the first four rows are enough.
+        row: Of the circuit; that of another one measures it in the same way.
 
     Returns:
         The measures, and which gates are passed.
     """
-    full, empty, own = (runs.metric(row) for row in (Trials.FULL, Trials.EMPTY, Trials.CIRCUIT))
-    right = [runs.right(row) for row in (Trials.CIRCUIT, Trials.FULL, Trials.EMPTY)]
+    full, empty, own = (runs.metric(i) for i in (Trials.FULL, Trials.EMPTY, row))
+    right = [runs.right(i) for i in (row, Trials.FULL, Trials.EMPTY)]
     far = runs.kl(Trials.EMPTY)
     found = faithfulness(own, full, empty, **runs.bootstrap)
     able = accuracy(right[1])
-    kl = ratio_of_means(runs.kl(Trials.CIRCUIT), far, scale=float(far.max()), **runs.bootstrap)
+    kl = ratio_of_means(runs.kl(row), far, scale=float(far.max()), **runs.bootstrap)
     kept = kept_accuracy(*right, **runs.bootstrap)
     kept_of_model = preservation(*right[:2], **runs.bootstrap)
     mean = found.ratio_of_means
@@ -120,7 +121,7 @@ def alone(runs: Runs) -> Alone:
         "accuracy": _accuracy_gate(right, kept, kept_of_model),
     }
     return Alone(
-        match=float(runs.found.match[Trials.CIRCUIT].mean()),
+        match=float(runs.found.match[row].mean()),
         able=able,
         kl=kl,
         faithfulness=found,

@@ -8,7 +8,7 @@ from typing import Any
 
 from hagd_jax.brief import quoted
 from hagd_jax.causal.bench import Bench, Test
-from hagd_jax.causal.beside import BESIDE, control, specificity, stable
+from hagd_jax.causal.beside import BESIDE, control, robust, specificity, stable
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.claim import FAILS, UNKNOWN, Claim, Runs
 from hagd_jax.causal.claims import TESTS, size
@@ -43,6 +43,9 @@ def validate(
     Only what the circuit was not found by looking at decides (`circuit.seen`): prompts that it has
     seen are left out, ablations that it was found with are measured and decide nothing, and the
     report says so. A circuit whose history is not known is measured and never accepted.
+
+    A circuit may have units at any resolution. Its complement, all that no unit covers, is ablated;
+    members are units, removed whole; random circuits have units like its own.
 
     Args:
         model: The model that the circuit was found in.
@@ -84,20 +87,30 @@ def validate(
     tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
         circuit, parts, controls=config.controls, members=config.members, pairs=config.pairs,
-        subsets=config.subsets, seed=config.seed,
+        subsets=config.subsets, supersets=config.supersets, seed=config.seed,
     )  # fmt: skip
     judge = _all if config.claims == "all" else _core
     claims, seen = judge(bench, circuit, trials, tests, progress or (lambda ablation: None))
     units, own = int(existing(parts).sum()), tests[0]
     decides = any(claim.decides for claim in claims)
-    claims = [size(len(circuit), units, config.split, decides=decides), *claims]
+    whole = size(circuit.leaves, units, config.split, decides=decides, parts=len(circuit))
+    claims = [whole, *claims]
     if again and config.claims == "all":
         claims.append(_found_again(circuit, again, units, config))
     clusters = own.judged.clusters
     return ValidationReport(
-        circuit, tuple(claims), len(own.judged), config.split, units, tuple(seen), own.aside,
+        circuit, tuple(claims), len(own.judged), config.split, units, tuple(seen),
+        (*own.aside, *_without_tree(circuit)),
         1 if clusters is None else int(clusters.max()) + 1,
     )  # fmt: skip
+
+
+def _without_tree(circuit: AnyCircuit) -> tuple[str, ...]:
+    """What is said where controls cannot have clusters, since no tree has any."""
+    if isinstance(circuit, EdgeCircuit) or not (circuit.grouping and circuit.grouping.incomplete):
+        return ()
+    return ("the clusters of the circuit's tree, which was not given: in random circuits as many "
+            "nodes of the same block stand in for a cluster",)  # fmt: skip
 
 
 def _found_again(
@@ -154,7 +167,8 @@ def _core(
     for name in ablations:
         failed = any(c.decides and c.verdict == FAILS for several in made.values() for c in several)
         if test.decides[name] and test.enough[name] and not failed:
-            runs[name] = bench.runs(test, trials, name, trials.core)
+            first = trials.supersets.stop - 1 if bench.config.robust else trials.core
+            runs[name] = bench.runs(test, trials, name, first)
         elif test.enough[name]:
             here = any(claim.verdict == FAILS for claim in made[name])
             why = _SKIPPED["here" if here else "rejected" if failed else "open"]
@@ -175,7 +189,8 @@ _SKIPPED = {
 
 
 def _core_claims(runs: Runs, test: Test) -> list[Claim]:
-    return _enough([claim(runs) for claim in TESTS], test, runs.ablation)
+    tests = (*TESTS, robust) if runs.robust else TESTS
+    return _enough([claim(runs) for claim in tests], test, runs.ablation)
 
 
 def _enough(claims: list[Claim], test: Test, ablation: str) -> list[Claim]:

@@ -20,15 +20,16 @@ class ValidationReport:
 
     A claim holds, fails, or has not enough data. A circuit is accepted if all claims that decide
     hold, rejected if one of them fails, and has not enough data otherwise. The core claims decide
-    (size, sufficiency, necessity, minimality), on prompts and under ablations that the circuit was
-    not found by looking at; if there are none of those, nothing decides.
+    (size, sufficiency, necessity, minimality, and robustness to supersets if asked for), on prompts
+    and under ablations that the circuit was not found by looking at; if there are none of
+    those, nothing decides.
 
     Attributes:
         circuit: The circuit.
         claims: One for each test and ablation.
         prompts: On how many distinct prompts.
         split: Of which split.
-        units: How many units the model has.
+        units: How many nodes or edges the model has.
         evidence: What was measured, by ablation.
         aside: What was set aside and why, in sentences.
         templates: How many templates the prompts are of; intervals are over those if there are
@@ -66,8 +67,8 @@ class ValidationReport:
 
     @property
     def share(self) -> float:
-        """Return the circuit's share of the model's units."""
-        return len(self.circuit) / max(self.units, 1)
+        """Return the circuit's share of the model's nodes or edges."""
+        return self.circuit.leaves / max(self.units, 1)
 
     @property
     def able(self) -> bool:
@@ -91,6 +92,7 @@ class ValidationReport:
             "task": self.circuit.task,
             "share": self.share,
             "members": len(self.circuit),
+            "leaves": self.circuit.leaves,
             "units": self.units,
             "seen": self.circuit.seen.to_json(),
             "aside": list(self.aside),

@@ -101,7 +101,8 @@ def _extract(command: Extract, session: Session, until: str) -> Report | None:
             progress.say(note)
     if parallel.is_main():
         show(verdict_table(result.page))
-        show(circuit_table(result.circuit, scores=result.scores))
+        judged = result.page.validation
+        show(circuit_table(result.circuit, scores=result.scores, found=judged))
         show(f"Report: {escape(str(run.path / 'report.html'))}")
     return result.page
 

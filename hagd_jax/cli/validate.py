@@ -11,6 +11,7 @@ import tyro
 from rich.markup import escape
 
 from hagd_jax import parallel, pipeline, tasks
+from hagd_jax.brief import quoted
 from hagd_jax.causal import (
     Circuit,
     EdgeCircuit,
@@ -22,12 +23,15 @@ from hagd_jax.causal import (
 from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
+from hagd_jax.errors import InputError
 from hagd_jax.files import require_writable, write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.digest import digest
 from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.progress import Stop, bars, never
+from hagd_jax.report.table import circuit_table
 from hagd_jax.tasks import Sizes
+from hagd_jax.units import load_tree
 from hagd_jax.units.dictionary import MLPS, NEURONS
 
 
@@ -40,6 +44,8 @@ class Validate:
         model: Model that the circuit was found in: a folder, a .gguf file, a preset, or a hub id.
         task: Task to test on; the circuit's own by default. Benchmarks need their file, such as
             winogrande:dev.jsonl.
+        tree: File with the tree that the circuit's units are of. Circuits with clusters need it, so
+            that random circuits have clusters, too.
         features: Nodes inside MLPs: neurons, or the features of a transcoder (a folder or hub id).
         keep_error: Whether a transcoder's reconstruction error is part of every circuit.
         out: File for the verdicts, with a page beside it; by default validation.json beside the
@@ -56,6 +62,7 @@ class Validate:
     circuit: Path
     model: str
     task: str = ""
+    tree: Path | None = None
     features: str = NEURONS
     keep_error: bool = True
     out: Path | None = None
@@ -82,6 +89,8 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
     session = Session(command.devices, line, stop)
     out = command.out or command.circuit.with_name("validation.json")
     circuits = [load_circuit(path) for path in (command.circuit, *command.again)]
+    if command.tree is not None:
+        circuits[0] = _on(circuits[0], command)
     require_writable(out.parent)
     with pipeline.only_writer(out, wait=command.wait, file=True):
         return _validate(command, session, circuits, out)
@@ -125,8 +134,20 @@ def _validate(
         look = out.with_suffix(".html")
         write_atomic(look, validation_page(report, facts))
         show(claims_table(report))
+        if isinstance(circuit, Circuit):
+            show(circuit_table(circuit, found=report))
         show(f"Report: {escape(str(look))}")
     return report
+
+
+def _on(circuit: Circuit | EdgeCircuit, command: Validate) -> Circuit:
+    """The circuit with the tree that was given."""
+    assert command.tree is not None
+    if isinstance(circuit, EdgeCircuit) or circuit.grouping is None:
+        raise InputError("--tree", got=quoted(str(command.tree)), expected="none: the circuit in "
+                         f"{quoted(str(command.circuit))} has no units of a tree",
+                         mend="Leave --tree out.")  # fmt: skip
+    return circuit.on(load_tree(command.tree))
 
 
 def _known_as(model: LanguageModel, circuit: Circuit | EdgeCircuit) -> LanguageModel:

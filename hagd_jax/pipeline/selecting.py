@@ -156,7 +156,7 @@ def kept(context: Context, left: Left) -> Selected | None:
         return None
     by_masks = circuit.config.get("found_by") == "masks"
     found: Ranked = left["search"] if by_masks else top_of(context, left["score"])
-    return Selected(circuit, {**found.circuits(), len(circuit): circuit.mask()})
+    return Selected(circuit, {**found.circuits(), circuit.leaves: circuit.mask()})
 
 
 def _read(context: Context, left: Left) -> Circuit:

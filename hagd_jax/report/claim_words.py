@@ -17,6 +17,8 @@ MEANINGS = {
     "correlation of their metrics.",
     "additivity": "No two members stand in for each other. Shown: what the worst pair hides, as a "
     "share of the metric.",
+    "robustness to supersets": "The circuit is a list of parts, not a tuned set: it passes the "
+    "same gates with a random tenth of the other nodes added. Shown: the share of such supersets.",
     "specificity": "Other tasks do not need the circuit. Shown: the share of their metric lost "
     "without it.",
     "negative control": "The circuit does not pass on a model with permuted weights. Shown: its "

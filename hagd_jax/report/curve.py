@@ -37,7 +37,7 @@ def size_plots(report: Report) -> dict[str, Any]:
     }
     guide(plots["faithfulness"], 1.0, dash="dashed")
     if found is not None:
-        size, right = len(report.circuit), found.accuracy
+        size, right = report.circuit.leaves, found.accuracy
         _mark(plots["faithfulness"], size, found.alone.faithfulness.ratio_of_means)
         _mark(plots["accuracy"], size, right[2])
         _mark(plots["kl"], size, Estimate(found.kl[2], math.nan, math.nan))
@@ -88,7 +88,7 @@ def _against_size(
     )
     fig.xaxis.ticker = LogTicker(desired_num_ticks=5, num_minor_ticks=0)
     fig.xaxis.formatter = NumeralTickFormatter(format="0,0")
-    size = len(report.circuit)
+    size = report.circuit.leaves
     if size:
         guide(fig, size, axis="x", colour="accent")
     if name in ESTIMATES:

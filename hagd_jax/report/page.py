@@ -98,7 +98,7 @@ def page(report: Report) -> str:
         config=_config(report),
         areas=curve_areas(report.curve, report.total),
         plots=figures,
-        share=percent(len(report.circuit) / report.total),
+        share=percent(report.circuit.leaves / report.total),
     )
 
 
@@ -221,7 +221,8 @@ def _config(report: Report) -> str:
         "dictionary": circuit.dictionary,
         "seen": circuit.seen.to_json(),
         "seed": circuit.seed,
-        "nodes": len(circuit),
+        "units": len(circuit),
+        "nodes": circuit.leaves,
         "space": dict(zip(("layers", "heads", f"{circuit.kind}s"), circuit.space, strict=True)),
         "config": circuit.config,
     }

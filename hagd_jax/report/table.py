@@ -1,18 +1,22 @@
-"""What the terminal prints: the verdict, and the strongest nodes."""
+"""What the terminal prints: the verdict, and the strongest units."""
 
 from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
 
 import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hagd_jax.causal import Circuit
+from hagd_jax.causal import Circuit, Node, ValidationReport
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
-from hagd_jax.report.words import found_under, inert, node_name, number
-from hagd_jax.units import Nodes, Scores
+from hagd_jax.report.words import counted, found_under, inert, node_name, number, percent
+from hagd_jax.units import Nodes, Scores, Unit
 
 
 def verdict_table(report: Report) -> Table:
@@ -60,33 +64,92 @@ def verdict_table(report: Report) -> Table:
     return table
 
 
-def circuit_table(circuit: Circuit, n: int = 10, scores: Nodes | Scores | None = None) -> Table:
-    """Make a table of the members with the highest scores.
+def circuit_table(
+    circuit: Circuit,
+    n: int | None = None,
+    scores: Nodes | Scores | None = None,
+    found: ValidationReport | None = None,
+) -> Table:
+    """Make a table of the units with the highest scores, layer by layer.
 
     Args:
         circuit: The circuit.
-        n: How many.
-        scores: Scores of all nodes, as a run's page lists them; the circuit's own if None, which
-            are those it was chosen by: logits of masks, or scores.
+        n: How many; as many as the terminal is high if None.
+        scores: Scores of all nodes, as a run's page lists them, of which a unit has the highest;
+            the circuit's own if None, which are those it was chosen by: logits of masks, or scores.
+        found: The judge's report, for what leaving out each unit costs.
 
     Returns:
-        A table for `rich.print`.
+        A table for `rich.print`, with a sentence on the units that it leaves out.
     """
-    given = (
-        circuit.scores if scores is None else np.asarray(scores.flat())[circuit.places()].tolist()
-    )
-    ranked = sorted(zip(given, circuit.nodes, strict=True), key=lambda row: -row[0])
+    units, parts = circuit.units, circuit.parts()
+    given = parts.scores
+    if scores is not None:
+        flat = np.asarray(scores.flat())
+        given = np.array([flat[unit.places()].max() for unit in units])
+    n = max(shutil.get_terminal_size().lines - _AROUND, _FEWEST) if n is None else n
+    best = np.argsort(-given, kind="stable")[:n].tolist()
+    mixed, cost = len(units) < circuit.leaves, _costs(found)
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"Strongest {min(n, len(ranked)):,} of {len(ranked):,} nodes",
+        title=_strongest(circuit, len(best)),
         title_justify="left",
+        caption=Text(_others(units, best)) if len(best) < len(units) else None,
+        caption_justify="left",
     )
-    for name in ("", "node", "kind"):
-        table.add_column(name, justify="right" if not name else "left")
-    table.add_column("score", justify="right")
-    for place, (score, node) in enumerate(ranked[:n], start=1):
-        table.add_row(str(place), node_name(node, circuit.per_expert), node.kind, number(score))
+    names = ["", "layer", "unit" if mixed else "node", *["nodes"] * mixed, "score"]
+    for name in [*names, *["KL added"] * bool(cost)]:
+        table.add_column(name, justify="left" if name in ("unit", "node") else "right")
+    before = ""
+    for place in sorted(best, key=lambda i: (units[i].layers, -given[i], best.index(i))):
+        unit, (first, last) = units[place], units[place].layers
+        layer = str(first) if first == last else f"{first} to {last}"
+        name = (
+            unit.name
+            if mixed
+            else node_name(Node(unit.kind, first, unit.index), circuit.per_expert)
+        )
+        cells = [str(best.index(place) + 1), "" if layer == before else layer, name]
+        cells += [f"{len(unit):,}"] * mixed + [number(float(given[place]))]
+        table.add_row(*cells, *[cost.get(parts.names[place], "")] * bool(cost))
+        before = layer
     return table
+
+
+# Lines around the rows of the table, and the fewest rows.
+_AROUND, _FEWEST = 8, 10
+
+
+def _strongest(circuit: Circuit, shown: int) -> str:
+    """The table's title."""
+    if len(circuit) == circuit.leaves:
+        return f"Strongest {shown:,} of {circuit.leaves:,} nodes"
+    return f"Strongest {shown:,} of {counted(circuit, circuit.space.nodes)}"
+
+
+def _others(units: Sequence[Unit], best: Sequence[int]) -> str:
+    """What the table leaves out."""
+    rest = [units[i] for i in sorted(set(range(len(units))) - set(best))]
+    ends = min(unit.layers[0] for unit in rest), max(unit.layers[1] for unit in rest)
+    nodes = sum(map(len, rest))
+    held = "" if nodes == len(rest) else f" with {nodes:,} nodes"
+    what = "node" if len(units) == sum(map(len, units)) else "unit"
+    where = f"layer {ends[0]}" if ends[0] == ends[1] else f"layers {ends[0]} to {ends[1]}"
+    verb = "is" if len(rest) == 1 else "are"
+    many = "" if len(rest) == 1 else "s"
+    return f"{len(rest):,} more {what}{many}{held} of {where} {verb} not shown"
+
+
+def _costs(found: ValidationReport | None) -> dict[str, str]:
+    """Name → what leaving a unit out adds to the KL, as a share of the empty circuit's."""
+    tested = [e for e in found.evidence if e.members] if found else []
+    if not tested:
+        return {}
+    # The first ablation that decides, or the first.
+    e = next((e for e in tested if e.decides), tested[0])
+    scale = e.kl[1] or math.nan
+    pairs = zip(e.members, e.without, strict=True)
+    return {name: percent((far - e.kl[2]) / scale) for name, far in pairs}
 
 
 def _caption(report: Report) -> Text:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport
 from hagd_jax.causal.claim import CORE
-from hagd_jax.report.words import inert, percent
+from hagd_jax.report.words import counted, inert, percent
 
 # Verdict of a claim → mark and class.
 MARKS = {
@@ -69,17 +69,17 @@ def verdict_sentence(
         units: Of the model.
 
     Returns:
-        E.g. "5.0% of the model (2,318 of 46,350 nodes) does not, by itself, carry ioi in small."
+        E.g. "5.0% of the model (2,318 of 46,350 nodes) does not, by itself, carry ioi in small.",
+        or "5.0% of the model (41 units with 2,318 of 46,350 nodes) ...".
     """
-    size, what = len(circuit), "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
     verb, reason = "is proposed to carry", ""
     if report is not None:
         verb, reason = {"accepted": ("carries", ""), "rejected": _failing(report.decisive)}.get(
             report.verdict
         ) or _open(report)
     task, model = inert(circuit.task, 60), inert(circuit.model, 60)
-    part = percent(size / max(units, 1))
-    return f"{part} of the model ({size:,} of {units:,} {what}) {verb} {task} in {model}{reason}."
+    part = percent(circuit.leaves / max(units, 1))
+    return f"{part} of the model ({counted(circuit, units)}) {verb} {task} in {model}{reason}."
 
 
 def _open(report: ValidationReport) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from hagd_jax.causal import Estimate, Node
+from hagd_jax.causal import Circuit, EdgeCircuit, Estimate, Node
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import unit_name
 
@@ -106,6 +106,26 @@ def node_name(node: Node, per_expert: Sequence[int] = ()) -> str:
         ('L3.H1', 'L0.F17')
     """
     return unit_name(node.kind, node.layer, node.index, per_expert)
+
+
+def counted(circuit: Circuit | EdgeCircuit, total: int) -> str:
+    """State how large a circuit is: its nodes or edges, and its units where some hold several.
+
+    Args:
+        circuit: The circuit.
+        total: Nodes or edges of the model.
+
+    Example:
+        >>> circuit = Circuit((), (), (1, 2, 3), model="small", task="copy")
+        >>> counted(circuit, 5)
+        '0 of 5 nodes'
+    """
+    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    finest = f"{circuit.leaves:,} of {total:,} {what}"
+    size = len(circuit)
+    if size == circuit.leaves:
+        return finest
+    return f"{size:,} {'unit' if size == 1 else 'units'} with {finest}"
 
 
 def found_under(seen: Seen) -> str:

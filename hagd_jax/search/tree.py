@@ -1,4 +1,4 @@
-"""Masks over a tree of nodes: a node is open if it and every cluster above it is."""
+"""Masks over a tree of units: a node is open if it and every cluster above it is."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from hagd_jax.errors import InputError, require_list
 from hagd_jax.models.arrays import read_array
 from hagd_jax.search.hard_concrete import held, log_open_probability, open_probability, sample
 from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import UnitTree
 
 
 @struct.dataclass
 class Tree:
     """A tree assigns every node to a cluster of each level; the nodes are the last level.
+
+    It is what masks see of a tree of units, as arrays: a `units.UnitTree` has one level for each of
+    its depths, and clusters of nodes alone are a tree, too.
 
     Attributes:
         clusters: One (N,) int32 array for each level above the nodes, coarsest first.
@@ -40,12 +44,13 @@ class Tree:
     __repr__ = one_line
 
     @classmethod
-    def of(cls, clusters: Sequence[np.ndarray], *, seen: Seen | None = None) -> Tree:
+    def of(cls, clusters: Sequence[np.ndarray] | UnitTree, *, seen: Seen | None = None) -> Tree:
         """Make a tree from levels, checking them and counting their clusters.
 
         Args:
             clusters: (N,) cluster of every node, one array a level, coarsest first; or the
-                `Levels` that `hierarchy.clusters_of` returns, which know what they have seen.
+                `Levels` that `hierarchy.clusters_of` returns, or a `units.UnitTree`, which know
+                what they have seen.
             seen: The data that decided the clusters. Clusters that no data decided have seen
                 `Seen.nothing()`; None is unknown.
 
@@ -58,8 +63,9 @@ class Tree:
         """
         own = getattr(clusters, "seen", None)
         seen = own if seen is None else seen if own is None else own | seen
+        levels = clusters.depths() if isinstance(clusters, UnitTree) else clusters
         rows = [read_array("a level of the tree", level)
-                for level in require_list("tree", clusters, "levels of clusters")]  # fmt: skip
+                for level in require_list("tree", levels, "levels of clusters")]  # fmt: skip
         for upper, lower in zip([None, *rows[:-1]][: len(rows)], rows, strict=True):
             if lower.ndim != 1 or rows[0].ndim != 1 or len(lower) != len(rows[0]) or not len(lower):
                 raise InputError("tree", got=f"levels of shapes {[r.shape for r in rows]}",

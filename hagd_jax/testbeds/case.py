@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal.circuit import Node
+from hagd_jax.causal.node import Node
 from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import SPLITS, Task, Text

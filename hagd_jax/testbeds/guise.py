@@ -8,7 +8,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from hagd_jax.causal.circuit import Node
+from hagd_jax.causal.node import Node
 from hagd_jax.errors import InputError, require_index, require_is
 from hagd_jax.models import DecoderConfig, LanguageModel, Tokenizer, require_supported
 from hagd_jax.testbeds.blank import written, zeros

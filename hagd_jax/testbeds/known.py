@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import flax.traverse_util
 import numpy as np
 
-from hagd_jax.causal.circuit import Node
+from hagd_jax.causal.node import Node
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.prompts import Prompts, make_prompts

@@ -15,6 +15,10 @@ from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.naming import unit_name
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
+from hagd_jax.units.tree import tree
+from hagd_jax.units.tree_file import load_tree, save_tree
+from hagd_jax.units.unit import Unit
+from hagd_jax.units.unit_tree import UnitTree
 
 __all__ = [
     "MLPS",
@@ -40,6 +44,8 @@ __all__ = [
     "Selection",
     "Source",
     "Space",
+    "Unit",
+    "UnitTree",
     "active_features",
     "as_dictionary",
     "blocks",
@@ -47,11 +53,14 @@ __all__ = [
     "directed",
     "doubt",
     "intervene",
+    "load_tree",
     "mask_edges",
     "mask_nodes",
     "neurons",
     "parts_of",
+    "save_tree",
     "strongest_into",
+    "tree",
     "unexplained",
     "unit_name",
     "warn_of_nothing",

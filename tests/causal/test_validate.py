@@ -86,7 +86,7 @@ def test_a_circuit_is_not_accepted_by_the_ablation_it_was_found_with():
     record = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert record["verdict"] == "accepted"
     assert record["seen"]["ablations"] == ["counterfactual", "mean"]
-    assert len(record["claims"]) == len(report.claims) == 15
+    assert len(record["claims"]) == len(report.claims) == 17
     # What is under the ablation it was found with is measured and shown all the same.
     assert [e["decides"] for e in record["evidence"]] == [False, True]
     core = validate(case.model, own, task, dataclasses.replace(two, claims="core"))

@@ -1,14 +1,17 @@
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from hagd_jax.causal import Circuit, Node
 from hagd_jax.report import circuit_table, verdict_table
-from hagd_jax.report.words import node_name
+from hagd_jax.report.words import counted, node_name
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Scores
+from hagd_jax.units import Scores, Space
+from hagd_jax.units.tree import tree_of
 from tests.report.made_up import make_claims, make_evidence, make_report
 
 ALL = ("counterfactual", "mean", "zero", "resample")
@@ -88,3 +91,68 @@ def test_members_are_listed_by_the_scores_of_a_runs_page():
     lines = printed(circuit_table(circuit, n=1, scores=scores)).splitlines()
     (row,) = [line for line in lines if line.strip().startswith("1 ")]
     assert node_name(circuit.nodes[-1]) in row
+
+
+SPACE = Space(4, 2, 6)
+MIXED = Circuit.of_units(
+    tree_of(SPACE, "neurons", [np.arange(32) // 3], 2, Seen.nothing()),
+    ["layers 0-1", "cluster 2.0", "head 2.0", "mlp 3", "neuron 2.5"], (2.0, 5.0, 4.0, 1.0, 3.0),
+    model="m", task="t", seen=Seen.nothing(),
+)  # fmt: skip
+
+
+def test_units_are_listed_layer_by_layer_with_their_nodes():
+    lines = printed(circuit_table(MIXED, n=9)).splitlines()
+    assert lines[0].strip() == f"Strongest 5 of 5 units with {MIXED.leaves} of 32 nodes"
+    rows = [line.split() for line in lines if re.match(r"\s+\d", line)]
+    assert rows == [
+        ["4", "0", "to", "1", "layers", "0-1", "16", "2"], ["1", "2", "cluster", "2.0", "3", "5"],
+        ["2", "head", "2.0", "1", "4"], ["3", "neuron", "2.5", "1", "3"],
+        ["5", "3", "mlp", "3", "6", "1"],
+    ]  # fmt: skip
+
+
+def test_a_large_circuit_is_cut_with_a_sentence_for_the_rest():
+    text = printed(circuit_table(MIXED, n=2))
+    assert "Strongest 2 of 5 units" in text
+    assert "3 more units with 23 nodes of layers 0 to 3 are not shown" in " ".join(text.split())
+    circuit = make_report().circuit
+    text = " ".join(printed(circuit_table(circuit, n=len(circuit) - 1)).split())
+    assert re.search(r"1 more node of layer \d+ is not shown", text)
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_a_circuit_fits_the_terminal(monkeypatch, height):
+    monkeypatch.setenv("LINES", str(height))
+    monkeypatch.setenv("COLUMNS", "80")
+    nodes = tuple(Node("neuron", layer, index) for layer in range(5) for index in range(40))
+    circuit = Circuit(nodes, tuple(range(200)), Space(5, 1, 40), model="m", task="t")
+    lines = printed(circuit_table(circuit)).splitlines()
+    assert height - 4 <= len(lines) <= height
+    assert "Strongest" in lines[0]
+    assert "of layers 0 to 4 are not shown" in " ".join(" ".join(lines).split())
+
+
+def test_what_a_unit_costs_is_shown_where_it_is_known():
+    report = make_report(space=tuple(SPACE), circuit=MIXED)
+    names = tuple(unit.name for unit in MIXED.units)
+    own = dataclasses.replace(
+        report.validation, evidence=(make_evidence("mean", members=names, kl=(0.0, 2.0, 0.5, 2.0),
+                                                   without=(0.5, 1.5, 0.5, 0.25, 0.5)),),
+    )  # fmt: skip
+    text = printed(circuit_table(MIXED, n=9, found=own))
+    assert "KL added" in text
+    cost = dict(zip(names, ("0.0%", "50.0%", "0.0%", "\N{MINUS SIGN}12.5%", "0.0%"), strict=True))
+    for name, told in cost.items():
+        (line,) = [line for line in text.splitlines() if name in line]
+        assert line.split()[-1] == told
+
+
+def test_sentences_count_units_and_nodes():
+    assert counted(MIXED, 32) == "5 units with 27 of 32 nodes"
+    assert counted(MIXED.opened("layers 0-1"), 32) == "8 units with 27 of 32 nodes"
+    plain = make_report().circuit
+    assert counted(plain, 99) == f"{len(plain)} of 99 nodes"
+    report = make_report(space=tuple(SPACE), circuit=MIXED)
+    text = " ".join(printed(verdict_table(report)).split())
+    assert f"{27 / 32:.1%} of the model (5 units with 27 of 32 nodes)" in text

@@ -1,0 +1,89 @@
+"""The nodes of circuits, and what circuits are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from typing import Any
+
+from hagd_jax.errors import InputError, require_index, require_is, require_list
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Scores, Selection, Space
+from hagd_jax.units.unit import leaf_kind
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Node:
+    """A node is an attention head, an MLP neuron, or a feature of a transcoder.
+
+    Attributes:
+        kind: `head`, `neuron`, `mlp` or `feature`.
+        layer: From 0.
+        index: Within its layer, from 0.
+    """
+
+    kind: str
+    layer: int
+    index: int
+
+
+def space_of(value: Any) -> Space:
+    """Read a space, which files keep as a list.
+
+    Args:
+        value: Three sizes.
+
+    Raises:
+        InputError: If it is something else.
+
+    Example:
+        >>> space_of([2, 3, 5])
+        Space(layers=2, heads=3, features=5)
+    """
+    sizes = [require_index("space", size) for size in require_list("space", value, "three sizes")]
+    if len(sizes) != 3:
+        raise InputError("space", got=sizes, expected="layers, heads and units of a layer")
+    return Space(*sizes)
+
+
+def per_expert_of(value: Any, space: Space) -> tuple[int, ...]:
+    """Read the numbers of neurons of an expert in each layer, which files keep as a list."""
+    each = tuple(require_list("per_expert", value, "a number for each layer, or none"))
+    if each and len(each) != space.layers:
+        raise InputError("per_expert", got=f"{len(each)} numbers", expected=f"{space.layers}")
+    return tuple(require_index("per_expert", size, space.features + 1) for size in each)
+
+
+def kind_of(dictionary: str) -> str:
+    """Return the kind of a dictionary's nodes, as circuits record it.
+
+    Args:
+        dictionary: Its label.
+
+    Example:
+        >>> kind_of("neurons"), kind_of("runs/transcoder#1a2b3c4d")
+        ('neuron', 'feature')
+    """
+    require_is("dictionary", dictionary, str)
+    return leaf_kind(dictionary)
+
+
+def unpacked(mask: Any, scores: Any, provenance: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Separate a mask and scores from the records of what they have seen.
+
+    Args:
+        mask: Units, or a `Selection` of them.
+        scores: Values, or `Scores`.
+        provenance: Fields of a circuit; what its `seen` names is kept.
+
+    Returns:
+        The mask, the scores, and the fields, whose `seen` is the union of all three; the history of
+        a plain mask is what `provenance` says of it, or else unknown.
+    """
+    seen = [part.seen for part in (mask, scores) if isinstance(part, Selection | Scores)]
+    whole = isinstance(mask, Selection)
+    told = provenance.get("seen", Seen.nothing() if whole else Seen.unknown())
+    provenance = provenance | {"seen": functools.reduce(operator.or_, seen, told)}
+    mask = mask.mask if whole else mask
+    return mask, scores.values if isinstance(scores, Scores) else scores, provenance
