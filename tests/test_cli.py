@@ -123,7 +123,7 @@ def test_extract_over_the_features_of_a_transcoder(folder, tmp_path, capsys):
     assert any(node.kind == "feature" for node in circuit.nodes)
     assert json.loads((run / "config.json").read_text())["config"]["features"] == features
     out = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"L0\.F\d+ feature", out)
+    assert re.search(r"L0\.F\d+ [\d.]+ [\d.]+%", out)
     report = (run / "report.html").read_text()
     assert circuit.dictionary in report
     assert "30 topk features a layer with 6 active, to their own" in report

@@ -203,10 +203,10 @@ LIES: tuple[Lie, ...] = (
 def circuit_as_control() -> Iterator[None]:
     """Replace the random controls of a circuit by the circuit itself."""
 
-    def itself(flat: np.ndarray, *_: Any) -> list[np.ndarray]:
-        return [flat] * 40
+    def itself(drawing: trials.Drawing, *_: Any) -> list[np.ndarray]:
+        return [drawing.flat] * 40
 
-    with mock.patch.object(trials, "_controls", itself):
+    with mock.patch.object(trials.Drawing, "controls", itself):
         yield
 
 

@@ -107,7 +107,7 @@ def make_trials(
     # One stream of numbers for each purpose: what decides is the same whatever else is drawn.
     draw = [np.random.default_rng([seed, purpose]) for purpose in range(5)]
     tested = np.sort(draw[0].permutation(inside)[:members])
-    drawing = _Drawing(flat, there, parts, Alike.of(circuit))
+    drawing = Drawing(flat, there, parts, Alike.of(circuit))
     others = drawing.outside(controls, draw[2])
     paired = np.array(list(itertools.combinations(range(len(tested)), 2)), int).reshape(-1, 2)
     paired = draw[3].permutation(paired)[:pairs]
@@ -188,7 +188,7 @@ def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
     return (layer * 8 + kind).astype(int), kind
 
 
-class _Drawing(NamedTuple):
+class Drawing(NamedTuple):
     """Random circuits of a circuit's size, and random sets outside it.
 
     Attributes:

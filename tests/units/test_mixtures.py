@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from hagd_jax.errors import InputError
-from hagd_jax.graphs import attribute, load_graph, neuronpedia_json, save_graph, task_graph
+from hagd_jax.graphs import (
+    attribute,
+    load_graph,
+    neuronpedia_json,
+    prune,
+    save_graph,
+    task_graph,
+)
 from hagd_jax.graphs.graph import FEATURE
 from hagd_jax.interventions import chain, freeze, zero_alternative
 from hagd_jax.models import forward
@@ -111,7 +118,8 @@ def test_graphs_name_neurons_by_their_expert(tmp_path):
     every = load_graph(tmp_path / "graph.safetensors")
     assert every.info.per_expert == (6, 0, 6)
     task, nodes = task_graph([graph]), node_graph(noisy(STEPS), PROMPTS)
-    exported = [node for node in neuronpedia_json(graph)["nodes"] if node["activation"]]
+    whole = neuronpedia_json(graph, kept=prune(graph, node_threshold=1.0, edge_threshold=1.0))
+    exported = [node for node in whole["nodes"] if node["activation"]]
     named = {feature_name(graph, int(node)) for node in graph.of_kind(FEATURE)}
     assert {node["clerp"] for node in exported} <= named
     assert any(".E" in node["clerp"] for node in exported)
