@@ -221,7 +221,7 @@ def test_what_are_no_clusters_is_refused(clusters):
         tree(MODEL, clusters=clusters)
 
 
-@pytest.mark.parametrize("band", [0, -1, 1.0, True, None])
+@pytest.mark.parametrize("band", [0, -1, 1.0, True, None, 2**31, 2**70])
 def test_what_is_no_band_is_refused(band):
     with pytest.raises(InputError, match="band"):
         tree(MODEL, band=band)
