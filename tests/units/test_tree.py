@@ -205,6 +205,8 @@ def test_what_cannot_be_opened_or_closed_is_refused():
             found.opened(["mlp 0", "head 0.1"], name)
     with pytest.raises(InputError, match="1 of 2 leaves"):
         found.closed(["mlp 0", "head 0.1"], "attention 0")
+    with pytest.raises(InputError, match="a part of 'mlp 0'"):
+        found.closed(["mlp 0", "head 0.1"], "neuron 0.1")
     with pytest.raises(InputError, match="unit"):
         found.children("mlp 9")
 
