@@ -111,3 +111,32 @@ def test_progress_stops_where_it_is_asked_to():
         lines.say("a line")
         with pytest.raises(Interrupted):
             lines.update("score", 1, 2)
+
+
+def test_nothing_heavy_is_imported_before_signals_are_handled():
+    code = "import sys, hagd_jax.cli; print(sorted({'numpy', 'jax', 'tyro'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+IMPORTS_A_COMMAND = """
+import sys, time
+from hagd_jax.cli import commands, main
+def load(self):
+    print("up", flush=True)
+    time.sleep(60)
+commands.Command.load = load
+sys.argv = ["hagd", "extract", "--help"]
+main()
+"""
+
+
+def test_a_signal_during_the_imports_of_a_command_ends_it_at_once():
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTS_A_COMMAND],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, f"{STOPPED}\n")

@@ -21,7 +21,7 @@ from hagd_jax.causal.circuit_file import (
 )
 from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
 from hagd_jax.causal.grouping_file import grouping_of, grouping_record
-from hagd_jax.causal.node import Node, kind_of, per_expert_of, space_of, unpacked
+from hagd_jax.causal.node import Node, kind_of, per_expert_of, plain_scores, space_of, unpacked
 from hagd_jax.causal.regrouping import closed, nodes_of, opened
 from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
@@ -100,14 +100,12 @@ class Circuit:
             require_is("kind of a node", node.kind, str)
             require_is("layer of a node", node.layer, int, np.integer)
             require_is("index of a node", node.index, int, np.integer)
-        for score in self.scores:
-            require_is("scores", score, int, float, np.number)
+        object.__setattr__(self, "nodes", tuple(map(_plain, self.nodes)))
+        object.__setattr__(self, "scores", plain_scores("scores", self.scores))
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
             )
-        if not np.isfinite(np.asarray(self.scores, float)).all():
-            raise InputError("circuit", got="a score that is not finite", expected="numbers")
         object.__setattr__(self, "config", plain_config(self.config))
         if len(set(self.nodes)) != len(self.nodes):
             raise InputError("circuit", got="a node twice", expected="distinct nodes")
@@ -353,3 +351,10 @@ class Circuit:
             return found if tree is None else found.on(tree)
         except InputError as error:
             raise CheckpointError(f"{named(path)}, {error}") from error
+
+
+def _plain(node: Node) -> Node:
+    """The node with integers of Python, which files can hold."""
+    if type(node.layer) is type(node.index) is int:
+        return node
+    return Node(node.kind, int(node.layer), int(node.index))

@@ -38,7 +38,15 @@ RARE = 0.1
 NEEDED, IDLE, UNDECIDED = "needed", "idle", "undecided"
 
 
-def size(members: int, units: int, split: str, *, decides: bool, parts: int | None = None) -> Claim:
+def size(
+    members: int,
+    units: int,
+    split: str,
+    *,
+    decides: bool,
+    parts: int | None = None,
+    what: str = "nodes",
+) -> Claim:
     """Test that the circuit is a proper part: at most two thirds of the model at its finest.
 
     Args:
@@ -47,12 +55,13 @@ def size(members: int, units: int, split: str, *, decides: bool, parts: int | No
         split: Of the report.
         decides: Whether any claim decides.
         parts: Units of the circuit, where some hold several nodes.
+        what: `nodes` or `edges`, which are counted.
 
     Returns:
         The claim; its effect is the circuit's share of the model.
     """
     part = members / max(units, 1)
-    counted = f"{members:,} of {units:,} units"
+    counted = f"{members:,} of {units:,} {what}"
     if parts is not None and parts < members:
         own = "1 unit holds" if parts == 1 else f"{parts:,} units hold"
         counted = f"its {own} {members:,} of {units:,} nodes"

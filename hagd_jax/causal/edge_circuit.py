@@ -13,8 +13,8 @@ from hagd_jax.brief import one_line, quoted
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
 from hagd_jax.causal.grouping import UnitPlaces, unit_places
-from hagd_jax.causal.node import unpacked
-from hagd_jax.errors import CheckpointError, InputError, require_is
+from hagd_jax.causal.node import plain_scores, unpacked
+from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
 from hagd_jax.files import named, with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
@@ -105,9 +105,11 @@ class EdgeCircuit:
         object.__setattr__(self, "shape", Shape(*self.shape))
         object.__setattr__(self, "edges", tuple(Edge(*edge) for edge in self.edges))
         object.__setattr__(self, "config", plain_config(self.config))
-        if len(self.scores) != len(self.edges) or not np.isfinite(self.scores).all():
+        scores = require_list("scores", self.scores, "a number for each edge")
+        object.__setattr__(self, "scores", plain_scores("scores", scores))
+        if len(self.scores) != len(self.edges):
             raise InputError("circuit of edges", got=f"{len(self.scores)} scores",
-                             expected=f"{len(self.edges)} finite numbers")  # fmt: skip
+                             expected=f"{len(self.edges)} of them")  # fmt: skip
         if len(set(self.edges)) != len(self.edges):
             raise InputError("circuit of edges", got="an edge twice", expected="distinct edges")
         self.places()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
+from hagd_jax.causal.node import plain_scores
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Space, Unit, UnitTree
@@ -48,7 +49,7 @@ class Grouping:
         units = tuple(require_list("units", self.units, "a tuple of `Unit`"))
         scores = tuple(require_list("scores of units", self.scores, "a number for each unit"))
         object.__setattr__(self, "units", units)
-        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "scores", plain_scores("scores of units", scores))
         for unit in units:
             require_is("units", unit, Unit)
             ends = [place for held in unit.ranges for place in held]
@@ -56,11 +57,8 @@ class Grouping:
                 raise InputError("unit of the circuit", got=f"a {quoted(unit.kind)} of the leaves "
                                  f"{quoted(unit.ranges)}",
                                  expected="ascending ranges apart from each other")  # fmt: skip
-        for score in scores:
-            require_is("scores of units", score, int, float, np.number)
-        if len(scores) != len(units) or not np.isfinite(np.asarray(scores, float)).all():
-            raise InputError("scores of units", got=f"{len(scores)}",
-                             expected=f"{len(units)} finite numbers")  # fmt: skip
+        if len(scores) != len(units):
+            raise InputError("scores of units", got=f"{len(scores)}", expected=f"{len(units)}")
         if require_index("band", self.band) < 1:
             raise InputError("band", got=self.band, expected="1 layer or more")
         if not isinstance(self.digest, str) or not DIGEST.fullmatch(self.digest):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+import sys
 from typing import Any
+
+import numpy as np
 
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.seen import Seen
@@ -53,6 +56,33 @@ def per_expert_of(value: Any, space: Space) -> tuple[int, ...]:
     if each and len(each) != space.layers:
         raise InputError("per_expert", got=f"{len(each)} numbers", expected=f"{space.layers}")
     return tuple(require_index("per_expert", size, space.features + 1) for size in each)
+
+
+def plain_scores(what: str, values: Any) -> tuple[int | float, ...]:
+    """Read scores as numbers of Python, which files can hold.
+
+    Args:
+        what: Name of the argument.
+        values: Finite numbers of Python or NumPy.
+
+    Raises:
+        InputError: If one is something else.
+
+    Example:
+        >>> plain_scores("scores", [np.float32(0.5), 2])
+        (0.5, 2)
+    """
+    found: list[int | float] = []
+    for value in values:
+        require_is(what, value, int, float, np.integer, np.floating)
+        found.append(int(value) if isinstance(value, int | np.integer) else float(value))
+        if not -_MOST_SCORE <= found[-1] <= _MOST_SCORE:
+            raise InputError(what, got="one that is not finite", expected="numbers")
+    return tuple(found)
+
+
+# The largest float64.
+_MOST_SCORE = sys.float_info.max
 
 
 def kind_of(dictionary: str) -> str:

@@ -93,7 +93,10 @@ def validate(
     claims, seen = judge(bench, circuit, trials, tests, progress or (lambda ablation: None))
     units, own = int(existing(parts).sum()), tests[0]
     decides = any(claim.decides for claim in claims)
-    whole = size(circuit.leaves, units, config.split, decides=decides, parts=len(circuit))
+    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    whole = size(
+        circuit.leaves, units, config.split, decides=decides, parts=len(circuit), what=what
+    )
     claims = [whole, *claims]
     if again and config.claims == "all":
         claims.append(_found_again(circuit, again, units, config))

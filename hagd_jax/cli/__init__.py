@@ -19,12 +19,14 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         SystemExit: With the exit status, if the command fails.
     """
-    signals = Signals()
-    if argv is None:
+    signals, own = Signals(), argv is None
+    if own:
         signals.install()
-    from hagd_jax.cli.commands import run
+    from hagd_jax.cli.commands import load, run
 
+    argv = sys.argv[1:] if argv is None else argv
+    load(argv)  # before there is work to save, so that a signal ends the imports at once
     with signals.working():
-        code = run(sys.argv[1:] if argv is None else argv, own=argv is None, stop=signals.check)
+        code = run(argv, own=own, stop=signals.check)
     if code:
         sys.exit(code)

@@ -79,6 +79,16 @@ COMMANDS = {
 }  # fmt: skip
 
 
+def load(argv: Sequence[str]) -> None:
+    """Import the command that arguments name, if they name one.
+
+    Args:
+        argv: Arguments after `hagd`.
+    """
+    if argv and argv[0] in COMMANDS:
+        COMMANDS[argv[0]].load()
+
+
 def run(argv: Sequence[str], *, own: bool = False, stop: Stop = never) -> int:
     """Run a command.
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from hagd_jax.errors import Interrupted
-
 # Seconds until a stage must have reached a save point, and seconds until Python must have ended.
 GRACE, LAST = 5.0, 15.0
 _STOPPING = "stopping once the work so far is saved; a second signal (Ctrl-C) stops at once\n"
@@ -50,7 +48,7 @@ class Signals:
             Interrupted: If a signal came.
         """
         if self._asked is not None:
-            raise Interrupted
+            raise _interrupted()
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -105,4 +103,11 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+    raise _interrupted()
+
+
+def _interrupted() -> KeyboardInterrupt:
+    # Errors import NumPy, which takes longer than all that comes before the handlers.
+    from hagd_jax.errors import Interrupted
+
+    return Interrupted()

@@ -105,7 +105,7 @@ def circuit_table(
         unit, (first, last) = units[place], units[place].layers
         layer = str(first) if first == last else f"{first} to {last}"
         name = (
-            unit.name
+            parts.names[place]
             if mixed
             else node_name(Node(unit.kind, first, unit.index), circuit.per_expert)
         )

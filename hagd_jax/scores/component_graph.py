@@ -24,7 +24,7 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
-from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.scores.path import Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
@@ -228,7 +228,7 @@ def _scores(
     def gradient(step: jax.Array) -> AddToReads:
         def value(reads: AddToReads) -> jax.Array:
             out = forward(model, batch.inputs(), chain(ends.at(step), reads), remat=remat)
-            return jnp.sum(metric(out.logits, batch))
+            return metric_sum(metric, out.logits, batch, jnp.ones(len(batch)))
 
         return jax.grad(value)(no_reads(c, shape))
 

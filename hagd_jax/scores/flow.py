@@ -36,7 +36,7 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.component_graph import AddToReads, no_reads
-from hagd_jax.scores.path import Metric, path_ends, path_gradient
+from hagd_jax.scores.path import Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Directed
 
@@ -190,7 +190,7 @@ def flow_arrays(
             heads, features, reads = extra
             moves = (AddToHeads(heads), nodes.adding(features), reads)
             out = forward(model, batch.inputs(), chain(start, *moves), remat=remat)
-            return jnp.sum(metric(out.logits, batch) * weight)
+            return metric_sum(metric, out.logits, batch, weight)
 
         zeros = (*(jnp.zeros_like(moved[n]) for n in ("head_out", name)),
                  no_reads(model.config, shape))  # fmt: skip

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from hagd_jax.errors import InputError, require, require_flag, require_is, require_number
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.path import Metric, path_gradient
+from hagd_jax.scores.path import Metric, metric_sum, path_gradient
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
@@ -172,7 +172,7 @@ def batch_scores(
 
     def value(mask: Nodes) -> jax.Array:
         out = forward(model, batch.inputs(), dictionary.mask(mask, other), remat=remat)
-        return jnp.sum(metric(out.logits, batch) * weight)
+        return metric_sum(metric, out.logits, batch, weight)
 
     def gradient(step: jax.Array) -> Nodes:
         return jax.grad(value)(jax.tree.map(lambda x: x * step, Nodes.full(dictionary.space, 1.0)))

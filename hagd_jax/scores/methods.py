@@ -16,7 +16,7 @@ from hagd_jax.interventions import chain
 from hagd_jax.models import Identity, Intervention, LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig
-from hagd_jax.scores.path import CLEAN, PATH, Metric, path_ends, path_gradient
+from hagd_jax.scores.path import CLEAN, PATH, Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.scores.rules import gim_rules, relp_rules
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Dictionary, Nodes
@@ -64,7 +64,7 @@ def read_method(method: str | Method) -> Method:
         The method.
 
     Raises:
-        ConfigError: If there is no method of that name.
+        ConfigError: If there is no method of that name, or no such path or factor.
         InputError: If it is something else, or its rules hold arrays.
 
     Example:
@@ -74,6 +74,8 @@ def read_method(method: str | Method) -> Method:
     if not isinstance(method, str):
         require_is("method", method, Method)
         require_is("rules of the method", method.rules, Intervention)
+        require_choice("path of the method", method.path, ("embeddings", "masks"))
+        require_choice("factor of the method", method.factor, ("move", "rate"))
         if jax.tree.leaves(method.rules):
             raise InputError("rules of the method", got="an intervention with arrays",
                              expected="one that only changes gradients")  # fmt: skip
@@ -137,7 +139,7 @@ def mask_gradients(
         def value(mask: Nodes) -> jax.Array:
             both = chain(start, method.rules, dictionary.mask(mask, other))
             logits = forward(model, tokens, both, remat=how.remat).logits
-            return jnp.sum(how.metric(logits, batch) * weight)
+            return metric_sum(how.metric, logits, batch, weight)
 
         return jax.grad(value)(masks(at))
 

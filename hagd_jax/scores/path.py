@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_callable
 from hagd_jax.interventions import Edit, replace
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.prompts import Prompts
@@ -16,6 +18,30 @@ Metric = Callable[[jax.Array, Prompts], jax.Array]
 # Places on the path: those of edge attribution patching, without and with integrated gradients.
 CLEAN = (1.0,)
 PATH = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def metric_sum(metric: Metric, logits: jax.Array, batch: Prompts, weight: jax.Array) -> jax.Array:
+    """Add up a metric over prompts.
+
+    Args:
+        metric: (logits (B, T, V), prompts) → (B,).
+        logits: (B, T, V).
+        batch: B prompts.
+        weight: (B,) what each weighs.
+
+    Returns:
+        The weighted sum, a scalar.
+
+    Raises:
+        InputError: If the metric is no function, or returns anything but a number for each prompt:
+            a sum or mean over prompts would mix them with each other and with padding.
+    """
+    require_callable("metric", metric, "(logits, prompts)")
+    found = metric(logits, batch)
+    if jnp.shape(found) != weight.shape:
+        raise InputError("result of the metric", got=f"shape {jnp.shape(found)}",
+                         expected=f"{weight.shape}, a number for each prompt")  # fmt: skip
+    return jnp.sum(found * weight)
 
 
 def path_gradient(gradient: Callable[[jax.Array], Any], steps: jax.Array) -> Any:

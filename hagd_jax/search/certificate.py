@@ -222,7 +222,8 @@ def require_radius_one(
         # (α / 2N)^(1/R) > τ + k/P, or > τ if no number of subsets is enough for these prompts.
         room = threshold + kept / prompts
         room = room if room < 1 else threshold
-        least = math.floor(math.log(alpha / (2 * units)) / math.log(room)) + 1 if room > 0 else 1
+        level = math.log(alpha) - math.log(2 * units)  # of which the quotient may be 0
+        least = math.floor(level / math.log(room)) + 1 if room > 0 else 1
         raise InputError("subsets", got=subsets, expected=f"{least} or more, {said}",
                          mend="Draw more subsets, or ask about fewer units.")  # fmt: skip
     least = math.floor(kept / (best - threshold)) + 1

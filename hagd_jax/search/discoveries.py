@@ -106,14 +106,11 @@ def found_in(
         >>> [block.tolist() for block in found_in(scores, np.array([[0], [1]]), 1)]
         [[[True, False, False], [False, True, False]]]
     """
-    prompts, units = scores.shape
-    most = max(1, block_bytes // (scores.dtype.itemsize * units))
-    weights = np.zeros((len(rows), prompts), scores.dtype)
-    np.put_along_axis(weights, rows, 1, axis=1)
+    most = max(1, block_bytes // (scores.dtype.itemsize * scores.shape[1]))
     for start in range(0, len(rows), most):
-        # Zero weights add exact zeros, so that other prompts' scores leave no trace.
-        means = weights[start : start + most] @ scores
-        yield highest_rows(np.abs(means) if by == "magnitude" else means, size)
+        # Added subset by subset: a matrix product rounds equal columns and rows differently.
+        sums = np.stack([scores[row].sum(0) for row in rows[start : start + most]])
+        yield highest_rows(np.abs(sums) if by == "magnitude" else sums, size)
 
 
 def highest_rows(values: np.ndarray, size: int) -> np.ndarray:
@@ -272,7 +269,10 @@ def read_groups(groups: Any, leaves: int) -> tuple[np.ndarray, ...]:
         InputError: As in `grouped`.
     """
     expected = f"lists of leaves from 0 to {leaves - 1}, one or more in each unit, none in two"
-    found = [np.asarray(group) for group in require_list("groups", groups, expected)]
+    try:
+        found = [np.asarray(group) for group in require_list("groups", groups, expected)]
+    except ValueError:  # lists of different depths
+        found = []
     good = all(unit.dtype.kind in "iu" and unit.ndim == 1 and unit.size for unit in found)
     if not found or not good:
         raise InputError("groups", got=shown(groups), expected=expected)

@@ -94,7 +94,7 @@ def best_start(
 
     Raises:
         InputError: If there are no scores, sizes or ablations, or they do not fit the model, or
-            ablating every node changes nothing that is measured.
+            ablating every node changes nothing that is measured, or logits are not finite.
         ConfigError: If there is no such measure or ablation.
 
     Example:
@@ -147,6 +147,9 @@ def best_start(
 def _measures(found: Behaviour, ablation: str) -> tuple[np.ndarray, np.ndarray]:
     """(K,) shares of the empty circuit's KL, and |1 − f|; rows are the model, ∅, then circuits."""
     kl, metric = (np.asarray(rows, np.float64).mean(1) for rows in (found.kl, found.metric))
+    if not (np.isfinite(kl).all() and np.isfinite(metric).all()):
+        raise InputError("model", got=f"logits that are not finite ({ablation})",
+                         expected="finite ones, of the model and of every circuit")  # fmt: skip
     if not kl[1] > _LEAST_KL:
         raise InputError(
             "prompts", got=f"the model's own answers with all nodes ablated ({ablation})",

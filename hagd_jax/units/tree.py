@@ -18,6 +18,8 @@ from hagd_jax.units.unit_tree import UnitTree
 
 # Layers of a band, where the number is left open.
 BANDWIDTH = 4
+# The most that layers, which are int32, can be divided by, and that files may say.
+_MOST_LAYERS = 2**31 - 1
 
 
 def tree(
@@ -83,8 +85,9 @@ def tree_of(
     """
     require_is("space", space, Space)
     require_is("dictionary", dictionary, str)
-    if require_index("band", band) < 1:
-        raise InputError("band", got=band, expected="1 layer or more")
+    band = require_index("band", band)
+    if not 1 <= band <= _MOST_LAYERS:
+        raise InputError("band", got=band, expected=f"1 to {_MOST_LAYERS:,} layers")
     rows = [_level(level, space) for level in levels]
     labels = block_of(space).astype(np.int64)
     cut: list[np.ndarray] = []

@@ -169,6 +169,10 @@ class UnitTree:
         parts = [unit for unit in chain if inside.issuperset(unit.places().tolist())]
         held = sum(map(len, parts))
         if held < len(whole):
+            for unit in chain:
+                if len(unit) > len(whole) and inside.issubset(unit.places().tolist()):
+                    raise InputError("unit to close", got=f"{whole.name!r}, a part of "
+                                     f"{unit.name!r}", expected="one that they fill")  # fmt: skip
             raise InputError("unit to close", got=f"{whole.name!r}, of which the units hold "
                              f"{held:,} of {len(whole):,} leaves",
                              expected="one that they fill")  # fmt: skip

@@ -206,6 +206,9 @@ def test_a_near_whole_circuit_is_no_part(members_, units, verdict):
     assert claim.verdict == verdict
     assert claim.effect.value == members_ / units
     assert claim.says.startswith(f"it is {members_ / units:.1%} of the model")
+    assert f": {members_} of 516 nodes" in claim.says
+    told = size(members_, units, "test", decides=True, what="edges").says
+    assert f": {members_} of 516 edges" in told
 
 
 def test_what_was_not_run_says_so_and_settles_nothing():

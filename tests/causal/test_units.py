@@ -143,12 +143,28 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
         (["mlp 9"], (1.0,), "'mlp 9'"),
         (["mlp 0"], (), "0; expected 1"),
         (["mlp 0"], (float("nan"),), "finite"),
+        (["mlp 0"], (10**400,), "finite"),
+        (["mlp 0"], (np.complex64(1j),), "complex64"),
         (["mlp 0"], ("x",), "str"),
     ],
 )
 def test_impossible_units_are_refused(names, scores, got):
     with pytest.raises(InputError, match=got):
         Circuit.of_units(TREE, names, scores, **ABOUT)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    scores = np.array([0.5, 1.5, 2.5, 3.5], np.float32)
+    units = small(scores=scores)
+    nodes = Circuit((Node("head", np.int64(1), np.int32(0)),), scores[:1], TREE.space, **ABOUT)
+    for circuit, expected in (
+        (units, small(scores=scores.tolist())),
+        (nodes, Circuit((Node("head", 1, 0),), (0.5,), TREE.space, **ABOUT)),
+    ):
+        circuit.save(tmp_path / "c.json")
+        assert circuit == expected
+        assert circuit.to_json() == expected.to_json()
+        assert Circuit.load(tmp_path / "c.json").scores == circuit.scores
 
 
 def test_groupings_that_do_not_fit_are_refused():

@@ -112,6 +112,11 @@ def test_units_are_listed_layer_by_layer_with_their_nodes():
     ]  # fmt: skip
 
 
+def test_a_neuron_of_a_mixture_is_named_within_its_expert_beside_larger_units():
+    mixed = dataclasses.replace(MIXED, per_expert=(0, 3, 3, 3))
+    assert "neuron L2.E1.N2" in printed(circuit_table(mixed, n=9))
+
+
 def test_a_large_circuit_is_cut_with_a_sentence_for_the_rest():
     text = printed(circuit_table(MIXED, n=2))
     assert "Strongest 2 of 5 units" in text

@@ -12,11 +12,13 @@ from hagd_jax.scores import (
     METHODS,
     GradientConfig,
     Method,
+    component_graph,
     conductance,
     eap,
     eap_ig,
     gim,
     gim_rules,
+    mean_scores,
     prompt_scores,
     relp,
     relp_rules,
@@ -274,3 +276,19 @@ def test_bad_settings_are_refused():
         scale_gradient({"v": 2.0})
     with pytest.raises(ConfigError, match="method"):
         prompt_scores(noisy(PLAIN), PROMPTS, method="saliency")
+
+
+@pytest.mark.parametrize(
+    "metric", [lambda logits, _: logits.sum(), lambda logits, _: logits[:, -1], "logits"],
+    ids=["one number", "a row of each", "text"],
+)  # fmt: skip
+def test_metrics_that_are_no_number_for_each_prompt_are_refused(metric):
+    for scored in (relp, mean_scores, component_graph):
+        with pytest.raises(InputError, match="metric"):
+            scored(noisy(PLAIN), PROMPTS, metric=metric)
+
+
+def test_methods_without_a_known_path_or_factor_are_refused():
+    for unknown in (Method(path="mask"), Method(factor="speed")):
+        with pytest.raises(ConfigError, match="of the method"):
+            prompt_scores(noisy(PLAIN), PROMPTS, method=unknown)

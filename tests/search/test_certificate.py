@@ -194,6 +194,7 @@ def test_the_least_numbers_that_a_message_names_are_the_least(kept, subsets, uni
         lambda: least_share(0.9, 8, 2, deleted=7), lambda: least_share(0.9, 8, 2, inserted=-1),
         lambda: radii([0.5], 8, 2, 2.0), lambda: radii([-0.5], 8, 2),
         lambda: share_bounds([5], 4, 0.05), lambda: share_bounds([0.5], 4, 0.05),
+        lambda: require_radius_one(64, 8, subsets=9, units=9, alpha=5e-324, threshold=0.5),
         lambda: share_bounds([], 4, 0.05), lambda: share_bounds([[1]], 4, 0.05),
     ],
 )  # fmt: skip

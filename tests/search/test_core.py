@@ -273,3 +273,18 @@ def test_rules_that_return_no_mask_are_refused():
         core_of_rule(7, 64, 4, CoreConfig())
     with pytest.raises(InputError, match="units"):
         core_of_rule(lambda rows, seed: None, 64, 0, CoreConfig())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_units_with_equal_scores_are_found_from_the_left(dtype):
+    """Of equal columns the first are found, to the last bit, wherever they stand in a block."""
+    one = np.random.default_rng(0).normal(size=(64, 1)).astype(dtype)
+    rows = random_subsets(64, 8, 300)
+    for block in (1, 1 << 26):
+        found = np.concatenate(list(found_in(np.repeat(one, 47, 1), rows, 3, block_bytes=block)))
+        assert (found == (np.arange(47) < 3)).all()
+
+
+def test_ragged_groups_are_refused():
+    with pytest.raises(InputError, match="groups: got"):
+        core(strong(), 1, groups=[[0, [1]], [2]])

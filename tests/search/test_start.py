@@ -1,5 +1,6 @@
 """The choice among scores against circuits measured one by one."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -90,3 +91,6 @@ def test_bad_input_is_refused():
     still = SELECT[:2].__class__(**{**vars(SELECT[:2]), "corrupted": SELECT[:2].clean})
     with pytest.raises(InputError, match="all nodes ablated"):
         best_start(model, still, {"a": nothing}, [4], ablations=[same])
+    broken = model.replace(params=jax.tree.map(lambda x: x * np.nan, model.params))
+    with pytest.raises(InputError, match="not finite"):
+        best_start(broken, SELECT, {"a": good}, [4], ablations=[same])

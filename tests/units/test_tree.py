@@ -205,6 +205,8 @@ def test_what_cannot_be_opened_or_closed_is_refused():
             found.opened(["mlp 0", "head 0.1"], name)
     with pytest.raises(InputError, match="1 of 2 leaves"):
         found.closed(["mlp 0", "head 0.1"], "attention 0")
+    with pytest.raises(InputError, match="a part of 'mlp 0'"):
+        found.closed(["mlp 0", "head 0.1"], "neuron 0.1")
     with pytest.raises(InputError, match="unit"):
         found.children("mlp 9")
 
@@ -221,7 +223,7 @@ def test_what_are_no_clusters_is_refused(clusters):
         tree(MODEL, clusters=clusters)
 
 
-@pytest.mark.parametrize("band", [0, -1, 1.0, True, None])
+@pytest.mark.parametrize("band", [0, -1, 1.0, True, None, 2**31, 2**70])
 def test_what_is_no_band_is_refused(band):
     with pytest.raises(InputError, match="band"):
         tree(MODEL, band=band)
