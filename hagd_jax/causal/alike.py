@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from hagd_jax.causal.circuit import Circuit
 from hagd_jax.units import Unit, UnitTree
 from hagd_jax.units.unit import ATTENTION, CLUSTER, INNER
 
+# Draws the places of a random circuit.
+Draw = Callable[[np.random.Generator], Iterable[int]]
 # Units whose sizes differ by no more than this factor are drawn with equal chances.
 NEAR = 2.0
 
@@ -129,6 +132,30 @@ class Alike(NamedTuple):
             chosen = _first_of_each(label[free], lacking)
             found, free = np.concatenate([found, free[chosen]]), free[~chosen]
         return found
+
+
+def drawing(circuit: Any, universe: int) -> Draw:
+    """Return what draws random circuits of a circuit's make-up, in any layers.
+
+    Args:
+        circuit: Of units, whose like are drawn; or of single nodes or edges.
+        universe: Number of nodes or edges of the model.
+
+    Returns:
+        A function from a random generator to the places of as many nodes or edges.
+
+    Example:
+        >>> from hagd_jax.causal import Circuit, Node
+        >>> from hagd_jax.units import Space
+        >>> nodes = (Node("head", 0, 1), Node("neuron", 1, 2))
+        >>> circuit = Circuit(nodes, (1.0, 0.5), Space(2, 2, 4), model="m", task="t")
+        >>> len(drawing(circuit, 12)(np.random.default_rng(0)))
+        2
+    """
+    alike, size = Alike.of(circuit), len(circuit.places())
+    if alike is None:
+        return lambda rng: rng.choice(universe, size, replace=False).tolist()
+    return lambda rng: alike.drawn(rng, fine=False).tolist()
 
 
 def _first_of_each(label: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy
 
+from hagd_jax.causal.alike import Draw
 from hagd_jax.causal.claim import (
     FAILS,
     HOLDS,
@@ -216,16 +218,17 @@ def control(runs: Runs) -> Claim:
 
 
 def stable(
-    circuit: set[Any], again: list[set[Any]], universe: int, *, alpha: float, seed: int
+    circuit: set[Any], again: list[set[Any]], draws: Sequence[Draw], *, alpha: float, seed: int
 ) -> Claim:
-    """Test that searches with other seeds or prompts find the same members.
+    """Test that searches with other seeds or prompts find the same nodes.
 
     Args:
-        circuit: Its members.
+        circuit: Its nodes.
         again: Those of circuits found again.
-        universe: How many members there could be.
-        alpha: Level of the test against random circuits of the same sizes.
-        seed: Of those.
+        draws: What draws random circuits of the same make-up, for the circuit and for each of
+            those: nodes that come in whole units are shared in whole units by chance, too.
+        alpha: Level of the test against them.
+        seed: Of the draws.
 
     Returns:
         The claim: mean Jaccard of all pairs, with the middle 95% of pairs. No verdict if there is
@@ -237,12 +240,11 @@ def stable(
     effect = stability([circuit, *again])
     rng = np.random.default_rng(seed)
     null = [
-        stability([set(rng.choice(universe, len(one), replace=False)) for one in (circuit, *again)])
-        for _ in range(max(99, math.ceil(1 / alpha)))
+        stability([set(draw(rng)) for draw in draws]) for _ in range(max(99, math.ceil(1 / alpha)))
     ]
     p = permutation_p(effect.value, np.array([found.value for found in null]))
     says = (
-        f"{1 + len(again)} circuits share {effect.value:.0%} of their members, as a mean over pairs"
+        f"{1 + len(again)} circuits share {effect.value:.0%} of their nodes, as a mean over pairs"
     )
     verdict = HOLDS if effect.value >= SAME and p <= alpha else FAILS
     return Claim("stability", verdict, effect, p, "", "", says)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hagd_jax.brief import quoted
+from hagd_jax.causal.alike import drawing
 from hagd_jax.causal.bench import Bench, Test
 from hagd_jax.causal.beside import BESIDE, control, robust, specificity, stable
 from hagd_jax.causal.circuit import Circuit
@@ -122,8 +123,10 @@ def _found_again(
     """Compare a circuit with those that were found with other seeds or other prompts."""
     # A copy of a circuit, of the same seed and history, was not found again.
     several = [one for i, one in enumerate(again) if one not in (circuit, *again[:i])]
-    sets = [set(found.places().tolist()) for found in (circuit, *several)]
-    return stable(sets[0], sets[1:], units, alpha=config.alpha, seed=config.seed)
+    every = (circuit, *several)
+    sets = [set(found.places().tolist()) for found in every]
+    draws = [drawing(found, units) for found in every]
+    return stable(sets[0], sets[1:], draws, alpha=config.alpha, seed=config.seed)
 
 
 def _all(

@@ -13,7 +13,7 @@ from hagd_jax.errors import InputError, require_choice, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.top import top_nodes
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.tasks.seen import look
+from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.units import Nodes, Scores, Source, as_dictionary
 
 Measure = Literal["kl", "distance"]
@@ -94,7 +94,8 @@ def best_start(
 
     Raises:
         InputError: If there are no scores, sizes or ablations, or they do not fit the model, or
-            ablating every node changes nothing that is measured, or logits are not finite.
+            scores were made from some of these prompts, or ablating every node changes nothing
+            that is measured, or logits are not finite.
         ConfigError: If there is no such measure or ablation.
 
     Example:
@@ -114,6 +115,9 @@ def best_start(
         if not listed:
             raise InputError(what, got="none", expected="one or more")
     nodes = as_dictionary(model, dictionary)
+    seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
+                dictionary=nodes)  # fmt: skip
+    _require_apart(seen, starts)
     names = [(name, size) for name in starts for size in sizes]
     masks = [top_nodes(starts[name], size).mask for name, size in names]
     table: list[StartRow] = []
@@ -134,8 +138,6 @@ def best_start(
                          expected="prompts whose metric ablation changes",
                          mend='Use measure="kl".')  # fmt: skip
     best = min(losses, key=losses.__getitem__)
-    seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
-                dictionary=nodes)  # fmt: skip
     for each in under:
         if each.reference is not None:
             seen |= look(each.reference)
@@ -159,6 +161,16 @@ def _measures(found: Behaviour, ablation: str) -> tuple[np.ndarray, np.ndarray]:
     recovered = metric[2:] - metric[1]
     distance = np.abs(1 - recovered / whole) if whole else np.full(len(recovered), np.nan)
     return kl[2:] / kl[1], distance
+
+
+def _require_apart(seen: Seen, starts: Mapping[str, Scores]) -> None:
+    """Refuse scores that were made from the prompts they would be compared on."""
+    for name, scores in starts.items():
+        if shared := set(seen.prompts) & set(scores.seen.prompts):
+            raise InputError(
+                "prompts", got=f"{len(shared)} that the scores {name!r} were made from",
+                expected="others, such as the select split",
+            )  # fmt: skip
 
 
 def _check(starts: Mapping[str, Scores], measure: str) -> None:

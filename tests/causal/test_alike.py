@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.causal import Circuit
-from hagd_jax.causal.alike import Alike
+from hagd_jax.causal.alike import Alike, drawing
+from hagd_jax.causal.beside import stable
 from hagd_jax.causal.trials import make_trials
 from hagd_jax.models import DecoderConfig, abstract
 from hagd_jax.tasks import Seen
@@ -194,3 +195,21 @@ def test_a_circuit_opened_to_its_leaves_has_the_trials_of_single_nodes():
     plain = Circuit(opened.nodes, opened.scores, SPACE, **ABOUT)
     for a, b in zip(trials_of(opened).masks, trials_of(plain).masks, strict=True):
         np.testing.assert_array_equal(a.flat(), b.flat())
+
+
+def test_a_whole_mlp_found_twice_is_found_again_by_chance_too():
+    """One of twelve: the leaves of two random MLPs are the same ones as often as that."""
+    space = Space(12, 1, 64)
+    whole = tree_of(space, "neurons", [], 4, Seen.nothing())
+    found = Circuit.of_units(whole, ["mlp 3"], model="m", task="t")
+    places = set(found.places().tolist())
+    assert len(places) == 64
+    draws = [drawing(found, space.nodes)] * 2
+    claim = stable(places, [places], draws, alpha=0.02, seed=0)
+    assert claim.effect.value == 1
+    assert 0.03 < claim.p_value < 0.2
+    assert claim.verdict == "fails"
+    # As single neurons nobody would draw the same 64 twice.
+    loose = Circuit(found.nodes, found.scores, space, "m", "t")
+    claim = stable(places, [places], [drawing(loose, space.nodes)] * 2, alpha=0.02, seed=0)
+    assert claim.verdict == "holds"

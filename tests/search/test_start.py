@@ -94,3 +94,8 @@ def test_bad_input_is_refused():
     broken = model.replace(params=jax.tree.map(lambda x: x * np.nan, model.params))
     with pytest.raises(InputError, match="not finite"):
         best_start(broken, SELECT, {"a": good}, [4], ablations=[same])
+
+
+def test_scores_are_not_compared_on_prompts_that_made_them():
+    with pytest.raises(InputError, match="1 that the scores 'good' were made from"):
+        best_start(MODEL, PROMPTS[1::2], {"good": conductance(MODEL, PROMPTS[:2])}, [4])
