@@ -52,6 +52,21 @@ def plans(result: dict) -> list[Row]:
     return rows
 
 
+def scope(result: dict) -> list[Row]:
+    """Make the row of a graph over a dictionary that stays on disk."""
+    (row,) = result["rows"]
+    what = (
+        f"Graph of {row['tokens']} tokens, {row['feature_nodes']:,} features, over "
+        f"{result['dictionary_bytes'] / 1e9:.1f} GB of transcoders on disk (26 layers of 16,384), "
+        f"{row['family']} of Gemma 2 2B's sizes in bfloat16"
+    )
+    measured = (
+        f"peak {row['peak_gb']:.1f} GB, of which the model {row['model_gb']:.1f}; "
+        f"{row['first_seconds']:.0f} s, again {row['seconds']:.0f} s"
+    )
+    return [(what, measured, f"≤ {result['limit_gb']} GB", "scale/gemmascope.py")]
+
+
 def real(result: dict) -> list[Row]:
     """Make the rows of what the commands do on each real model."""
     rows: list[Row] = []
@@ -115,5 +130,6 @@ def _circuit(name: str, task: str, row: dict) -> Row:
 
 
 ROWS: Rows = {
-    "gguf_parity": gguf, "compile_time": compiled, "plan_models": plans, "real_models": real,
+    "gguf_parity": gguf, "gemmascope_llama": scope, "gemmascope_gemma2": scope,
+    "compile_time": compiled, "plan_models": plans, "real_models": real,
 }  # fmt: skip
