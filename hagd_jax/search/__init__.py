@@ -15,6 +15,16 @@ from hagd_jax.search.schedule import Schedule, schedule
 from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
+from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search.unit_search import (
+    SearchedUnits,
+    UnitCircuit,
+    search_units,
+    seen_by_units,
+    train_units,
+    unit_losses,
+)
+from hagd_jax.search.unit_steps import UnitState, init_units
 
 __all__ = [
     "Best",
@@ -27,14 +37,20 @@ __all__ = [
     "Repaired",
     "Schedule",
     "Searched",
+    "SearchedUnits",
     "Start",
     "StartRow",
     "Tree",
+    "UnitCircuit",
+    "UnitMaskConfig",
+    "UnitRepairConfig",
+    "UnitState",
     "best_start",
     "core",
     "core_keeps",
     "core_of_rule",
     "init_masks",
+    "init_units",
     "is_found",
     "mask_ranks",
     "measured_losses",
@@ -44,7 +60,11 @@ __all__ = [
     "search_many",
     "search_masks",
     "search_restarts",
+    "search_units",
     "seen_by_masks",
+    "seen_by_units",
     "top_nodes",
     "train_masks",
+    "train_units",
+    "unit_losses",
 ]
