@@ -16,6 +16,7 @@ from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search.unit_repair import RepairedUnits, repair_units
 from hagd_jax.search.unit_search import (
     SearchedUnits,
     UnitCircuit,
@@ -35,6 +36,7 @@ __all__ = [
     "MaskState",
     "RepairConfig",
     "Repaired",
+    "RepairedUnits",
     "Schedule",
     "Searched",
     "SearchedUnits",
@@ -55,6 +57,7 @@ __all__ = [
     "mask_ranks",
     "measured_losses",
     "repair",
+    "repair_units",
     "require_found",
     "schedule",
     "search_many",

@@ -84,10 +84,11 @@ class UnitRepairConfig:
 
     Attributes:
         rounds: Largest number of rounds; each takes the best of the changes that it measured.
-        proposals: Largest number of changes of each kind (merges, splits, swaps and additions)
-            that a round measures.
+        proposals: Largest number of changes of each kind (merges, splits, swaps, additions
+            and drops) that a round measures.
         batch_size: Prompts in one call.
         ablations: Those whose worst loss is made smaller, each as a share of the empty circuit's.
+        leaf_weight: As in `UnitMaskConfig`, for circuits whose size is a cost.
         metric: Weight of the squared error of the metric, beside KL.
         least: A change must lower the worst loss by this share of it.
 
@@ -103,6 +104,7 @@ class UnitRepairConfig:
     proposals: int = 8
     batch_size: int = 32
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    leaf_weight: float = 0.02
     metric: float = 1.0
     least: float = 1e-3
 
@@ -110,6 +112,7 @@ class UnitRepairConfig:
         for field in ("rounds", "proposals"):
             require_number(field, getattr(self, field), least=0, whole=True)
         require_number("batch_size", self.batch_size, least=1, whole=True)
+        require_number("leaf_weight", self.leaf_weight, above=0)
         for field in ("metric", "least"):
             require_number(field, getattr(self, field), least=0)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))

@@ -27,7 +27,7 @@ from hagd_jax.units import UnitTree
 
 # At this shift every gate is open, whatever the logits.
 OPEN = -60.0
-_LEAST_OPENED, _MOST_OPENED = -3.0, 1.0
+_LEAST_OPENED, _MOST_OPENED = -3.0, 3.0
 
 
 class UnitLevels(NamedTuple):
@@ -225,10 +225,12 @@ def start_gates(levels: UnitLevels, scores: np.ndarray) -> Gates:
     """Convert scores of leaves to logits of all gates.
 
     A leaf's g is clip(½ · logit(rank) + 1, −2, 3), where rank is its share in the order of the
-    scores; that of an inner unit is the mean of its leaves. Its s depends on how unequal the scores
-    x of its n leaves are: with the effective number of leaves (Σ|x|)² / Σx² (the participation
-    ratio) as a share r of n, s is clip(log((1 − r) / r), −3, 1). So a unit of equal leaves begins
-    as a whole, and one whose score a few leaves carry begins opened. Without any score r is ½.
+    scores; that of an inner unit is the mean of its leaves plus 1, since a leaf is open only if all
+    units above it are. Its s depends on how unequal the scores x of its n leaves are: with the
+    effective number of leaves (Σ|x|)² / Σx² (the participation ratio) as a share r of n, s is
+    clip(1 + log((1 − r) / r), −3, 3). So a unit of equal leaves begins as a whole, and one whose
+    score a few leaves carry begins opened. Units without any score begin opened, s = 3: where
+    nothing is known, masks that begin with wholes miss small circuits.
 
     Args:
         levels: The tree.
@@ -243,10 +245,10 @@ def start_gates(levels: UnitLevels, scores: np.ndarray) -> Gates:
     x = np.abs(x) / max(np.abs(x).max(initial=0), np.finfo(np.float64).tiny)
     sums = _sums(levels, np.stack([own, x, x**2]))
     square = sums[1] ** 2
-    share = np.where(sums[2] > 0, square / np.maximum(sums[2] * levels.sizes, 1e-300), 0.5)
+    share = np.where(sums[2] > 0, square / np.maximum(sums[2] * levels.sizes, 1e-300), 0)
     share = np.clip(share, 1e-6, 1 - 1e-6)
-    opened = np.clip(np.log1p(-share) - np.log(share), _LEAST_OPENED, _MOST_OPENED)
-    mean = sums[0] / np.maximum(levels.sizes, 1)
+    opened = np.clip(1 + np.log1p(-share) - np.log(share), _LEAST_OPENED, _MOST_OPENED)
+    mean = sums[0] / np.maximum(levels.sizes, 1) + 1
     return Gates(*(jnp.asarray(row, jnp.float32) for row in (mean, opened, own)))
 
 

@@ -131,7 +131,7 @@ def search_units(
         >>> [len(found.units) <= 4 and found.leaves <= 8 for found in made.circuits]
         [True, True]
     """
-    nodes = _dictionary(model, tree, dictionary)
+    nodes = dictionary_of(model, tree, dictionary)
     require_run(model, prompts, config, UnitMaskConfig, seed=seed)
     limits = limits_of(sizes, tree.space.nodes, config.leaf_weight)
     row, _ = read(nodes.bare(), scores)
@@ -189,7 +189,7 @@ def train_units(
         >>> [round(metrics["cost"], 3) for _, metrics in steps][-1]
         4.0
     """
-    nodes = _dictionary(model, tree, dictionary)
+    nodes = dictionary_of(model, tree, dictionary)
     require_run(model, prompts, config, UnitMaskConfig)
     require_is("state", state, UnitState, mend="Make one with init_units.")
     limits = limits_of(sizes, tree.space.nodes, config.leaf_weight)
@@ -303,7 +303,7 @@ def seen_by_units(
     Returns:
         What was seen.
     """
-    nodes = _dictionary(model, tree, dictionary)
+    nodes = dictionary_of(model, tree, dictionary)
     _, before = read(nodes.bare(), scores)
     return before | tree.seen | looked(model, prompts, nodes, config.ablations)
 
@@ -313,8 +313,20 @@ def _top(state: UnitState) -> tuple[float, float]:
     return units, leaves
 
 
-def _dictionary(model: LanguageModel, tree: Any, source: Source | None) -> Dictionary:
-    """The dictionary, which must be the one that the tree is over."""
+def dictionary_of(model: LanguageModel, tree: Any, source: Source | None) -> Dictionary:
+    """Return the dictionary of a search, refusing a tree over another one.
+
+    Args:
+        model: The model.
+        tree: The tree of units.
+        source: A transcoder, a dictionary, or None for neurons.
+
+    Returns:
+        The dictionary.
+
+    Raises:
+        InputError: If the tree is none, or one over another dictionary or model.
+    """
     nodes = as_dictionary(model, source)
     require_is("tree", tree, UnitTree, mend="Make one with units.tree.")
     if (tree.space, tail(tree.dictionary)) != (nodes.space, tail(nodes.label)):
