@@ -15,16 +15,10 @@ from hagd_jax.search.schedule import Schedule, schedule
 from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
+from hagd_jax.search.unit_circuit import UnitCircuit, seen_by_units, unit_losses
 from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
 from hagd_jax.search.unit_repair import RepairedUnits, repair_units
-from hagd_jax.search.unit_search import (
-    SearchedUnits,
-    UnitCircuit,
-    search_units,
-    seen_by_units,
-    train_units,
-    unit_losses,
-)
+from hagd_jax.search.unit_search import SearchedUnits, search_units, train_units
 from hagd_jax.search.unit_steps import UnitState, init_units
 
 __all__ = [

@@ -20,8 +20,8 @@ from hagd_jax.search.checks import require_run
 from hagd_jax.search.objective import Target, loss, target_of
 from hagd_jax.search.parts import looked
 from hagd_jax.search.several import partners_of, replaced
+from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, mask_row, unit_losses
 from hagd_jax.search.unit_config import UnitRepairConfig
-from hagd_jax.search.unit_search import UnitCircuit, dictionary_of, mask_row, unit_losses
 from hagd_jax.search.unit_sizes import Limit, limits_of
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Source, Unit, UnitTree

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hagd_jax.errors import InputError
 from hagd_jax.search.hard_concrete import open_probability
+from hagd_jax.search.unit_circuit import mask_row
 from hagd_jax.search.unit_config import UnitMaskConfig
 from hagd_jax.search.unit_levels import (
     OPEN,
@@ -25,7 +26,6 @@ from hagd_jax.search.unit_levels import (
     start_gates,
 )
 from hagd_jax.search.unit_read import read_units
-from hagd_jax.search.unit_search import mask_row
 from hagd_jax.search.unit_sizes import Limit, limits_of, plan_of
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Space
