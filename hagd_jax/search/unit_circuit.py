@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import InputError, require_is
+from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import RepairConfig
 from hagd_jax.search.outcome import measured_losses
@@ -76,11 +76,15 @@ def unit_losses(
     Raises:
         InputError: As `measured_losses`.
     """
-    masks = [Nodes.from_flat(tree.space, mask_row(tree, units)) for units in circuits]
+    nodes = dictionary_of(model, tree, dictionary)
+    require_is("config", config, UnitMaskConfig, UnitRepairConfig)
+    chains = require_list("circuits", circuits, "circuits, each of units")
+    masks = [Nodes.from_flat(tree.space, mask_row(tree, tree.antichain(chain)))
+             for chain in chains]  # fmt: skip
     inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
     return {
         name: measured_losses(
-            model, prompts, masks, inside, dictionary=dictionary, ablation=name
+            model, prompts, masks, inside, dictionary=nodes, ablation=name
         )
         for name in config.ablations
     }  # fmt: skip
@@ -118,6 +122,7 @@ def seen_by_units(
         What was seen.
     """
     nodes = dictionary_of(model, tree, dictionary)
+    require_is("config", config, UnitMaskConfig, UnitRepairConfig)
     _, before = read(nodes.bare(), scores)
     return before | tree.seen | looked(model, prompts, nodes, config.ablations)
 
