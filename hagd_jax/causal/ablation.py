@@ -165,7 +165,7 @@ def behaviour(
         )
         beside = places._asdict()
     if kind == "resample":
-        prompts, beside = _resampled(model, prompts, reference, ablation.seed)
+        prompts, beside = resampled(model, prompts, reference, ablation.seed)
     parts = [
         _judge(model.bare(), nodes, batch, own, circuits, means, kind, candidates)
         for batch, own in batches_with(model, prompts, beside, batch_size)
@@ -211,10 +211,32 @@ def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
     return _Circuits(stacked, len(masks))
 
 
-def _resampled(
+def resampled(
     model: LanguageModel, prompts: Prompts, reference: Prompts | None, seed: int
 ) -> tuple[Prompts, dict[str, np.ndarray]]:
-    """Prompts with their partners in place of counterfactuals, and lengths where those matter."""
+    """Put each prompt's partner in place of its counterfactual.
+
+    Args:
+        model: The model that will read them.
+        prompts: N prompts.
+        reference: Prompts to draw from, see `partners`; the measured ones if None.
+        seed: Which of the possible partners.
+
+    Returns:
+        The prompts, and `length`, the tokens of each partner's rows, if any partner is shorter than
+        its prompt, whose values must then pass `at_last`; nothing otherwise.
+
+    Raises:
+        InputError: If a prompt has no partner, or one of another length in a model that reads both
+            ways.
+
+    Example:
+        >>> from hagd_jax.testbeds import hand_built
+        >>> case = hand_built()[0]
+        >>> made, beside = resampled(case.model, case.prompts, None, 0)
+        >>> len(made), beside
+        (81, {})
+    """
     tokens, length = partners(prompts, reference, seed=seed)
     made = dataclasses.replace(prompts, corrupted=tokens)
     own = np.asarray(prompts.length)

@@ -15,6 +15,11 @@ from hagd_jax.search.schedule import Schedule, schedule
 from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
+from hagd_jax.search.unit_circuit import UnitCircuit, seen_by_units, unit_losses
+from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search.unit_repair import RepairedUnits, repair_units
+from hagd_jax.search.unit_search import SearchedUnits, search_units, train_units
+from hagd_jax.search.unit_steps import UnitState, init_units
 
 __all__ = [
     "Best",
@@ -25,26 +30,38 @@ __all__ = [
     "MaskState",
     "RepairConfig",
     "Repaired",
+    "RepairedUnits",
     "Schedule",
     "Searched",
+    "SearchedUnits",
     "Start",
     "StartRow",
     "Tree",
+    "UnitCircuit",
+    "UnitMaskConfig",
+    "UnitRepairConfig",
+    "UnitState",
     "best_start",
     "core",
     "core_keeps",
     "core_of_rule",
     "init_masks",
+    "init_units",
     "is_found",
     "mask_ranks",
     "measured_losses",
     "repair",
+    "repair_units",
     "require_found",
     "schedule",
     "search_many",
     "search_masks",
     "search_restarts",
+    "search_units",
     "seen_by_masks",
+    "seen_by_units",
     "top_nodes",
     "train_masks",
+    "train_units",
+    "unit_losses",
 ]

@@ -102,17 +102,35 @@ def mixed(
     key: jax.Array,
 ) -> dict[str, jax.Array]:
     """Replace the counterfactual by means over other prompts on a random share of the prompts."""
-    if batch.means is None or batch.places is None or not share:
+    if batch.means is None or not share:
         return other
-    prompts = batch.prompts
-    own = parts.values(forward(model, prompts.inputs(), capture=parts.capture).trace)
-    means = batch.means.values(own, prompts, *map(jnp.asarray, batch.places))
-    rows = prompts.per_row(jax.random.bernoulli(key, share, (len(batch.metric),)))
+    rows = jax.random.bernoulli(key, share, (len(batch.metric),))
+    return chosen(batch.prompts, rows, means_of(batch, own_values(model, parts, batch)), other)
 
-    def choose(mean: jax.Array, given: jax.Array) -> jax.Array:
-        return jnp.where(rows.reshape(1, -1, *[1] * (given.ndim - 2)), mean, given)
 
-    return {name: choose(means[name], value) for name, value in other.items()}
+def own_values(model: LanguageModel, parts: Parts, batch: Target) -> dict[str, jax.Array]:
+    """Compute the values of the parts on the prompts themselves."""
+    trace = forward(model, batch.prompts.inputs(), capture=parts.capture).trace
+    return parts.values(trace)
+
+
+def means_of(batch: Target, own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Compute the means over other prompts, from the prompts' own values."""
+    assert batch.means is not None
+    assert batch.places is not None
+    return batch.means.values(own, batch.prompts, *map(jnp.asarray, batch.places))
+
+
+def chosen(
+    prompts: Prompts, where: jax.Array, some: dict[str, jax.Array], others: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Choose `some` values on the prompts (B,) where that is true, and the others elsewhere."""
+    rows = prompts.per_row(where)
+
+    def choose(one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(rows.reshape(1, -1, *[1] * (other.ndim - 2)), one, other)
+
+    return {name: choose(some[name], value) for name, value in others.items()}
 
 
 def distances(

@@ -111,6 +111,10 @@ class UnitTree:
         place = require_index("place of a leaf", place, self.space.nodes)
         return leaf(self.space, leaf_kind(self.dictionary), place)
 
+    def inner(self, number: int) -> Unit:
+        """Return the inner unit of a number of `layout`."""
+        return self._made(require_index("number of a unit", number, len(self.layout.kind)))
+
     @property
     def roots(self) -> tuple[Unit, ...]:
         """Return the units that no other holds."""

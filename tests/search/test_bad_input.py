@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hagd_jax import baselines, hierarchy, meta, search
+from hagd_jax import baselines, hierarchy, meta, search, units
 from hagd_jax.errors import HagdError
 from hagd_jax.scores import node_graph
 from hagd_jax.testbeds import hand_built
@@ -137,7 +137,38 @@ def other_calls():
     }  # fmt: skip
 
 
-ROOMS = [search_calls, other_calls]
+def unit_calls():
+    scores, tree, key = baselines.random_scores(SPACE), units.tree(MODEL), jax.random.key(0)
+    own = {"model": MODEL, "prompts": PROMPTS}
+    config = search.UnitMaskConfig(steps=4, check_every=4, ablations=("counterfactual",))
+    repair = search.UnitRepairConfig(rounds=1, proposals=1, ablations=("counterfactual",))
+    state = search.init_units(key, scores, tree, config)
+    chosen = search.UnitCircuit(tree.roots, (1.0,), (1, SPACE.nodes), {}, tree.seen)
+    given = {"tree": tree, "sizes": [(2, 3)], "config": config, "dictionary": None}
+    return {
+        "init_units": (
+            search.init_units,
+            {"key": key, "scores": scores, "tree": tree, "config": config, "sizes": 1},
+        ),
+        "search_units": (search.search_units, {**own, "scores": scores, **given, "seed": 0}),
+        "train_units": (
+            lambda **given: list(search.train_units(**given)), {**own, "state": state, **given},
+        ),
+        "seen_by_units": (
+            search.seen_by_units, {**own, "scores": scores, "tree": tree, "config": config},
+        ),
+        "unit_losses": (
+            search.unit_losses,
+            {**own, "tree": tree, "circuits": [tree.roots], "config": repair, "dictionary": None},
+        ),
+        "repair_units": (
+            search.repair_units,
+            {**own, "tree": tree, "circuit": chosen, "config": repair, "dictionary": None},
+        ),
+    }  # fmt: skip
+
+
+ROOMS = [search_calls, other_calls, unit_calls]
 
 
 @pytest.mark.parametrize("calls", ROOMS, ids=lambda calls: calls.__name__)

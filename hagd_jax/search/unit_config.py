@@ -1,0 +1,134 @@
+"""How masks over a tree of units are trained, and how circuits of units are repaired."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hagd_jax.errors import ConfigError, require_choice, require_list, require_number
+
+# What a search can set closed leaves to, in the order in which a step's prompts are divided.
+TRAINED = ("counterfactual", "mean", "resample", "zero")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitMaskConfig:
+    """Configure how masks over a tree of units are trained.
+
+    Attributes:
+        steps: Number of Adam steps.
+        learning_rate: Adam's learning rate, on the logits of all gates.
+        batch_size: Prompts in a step, each with a mask of its own; they are divided evenly among
+            the ablations, so there are at least as many.
+        start: Expected cost at first, as a share of the cost with every unit kept.
+        plateau: Share of the steps in which the cost stays at the requested values, divided evenly
+            among them; in the other steps it falls geometrically.
+        leaf_weight: What a leaf costs where a size is given as a cost: units + leaf_weight ·
+            leaves. A size (U, V) has the weight U / V instead.
+        ablations: What closed leaves are set to, of `counterfactual`, `mean`, `resample` and
+            `zero`.
+        draws: Number of partners of each prompt among which every step chooses, for `resample`.
+        temperature: Ablations are weighted by softmax(r / (temperature · mean r)), where r are the
+            running losses. Near 0 the worst ablation alone sets the gradient; a large number
+            weights all equally. With 0.25 a loss that is a tenth above the mean weighs 1.5 times
+            as much as one at the mean.
+        memory: Decay of the running losses a step: r ← memory · r + (1 − memory) · loss.
+        superset: Share of the prompts on which closed leaves are opened at random beside the mask,
+            so that circuits tolerate additional leaves; 0 for none.
+        opened: Probability with which each closed leaf is opened there.
+        metric: Weight of the squared error of the metric, beside KL.
+        check_every: Number of steps that run as one compiled scan.
+
+    Raises:
+        ConfigError: If a field is out of range.
+
+    Example:
+        >>> UnitMaskConfig(steps=200, ablations=("mean", "resample")).ablations
+        ('mean', 'resample')
+    """
+
+    steps: int = 240
+    learning_rate: float = 0.2
+    batch_size: int = 9
+    start: float = 0.8
+    plateau: float = 0.25
+    leaf_weight: float = 0.02
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    draws: int = 8
+    temperature: float = 0.25
+    memory: float = 0.9
+    superset: float = 0.1
+    opened: float = 0.1
+    metric: float = 1.0
+    check_every: int = 10
+
+    def __post_init__(self):
+        for field in ("steps", "batch_size", "draws", "check_every"):
+            require_number(field, getattr(self, field), least=1, whole=True)
+        for field in ("learning_rate", "leaf_weight", "temperature"):
+            require_number(field, getattr(self, field), above=0)
+        require_number("start", self.start, above=0, most=1)
+        require_number("plateau", self.plateau, above=0, most=1)
+        require_number("memory", self.memory, least=0, below=1)
+        for field in ("superset", "opened"):
+            require_number(field, getattr(self, field), least=0, most=1)
+        require_number("metric", self.metric, least=0)
+        object.__setattr__(self, "ablations", ablations_of(self.ablations))
+        if self.batch_size < len(self.ablations):
+            expected = f"{len(self.ablations)} or more, one for each ablation"
+            raise ConfigError("batch_size", got=self.batch_size, expected=expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitRepairConfig:
+    """Configure how a circuit of units is repaired.
+
+    Attributes:
+        rounds: Largest number of rounds; each takes the best of the changes that it measured.
+        proposals: Largest number of changes of each kind (merges, splits, swaps, additions
+            and drops) that a round measures.
+        batch_size: Prompts in one call.
+        ablations: Those whose worst loss is made smaller, each as a share of the empty circuit's.
+        leaf_weight: As in `UnitMaskConfig`, for circuits whose size is a cost.
+        metric: Weight of the squared error of the metric, beside KL.
+        least: A change must lower the worst loss by this share of it.
+
+    Raises:
+        ConfigError: If a field is out of range.
+
+    Example:
+        >>> UnitRepairConfig(rounds=3).proposals
+        8
+    """
+
+    rounds: int = 4
+    proposals: int = 8
+    batch_size: int = 32
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    leaf_weight: float = 0.02
+    metric: float = 1.0
+    least: float = 1e-3
+
+    def __post_init__(self):
+        for field in ("rounds", "proposals"):
+            require_number(field, getattr(self, field), least=0, whole=True)
+        require_number("batch_size", self.batch_size, least=1, whole=True)
+        require_number("leaf_weight", self.leaf_weight, above=0)
+        for field in ("metric", "least"):
+            require_number(field, getattr(self, field), least=0)
+        object.__setattr__(self, "ablations", ablations_of(self.ablations))
+
+
+def ablations_of(given: object) -> tuple[str, ...]:
+    """Read distinct ablations that a search can train under.
+
+    Raises:
+        ConfigError: If there is none, one twice, or one that it cannot.
+    """
+    if isinstance(given, str):
+        given = (given,)
+    names = require_list("ablations", given, "names of ablations")
+    for name in names:
+        require_choice("ablations", name, TRAINED)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError("ablations", got=tuple(names), expected="one or more, each once")
+    return tuple(names)

@@ -1,0 +1,155 @@
+"""Sizes of circuits of units: limits on units and leaves, and the cost at each step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hagd_jax.brief import brief, one_line
+from hagd_jax.errors import InputError, require_list
+from hagd_jax.search.unit_config import UnitMaskConfig
+
+# (units, leaves), or a cost: units + leaf_weight · leaves.
+UnitSize = tuple[int, int] | float
+# A cost that was added up differs from itself by rounding.
+_ROUNDING = 1 + 1e-9
+
+
+class Limit(NamedTuple):
+    """A limit bounds a circuit of units, and names the cost at which masks are trained for it.
+
+    Attributes:
+        units: Largest number of units.
+        leaves: Largest number of leaves.
+        cost: Largest units + weight · leaves.
+        weight: What a leaf costs.
+    """
+
+    units: int
+    leaves: int
+    cost: float
+    weight: float
+
+    def fits(self, units: Any, leaves: Any) -> Any:
+        """Tell whether numbers of units and leaves are within the limit."""
+        within = (units <= self.units) & (leaves <= self.leaves)
+        return within & (units + self.weight * leaves <= self.cost * _ROUNDING)
+
+
+def limits_of(sizes: Sequence[UnitSize], total: int, leaf_weight: float) -> tuple[Limit, ...]:
+    """Read sizes as limits.
+
+    A size (U, V) has the weight U / V and the cost 2U, so that units and leaves at their limits
+    cost the same.
+
+    Args:
+        sizes: Either pairs (units, leaves) or costs, largest first.
+        total: Number of leaves of the tree.
+        leaf_weight: What a leaf costs where sizes are costs.
+
+    Returns:
+        A limit for each.
+
+    Raises:
+        InputError: If there is none, or one that no antichain of the tree has, or they do not
+            descend.
+
+    Example:
+        >>> limits_of([(10, 40), (5, 40)], 100, 0.02)[1]
+        Limit(units=5, leaves=40, cost=10.0, weight=0.125)
+    """
+    expected = f"pairs (units, leaves) with 1 ≤ units ≤ leaves ≤ {total}, or costs"
+    listed = require_list("sizes", sizes, expected)
+    if not listed:
+        raise InputError("sizes", got="none", expected=expected)
+    pairs = [isinstance(size, tuple | list) for size in listed]
+    found = [_pair(size, total, expected) if all(pairs) else _cost(size, total, leaf_weight)
+             for size in listed]  # fmt: skip
+    keys = [(each.units, each.leaves, each.cost) for each in found]
+    for one, after in itertools.pairwise(keys):
+        if one == after or any(a < b for a, b in zip(one, after, strict=True)):
+            raise InputError("sizes", got=brief(listed), expected="distinct sizes, largest first")
+    return tuple(found)
+
+
+def _pair(size: Any, total: int, expected: str) -> Limit:
+    whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) for n in size]
+    if len(size) != 2 or not all(whole) or not 1 <= size[0] <= size[1] <= total:
+        raise InputError("sizes", got=brief(size), expected=expected)
+    units, leaves = map(int, size)
+    return Limit(units, leaves, 2.0 * units, units / leaves)
+
+
+def _cost(size: Any, total: int, weight: float) -> Limit:
+    least, most = 1 + weight, total * (1 + weight)
+    number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
+    if not number or not least <= size <= most:
+        raise InputError("sizes", got=brief(size), expected=f"costs from {least:g} to {most:g}",
+                         mend="Give either costs or pairs (units, leaves).")  # fmt: skip
+    return Limit(total, total, float(size), weight)
+
+
+class Plan(NamedTuple):
+    """A plan gives each step its cost as data, so that one program serves all phases.
+
+    Attributes:
+        cost: (steps,) float32 expected cost.
+        weight: (steps,) float32 what a leaf costs.
+        reading: (steps, K) whether the plateau of each size has not ended before the step.
+    """
+
+    cost: np.ndarray
+    weight: np.ndarray
+    reading: np.ndarray
+
+    __repr__ = one_line
+
+
+def plan_of(limits: Sequence[Limit], config: UnitMaskConfig, top: tuple[float, float]) -> Plan:
+    """Make a plan: the cost falls geometrically to each size, and stays there for a plateau.
+
+    Steps that fall are divided among the sizes by how far each falls, on a logarithmic scale.
+
+    Args:
+        limits: K limits, largest first.
+        config: How masks are trained.
+        top: Expected units and leaves with every unit kept, before the first step.
+
+    Returns:
+        What each step is asked for.
+
+    Raises:
+        InputError: If there are fewer steps than each plateau needs.
+
+    Example:
+        >>> config = UnitMaskConfig(steps=4, plateau=0.5, start=1.0)
+        >>> plan_of(limits_of([(4, 4)], 9, 0.02), config, (40.0, 88.0)).cost.tolist()
+        [128.0, 32.0, 8.0, 8.0]
+    """
+    count, still = len(limits), config.plateau * config.steps
+    if still < count:
+        raise InputError("steps", got=config.steps,
+                         expected=f"one or more on each of {count} plateaus",
+                         mend="Take more steps, a larger plateau, or fewer sizes.")  # fmt: skip
+    first = config.start * (top[0] + limits[0].weight * top[1])
+    costs = np.log([max(first, limits[0].cost), *(each.cost for each in limits)])
+    weights = np.log([limits[0].weight, *(each.weight for each in limits)])
+    far = np.abs(np.diff(costs)) + np.abs(np.diff(weights)) + 1e-9
+    lengths = np.stack([far / far.sum() * (config.steps - still), np.full(count, still / count)])
+    ends = np.floor(np.cumsum(lengths.T) + 0.5 + 1e-9).astype(int).reshape(count, 2)
+    ends[-1, 1] = config.steps
+    steps, cost, weight, begin = np.arange(config.steps), [], [], 0
+    for k, (fallen, end) in enumerate(ends.tolist()):
+        way = np.minimum((np.arange(begin, end) - begin) / max(fallen - begin, 1), 1)
+        way = np.where(np.arange(begin, end) >= fallen, 1.0, way)
+        cost.append(costs[k] + way * (costs[k + 1] - costs[k]))
+        weight.append(weights[k] + way * (weights[k + 1] - weights[k]))
+        begin = end
+    # Rounding of exponentials must not move the sizes that were asked for.
+    exact = [np.exp(np.concatenate(rows)).astype(np.float32) for rows in (cost, weight)]
+    for (fallen, end), each in zip(ends.tolist(), limits, strict=True):
+        exact[0][fallen:end], exact[1][fallen:end] = each.cost, each.weight
+    return Plan(exact[0], exact[1], steps[:, None] < ends[:, 1])
