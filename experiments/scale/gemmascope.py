@@ -3,7 +3,8 @@
     python -m experiments.scale.gemmascope --family llama
 
 Takes a few minutes on two CPU cores, 8 GB of disk for the dictionary, which is made once under
-`--runs`, and at most 16 GB of memory. Writes results/gemmascope_<family>.json.
+`--runs`, and at most 16 GB of memory. Writes results/gemmascope_llama.json, or
+gemmascope_gemma2.json.
 
 The dictionary has Gemma Scope's layout and sizes, for Gemma 2 2B: 26 layers of 16,384 JumpReLU
 features of width 2304, float32, in a params.npz a layer (7.9 GB). Its weights are random, and its
