@@ -20,7 +20,6 @@ known by its file's name and sha256.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import numpy as np
 
 from experiments.circuits.task_accuracy import FIT, LANGUAGE, score
 from experiments.common.cells import Row, measure_cells
+from experiments.common.digests import sha256
 from experiments.common.processes import compiled_once, environment
 from experiments.common.script import Places, run
 from hagd_jax import graphs, models, tasks
@@ -88,7 +88,7 @@ def main(config: Config) -> None:
         raise ConfigError("--text", got="no file", expected="text that a transcoder is trained on")
     kinds = {"tasks": config.tasks, "graph": tuple(PROMPTS), "transcoder": ("text",),
              "circuit": config.circuits}  # fmt: skip
-    file = {"model": config.model.name, "sha256": digest_of(config.model)}
+    file = {"model": config.model.name, "sha256": sha256(config.model)}
     cells = [file | {"part": part, "of": kind} for part in config.parts for kind in kinds[part]]
 
     def measure(cell: Row) -> list[Row]:
@@ -96,17 +96,6 @@ def main(config: Config) -> None:
 
     measure_cells("real_models", cells, measure, config,
                   varied=("model", "text", "parts", "tasks", "circuits"))  # fmt: skip
-
-
-def digest_of(path: Path) -> str:
-    """Return the sha256 of a file, or of the weights in a folder, one file after the other."""
-    total = hashlib.sha256()
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    for each in files:
-        with each.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
 
 
 def hagd(config: Config, *words: object) -> tuple[int, float]:

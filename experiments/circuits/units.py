@@ -22,6 +22,7 @@ from experiments.circuits.smollm2 import MOST, Name, judged, loaded
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
+from hagd_jax.errors import ConfigError
 from hagd_jax.hierarchy import HierarchyConfig, clusters_of
 from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import UnitMaskConfig, search_units
@@ -65,6 +66,11 @@ class Config(Places):
     ratio: float = 1 / 4
     graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+
+    def __post_init__(self):
+        if len(self.units) != len(self.leaves):
+            raise ConfigError("leaves", got=f"{len(self.leaves)} shares",
+                              expected=f"one for each of {len(self.units)} sizes")  # fmt: skip
 
 
 def main(config: Config) -> None:

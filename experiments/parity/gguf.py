@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import hashlib
 import importlib.util
 import json
 import random
@@ -33,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from gguf.constants import TokenType
 
+from experiments.common.digests import sha256
 from experiments.common.record import conditions, write
 from experiments.common.script import Places, need, run
 from experiments.parity import tokenizer as texts
@@ -110,12 +110,6 @@ def quiet() -> None:
     import transformers  # pyright: ignore[reportMissingImports]
 
     transformers.utils.logging.disable_progress_bar()
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def about(file: GgufFile) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from experiments.common.small_models import Small
 from hagd_jax import meta, models
 from hagd_jax.causal import Circuit
 from hagd_jax.cli import commands
-from hagd_jax.errors import ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig
 from hagd_jax.tasks import Sizes
@@ -293,6 +293,8 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
         circuits=("ioi",), tokens=2_000, features=48, length=16, test=8, nodes="60%",
         more=tuple(small.split()),
     )  # fmt: skip
+    with pytest.raises(CheckpointError, match="no file there"):
+        real_models.main(dataclasses.replace(config, model=tmp_path / "absent.gguf"))
     real_models.main(config)
     rows = read("real_models")["rows"]
     of = {(row["part"], row["of"]): row for row in rows}
@@ -320,6 +322,8 @@ def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, re
         candidates=8, graph=GradientConfig((0.5,), 4), ablations=("counterfactual", "mean"),
     )  # fmt: skip
     units.main(config)
+    with pytest.raises(ConfigError, match="one for each of 2 sizes"):
+        dataclasses.replace(config, leaves=(0.5,))
     rows = read("units")["rows"]
     assert [(row["asked"], row["ablation"]) for row in rows] == [
         (size, ablation) for size in (6, 3) for ablation in ("counterfactual", "mean")
