@@ -1,0 +1,235 @@
+"""The search over heads and supernodes: circuits of so many units that hold so many leaves.
+
+Masks (`supernode_gates`) are trained at two expected sizes that fall to each requested pair and
+stay there for a while. What they keep of an MLP is one supernode: a reader takes it in as a whole,
+and opens it if need be.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.errors import require_is
+from hagd_jax.models import LanguageModel
+from hagd_jax.search.checks import require_run
+from hagd_jax.search.config import RepairConfig
+from hagd_jax.search.objective import target_of
+from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.parts import Given, looked, read
+from hagd_jax.search.several import partners_of
+from hagd_jax.search.supernode_config import SupernodeConfig
+from hagd_jax.search.supernode_gates import SupernodeGates
+from hagd_jax.search.supernode_read import read_supernodes
+from hagd_jax.search.supernode_sizes import Plan, plan_of, sizes_of_pairs
+from hagd_jax.search.supernode_steps import (
+    Searching,
+    SupernodeState,
+    init_supernodes,
+    require_fit,
+    scan_supernodes,
+    traced,
+)
+from hagd_jax.search.unit_circuit import UnitCircuit, mask_row
+from hagd_jax.search.unit_read import Read
+from hagd_jax.tasks.batching import batch_rows
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Dictionary, Nodes, Source, UnitTree, as_dictionary
+
+
+class SearchedSupernodes(NamedTuple):
+    """The result of a search over heads and supernodes.
+
+    Attributes:
+        tree: The tree that the units of all circuits are of.
+        circuits: One for each size, in the order of the sizes.
+        empty: Ablation → loss of the empty circuit.
+        found: For each circuit, whether it takes away 5% or more of the empty circuit's loss under
+            every ablation; if not, it should not be used.
+        state: The last state.
+    """
+
+    tree: UnitTree
+    circuits: tuple[UnitCircuit, ...]
+    empty: dict[str, float]
+    found: tuple[bool, ...]
+    state: SupernodeState
+
+    __repr__ = one_line
+
+
+def search_supernodes(
+    model: LanguageModel,
+    prompts: Prompts,
+    scores: Given,
+    sizes: Sequence[tuple[int, int]],
+    config: SupernodeConfig = SupernodeConfig(),
+    *,
+    dictionary: Source | None = None,
+    seed: int = 0,
+) -> SearchedSupernodes:
+    """Train masks over heads, MLPs and the leaves inside MLPs, and read a circuit of each size.
+
+    Args:
+        model: The model.
+        prompts: Prompts to discover on.
+        scores: Membership scores of the leaves, where the search begins.
+        sizes: Pairs (units, leaves), both upper limits, largest first.
+        config: How masks are trained.
+        dictionary: What the leaves inside MLPs are: a transcoder, or neurons by default.
+        seed: Seed of batches and noise: the same seed gives the same circuits.
+
+    Returns:
+        A circuit for each size, with their tree, and whether anything was found.
+
+    Raises:
+        InputError: If no circuit has one of the sizes, or scores, dictionary or prompts do not fit
+            together.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> scores = hagd.baselines.random_scores(hagd.units.neurons(case.model).space)
+        >>> config = hagd.search.SupernodeConfig(steps=20, ablations=("mean",))
+        >>> made = search_supernodes(case.model, case.prompts, scores, [(4, 8), (2, 4)], config)
+        >>> [len(found.units) <= 4 and found.leaves <= 8 for found in made.circuits]
+        [True, True]
+    """
+    nodes = as_dictionary(model, dictionary)
+    require_run(model, prompts, config, SupernodeConfig, seed=seed)
+    pairs = sizes_of_pairs(sizes, nodes.space.nodes)
+    row, _ = read(nodes.bare(), scores)
+    state = init_supernodes(jax.random.key(seed), row, nodes.space, config, sizes=len(pairs))
+    scans = train_supernodes(model, prompts, state, pairs, config, dictionary=nodes)
+    state, _ = collections.deque(scans, maxlen=1)[0]
+    seen = seen_by_supernodes(model, prompts, scores, config, dictionary=nodes)
+    tree, chains = read_state(nodes, state, pairs, seen)
+    masks = [Nodes.full(nodes.space, False)]
+    masks += [Nodes.from_flat(nodes.space, mask_row(tree, each.units)) for each in chains]
+    inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
+    losses = {
+        name: measured_losses(model, prompts, masks, inside, dictionary=nodes, ablation=name)
+        for name in config.ablations
+    }
+    empty, *found = ({name: float(rows[i]) for name, rows in losses.items()}
+                     for i in range(len(masks)))  # fmt: skip
+    circuits = tuple(
+        UnitCircuit(each.units, each.ranks, size, own, seen)
+        for each, size, own in zip(chains, pairs, found, strict=True)
+    )
+    good = tuple(all(is_found(own[name], empty[name]) for name in empty) for own in found)
+    return SearchedSupernodes(tree, circuits, empty, good, state)
+
+
+def train_supernodes(
+    model: LanguageModel,
+    prompts: Prompts,
+    state: SupernodeState,
+    sizes: Sequence[tuple[int, int]],
+    config: SupernodeConfig = SupernodeConfig(),
+    *,
+    dictionary: Source | None = None,
+) -> Iterator[tuple[SupernodeState, dict[str, float]]]:
+    """Take all remaining steps, several at a time.
+
+    Args:
+        model: The model.
+        prompts: Prompts to discover on.
+        state: From `init_supernodes`, or one that was yielded before, with the same sizes.
+        sizes: As in `search_supernodes`.
+        config: How masks are trained.
+        dictionary: As in `search_supernodes`.
+
+    Returns:
+        An iterator over (state, metrics of its last step), one each `config.check_every` steps:
+        the loss, expected units and leaves, and each ablation's loss and weight. The caller owns
+        the states.
+
+    Raises:
+        InputError: As in `search_supernodes`; or if the state is one of another search.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> space, config = hagd.units.neurons(case.model).space, SupernodeConfig(steps=20)
+        >>> state = init_supernodes(jax.random.key(0), np.arange(10), space, config)
+        >>> steps = train_supernodes(case.model, case.prompts, state, [(2, 4)], config)
+        >>> [round(metrics["leaves"], 2) for _, metrics in steps][-1]
+        4.0
+    """
+    nodes = as_dictionary(model, dictionary)
+    require_run(model, prompts, config, SupernodeConfig)
+    require_is("state", state, SupernodeState, mend="Make one with init_supernodes.")
+    pairs = sizes_of_pairs(sizes, nodes.space.nodes)
+    require_fit(state, nodes.space, len(pairs), config)
+    plan = plan_of(pairs, nodes.space, config)
+    return _scans(model, prompts, state, plan, config, nodes.bare())
+
+
+def _scans(
+    model: LanguageModel,
+    prompts: Prompts,
+    state: SupernodeState,
+    plan: Plan,
+    config: SupernodeConfig,
+    nodes: Dictionary,
+) -> Iterator[tuple[SupernodeState, dict[str, float]]]:
+    target = target_of(
+        model, prompts, config.batch_size, means=nodes if "mean" in config.ablations else None
+    )
+    partners = None
+    if "resample" in config.ablations:
+        partners = partners_of(model, prompts, config.draws)
+    # Prompts are drawn with replacement, so that every ablation has some in each step.
+    rows = batch_rows(config.batch_size, config.batch_size, model.mesh)
+    search = Searching(nodes, partners)
+    bare, inside, done = model.bare(), traced(config), int(state.step)
+    while done < config.steps:
+        some = slice(done, min(done + config.check_every, config.steps))
+        # The scan takes the memory of the state that it is given.
+        state, metrics = scan_supernodes(
+            bare, search, target, jax.tree.map(jnp.copy, state), tuple(row[some] for row in plan),
+            inside, rows,
+        )  # fmt: skip
+        done = some.stop
+        yield state, {name: float(values[-1]) for name, values in metrics.items()}
+
+
+def read_state(
+    nodes: Dictionary, state: SupernodeState, sizes: Sequence[tuple[int, int]], seen: Seen
+) -> tuple[UnitTree, list[Read]]:
+    """Read the circuit of each size from the logits that were kept for it, and their tree."""
+    kept = jax.tree.map(np.asarray, state.kept)
+    gates = [SupernodeGates(*(row[k] for row in kept)) for k in range(len(sizes))]
+    return read_supernodes(nodes.space, nodes.label, gates, sizes, seen)
+
+
+def seen_by_supernodes(
+    model: LanguageModel,
+    prompts: Prompts,
+    scores: Given,
+    config: SupernodeConfig = SupernodeConfig(),
+    *,
+    dictionary: Source | None = None,
+) -> Seen:
+    """Record the data that decide circuits of a search over heads and supernodes.
+
+    Args:
+        model: The model.
+        prompts: Prompts that masks were trained on.
+        scores: Where they began; scores without a history have an unknown one.
+        config: How they were trained, which decides under which ablations.
+        dictionary: As in `search_supernodes`.
+
+    Returns:
+        What was seen.
+    """
+    nodes = as_dictionary(model, dictionary)
+    require_is("config", config, SupernodeConfig)
+    _, before = read(nodes.bare(), scores)
+    return before | looked(model, prompts, nodes, config.ablations)

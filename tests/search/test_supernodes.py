@@ -1,0 +1,272 @@
+"""The search over heads and supernodes: exact sizes, readings, known circuits, what is refused."""
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hagd_jax import units
+from hagd_jax.causal import Circuit
+from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.parallel import make_mesh
+from hagd_jax.search import (
+    SupernodeConfig,
+    init_supernodes,
+    search_supernodes,
+    seen_by_supernodes,
+    train_supernodes,
+)
+from hagd_jax.search.hard_concrete import open_probability
+from hagd_jax.search.supernode_gates import (
+    SupernodeGates,
+    chosen,
+    draw,
+    held_shifts,
+    leaves_at,
+    start_gates,
+    units_at,
+)
+from hagd_jax.search.supernode_read import levels_of, read_supernodes
+from hagd_jax.search.supernode_sizes import plan_of
+from hagd_jax.search.unit_circuit import mask_row
+from hagd_jax.tasks import Seen
+from hagd_jax.testbeds import hand_built, scrambled
+from hagd_jax.units import Nodes, Scores, Space
+from tests.models.noise import on_mesh
+
+CASES = {case.name: scrambled(case, 1) for case in hand_built()}
+CONFIG = SupernodeConfig(
+    steps=300, batch_size=32, learning_rate=0.1, ablations=("counterfactual",), plateau=0.3
+)
+SHORT = dataclasses.replace(CONFIG, steps=30, batch_size=6, ablations=("counterfactual", "mean"))
+SPACE = Space(3, 2, 5)
+NOTHING = Seen.nothing()
+
+
+def flat_scores(case):
+    """Scores that say nothing, and that no data decided."""
+    return Scores(Nodes.full(units.neurons(case.model).space, 0.0), NOTHING)
+
+
+def some_gates(seed, space=SPACE):
+    rng = np.random.default_rng(seed)
+    layers, heads, features = space
+    shapes = (layers, heads), (layers,), (layers, features)
+    return SupernodeGates(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
+
+
+@given(st.integers(0, 99), st.floats(1, 8), st.floats(0.1, 1))
+def test_both_expected_sizes_are_held(seed, asked, share):
+    """Checked against the expectation in float64 NumPy, leaf by leaf."""
+    gates = some_gates(seed)
+    shifts = held_shifts(gates, asked, 1.0)
+    chance = [np.asarray(open_probability(row - shifts.units), np.float64) for row in gates[:2]]
+    most = chance[0].sum() + SPACE.features * chance[1].sum()
+    leaves = chance[0].sum() + share * 0.95 * (most - chance[0].sum())
+    shifts = held_shifts(gates, asked, leaves)
+    inside = np.asarray(open_probability(gates.inside - shifts.leaves), np.float64)
+    assert sum(row.sum() for row in chance) == pytest.approx(asked, rel=1e-4)
+    found = chance[0].sum() + (chance[1][:, None] * inside).sum()
+    assert found == pytest.approx(leaves, rel=1e-3)
+    assert float(units_at(gates, shifts.units)) == pytest.approx(asked, rel=1e-4)
+    assert float(leaves_at(gates, shifts)) == pytest.approx(leaves, rel=1e-3)
+
+
+def test_masks_are_open_as_often_as_expected():
+    gates = some_gates(0)
+    shifts = held_shifts(gates, 5.0, 9.0)
+    rows = np.asarray(draw(gates, shifts, jax.random.key(0), 20_000))
+    assert rows.shape == (20_000, SPACE.nodes)
+    # The standard error of the mean is below .02: at most 21 leaves of variance 1/4, correlated.
+    assert (rows > 0).sum(1).mean() == pytest.approx(9, abs=0.1)
+    assert rows.min() == 0
+    assert rows.max() == 1
+
+
+def test_sizes_stay_when_all_logits_move():
+    """Gradients of the held shifts: what would only make masks larger changes nothing."""
+    gates = some_gates(1)
+
+    def expected(move):
+        moved = SupernodeGates(gates.heads + move, gates.mlps + move, gates.inside + move)
+        shifts = held_shifts(moved, 4.0, 8.0)
+        return leaves_at(moved, shifts) + units_at(moved, shifts.units)
+
+    assert float(expected(0.3)) == pytest.approx(12, rel=1e-4)
+    assert float(jax.grad(expected)(0.3)) == pytest.approx(0, abs=1e-4)
+
+
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 21))
+def test_a_reading_is_the_likeliest_that_fits(seed, most_units, most_leaves):
+    gates = some_gates(seed)
+    mask, ranks = chosen(gates, most_units, most_leaves)
+    heads, inside = mask[:6].reshape(3, 2), mask[6:].reshape(3, 5)
+    assert heads.sum() + inside.any(1).sum() <= most_units
+    assert mask.sum() <= most_leaves
+    both = sorted([*gates.heads.ravel(), *gates.mlps], reverse=True)
+    last = both[most_units - 1]
+    assert set(gates.heads[heads]) <= {x for x in gates.heads.ravel() if x >= last}
+    assert (gates.mlps[inside.any(1)] >= last).all()
+    open_mlps = gates.mlps >= last
+    if inside.any():
+        closed = np.where(open_mlps[:, None] & ~inside, gates.inside, -np.inf)
+        assert closed.max() <= gates.inside[inside].min()
+    assert ranks.shape == mask.shape
+
+
+@given(st.integers(0, 200), st.integers(1, 12), st.integers(0, 8))
+def test_circuits_are_antichains_of_their_sizes(seed, small, more):
+    rng = np.random.default_rng(seed)
+    gates, last = some_gates(seed), some_gates(seed + 1)
+    small_leaves = small + int(rng.integers(0, 9))
+    sizes = [(small + more, small_leaves + more + 1), (small, small_leaves)]
+    sizes = [(min(u, v, 21), min(v, 21)) for u, v in sizes]
+    if sizes[0] == sizes[1]:
+        sizes = sizes[1:]
+    clusters = [rng.integers(0, 4, SPACE.nodes)]
+    tree, found = read_supernodes(SPACE, "neurons", [gates, last][-len(sizes):], sizes, NOTHING,
+                                  clusters)  # fmt: skip
+    for read, (most_units, most_leaves) in zip(found, sizes, strict=True):
+        assert 1 <= len(read.units) <= most_units
+        assert read.leaves <= most_leaves
+        assert tree.antichain(read.units) == read.units
+        assert np.isfinite(read.ranks).all()
+    mask, _ = chosen(last, *sizes[-1])
+    np.testing.assert_array_equal(mask_row(tree, found[-1].units), mask)
+
+
+def test_a_circuit_with_room_lists_single_leaves():
+    gates = start_gates(Space(1, 1, 4), np.array([9, 8, 7, 1, 2]))
+    names = [
+        [unit.name for unit in read_supernodes(Space(1, 1, 4), "neurons", [gates], [(k, 3)],
+                                               NOTHING)[1][0].units] for k in (2, 3)
+    ]  # fmt: skip
+    assert names == [["head 0.0", "cluster 0.0"], ["head 0.0", "neuron 0.0", "neuron 0.1"]]
+
+
+def test_levels_nest_and_tell_masks_apart():
+    masks = [np.arange(SPACE.nodes) % 2 == 0, np.arange(SPACE.nodes) % 3 == 0]
+    one, two = levels_of(SPACE, masks)
+    assert len(set(one[:6])) == 6
+    assert len(set(zip(one, two, strict=True))) == len(set(two))
+    for level, mask in ((one, masks[0]), (two, masks[1])):
+        for cluster in set(level[6:]):
+            assert len(set(mask[level == cluster])) == 1
+
+
+@pytest.mark.parametrize("name", ["either", "suppressed", "rotation"])
+def test_known_circuits_are_found(name):
+    case = CASES[name]
+    truth = {f"{n.kind} {n.layer}.{n.index}" for n in case.truth["counterfactual"]}
+    made = search_supernodes(case.model, case.prompts, flat_scores(case),
+                             [(len(truth), len(truth))], CONFIG)  # fmt: skip
+    (found,) = made.circuits
+    assert {leaf.name for unit in found.units for leaf in made.tree.leaves(unit)} == truth
+    assert made.empty["counterfactual"] > 1
+    assert found.worst < 1e-3
+    assert made.found == (True,)
+    circuit = Circuit.of_units(made.tree, found.units, found.ranks, model="m", task="t",
+                               seen=found.seen)  # fmt: skip
+    assert (len(circuit), circuit.leaves) == (len(found.units), found.leaves)
+
+
+def test_the_same_seed_gives_the_same_and_a_state_goes_on_to_the_same_end():
+    case, sizes = CASES["parity"], [(4, 6), (3, 3)]
+    space = units.neurons(case.model).space
+    start = init_supernodes(jax.random.key(0), flat_scores(case), space, SHORT, sizes=2)
+    steps = list(train_supernodes(case.model, case.prompts, start, sizes, SHORT))
+    assert [int(state.step) for state, _ in steps] == [10, 20, 30]
+    begun, left = (list(map(jax.typeof, jax.tree.leaves(s))) for s in (start, steps[0][0]))
+    assert left == begun
+    on = list(train_supernodes(case.model, case.prompts, steps[0][0], sizes, SHORT))
+    chex.assert_trees_all_equal(on[-1], steps[-1])
+    assert not np.array_equal(steps[-1][0].logits.inside, start.logits.inside)
+    # The logits of the first size are means over its plateau, not over the last.
+    kept = steps[-1][0].kept
+    assert not np.array_equal(kept.inside[0], kept.inside[1])
+    np.testing.assert_array_equal(kept.inside[1], steps[-1][0].mean.inside)
+    metrics = steps[-1][1]
+    assert metrics["units"] == pytest.approx(3, rel=1e-3)
+    assert metrics["leaves"] == pytest.approx(3, rel=1e-3)
+    weights = [metrics[f"weight_{name}"] for name in SHORT.ablations]
+    assert sum(weights) == pytest.approx(1, abs=1e-6)
+
+
+def test_means_are_over_the_later_part_of_the_plateau():
+    case = CASES["parity"]
+    config = dataclasses.replace(SHORT, steps=9, plateau=1.0, check_every=1, superset=0.5)
+    space = units.neurons(case.model).space
+    start = init_supernodes(jax.random.key(0), flat_scores(case), space, config)
+    states = [state for state, _ in train_supernodes(case.model, case.prompts, start, [(3, 3)],
+                                                     config)]  # fmt: skip
+    later = np.mean([np.asarray(state.logits.inside, np.float64) for state in states[3:]], 0)
+    np.testing.assert_allclose(states[-1].kept.inside[0], later, atol=1e-5)
+    assert np.abs(later - states[-1].logits.inside).max() > 1e-3
+
+
+def test_a_mesh_changes_nothing_but_rounding():
+    case, sizes = CASES["parity"], [(3, 3)]
+    config = dataclasses.replace(
+        SHORT, steps=4, batch_size=8, check_every=4, ablations=("counterfactual", "resample")
+    )
+    space = units.neurons(case.model).space
+    start = init_supernodes(jax.random.key(0), flat_scores(case), space, config)
+    placed = on_mesh(case.model, make_mesh("replica=8"))
+    one, other = (list(train_supernodes(m, case.prompts, start, sizes, config))[-1]
+                  for m in (case.model, placed))  # fmt: skip
+    np.testing.assert_allclose(one[0].running, other[0].running, rtol=1e-3)
+    assert float(one[0].running.min()) > 0
+    np.testing.assert_allclose(one[0].logits.inside, other[0].logits.inside, atol=1e-2)
+
+
+def test_plans_fall_to_each_size_and_stay():
+    sizes = [(8, 20), (4, 6)]
+    plan = plan_of(sizes, Space(4, 3, 16), SupernodeConfig(steps=100))
+    assert plan.units[0] == pytest.approx(0.8 * 16)
+    assert plan.leaves[0] == pytest.approx(0.8 * 76)
+    for row, k in ((plan.units, 0), (plan.leaves, 1)):
+        assert (np.diff(row) <= 1e-5).all()
+        for size in sizes:
+            assert (row == size[k]).sum() >= 19
+    assert plan.rate[0] == 1
+    assert 0.1 <= plan.rate[-1] < 0.2
+    assert (plan.count[plan.units > 8] == 0).all()
+    assert plan.count.max() == pytest.approx(20 - 6, abs=1)
+    assert plan.reading[-1].tolist() == [False, True]
+
+
+def test_seen_is_recorded():
+    case = CASES["either"]
+    seen = seen_by_supernodes(case.model, case.prompts, flat_scores(case))
+    assert seen.known
+    assert seen.ablations == ("counterfactual", "mean", "resample")
+    assert seen.has(case.prompts).all()
+    assert not seen_by_supernodes(case.model, case.prompts, flat_scores(case).values).known
+
+
+def test_what_does_not_fit_is_refused():
+    case = CASES["either"]
+    space = units.neurons(case.model).space
+    few = dataclasses.replace(SHORT, steps=4)
+    search = lambda **new: search_supernodes(**{  # noqa: E731
+        "model": case.model, "prompts": case.prompts, "scores": flat_scores(case),
+        "sizes": [(2, 2)], "config": few, **new})  # fmt: skip
+    for sizes in ([], [(3, 2)], [(0, 2)], [(2, 2), (2, 2)], [(1, 1), (2, 2)], [4.0], [(1, 999)],
+                  [(2.0, 2)]):  # fmt: skip
+        with pytest.raises(InputError, match="sizes"):
+            search(sizes=sizes)
+    with pytest.raises(InputError, match="scores"):
+        search(scores=np.zeros(3))
+    with pytest.raises(InputError, match="steps"):
+        search(config=dataclasses.replace(few, steps=1, plateau=0.5))
+    with pytest.raises(ConfigError, match="batch_size"):
+        SupernodeConfig(batch_size=1)
+    with pytest.raises(ConfigError, match="ablations"):
+        SupernodeConfig(ablations=("counterfactual", "counterfactual"))
+    state = init_supernodes(jax.random.key(0), flat_scores(case), space, few, sizes=2)
+    with pytest.raises(InputError, match="state"):
+        train_supernodes(case.model, case.prompts, state, [(2, 2)], few)
