@@ -202,7 +202,7 @@ def prepare(
     if out is not None and not isinstance(out, RunFolder):
         out = open_extraction(out, model, task, config, dictionary=dictionary, corpus=corpus)
     later = fields_from("judge")
-    finding = {k: v for k, v in dataclasses.asdict(config).items() if k not in later}
+    finding = {k: v for k, v in config.record().items() if k not in later}
     return dataclasses.replace(context, run=out, finding=finding), notes
 
 
@@ -260,7 +260,7 @@ def _record(model: LanguageModel, task: Task, config: ExtractConfig) -> dict[str
         "dtype": model.config.dtype,
         "task": task.name,
         "prompts": digest(json.dumps(prompts, sort_keys=True).encode()),
-        "config": dataclasses.asdict(config),
+        "config": config.record(),
         "version": hagd_jax.__version__,
     }
 
