@@ -47,10 +47,10 @@ class ExtractConfig:
     """Configure an extraction.
 
     Attributes:
-        units: Largest number of units of the circuit, if `search` is `units`: what a reader has to
-            take in, be it a head, a neuron, a cluster of them, a whole block or a band of layers.
-        nodes: Largest number of nodes (heads, neurons, features) that the units hold, or exact size
-            of a circuit of nodes: a number ("64") or a share of the model's ("5%").
+        nodes: Size of the circuit in nodes (heads, neurons or features): a number ("64") or a share
+            of the model's ("5%"). It is the largest one if `search` is `units`, else the exact one.
+        units: Largest number of units of the circuit, each a head, a neuron, a cluster of them, a
+            whole block or a band of layers; read by `search` = `units` alone.
         executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
             circuit as one compiled step for meshes. Both end with the same circuit.
         seed: Seed of the prompts, the masks, the controls and the bootstrap.
@@ -91,8 +91,8 @@ class ExtractConfig:
         '64'
     """
 
-    units: int = 64
     nodes: str = "5%"
+    units: int = 64
     executor: Executor = "staged"
     seed: int = 0
     sizes: Sizes = Sizes()

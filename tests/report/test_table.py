@@ -106,9 +106,10 @@ def test_units_are_listed_layer_by_layer_with_their_nodes():
     assert lines[0].strip() == f"Strongest 5 of 5 units with {MIXED.leaves} of 32 nodes"
     rows = [line.split() for line in lines if re.match(r"\s+\d", line)]
     assert rows == [
-        ["4", "0", "to", "1", "layers", "0-1", "16", "2"], ["1", "2", "cluster", "2.0", "3", "5"],
-        ["2", "head", "2.0", "1", "4"], ["3", "neuron", "2.5", "1", "3"],
-        ["5", "3", "mlp", "3", "6", "1"],
+        ["4", "0", "to", "1", "layers", "0-1", "band", "of", "layers", "16", "2"],
+        ["1", "2", "cluster", "2.0", "cluster", "of", "neurons", "3", "5"],
+        ["2", "head", "2.0", "head", "1", "4"], ["3", "neuron", "2.5", "neuron", "1", "3"],
+        ["5", "3", "mlp", "3", "MLP", "6", "1"],
     ]  # fmt: skip
 
 

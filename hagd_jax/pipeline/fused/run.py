@@ -290,7 +290,7 @@ def batches(
         >>> from hagd_jax.testbeds import hand_built
         >>> from hagd_jax.testbeds.case import as_task
         >>> case = hand_built()[0]
-        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
+        >>> config = ExtractConfig(nodes="4", search="masks", masks=MaskConfig(steps=20))
         >>> sum(1 for _ in batches(case.model, as_task(case), config)) > 20
         True
     """

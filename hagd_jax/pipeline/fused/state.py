@@ -190,7 +190,7 @@ def init(
     Example:
         >>> from hagd_jax.testbeds import hand_built
         >>> case = hand_built()[0]
-        >>> state = init(case.model, ExtractConfig(nodes="3"))
+        >>> state = init(case.model, ExtractConfig(nodes="3", search="top"))
         >>> state.mask.shape
         (10,)
     """

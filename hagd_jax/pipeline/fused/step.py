@@ -102,7 +102,7 @@ def step(
         >>> from hagd_jax.testbeds import hand_built
         >>> from hagd_jax.testbeds.case import as_task
         >>> case = hand_built()[0]
-        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
+        >>> config = ExtractConfig(nodes="4", search="masks", masks=MaskConfig(steps=20))
         >>> state = init(case.model, config)
         >>> for batch in batches(case.model, as_task(case), config):
         ...     state, said = step(state, case.model, batch)
