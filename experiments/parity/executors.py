@@ -85,9 +85,7 @@ def cases(config: Config) -> list[Case]:
     for name in config.programs:
         case = programs[name]
         nodes = str(len(case.truth["counterfactual"]))
-        own = ExtractConfig(
-            nodes=nodes, search="masks", masks=masks, repair=RepairConfig(rounds=2)
-        )
+        own = ExtractConfig(nodes=nodes, search="masks", masks=masks, repair=RepairConfig(rounds=2))
         found.append((name, case.model, as_task(case), own))
     if config.modulus:
         own = algorithm(config.modulus)

@@ -133,9 +133,11 @@ def _notes(context: Context) -> list[str]:
     else:
         used = {"counterfactual", *shares(loss_of(config)), *shares(swaps(config))}
     if set(config.judge.ablations) <= used:
-        names = " and ".join(sorted(used))
+        mend = "add another to --judge.ablations, such as resample"
+        if "resample" in used:
+            mend = "leave resample out of --unit-masks.ablations and --unit-repair.ablations"
         return [
-            f"note: the circuit is found with {names} ablation and judged under no other, so the "
-            "judge cannot accept it; add another to --judge.ablations, such as resample"
+            f"note: the circuit is found with {' and '.join(sorted(used))} ablation and judged "
+            f"under no other, so the judge cannot accept it; {mend}"
         ]
     return []

@@ -11,8 +11,7 @@ from hagd_jax.report import circuit_table, verdict_table
 from hagd_jax.report.words import counted, node_name
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Scores, Space
-from hagd_jax.units.tree import tree_of
-from tests.report.made_up import make_claims, make_evidence, make_report
+from tests.report.made_up import MIXED, SPACE, make_claims, make_evidence, make_report
 
 ALL = ("counterfactual", "mean", "zero", "resample")
 
@@ -91,14 +90,6 @@ def test_members_are_listed_by_the_scores_of_a_runs_page():
     lines = printed(circuit_table(circuit, n=1, scores=scores)).splitlines()
     (row,) = [line for line in lines if line.strip().startswith("1 ")]
     assert node_name(circuit.nodes[-1]) in row
-
-
-SPACE = Space(4, 2, 6)
-MIXED = Circuit.of_units(
-    tree_of(SPACE, "neurons", [np.arange(32) // 3], 2, Seen.nothing()),
-    ["layers 0-1", "cluster 2.0", "head 2.0", "mlp 3", "neuron 2.5"], (2.0, 5.0, 4.0, 1.0, 3.0),
-    model="m", task="t", seen=Seen.nothing(),
-)  # fmt: skip
 
 
 def test_units_are_listed_layer_by_layer_with_their_nodes():
