@@ -52,7 +52,8 @@ class ExtractConfig:
         units: Largest number of units of the circuit, each a head, a neuron, a cluster of them, a
             whole block or a band of layers; read by `search` = `units` alone.
         executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
-            circuit as one compiled step for meshes. Both end with the same circuit.
+            circuit as one compiled step for meshes, with a second one for a search over units.
+            Both end with the same circuit.
         seed: Seed of the prompts, the masks, the controls and the bootstrap.
         sizes: Prompts in each split, if the task is given by name.
         features: The nodes inside MLPs: `neurons`; `mlps`, each MLP as one node; a transcoder, as a

@@ -9,6 +9,7 @@ from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.parallel import is_main
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import Tree
+from hagd_jax.tasks import Seen
 from hagd_jax.units import Dictionary, UnitTree
 from hagd_jax.units.tree import BANDWIDTH, tree_of
 
@@ -28,7 +29,8 @@ def unit_tree(nodes: Dictionary, found: Tree) -> UnitTree:
     Returns:
         The tree: bands of layers, blocks, clusters that are cut at blocks, and leaves.
     """
-    return tree_of(nodes.space, nodes.label, found.clusters, BANDWIDTH, found.seen)
+    seen = Seen.unknown() if found.seen is None else found.seen
+    return tree_of(nodes.space, nodes.label, found.clusters, BANDWIDTH, seen)
 
 
 def keep_tree(run: RunFolder, tree: UnitTree) -> None:

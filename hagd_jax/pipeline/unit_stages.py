@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -34,8 +35,10 @@ from hagd_jax.search.unit_search import read_states
 from hagd_jax.search.unit_sizes import limits_of
 from hagd_jax.search.unit_steps import UnitState
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes, UnitTree
+from hagd_jax.units import Nodes, Unit, UnitTree
 
+# Units, and what each was chosen by.
+_Chain = tuple[tuple[Unit, ...], tuple[float, ...]]
 _MEND = "Remove it; it is made again."
 
 
@@ -133,13 +136,14 @@ def read(context: Context, left: Left, state: UnitState) -> FoundUnits:
 
 
 def found_units(
-    left: Left, sizes: Sequence[tuple[int, int]], tree: UnitTree, chains: Sequence[tuple]
+    left: Left, sizes: Sequence[tuple[int, int]], tree: UnitTree, chains: Sequence[_Chain]
 ) -> FoundUnits:
     """Make the result of the search from the (units, ranks) of each size."""
     pairs = zip(sizes, chains, strict=True)
     return FoundUnits(
-        tuple(UnitCircuit(*map(tuple, chain), size, {}, left.seen) for size, chain in pairs), tree
-    )  # fmt: skip
+        tuple(UnitCircuit(units, ranks, size, {}, left.seen) for size, (units, ranks) in pairs),
+        tree,
+    )
 
 
 def keep_search(run: RunFolder, found: FoundUnits) -> None:
@@ -294,7 +298,7 @@ def _numbers(tree: UnitTree, circuit: UnitCircuit) -> tuple[np.ndarray, np.ndarr
     return np.array(numbers, np.int64), np.array(circuit.ranks, np.float64)
 
 
-def _chain(tree: UnitTree, numbers: np.ndarray, ranks: np.ndarray, path: object) -> tuple:
+def _chain(tree: UnitTree, numbers: np.ndarray, ranks: np.ndarray, path: Path) -> _Chain:
     """The units and ranks that a file says, which must be an antichain of the tree."""
     try:
         units = tree.antichain(

@@ -33,6 +33,8 @@ def test_a_large_circuit_fits_a_terminal_of_60_lines_and_100_columns():
     assert lines[0].startswith(
         f"circuit of 'ioi' in 'smollm2-135m': 64 units with {circuit.leaves:,}"
     )
+    assert circuit.grouping is not None
+    assert circuit.grouping.tree is not None
     rows = [line.split() for line in lines[2:-1]]
     shown = {" ".join(row[1:3]) for row in rows}
     assert shown == {names[i] for i in np.argsort(-scores)[:MOST]}

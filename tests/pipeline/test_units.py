@@ -136,7 +136,7 @@ def same_files(one, other):
 
 
 @pytest.mark.parametrize(
-    "where", [("score", 8), ("graph", 8), ("masks", 10), ("repair", 0), ("select", 0)]
+    "where", [("score", 8), ("graph", 8), ("masks", 20), ("repair", 0), ("select", 0)]
 )
 def test_a_run_killed_in_any_stage_ends_with_the_same_bits(copier, task, whole, tmp_path, where):
     folder, _ = whole
