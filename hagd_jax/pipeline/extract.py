@@ -107,10 +107,11 @@ def extract(
         NoCircuitError: If the circuit that was found is no closer to the model than the empty one.
 
     Example:
-        >>> case = hagd.testbeds.hand_built()[0]
-        >>> config = ExtractConfig(units=2, nodes="5")
+        >>> case = hagd.testbeds.hand_built()[1]
+        >>> config = ExtractConfig(units=3, nodes="3")
         >>> result = extract(case.model, hagd.testbeds.as_task(case, test=27), config)
-        >>> print(result.circuit)
+        >>> [unit.name for unit in result.circuit.units], result.report.verdict
+        (['head 0.0', 'head 0.1', 'neuron 0.0'], 'accepted')
     """
     require_callable("progress", progress, "(stage, done, total)")
     require_is("facts", facts or {}, Mapping)

@@ -16,6 +16,7 @@ from hagd_jax.pipeline import (
     scoring,
     selecting,
     trees,
+    unit_found,
     unit_stages,
 )
 from hagd_jax.pipeline.context import Context, Left, Stage
@@ -39,7 +40,7 @@ def _by_kind(over_nodes: _Keep, over_units: _Keep) -> _Keep:
     """Choose how a result is kept by what was searched over."""
 
     def keep(run: RunFolder, value: Any) -> None:
-        units = isinstance(value, unit_stages.FoundUnits | unit_stages.MendedUnits)
+        units = isinstance(value, unit_found.FoundUnits | unit_found.MendedUnits)
         (over_units if units else over_nodes)(run, value)
 
     return keep
@@ -77,7 +78,7 @@ STAGES: tuple[Stage, ...] = (
         leaves=("masks", masks.FILE),
         looks=_by_search(masks.looks, unit_stages.search_looks),
         make=_by_search(masks.search, unit_stages.search),
-        keep=_by_kind(masks.keep, unit_stages.keep_search),
+        keep=_by_kind(masks.keep, unit_found.keep_search),
         kept=_by_search(masks.kept, unit_stages.search_kept),
     ),
     Stage(
@@ -86,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         leaves=(repairing.FILE,),
         looks=_by_search(repairing.looks, unit_stages.repair_looks),
         make=_by_search(repairing.repair, unit_stages.repair),
-        keep=_by_kind(repairing.keep, unit_stages.keep_repair),
+        keep=_by_kind(repairing.keep, unit_found.keep_repair),
         kept=_by_search(repairing.kept, unit_stages.repair_kept),
     ),
     Stage(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit
-from hagd_jax.errors import CheckpointError, InputError
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
-from hagd_jax.pipeline.masks import FILE as SEARCH_FILE
-from hagd_jax.pipeline.repairing import FILE as REPAIR_FILE
-from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.selecting import Selected, read_circuit
+from hagd_jax.pipeline.unit_found import (
+    REPAIR_FILE,
+    SEARCH_FILE,
+    FoundUnits,
+    MendedUnits,
+    chain_of,
+    found_units,
+)
 from hagd_jax.search import (
     UnitCircuit,
     init_units,
@@ -35,47 +35,7 @@ from hagd_jax.search.unit_search import read_states
 from hagd_jax.search.unit_sizes import limits_of
 from hagd_jax.search.unit_steps import UnitState
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes, Unit, UnitTree
-
-# Units, and what each was chosen by.
-_Chain = tuple[tuple[Unit, ...], tuple[float, ...]]
-_MEND = "Remove it; it is made again."
-
-
-class FoundUnits(NamedTuple):
-    """The result of a search over units holds a circuit of each size.
-
-    Attributes:
-        circuits: Largest first; the last is that of the requested size. Losses are not measured.
-        tree: The tree that their units are of.
-    """
-
-    circuits: tuple[UnitCircuit, ...]
-    tree: UnitTree
-
-    __repr__ = one_line
-
-
-class MendedUnits(NamedTuple):
-    """The repaired circuit of units comes with the losses on the way.
-
-    Attributes:
-        circuit: The circuit.
-        worst: Largest loss as a share of the empty circuit's: before, and after each round that
-            found a better circuit; none without repair.
-        tree: The tree that its units are of.
-    """
-
-    circuit: UnitCircuit
-    worst: tuple[float, ...]
-    tree: UnitTree
-
-    @property
-    def seen(self) -> Seen:
-        """Return the data that decided it."""
-        return self.circuit.seen
-
-    __repr__ = one_line
+from hagd_jax.units import Nodes, UnitTree
 
 
 def whole(context: Context, tree: UnitTree) -> bool:
@@ -135,24 +95,6 @@ def read(context: Context, left: Left, state: UnitState) -> FoundUnits:
     return found_units(left, sizes, tree, chains)
 
 
-def found_units(
-    left: Left, sizes: Sequence[tuple[int, int]], tree: UnitTree, chains: Sequence[_Chain]
-) -> FoundUnits:
-    """Make the result of the search from the (units, ranks) of each size."""
-    pairs = zip(sizes, chains, strict=True)
-    return FoundUnits(
-        tuple(UnitCircuit(units, ranks, size, {}, left.seen) for size, (units, ranks) in pairs),
-        tree,
-    )
-
-
-def keep_search(run: RunFolder, found: FoundUnits) -> None:
-    """Write the circuits of all sizes."""
-    numbers, ranks = zip(*(_numbers(found.tree, each) for each in found.circuits), strict=True)
-    counts = np.array([len(row) for row in numbers])
-    run.keep(SEARCH_FILE, counts=counts, units=np.concatenate(numbers), ranks=np.concatenate(ranks))
-
-
 def search_kept(context: Context, left: Left) -> FoundUnits | None:
     """Read the circuits that the run's folder holds."""
     tree = left["hierarchy"].units
@@ -166,7 +108,7 @@ def search_kept(context: Context, left: Left) -> FoundUnits | None:
     ends = np.cumsum(found["counts"])[:-1]
     parts = zip(np.split(found["units"], ends), np.split(found["ranks"], ends), strict=True)
     path = context.run.path / SEARCH_FILE
-    return found_units(left, sizes, tree, [_chain(tree, *part, path) for part in parts])
+    return found_units(left, sizes, tree, [chain_of(tree, *part, path) for part in parts])
 
 
 def repair_looks(context: Context, left: Left) -> Seen:
@@ -196,13 +138,6 @@ def repair(context: Context, left: Left) -> MendedUnits:
     return MendedUnits(better.circuit, better.worst, tree)
 
 
-def keep_repair(run: RunFolder, mended: MendedUnits) -> None:
-    """Write the repaired circuit, if there is one."""
-    if mended.worst:
-        numbers, ranks = _numbers(mended.tree, mended.circuit)
-        run.keep(REPAIR_FILE, units=numbers, ranks=ranks, worst=np.array(mended.worst))
-
-
 def repair_kept(context: Context, left: Left) -> MendedUnits | None:
     """Read the repaired circuit that the run's folder holds."""
     if context.run is None or not repairs(context, left):
@@ -211,7 +146,7 @@ def repair_kept(context: Context, left: Left) -> MendedUnits | None:
     if found is None:
         return None
     tree, size = left["hierarchy"].units, left["search"].circuits[-1].size
-    units, ranks = _chain(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
+    units, ranks = chain_of(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
     circuit = UnitCircuit(units, ranks, size, {}, left.seen)
     return MendedUnits(circuit, tuple(found["worst"].tolist()), tree)
 
@@ -289,23 +224,3 @@ def _with_sizes(left: Left, circuit: Circuit) -> Selected:
     return Selected(
         circuit, {**masks, circuit.leaves: circuit.mask()}, {**counts, circuit.leaves: len(circuit)}
     )
-
-
-def _numbers(tree: UnitTree, circuit: UnitCircuit) -> tuple[np.ndarray, np.ndarray]:
-    """Units as numbers of the tree's layout, or -1 - place for leaves; and their ranks."""
-    numbers = [-1 - unit.ranges[0][0] if unit.leaf else tree.layout.names[unit.name]
-               for unit in circuit.units]  # fmt: skip
-    return np.array(numbers, np.int64), np.array(circuit.ranks, np.float64)
-
-
-def _chain(tree: UnitTree, numbers: np.ndarray, ranks: np.ndarray, path: Path) -> _Chain:
-    """The units and ranks that a file says, which must be an antichain of the tree."""
-    try:
-        units = tree.antichain(
-            tree.inner(n) if n >= 0 else tree.leaf(-1 - n) for n in numbers.tolist()
-        )
-        if len(units) != len(ranks) or not np.isfinite(ranks).all():
-            raise InputError("ranks", got="others", expected="a finite number for each unit")
-    except InputError as error:
-        raise CheckpointError(f"{path}, {error}", mend=_MEND) from error
-    return units, tuple(ranks.tolist())
