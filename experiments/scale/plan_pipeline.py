@@ -64,7 +64,8 @@ class Config(Places):
     def extraction(self) -> pipeline.ExtractConfig:
         """Return the configuration of the extraction whose step is planned."""
         return pipeline.ExtractConfig(
-            nodes=str(self.nodes), executor="fused", prior="learner", candidates=self.candidates,
+            nodes=str(self.nodes), search="masks", executor="fused", prior="learner",
+            candidates=self.candidates,
             masks=MaskConfig(steps=self.mask_steps, batch_size=self.prompts[0]),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from hagd_jax.causal.circuit_file import (
     plain_config,
     read_record,
 )
+from hagd_jax.causal.circuit_text import circuit_text
 from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
 from hagd_jax.causal.grouping_file import grouping_of, grouping_record
 from hagd_jax.causal.node import Node, kind_of, per_expert_of, plain_scores, space_of, unpacked
@@ -124,6 +125,10 @@ class Circuit:
             self.grouping.require_nodes(self.space, self.dictionary, self.places())
             if self.grouping.tree is not None:
                 object.__setattr__(self, "seen", self.seen | self.grouping.tree.seen)
+
+    def __str__(self) -> str:
+        """Return a table of the units, see `circuit_text`."""
+        return circuit_text(self)
 
     def __len__(self) -> int:
         return self.leaves - sum(len(unit) - 1 for unit in self._larger)

@@ -31,6 +31,7 @@ class SizePoint(NamedTuple):
         faithfulness: Ratio of means with its interval.
         accuracy: With its interval.
         kl: Mean KL(model ‖ circuit), nats.
+        units: Number of units that its nodes make up, for a circuit of units.
     """
 
     nodes: int
@@ -38,6 +39,7 @@ class SizePoint(NamedTuple):
     faithfulness: Estimate
     accuracy: Estimate
     kl: float
+    units: int | None = None
 
 
 def size_curve(

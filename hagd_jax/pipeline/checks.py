@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from hagd_jax import meta
@@ -15,10 +16,12 @@ from hagd_jax.pipeline.features import require_text, width
 from hagd_jax.pipeline.graph import graph_size
 from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
+from hagd_jax.pipeline.unit_stages import ablations_of
 from hagd_jax.search.config import shares
 from hagd_jax.tasks import Task
 from hagd_jax.units import Space, blocks, directed
 from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units.tree import BANDWIDTH
 
 
 def require_kinds(model: Any, task: Any, config: Any, corpus: Any) -> None:
@@ -86,6 +89,8 @@ def _require_sizes(context: Context, space: Space) -> None:
     """Refuse a circuit or levels larger than the model."""
     config = context.config
     size = config.size(space.nodes)
+    if config.search == "units":
+        _require_units(config, space)
     graph = config.search != "top" and size < space.nodes
     possible = len(graph_size(dataclasses.replace(config, levels=config.levels or 0), space).levels)
     if graph and possible < (config.levels or 0):
@@ -102,12 +107,37 @@ def _require_sizes(context: Context, space: Space) -> None:
             directed(context.model, context.dictionary)
 
 
+def _require_units(config: ExtractConfig, space: Space) -> None:
+    """Refuse sizes that no circuit of units has, and fewer steps than there are sizes to read."""
+    sizes, bands = config.unit_sizes(space.nodes), -(-space.layers // BANDWIDTH)
+    if sizes[-1][1] == space.nodes and sizes[-1][0] < bands:
+        raise ConfigError(
+            "units", got=f"{config.units} for all {space.nodes} nodes",
+            expected=f"{bands} or more, one for each band of {BANDWIDTH} layers",
+            mend="Ask for more --units, or for fewer --nodes.",
+        )  # fmt: skip
+    own = config.unit_masks
+    if sizes[-1][1] < space.nodes and own.plateau * own.steps < len(sizes):
+        least = math.ceil(len(sizes) / own.plateau)
+        raise ConfigError(
+            "unit_masks.steps", got=own.steps,
+            expected=f"{least} or more, so that each of {len(sizes)} sizes has a step",
+            mend=f"Ask for --unit-masks.steps {least}, or for a larger --unit-masks.plateau.",
+        )  # fmt: skip
+
+
 def _notes(context: Context) -> list[str]:
-    used = {"counterfactual", *shares(loss_of(context.config)), *shares(swaps(context.config))}
-    if set(context.config.judge.ablations) <= used:
-        names = " and ".join(sorted(used))
+    config = context.config
+    if config.search == "units":
+        used = {"counterfactual", *ablations_of(config)}
+    else:
+        used = {"counterfactual", *shares(loss_of(config)), *shares(swaps(config))}
+    if set(config.judge.ablations) <= used:
+        mend = "add another to --judge.ablations, such as resample"
+        if "resample" in used:
+            mend = "leave resample out of --unit-masks.ablations and --unit-repair.ablations"
         return [
-            f"note: the circuit is found with {names} ablation and judged under no other, so the "
-            "judge cannot accept it; add another to --judge.ablations, such as resample"
+            f"note: the circuit is found with {' and '.join(sorted(used))} ablation and judged "
+            f"under no other, so the judge cannot accept it; {mend}"
         ]
     return []

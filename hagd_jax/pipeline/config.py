@@ -18,14 +18,14 @@ from hagd_jax.errors import (
 )
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.scores import GradientConfig
-from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
 from hagd_jax.tasks import Sizes
 from hagd_jax.transcoders import TrainConfig
 from hagd_jax.units.dictionary import NEURONS
 
 Progress = Callable[[str, int, int], None]
 Prior = Literal["ig", "learner"]
-Search = Literal["masks", "top"]
+Search = Literal["units", "masks", "top"]
 Executor = Literal["staged", "fused"]
 
 # The value of `features` that learns a transcoder for the run.
@@ -33,8 +33,13 @@ TRANSCODER = "transcoder"
 _TEXT = "text files, hf:OWNER/NAME, task:NAME or self"
 _PARTS = {
     "sizes": Sizes, "train": TrainConfig, "gradient": GradientConfig, "hierarchy": HierarchyConfig,
-    "masks": MaskConfig, "repair": RepairConfig, "judge": ValidateConfig,
+    "unit_masks": UnitMaskConfig, "unit_repair": UnitRepairConfig, "masks": MaskConfig,
+    "repair": RepairConfig, "judge": ValidateConfig,
 }  # fmt: skip
+# Settings that only a search over units reads, and those that it does not read.
+_OF_UNITS, _OF_LEAVES = ("units", "unit_masks", "unit_repair"), ("masks", "repair")
+# Without `resample`: the judge decides only under ablations that a search did not train under.
+_TRAINED = ("counterfactual", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +47,13 @@ class ExtractConfig:
     """Configure an extraction.
 
     Attributes:
-        nodes: Size of the circuit: a number of nodes ("64") or a share of the model's ("5%").
+        nodes: Size of the circuit in nodes (heads, neurons or features): a number ("64") or a share
+            of the model's ("5%"). It is the largest one if `search` is `units`, else the exact one.
+        units: Largest number of units of the circuit, each a head, a neuron, a cluster of them, a
+            whole block or a band of layers; read by `search` = `units` alone.
         executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
-            circuit as one compiled step for meshes. Both end with the same circuit.
+            circuit as one compiled step for meshes, with a second one for a search over units.
+            Both end with the same circuit.
         seed: Seed of the prompts, the masks, the controls and the bootstrap.
         sizes: Prompts in each split, if the task is given by name.
         features: The nodes inside MLPs: `neurons`; `mlps`, each MLP as one node; a transcoder, as a
@@ -54,10 +63,11 @@ class ExtractConfig:
         train: How that transcoder is trained. Algorithms use settings for small models unless one
             of these is changed.
         gradient: How nodes are scored.
-        search: How the circuit is chosen: `masks` trains masks from the scores, `top` keeps the
+        search: How the circuit is chosen: `units` trains masks over a tree of units (bands of
+            layers, blocks, clusters and nodes), `masks` trains masks over nodes, `top` keeps the
             nodes with the highest scores.
-        levels: Levels of clusters that masks are opened through. By default two, or as many as the
-            graph is large enough for; 0 for none.
+        levels: Levels of clusters in the tree of units, or those that masks over nodes are opened
+            through. By default two, or as many as the graph is large enough for; 0 for none.
         prior: Where masks begin: at signed integrated gradients (`ig`), or at the meta-learner's
             membership scores of the graph (`learner`).
         graph_prompts: Prompts of the discover split that the graph is averaged over.
@@ -66,8 +76,11 @@ class ExtractConfig:
         graph_steps: Points on the path from the counterfactual (0) to the clean prompt (1) where
             the graph's gradients are taken.
         hierarchy: How the graph is coarsened.
-        masks: How masks are trained.
-        repair: How members are swapped after the search.
+        unit_masks: How masks over units are trained. By default under two ablations, so that the
+            judge can decide under the third: no verdict rests on what was trained for.
+        unit_repair: How a circuit of units is repaired after the search; not at all by default.
+        masks: How masks over nodes are trained.
+        repair: How nodes are swapped after a search over nodes, or for the highest scores.
         judge: How the circuit is tested: by default the claims that decide, and no more of them
             than it takes. The first ablation is that of the curve of sizes.
 
@@ -80,6 +93,7 @@ class ExtractConfig:
     """
 
     nodes: str = "5%"
+    units: int = 64
     executor: Executor = "staged"
     seed: int = 0
     sizes: Sizes = Sizes()
@@ -87,13 +101,15 @@ class ExtractConfig:
     corpus: str | None = None
     train: TrainConfig = TrainConfig()
     gradient: GradientConfig = GradientConfig()
-    search: Search = "masks"
+    search: Search = "units"
     levels: int | None = None
     prior: Prior = "ig"
     graph_prompts: int = 16
     candidates: int = 4096
     graph_steps: tuple[float, ...] = (0.3, 0.6, 0.9)
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
+    unit_masks: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=_TRAINED)
+    unit_repair: UnitRepairConfig = UnitRepairConfig(rounds=0, ablations=_TRAINED)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
     judge: ValidateConfig = ValidateConfig(claims="core")
@@ -102,7 +118,7 @@ class ExtractConfig:
         if isinstance(self.nodes, int) and not isinstance(self.nodes, bool):
             object.__setattr__(self, "nodes", str(self.nodes))
         _read_size(self.nodes)
-        for field, least in (("seed", 0), ("graph_prompts", 1), ("candidates", 1)):
+        for field, least in (("units", 1), ("seed", 0), ("graph_prompts", 1), ("candidates", 1)):
             require_number(field, getattr(self, field), least=least, whole=True)
         if self.levels is not None:
             require_number("levels", self.levels, least=0, whole=True)
@@ -121,6 +137,28 @@ class ExtractConfig:
             named = isinstance(value, str) and value.strip()
             named = named or (field == "corpus" and value is None)
             require(bool(named), field, got=quoted(value), expected=expected)
+        for field in self.unread:
+            if getattr(self, field) != _default(field):
+                raise ConfigError(
+                    field, got=f"settings of another search beside search {self.search!r}",
+                    expected="settings of the search that is run", mend=_OTHERWISE[field],
+                )  # fmt: skip
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Name the fields that the search does not read, which must have their defaults."""
+        return _OF_LEAVES if self.search == "units" else _OF_UNITS
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields that decide a run, nested ones as dicts, without those not read.
+
+        A run of an older version, which knew no search over units, has the same record.
+
+        Example:
+            >>> "units" in ExtractConfig().record(), "units" in ExtractConfig(search="top").record()
+            (True, False)
+        """
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.unread}
 
     def size(self, total: int) -> int:
         """Return the requested number of nodes.
@@ -150,6 +188,51 @@ class ExtractConfig:
             expected=f"a share from {least}% to 100%",
             mend=f"Ask for more with --nodes {least}%, or for a number of nodes.",
         )  # fmt: skip
+
+    def unit_sizes(self, total: int) -> tuple[tuple[int, int], ...]:
+        """Return the sizes (units, nodes) that a search over units reads, largest first.
+
+        The last one is the requested one; circuits of twice and four times as many units and nodes
+        come before it, as far as they are smaller than the model. This is the one place where
+        `units` is cut to what there can be: a circuit has at most as many units as nodes.
+
+        Args:
+            total: Nodes of the model.
+
+        Returns:
+            One to three pairs.
+
+        Raises:
+            ConfigError: If `nodes` is impossible, see `size`; or if `units` was set to more than
+                the nodes of the model.
+
+        Example:
+            >>> ExtractConfig(units=64, nodes="5%").unit_sizes(46_350)
+            ((256, 9272), (128, 4636), (64, 2318))
+            >>> ExtractConfig(nodes="4").unit_sizes(10)
+            ((8, 8), (4, 4))
+        """
+        nodes = self.size(total)
+        if self.units > total and self.units != _default("units"):
+            expected = f"1 to {total}, the number of nodes"
+            raise ConfigError("units", got=self.units, expected=expected)
+        units = min(self.units, nodes)
+        larger = [(k * units, k * nodes) for k in (4, 2) if k * nodes < total]
+        return (*larger, (units, nodes))
+
+
+# What to do about a setting that the search does not read.
+_OTHERWISE = {
+    "units": "Leave out --units: this search takes --nodes alone. Or add --search units.",
+    "unit_masks": "Leave out --unit-masks, or add --search units.",
+    "unit_repair": "Leave out --unit-repair, or add --search units.",
+    "masks": "Set --unit-masks instead, or add --search masks.",
+    "repair": "Set --unit-repair instead, or add --search masks.",
+}
+
+
+def _default(field: str) -> Any:
+    return ExtractConfig.__dataclass_fields__[field].default
 
 
 def _read_size(nodes: Any) -> tuple[float, bool]:

@@ -43,7 +43,7 @@ class Result:
     """The result of an extraction holds the circuit, its verdict and what led to it.
 
     Attributes:
-        circuit: The circuit, with its provenance.
+        circuit: The circuit, with its provenance; printed it is a table of its units.
         report: The verdict of the judge, on the test split.
         curve: Faithfulness against size, under the first ablation.
         scores: Every node's score.
@@ -78,10 +78,11 @@ def extract(
 ) -> Result:
     """Find the circuit of a task in a model, and test it on held-out prompts.
 
-    Nodes are scored on the discover split, masks are trained from the scores, and the circuit is
-    judged on the test split. If masks are no closer to the model on the select split than the
-    nodes with the highest scores, those are the circuit. The circuit records all data that it was
-    chosen by looking at.
+    Nodes are scored on the discover split and clustered by the graph of the task, masks over the
+    tree of units are trained from the scores, and the circuit is judged on the test split, under
+    ablations that masks were not trained under. With `search` = `masks` masks are trained over
+    nodes; if they are no closer to the model on the select split than the nodes with the highest
+    scores, those are the circuit. The circuit records all data that it was chosen by looking at.
 
     Args:
         model: The model, on any mesh.
@@ -106,14 +107,11 @@ def extract(
         NoCircuitError: If the circuit that was found is no closer to the model than the empty one.
 
     Example:
-        >>> from hagd_jax.search import MaskConfig
-        >>> from hagd_jax.testbeds import hand_built
-        >>> from hagd_jax.testbeds.case import as_task
-        >>> case = hand_built()[0]
-        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
-        >>> result = extract(case.model, as_task(case, test=27), config)
-        >>> len(result.circuit), result.circuit.seen.splits, result.report.split
-        (4, ('discover', 'select'), 'test')
+        >>> case = hagd.testbeds.hand_built()[1]
+        >>> config = ExtractConfig(units=3, nodes="3")
+        >>> result = extract(case.model, hagd.testbeds.as_task(case, test=27), config)
+        >>> [unit.name for unit in result.circuit.units], result.report.verdict
+        (['head 0.0', 'head 0.1', 'neuron 0.0'], 'accepted')
     """
     require_callable("progress", progress, "(stage, done, total)")
     require_is("facts", facts or {}, Mapping)
@@ -202,7 +200,7 @@ def prepare(
     if out is not None and not isinstance(out, RunFolder):
         out = open_extraction(out, model, task, config, dictionary=dictionary, corpus=corpus)
     later = fields_from("judge")
-    finding = {k: v for k, v in dataclasses.asdict(config).items() if k not in later}
+    finding = {k: v for k, v in config.record().items() if k not in later}
     return dataclasses.replace(context, run=out, finding=finding), notes
 
 
@@ -260,7 +258,7 @@ def _record(model: LanguageModel, task: Task, config: ExtractConfig) -> dict[str
         "dtype": model.config.dtype,
         "task": task.name,
         "prompts": digest(json.dumps(prompts, sort_keys=True).encode()),
-        "config": dataclasses.asdict(config),
+        "config": config.record(),
         "version": hagd_jax.__version__,
     }
 

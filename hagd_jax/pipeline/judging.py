@@ -68,7 +68,7 @@ def _report(context: Context, left: Left) -> ValidationReport:
 
 
 def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
-    config, circuits = context.config, left["select"].circuits
+    config, circuits, units = context.config, left["select"].circuits, left["select"].units
     context.progress("curve", 0, 1)
     curve = size_curve(
         context.model, context.task, [circuits[size] for size in sorted(circuits)],
@@ -76,7 +76,7 @@ def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
         batch_size=config.judge.batch_size, seed=config.seed,
     )  # fmt: skip
     context.progress("curve", 1, 1)
-    return curve
+    return tuple(point._replace(units=units.get(point.nodes)) for point in curve)
 
 
 def _plain(point: SizePoint) -> dict[str, Any]:

@@ -7,8 +7,10 @@ seen/           what each stage looked at, one JSON file a stage
 features/       the transcoder that was learned for the run
 checkpoints/    running sums of the node scores; scores.npz the scores
 hierarchy.npz   clusters of nodes, level by level, and where masks begin
-masks/          masks in training; search.npz the ranks of all nodes at each size
-repair.npz      the circuit after swaps
+tree.safetensors  the tree of units, as `hagd validate --tree` reads it
+masks/          masks in training; search.npz the circuits of units, or the ranks of all nodes, at
+                each size
+repair.npz      the circuit after repair
 steps/          the state of the fused executor
 circuit.json    the circuit
 validation.json the verdict of the judge

@@ -19,7 +19,7 @@ from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import MaskConfig, measured_losses, require_found
 from hagd_jax.search.config import shares
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes
+from hagd_jax.units import Nodes, UnitTree
 
 FILE = "circuit.json"
 
@@ -29,11 +29,13 @@ class Selected(NamedTuple):
 
     Attributes:
         circuit: The circuit, with its provenance.
-        circuits: Size → circuit, for the size asked for and those of the curve.
+        circuits: Nodes → circuit, for the size asked for and those of the curve.
+        units: Nodes → units of that circuit, for circuits of units.
     """
 
     circuit: Circuit
     circuits: Mapping[int, Nodes]
+    units: Mapping[int, int] = {}
 
     __repr__ = one_line
 
@@ -149,9 +151,7 @@ def keep(run: RunFolder, chosen: Selected) -> None:
 
 def kept(context: Context, left: Left) -> Selected | None:
     """Read the circuit that the run's folder holds."""
-    if context.run is None or not context.run.has(FILE):
-        return None
-    circuit = context.run.whole(FILE, functools.partial(_read, context, left))
+    circuit = read_circuit(context, left)
     if circuit is None:
         return None
     by_masks = circuit.config.get("found_by") == "masks"
@@ -159,12 +159,25 @@ def kept(context: Context, left: Left) -> Selected | None:
     return Selected(circuit, {**found.circuits(), circuit.leaves: circuit.mask()})
 
 
-def _read(context: Context, left: Left) -> Circuit:
+def read_circuit(context: Context, left: Left, tree: UnitTree | None = None) -> Circuit | None:
+    """Read the circuit of the run, unless there is none or it is damaged.
+
+    Args:
+        context: The inputs.
+        left: The results of earlier stages.
+        tree: The tree that its units are of, if it has some.
+    """
+    if context.run is None or not context.run.has(FILE):
+        return None
+    return context.run.whole(FILE, functools.partial(_read, context, left, tree))
+
+
+def _read(context: Context, left: Left, tree: UnitTree | None) -> Circuit:
     """The circuit of the run, whose file nobody but the run should write."""
     assert context.run is not None
     path = context.run.path / FILE
     try:
-        found = Circuit.load(path)
+        found = Circuit.load(path, tree)
     except DamagedError:
         raise
     except CheckpointError as error:

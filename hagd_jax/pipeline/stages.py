@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from hagd_jax.errors import ConfigError, require_is
 from hagd_jax.pipeline import (
     features,
@@ -12,9 +15,36 @@ from hagd_jax.pipeline import (
     repairing,
     scoring,
     selecting,
+    trees,
+    unit_found,
+    unit_stages,
 )
-from hagd_jax.pipeline.context import Stage
+from hagd_jax.pipeline.context import Context, Left, Stage
+from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.seen_files import file_of
+
+_Step = Callable[[Context, Left], Any]
+_Keep = Callable[[RunFolder, Any], None]
+
+
+def _by_search(over_nodes: _Step, over_units: _Step) -> _Step:
+    """Choose what a stage does by what is searched over."""
+
+    def act(context: Context, left: Left) -> Any:
+        return (over_units if context.config.search == "units" else over_nodes)(context, left)
+
+    return act
+
+
+def _by_kind(over_nodes: _Keep, over_units: _Keep) -> _Keep:
+    """Choose how a result is kept by what was searched over."""
+
+    def keep(run: RunFolder, value: Any) -> None:
+        units = isinstance(value, unit_found.FoundUnits | unit_found.MendedUnits)
+        (over_units if units else over_nodes)(run, value)
+
+    return keep
+
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -36,7 +66,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "hierarchy",
         reads=("levels", "prior", "graph_prompts", "candidates", "graph_steps", "hierarchy"),
-        leaves=(levels.FILE,),
+        leaves=(levels.FILE, trees.FILE),
         looks=levels.looks,
         make=levels.hierarchy,
         keep=levels.keep,
@@ -44,30 +74,30 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "search",
-        reads=("nodes", "search", "masks"),
+        reads=("nodes", "search", "units", "unit_masks", "masks"),
         leaves=("masks", masks.FILE),
-        looks=masks.looks,
-        make=masks.search,
-        keep=masks.keep,
-        kept=masks.kept,
+        looks=_by_search(masks.looks, unit_stages.search_looks),
+        make=_by_search(masks.search, unit_stages.search),
+        keep=_by_kind(masks.keep, unit_found.keep_search),
+        kept=_by_search(masks.kept, unit_stages.search_kept),
     ),
     Stage(
         "repair",
-        reads=("repair",),
+        reads=("unit_repair", "repair"),
         leaves=(repairing.FILE,),
-        looks=repairing.looks,
-        make=repairing.repair,
-        keep=repairing.keep,
-        kept=repairing.kept,
+        looks=_by_search(repairing.looks, unit_stages.repair_looks),
+        make=_by_search(repairing.repair, unit_stages.repair),
+        keep=_by_kind(repairing.keep, unit_found.keep_repair),
+        kept=_by_search(repairing.kept, unit_stages.repair_kept),
     ),
     Stage(
         "select",
         reads=(),
         leaves=(selecting.FILE,),
-        looks=selecting.looks,
-        make=selecting.select,
+        looks=_by_search(selecting.looks, unit_stages.select_looks),
+        make=_by_search(selecting.select, unit_stages.select),
         keep=selecting.keep,
-        kept=selecting.kept,
+        kept=_by_search(selecting.kept, unit_stages.select_kept),
     ),
     Stage(
         "judge",
@@ -127,7 +157,7 @@ def fields_after() -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> fields_after()["search.npz"]
-        ('repair', 'judge')
+        ('unit_repair', 'repair', 'judge')
     """
     found = {}
     for place, stage in enumerate(STAGES):
@@ -143,6 +173,6 @@ def fields_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> fields_from("repair")
-        ('repair', 'judge')
+        ('unit_repair', 'repair', 'judge')
     """
     return tuple(name for stage in STAGES[NAMES.index(first) :] for name in stage.reads)

@@ -60,6 +60,7 @@ def curve_columns(points: list[SizePoint]) -> dict[str, Any]:
     """
     columns: dict[str, Any] = {
         "nodes": [point.nodes for point in points],
+        "units": [f"{point.nodes if point.units is None else point.units:,}" for point in points],
         "share": [percent(point.share) for point in points],
         "kl": [float(point.kl) for point in points],
         "kl_words": [f"{number(point.kl)} nats" for point in points],
@@ -99,7 +100,8 @@ def _against_size(
     paint(line.glyph, line_color="accent")
     dots = fig.scatter("nodes", name, source=source, size=7)
     paint(dots.glyph, fill_color="accent", line_color="page")
-    hover(fig, dots, [("nodes", "@nodes{0,0} (@share)"), (label, f"@{name}_words")])
+    units = [("units", "@units")] if any(point.units for point in report.curve) else []
+    hover(fig, dots, [*units, ("nodes", "@nodes{0,0} (@share)"), (label, f"@{name}_words")])
     return fig
 
 

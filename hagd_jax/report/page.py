@@ -12,6 +12,7 @@ from bokeh.embed import json_item
 from bokeh.layouts import column
 
 from hagd_jax.causal import Node, curve_areas
+from hagd_jax.causal.circuit_text import COLUMNS
 from hagd_jax.report.curve import controls_plot, size_plots
 from hagd_jax.report.html import render
 from hagd_jax.report.map import (
@@ -46,6 +47,20 @@ class Row(NamedTuple):
     words: str
     bar: float
     member: bool
+
+
+class UnitRow(NamedTuple):
+    """A row describes a unit in the page's table, with its nodes folded below its name.
+
+    Attributes:
+        cells: Column, text, and whether it is a number.
+        nodes: Names of its nodes, as many as are listed; none for a single node.
+        more: Number of nodes that are not listed.
+    """
+
+    cells: tuple[tuple[str, str, bool], ...]
+    nodes: tuple[str, ...]
+    more: int
 
 
 def page(report: Report) -> str:
@@ -91,6 +106,8 @@ def page(report: Report) -> str:
         more=more_measures(said) if said else [],
         prompts=[_prompt(text) for text in report.texts[:LISTED_TEXTS]],
         nodes=_rows(report),
+        units=_units(report),
+        columns=COLUMNS,
         scales=_scales(report),
         counts=_counts(report),
         kind=report.circuit.kind,
@@ -140,6 +157,23 @@ def _counts(report: Report) -> dict[str, int]:
     circuit = report.circuit
     kinds = ("head", circuit.kind)
     return {kind: sum(node.kind == kind for node in circuit.nodes) for kind in kinds}
+
+
+def _units(report: Report) -> list[UnitRow]:
+    """The units, layer by layer; none where each is a single node."""
+    circuit = report.circuit
+    if len(circuit) == circuit.leaves:
+        return []
+    units, named = circuit.units, dict(zip(circuit.places().tolist(), circuit.nodes, strict=True))
+    cells = [column.cells(circuit) for column in COLUMNS]
+    rows = []
+    for i in sorted(range(len(units)), key=lambda i: (units[i].layers, i)):
+        inside = [] if units[i].leaf else units[i].places().tolist()
+        names = [node_name(named[place], circuit.per_expert) for place in inside[:LISTED_NODES]]
+        own = tuple((column.name, told[i], column.right)
+                    for column, told in zip(COLUMNS, cells, strict=True))  # fmt: skip
+        rows.append(UnitRow(own, tuple(names), len(inside) - len(names)))
+    return rows
 
 
 def _rows(report: Report) -> list[Row]:

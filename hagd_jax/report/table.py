@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
 
 import numpy as np
 from rich import box
@@ -12,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hagd_jax.causal import Circuit, Node, ValidationReport
+from hagd_jax.causal.circuit_text import kind_words, layer_words, left_out
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
 from hagd_jax.report.words import counted, found_under, inert, node_name, number, percent
-from hagd_jax.units import Nodes, Scores, Unit
+from hagd_jax.units import Nodes, Scores
 
 
 def verdict_table(report: Report) -> Table:
@@ -94,23 +94,23 @@ def circuit_table(
         box=box.SIMPLE_HEAD,
         title=_strongest(circuit, len(best)),
         title_justify="left",
-        caption=Text(_others(units, best)) if len(best) < len(units) else None,
+        caption=Text(left_out(units, best)) if len(best) < len(units) else None,
         caption_justify="left",
     )
-    names = ["", "layer", "unit" if mixed else "node", *["nodes"] * mixed, "score"]
+    names = ["", "layer", *(["unit", "kind", "nodes"] if mixed else ["node"]), "score"]
     for name in [*names, *["KL added"] * bool(cost)]:
-        table.add_column(name, justify="left" if name in ("unit", "node") else "right")
+        table.add_column(name, justify="left" if name in ("unit", "node", "kind") else "right")
     before = ""
     for place in sorted(best, key=lambda i: (units[i].layers, -given[i], best.index(i))):
-        unit, (first, last) = units[place], units[place].layers
-        layer = str(first) if first == last else f"{first} to {last}"
-        name = (
-            parts.names[place]
-            if mixed
-            else node_name(Node(unit.kind, first, unit.index), circuit.per_expert)
-        )
-        cells = [str(best.index(place) + 1), "" if layer == before else layer, name]
-        cells += [f"{len(unit):,}"] * mixed + [number(float(given[place]))]
+        unit = units[place]
+        layer = layer_words(unit)
+        cells = [str(best.index(place) + 1), "" if layer == before else layer]
+        if mixed:
+            cells += [parts.names[place], kind_words(unit, circuit.kind), f"{len(unit):,}"]
+        else:
+            node = Node(unit.kind, unit.layers[0], unit.index)
+            cells.append(node_name(node, circuit.per_expert))
+        cells.append(number(float(given[place])))
         table.add_row(*cells, *[cost.get(parts.names[place], "")] * bool(cost))
         before = layer
     return table
@@ -125,19 +125,6 @@ def _strongest(circuit: Circuit, shown: int) -> str:
     if len(circuit) == circuit.leaves:
         return f"Strongest {shown:,} of {circuit.leaves:,} nodes"
     return f"Strongest {shown:,} of {counted(circuit, circuit.space.nodes)}"
-
-
-def _others(units: Sequence[Unit], best: Sequence[int]) -> str:
-    """What the table leaves out."""
-    rest = [units[i] for i in sorted(set(range(len(units))) - set(best))]
-    ends = min(unit.layers[0] for unit in rest), max(unit.layers[1] for unit in rest)
-    nodes = sum(map(len, rest))
-    held = "" if nodes == len(rest) else f" with {nodes:,} nodes"
-    what = "node" if len(units) == sum(map(len, units)) else "unit"
-    where = f"layer {ends[0]}" if ends[0] == ends[1] else f"layers {ends[0]} to {ends[1]}"
-    verb = "is" if len(rest) == 1 else "are"
-    many = "" if len(rest) == 1 else "s"
-    return f"{len(rest):,} more {what}{many}{held} of {where} {verb} not shown"
 
 
 def _costs(found: ValidationReport | None) -> dict[str, str]:

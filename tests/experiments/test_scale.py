@@ -103,7 +103,7 @@ def test_stages_grow_with_nodes(places, read):
 
 
 def test_devices_find_the_same_circuit(tiny, places, read):
-    arguments = f"--task ioi --model {tiny} --nodes 60% --masks.steps 30 "
+    arguments = f"--task ioi --model {tiny} --nodes 60% --search masks --masks.steps 30 "
     arguments += "--sizes.discover 4 --sizes.test 4 --judge.controls 2 --gradient.steps 0.5"
     arguments += " --judge.ablations counterfactual"
     devices.main(

@@ -18,6 +18,7 @@ CONFIG = DecoderConfig(
 )  # fmt: skip
 EXTRACT = ExtractConfig(
     nodes="1",
+    search="masks",
     gradient=GradientConfig(batch_size=8),
     masks=MaskConfig(steps=20, check_every=10),
     judge=ValidateConfig(

@@ -166,7 +166,7 @@ def test_the_loop_that_a_user_writes_ends_there_too(copier, task, both):
 
 def test_a_circuit_of_a_hand_built_program():
     case = {case.name: case for case in hand_built()}["both"]
-    config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20), levels=0)
+    config = ExtractConfig(nodes="4", search="masks", masks=MaskConfig(steps=20), levels=0)
     same(*(run(execute, case.model, as_task(case), config) for execute in (run_staged, run_fused)))
 
 

@@ -130,7 +130,8 @@ def test_the_learner_sees_in_arrays_what_it_sees_of_a_graph():
 
 @pytest.mark.parametrize(("asked", "pairs"), [(5, 3), (1, 2), (23, 2), (9, 0)])
 def test_swaps_are_those_of_repair(asked, pairs):
-    config = ExtractConfig(nodes=str(asked), repair=RepairConfig(rounds=1, pairs=pairs))
+    config = ExtractConfig(nodes=str(asked), search="masks",
+                           repair=RepairConfig(rounds=1, pairs=pairs))  # fmt: skip
     setting = setting_of(config, SPACE)
     rng = np.random.default_rng(asked)
     mask = np.zeros(SPACE.nodes, bool)

@@ -13,7 +13,7 @@ from hagd_jax.tasks import Seen
 from hagd_jax.units import Nodes, Scores, Space
 
 SPACE = Space(2, 2, 12)
-CONFIG = ExtractConfig(nodes="4", hierarchy=HierarchyConfig(least=2, ratio=0.5))
+CONFIG = ExtractConfig(nodes="4", search="masks", hierarchy=HierarchyConfig(least=2, ratio=0.5))
 MODEL = abstract(DecoderConfig(vocab_size=3, n_layers=2, d_model=4, n_heads=2, d_mlp=12))
 
 

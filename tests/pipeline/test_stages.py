@@ -24,7 +24,7 @@ from hagd_jax.pipeline.checks import require_runnable
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.extract import prepare
 from hagd_jax.pipeline.stages import fields_from, files_from
-from hagd_jax.search import MaskConfig, RepairConfig
+from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
 from hagd_jax.units import blocks, neurons
 from tests.pipeline.copier import EXTRACT, make_copier, make_task
 
@@ -32,6 +32,11 @@ FIELDS = {field.name for field in dataclasses.fields(ExtractConfig)}
 LEVELS = dataclasses.replace(
     EXTRACT, hierarchy=HierarchyConfig(ratio=0.5, least=2), levels=1, candidates=4,
     repair=RepairConfig(rounds=1, pairs=1), nodes="2", masks=MaskConfig(steps=2),
+)  # fmt: skip
+OVER_UNITS = dataclasses.replace(
+    LEVELS, search="units", masks=MaskConfig(), repair=RepairConfig(), units=1,
+    unit_masks=UnitMaskConfig(steps=8, batch_size=8, ablations=("counterfactual", "mean")),
+    unit_repair=UnitRepairConfig(rounds=1, proposals=1, ablations=("counterfactual", "mean")),
 )  # fmt: skip
 
 
@@ -70,10 +75,13 @@ class Watched(ExtractConfig):
     seen: set | None = None
 
 
-def test_a_stage_reads_no_field_that_a_later_one_is_said_to_read_first(copier, task, monkeypatch):
+@pytest.mark.parametrize("config", [LEVELS, OVER_UNITS], ids=["nodes", "units"])
+def test_a_stage_reads_no_field_that_a_later_one_is_said_to_read_first(
+    copier, task, monkeypatch, config
+):
     """Or else `--from` that later stage would let it change what is kept."""
-    context, _ = prepare(copier, task, LEVELS)
-    values = {name: getattr(LEVELS, name) for name in FIELDS}
+    context, _ = prepare(copier, task, config)
+    values = {name: getattr(config, name) for name in FIELDS}
     context = dataclasses.replace(context, config=Watched(**values))
     allowed, stages = set(), []
     for stage in STAGES:

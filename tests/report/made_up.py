@@ -16,11 +16,19 @@ from hagd_jax.causal import (
     ValidationReport,
 )
 from hagd_jax.report import Report
-from hagd_jax.tasks import look
+from hagd_jax.tasks import Seen, look
 from hagd_jax.tasks.definition import Text
-from hagd_jax.units import Nodes
+from hagd_jax.units import Nodes, Space
+from hagd_jax.units.tree import tree_of
 
 NAN = float("nan")
+# A circuit of units at all resolutions.
+SPACE = Space(4, 2, 6)
+MIXED = Circuit.of_units(
+    tree_of(SPACE, "neurons", [np.arange(32) // 3], 2, Seen.nothing()),
+    ["layers 0-1", "cluster 2.0", "head 2.0", "mlp 3", "neuron 2.5"], (2.0, 5.0, 4.0, 1.0, 3.0),
+    model="m", task="t", seen=Seen.nothing(),
+)  # fmt: skip
 
 
 def make_evidence(ablation="counterfactual", seed=0, **changes):

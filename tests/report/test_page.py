@@ -17,7 +17,7 @@ from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, size
 from hagd_jax.report.page import _marked, page
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
-from tests.report.made_up import NAN, make_evidence, make_report
+from tests.report.made_up import MIXED, NAN, SPACE, make_evidence, make_report
 
 HOSTILE = (
     "</script><script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}\u202e\x1b[2J\ud800"
@@ -385,3 +385,29 @@ def test_chance_is_shown_only_where_it_was_measured(ran):
     chance = text[text.index("Against chance") :]
     assert ("a random circuit" in chance) == ran
     assert ("so none was run" in chance) != ran
+
+
+def test_units_are_listed_with_their_nodes_folded_below():
+    points = [SizePoint(n, n / 32, Estimate(f, f, f), Estimate(f, f, f), 1 - f, units)
+              for n, f, units in ((27, 0.8, 5), (31, 0.9, 10))]  # fmt: skip
+    report = make_report(space=tuple(SPACE), circuit=MIXED, curve=tuple(points))
+    shown = page(report)
+    assert "(5 units with 27 of 32 nodes)" in shown
+    table = shown[shown.index('<table class="units">') :]
+    table = table[: table.index("</table>")]
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", table)
+    assert heads == ["layer", "unit", "kind", "nodes", "score"]
+    named = re.findall(r"<code>(.*?)</code>", table)
+    assert named == ["layers 0-1", "head 2.0", "cluster 2.0", "neuron 2.5", "mlp 3"]
+    folded = re.findall(r"<summary><code>(.*?)</code></summary><span[^>]*>(.*?)</span>", table)
+    assert {name: words.split() for name, words in folded} == {
+        "layers 0-1": [f"L{i}.H{j}" for i in range(2) for j in range(2)]
+        + [f"L{i}.N{j}" for i in range(2) for j in range(6)],
+        "cluster 2.0": ["L2.N2", "L2.N3", "L2.N4"],
+        "mlp 3": [f"L3.N{j}" for j in range(6)],
+    }
+    assert "@units" in shown  # under the pointer, in the plots against size
+    # A circuit of nodes has no such list.
+    alone = page(make_report())
+    assert 'class="units"' not in alone
+    assert "@units" not in alone

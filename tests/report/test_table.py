@@ -11,8 +11,7 @@ from hagd_jax.report import circuit_table, verdict_table
 from hagd_jax.report.words import counted, node_name
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Scores, Space
-from hagd_jax.units.tree import tree_of
-from tests.report.made_up import make_claims, make_evidence, make_report
+from tests.report.made_up import MIXED, SPACE, make_claims, make_evidence, make_report
 
 ALL = ("counterfactual", "mean", "zero", "resample")
 
@@ -93,22 +92,15 @@ def test_members_are_listed_by_the_scores_of_a_runs_page():
     assert node_name(circuit.nodes[-1]) in row
 
 
-SPACE = Space(4, 2, 6)
-MIXED = Circuit.of_units(
-    tree_of(SPACE, "neurons", [np.arange(32) // 3], 2, Seen.nothing()),
-    ["layers 0-1", "cluster 2.0", "head 2.0", "mlp 3", "neuron 2.5"], (2.0, 5.0, 4.0, 1.0, 3.0),
-    model="m", task="t", seen=Seen.nothing(),
-)  # fmt: skip
-
-
 def test_units_are_listed_layer_by_layer_with_their_nodes():
     lines = printed(circuit_table(MIXED, n=9)).splitlines()
     assert lines[0].strip() == f"Strongest 5 of 5 units with {MIXED.leaves} of 32 nodes"
     rows = [line.split() for line in lines if re.match(r"\s+\d", line)]
     assert rows == [
-        ["4", "0", "to", "1", "layers", "0-1", "16", "2"], ["1", "2", "cluster", "2.0", "3", "5"],
-        ["2", "head", "2.0", "1", "4"], ["3", "neuron", "2.5", "1", "3"],
-        ["5", "3", "mlp", "3", "6", "1"],
+        ["4", "0", "to", "1", "layers", "0-1", "band", "of", "layers", "16", "2"],
+        ["1", "2", "cluster", "2.0", "cluster", "of", "neurons", "3", "5"],
+        ["2", "head", "2.0", "head", "1", "4"], ["3", "neuron", "2.5", "neuron", "1", "3"],
+        ["5", "3", "mlp", "3", "MLP", "6", "1"],
     ]  # fmt: skip
 
 

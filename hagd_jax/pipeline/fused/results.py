@@ -8,7 +8,7 @@ import numpy as np
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.fused.searching import tree_of
 from hagd_jax.pipeline.fused.state import State
-from hagd_jax.pipeline.levels import Coarse, needs_graph
+from hagd_jax.pipeline.levels import Coarse, coarse, needs_graph
 from hagd_jax.pipeline.masks import Ranked, ranked, top_of
 from hagd_jax.pipeline.repairing import Repaired
 from hagd_jax.pipeline.selecting import Selected, selected
@@ -32,19 +32,20 @@ def hierarchy(context: Context, left: Left, state: State) -> Coarse:
     """Read the levels and the prior of the masks from the state."""
     scores = left["score"]
     if not needs_graph(context, state.setting.space):
-        return Coarse(Tree((), seen=Seen.nothing()), scores)
+        return coarse(context, left, Tree((), seen=Seen.nothing()), scores)
     size = state.setting.size
     context.log_once("hierarchy", nodes=size.nodes, counts=list(size.counts))
     tree = Tree(tuple(map(np.asarray, state.clusters)), size.counts, left.seen)
     learnt = context.config.prior == "learner"
     prior = scores.after(left.seen)
-    return Coarse(tree, prior.like(np.asarray(state.prior)) if learnt else prior)
+    prior = prior.like(np.asarray(state.prior)) if learnt else prior
+    return coarse(context, left, tree, prior)
 
 
-def with_hierarchy(state: State, coarse: Coarse) -> State:
+def with_hierarchy(state: State, found: Coarse) -> State:
     """Put levels and a prior into the state."""
-    clusters = tuple(map(jnp.asarray, coarse.tree.clusters))
-    return state.replace(clusters=clusters, prior=jnp.asarray(coarse.prior.flat()))
+    clusters = tuple(map(jnp.asarray, found.tree.clusters))
+    return state.replace(clusters=clusters, prior=jnp.asarray(found.prior.flat()))
 
 
 def search(context: Context, left: Left, state: State) -> Ranked:

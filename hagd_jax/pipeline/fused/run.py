@@ -37,7 +37,7 @@ from hagd_jax.pipeline.fused.saving import (
     position_file,
 )
 from hagd_jax.pipeline.fused.setting import setting_of, uses_means
-from hagd_jax.pipeline.fused.state import State, blank, space_of
+from hagd_jax.pipeline.fused.state import State, blank, require_loop, space_of
 from hagd_jax.pipeline.fused.step import step_arrays
 from hagd_jax.pipeline.fused.turns import Batcher, Turn, sizes_for
 from hagd_jax.pipeline.run_folder import RunFolder
@@ -50,6 +50,10 @@ from hagd_jax.transcoders.training.record import read_position
 from hagd_jax.units import Dictionary, as_dictionary, blocks
 from hagd_jax.units.dictionary import MLPS
 
+# Stages of a search over units that are no turns. The shapes of its state are those of the tree,
+# which the hierarchy gives: its steps are a compiled, donated and sharded program of their own
+# (`search.unit_steps.scan_units`), the same for both executors.
+_OF_UNITS = ("search", "repair", "select")
 # Parts that compare circuits with what the model does, which is read before.
 _COMPARING = ("search", "measure")
 
@@ -82,6 +86,9 @@ FUSED: dict[str, Fused] = {
 def run_fused(context: Context, until: str = LAST) -> Left:
     """Run the stages in order, those up to the circuit as turns of one compiled step.
 
+    With a search over units it is those up to the tree; masks over it are trained in the compiled
+    step that the staged executor has, too.
+
     Args:
         context: The inputs.
         until: The last stage to run.
@@ -94,7 +101,8 @@ def run_fused(context: Context, until: str = LAST) -> Left:
     def make(stage: Stage, context: Context, left: Left) -> Any:
         if stage.name == "features" and learns(context):
             return _learned(going, stage, context, left)
-        if stage.name not in FUSED:
+        over_units = context.config.search == "units" and stage.name in _OF_UNITS
+        if stage.name not in FUSED or over_units:
             return stage.make(context, left)
         if not going:
             going.append(_Going(context, left["features"].nodes.bare()))
@@ -264,7 +272,7 @@ def batcher_of(context: Context, nodes: Dictionary | None, corpus: Corpus | None
 def batches(
     model: LanguageModel,
     task: Task,
-    config: ExtractConfig = ExtractConfig(),
+    config: ExtractConfig = ExtractConfig(search="masks"),
     *,
     dictionary: Dictionary | Transcoder | None = None,
     corpus: Corpus | None = None,
@@ -282,7 +290,8 @@ def batches(
         An iterator over what each step does and reads, for `step`.
 
     Raises:
-        ConfigError: If the circuit has more nodes than the model, or there is no text.
+        ConfigError: If the circuit has more nodes than the model, there is no text, or units are
+            searched over, see `init`.
         InputError: If the task does not fit the model.
 
     Example:
@@ -290,10 +299,11 @@ def batches(
         >>> from hagd_jax.testbeds import hand_built
         >>> from hagd_jax.testbeds.case import as_task
         >>> case = hand_built()[0]
-        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
+        >>> config = ExtractConfig(nodes="4", search="masks", masks=MaskConfig(steps=20))
         >>> sum(1 for _ in batches(case.model, as_task(case), config)) > 20
         True
     """
+    require_loop(config)
     context = Context(model, task, config, dictionary, corpus)
     nodes = None
     if not learns(context):

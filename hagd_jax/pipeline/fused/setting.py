@@ -58,12 +58,19 @@ class Setting:
     @property
     def graph(self) -> bool:
         """Tell whether a graph is built."""
-        return self.masks and (bool(self.size.levels) or self.config.prior == "learner")
+        searched = self.config.search != "top" and self.asked < self.space.nodes
+        return searched and (bool(self.size.levels) or self.config.prior == "learner")
+
+    @property
+    def units(self) -> bool:
+        """Tell whether units are searched over: then the steps end with their tree."""
+        return self.config.search == "units"
 
     @property
     def repairs(self) -> RepairConfig | None:
         """Return how the circuit is repaired; None if it is not."""
-        return swaps(self.config) if asked(self.config, self.space) else None
+        swapped = not self.units and asked(self.config, self.space)
+        return swaps(self.config) if swapped else None
 
     @property
     def loss(self) -> MaskConfig:

@@ -162,9 +162,22 @@ def current_nodes(
     return Features(model.config, "", made)
 
 
+def require_loop(config: ExtractConfig) -> None:
+    """Refuse a search over units, whose state has the shapes of a tree that is not yet made.
+
+    Raises:
+        ConfigError: If the configuration asks for one.
+    """
+    if config.search == "units":
+        raise ConfigError(
+            "search", got="'units'", expected="'masks' or 'top', whose states have fixed shapes",
+            mend='Set search="masks", or call extract(...), with executor="fused" on a mesh.',
+        )  # fmt: skip
+
+
 def init(
     model: LanguageModel,
-    config: ExtractConfig = ExtractConfig(),
+    config: ExtractConfig = ExtractConfig(search="masks"),
     *,
     task: Task | None = None,
     dictionary: Dictionary | Transcoder | None = None,
@@ -184,16 +197,18 @@ def init(
         The state.
 
     Raises:
-        ConfigError: If the circuit has more nodes than the model, or the nodes or the task are
-            missing.
+        ConfigError: If the circuit has more nodes than the model, the nodes or the task are
+            missing, or units are searched over: the shapes of that search are known once the tree
+            is made, so `extract` alone runs it.
 
     Example:
         >>> from hagd_jax.testbeds import hand_built
         >>> case = hand_built()[0]
-        >>> state = init(case.model, ExtractConfig(nodes="3"))
+        >>> state = init(case.model, ExtractConfig(nodes="3", search="top"))
         >>> state.mask.shape
         (10,)
     """
+    require_loop(config)
     named = config.features
     if named not in (NEURONS, MLPS, TRANSCODER) and dictionary is None:
         raise ConfigError("features", got=repr(named), expected="neurons, mlps or transcoder",

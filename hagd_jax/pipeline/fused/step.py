@@ -26,7 +26,8 @@ _LEARNING: dict[str, Part] = {
     "train": parts.train,
 }
 _THROUGH: dict[str, Part] = {"through": functools.partial(parts.train, through=True)}
-_ALWAYS: dict[str, Part] = {"score": parts.score, "open": parts.open_tables, "read": parts.read}
+_SCORE: dict[str, Part] = {"score": parts.score}
+_ALWAYS: dict[str, Part] = _SCORE | {"open": parts.open_tables, "read": parts.read}
 _GRAPH: dict[str, Part] = {
     "flow": parts.flow,
     "choose": parts.choose,
@@ -71,6 +72,8 @@ def parts_of(setting: Setting) -> tuple[str, ...]:
     through = _THROUGH if setting.learns and setting.config.train.through else {}
     graph = _GRAPH if setting.graph else {}
     masks = _MASKS if setting.masks else {}
+    if setting.units:
+        return tuple(learns | through | _SCORE | graph)
     repair = _REPAIR if setting.repairs is not None else {}
     return tuple(learns | through | _ALWAYS | graph | masks | repair | _END)
 
@@ -102,7 +105,7 @@ def step(
         >>> from hagd_jax.testbeds import hand_built
         >>> from hagd_jax.testbeds.case import as_task
         >>> case = hand_built()[0]
-        >>> config = ExtractConfig(nodes="4", masks=MaskConfig(steps=20))
+        >>> config = ExtractConfig(nodes="4", search="masks", masks=MaskConfig(steps=20))
         >>> state = init(case.model, config)
         >>> for batch in batches(case.model, as_task(case), config):
         ...     state, said = step(state, case.model, batch)

@@ -1,0 +1,226 @@
+"""Stages 4 to 6 of a search over units: circuits of a few sizes, their repair, and the choice."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from hagd_jax.causal import Circuit
+from hagd_jax.parallel import Pace
+from hagd_jax.pipeline.config import ExtractConfig
+from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.selecting import Selected, read_circuit
+from hagd_jax.pipeline.unit_found import (
+    REPAIR_FILE,
+    SEARCH_FILE,
+    FoundUnits,
+    MendedUnits,
+    chain_of,
+    found_units,
+)
+from hagd_jax.search import (
+    UnitCircuit,
+    init_units,
+    repair_units,
+    require_found,
+    train_units,
+    unit_losses,
+)
+from hagd_jax.search.outcome import NOTHING
+from hagd_jax.search.unit_circuit import mask_row
+from hagd_jax.search.unit_search import read_states
+from hagd_jax.search.unit_sizes import limits_of
+from hagd_jax.search.unit_steps import UnitState
+from hagd_jax.tasks import Seen
+from hagd_jax.units import Nodes, UnitTree
+
+
+def whole(context: Context, tree: UnitTree) -> bool:
+    """Tell whether all nodes are wanted, so that there is nothing to search for."""
+    return context.config.size(tree.space.nodes) == tree.space.nodes
+
+
+def ablations_of(config: ExtractConfig) -> set[str]:
+    """Return the ablations under which a search over units and its repair look at circuits."""
+    repairs = config.unit_repair.ablations if config.unit_repair.rounds else ()
+    return {*config.unit_masks.ablations, *repairs}
+
+
+def search_looks(context: Context, left: Left) -> Seen:
+    """Record the discover split under the ablations of the search."""
+    if whole(context, left["hierarchy"].units):
+        return Seen.nothing()
+    return context.task.look("discover", ablation=context.config.unit_masks.ablations)
+
+
+def search(context: Context, left: Left) -> FoundUnits:
+    """Train masks over the tree down to the requested size, resuming at the last checkpoint."""
+    coarse, config, run = left["hierarchy"], context.config, context.run
+    tree, own = coarse.units, config.unit_masks
+    sizes = config.unit_sizes(tree.space.nodes)
+    if whole(context, tree):
+        roots = tree.roots
+        return found_units(left, sizes[-1:], tree, [(roots, (0.0,) * len(roots))])
+    state = init_units(jax.random.key(config.seed), coarse.prior, tree, own, sizes=len(sizes))
+    resumed = run.masks.latest(state) if run else None
+    if run is not None:
+        run.rewind("masks", resumed[0] if resumed else 0)
+    state, pace = resumed[1] if resumed else state, Pace(context.save_every)
+    scans = train_units(
+        context.model, context.discover, state, tree, sizes, own,
+        dictionary=left["features"].nodes,
+    )  # fmt: skip
+    if int(state.step) < own.steps:
+        context.progress("masks", int(state.step), own.steps)
+    for state, metrics in scans:
+        step = int(state.step)
+        context.log("masks", step=step, **metrics)
+        pace(
+            functools.partial(context.progress, "masks", step, own.steps),
+            None if run is None else functools.partial(run.masks.save, step, state),
+            last=step == own.steps,
+        )
+    return read(context, left, state)
+
+
+def read(context: Context, left: Left, state: UnitState) -> FoundUnits:
+    """Read the circuit of each size from a state after its last step."""
+    tree, own = left["hierarchy"].units, context.config.unit_masks
+    sizes = context.config.unit_sizes(tree.space.nodes)
+    limits = limits_of(sizes, tree.space.nodes, own.leaf_weight)
+    chains = [(each.units, each.ranks) for each in read_states(tree, state, limits)]
+    return found_units(left, sizes, tree, chains)
+
+
+def search_kept(context: Context, left: Left) -> FoundUnits | None:
+    """Read the circuits that the run's folder holds."""
+    tree = left["hierarchy"].units
+    sizes = context.config.unit_sizes(tree.space.nodes)
+    sizes = sizes[-1:] if whole(context, tree) else sizes
+    if context.run is None:
+        return None
+    found = context.run.kept(SEARCH_FILE, counts=(len(sizes),), units=None, ranks=None)
+    if found is None:
+        return None
+    ends = np.cumsum(found["counts"])[:-1]
+    parts = zip(np.split(found["units"], ends), np.split(found["ranks"], ends), strict=True)
+    path = context.run.path / SEARCH_FILE
+    return found_units(left, sizes, tree, [chain_of(tree, *part, path) for part in parts])
+
+
+def repair_looks(context: Context, left: Left) -> Seen:
+    """Record the discover split under the ablations of the repair, if there is any."""
+    if not repairs(context, left):
+        return Seen.nothing()
+    return context.task.look("discover", ablation=context.config.unit_repair.ablations)
+
+
+def repairs(context: Context, left: Left) -> bool:
+    """Tell whether any change is to be tried."""
+    return context.config.unit_repair.rounds > 0 and not whole(context, left["hierarchy"].units)
+
+
+def repair(context: Context, left: Left) -> MendedUnits:
+    """Change units of the requested circuit while that lowers its worst loss."""
+    circuit, tree = left["search"].circuits[-1]._replace(seen=left.seen), left["hierarchy"].units
+    if not repairs(context, left):
+        return MendedUnits(circuit, (), tree)
+    context.progress("repair", 0, 1)
+    better = repair_units(
+        context.model, context.discover, tree, circuit, context.config.unit_repair,
+        dictionary=left["features"].nodes,
+    )  # fmt: skip
+    context.progress("repair", 1, 1)
+    context.log_once("repair", worst=better.worst, evaluations=better.evaluations)
+    return MendedUnits(better.circuit, better.worst, tree)
+
+
+def repair_kept(context: Context, left: Left) -> MendedUnits | None:
+    """Read the repaired circuit that the run's folder holds."""
+    if context.run is None or not repairs(context, left):
+        return None
+    found = context.run.kept(REPAIR_FILE, units=None, ranks=None, worst=None)
+    if found is None:
+        return None
+    tree, size = left["hierarchy"].units, left["search"].circuits[-1].size
+    units, ranks = chain_of(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
+    circuit = UnitCircuit(units, ranks, size, {}, left.seen)
+    return MendedUnits(circuit, tuple(found["worst"].tolist()), tree)
+
+
+def select_looks(context: Context, left: Left) -> Seen:
+    """Record the discover split, on which the losses of the circuit are measured."""
+    return context.task.look("discover", ablation=context.config.unit_masks.ablations)
+
+
+def select(context: Context, left: Left) -> Selected:
+    """Measure the circuit under each ablation of the search, and make it one with provenance.
+
+    Raises:
+        NoCircuitError: If under one of them it takes away hardly any of the empty circuit's loss.
+    """
+    found, tree, config = left["repair"].circuit, left["hierarchy"].units, context.config
+    own = dataclasses.replace(
+        config.unit_masks,
+        batch_size=max(config.gradient.batch_size, len(config.unit_masks.ablations)),
+    )
+    context.progress("select", 0, 1)
+    losses = unit_losses(
+        context.model, context.discover, tree, [found.units, ()], own,
+        dictionary=left["features"].nodes,
+    )  # fmt: skip
+    context.progress("select", 1, 1)
+    return selected(context, left, {name: row.tolist() for name, row in losses.items()})
+
+
+def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Selected:
+    """Make the circuit with its provenance.
+
+    Args:
+        context: The inputs.
+        left: The results of earlier stages.
+        losses: Ablation → loss of the circuit and of the empty one, on the discover split.
+
+    Returns:
+        The circuit, and those of other sizes.
+
+    Raises:
+        NoCircuitError: If under an ablation it takes away hardly any of the empty circuit's loss.
+    """
+    found, tree, nodes = left["repair"].circuit, left["hierarchy"].units, left["features"].nodes
+    ours, empty = ({name: row[i] for name, row in losses.items()} for i in range(2))
+    context.log_once("found", loss=ours, empty_loss=empty)
+    # An ablation that changes nothing, as where all prompts have one answer, tells nothing.
+    for name in [name for name in losses if empty[name] > NOTHING] or list(losses):
+        require_found(
+            ours[name], empty[name],
+            f"circuit of {len(found.units)} units for {context.task.name} under {name} ablation",
+            mend="The search found nothing. Ask for more --units and --nodes, for more "
+            "--unit-masks.steps, or add --unit-repair.rounds.",
+        )  # fmt: skip
+    circuit = Circuit.of_units(
+        tree, found.units, found.ranks, model=context.model.name, task=context.task.name,
+        per_expert=nodes.per_expert, seen=left.seen, seed=context.config.seed,
+        config={**context.finding, "found_by": "units"},
+    )  # fmt: skip
+    return _with_sizes(left, circuit)
+
+
+def select_kept(context: Context, left: Left) -> Selected | None:
+    """Read the circuit that the run's folder holds, with its tree at hand."""
+    circuit = read_circuit(context, left, left["hierarchy"].units)
+    return None if circuit is None else _with_sizes(left, circuit)
+
+
+def _with_sizes(left: Left, circuit: Circuit) -> Selected:
+    """The circuit with those of other sizes, each by its number of nodes."""
+    tree, larger = left["hierarchy"].units, left["search"].circuits[:-1]
+    masks = {each.leaves: Nodes.from_flat(tree.space, mask_row(tree, each.units))
+             for each in larger}  # fmt: skip
+    counts = {each.leaves: len(each.units) for each in larger}
+    return Selected(
+        circuit, {**masks, circuit.leaves: circuit.mask()}, {**counts, circuit.leaves: len(circuit)}
+    )
