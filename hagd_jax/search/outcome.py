@@ -18,7 +18,7 @@ from hagd_jax.units import Parts, Source, parts_of
 # A circuit that takes away less than this share of the empty circuit's loss is none.
 GAIN = 0.05
 # An empty circuit whose loss is below this does all that the model does.
-NOTHING = 1e-6
+_NOTHING = 1e-6
 
 
 def measured_losses(
@@ -105,7 +105,7 @@ def is_found(loss: float, empty: float) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise InputError(what, got=shown(value), expected="a loss in nats")
     # Of an infinite loss no share is more than another.
-    return bool(NOTHING < empty < np.inf and loss <= (1 - GAIN) * empty)
+    return bool(_NOTHING < empty < np.inf and loss <= (1 - GAIN) * empty)
 
 
 def require_found(

@@ -234,7 +234,7 @@ def test_nothing_found_is_refused_with_its_ablation(copier, task):
         task, splits=task.splits | {"discover": rest.replace(corrupted=rest.clean)}
     )
     own = dataclasses.replace(SEARCH, ablations=("counterfactual",))
-    with pytest.raises(NoCircuitError, match=r"under counterfactual ablation.*--unit-masks.steps"):
+    with pytest.raises(NoCircuitError, match=r"loss of 0 on the discover.*--unit-masks.steps"):
         run_until("select", copier, never, dataclasses.replace(CONFIG, unit_masks=own))
 
 
