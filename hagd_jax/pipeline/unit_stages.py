@@ -9,10 +9,13 @@ import jax
 import numpy as np
 
 from hagd_jax.causal import Circuit
+from hagd_jax.errors import DamagedError
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.selecting import Selected, read_circuit
+from hagd_jax.pipeline.trees import FILE as TREE_FILE
+from hagd_jax.pipeline.trees import kept_tree
 from hagd_jax.pipeline.unit_found import (
     REPAIR_FILE,
     SEARCH_FILE,
@@ -30,16 +33,16 @@ from hagd_jax.search import (
     unit_losses,
 )
 from hagd_jax.search.unit_circuit import mask_row
-from hagd_jax.search.unit_search import read_states
-from hagd_jax.search.unit_sizes import limits_of
-from hagd_jax.search.unit_steps import UnitState
+from hagd_jax.search.unit_search import read_state
 from hagd_jax.tasks import Seen
-from hagd_jax.units import Nodes, UnitTree
+from hagd_jax.units import Nodes
+from hagd_jax.units.tree import BANDWIDTH, tree_of
 
 
-def whole(context: Context, tree: UnitTree) -> bool:
+def whole(context: Context, left: Left) -> bool:
     """Tell whether all nodes are wanted, so that there is nothing to search for."""
-    return context.config.size(tree.space.nodes) == tree.space.nodes
+    total = left["features"].nodes.space.nodes
+    return context.config.size(total) == total
 
 
 def ablations_of(config: ExtractConfig) -> set[str]:
@@ -50,28 +53,33 @@ def ablations_of(config: ExtractConfig) -> set[str]:
 
 def search_looks(context: Context, left: Left) -> Seen:
     """Record the discover split under the ablations of the search."""
-    if whole(context, left["hierarchy"].units):
+    if whole(context, left):
         return Seen.nothing()
     return context.task.look("discover", ablation=context.config.unit_masks.ablations)
 
 
+def sizes_of(context: Context, left: Left) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (units, nodes) that are searched for, largest first."""
+    sizes = context.config.unit_sizes(left["features"].nodes.space.nodes)
+    return sizes[-1:] if whole(context, left) else sizes
+
+
 def search(context: Context, left: Left) -> FoundUnits:
-    """Train masks over the tree down to the requested size, resuming at the last checkpoint."""
-    coarse, config, run = left["hierarchy"], context.config, context.run
-    tree, own = coarse.units, config.unit_masks
-    sizes = config.unit_sizes(tree.space.nodes)
-    if whole(context, tree):
-        roots = tree.roots
-        return found_units(left, sizes[-1:], tree, [(roots, (0.0,) * len(roots))])
-    state = init_units(jax.random.key(config.seed), coarse.prior, tree, own, sizes=len(sizes))
+    """Train masks over heads and supernodes, resuming at the last checkpoint."""
+    config, run, nodes = context.config, context.run, left["features"].nodes
+    own, sizes = config.unit_masks, sizes_of(context, left)
+    if whole(context, left):
+        tree = tree_of(nodes.space, nodes.label, (), BANDWIDTH, left.seen)
+        return found_units(left, sizes, tree, [(tree.roots, (0.0,) * len(tree.roots))])
+    prior = left["hierarchy"].prior
+    state = init_units(
+        jax.random.key(config.seed), prior, nodes.space, own, sizes=len(sizes)
+    )  # fmt: skip
     resumed = run.masks.latest(state) if run else None
     if run is not None:
         run.rewind("masks", resumed[0] if resumed else 0)
     state, pace = resumed[1] if resumed else state, Pace(context.save_every)
-    scans = train_units(
-        context.model, context.discover, state, tree, sizes, own,
-        dictionary=left["features"].nodes,
-    )  # fmt: skip
+    scans = train_units(context.model, context.discover, state, sizes, own, dictionary=nodes)
     if int(state.step) < own.steps:
         context.progress("masks", int(state.step), own.steps)
     for state, metrics in scans:
@@ -82,31 +90,26 @@ def search(context: Context, left: Left) -> FoundUnits:
             None if run is None else functools.partial(run.masks.save, step, state),
             last=step == own.steps,
         )
-    return read(context, left, state)
-
-
-def read(context: Context, left: Left, state: UnitState) -> FoundUnits:
-    """Read the circuit of each size from a state after its last step."""
-    tree, own = left["hierarchy"].units, context.config.unit_masks
-    sizes = context.config.unit_sizes(tree.space.nodes)
-    limits = limits_of(sizes, tree.space.nodes, own.leaf_weight)
-    chains = [(each.units, each.ranks) for each in read_states(tree, state, limits)]
-    return found_units(left, sizes, tree, chains)
+    clusters = left["hierarchy"].tree.clusters
+    tree, chains = read_state(nodes, state, sizes, left.seen, clusters)
+    return found_units(left, sizes, tree, [(each.units, each.ranks) for each in chains])
 
 
 def search_kept(context: Context, left: Left) -> FoundUnits | None:
-    """Read the circuits that the run's folder holds."""
-    tree = left["hierarchy"].units
-    sizes = context.config.unit_sizes(tree.space.nodes)
-    sizes = sizes[-1:] if whole(context, tree) else sizes
+    """Read the circuits that the run's folder holds, and their tree."""
     if context.run is None:
         return None
+    sizes, tree = sizes_of(context, left), kept_tree(context.run)
     found = context.run.kept(SEARCH_FILE, counts=(len(sizes),), units=None, ranks=None)
-    if found is None:
+    if found is None or tree is None:
         return None
+    nodes = left["features"].nodes
+    path = context.run.path / SEARCH_FILE
+    if (tree.space, tree.seen) != (nodes.space, left.seen):
+        raise DamagedError(str(context.run.path / TREE_FILE), got="another run's tree",
+                           expected="this run's")  # fmt: skip
     ends = np.cumsum(found["counts"])[:-1]
     parts = zip(np.split(found["units"], ends), np.split(found["ranks"], ends), strict=True)
-    path = context.run.path / SEARCH_FILE
     return found_units(left, sizes, tree, [chain_of(tree, *part, path) for part in parts])
 
 
@@ -119,12 +122,12 @@ def repair_looks(context: Context, left: Left) -> Seen:
 
 def repairs(context: Context, left: Left) -> bool:
     """Tell whether any change is to be tried."""
-    return context.config.unit_repair.rounds > 0 and not whole(context, left["hierarchy"].units)
+    return context.config.unit_repair.rounds > 0 and not whole(context, left)
 
 
 def repair(context: Context, left: Left) -> MendedUnits:
     """Change units of the requested circuit while that lowers its worst loss."""
-    circuit, tree = left["search"].circuits[-1]._replace(seen=left.seen), left["hierarchy"].units
+    circuit, tree = left["search"].circuits[-1]._replace(seen=left.seen), left["search"].tree
     if not repairs(context, left):
         return MendedUnits(circuit, (), tree)
     context.progress("repair", 0, 1)
@@ -144,7 +147,7 @@ def repair_kept(context: Context, left: Left) -> MendedUnits | None:
     found = context.run.kept(REPAIR_FILE, units=None, ranks=None, worst=None)
     if found is None:
         return None
-    tree, size = left["hierarchy"].units, left["search"].circuits[-1].size
+    tree, size = left["search"].tree, left["search"].circuits[-1].size
     units, ranks = chain_of(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
     circuit = UnitCircuit(units, ranks, size, {}, left.seen)
     return MendedUnits(circuit, tuple(found["worst"].tolist()), tree)
@@ -161,7 +164,7 @@ def select(context: Context, left: Left) -> Selected:
     Raises:
         NoCircuitError: If it takes away hardly any of the empty circuit's loss, over all of them.
     """
-    found, tree, config = left["repair"].circuit, left["hierarchy"].units, context.config
+    found, tree, config = left["repair"].circuit, left["search"].tree, context.config
     own = dataclasses.replace(
         config.unit_masks,
         batch_size=max(config.gradient.batch_size, len(config.unit_masks.ablations)),
@@ -189,7 +192,7 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
     Raises:
         NoCircuitError: If it takes away hardly any of the empty circuit's mean loss.
     """
-    found, tree, nodes = left["repair"].circuit, left["hierarchy"].units, left["features"].nodes
+    found, tree, nodes = left["repair"].circuit, left["search"].tree, left["features"].nodes
     # Each ablation counts alike: one that changes nothing, as the mean where all prompts have one
     # answer, tells nothing.
     ours, empty = np.mean([losses[name] for name in losses], axis=0).tolist()
@@ -209,13 +212,13 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
 
 def select_kept(context: Context, left: Left) -> Selected | None:
     """Read the circuit that the run's folder holds, with its tree at hand."""
-    circuit = read_circuit(context, left, left["hierarchy"].units)
+    circuit = read_circuit(context, left, left["search"].tree)
     return None if circuit is None else _with_sizes(left, circuit)
 
 
 def _with_sizes(left: Left, circuit: Circuit) -> Selected:
     """The circuit with those of other sizes, each by its number of nodes."""
-    tree, larger = left["hierarchy"].units, left["search"].circuits[:-1]
+    tree, larger = left["search"].tree, left["search"].circuits[:-1]
     masks = {each.leaves: Nodes.from_flat(tree.space, mask_row(tree, each.units))
              for each in larger}  # fmt: skip
     counts = {each.leaves: len(each.units) for each in larger}

@@ -13,20 +13,17 @@ from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.search.restarts import Best, search_restarts
 from hagd_jax.search.schedule import Schedule, schedule
 from hagd_jax.search.start import Start, StartRow, best_start
-from hagd_jax.search.supernode_config import SupernodeConfig
-from hagd_jax.search.supernode_search import (
-    SearchedSupernodes,
-    search_supernodes,
-    seen_by_supernodes,
-    train_supernodes,
-)
-from hagd_jax.search.supernode_steps import SupernodeState, init_supernodes
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
-from hagd_jax.search.unit_circuit import UnitCircuit, seen_by_units, unit_losses
+from hagd_jax.search.unit_circuit import UnitCircuit, unit_losses
 from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
 from hagd_jax.search.unit_repair import RepairedUnits, repair_units
-from hagd_jax.search.unit_search import SearchedUnits, search_units, train_units
+from hagd_jax.search.unit_search import (
+    SearchedUnits,
+    search_units,
+    seen_by_units,
+    train_units,
+)
 from hagd_jax.search.unit_steps import UnitState, init_units
 
 __all__ = [
@@ -41,12 +38,9 @@ __all__ = [
     "RepairedUnits",
     "Schedule",
     "Searched",
-    "SearchedSupernodes",
     "SearchedUnits",
     "Start",
     "StartRow",
-    "SupernodeConfig",
-    "SupernodeState",
     "Tree",
     "UnitCircuit",
     "UnitMaskConfig",
@@ -57,7 +51,6 @@ __all__ = [
     "core_keeps",
     "core_of_rule",
     "init_masks",
-    "init_supernodes",
     "init_units",
     "is_found",
     "mask_ranks",
@@ -69,14 +62,11 @@ __all__ = [
     "search_many",
     "search_masks",
     "search_restarts",
-    "search_supernodes",
     "search_units",
     "seen_by_masks",
-    "seen_by_supernodes",
     "seen_by_units",
     "top_nodes",
     "train_masks",
-    "train_supernodes",
     "train_units",
     "unit_losses",
 ]

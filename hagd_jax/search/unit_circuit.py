@@ -12,7 +12,6 @@ from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import RepairConfig
 from hagd_jax.search.outcome import measured_losses
-from hagd_jax.search.parts import Given, looked, read
 from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
 from hagd_jax.search.unit_sizes import UnitSize
 from hagd_jax.tasks.prompts import Prompts
@@ -97,34 +96,6 @@ def mask_row(tree: UnitTree, units: Sequence[Unit]) -> np.ndarray:
         for start, stop in unit.ranges:
             row[start:stop] = True
     return row
-
-
-def seen_by_units(
-    model: LanguageModel,
-    prompts: Prompts,
-    scores: Given,
-    tree: UnitTree,
-    config: UnitMaskConfig | UnitRepairConfig = UnitMaskConfig(),
-    *,
-    dictionary: Source | None = None,
-) -> Seen:
-    """Record the data that decide circuits of a search over units.
-
-    Args:
-        model: The model.
-        prompts: Prompts that masks were trained on.
-        scores: Where they began; scores without a history have an unknown one.
-        tree: The tree, which has seen what decided its clusters.
-        config: How they were trained, which decides under which ablations.
-        dictionary: As in `search_units`.
-
-    Returns:
-        What was seen.
-    """
-    nodes = dictionary_of(model, tree, dictionary)
-    require_is("config", config, UnitMaskConfig, UnitRepairConfig)
-    _, before = read(nodes.bare(), scores)
-    return before | tree.seen | looked(model, prompts, nodes, config.ablations)
 
 
 def dictionary_of(model: LanguageModel, tree: Any, source: Source | None) -> Dictionary:

@@ -1,4 +1,4 @@
-"""How masks over a tree of units are trained, and how circuits of units are repaired."""
+"""How masks over heads and supernodes are trained, and how circuits of units are repaired."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ TRAINED = ("counterfactual", "mean", "resample", "zero")
 
 @dataclasses.dataclass(frozen=True)
 class UnitMaskConfig:
-    """Configure how masks over a tree of units are trained.
+    """Configure how masks over heads and supernodes are trained.
 
     Attributes:
         steps: Number of Adam steps.
-        learning_rate: Adam's learning rate, on the logits of all gates.
+        learning_rate: Adam's learning rate, on the logits of all gates; on the last plateau it
+            falls to a tenth.
         batch_size: Prompts in a step, each with a mask of its own; they are divided evenly among
             the ablations, so there are at least as many.
-        start: Expected cost at first, as a share of the cost with every unit kept.
-        plateau: Share of the steps in which the cost stays at the requested values, divided evenly
-            among them; in the other steps it falls geometrically.
-        leaf_weight: What a leaf costs where a size is given as a cost: units + leaf_weight ·
-            leaves. A size (U, V) has the weight U / V instead.
+        start: Expected units and leaves at first, as a share of all of them.
+        plateau: Share of the steps in which sizes stay at the requested ones, divided evenly among
+            them; in the other steps they fall geometrically. Circuits are read from the mean of the
+            logits over the later two thirds of their plateau.
         ablations: What closed leaves are set to, of `counterfactual`, `mean`, `resample` and
             `zero`.
         draws: Number of partners of each prompt among which every step chooses, for `resample`.
         temperature: Ablations are weighted by softmax(r / (temperature · mean r)), where r are the
             running losses. Near 0 the worst ablation alone sets the gradient; a large number
-            weights all equally. With 0.25 a loss that is a tenth above the mean weighs 1.5 times
-            as much as one at the mean.
+            weights all equally.
         memory: Decay of the running losses a step: r ← memory · r + (1 − memory) · loss.
         superset: Share of the prompts on which closed leaves are opened at random beside the mask,
             so that circuits tolerate additional leaves; 0 for none.
@@ -50,13 +49,12 @@ class UnitMaskConfig:
     learning_rate: float = 0.2
     batch_size: int = 9
     start: float = 0.8
-    plateau: float = 0.25
-    leaf_weight: float = 0.02
+    plateau: float = 0.4
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
     draws: int = 8
-    temperature: float = 0.25
+    temperature: float = 10.0
     memory: float = 0.9
-    superset: float = 0.1
+    superset: float = 0.0
     opened: float = 0.1
     metric: float = 1.0
     check_every: int = 10
@@ -64,10 +62,10 @@ class UnitMaskConfig:
     def __post_init__(self):
         for field in ("steps", "batch_size", "draws", "check_every"):
             require_number(field, getattr(self, field), least=1, whole=True)
-        for field in ("learning_rate", "leaf_weight", "temperature"):
+        for field in ("learning_rate", "temperature"):
             require_number(field, getattr(self, field), above=0)
-        require_number("start", self.start, above=0, most=1)
-        require_number("plateau", self.plateau, above=0, most=1)
+        for field in ("start", "plateau"):
+            require_number(field, getattr(self, field), above=0, most=1)
         require_number("memory", self.memory, least=0, below=1)
         for field in ("superset", "opened"):
             require_number(field, getattr(self, field), least=0, most=1)

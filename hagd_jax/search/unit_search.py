@@ -1,15 +1,15 @@
-"""The search over a tree of units: circuits are antichains of units at mixed resolution.
+"""The search over heads and supernodes: circuits of so many units that hold so many leaves.
 
-Masks over the tree (`unit_levels`) are trained at an expected description cost, units + weight ·
-leaves, that falls to each requested one and stays there for a while. A unit that works as a whole
-costs a reader less than its parts, so the gradient trades detail against wholeness.
+Masks (`unit_gates`) are trained at two expected sizes that fall to each requested pair and
+stay there for a while. What they keep of an MLP is one supernode: a reader takes it in as a whole,
+and opens it if need be.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,16 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
+from hagd_jax.search.config import RepairConfig
 from hagd_jax.search.objective import target_of
-from hagd_jax.search.outcome import is_found
-from hagd_jax.search.parts import Given, read
+from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.parts import Given, looked, read
 from hagd_jax.search.several import partners_of
-from hagd_jax.search.unit_circuit import (
-    UnitCircuit,
-    dictionary_of,
-    seen_by_units,
-    unit_losses,
-)
+from hagd_jax.search.unit_circuit import UnitCircuit, mask_row
 from hagd_jax.search.unit_config import UnitMaskConfig
-from hagd_jax.search.unit_levels import Gates, levels_of
+from hagd_jax.search.unit_gates import UnitGates
+from hagd_jax.search.unit_plan import Plan, plan_of, sizes_of_pairs
 from hagd_jax.search.unit_read import Read, read_units
-from hagd_jax.search.unit_sizes import Limit, UnitSize, limits_of, plan_of
 from hagd_jax.search.unit_steps import (
     UnitSearch,
     UnitState,
@@ -43,13 +39,15 @@ from hagd_jax.search.unit_steps import (
 )
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Dictionary, Source, UnitTree
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.units import Dictionary, Nodes, Source, UnitTree, as_dictionary
 
 
 class SearchedUnits(NamedTuple):
-    """The result of a search over units holds a circuit of each size, and the final state.
+    """The result of a search over heads and supernodes.
 
     Attributes:
+        tree: The tree that the units of all circuits are of.
         circuits: One for each size, in the order of the sizes.
         empty: Ablation → loss of the empty circuit.
         found: For each circuit, whether it takes away 5% or more of the empty circuit's loss under
@@ -57,6 +55,7 @@ class SearchedUnits(NamedTuple):
         state: The last state.
     """
 
+    tree: UnitTree
     circuits: tuple[UnitCircuit, ...]
     empty: dict[str, float]
     found: tuple[bool, ...]
@@ -69,68 +68,69 @@ def search_units(
     model: LanguageModel,
     prompts: Prompts,
     scores: Given,
-    tree: UnitTree,
-    sizes: Sequence[UnitSize],
+    sizes: Sequence[tuple[int, int]],
     config: UnitMaskConfig = UnitMaskConfig(),
     *,
     dictionary: Source | None = None,
     seed: int = 0,
 ) -> SearchedUnits:
-    """Train masks over a tree of units, and read a circuit at the end of each size's plateau.
+    """Train masks over heads, MLPs and the leaves inside MLPs, and read a circuit of each size.
 
     Args:
         model: The model.
         prompts: Prompts to discover on.
         scores: Membership scores of the leaves, where the search begins.
-        tree: The tree of units.
-        sizes: Pairs (units, leaves), both upper limits, or costs; largest first.
+        sizes: Pairs (units, leaves), both upper limits, largest first.
         config: How masks are trained.
         dictionary: What the leaves inside MLPs are: a transcoder, or neurons by default.
         seed: Seed of batches and noise: the same seed gives the same circuits.
 
     Returns:
-        A circuit for each size, and whether anything was found.
+        A circuit for each size, with their tree, and whether anything was found.
 
     Raises:
-        InputError: If no antichain has one of the sizes, or scores, tree, dictionary or prompts do
-            not fit together.
+        InputError: If no circuit has one of the sizes, or scores, dictionary or prompts do not fit
+            together.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
-        >>> tree = hagd.units.tree(case.model)
-        >>> scores = hagd.baselines.random_scores(tree.space)
+        >>> scores = hagd.baselines.random_scores(hagd.units.neurons(case.model).space)
         >>> config = hagd.search.UnitMaskConfig(steps=20, ablations=("mean",))
-        >>> made = search_units(case.model, case.prompts, scores, tree, [(4, 8), (2, 4)], config)
+        >>> made = search_units(case.model, case.prompts, scores, [(4, 8), (2, 4)], config)
         >>> [len(found.units) <= 4 and found.leaves <= 8 for found in made.circuits]
         [True, True]
     """
-    nodes = dictionary_of(model, tree, dictionary)
+    nodes = as_dictionary(model, dictionary)
     require_run(model, prompts, config, UnitMaskConfig, seed=seed)
-    limits = limits_of(sizes, tree.space.nodes, config.leaf_weight)
+    pairs = sizes_of_pairs(sizes, nodes.space.nodes)
     row, _ = read(nodes.bare(), scores)
-    state = init_units(jax.random.key(seed), row, tree, config, sizes=len(limits))
-    scans = train_units(model, prompts, state, tree, sizes, config, dictionary=nodes)
+    state = init_units(jax.random.key(seed), row, nodes.space, config, sizes=len(pairs))
+    scans = train_units(model, prompts, state, pairs, config, dictionary=nodes)
     state, _ = collections.deque(scans, maxlen=1)[0]
-    seen = seen_by_units(model, prompts, scores, tree, config, dictionary=nodes)
-    read_all = read_states(tree, state, limits)
-    chosen = [each.units for each in read_all]
-    losses = unit_losses(model, prompts, tree, [(), *chosen], config, dictionary=nodes)
+    seen = seen_by_units(model, prompts, scores, config, dictionary=nodes)
+    tree, chains = read_state(nodes, state, pairs, seen)
+    masks = [Nodes.full(nodes.space, False)]
+    masks += [Nodes.from_flat(nodes.space, mask_row(tree, each.units)) for each in chains]
+    inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
+    losses = {
+        name: measured_losses(model, prompts, masks, inside, dictionary=nodes, ablation=name)
+        for name in config.ablations
+    }
     empty, *found = ({name: float(rows[i]) for name, rows in losses.items()}
-                     for i in range(1 + len(chosen)))  # fmt: skip
+                     for i in range(len(masks)))  # fmt: skip
     circuits = tuple(
         UnitCircuit(each.units, each.ranks, size, own, seen)
-        for each, size, own in zip(read_all, sizes, found, strict=True)
+        for each, size, own in zip(chains, pairs, found, strict=True)
     )
     good = tuple(all(is_found(own[name], empty[name]) for name in empty) for own in found)
-    return SearchedUnits(circuits, empty, good, state)
+    return SearchedUnits(tree, circuits, empty, good, state)
 
 
 def train_units(
     model: LanguageModel,
     prompts: Prompts,
     state: UnitState,
-    tree: UnitTree,
-    sizes: Sequence[UnitSize],
+    sizes: Sequence[tuple[int, int]],
     config: UnitMaskConfig = UnitMaskConfig(),
     *,
     dictionary: Source | None = None,
@@ -141,47 +141,43 @@ def train_units(
         model: The model.
         prompts: Prompts to discover on.
         state: From `init_units`, or one that was yielded before, with the same sizes.
-        tree: The tree of units.
         sizes: As in `search_units`.
         config: How masks are trained.
         dictionary: As in `search_units`.
 
     Returns:
         An iterator over (state, metrics of its last step), one each `config.check_every` steps:
-        the loss, expected cost, units and leaves, and each ablation's loss and weight. The caller
-        owns the states.
+        the loss, expected units and leaves, and each ablation's loss and weight. The caller owns
+        the states.
 
     Raises:
         InputError: As in `search_units`; or if the state is one of another search.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
-        >>> tree, config = hagd.units.tree(case.model), UnitMaskConfig(steps=20)
-        >>> state = init_units(jax.random.key(0), np.arange(10), tree, config)
-        >>> steps = train_units(case.model, case.prompts, state, tree, [(2, 4)], config)
-        >>> [round(metrics["cost"], 3) for _, metrics in steps][-1]
+        >>> space, config = hagd.units.neurons(case.model).space, UnitMaskConfig(steps=20)
+        >>> state = init_units(jax.random.key(0), np.arange(10), space, config)
+        >>> steps = train_units(case.model, case.prompts, state, [(2, 4)], config)
+        >>> [round(metrics["leaves"], 2) for _, metrics in steps][-1]
         4.0
     """
-    nodes = dictionary_of(model, tree, dictionary)
+    nodes = as_dictionary(model, dictionary)
     require_run(model, prompts, config, UnitMaskConfig)
     require_is("state", state, UnitState, mend="Make one with init_units.")
-    limits = limits_of(sizes, tree.space.nodes, config.leaf_weight)
-    levels = levels_of(tree)
-    require_fit(state, levels, len(limits), config)
-    plan_of(limits, config, _top(state))
-    return _scans(model, prompts, state, limits, config, nodes.bare(), levels)
+    pairs = sizes_of_pairs(sizes, nodes.space.nodes)
+    require_fit(state, nodes.space, len(pairs), config)
+    plan = plan_of(pairs, nodes.space, config)
+    return _scans(model, prompts, state, plan, config, nodes.bare())
 
 
 def _scans(
     model: LanguageModel,
     prompts: Prompts,
     state: UnitState,
-    limits: Sequence[Limit],
+    plan: Plan,
     config: UnitMaskConfig,
     nodes: Dictionary,
-    levels: Any,
 ) -> Iterator[tuple[UnitState, dict[str, float]]]:
-    plan = plan_of(limits, config, _top(state))
     target = target_of(
         model, prompts, config.batch_size, means=nodes if "mean" in config.ablations else None
     )
@@ -190,26 +186,64 @@ def _scans(
         partners = partners_of(model, prompts, config.draws)
     # Prompts are drawn with replacement, so that every ablation has some in each step.
     rows = batch_rows(config.batch_size, config.batch_size, model.mesh)
-    search = UnitSearch(nodes, jax.tree.map(jnp.asarray, levels), partners)
+    search = UnitSearch(nodes, partners)
     bare, inside, done = model.bare(), traced(config), int(state.step)
     while done < config.steps:
         some = slice(done, min(done + config.check_every, config.steps))
         # The scan takes the memory of the state that it is given.
         state, metrics = scan_units(
-            bare, search, target, jax.tree.map(jnp.copy, state),
-            (plan.cost[some], plan.weight[some], plan.reading[some]), inside, rows,
+            bare, search, target, jax.tree.map(jnp.copy, state), tuple(row[some] for row in plan),
+            inside, rows,
         )  # fmt: skip
         done = some.stop
         yield state, {name: float(values[-1]) for name, values in metrics.items()}
 
 
-def read_states(tree: UnitTree, state: UnitState, limits: Sequence[Limit]) -> list[Read]:
-    """Read the circuit of each size from the logits that were kept for it, see `read_units`."""
-    levels, kept = levels_of(tree), jax.tree.map(np.asarray, state.kept)
-    return [read_units(tree, levels, Gates(*(row[k] for row in kept)), limit)
-            for k, limit in enumerate(limits)]  # fmt: skip
+def read_state(
+    nodes: Dictionary,
+    state: UnitState,
+    sizes: Sequence[tuple[int, int]],
+    seen: Seen,
+    clusters: Sequence[np.ndarray] = (),
+) -> tuple[UnitTree, list[Read]]:
+    """Read the circuit of each size from the logits that were kept for it, and their tree.
+
+    Args:
+        nodes: The dictionary.
+        state: After its last step.
+        sizes: As in `search_units`.
+        seen: The data that decided state and clusters.
+        clusters: See `unit_read.read_units`.
+
+    Returns:
+        The tree, and the circuits in the order of the sizes.
+    """
+    kept = jax.tree.map(np.asarray, state.kept)
+    gates = [UnitGates(*(row[k] for row in kept)) for k in range(len(sizes))]
+    return read_units(nodes.space, nodes.label, gates, sizes, seen, clusters)
 
 
-def _top(state: UnitState) -> tuple[float, float]:
-    units, leaves = np.asarray(state.top).tolist()
-    return units, leaves
+def seen_by_units(
+    model: LanguageModel,
+    prompts: Prompts,
+    scores: Given,
+    config: UnitMaskConfig = UnitMaskConfig(),
+    *,
+    dictionary: Source | None = None,
+) -> Seen:
+    """Record the data that decide circuits of a search over heads and supernodes.
+
+    Args:
+        model: The model.
+        prompts: Prompts that masks were trained on.
+        scores: Where they began; scores without a history have an unknown one.
+        config: How they were trained, which decides under which ablations.
+        dictionary: As in `search_units`.
+
+    Returns:
+        What was seen.
+    """
+    nodes = as_dictionary(model, dictionary)
+    require_is("config", config, UnitMaskConfig)
+    _, before = read(nodes.bare(), scores)
+    return before | looked(model, prompts, nodes, config.ablations)

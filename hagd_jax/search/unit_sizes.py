@@ -1,4 +1,4 @@
-"""Sizes of circuits of units: limits on units and leaves, and the cost at each step."""
+"""Sizes of circuits of units: limits on units and leaves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hagd_jax.brief import brief, one_line
+from hagd_jax.brief import brief
 from hagd_jax.errors import InputError, require_list
-from hagd_jax.search.unit_config import UnitMaskConfig
 
 # (units, leaves), or a cost: units + leaf_weight · leaves.
 UnitSize = tuple[int, int] | float
@@ -90,66 +89,3 @@ def _cost(size: Any, total: int, weight: float) -> Limit:
         raise InputError("sizes", got=brief(size), expected=f"costs from {least:g} to {most:g}",
                          mend="Give either costs or pairs (units, leaves).")  # fmt: skip
     return Limit(total, total, float(size), weight)
-
-
-class Plan(NamedTuple):
-    """A plan gives each step its cost as data, so that one program serves all phases.
-
-    Attributes:
-        cost: (steps,) float32 expected cost.
-        weight: (steps,) float32 what a leaf costs.
-        reading: (steps, K) whether the plateau of each size has not ended before the step.
-    """
-
-    cost: np.ndarray
-    weight: np.ndarray
-    reading: np.ndarray
-
-    __repr__ = one_line
-
-
-def plan_of(limits: Sequence[Limit], config: UnitMaskConfig, top: tuple[float, float]) -> Plan:
-    """Make a plan: the cost falls geometrically to each size, and stays there for a plateau.
-
-    Steps that fall are divided among the sizes by how far each falls, on a logarithmic scale.
-
-    Args:
-        limits: K limits, largest first.
-        config: How masks are trained.
-        top: Expected units and leaves with every unit kept, before the first step.
-
-    Returns:
-        What each step is asked for.
-
-    Raises:
-        InputError: If there are fewer steps than each plateau needs.
-
-    Example:
-        >>> config = UnitMaskConfig(steps=4, plateau=0.5, start=1.0)
-        >>> plan_of(limits_of([(4, 4)], 9, 0.02), config, (40.0, 88.0)).cost.tolist()
-        [128.0, 32.0, 8.0, 8.0]
-    """
-    count, still = len(limits), config.plateau * config.steps
-    if still < count:
-        raise InputError("steps", got=config.steps,
-                         expected=f"one or more on each of {count} plateaus",
-                         mend="Take more steps, a larger plateau, or fewer sizes.")  # fmt: skip
-    first = config.start * (top[0] + limits[0].weight * top[1])
-    costs = np.log([max(first, limits[0].cost), *(each.cost for each in limits)])
-    weights = np.log([limits[0].weight, *(each.weight for each in limits)])
-    far = np.abs(np.diff(costs)) + np.abs(np.diff(weights)) + 1e-9
-    lengths = np.stack([far / far.sum() * (config.steps - still), np.full(count, still / count)])
-    ends = np.floor(np.cumsum(lengths.T) + 0.5 + 1e-9).astype(int).reshape(count, 2)
-    ends[-1, 1] = config.steps
-    steps, cost, weight, begin = np.arange(config.steps), [], [], 0
-    for k, (fallen, end) in enumerate(ends.tolist()):
-        way = np.minimum((np.arange(begin, end) - begin) / max(fallen - begin, 1), 1)
-        way = np.where(np.arange(begin, end) >= fallen, 1.0, way)
-        cost.append(costs[k] + way * (costs[k + 1] - costs[k]))
-        weight.append(weights[k] + way * (weights[k + 1] - weights[k]))
-        begin = end
-    # Rounding of exponentials must not move the sizes that were asked for.
-    exact = [np.exp(np.concatenate(rows)).astype(np.float32) for rows in (cost, weight)]
-    for (fallen, end), each in zip(ends.tolist(), limits, strict=True):
-        exact[0][fallen:end], exact[1][fallen:end] = each.cost, each.weight
-    return Plan(exact[0], exact[1], steps[:, None] < ends[:, 1])

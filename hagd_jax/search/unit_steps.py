@@ -1,4 +1,4 @@
-"""Steps of the search over a tree of units: the state, and one step of Adam on all gates."""
+"""Steps of the search over heads and supernodes: the state, and one step of Adam on all gates."""
 
 from __future__ import annotations
 
@@ -20,37 +20,34 @@ from hagd_jax.search.objective import Target, distances
 from hagd_jax.search.parts import read_row
 from hagd_jax.search.several import Partners, loss_weights, replaced
 from hagd_jax.search.unit_config import UnitMaskConfig
-from hagd_jax.search.unit_levels import (
-    OPEN,
-    Gates,
-    UnitLevels,
+from hagd_jax.search.unit_gates import (
+    UnitGates,
     draw,
-    held_shift,
-    levels_of,
-    shifted,
-    size_at,
+    held_shifts,
+    leaves_at,
     start_gates,
+    units_at,
 )
-from hagd_jax.units import Parts, Scores, UnitTree
+from hagd_jax.units import Parts, Scores, Space
 
 
 class UnitState(struct.PyTreeNode):
-    """The state of a search over units holds everything needed to continue it.
+    """The state of a search over heads and supernodes holds everything needed to continue it.
 
     Attributes:
         logits: Of all gates.
-        kept: Those after the plateau of each size, (K, ...) arrays, or the last ones so far.
+        mean: Mean of the logits over the later part of the current plateau, or the last ones.
+        kept: Those means after the plateau of each size, (K, ...) arrays, or the last ones so far.
         running: (A,) running loss of each ablation; 0 before the first step.
-        top: (2,) expected units and leaves with every unit kept, before the first step.
         opt_state: Adam's state.
         key: PRNG key of batches and noise.
         step: () int32 number of steps taken.
     """
 
-    logits: Gates
-    kept: Gates
+    logits: UnitGates
+    mean: UnitGates
+    kept: UnitGates
     running: jax.Array
-    top: jax.Array
     opt_state: Any
     key: jax.Array
     step: jax.Array
@@ -59,16 +56,14 @@ class UnitState(struct.PyTreeNode):
 
 
 class UnitSearch(NamedTuple):
-    """What is searched over, as arrays, so that one program serves all trees of the same sizes.
+    """What is searched over, as arrays.
 
     Attributes:
         parts: What the model consists of.
-        levels: The tree.
         partners: What prompts are resampled from; or None.
     """
 
     parts: Parts
-    levels: UnitLevels
     partners: Partners | None
 
     __repr__ = one_line
@@ -77,17 +72,17 @@ class UnitSearch(NamedTuple):
 def init_units(
     key: jax.Array,
     scores: np.ndarray | Scores,
-    tree: UnitTree,
+    space: Space,
     config: UnitMaskConfig = UnitMaskConfig(),
     *,
     sizes: int = 1,
 ) -> UnitState:
-    """Make the state of a search over units before its first step.
+    """Make the state of a search before its first step.
 
     Args:
         key: PRNG key.
-        scores: (N,) membership scores of the leaves, see `unit_levels.start_gates`.
-        tree: The tree.
+        scores: (N,) membership scores of the leaves, see `unit_gates.start_gates`.
+        space: Numbers of layers, heads and features.
         config: How masks are trained.
         sizes: Number of sizes that circuits are read of.
 
@@ -98,44 +93,42 @@ def init_units(
         InputError: If a score is not finite, or scores are of another number of leaves.
 
     Example:
-        >>> case = hagd.testbeds.hand_built()[0]
-        >>> tree = hagd.units.tree(case.model)
-        >>> scores = np.arange(tree.space.nodes)
-        >>> state = init_units(jax.random.key(0), scores, tree, sizes=2)
-        >>> state.kept.leaves.shape, int(state.step)
-        ((2, 10), 0)
+        >>> from hagd_jax.units import Space
+        >>> state = init_units(jax.random.key(0), np.arange(10), Space(1, 2, 8), sizes=2)
+        >>> state.kept.inside.shape, int(state.step)
+        ((2, 1, 8), 0)
     """
     require_key(key)
-    require_is("tree", tree, UnitTree, mend="Make one with units.tree.")
+    require_is("space", space, Space)
     require_is("config", config, UnitMaskConfig)
     row, sizes = read_row("scores", scores), require_index("sizes", sizes, 1 << 16)
-    if len(row) != tree.space.nodes:
+    if len(row) != space.nodes:
         raise InputError("scores", got=f"{len(row)} values",
-                         expected=f"{tree.space.nodes}, one for each leaf of the tree")  # fmt: skip
-    levels = levels_of(tree)
-    logits = start_gates(levels, row)
+                         expected=f"{space.nodes}, one for each leaf")  # fmt: skip
+    logits = start_gates(space, row)
     return UnitState(
         logits,
+        jax.tree.map(jnp.copy, logits),
         jax.tree.map(lambda x: jnp.repeat(x[None], sizes, 0), logits),
         jnp.zeros(len(config.ablations), jnp.float32),
-        jnp.stack(size_at(levels, logits, OPEN)),
         _optimizer(config).init(logits),
         key,
         jnp.int32(0),
     )
 
 
-def require_fit(state: UnitState, levels: UnitLevels, sizes: int, config: UnitMaskConfig) -> None:
-    """Refuse the state of a search over another tree, other sizes or other ablations.
+def require_fit(state: UnitState, space: Space, sizes: int, config: UnitMaskConfig) -> None:
+    """Refuse the state of a search over another model, other sizes or other ablations.
 
     Raises:
         InputError: If it is one.
     """
+    layers, heads, features = space
     own = (*(row.shape for row in state.kept), state.running.shape)
-    units, leaves = len(levels.sizes), len(levels.leaf_parent)
-    expected = (*((sizes, n) for n in (units, units, leaves)), (len(config.ablations),))
+    expected = ((sizes, layers, heads), (sizes, layers), (sizes, layers, features),
+                (len(config.ablations),))  # fmt: skip
     if own != expected:
-        mend = "Go on with the sizes, tree and ablations it began with."
+        mend = "Go on with the sizes, model and ablations it began with."
         raise InputError("state", got=f"gates of {own}", expected=f"{expected}", mend=mend)
 
 
@@ -152,7 +145,7 @@ def scan_units(
     search: UnitSearch,
     target: Target,
     state: UnitState,
-    plan: tuple[jax.Array, jax.Array, jax.Array],
+    plan: tuple[jax.Array, ...],
     config: UnitMaskConfig,
     rows: int,
 ) -> tuple[UnitState, dict[str, jax.Array]]:
@@ -163,7 +156,7 @@ def scan_units(
         search: What is searched over.
         target: All prompts, and what the model does on them.
         state: Before; its memory is reused.
-        plan: (S,) expected costs, (S,) weights of a leaf, and (S, K) sizes that are read later.
+        plan: (S, ...) arrays, see `unit_plan.Plan`.
         config: How masks are trained.
         rows: Prompts a batch.
 
@@ -193,7 +186,7 @@ def update(
     given: tuple[Target, dict[str, jax.Array], jax.Array],
     which: jax.Array,
     state: UnitState,
-    asked: tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]],
+    asked: tuple[jax.Array, tuple[jax.Array, ...]],
     config: UnitMaskConfig,
 ) -> tuple[UnitState, dict[str, jax.Array]]:
     """Take one step of Adam on the logits; of a batch that is not finite nothing is kept.
@@ -205,29 +198,29 @@ def update(
             scale of the metric.
         which: (B,) ablation of each prompt.
         state: Before.
-        asked: PRNG key of the noise; expected cost, weight of a leaf, and (K,) sizes to keep.
+        asked: PRNG key of the noise, and the step's part of the plan.
         config: How masks are trained.
 
     Returns:
         The state after, and metrics.
     """
     batch, other, scale = given
-    of_noise, (cost, weight, reading) = asked
+    of_noise, (units, leaves, rate, averaged, reading) = asked
     of_masks, of_more = jax.random.split(of_noise)
     weights = loss_weights(state.running, config.temperature)
     shares = (which == jnp.arange(len(config.ablations))[:, None]).astype(jnp.float32)
     shares = shares / shares.sum(1, keepdims=True)
 
-    def of(logits: Gates) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        shift = held_shift(search.levels, logits, cost, weight)
-        mask = draw(search.levels, shifted(logits, shift), of_masks, len(which))
-        mask = beside(mask, of_more, config)
+    def of(logits: UnitGates) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        shifts = held_shifts(logits, units, leaves)
+        mask = beside(draw(logits, shifts, of_masks, len(which)), of_more, config)
         kl, off = distances(model, search.parts, batch, other, mask, scale)
         each = shares @ (kl + config.metric * off)
-        return weights @ each, (each, shift)
+        return weights @ each, (each, shifts)
 
-    (value, (each, shift)), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
+    (value, (each, shifts)), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
     updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
+    updates = jax.tree.map(lambda x: rate * x, updates)
     running = config.memory * state.running + (1 - config.memory) * each
     running = jnp.where(state.running > 0, running, each)
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
@@ -236,14 +229,17 @@ def update(
         (optax.apply_updates(state.logits, updates), opt_state, running),
         (state.logits, state.opt_state, state.running),
     )
+    mean = jax.tree.map(lambda old, new: old + (new - old) / jnp.maximum(averaged, 1),
+                        state.mean, logits)  # fmt: skip
     kept = jax.tree.map(
-        lambda new, old: jnp.where(reading[:, None], new, old), logits, state.kept
+        lambda new, old: jnp.where(reading.reshape(-1, *[1] * new.ndim), new, old),
+        mean, state.kept,
     )  # fmt: skip
-    units, leaves = size_at(search.levels, state.logits, shift)
-    metrics = {"loss": value, "cost": units + weight * leaves, "units": units, "leaves": leaves}
+    metrics = {"loss": value, "units": units_at(state.logits, shifts.units),
+               "leaves": leaves_at(state.logits, shifts)}  # fmt: skip
     for i, name in enumerate(config.ablations):
         metrics |= {f"loss_{name}": each[i], f"weight_{name}": weights[i]}
-    after = state.replace(logits=logits, kept=kept, running=running, opt_state=opt_state)
+    after = state.replace(logits=logits, mean=mean, kept=kept, running=running, opt_state=opt_state)
     return after.replace(step=state.step + 1), metrics
 
 

@@ -318,8 +318,8 @@ def run_here(*words: object) -> int:
 def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, read):
     config = units.Config(
         **places, tasks=("ioi",), model=tiny, units=(6, 3), leaves=(0.5, 0.25), sizes=SIZES,
-        search=UnitMaskConfig(steps=8, batch_size=6, check_every=4), scored=4, graph_prompts=4,
-        candidates=8, graph=GradientConfig((0.5,), 4), ablations=("counterfactual", "mean"),
+        search=UnitMaskConfig(steps=8, batch_size=6, check_every=4), scored=4,
+        ablations=("counterfactual", "mean"),
     )  # fmt: skip
     units.main(config)
     with pytest.raises(ConfigError, match="one for each of 2 sizes"):

@@ -8,7 +8,7 @@ import numpy as np
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.fused.searching import tree_of
 from hagd_jax.pipeline.fused.state import State
-from hagd_jax.pipeline.levels import Coarse, coarse, needs_graph
+from hagd_jax.pipeline.levels import Coarse, needs_graph
 from hagd_jax.pipeline.masks import Ranked, ranked, top_of
 from hagd_jax.pipeline.repairing import Repaired
 from hagd_jax.pipeline.selecting import Selected, selected
@@ -32,14 +32,13 @@ def hierarchy(context: Context, left: Left, state: State) -> Coarse:
     """Read the levels and the prior of the masks from the state."""
     scores = left["score"]
     if not needs_graph(context, state.setting.space):
-        return coarse(context, left, Tree((), seen=Seen.nothing()), scores)
+        return Coarse(Tree((), seen=Seen.nothing()), scores)
     size = state.setting.size
     context.log_once("hierarchy", nodes=size.nodes, counts=list(size.counts))
     tree = Tree(tuple(map(np.asarray, state.clusters)), size.counts, left.seen)
     learnt = context.config.prior == "learner"
     prior = scores.after(left.seen)
-    prior = prior.like(np.asarray(state.prior)) if learnt else prior
-    return coarse(context, left, tree, prior)
+    return Coarse(tree, prior.like(np.asarray(state.prior)) if learnt else prior)
 
 
 def with_hierarchy(state: State, found: Coarse) -> State:

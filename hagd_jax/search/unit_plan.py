@@ -9,7 +9,7 @@ import numpy as np
 
 from hagd_jax.brief import brief, one_line
 from hagd_jax.errors import InputError, require_list
-from hagd_jax.search.supernode_config import SupernodeConfig
+from hagd_jax.search.unit_config import UnitMaskConfig
 from hagd_jax.search.unit_sizes import limits_of
 from hagd_jax.units import Space
 
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
         units: (steps,) float32 expected units.
         leaves: (steps,) float32 expected leaves.
         rate: (steps,) float32 share of the learning rate.
-        count: (steps,) float32 number of steps, this one included, over which the mean of the
+        averaged: (steps,) float32 number of steps, this one included, over which the mean of the
             logits is taken; at most 1 where it begins anew.
         reading: (steps, K) whether the plateau of each size has not ended before the step.
     """
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     units: np.ndarray
     leaves: np.ndarray
     rate: np.ndarray
-    count: np.ndarray
+    averaged: np.ndarray
     reading: np.ndarray
 
     __repr__ = one_line
@@ -60,7 +60,7 @@ def sizes_of_pairs(sizes: Sequence[tuple[int, int]], total: int) -> list[tuple[i
     return [(each.units, each.leaves) for each in limits_of(listed, total, 1.0)]
 
 
-def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: SupernodeConfig) -> Plan:
+def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConfig) -> Plan:
     """Make a plan: both sizes fall geometrically to each pair, and stay there for a plateau.
 
     Steps that fall are divided among the pairs by how far each falls, on a logarithmic scale.
@@ -77,7 +77,7 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: SupernodeCon
         InputError: If there are fewer steps than each plateau needs.
 
     Example:
-        >>> plan = plan_of([(2, 4)], Space(2, 2, 8), SupernodeConfig(steps=4, plateau=0.5, start=1))
+        >>> plan = plan_of([(2, 4)], Space(2, 2, 8), UnitMaskConfig(steps=4, plateau=0.5, start=1))
         >>> plan.units.round(2).tolist(), plan.leaves.round(2).tolist()
         ([6.0, 3.46, 2.0, 2.0], [20.0, 8.94, 4.0, 4.0])
     """
@@ -88,7 +88,8 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: SupernodeCon
                          mend="Take more steps, a larger plateau, or fewer sizes.")  # fmt: skip
     layers, heads, _ = space
     first = config.start * np.array([layers * (heads + 1), space.nodes])
-    ends = np.log([np.maximum(first, sizes[0]), *sizes])
+    pairs = np.array(sizes, float)
+    ends = np.log(np.concatenate([np.maximum(first, pairs[0])[None], pairs]))
     far = np.abs(np.diff(ends, axis=0)).max(1) + 1e-9
     lengths = np.stack([far / far.sum() * (config.steps - still), np.full(count, still / count)])
     stops = np.floor(np.cumsum(lengths.T) + 0.5 + 1e-9).astype(int).reshape(count, 2)

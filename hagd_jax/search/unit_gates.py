@@ -1,9 +1,9 @@
-"""Masks over heads, MLPs and the leaves inside MLPs, at two expected sizes that are held exactly.
+"""Masks over heads, MLPs and the leaves inside MLPs, at an exact number of leaves and few units.
 
 A reader takes in attention heads one by one, and of an MLP what belongs to the circuit as a whole:
 a supernode. So there is a gate g for every head, for every MLP, and for every leaf inside an MLP,
-which is open if its own gate and that of its MLP are. Two thresholds hold two sizes: the number of
-units, heads and MLPs, and the number of leaves.
+which is open if its own gate and that of its MLP are. One threshold holds the expected number of
+leaves; where that leaves more heads and MLPs open than asked for, a second one holds their number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST = 0.98
 _MLP = 2.0
 
 
-class SupernodeGates(NamedTuple):
+class UnitGates(NamedTuple):
     """Gates hold a value for each gate: logits, probabilities, or what was drawn.
 
     Attributes:
@@ -54,7 +54,7 @@ class Shifts(NamedTuple):
     __repr__ = one_line
 
 
-def start_gates(space: Space, scores: np.ndarray) -> SupernodeGates:
+def start_gates(space: Space, scores: np.ndarray) -> UnitGates:
     """Convert scores of leaves to logits of all gates: clip(½ · logit(rank) + 1, −2, 3).
 
     Args:
@@ -69,53 +69,52 @@ def start_gates(space: Space, scores: np.ndarray) -> SupernodeGates:
     own = np.clip(0.5 * (np.log(rank) - np.log1p(-rank)) + 1, -2, 3).astype(np.float32)
     layers, heads, features = space
     cut = layers * heads
-    return SupernodeGates(
+    return UnitGates(
         jnp.asarray(own[:cut].reshape(layers, heads)),
         jnp.full(layers, _MLP, jnp.float32),
         jnp.asarray(own[cut:].reshape(layers, features)),
     )
 
 
-def units_at(logits: SupernodeGates, shift: jax.Array | float) -> jax.Array:
+def units_at(logits: UnitGates, shift: jax.Array | float) -> jax.Array:
     """Compute the expected number of open heads and MLPs."""
     both = (open_probability(row - shift).sum() for row in (logits.heads, logits.mlps))
     return sum(both, jnp.float32(0))
 
 
-def leaves_at(logits: SupernodeGates, shifts: Shifts) -> jax.Array:
+def leaves_at(logits: UnitGates, shifts: Shifts) -> jax.Array:
     """Compute the expected number of open leaves: heads, and leaves inside open MLPs."""
     inside = open_probability(logits.inside - shifts.leaves).sum(-1)
     open_mlps = open_probability(logits.mlps - shifts.units)
     return open_probability(logits.heads - shifts.units).sum() + (open_mlps * inside).sum()
 
 
-def held_shifts(
-    logits: SupernodeGates, units: jax.Array | float, leaves: jax.Array | float
-) -> Shifts:
-    """Find the shifts at which both expected sizes are the requested ones, with their gradients.
+def held_shifts(logits: UnitGates, units: jax.Array | float, leaves: jax.Array | float) -> Shifts:
+    """Find the shifts at which expected sizes are the requested ones, with their gradients.
 
     Args:
         logits: Of all gates.
-        units: Heads and MLPs; more than 98% of them are cut to that.
-        leaves: Leaves, cut likewise; where open heads are that many, MLPs are all but empty.
+        units: Largest number of heads and MLPs.
+        leaves: Number of leaves; more than 98% of them are cut to that.
 
     Returns:
-        The shifts, see `hard_concrete.held`.
+        The shifts, see `hard_concrete.held`: one shift of all gates where that opens at most so
+        many units, else two.
     """
-    total = logits.heads.size + logits.mlps.size
-    of_units = held(units_at, logits, jnp.minimum(units, _MOST * total))
+    leaves = jnp.minimum(leaves, _MOST * (logits.heads.size + logits.inside.size))
+    alike = held(lambda own, shift: leaves_at(own, Shifts(shift, shift)), logits, leaves)
+    of_units = jnp.maximum(alike, held(units_at, logits, jnp.asarray(units, jnp.float32)))
 
-    def count(both: tuple[SupernodeGates, jax.Array], shift: jax.Array) -> jax.Array:
+    def count(both: tuple[UnitGates, jax.Array], shift: jax.Array) -> jax.Array:
         return leaves_at(both[0], Shifts(both[1], shift))
 
-    open_mlps = open_probability(jax.lax.stop_gradient(logits.mlps - of_units)).sum()
-    open_heads = open_probability(jax.lax.stop_gradient(logits.heads - of_units)).sum()
-    most = open_heads + _MOST * logits.inside.shape[-1] * open_mlps
-    least = open_heads + 1e-3
-    return Shifts(of_units, held(count, (logits, of_units), jnp.clip(leaves, least, most)))
+    still = jax.lax.stop_gradient((logits, of_units))
+    most, least = (leaves_at(still[0], Shifts(still[1], jnp.float32(x))) for x in (-20.0, 20.0))
+    room = jnp.clip(leaves, least + 1e-3, jnp.maximum(_MOST * most, least + 2e-3))
+    return Shifts(of_units, held(count, (logits, of_units), room))
 
 
-def draw(logits: SupernodeGates, shifts: Shifts, key: jax.Array, rows: int) -> jax.Array:
+def draw(logits: UnitGates, shifts: Shifts, key: jax.Array, rows: int) -> jax.Array:
     """Draw masks with independent noise at every gate.
 
     Args:
@@ -137,8 +136,8 @@ def draw(logits: SupernodeGates, shifts: Shifts, key: jax.Array, rows: int) -> j
     return jnp.concatenate([heads.reshape(rows, -1), inside.reshape(rows, -1)], -1)
 
 
-def chosen(logits: SupernodeGates, units: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read the circuit of a size: the likeliest heads and MLPs, and inside those the leaves.
+def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read the circuit of a size from the logits.
 
     Args:
         logits: Of all gates, on the host.
@@ -146,8 +145,9 @@ def chosen(logits: SupernodeGates, units: int, leaves: int) -> tuple[np.ndarray,
         leaves: Largest number of leaves, heads included.
 
     Returns:
-        (N,) bool mask of the leaves, and (N,) float64 ranks: the shift up to which a leaf's own
-        gate is open, and not above that of its MLP.
+        (N,) bool mask of the leaves, and (N,) float64 ranks: the shift of all gates up to which a
+        leaf is open. These are the leaves of the highest ranks; or if those lie in too many units,
+        the likeliest heads and MLPs, and in these the likeliest leaves.
 
     Example:
         >>> gates = start_gates(Space(1, 2, 3), np.array([9, 1, 8, 2, 3]))
@@ -156,14 +156,20 @@ def chosen(logits: SupernodeGates, units: int, leaves: int) -> tuple[np.ndarray,
         [True, False, True, False, False]
     """
     heads, mlps, inside = (np.asarray(row, np.float64) for row in logits)
-    both = np.concatenate([heads.ravel(), mlps])
-    taken = _highest(both, units)
+    ranks = np.concatenate([heads.ravel(), np.minimum(inside, mlps[:, None]).ravel()])
+    mask = _highest(ranks, leaves)
+    if mask[: heads.size].sum() + _inside(mask, inside).any(1).sum() <= units:
+        return mask, ranks
+    taken = _highest(np.concatenate([heads.ravel(), mlps]), units)
     of_heads, of_mlps = taken[: heads.size], taken[heads.size :]
     of_heads &= _highest(np.where(of_heads, heads.ravel(), -np.inf), leaves)
     room = min(leaves - int(of_heads.sum()), int(of_mlps.sum()) * inside.shape[-1])
     of_inside = _highest(np.where(of_mlps[:, None], inside, -np.inf).ravel(), room)
-    ranks = np.concatenate([heads.ravel(), np.minimum(inside, mlps[:, None]).ravel()])
     return np.concatenate([of_heads, of_inside]), ranks
+
+
+def _inside(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return mask[-inside.size :].reshape(inside.shape)
 
 
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
