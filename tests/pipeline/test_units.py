@@ -289,7 +289,8 @@ def test_the_loop_of_steps_names_what_it_can_search(copier, task):
 
 def test_a_judge_that_could_decide_nothing_is_noted(copier, task):
     every = UnitMaskConfig(ablations=("counterfactual", "mean", "resample"))
-    (note,) = require_runnable(Context(copier, task, dataclasses.replace(CONFIG, unit_masks=every)))
+    config = dataclasses.replace(CONFIG, unit_masks=every)
+    note = " ".join(require_runnable(Context(copier, task, config)))
     assert "cannot accept" in note
     assert "--unit-masks.ablations" in note
-    assert require_runnable(Context(copier, task, CONFIG)) == ()
+    assert "cannot accept" not in " ".join(require_runnable(Context(copier, task, CONFIG)))
