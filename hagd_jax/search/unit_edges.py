@@ -63,9 +63,8 @@ def unit_edges(
         >>> tree = hagd.units.tree(case.model)
         >>> names = ["attention 0", "mlp 0"]
         >>> circuit = Circuit.of_units(tree, names, model=case.model.name, task=case.name)
-        >>> config = UnitEdgeConfig(ablations=("counterfactual",), batch_size=81)
-        >>> found = unit_edges(case.model, case.prompts, circuit, config)
-        >>> found.names()
+        >>> config = UnitEdgeConfig(ablations=("counterfactual",), batch_size=81, steps=(1.0,))
+        >>> unit_edges(case.model, case.prompts, circuit, config).names()[1:]
         ('embed → attention 0 v', 'attention 0 → mlp 0', 'mlp 0 → logits')
     """
     require_run(model, prompts, config, UnitEdgeConfig)

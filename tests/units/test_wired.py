@@ -136,13 +136,13 @@ def by_hand(model, frame, mask, tokens, other):
 
     for layer in range(layers):
         block = jax.tree.map(lambda x, own=layer: x[own], p["blocks"])
-        new, attn, mlp = {}, block["attn"], block["mlp"]
+        new, attn, mlp, shut = {}, block["attn"], block["mlp"], np.zeros(c.d_model)
         alt = np.asarray(other["head_out"][layer, 0], np.float64)
         for h in range(heads):
             owner = next((n for n, m in members.items() if layer * heads + h in m), None)
             write = alt[:, h] @ attn["o"]["kernel"][h]
             if owner is None:
-                constant = constant + write
+                shut = shut + write  # which heads of its own layer do not read
                 continue
             ablated[owner] = ablated.get(owner, 0) + write
             q, k, v = (read(owner, n) @ attn[n]["kernel"][:, h] + attn[n]["bias"][h] for n in "qkv")
@@ -150,7 +150,7 @@ def by_hand(model, frame, mask, tokens, other):
             pattern = weights / weights.sum(-1, keepdims=True)
             new[owner] = new.get(owner, 0) + pattern @ v @ attn["o"]["kernel"][h]
         written |= new
-        constant = constant + attn["o"]["bias"]
+        constant = constant + shut + attn["o"]["bias"]
         alt = np.asarray(other["neuron"][layer, 0], np.float64)
         new, begin = {}, layers * heads + layer * features
         taken = np.zeros(features, bool)
@@ -258,13 +258,13 @@ def test_what_does_not_fit_is_refused():
         frame_of(tree.space, [], False)
     with pytest.raises(InputError, match="parallel blocks"):
         wired(noisy(GPT2, 0), frame)
-    mixture = LLAMA.replace(experts=4, experts_per_token=2, d_expert=8)
+    mixture = LLAMA.replace(experts=4, experts_per_token=2)
     with pytest.raises(InputError, match="4 experts a layer"):
         wired(abstract(mixture), frame)
     with pytest.raises(InputError, match="mask of edges"):
         parts.mask(UnitEdges(np.ones(3, bool)), {s: np.zeros((2, 1, 1)) for s in parts.capture})
     other = parts.values(forward(model, [[1, 2, 3]], capture=parts.capture).trace)
     with pytest.raises(InputError, match="alternative of neuron"):
-        forward(model, [[1, 2]], parts.mask(parts.space, other | {"neuron": other["head_out"]}))
+        forward(model, [[1, 2, 3]], parts.mask(parts.space, other | {"neuron": other["head_out"]}))
     with pytest.raises(InputError, match="values of edges"):
         parts.space.like(np.zeros(2))
