@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -202,7 +202,7 @@ class Pruner(NamedTuple):
         return tried if (tried == row).all() or self.holds(tried) else row
 
 
-def _closed(row: np.ndarray, places: Sequence[int]) -> np.ndarray:
+def _closed(row: np.ndarray, places: Iterable[int | np.integer]) -> np.ndarray:
     changed = row.copy()
-    changed[list(places)] = False
+    changed[np.array(list(places), int)] = False
     return changed
