@@ -104,8 +104,10 @@ class Wiring:
                 raise InputError("edge of a wiring", got=quoted(row),
                                  expected="(source, reader, input, weight)")  # fmt: skip
         weights = plain_scores("weights of edges", [row[3] for row in rows])
-        edges = tuple(MeasuredEdge(source, reader, port, weight) for (source, reader, port, _), weight
-                      in zip(rows, weights, strict=True))  # fmt: skip
+        edges = tuple(
+            MeasuredEdge(row[0], row[1], row[2], weight)
+            for row, weight in zip(rows, weights, strict=True)
+        )
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "config", plain_config(self.config))
         object.__setattr__(self, "seed", require_index("seed", self.seed))
