@@ -73,6 +73,7 @@ class Wiring:
             circuit are not neurons.
 
     Example:
+        >>> from hagd_jax.causal import Circuit, Node
         >>> from hagd_jax.units import Space
         >>> nodes = (Node("head", 0, 1), Node("head", 1, 0))
         >>> circuit = Circuit(nodes, (1.0, 1.0), Space(2, 2, 4), model="small", task="copy")
