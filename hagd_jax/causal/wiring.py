@@ -79,7 +79,7 @@ class Wiring:
         >>> circuit = Circuit(nodes, (1.0, 1.0), Space(2, 2, 4), model="small", task="copy")
         >>> edges = [("embed", "head 0.1", "v", 0.5), ("head 0.1", "logits", "logits", 1.0)]
         >>> print(Wiring(circuit, tuple(edges)))
-        2 units, 2 edges (1.0 a unit) of 14: copy in small
+        2 units, 2 edges (1.0 a unit) of 12: copy in small
         head 0.1  v ← embed 0.50
         logits    ← head 0.1 1.00
     """
