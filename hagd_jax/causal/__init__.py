@@ -4,10 +4,11 @@ from hagd_jax.causal.ablation import ABLATIONS, Ablation, Behaviour, behaviour
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
-from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, load_circuit, named_edges
+from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, named_edges
 from hagd_jax.causal.evidence import Evidence
 from hagd_jax.causal.gates import ACCURACY_GATE, FAITHFULNESS_GATE, KL_GATE, Alone
 from hagd_jax.causal.grouping import Grouping
+from hagd_jax.causal.load import load_circuit
 from hagd_jax.causal.metrics import (
     Estimate,
     Faithfulness,
@@ -22,6 +23,7 @@ from hagd_jax.causal.metrics import (
 from hagd_jax.causal.node import Node
 from hagd_jax.causal.validate import ValidateConfig, validate
 from hagd_jax.causal.verdict import ValidationReport
+from hagd_jax.causal.wiring import MeasuredEdge, Wiring
 
 __all__ = [
     "ABLATIONS",
@@ -39,10 +41,12 @@ __all__ = [
     "Evidence",
     "Faithfulness",
     "Grouping",
+    "MeasuredEdge",
     "Node",
     "SizePoint",
     "ValidateConfig",
     "ValidationReport",
+    "Wiring",
     "accuracy",
     "auroc",
     "behaviour",

@@ -29,6 +29,7 @@ from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Edges, Nodes, Parts, Source, parts_of
 from hagd_jax.units.checks import require_mask
+from hagd_jax.units.unit_edges import UnitEdges
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
@@ -109,7 +110,7 @@ def kin(ablation: str) -> frozenset[str]:
 def behaviour(
     model: LanguageModel,
     prompts: Prompts,
-    masks: Sequence[Nodes | Edges],
+    masks: Sequence[Nodes | Edges | UnitEdges],
     *,
     ablation: Ablation | str,
     dictionary: Parts | Source | None = None,
@@ -122,10 +123,11 @@ def behaviour(
     Args:
         model: The model.
         prompts: Where to measure.
-        masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`.
+        masks: One `Nodes` of bool for each circuit; or `Edges`, with `components(model)`; or
+            `UnitEdges`, with `wired(model, frame)`.
         ablation: What ablated nodes are set to, see `Ablation`; or its kind alone.
         dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
-            model's `components`, between which edges are cut.
+            model's `components` or `wired` units, between which edges are cut.
         candidates: Tokens among which the answer must win; the distractor alone if None.
         batch_size: Prompts in one call.
         with_model: Put what the model itself does in front, K + 1 rows in all. Dictionaries
@@ -199,7 +201,7 @@ class _Circuits(NamedTuple):
     count: Any
 
 
-def _stacked(masks: Sequence[Nodes | Edges], parts: Parts) -> _Circuits:
+def _stacked(masks: Sequence[Nodes | Edges | UnitEdges], parts: Parts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     for mask in masks:
         require_mask("masks", mask, parts.space)

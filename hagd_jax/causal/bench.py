@@ -18,6 +18,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units.components import Parts
+from hagd_jax.units.wired import Wired
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Bench:
     config: ValidateConfig
 
     __repr__ = one_line
+
+    def of(self, model: LanguageModel) -> Bench:
+        """Return the same bench for a model with other weights."""
+        parts = self.parts.of(model) if isinstance(self.parts, Wired) else self.parts
+        return dataclasses.replace(self, model=model, parts=parts)
 
     def test(self, task: Task, seen: Seen) -> Test:
         """Choose the prompts and ablations a task is judged on, and note what is set aside."""

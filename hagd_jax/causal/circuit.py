@@ -310,8 +310,8 @@ class Circuit:
                 expected=f"{tuple(self.space)}",
             )
 
-    def to_json(self) -> str:
-        """Return the JSON that `load` reads: nodes as [kind, layer, index], one field a line."""
+    def record(self) -> dict[str, Any]:
+        """Return the fields of the JSON that `load` reads: nodes as [kind, layer, index]."""
         fields = [field.name for field in dataclasses.fields(self) if field.name != "grouping"]
         record = {"format": FORMAT} | {name: getattr(self, name) for name in fields}
         record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
@@ -320,7 +320,11 @@ class Circuit:
             del record["per_expert"]  # a file of any other model is what it was before the field
         if self.grouping is not None:
             record |= {"format": WITH_UNITS} | grouping_record(self.grouping, self.space)
-        items = with_digest(record).items()
+        return record
+
+    def to_json(self) -> str:
+        """Return the JSON that `load` reads, one field a line."""
+        items = with_digest(self.record()).items()
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -347,15 +351,30 @@ class Circuit:
         try:
             if not isinstance(record, NodeFile):
                 raise InputError("circuit", got="one of edges", expected="one of nodes")
-            nodes = tuple(Node(*node) for node in record.nodes)
-            found = cls(
-                nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
-                per_expert=record.per_expert, grouping=grouping_of(record, named(path)),
-                **record.provenance(),
-            )  # fmt: skip
-            return found if tree is None else found.on(tree)
+            return cls.of_record(record, named(path), tree)
         except InputError as error:
             raise CheckpointError(f"{named(path)}, {error}") from error
+
+    @classmethod
+    def of_record(cls, record: NodeFile, where: str, tree: UnitTree | None = None) -> Circuit:
+        """Make the circuit that a file describes.
+
+        Args:
+            record: What the file says.
+            where: Name of the file.
+            tree: As in `load`.
+
+        Raises:
+            CheckpointError: If a unit has a field of another type.
+            InputError: If the circuit is impossible, or its units are of another tree.
+        """
+        nodes = tuple(Node(*node) for node in record.nodes)
+        found = cls(
+            nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
+            per_expert=record.per_expert, grouping=grouping_of(record, where),
+            **record.provenance(),
+        )  # fmt: skip
+        return found if tree is None else found.on(tree)
 
 
 def _plain(node: Node) -> Node:

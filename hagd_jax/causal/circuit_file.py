@@ -26,7 +26,7 @@ from hagd_jax.units.unit import Inner
 
 # Circuits with units of several nodes have the second format, all others the first.
 FORMAT, WITH_UNITS = 1, 2
-EDGES = "edges"
+EDGES, WIRING = "edges", "wiring"
 # A circuit of a million nodes with its configuration.
 _FILE = Bounds(size=2**27, items=8_000_000)
 _CONFIG = Bounds(size=2**24, items=1_000_000)
@@ -149,8 +149,45 @@ class EdgeFile(_File):
         return (layers * (heads + 2 * keys + 1) + 1) * (1 + layers * heads + layers)
 
 
-def read_record(path: str | Path) -> NodeFile | EdgeFile:
-    """Read the file of a circuit of either kind.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WiringFile:
+    """The file of a wiring, see `Wiring`.
+
+    Attributes:
+        circuit: What the file of its circuit of nodes says.
+        edges: Source, reader, input and weight of each.
+    """
+
+    format: Literal[1]
+    kind: Literal["wiring"]
+    circuit: dict[str, Any]
+    edges: tuple[tuple[Name, Name, Name, float], ...]
+    parallel: bool
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seen: dict[str, Any] | None = None
+
+    def units_of(self, where: str) -> NodeFile:
+        """Return what the file says of the circuit.
+
+        Raises:
+            CheckpointError: If that is no circuit of nodes.
+        """
+        found = record_of(self.circuit, f"{where}: circuit")
+        if not isinstance(found, NodeFile):
+            raise CheckpointError(f"{where}: circuit", got="one of edges", expected="one of nodes")
+        return found
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of the wiring besides circuit and edges."""
+        seen = Seen.from_json(self.seen)
+        if self.edges and not (seen.ablations or seen.splits or seen.prompts):
+            seen |= Seen.unknown()
+        return {"parallel": self.parallel, "seed": self.seed, "config": self.config, "seen": seen}
+
+
+def read_record(path: str | Path) -> NodeFile | EdgeFile | WiringFile:
+    """Read the file of a circuit of any kind.
 
     Args:
         path: The file.
@@ -164,7 +201,25 @@ def read_record(path: str | Path) -> NodeFile | EdgeFile:
     """
     path = as_path(path)
     record = without_digest(path, read_json_object(path, _FILE))
-    where = f"{named(path)}, read as a circuit of format {FORMAT} or {WITH_UNITS}"
+    return record_of(record, named(path))
+
+
+def record_of(record: dict[str, Any], name: str) -> NodeFile | EdgeFile | WiringFile:
+    """Check what the file of a circuit says.
+
+    Args:
+        record: Its fields, without a digest.
+        name: What the file is called in messages.
+
+    Returns:
+        The same, in the types and ranges that it should have.
+
+    Raises:
+        CheckpointError: If it says something else, naming the field.
+    """
+    if record.get("kind") == WIRING:
+        return checked(WiringFile, record, f"{name}, read as a wiring of format {FORMAT}")
+    where = f"{name}, read as a circuit of format {FORMAT} or {WITH_UNITS}"
     kind = EdgeFile if record.get("kind") == EDGES else NodeFile
     found = checked(kind, record, where)
     if found.size() > _MOST_UNITS:

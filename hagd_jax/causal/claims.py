@@ -55,7 +55,7 @@ def size(
         split: Of the report.
         decides: Whether any claim decides.
         parts: Units of the circuit, where some hold several nodes.
-        what: `nodes` or `edges`, which are counted.
+        what: What is counted: `nodes`, `edges`, or `edges between its units`.
 
     Returns:
         The claim; its effect is the circuit's share of the model.

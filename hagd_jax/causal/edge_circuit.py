@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit import Circuit
-from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config, read_record
+from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config
 from hagd_jax.causal.grouping import UnitPlaces, unit_places
 from hagd_jax.causal.node import plain_scores, unpacked
-from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
-from hagd_jax.files import named, with_digest, write_atomic
+from hagd_jax.errors import InputError, require_is, require_list
+from hagd_jax.files import with_digest, write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Edges, Scores, Selection, UnitTree
+from hagd_jax.units import Edges, Scores, Selection
 from hagd_jax.units.checks import require_mask, require_shapes
 from hagd_jax.units.components import Components
 
@@ -209,33 +208,15 @@ class EdgeCircuit:
         """Write the circuit to a JSON file, whole or not at all."""
         write_atomic(Path(path), self.to_json())
 
+    @classmethod
+    def of_record(cls, record: EdgeFile) -> EdgeCircuit:
+        """Make the circuit that a file describes.
 
-def load_circuit(path: str | Path, tree: UnitTree | None = None) -> Circuit | EdgeCircuit:
-    """Read a circuit of nodes or of edges.
-
-    Args:
-        path: What `save` of either wrote.
-        tree: The tree that the units of a circuit of nodes are of, see `Circuit.load`.
-
-    Returns:
-        The circuit.
-
-    Raises:
-        CheckpointError: If the file is absent, broken, or of another format.
-
-    Example:
-        >>> Circuit((), (), (1, 2, 3), model="small", task="ioi").save("circuit.json")
-        >>> load_circuit("circuit.json").task
-        'ioi'
-    """
-    record = read_record(path)
-    if not isinstance(record, EdgeFile):
-        return Circuit.load(path, tree)
-    try:
+        Raises:
+            InputError: If the circuit is impossible.
+        """
         edges = tuple(Edge(*edge) for edge in record.edges)
-        return EdgeCircuit(edges=edges, shape=Shape(*record.shape), **record.provenance())
-    except InputError as error:
-        raise CheckpointError(f"{named(path)}, {error}") from error
+        return cls(edges=edges, shape=Shape(*record.shape), **record.provenance())
 
 
 def named_edges(config: DecoderConfig, edges: Edges) -> list[Edge]:

@@ -12,11 +12,14 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal.alike import Alike
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.edge_circuit import EdgeCircuit
+from hagd_jax.causal.wiring import Wiring
 from hagd_jax.units import Edges, Nodes
 from hagd_jax.units.components import Components, Parts
+from hagd_jax.units.unit_edges import UnitEdges
+from hagd_jax.units.wired import Wired
 
-AnyCircuit = Circuit | EdgeCircuit
-Mask = Nodes | Edges
+AnyCircuit = Circuit | EdgeCircuit | Wiring
+Mask = Nodes | Edges | UnitEdges
 # The share of the nodes outside that a superset has, too.
 MORE = 0.1
 # Shares of a circuit's own members, best first, at which its curve is drawn.
@@ -116,7 +119,7 @@ def make_trials(
     best = own.first[np.argsort(-own.scores, kind="stable")]
     size_of = sorted({max(1, round(share * len(best))) for share in SHARES if len(best)})
     more = _more(outside, supersets, np.random.default_rng([seed, 6]))
-    nothing = np.zeros_like(flat)
+    nothing = with_(np.zeros_like(flat), given(parts))
     groups = [
         [nothing, flat, there & ~flat],
         drawing.controls(controls, draw[1]),
@@ -147,9 +150,18 @@ def _more(outside: np.ndarray, count: int, rng: np.random.Generator) -> list[np.
 
 def existing(parts: Parts) -> np.ndarray:
     """Mark the (P,) places of a flat mask at which the model has a unit."""
-    if isinstance(parts, Components):
+    if isinstance(parts, Components | Wired):
         return parts.space.flat().astype(bool)
     return np.ones(parts.space.nodes, bool)
+
+
+def given(parts: Parts) -> list[int]:
+    """List the places of what the empty circuit has: no node, and no edge between components.
+
+    Of edges between units it has that from the embedding to the logits, so that it does what the
+    empty circuit of nodes does, and the gates of both are measured from one point.
+    """
+    return [parts.direct] if isinstance(parts, Wired) else []
 
 
 def without(flat: np.ndarray, out: Any) -> np.ndarray:
@@ -175,6 +187,9 @@ def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (P,) labels that tell kinds of each layer apart, and (P,) labels of kinds alone.
     """
+    if isinstance(parts, Wired):
+        kind = np.asarray(parts.kind)
+        return np.asarray(parts.layer) * 8 + kind, kind
     if isinstance(parts, Components):
         leaves = dataclasses.astuple(parts.space)
         kind = np.concatenate([np.full(np.size(x), i) for i, x in enumerate(leaves)])

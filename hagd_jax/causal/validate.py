@@ -20,12 +20,13 @@ from hagd_jax.causal.judged import reference_words
 from hagd_jax.causal.negative import permuted
 from hagd_jax.causal.trials import AnyCircuit, Trials, existing, make_trials
 from hagd_jax.causal.verdict import ValidationReport
+from hagd_jax.causal.wiring import Wiring
 from hagd_jax.errors import InputError, require_callable, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Source
-from hagd_jax.units.components import components, parts_of
+from hagd_jax.units.components import Parts, components, parts_of
 
 
 def validate(
@@ -48,9 +49,12 @@ def validate(
     A circuit may have units at any resolution. Its complement, all that no unit covers, is ablated;
     members are units, removed whole; random circuits have units like its own.
 
+    Of a wiring the members are edges. All that no unit covers stays ablated in every trial but the
+    model's own: random wirings have as many edges between the same units.
+
     Args:
         model: The model that the circuit was found in.
-        circuit: The circuit, of nodes or of edges.
+        circuit: The circuit, of nodes, of edges, or a wiring of edges between its units.
         task: The behaviour.
         config: How hard, and on which split.
         dictionary: Whose nodes the circuit's are; neurons by default. Edges need none.
@@ -80,8 +84,7 @@ def validate(
     again, others = _require_kinds(model, circuit, task, config, again, others)
     if progress is not None:
         require_callable("progress", progress, "(ablation)")
-    edges = isinstance(circuit, EdgeCircuit)
-    parts = parts_of(model, components(model) if edges else dictionary)
+    parts = _parts(model, circuit, dictionary)
     _require_own(circuit, again, parts, task)
     _require_others(task, others)
     bench = Bench(model, parts, config)
@@ -94,10 +97,10 @@ def validate(
     claims, seen = judge(bench, circuit, trials, tests, progress or (lambda ablation: None))
     units, own = int(existing(parts).sum()), tests[0]
     decides = any(claim.decides for claim in claims)
-    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
     whole = size(
-        circuit.leaves, units, config.split, decides=decides, parts=len(circuit), what=what
-    )
+        circuit.leaves, units, config.split, decides=decides, parts=len(circuit),
+        what=_WHAT[type(circuit)],
+    )  # fmt: skip
     claims = [whole, *claims]
     if again and config.claims == "all":
         claims.append(_found_again(circuit, again, units, config))
@@ -109,9 +112,20 @@ def validate(
     )  # fmt: skip
 
 
+# What the members of circuits of each kind are.
+_WHAT = {Circuit: "nodes", EdgeCircuit: "edges", Wiring: "edges between its units"}
+
+
+def _parts(model: LanguageModel, circuit: AnyCircuit, dictionary: Source | None) -> Parts:
+    """What the circuit consists of; edges need no dictionary."""
+    if isinstance(circuit, Wiring):
+        return circuit.on(model)
+    return parts_of(model, components(model) if isinstance(circuit, EdgeCircuit) else dictionary)
+
+
 def _without_tree(circuit: AnyCircuit) -> tuple[str, ...]:
     """What is said where controls cannot have clusters, since no tree has any."""
-    if isinstance(circuit, EdgeCircuit) or not (circuit.grouping and circuit.grouping.incomplete):
+    if not isinstance(circuit, Circuit) or not (circuit.grouping and circuit.grouping.incomplete):
         return ()
     return ("the clusters of the circuit's tree, which was not given: in random circuits as many "
             "nodes of the same block stand in for a cluster",)  # fmt: skip
@@ -147,7 +161,7 @@ def _all(
             ends = {x.task.name: bench.runs(x, trials, ablation, trials.ends) for x in others}
             made.append(specificity(runs, ends))
         for turn in range(bench.config.permuted):
-            lost = dataclasses.replace(bench, model=permuted(bench.model, bench.config.seed + turn))
+            lost = bench.of(permuted(bench.model, bench.config.seed + turn))
             made.append(control(lost.runs(test, trials, ablation, trials.ends)))
         claims += _enough(made, test, ablation)
         seen.append(evidence(runs, circuit, reference_words(test.judged)))
@@ -219,7 +233,7 @@ def _require_kinds(
     others = require_list("others", others, "tasks")
     read = "Read a file with `hagd.causal.load_circuit(path)`."
     for what, found in (("circuit", circuit), *(("again", found) for found in again)):
-        require_is(what, found, Circuit, EdgeCircuit, mend=read)
+        require_is(what, found, Circuit, EdgeCircuit, Wiring, mend=read)
     make = 'Make one with `hagd.tasks.task("ioi", model)`.'
     for what, other in (("task", task), *(("others", other) for other in others)):
         require_is(what, other, Task, mend=make)

@@ -14,13 +14,13 @@ from hagd_jax import parallel, pipeline, tasks
 from hagd_jax.brief import quoted
 from hagd_jax.causal import (
     Circuit,
-    EdgeCircuit,
     ValidateConfig,
     ValidationReport,
     load_circuit,
     validate,
 )
 from hagd_jax.causal.circuit_file import require_name
+from hagd_jax.causal.trials import AnyCircuit
 from hagd_jax.cli.output import show
 from hagd_jax.cli.prologue import Devices, Session
 from hagd_jax.errors import InputError
@@ -97,7 +97,7 @@ def run_validate(command: Validate, line: str = "", stop: Stop = never) -> Valid
 
 
 def _validate(
-    command: Validate, session: Session, circuits: list[Circuit | EdgeCircuit], out: Path
+    command: Validate, session: Session, circuits: list[AnyCircuit], out: Path
 ) -> ValidationReport:
     """Test the first circuit, compare it with the others, and write the verdicts."""
     circuit, *again = circuits
@@ -140,17 +140,17 @@ def _validate(
     return report
 
 
-def _on(circuit: Circuit | EdgeCircuit, command: Validate) -> Circuit:
+def _on(circuit: AnyCircuit, command: Validate) -> Circuit:
     """The circuit with the tree that was given."""
     assert command.tree is not None
-    if isinstance(circuit, EdgeCircuit) or circuit.grouping is None:
+    if not isinstance(circuit, Circuit) or circuit.grouping is None:
         raise InputError("--tree", got=quoted(str(command.tree)), expected="none: the circuit in "
                          f"{quoted(str(command.circuit))} has no units of a tree",
                          mend="Leave --tree out.")  # fmt: skip
     return circuit.on(load_tree(command.tree))
 
 
-def _known_as(model: LanguageModel, circuit: Circuit | EdgeCircuit) -> LanguageModel:
+def _known_as(model: LanguageModel, circuit: AnyCircuit) -> LanguageModel:
     """The model under the name that the circuit knows it by, if that one has the same weights."""
     if model.name == circuit.model:
         return model

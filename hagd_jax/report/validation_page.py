@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bokeh.embed import json_item
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import Claim, EdgeCircuit, ValidationReport
+from hagd_jax.causal import Circuit, Claim, ValidationReport
 from hagd_jax.causal.claim import plain
 from hagd_jax.report import validation_plots as draw
 from hagd_jax.report.claim_words import meaning
@@ -68,7 +68,7 @@ def validation_page(report: ValidationReport, facts: Mapping[str, str] | None = 
     circuit = report.circuit
     ablations = list(dict.fromkeys(c.ablation for c in report.claims if c.ablation))
     figures = _figures(report)
-    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    what = "nodes" if isinstance(circuit, Circuit) else "edges"
     return render(
         "validation",
         report=report,

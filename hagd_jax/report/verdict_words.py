@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport
+from hagd_jax.causal import Circuit, Claim, EdgeCircuit, ValidationReport, Wiring
 from hagd_jax.causal.claim import CORE
 from hagd_jax.report.words import counted, inert, percent
 
@@ -59,7 +59,7 @@ _REASONS = {
 
 
 def verdict_sentence(
-    circuit: Circuit | EdgeCircuit, report: ValidationReport | None, units: int
+    circuit: Circuit | EdgeCircuit | Wiring, report: ValidationReport | None, units: int
 ) -> str:
     """State the circuit's share of the model and whether it carries the behaviour, or why not.
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from hagd_jax.causal import Circuit, EdgeCircuit, Estimate, Node
+from hagd_jax.causal import Circuit, EdgeCircuit, Estimate, Node, Wiring
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import unit_name
 
@@ -108,7 +108,7 @@ def node_name(node: Node, per_expert: Sequence[int] = ()) -> str:
     return unit_name(node.kind, node.layer, node.index, per_expert)
 
 
-def counted(circuit: Circuit | EdgeCircuit, total: int) -> str:
+def counted(circuit: Circuit | EdgeCircuit | Wiring, total: int) -> str:
     """State how large a circuit is: its nodes or edges, and its units where some hold several.
 
     Args:
@@ -120,7 +120,7 @@ def counted(circuit: Circuit | EdgeCircuit, total: int) -> str:
         >>> counted(circuit, 5)
         '0 of 5 nodes'
     """
-    what = "edges" if isinstance(circuit, EdgeCircuit) else "nodes"
+    what = "nodes" if isinstance(circuit, Circuit) else "edges"
     finest = f"{circuit.leaves:,} of {total:,} {what}"
     size = len(circuit)
     if size == circuit.leaves:

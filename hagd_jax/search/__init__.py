@@ -17,6 +17,8 @@ from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 from hagd_jax.search.unit_circuit import UnitCircuit, unit_losses
 from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search.unit_edge_config import UnitEdgeConfig
+from hagd_jax.search.unit_edges import unit_edges
 from hagd_jax.search.unit_repair import RepairedUnits, repair_units
 from hagd_jax.search.unit_search import (
     SearchedUnits,
@@ -43,6 +45,7 @@ __all__ = [
     "StartRow",
     "Tree",
     "UnitCircuit",
+    "UnitEdgeConfig",
     "UnitMaskConfig",
     "UnitRepairConfig",
     "UnitState",
@@ -68,5 +71,6 @@ __all__ = [
     "top_nodes",
     "train_masks",
     "train_units",
+    "unit_edges",
     "unit_losses",
 ]

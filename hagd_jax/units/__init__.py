@@ -18,7 +18,9 @@ from hagd_jax.units.nodes import Nodes, Space
 from hagd_jax.units.tree import tree
 from hagd_jax.units.tree_file import load_tree, save_tree
 from hagd_jax.units.unit import Unit
+from hagd_jax.units.unit_edges import Frame, UnitEdge, UnitEdges, frame_of
 from hagd_jax.units.unit_tree import UnitTree
+from hagd_jax.units.wired import MaskUnitEdges, Wired, wired
 
 __all__ = [
     "MLPS",
@@ -33,9 +35,11 @@ __all__ = [
     "Edges",
     "FeatureEdit",
     "Features",
+    "Frame",
     "Graph",
     "LazyFeatures",
     "MaskEdges",
+    "MaskUnitEdges",
     "NamedEdge",
     "Neurons",
     "Nodes",
@@ -45,13 +49,17 @@ __all__ = [
     "Source",
     "Space",
     "Unit",
+    "UnitEdge",
+    "UnitEdges",
     "UnitTree",
+    "Wired",
     "active_features",
     "as_dictionary",
     "blocks",
     "components",
     "directed",
     "doubt",
+    "frame_of",
     "intervene",
     "load_tree",
     "mask_edges",
@@ -64,4 +72,5 @@ __all__ = [
     "unexplained",
     "unit_name",
     "warn_of_nothing",
+    "wired",
 ]

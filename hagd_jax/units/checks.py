@@ -11,16 +11,18 @@ from hagd_jax.errors import InputError, require_is
 from hagd_jax.models.arrays import read_array
 from hagd_jax.units.edges import Edges
 from hagd_jax.units.nodes import Nodes, Space
+from hagd_jax.units.unit_edges import UnitEdges
 
 
-def require_mask(what: str, mask: Any, space: Space | Edges | None = None) -> None:
+def require_mask(what: str, mask: Any, space: Space | Edges | UnitEdges | None = None) -> None:
     """Refuse anything but a mask of nodes or edges that are each in a circuit or not.
 
     Args:
         what: Name of the argument.
         mask: `Nodes` or `Edges` of bool, or of numbers that are 0 or 1. Traced values are not
             looked at, only their shapes.
-        space: The nodes it should be of, or `Edges` for edges of their shapes; any if None.
+        space: The nodes it should be of, or `Edges` or `UnitEdges` for edges of their shapes; any
+            if None.
 
     Raises:
         InputError: If it is something else, such as scores, holds another number, or is a mask of
@@ -44,7 +46,7 @@ def require_mask(what: str, mask: Any, space: Space | Edges | None = None) -> No
             )  # fmt: skip
 
 
-def require_shapes(what: str, values: Any, space: Space | Edges | None = None) -> None:
+def require_shapes(what: str, values: Any, space: Space | Edges | UnitEdges | None = None) -> None:
     """Refuse anything but one value for each node or edge.
 
     Args:
@@ -59,7 +61,9 @@ def require_shapes(what: str, values: Any, space: Space | Edges | None = None) -
         >>> from hagd_jax.units import Nodes, Space
         >>> require_shapes("scores", Nodes.full(Space(2, 2, 4), 0.5))
     """
-    kinds = (Nodes, Edges) if space is None else (Nodes if isinstance(space, Space) else Edges,)
+    kinds = (
+        (Nodes, Edges) if space is None else (Nodes if isinstance(space, Space) else type(space),)
+    )
     mend = None if space is None else "Edges go with `components(model)`, nodes with all else."
     require_is(what, values, *kinds, mend=mend)
     shapes = {k: read_array(f"{what}, {k}", value).shape for k, value in vars(values).items()}

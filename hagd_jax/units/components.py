@@ -13,6 +13,7 @@ from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.units.dictionary import Dictionary
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.features import Source, as_dictionary
+from hagd_jax.units.wired import Wired
 
 
 class Components(struct.PyTreeNode):
@@ -76,11 +77,11 @@ def components(model: LanguageModel) -> Components:
     return Components(model.config)
 
 
-Parts = Dictionary | Components
+Parts = Dictionary | Components | Wired
 
 
 def parts_of(model: LanguageModel, source: Parts | Source | None) -> Parts:
     """Choose the units of circuits: nodes of a dictionary, or edges between components."""
-    if isinstance(source, Components):
+    if isinstance(source, Components | Wired):
         return source
     return as_dictionary(model, source).bare()
