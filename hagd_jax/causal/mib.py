@@ -235,7 +235,8 @@ class MibGraph:
 def connected(layout: Layout, members: np.ndarray) -> np.ndarray:
     """Mark the (writers,) components with members on both sides; the input needs only one."""
     reads = np.zeros(layout.writers, bool)
-    into = members.any(0)[:-1].reshape(layout.layers, -1)
+    heard: Any = members.any(0)
+    into = heard[:-1].reshape(layout.layers, -1)
     heads = into[:, :-1].reshape(layout.layers, 3, -1).any(1)
     reads[1:] = np.concatenate([heads, into[:, -1:]], 1).ravel()
     reads[0] = True

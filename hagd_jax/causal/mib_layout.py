@@ -141,8 +141,8 @@ def as_edges(layout: Layout, matrix: np.ndarray, keys: int) -> Edges:
     q, k, v = (blocks[:, i * heads : (i + 1) * heads] for i in range(3))
     if heads % keys:
         raise InputError("key/value heads", got=keys, expected=f"a divisor of {heads}")
-    shared = [_one_of_each(layout, name, x, keys) for name, x in (("k", k), ("v", v))]
-    return Edges(q.copy(), *shared, blocks[:, -1].copy(), rows[-1].copy())
+    k, v = (_one_of_each(layout, name, x, keys) for name, x in (("k", k), ("v", v)))
+    return Edges(q.copy(), k, v, blocks[:, -1].copy(), rows[-1].copy())
 
 
 def as_matrix(edges: Edges) -> np.ndarray:
