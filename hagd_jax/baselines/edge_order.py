@@ -76,4 +76,6 @@ def edges_backwards(config: DecoderConfig) -> EdgeOrder:
             for head in reversed(range(len(rows))):
                 own = [first + head * width + i for i in range(width)]
                 add(rows[head], exists[head], own)
-    return EdgeOrder(*map(np.concatenate, (places, senders, listeners)), writers)
+    return EdgeOrder(
+        np.concatenate(places), np.concatenate(senders), np.concatenate(listeners), writers
+    )

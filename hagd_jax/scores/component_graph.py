@@ -16,6 +16,7 @@ from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
     DecoderConfig,
+    Identity,
     Intervention,
     LanguageModel,
     forward,
@@ -174,6 +175,7 @@ def component_graph(
     config: GradientConfig = GradientConfig(),
     *,
     metric: Metric = logit_difference,
+    rules: Intervention = Identity(),
 ) -> ComponentGraph:
     """Score every edge between components by gradients.
 
@@ -187,6 +189,8 @@ def component_graph(
         prompts: Clean prompts with their counterfactuals.
         config: Steps and batching.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
+        rules: Intervention without arrays that changes the backward pass alone, such as
+            `relp_rules()`, whose coefficients then stand for the gradient.
 
     Returns:
         The graph.
@@ -205,7 +209,8 @@ def component_graph(
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-        part = np.asarray(_scores(bare, batch, steps, metric, config.remat), np.float64)
+        found = _scores(bare, batch, steps, metric, config.remat, rules)
+        part = np.asarray(found, np.float64)
         part = part[np.asarray(weight) > 0]
         return part.sum(0), (part**2).sum(0)
 
@@ -216,10 +221,11 @@ def component_graph(
     return _graph(model.config, mean, np.sqrt(spread / count), count).replace(seen=seen)
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "remat"))
+@functools.partial(jax.jit, static_argnames=("metric", "remat", "rules"))
 def _scores(
-    model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool
-) -> jax.Array:
+    model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool,
+    rules: Intervention,
+) -> jax.Array:  # fmt: skip
     """(B, writers, readers) scores of all pairs, in whatever order they stand."""
     ends = path_ends(model, batch, WRITES)
     c = model.config
@@ -227,7 +233,8 @@ def _scores(
 
     def gradient(step: jax.Array) -> AddToReads:
         def value(reads: AddToReads) -> jax.Array:
-            out = forward(model, batch.inputs(), chain(ends.at(step), reads), remat=remat)
+            path = chain(ends.at(step), rules, reads)
+            out = forward(model, batch.inputs(), path, remat=remat)
             return metric_sum(metric, out.logits, batch, jnp.ones(len(batch)))
 
         return jax.grad(value)(no_reads(c, shape))

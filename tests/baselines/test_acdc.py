@@ -45,10 +45,12 @@ def brute(model, prompts, tau, loss_of):
     kept = jax.tree.map(np.array, there)
     now, steps = loss_of(kept), []
     for edge in names:
-        kind, _, place = edge.writer.partition(" ")
-        layer, _, head = place.partition(".")
-        writer = {"embed": lambda: 0, "head": lambda: 1 + int(layer) * c.n_heads + int(head),
-                  "mlp": lambda: 1 + c.n_layers * c.n_heads + int(layer)}[kind]()  # fmt: skip
+        layer, place = by_name(edge.writer)
+        writer = 1 + layer * c.n_heads + place
+        if edge.writer == "embed":
+            writer = 0
+        elif edge.writer.startswith("mlp"):
+            writer = 1 + c.n_layers * c.n_heads + layer
         where = [int(x) for x in edge.reader.partition(" ")[2].split(".") if x]
         row = getattr(kept, {"logits": "final"}.get(edge.input, edge.input))
         row[(*where, writer)] = False
