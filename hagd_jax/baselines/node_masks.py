@@ -26,7 +26,7 @@ def node_masks(
 ) -> Searched:
     """Train a hard-concrete mask for every node, with no cluster above it.
 
-    Node masks of this kind are those of Cao et al., 2021 (arXiv:2104.03514), here at an expected
+    Node masks of this kind are those of De Cao et al., 2021 (arXiv:2112.06837), here at an expected
     size that is held exactly. What this leaves out of `search.search_masks` is the tree alone, so
     that the two differ by what the hierarchy adds.
 

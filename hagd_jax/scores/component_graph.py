@@ -25,6 +25,7 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.methods import Method, read_method
 from hagd_jax.scores.path import Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
@@ -175,7 +176,7 @@ def component_graph(
     config: GradientConfig = GradientConfig(),
     *,
     metric: Metric = logit_difference,
-    rules: Intervention = Identity(),
+    rules: Intervention | None = None,
 ) -> ComponentGraph:
     """Score every edge between components by gradients.
 
@@ -206,6 +207,7 @@ def component_graph(
         10
     """
     check_scored(model, prompts, config)
+    rules = read_method(Method(rules=Identity() if rules is None else rules)).rules
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
