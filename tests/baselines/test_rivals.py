@@ -16,10 +16,19 @@ from hagd_jax.baselines import (
 from hagd_jax.baselines.edge_pruning import _plan
 from hagd_jax.causal import size_curve
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.scores import GradientConfig, component_graph, eap, gim_rules, relp, relp_rules
+from hagd_jax.scores import (
+    GradientConfig,
+    component_graph,
+    eap,
+    eap_ig,
+    gim,
+    gim_rules,
+    relp,
+    relp_rules,
+)
 from hagd_jax.search import MaskConfig, measured_losses, search_masks, top_nodes
 from hagd_jax.search.hard_concrete import open_probability
-from hagd_jax.tasks import prompt_digests
+from hagd_jax.tasks import Task, prompt_digests
 from hagd_jax.testbeds import as_task, hand_built, true_edges
 from hagd_jax.units import Edges, Scores, components
 from tests.causal.edges_plain import GROUPED, Plain, some
@@ -71,24 +80,17 @@ def test_node_masks_are_the_search_without_a_tree():
     assert edges.circuits[7].seen.known
 
 
-@pytest.mark.parametrize("rules", [None, relp_rules(), gim_rules()], ids=["eap", "relp", "gim"])
-def test_scores_of_a_heads_edges_sum_to_the_heads_score(rules):
+@pytest.mark.parametrize(("nodes_by", "rules"), [
+    (eap_ig, None), (relp, relp_rules()), (gim, gim_rules()),
+], ids=["eap", "relp", "gim"])  # fmt: skip
+def test_scores_of_a_heads_edges_sum_to_the_heads_score(nodes_by, rules):
     """What a head writes moves the metric through its readers alone, under any rule."""
     model, prompts = some(count=4, seed=2)
-    graph = component_graph(model, prompts, GradientConfig((1.0,), 4), rules=rules)
-    edges = graph.scores.values
+    config = GradientConfig((1.0,), 4)
+    edges = component_graph(model, prompts, config, rules=rules).scores.values
     heads = slice(1, 1 + GROUPED.n_layers * GROUPED.n_heads)
     total = sum(np.asarray(x).reshape(-1, x.shape[-1]).sum(0)[heads] for x in vars(edges).values())
-    how = {"config": GradientConfig((1.0,), 4)}
-    if rules is None:
-        nodes = eap(model, prompts, batch_size=4)
-    elif rules == relp_rules():
-        nodes = relp(model, prompts, **how)
-    else:
-        from hagd_jax.scores import gim
-
-        nodes = gim(model, prompts, **how)
-    expected = np.asarray(nodes.values.heads).ravel()
+    expected = np.asarray(nodes_by(model, prompts, config).values.heads).ravel()
     assert np.abs(expected).min() > 1e-4
     np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5)
 
@@ -152,8 +154,6 @@ def test_size_curves_take_edges():
     case = CASES["either"]._replace(name="plain", model=model, prompts=prompts)
     splits = {"test": prompts, "discover": prompts}
     texts = {name: as_task(CASES["either"]).texts["test"][:5] for name in splits}
-    from hagd_jax.tasks import Task
-
     (point,) = size_curve(model, Task(case.name, "", splits, texts), [mask],
                           dictionary=components(model))  # fmt: skip
     nothing = plain.metric(there.like(np.zeros_like(there.flat())))
