@@ -350,7 +350,7 @@ def test_rivals_are_judged_on_the_same_sizes_and_their_failures_counted(tiny, pl
         sizes=SIZES, ablations=("counterfactual", "mean"), batch_size=8,
     )  # fmt: skip
     rivals.main(config)
-    with pytest.raises(ConfigError, match="nodes.eap"):
+    with pytest.raises(ConfigError, match=r"nodes\.eap"):
         dataclasses.replace(config, rivals=("nodes.acdc",))
     rows = read("rivals")["rows"]
     assert {(row["rival"], row["ablation"]) for row in rows} == {
