@@ -20,6 +20,8 @@ from hagd_jax.causal.metrics import (
     preservation,
     ratio_of_means,
 )
+from hagd_jax.causal.mib import MibGraph
+from hagd_jax.causal.mib_curve import MibCurve, mib_curve
 from hagd_jax.causal.node import Node
 from hagd_jax.causal.validate import ValidateConfig, validate
 from hagd_jax.causal.verdict import ValidationReport
@@ -42,6 +44,8 @@ __all__ = [
     "Faithfulness",
     "Grouping",
     "MeasuredEdge",
+    "MibCurve",
+    "MibGraph",
     "Node",
     "SizePoint",
     "ValidateConfig",
@@ -54,6 +58,7 @@ __all__ = [
     "faithfulness",
     "kept_accuracy",
     "load_circuit",
+    "mib_curve",
     "named_edges",
     "permutation_p",
     "preservation",

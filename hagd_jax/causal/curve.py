@@ -11,11 +11,12 @@ from hagd_jax.causal.ablation import Ablation, behaviour
 from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.causal.metrics import Estimate, accuracy, ratio_of_means
 from hagd_jax.causal.statistics import SIZES, Areas, areas
+from hagd_jax.causal.trials import existing
 from hagd_jax.errors import require_is, require_list, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Nodes, Source, as_dictionary
+from hagd_jax.units import Edges, Nodes, Parts, Source, parts_of
 from hagd_jax.units.checks import require_mask
 
 # Nodes of a model: no file holds more, and a double counts no further.
@@ -26,8 +27,8 @@ class SizePoint(NamedTuple):
     """A size point is one circuit of a size sweep.
 
     Attributes:
-        nodes: Its size.
-        share: Its size as a share of all nodes.
+        nodes: Its size, in nodes or edges.
+        share: Its size as a share of all of them.
         faithfulness: Ratio of means with its interval.
         accuracy: With its interval.
         kl: Mean KL(model ‖ circuit), nats.
@@ -45,9 +46,9 @@ class SizePoint(NamedTuple):
 def size_curve(
     model: LanguageModel,
     task: Task,
-    masks: Sequence[Nodes],
+    masks: Sequence[Nodes | Edges],
     *,
-    dictionary: Source | None = None,
+    dictionary: Parts | Source | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,
@@ -58,8 +59,9 @@ def size_curve(
     Args:
         model: The model.
         task: The behaviour.
-        masks: One `Nodes` of bool for each size.
-        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
+        masks: One `Nodes` of bool for each size; or `Edges`, with `components(model)`.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
+            model's `components`.
         ablation: What replaces a circuit's complement.
         split: Which prompts.
         batch_size: Prompts in one call.
@@ -75,17 +77,19 @@ def size_curve(
     require_is("model", model, LanguageModel)
     require_is("task", task, Task)
     require_is("split", split, str)
-    nodes = as_dictionary(model, dictionary)
+    parts = parts_of(model, dictionary)
     masks = require_list("masks", masks, "a mask for each size")
     for mask in masks:
-        require_mask("masks", mask, nodes.space)
-    empty = Nodes.full(nodes.space, False)
+        require_mask("masks", mask, parts.space)
+    there = existing(parts)
+    like = parts.space if isinstance(parts.space, Edges) else Nodes.full(parts.space, False)
+    empty = like.like(np.zeros(len(there), bool))
     judged = judged_prompts(task, split, Seen.nothing(), causal=model.config.causal)
     rows = behaviour(
         model,
         judged.prompts,
         [empty, *masks],
-        dictionary=nodes,
+        dictionary=parts,
         ablation=Ablation(ablation, judged.reference, seed),
         candidates=task.candidates,
         batch_size=batch_size,
@@ -96,12 +100,12 @@ def size_curve(
     scale = max(np.abs(whole).max(), np.abs(nothing).max())
     points = []
     for row, mask in enumerate(masks, start=2):
-        size = int(mask.flat().sum())
+        size = int((mask.flat().astype(bool) & there).sum())
         recovered = ratio_of_means(
             result.metric[row] - nothing, whole - nothing, scale=scale, seed=seed,
             clusters=judged.clusters,
         )  # fmt: skip
-        share = size / nodes.space.nodes
+        share = size / int(there.sum())
         kl = float(result.kl[row].mean())
         points.append(SizePoint(size, share, recovered, accuracy(result.correct[row]), kl))
     return tuple(points)

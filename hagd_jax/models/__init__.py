@@ -23,6 +23,7 @@ from hagd_jax.models.saving import save
 from hagd_jax.models.sites import BLOCK_SITES, MODEL_SITES, SITES
 from hagd_jax.models.support import norm_weight, require_supported, write_gain
 from hagd_jax.models.tokenizer import Tokenizer, token_label
+from hagd_jax.models.ungrouped import ungrouped
 
 __all__ = [
     "BLOCK_SITES",
@@ -58,5 +59,6 @@ __all__ = [
     "shared",
     "static",
     "token_label",
+    "ungrouped",
     "write_gain",
 ]

@@ -16,6 +16,7 @@ from hagd_jax.interventions import chain
 from hagd_jax.models import (
     Context,
     DecoderConfig,
+    Identity,
     Intervention,
     LanguageModel,
     forward,
@@ -24,6 +25,7 @@ from hagd_jax.models import (
 )
 from hagd_jax.parallel import replicate
 from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.methods import Method, read_method
 from hagd_jax.scores.path import Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
@@ -174,6 +176,7 @@ def component_graph(
     config: GradientConfig = GradientConfig(),
     *,
     metric: Metric = logit_difference,
+    rules: Intervention | None = None,
 ) -> ComponentGraph:
     """Score every edge between components by gradients.
 
@@ -187,6 +190,8 @@ def component_graph(
         prompts: Clean prompts with their counterfactuals.
         config: Steps and batching.
         metric: (logits (B, T, V), prompts) → (B,); a module-level function (others recompile).
+        rules: Intervention without arrays that changes the backward pass alone, such as
+            `relp_rules()`, whose coefficients then stand for the gradient.
 
     Returns:
         The graph.
@@ -202,10 +207,12 @@ def component_graph(
         10
     """
     check_scored(model, prompts, config)
+    rules = read_method(Method(rules=Identity() if rules is None else rules)).rules
     bare, steps = model.bare(), jnp.asarray(config.steps, jnp.float32)
 
     def moments(batch: Prompts, weight: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-        part = np.asarray(_scores(bare, batch, steps, metric, config.remat), np.float64)
+        found = _scores(bare, batch, steps, metric, config.remat, rules)
+        part = np.asarray(found, np.float64)
         part = part[np.asarray(weight) > 0]
         return part.sum(0), (part**2).sum(0)
 
@@ -216,10 +223,11 @@ def component_graph(
     return _graph(model.config, mean, np.sqrt(spread / count), count).replace(seen=seen)
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "remat"))
+@functools.partial(jax.jit, static_argnames=("metric", "remat", "rules"))
 def _scores(
-    model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool
-) -> jax.Array:
+    model: LanguageModel, batch: Prompts, steps: jax.Array, metric: Metric, remat: bool,
+    rules: Intervention,
+) -> jax.Array:  # fmt: skip
     """(B, writers, readers) scores of all pairs, in whatever order they stand."""
     ends = path_ends(model, batch, WRITES)
     c = model.config
@@ -227,7 +235,8 @@ def _scores(
 
     def gradient(step: jax.Array) -> AddToReads:
         def value(reads: AddToReads) -> jax.Array:
-            out = forward(model, batch.inputs(), chain(ends.at(step), reads), remat=remat)
+            path = chain(ends.at(step), rules, reads)
+            out = forward(model, batch.inputs(), path, remat=remat)
             return metric_sum(metric, out.logits, batch, jnp.ones(len(batch)))
 
         return jax.grad(value)(no_reads(c, shape))

@@ -19,6 +19,7 @@ from experiments.circuits import (
     meta_learning,
     modular_arithmetic,
     real_models,
+    rivals,
     smollm2,
     smollm2_graphs,
     stability,
@@ -27,7 +28,8 @@ from experiments.circuits import (
 )
 from experiments.common.small_models import Small
 from hagd_jax import meta, models
-from hagd_jax.causal import Circuit
+from hagd_jax.baselines import EdgePruningConfig, RivalsConfig
+from hagd_jax.causal import Circuit, load_circuit
 from hagd_jax.cli import commands
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.scores import GradientConfig
@@ -335,3 +337,61 @@ def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, re
         kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
         assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
         assert kept.seen.known
+
+
+def test_rivals_are_judged_on_the_same_sizes_and_their_failures_counted(tiny, places, read):
+    find = RivalsConfig(
+        masks=MASKS, pruning=EdgePruningConfig(steps=2, batch_size=4, check_every=2),
+        thresholds=(0.1, 3.0), swept=2, batch_size=4,
+    )  # fmt: skip
+    names = ("nodes.eap", "edges.relp", "edges.acdc")
+    config = rivals.Config(
+        **places, seeds=1, tasks=("ioi",), models=(tiny,), rivals=names, shares=(), find=find,
+        sizes=SIZES, ablations=("counterfactual", "mean"), batch_size=8,
+    )  # fmt: skip
+    rivals.main(config)
+    with pytest.raises(ConfigError, match=r"nodes\.eap"):
+        dataclasses.replace(config, rivals=("nodes.acdc",))
+    rows = read("rivals")["rows"]
+    assert {(row["rival"], row["ablation"]) for row in rows} == {
+        (name, ablation) for name in names for ablation in config.ablations
+    }
+    for row in rows:
+        assert row["units"] <= row["asked"] <= row["of"]
+        assert row["passes"] > 0
+        if row["asked"] == row["of"]:
+            assert row["faithfulness"] == pytest.approx(1, abs=1e-3)
+            assert row["kl_gate"]
+            assert row["accuracy_gate"]
+        elif row["rival"] != "edges.acdc":
+            assert row["variant"] in ("signed", "magnitude")
+            assert row["units"] == row["asked"]
+            assert np.isfinite([row["cpr"], row["cmd"]]).all()
+            folder = f"{Path(tiny).name}-ioi-0-{row['rival']}"
+            kept = load_circuit(places["runs"] / "rivals" / folder / f"{row['asked']}.json")
+            assert len(kept) == row["asked"]
+            assert kept.seen.known
+    counted = json.loads((places["results"] / "rivals_near.json").read_text())["rows"]
+    assert [row["rival"] for row in counted] == [*names, "all"]
+
+
+def test_circuits_that_are_near_in_the_mean_are_counted_by_what_they_fail():
+    def row(asked, ablation, faithfulness, kl=True, accuracy=True, rival="nodes.eap"):
+        return {
+            "model": "m", "task": "t", "seed": 0, "rival": rival, "asked": asked, "of": 9,
+            "ablation": ablation, "faithfulness": faithfulness, "kl_gate": kl,
+            "accuracy_gate": accuracy,
+        }  # fmt: skip
+
+    rows = [
+        row(1, "counterfactual", 0.96), row(1, "mean", 0.2, kl=False),
+        row(2, "counterfactual", 1.04, kl=False), row(2, "mean", 1.0),
+        row(3, "counterfactual", 1.06, kl=False), row(3, "mean", 1.0),
+        row(4, "counterfactual", None), row(9, "counterfactual", 1.0, kl=False),
+        row(1, "counterfactual", 1.0, accuracy=False, rival="edges.eap"),
+    ]  # fmt: skip
+    nodes, edges, both = rivals.near(rows)
+    said = {"fail_kl": 1, "fail_accuracy": 0, "fail_unseen": 1, "fail_any": 2}
+    assert nodes == {"rival": "nodes.eap", "near": 2} | said
+    assert edges["fail_accuracy"] == edges["fail_any"] == edges["near"] == 1
+    assert both == {"rival": "all", "near": 3} | said | {"fail_accuracy": 1, "fail_any": 3}
