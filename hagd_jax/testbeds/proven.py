@@ -1,0 +1,232 @@
+"""Random programs whose necessary edges are proven, by cutting them in exact arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hagd_jax.brief import one_line
+from hagd_jax.errors import InputError, require_index
+from hagd_jax.models import LanguageModel
+from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.testbeds.case import Case
+from hagd_jax.testbeds.compiled import Compiled, compile_program
+from hagd_jax.testbeds.exact import exact_run
+from hagd_jax.testbeds.guise import sharpened
+from hagd_jax.testbeds.random_programs import random_program
+from hagd_jax.testbeds.structure import program_edges
+from hagd_jax.units import Edges
+
+# Counterfactuals of each input, and layers and edges of the largest programs.
+_PARTNERS, _MOST_LAYERS, _MOST_EDGES = 8, 4, 200
+# Needed edges of the smallest programs; prompts that show that one is needed; prompts in all.
+_LEAST_EDGES, _WITNESSES, _PROMPTS = 3, 8, 160
+# Logits of answers lie 1 apart or more before they are sharpened; steps of MLPs are off by less.
+_SAME, _SURE = 0.05, 8.0
+
+
+class ProvenProgram(NamedTuple):
+    """A proven program is a compiled one with the edges that it needs.
+
+    Attributes:
+        name: Of the program.
+        compiled: The program and its model as compiled.
+        model: The model, with logits so sharp that its answers are certain.
+        prompts: Inputs with counterfactuals. Of each needed edge, eight or more change their answer
+            when it is cut.
+        edges: The needed edges under counterfactual ablation: cutting one of them changes an
+            answer; cutting all others at once changes no logit; cutting one of them beside all
+            others changes an answer too.
+        pairs: Number of (input, counterfactual) pairs, each asked at every position, on which this
+            was tried.
+    """
+
+    name: str
+    compiled: Compiled
+    model: LanguageModel
+    prompts: Prompts
+    edges: Edges
+    pairs: int
+
+    __repr__ = one_line
+
+
+def random_programs(seed: int, n: int, *, depth: int = 3) -> Iterator[ProvenProgram]:
+    """Draw random programs until n of them have edges that are proven necessary.
+
+    Programs are passed over that do not compile to four layers and 200 edges, whose output does not
+    depend on the input, that have a part that varies and does nothing, that are redundant (no
+    single edge is needed where several can stand in for each other), whose edges hardly ever
+    matter, or that have the edges of an earlier program.
+
+    Args:
+        seed: Seed of the draws.
+        n: Number of programs.
+        depth: Largest number of operations on the way from the tokens to the output.
+
+    Returns:
+        An iterator over programs, each made when it is asked for.
+
+    Raises:
+        InputError: If the seed, the number or the depth is none.
+        MissingDependencyError: If the compiler is not installed.
+
+    Example:
+        >>> found = next(random_programs(0, 1))
+        >>> len(found.prompts), int(found.edges.count()) > 1
+        (160, True)
+    """
+    seed, n = require_index("seed", seed), require_index("n", n)
+    random_program(0, depth=depth)  # refuses a wrong depth before anything is drawn
+    return itertools.islice(_proven(seed, depth), n)
+
+
+def _proven(seed: int, depth: int) -> Iterator[ProvenProgram]:
+    seen = set()
+    for draw in np.random.default_rng(seed).permutation(1 << 20):
+        try:
+            found = prove(compile_program(random_program(int(draw), depth=depth)))
+        except InputError:
+            continue
+        kind = (found.edges.flat().tobytes(), found.compiled.program.vocabulary)
+        if kind not in seen:
+            seen.add(kind)
+            yield found
+
+
+def prove(compiled: Compiled, *, seed: int = 0) -> ProvenProgram:
+    """Find the necessary edges of a compiled program in float64, and prove that they suffice.
+
+    Every edge along which anything can flow is cut alone, on every input of the program's length
+    with eight counterfactuals each, and answers at all positions are compared.
+
+    Args:
+        compiled: The program; its longest inputs are used.
+        seed: Seed of the counterfactuals and of the choice of prompts.
+
+    Returns:
+        The program with its edges.
+
+    Raises:
+        InputError: If the program is too large, degenerate or redundant, see `random_programs`.
+
+    Example:
+        >>> from hagd_jax.causal import named_edges
+        >>> from hagd_jax.testbeds import PROGRAMS, compile_program
+        >>> found = prove(compile_program(PROGRAMS["shift"]))
+        >>> [" ".join(edge) for edge in named_edges(found.model.config, found.edges)]
+        ['embed head 0.0 v', 'head 0.0 logits logits']
+    """
+    seed = require_index("seed", seed)
+    _require_small(compiled)
+    trial, name = _Trial(compiled, seed), compiled.program.name
+    among = program_edges(compiled.model)
+    places = np.flatnonzero(among.flat())
+    changed = np.array([trial.changed(_those(among, [place])) for place in places])
+    shown = changed.any((1, 2))
+    needed = _those(among, places[shown])
+    _require_circuit(name, trial, needed)
+    prompts = trial.prompts(changed[shown], seed)
+    case = Case(name, compiled.model, prompts, {}, "A random program.")
+    model = sharpened(case, _SURE / trial.margin).model
+    return ProvenProgram(name, compiled, model, prompts, needed, len(trial.clean))
+
+
+def _those(edges: Edges, places: Sequence[int] | np.ndarray) -> Edges:
+    """The edges at these places of a flat row, and no others."""
+    flat = np.zeros(len(edges.flat()), bool)
+    flat[places] = True
+    return edges.like(flat)
+
+
+def _require_small(compiled: Compiled) -> None:
+    c = compiled.model.config
+    edges = int(Edges.existing(c).count())
+    if c.n_layers > _MOST_LAYERS or edges > _MOST_EDGES:
+        raise InputError(
+            f"program {compiled.program.name}", got=f"{c.n_layers} layers and {edges} edges",
+            expected=f"at most {_MOST_LAYERS} and {_MOST_EDGES}",
+        )  # fmt: skip
+
+
+def _require_circuit(name: str, trial: _Trial, needed: Edges) -> None:
+    """Refuse edges that are not the whole circuit, or a circuit with idle parts."""
+    own, there = needed.flat(), Edges.existing(trial.model.config).flat()
+
+    def refuse(got: str) -> None:
+        raise InputError(f"program {name}", got=got, expected="one whose edges are all decided")
+
+    if own.sum() < _LEAST_EDGES:
+        refuse("an output that hardly depends on the input")
+    if trial.idle(needed):
+        refuse("a part that varies and does nothing")
+    if trial.moved(needed.like(there & ~own)) > _SAME:
+        refuse("redundant parts: the edges that are needed alone do not suffice together")
+    for place in np.flatnonzero(own):
+        kept = own.copy()
+        kept[place] = False
+        if not trial.changed(needed.like(there & ~kept)).any():
+            refuse("an edge that is needed in the model and not in its circuit")
+
+
+class _Trial:
+    """A trial runs cuts on pairs of inputs, and compares answers at all positions."""
+
+    def __init__(self, compiled: Compiled, seed: int) -> None:
+        tokens, said = compiled.tables[compiled.program.length]
+        rng = np.random.default_rng(seed)
+        rows = np.repeat(np.arange(len(tokens)), _PARTNERS)
+        others = (rows + rng.integers(1, max(len(tokens), 2), len(rows))) % len(tokens)
+        self.compiled, self.model, self.said = compiled, compiled.model, said[rows]
+        self.clean, self.corrupted, self.other_said = tokens[rows], tokens[others], said[others]
+        self.whole = exact_run(self.model, self.clean)
+        self.elsewhere = exact_run(self.model, self.corrupted).writes
+        ordered = np.sort(self.whole.logits[self.said >= 0], axis=-1)
+        self.margin = float((ordered[:, -1] - ordered[:, -2]).min())
+
+    def run(self, cut: Edges) -> np.ndarray:
+        """(N, T, V) logits with edges cut."""
+        return exact_run(self.model, self.clean, cut=cut, other=self.elsewhere).logits
+
+    def changed(self, cut: Edges) -> np.ndarray:
+        """(N, T) whether the answer changes where the program says something."""
+        return (self.run(cut).argmax(-1) != self.said) & (self.said >= 0)
+
+    def moved(self, cut: Edges) -> float:
+        """The largest change of a logit, as a share of the margin between answers."""
+        off = np.abs(self.run(cut) - self.whole.logits)[self.said >= 0]
+        return float(off.max()) / self.margin
+
+    def idle(self, edges: Edges) -> bool:
+        """Whether some writer differs between inputs, and no needed edge begins at it."""
+        varies = np.ptp(self.whole.writes, axis=1).max((1, 2)) > 1e-6
+        used = np.any([x.reshape(-1, x.shape[-1]).any(0) for x in vars(edges).values()], 0)
+        return bool((varies & ~used).any())
+
+    def prompts(self, changed: np.ndarray, seed: int) -> Prompts:
+        """Prompts, with witnesses of each needed edge among them; changed is (edges, N, T)."""
+        rng = np.random.default_rng(seed)
+        # Where input and counterfactual have one answer, the metric has no distractor.
+        asked = (self.said >= 0) & (self.other_said >= 0) & (self.said != self.other_said)
+        chosen: dict[int, None] = {}
+        for own in changed:
+            places = rng.permutation(np.flatnonzero((own & asked).ravel()))[:_WITNESSES]
+            if len(places) < _WITNESSES:
+                raise InputError(
+                    f"program {self.compiled.program.name}",
+                    got=f"an edge that matters on {len(places)} prompts",
+                    expected=f"at least {_WITNESSES}",
+                )
+            chosen.update(dict.fromkeys(places.tolist()))
+        rest = [place for place in rng.permutation(np.flatnonzero(asked.ravel())).tolist()
+                if place not in chosen]  # fmt: skip
+        kept = np.sort([*chosen, *rest[: max(0, _PROMPTS - len(chosen))]])
+        rows, positions = np.unravel_index(kept, asked.shape)
+        return make_prompts(
+            self.clean[rows].tolist(), self.corrupted[rows].tolist(),
+            self.said[rows, positions], self.other_said[rows, positions],
+            vocab_size=self.model.config.vocab_size, position=positions.tolist(),
+        )  # fmt: skip
