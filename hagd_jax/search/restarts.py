@@ -17,10 +17,15 @@ from hagd_jax.search.checks import require_run, require_sizes
 from hagd_jax.search.config import MaskConfig, RepairConfig
 from hagd_jax.search.mask_search import trained_circuits
 from hagd_jax.search.mask_steps import mask_ranks
-from hagd_jax.search.parts import Given, count, read
-from hagd_jax.search.repair import repair
+from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.parts import Given, best, read
+from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Selection, Source, parts_of
+from hagd_jax.units.rows import count, unflat
+
+# A circuit does all that the model does if its loss is below this share of the empty circuit's.
+ENOUGH = 1e-3
 
 
 class Best(NamedTuple):
@@ -28,8 +33,9 @@ class Best(NamedTuple):
 
     Attributes:
         mask: The circuit of the least loss, as a `Selection`.
-        ranks: (N,) log-probabilities of all nodes in the search that led to it.
-        losses: Of every start, after repair.
+        ranks: (N,) log-probabilities of all nodes in the search that led to it, or the scores if
+            their own highest nodes did.
+        losses: Of every start that was tried, after repair.
         empty: Loss of the empty circuit.
         found: Whether the best circuit takes away 5% of the empty circuit's loss or more; if not,
             every restart found nothing, and the circuit should not be used.
@@ -58,12 +64,16 @@ def search_restarts(
     """Train masks from each of several scores, repair what they find, and keep the best.
 
     One search may end where no swap leads out, such as in half of a circuit of exclusive-or. The
-    loss over the discovery prompts decides, and of equal ones the first.
+    loss over the discovery prompts decides, and of equal ones the first. The highest parts of the
+    scores themselves are measured too: where their loss is no higher than that of the trained
+    masks, they are repaired instead. A start whose highest parts have less than 0.1% of the empty
+    circuit's loss is not trained, and once a circuit is as good as that, no other start is tried.
 
     Args:
         model: The model.
         prompts: Prompts to discover on.
-        starts: Membership scores, one a restart; equal ones still differ in batches and noise.
+        starts: Membership scores, one a restart, cheapest or likeliest first; equal ones still
+            differ in batches and noise.
         size: Circuit size, in nodes.
         config: How masks are trained.
         swaps: How circuits are repaired; under the same ablations, if `swaps.mean` is None.
@@ -97,13 +107,31 @@ def search_restarts(
     seen = functools.reduce(operator.or_, (read(parts, scores)[1] for scores in starts))
     if swaps.mean is None:
         swaps = dataclasses.replace(swaps, mean=config.mean)
-    results = []
+    nothing = unflat(parts, np.zeros(count(parts), bool))
+
+    def measured(masks: list[Given]) -> np.ndarray:
+        return measured_losses(model, prompts, masks, swaps, dictionary=dictionary)
+
+    results: list[tuple[Repaired, np.ndarray]] = []
     for number, scores in enumerate(starts):
+        row, _ = read(parts, scores)
+        own = Selection(best(parts, row, size), seen)
+        before, empty = measured([own, nothing])
+        flat_start = np.ptp(row) == 0  # its highest parts are only the first ones
+        if before <= ENOUGH * empty and not flat_start:
+            good = Repaired(own, (float(before),), 1, float(empty), is_found(before, empty))
+            results.append((good, row))
+            break
         circuits, state = trained_circuits(
             model, prompts, scores, [size], config, dictionary=dictionary, seed=seed + number
         )
-        better = repair(model, prompts, circuits[size], swaps, dictionary=dictionary)
-        results.append((better, mask_ranks(state, [size])[0]))
+        trained = flat_start or measured([circuits[size]])[0] < before
+        better = repair(
+            model, prompts, circuits[size] if trained else own, swaps, dictionary=dictionary
+        )
+        results.append((better, mask_ranks(state, [size])[0] if trained else row))
+        if better.losses[-1] <= ENOUGH * empty:
+            break
     losses = tuple(better.losses[-1] for better, _ in results)
     better, ranks = results[losses.index(min(losses))]
     return Best(better.mask.after(seen), ranks, losses, better.empty, better.found)

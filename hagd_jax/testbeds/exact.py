@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from hagd_jax.brief import one_line
@@ -65,7 +66,8 @@ def exact_run(
         raise InputError("model", got=repr(c)[:80], expected="that of a compiled program")
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     p = {path: np.asarray(value, np.float64) for path, value in flat.items()}
-    cut = Edges.existing(c).like(np.zeros(len(Edges.existing(c).flat()), bool)) if cut is None else cut
+    if cut is None:
+        cut = jax.tree.map(np.zeros_like, Edges.existing(c))
     length, heads = tokens.shape[1], c.n_layers * c.n_heads
     own = np.zeros((1 + heads + c.n_layers, *tokens.shape, c.d_model))
     own[0] = p["embed/embedding"][tokens] + p["positions/embedding"][:length]

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import flax.traverse_util
+import jax
 import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_index
-from hagd_jax.models import LanguageModel
+from hagd_jax.models import DecoderConfig, LanguageModel
 from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.testbeds.blank import written, zeros
 from hagd_jax.testbeds.case import Case
 from hagd_jax.testbeds.compiled import Compiled, compile_program
 from hagd_jax.testbeds.exact import exact_run
 from hagd_jax.testbeds.guise import sharpened
-from hagd_jax.testbeds.random_programs import random_program
+from hagd_jax.testbeds.random_program import random_program
 from hagd_jax.testbeds.structure import program_edges
 from hagd_jax.units import Edges
 
-# Counterfactuals of each input, and layers and edges of the largest programs.
-_PARTNERS, _MOST_LAYERS, _MOST_EDGES = 8, 4, 200
+# All programs are laid out alike, so that one compiled program serves all of them: 175 edges.
+_LAYERS, _HEADS, _WIDTH, _HEAD, _MLP, _VOCABULARY = 4, 2, 64, 8, 64, 16
+# Least number of pairs of an input with a counterfactual.
+_PAIRS = 640
+# Bias of logits that no program has.
+_NEVER = -1e4
 # Needed edges of the smallest programs; prompts that show that one is needed; prompts in all.
-_LEAST_EDGES, _WITNESSES, _PROMPTS = 3, 8, 160
+_LEAST_EDGES, _WITNESSES, _PROMPTS = 3, 6, 160
 # Logits of answers lie 1 apart or more before they are sharpened; steps of MLPs are off by less.
 _SAME, _SURE = 0.05, 8.0
 
@@ -34,8 +42,9 @@ class ProvenProgram(NamedTuple):
     Attributes:
         name: Of the program.
         compiled: The program and its model as compiled.
-        model: The model, with logits so sharp that its answers are certain.
-        prompts: Inputs with counterfactuals. Of each needed edge, eight or more change their answer
+        model: The model, hidden among heads, MLPs and directions that do nothing, so that all
+            programs have the same configuration; its logits are so sharp that answers are certain.
+        prompts: Inputs with counterfactuals. Of each needed edge, six or more change their answer
             when it is cut.
         edges: The needed edges under counterfactual ablation: cutting one of them changes an
             answer; cutting all others at once changes no logit; cutting one of them beside all
@@ -57,7 +66,7 @@ class ProvenProgram(NamedTuple):
 def random_programs(seed: int, n: int, *, depth: int = 3) -> Iterator[ProvenProgram]:
     """Draw random programs until n of them have edges that are proven necessary.
 
-    Programs are passed over that do not compile to four layers and 200 edges, whose output does not
+    Programs are passed over that do not fit into four layers of two heads, whose output does not
     depend on the input, that have a part that varies and does nothing, that are redundant (no
     single edge is needed where several can stand in for each other), whose edges hardly ever
     matter, or that have the edges of an earlier program.
@@ -101,7 +110,7 @@ def prove(compiled: Compiled, *, seed: int = 0) -> ProvenProgram:
     """Find the necessary edges of a compiled program in float64, and prove that they suffice.
 
     Every edge along which anything can flow is cut alone, on every input of the program's length
-    with eight counterfactuals each, and answers at all positions are compared.
+    with 640 counterfactuals in all, and answers at all positions are compared.
 
     Args:
         compiled: The program; its longest inputs are used.
@@ -130,9 +139,42 @@ def prove(compiled: Compiled, *, seed: int = 0) -> ProvenProgram:
     needed = _those(among, places[shown])
     _require_circuit(name, trial, needed)
     prompts = trial.prompts(changed[shown], seed)
-    case = Case(name, compiled.model, prompts, {}, "A random program.")
+    case = Case(name, _laid_out(compiled.model), prompts, {}, "A random program.")
     model = sharpened(case, _SURE / trial.margin).model
-    return ProvenProgram(name, compiled, model, prompts, needed, len(trial.clean))
+    edges = _moved(needed, Edges.existing(model.config))
+    return ProvenProgram(name, compiled, model, prompts, edges, len(trial.clean))
+
+
+def _shape_of(c: DecoderConfig) -> DecoderConfig:
+    """The configuration that all programs are laid out in."""
+    return dataclasses.replace(
+        c, vocab_size=_VOCABULARY, n_layers=_LAYERS, d_model=_WIDTH, n_heads=_HEADS,
+        n_kv_heads=_HEADS, d_head=_HEAD, d_mlp=_MLP,
+    )  # fmt: skip
+
+
+def _laid_out(model: LanguageModel) -> LanguageModel:
+    """The same model among weights of zero; logits that it does not have never win."""
+    config = _shape_of(model.config)
+    params = zeros(config)
+    params["unembed/bias"][:] = _NEVER
+    for path, own in flax.traverse_util.flatten_dict(model.params, sep="/").items():
+        params[path][tuple(map(slice, own.shape))] = own
+    return model.replace(params=written(params), config=config)
+
+
+def _moved(edges: Edges, there: Edges) -> Edges:
+    """Edges of a model as those of the model that it was laid out in."""
+    (layers, heads, _), most = np.shape(edges.q), np.shape(there.q)
+    head = [1 + layer * most[1] + own for layer in range(layers) for own in range(heads)]
+    mlp = 1 + most[0] * most[1] + np.arange(layers)
+    writers = np.array([0, *head, *mlp])
+    moved = jax.tree.map(np.zeros_like, there)
+    for name in ("q", "k", "v"):
+        getattr(moved, name)[:layers, :heads, writers] = getattr(edges, name)
+    moved.mlp[:layers, writers] = edges.mlp
+    moved.final[writers] = edges.final
+    return moved
 
 
 def _those(edges: Edges, places: Sequence[int] | np.ndarray) -> Edges:
@@ -143,13 +185,15 @@ def _those(edges: Edges, places: Sequence[int] | np.ndarray) -> Edges:
 
 
 def _require_small(compiled: Compiled) -> None:
+    """Refuse programs that are larger than the shape that all are laid out in."""
     c = compiled.model.config
-    edges = int(Edges.existing(c).count())
-    if c.n_layers > _MOST_LAYERS or edges > _MOST_EDGES:
-        raise InputError(
-            f"program {compiled.program.name}", got=f"{c.n_layers} layers and {edges} edges",
-            expected=f"at most {_MOST_LAYERS} and {_MOST_EDGES}",
-        )  # fmt: skip
+    most = _shape_of(c)
+    for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_head", "d_mlp"):
+        if getattr(c, name) > getattr(most, name):
+            raise InputError(
+                f"{name} of program {compiled.program.name}", got=getattr(c, name),
+                expected=f"at most {getattr(most, name)}",
+            )  # fmt: skip
 
 
 def _require_circuit(name: str, trial: _Trial, needed: Edges) -> None:
@@ -178,7 +222,7 @@ class _Trial:
     def __init__(self, compiled: Compiled, seed: int) -> None:
         tokens, said = compiled.tables[compiled.program.length]
         rng = np.random.default_rng(seed)
-        rows = np.repeat(np.arange(len(tokens)), _PARTNERS)
+        rows = np.repeat(np.arange(len(tokens)), -(-_PAIRS // len(tokens)))
         others = (rows + rng.integers(1, max(len(tokens), 2), len(rows))) % len(tokens)
         self.compiled, self.model, self.said = compiled, compiled.model, said[rows]
         self.clean, self.corrupted, self.other_said = tokens[rows], tokens[others], said[others]
@@ -223,7 +267,10 @@ class _Trial:
             chosen.update(dict.fromkeys(places.tolist()))
         rest = [place for place in rng.permutation(np.flatnonzero(asked.ravel())).tolist()
                 if place not in chosen]  # fmt: skip
-        kept = np.sort([*chosen, *rest[: max(0, _PROMPTS - len(chosen))]])
+        kept = np.sort([*chosen, *rest][:_PROMPTS])
+        if not len(chosen) <= len(kept) == _PROMPTS:
+            raise InputError(f"program {self.compiled.program.name}", got=f"{len(kept)} prompts",
+                             expected=f"{_PROMPTS}, with {_WITNESSES} for each edge")  # fmt: skip
         rows, positions = np.unravel_index(kept, asked.shape)
         return make_prompts(
             self.clean[rows].tolist(), self.corrupted[rows].tolist(),

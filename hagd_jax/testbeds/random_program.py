@@ -21,8 +21,8 @@ import numpy as np
 from hagd_jax.errors import require_index
 from hagd_jax.testbeds.compiled import Program
 
-# Vocabulary size and length: a few hundred inputs of the longest length at most.
-_SHAPES = ((3, 4), (4, 4), (2, 6))
+# Sizes of the vocabulary, and length: 81 or 256 inputs of the longest length.
+_WORDS, _LENGTH = (3, 4), 4
 Value = Any
 _MAPS: tuple[Callable[[int, int], int], ...] = (
     lambda x, c: int(x == c),
@@ -72,12 +72,12 @@ def random_program(seed: int, *, depth: int = 3) -> Program:
     Example:
         >>> program = random_program(3)
         >>> program.name, program.vocabulary, program.length
-        ('random 3', (0, 1), 6)
+        ('random 3', (0, 1, 2, 3), 4)
     """
     seed, depth = require_index("seed", seed), 1 + require_index("depth - 1", depth - 1, 4)
-    words, length = _SHAPES[np.random.default_rng(seed).integers(len(_SHAPES))]
+    words = int(np.random.default_rng(seed).choice(_WORDS))
     make = functools.partial(_drawn, seed, depth, words)
-    return Program(f"random {seed}", make, tuple(range(words)), length)
+    return Program(f"random {seed}", make, tuple(range(words)), _LENGTH)
 
 
 def _drawn(seed: int, depth: int, words: int, rasp: Any, lib: Any) -> Value:
