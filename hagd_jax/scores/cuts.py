@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,8 @@ def cuts(
         for side in both.T:
             np.maximum.at(most, side, excess)
         scores = alone + most
-    label = None if isinstance(parts, Components) else as_dictionary(model, dictionary)
+    edges = isinstance(dictionary, Components)
+    label = None if edges else as_dictionary(model, dictionary)
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=label)
     made = [Scores(unflat(parts, row.astype(np.float32)), seen) for row in (alone, scores)]
     if first is not None:
@@ -190,7 +191,8 @@ def _cut(
     def one(pair: jax.Array) -> jax.Array:
         row = jnp.ones(count(parts)).at[pair].set(0, mode="drop")
         rows = batch.per_row(jnp.broadcast_to(row, (len(batch), len(row))))
-        found = forward(model, tokens, parts.mask(masks(parts, rows), other), read=reads).logits
+        mask: Any = masks(parts, rows)
+        found = forward(model, tokens, parts.mask(mask, other), read=reads).logits
         off = (batch.metric(found) - own) ** 2
         return jnp.stack([batch.kl(clean, found) @ weight, off @ weight])
 

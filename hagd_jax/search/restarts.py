@@ -14,15 +14,16 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run, require_sizes
-from hagd_jax.search.config import MaskConfig, RepairConfig
+from hagd_jax.search.config import MaskConfig, RepairConfig, shares
 from hagd_jax.search.mask_search import trained_circuits
 from hagd_jax.search.mask_steps import mask_ranks
 from hagd_jax.search.outcome import is_found, measured_losses
-from hagd_jax.search.parts import Given, best, read
+from hagd_jax.search.parts import Given, best, looked, read
 from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Parts, Selection, Source, parts_of
-from hagd_jax.units.rows import count, unflat
+from hagd_jax.units.rows import count
 
 # A circuit does all that the model does if its loss is below this share of the empty circuit's.
 ENOUGH = 1e-3
@@ -107,31 +108,55 @@ def search_restarts(
     seen = functools.reduce(operator.or_, (read(parts, scores)[1] for scores in starts))
     if swaps.mean is None:
         swaps = dataclasses.replace(swaps, mean=config.mean)
-    nothing = unflat(parts, np.zeros(count(parts), bool))
-
-    def measured(masks: list[Given]) -> np.ndarray:
-        return measured_losses(model, prompts, masks, swaps, dictionary=dictionary)
-
+    seen |= looked(model, prompts, dictionary, tuple(shares(swaps)))
+    run = _Run(model, prompts, dictionary, parts, size, config, swaps, seen)
     results: list[tuple[Repaired, np.ndarray]] = []
     for number, scores in enumerate(starts):
-        row, _ = read(parts, scores)
-        own = Selection(best(parts, row, size), seen)
-        before, empty = measured([own, nothing])
-        flat_start = np.ptp(row) == 0  # its highest parts are only the first ones
-        if before <= ENOUGH * empty and not flat_start:
-            good = Repaired(own, (float(before),), 1, float(empty), is_found(before, empty))
-            results.append((good, row))
-            break
-        circuits, state = trained_circuits(
-            model, prompts, scores, [size], config, dictionary=dictionary, seed=seed + number
-        )
-        trained = flat_start or measured([circuits[size]])[0] < before
-        better = repair(
-            model, prompts, circuits[size] if trained else own, swaps, dictionary=dictionary
-        )
-        results.append((better, mask_ranks(state, [size])[0] if trained else row))
-        if better.losses[-1] <= ENOUGH * empty:
+        results.append(run.attempt(scores, seed + number))
+        better, _ = results[-1]
+        if better.found and better.losses[-1] <= ENOUGH * better.empty:
             break
     losses = tuple(better.losses[-1] for better, _ in results)
     better, ranks = results[losses.index(min(losses))]
     return Best(better.mask.after(seen), ranks, losses, better.empty, better.found)
+
+
+class _Run(NamedTuple):
+    """A run holds what all starts have in common."""
+
+    model: LanguageModel
+    prompts: Prompts
+    dictionary: Parts | Source | None
+    parts: Parts
+    size: int
+    config: MaskConfig
+    swaps: RepairConfig
+    seen: Seen
+
+    __repr__ = one_line
+
+    def attempt(self, scores: Given, seed: int) -> tuple[Repaired, np.ndarray]:
+        """The circuit that a start leads to, and how all parts were ranked."""
+        row, _ = read(self.parts, scores)
+        # The highest of equal scores are only the first parts.
+        own, before = None, np.inf
+        if np.ptp(row):
+            own = Selection(best(self.parts, row, self.size), self.seen)
+            before, empty = self.measured(own, own.like(np.zeros_like(own.flat())))
+            if before <= ENOUGH * empty and is_found(before, empty):
+                return Repaired(own, (float(before),), 2, float(empty), True), row
+        circuits, state = trained_circuits(
+            self.model, self.prompts, scores, [self.size], self.config,
+            dictionary=self.dictionary, seed=seed,
+        )  # fmt: skip
+        circuit, ranks = circuits[self.size], mask_ranks(state, [self.size])[0]
+        if own is not None and before <= self.measured(circuit)[0]:
+            circuit, ranks = own, row
+        better = repair(self.model, self.prompts, circuit, self.swaps, dictionary=self.dictionary)
+        return better, ranks
+
+    def measured(self, *masks: Given) -> np.ndarray:
+        """Losses of circuits under the ablations of the search."""
+        return measured_losses(
+            self.model, self.prompts, masks, self.swaps, dictionary=self.dictionary
+        )

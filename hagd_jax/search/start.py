@@ -75,8 +75,8 @@ def best_start(
 ) -> Start:
     """Choose among scores by circuits of their highest parts, on prompts that none was made from.
 
-    Each of the S scores gives one circuit of each size, its highest nodes or edges. `with_cuts` adds
-    measured cuts to the scores, where they cost less than the search. All S · len(sizes)
+    `with_cuts` adds measured cuts to the scores, where they cost less than the search. Each of the
+    S scores gives one circuit of each size, its highest nodes or edges. All S · len(sizes)
     circuits and the empty one run in one compiled call for each ablation. The loss of scores is the
     mean over sizes and ablations of KL(model ‖ circuit) / KL(model ‖ empty), or of
     |1 − faithfulness|. With sizes in a geometric series it approximates the area under the curve
@@ -119,7 +119,8 @@ def best_start(
         if not listed:
             raise InputError(what, got="none", expected="one or more")
     parts = parts_of(model, dictionary)
-    label = None if isinstance(parts, Components) else as_dictionary(model, dictionary)
+    edges = isinstance(dictionary, Components)
+    label = None if edges else as_dictionary(model, dictionary)
     seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
                 dictionary=label)  # fmt: skip
     _require_apart(seen, starts)

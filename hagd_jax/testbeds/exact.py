@@ -66,8 +66,8 @@ def exact_run(
         raise InputError("model", got=repr(c)[:80], expected="that of a compiled program")
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     p = {path: np.asarray(value, np.float64) for path, value in flat.items()}
-    if cut is None:
-        cut = jax.tree.map(np.zeros_like, Edges.existing(c))
+    nothing: Edges = jax.tree.map(np.zeros_like, Edges.existing(c))
+    cut = nothing if cut is None else cut
     length, heads = tokens.shape[1], c.n_layers * c.n_heads
     own = np.zeros((1 + heads + c.n_layers, *tokens.shape, c.d_model))
     own[0] = p["embed/embedding"][tokens] + p["positions/embedding"][:length]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import flax.traverse_util
@@ -134,7 +134,7 @@ def prove(compiled: Compiled, *, seed: int = 0) -> ProvenProgram:
     trial, name = _Trial(compiled, seed), compiled.program.name
     among = program_edges(compiled.model)
     places = np.flatnonzero(among.flat())
-    changed = np.array([trial.changed(_those(among, [place])) for place in places])
+    changed = np.array([trial.changed(_those(among, np.array([place]))) for place in places])
     shown = changed.any((1, 2))
     needed = _those(among, places[shown])
     _require_circuit(name, trial, needed)
@@ -159,7 +159,7 @@ def _laid_out(model: LanguageModel) -> LanguageModel:
     params = zeros(config)
     params["unembed/bias"][:] = _NEVER
     for path, own in flax.traverse_util.flatten_dict(model.params, sep="/").items():
-        params[path][tuple(map(slice, own.shape))] = own
+        params[path][tuple(map(slice, np.shape(own)))] = own
     return model.replace(params=written(params), config=config)
 
 
@@ -177,7 +177,7 @@ def _moved(edges: Edges, there: Edges) -> Edges:
     return moved
 
 
-def _those(edges: Edges, places: Sequence[int] | np.ndarray) -> Edges:
+def _those(edges: Edges, places: np.ndarray) -> Edges:
     """The edges at these places of a flat row, and no others."""
     flat = np.zeros(len(edges.flat()), bool)
     flat[places] = True

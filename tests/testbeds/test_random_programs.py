@@ -33,7 +33,7 @@ OFF = 0.4
 
 @functools.cache
 def found():
-    return tuple(random_programs(7, 3))
+    return tuple(random_programs(7, 2))
 
 
 @settings(max_examples=25, deadline=None)
@@ -52,13 +52,13 @@ def test_a_seed_decides_a_program_that_runs_on_every_input(seed, depth):
 
 def test_programs_come_in_the_same_order_however_many_are_asked_for():
     first = next(random_programs(7, 1))
-    assert [p.name for p in found()][0] == first.name
+    assert found()[0].name == first.name
     np.testing.assert_array_equal(first.prompts.clean, found()[0].prompts.clean)
-    assert len({p.name for p in found()}) == 3
+    assert len({p.name for p in found()}) == 2
     assert len({p.model.config for p in found()}) == 1
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(2))
 def test_the_hidden_model_says_what_the_program_says(place):
     own = found()[place]
     logits = np.asarray(forward(own.model, own.prompts.clean).logits)
@@ -72,17 +72,16 @@ def test_the_hidden_model_says_what_the_program_says(place):
         assert own.compiled.model.tokenizer.decode([int(row.argmax())]).strip() == str(said)
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_needed_edges_are_those_that_the_decoder_needs_on_the_prompts(place):
-    own = found()[place]
+def test_needed_edges_are_those_that_the_decoder_needs_on_the_prompts():
+    own = found()[0]
     needed = necessary_edges(
-        own.model, [own.prompts], "counterfactual", among=Edges.existing(own.model.config)
+        own.model, [own.prompts], "counterfactual", among=program_edges(own.model), batch_size=32
     )
     np.testing.assert_array_equal(needed.flat(), own.edges.flat())
     assert 3 <= own.edges.count() < program_edges(own.model).count()
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(2))
 def test_the_needed_edges_alone_do_all_that_the_model_does(place):
     own = found()[place]
     there = own.edges.like(np.zeros_like(own.edges.flat()))
