@@ -125,9 +125,9 @@ def prove(compiled: Compiled, *, seed: int = 0) -> ProvenProgram:
     Example:
         >>> from hagd_jax.causal import named_edges
         >>> from hagd_jax.testbeds import PROGRAMS, compile_program
-        >>> found = prove(compile_program(PROGRAMS["shift"]))
+        >>> found = prove(compile_program(PROGRAMS["after_a"]))
         >>> [" ".join(edge) for edge in named_edges(found.model.config, found.edges)]
-        ['embed head 0.0 v', 'head 0.0 logits logits']
+        ['embed head 0.0 v', 'head 0.0 mlp 0 mlp', 'mlp 0 logits logits']
     """
     seed = require_index("seed", seed)
     _require_small(compiled)
