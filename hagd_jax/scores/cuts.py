@@ -21,7 +21,7 @@ from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import look
-from hagd_jax.units import Components, Parts, Scores, Source, as_dictionary, parts_of
+from hagd_jax.units import Components, Edges, Nodes, Parts, Scores, Source, as_dictionary, parts_of
 from hagd_jax.units.rows import count, flat, masks, unflat
 
 
@@ -103,8 +103,8 @@ def cuts(
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
         >>> either = cuts(case.model, case.prompts, CutConfig(pairs=10))
-        >>> int((either.alone.flat() > 1e-3).sum()), int((either.scores.flat() > 1e-3).sum())
-        (1, 3)
+        >>> either.pairs[either.excess.argmax()].tolist()  # two heads, each of which would do
+        [0, 1]
     """
     require_is("model", model, LanguageModel)
     require_is("prompts", prompts, Prompts, mend="A split of a task has some.")
@@ -136,7 +136,7 @@ def cuts(
 
 def _ranking(parts: Parts, first: Scores) -> np.ndarray:
     """(N,) magnitudes of scores of the same parts."""
-    kind = type(parts.space) if isinstance(parts, Components) else type(unflat(parts, np.empty(0)))
+    kind = Edges if isinstance(parts, Components) else Nodes
     row = np.abs(flat(parts, first.values)) if isinstance(first.values, kind) else np.empty(0)
     if len(row) != count(parts):
         raise InputError("first", got=repr(first), expected=f"scores of {count(parts)} parts",

@@ -132,7 +132,7 @@ def smallest_circuit(
         >>> from hagd_jax.scores.cuts import cuts
         >>> case = hagd.testbeds.hand_built()[1]
         >>> effects = cuts(case.model, case.prompts).alone
-        >>> smallest_circuit(case.model, case.prompts, effects).mask.count()
+        >>> len(smallest_circuit(case.model, case.prompts, effects))
         3
     """
     require_run(model, prompts, config, MaskConfig)
