@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -158,8 +158,9 @@ def _laid_out(model: LanguageModel) -> LanguageModel:
     config = _shape_of(model.config)
     params = zeros(config)
     params["unembed/bias"][:] = _NEVER
-    for path, own in flax.traverse_util.flatten_dict(model.params, sep="/").items():
-        params[path][tuple(map(slice, np.shape(own)))] = own
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(model.params, sep="/")
+    for path, own in flat.items():
+        params[path][tuple(map(slice, own.shape))] = own
     return model.replace(params=written(params), config=config)
 
 

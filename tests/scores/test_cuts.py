@@ -1,6 +1,7 @@
 """Measured cuts against circuits measured one by one."""
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,8 +21,6 @@ CASES = {case.name: case for case in hand_built()}
 MODEL = noisy(PLAIN, 4)
 ROWS, OTHER = np.random.default_rng(2).integers(0, 12, (2, 12, 5)).tolist()
 PROMPTS = make_prompts(ROWS, OTHER, [1, 2] * 6, [3, 4] * 6, vocab_size=12)
-# Sums over prompts are taken in another order.
-CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 def without(parts, *places):
@@ -37,7 +36,8 @@ def test_effects_are_the_losses_of_circuits_that_lack_a_part(of):
     each = [without(parts, place) for place in range(count(parts))]
     config = RepairConfig(batch_size=12, metric=0.5)
     losses = measured_losses(MODEL, PROMPTS, each, config, dictionary=parts)
-    np.testing.assert_allclose(flat(parts, found.alone.values), losses, **CLOSE)
+    # Sums over prompts are taken in another order.
+    np.testing.assert_allclose(flat(parts, found.alone.values), losses, rtol=1e-4, atol=1e-6)
     assert losses.max() > 1e-3
     assert found.evaluations == count(parts) * 12
     assert found.scores.seen.ablations == ("counterfactual",)
@@ -79,9 +79,10 @@ def test_bad_input_is_refused():
     first = eap(case.model, case.prompts)
     with pytest.raises(InputError, match="first"):
         cuts(case.model, case.prompts, first=first, dictionary=components(case.model))
-    for broken in ({"pairs": -1}, {"batch_size": 0}, {"at_once": 0}, {"metric": -1.0}):
+    bad: Any
+    for bad in ({"pairs": -1}, {"batch_size": 0}, {"at_once": 0}, {"metric": -1.0}):
         with pytest.raises(ConfigError):
-            CutConfig(**broken)
+            CutConfig(**bad)
     with pytest.raises(InputError, match="prompts"):
         cuts(case.model, [1, 2])  # type: ignore[arg-type]
     broken = case.model.replace(params=jax.tree.map(lambda x: x * np.nan, case.model.params))
