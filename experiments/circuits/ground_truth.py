@@ -6,11 +6,12 @@
 Models written by hand, each in three scrambled variants, have circuits of nodes and of edges. RASP
 programs compiled by Tracr have circuits of edges: those without which some answer changes under the
 ablation of the search (counterfactual, three pairings). The search is given the true size. Masks
-start at constant scores and are repaired by measured swaps; of three searches, the one with the
-smallest loss on the search's inputs (all inputs, or 200 of them) counts. `exact` says whether the
-circuit equals the true one. AUROC ranks units by the final mask logits, with members of the circuit
-first. EAP and EAP-IG are measured on the same nodes, edges and inputs. Expected: AUROC 1.0 on 90%
-of cases, exact on 80%. Writes results/ground_truth.json.
+start at the effects of measured cuts, where these cost less than a search, and at constant scores,
+and are repaired by measured swaps; of all searches, the one with the smallest loss on the search's
+inputs (all inputs, or 200 of them) counts, and one without loss ends the search. `exact` says
+whether the circuit equals the true one. AUROC ranks units by the final mask logits, with members of
+the circuit first. EAP and EAP-IG are measured on the same nodes, edges and inputs. Expected: AUROC
+1.0 on 90% of cases, exact on 80%. Writes results/ground_truth.json.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from experiments.common.script import Places, run
 from hagd_jax.causal.metrics import auroc
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores import GradientConfig, eap_edges, eap_ig, eap_ig_edges, path
-from hagd_jax.search import MaskConfig, RepairConfig, search_restarts
-from hagd_jax.search.parts import count, flat, unflat
+from hagd_jax.search import MaskConfig, RepairConfig, search_restarts, with_cuts
 from hagd_jax.search.top import highest
 from hagd_jax.tasks import Prompts, Seen
 from hagd_jax.testbeds import (
@@ -46,6 +46,7 @@ from hagd_jax.testbeds import (
     true_edges,
 )
 from hagd_jax.units import Scores, components, parts_of
+from hagd_jax.units.rows import count, flat, unflat
 
 ABLATION = "counterfactual"
 
@@ -61,7 +62,7 @@ class Config(Places):
         of: Whether circuits of models written by hand consist of nodes, edges or each in turn.
         inputs: Largest number of a program's inputs that the search sees.
         pairings: Random pairings of inputs with counterfactuals that define the true edges.
-        restarts: Number of searches, of which the best counts; more restarts take more time.
+        restarts: Number of searches from constant scores; more restarts take more time.
         search: Training of the masks.
         repair: Swaps that are measured after the search.
     """
@@ -115,7 +116,8 @@ def rows_of(
     size, total = int(truth.sum()), count(parts)
     began = time.monotonic()
     nothing = Scores(unflat(parts, np.zeros(total, np.float32)), Seen.nothing())
-    starts = [nothing] * config.restarts
+    cuts = with_cuts({}, model, prompts, config.search, dictionary=parts, seed=seed)
+    starts = [*cuts.values(), *[nothing] * config.restarts]
     best = search_restarts(
         model, prompts, starts, size, config.search, config.repair, dictionary=parts, seed=seed
     )

@@ -84,6 +84,22 @@ def ground_truth(result: dict) -> list[Row]:
     return made
 
 
+def random_programs(result: dict) -> list[Row]:
+    """Make a row for each half of the random programs: circuits that were found exactly."""
+    made = []
+    names = {"hagd": "search that begins at measured cuts", "smallest": "size not given",
+             "cuts": "cuts alone", "|eap_ig|": "EAP-IG's magnitude"}  # fmt: skip
+    for half, target in (("seen", "—"), ("unseen", "≥ 95%")):
+        own = [row for row in result["rows"] if row["half"] == half]
+        said = [f"{name} {sum(r['exact'] for r in own if r['by'] == by)}"
+                for by, name in names.items()]  # fmt: skip
+        if own:
+            count = sum(row["by"] == "hagd" for row in own)
+            made.append((f"Edges of random programs, {count} {half} ones: found exactly",
+                         "; ".join(said), target, "circuits/random_programs.py"))  # fmt: skip
+    return made
+
+
 def exhaustive(result: dict) -> list[Row]:
     """Make the row of the comparison with exhaustive search."""
     rows = result["rows"]
@@ -183,6 +199,7 @@ ROWS: Rows = {
     "modular_arithmetic": modular,
     "algorithmic": algorithmic,
     "ground_truth": ground_truth,
+    "random_programs": random_programs,
     "exhaustive_check": exhaustive,
     "stability": stability,
     "meta_learning": learner,

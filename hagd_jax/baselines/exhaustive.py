@@ -11,10 +11,11 @@ from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import RepairConfig, measured_losses
 from hagd_jax.search.config import shares
-from hagd_jax.search.parts import count, looked, unflat
+from hagd_jax.search.parts import looked
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Parts, Selection, Source, parts_of
+from hagd_jax.units.rows import count, unflat
 
 MOST = 20
 _AT_ONCE = 2048

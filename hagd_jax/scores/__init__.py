@@ -1,6 +1,7 @@
 """Scores: how much every node and edge moves a behaviour, over the prompts of a task."""
 
 from hagd_jax.scores.component_graph import ComponentGraph, component_graph
+from hagd_jax.scores.cuts import CutConfig, Cuts, cuts
 from hagd_jax.scores.integrated_gradients import GradientConfig, mean_scores, node_scores
 from hagd_jax.scores.methods import METHODS, Method
 from hagd_jax.scores.node_graph import NodeGraph, node_graph
@@ -12,12 +13,15 @@ from hagd_jax.scores.rules import gim_rules, relp_rules
 __all__ = [
     "METHODS",
     "ComponentGraph",
+    "CutConfig",
+    "Cuts",
     "GradientConfig",
     "Method",
     "NodeGraph",
     "PromptScores",
     "component_graph",
     "conductance",
+    "cuts",
     "eap",
     "eap_edges",
     "eap_ig",

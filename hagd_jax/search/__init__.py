@@ -8,6 +8,7 @@ from hagd_jax.search.discoveries import CoreConfig
 from hagd_jax.search.many import search_many
 from hagd_jax.search.mask_search import Searched, search_masks, seen_by_masks, train_masks
 from hagd_jax.search.mask_steps import MaskState, init_masks, mask_ranks
+from hagd_jax.search.measured import search_cost, smallest_circuit, with_cuts
 from hagd_jax.search.outcome import is_found, measured_losses, require_found
 from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.search.restarts import Best, search_restarts
@@ -62,15 +63,18 @@ __all__ = [
     "repair_units",
     "require_found",
     "schedule",
+    "search_cost",
     "search_many",
     "search_masks",
     "search_restarts",
     "search_units",
     "seen_by_masks",
     "seen_by_units",
+    "smallest_circuit",
     "top_nodes",
     "train_masks",
     "train_units",
     "unit_edges",
     "unit_losses",
+    "with_cuts",
 ]

@@ -23,12 +23,13 @@ from hagd_jax.search.mask_search import (
 )
 from hagd_jax.search.mask_steps import Search, init_masks, scan_steps, traced
 from hagd_jax.search.objective import target_of
-from hagd_jax.search.parts import Given, count, read
+from hagd_jax.search.parts import Given, read
 from hagd_jax.search.schedule import schedule, trained_at
 from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Source, parts_of
+from hagd_jax.units.rows import count
 
 
 def search_many(

@@ -32,13 +32,14 @@ from hagd_jax.search.mask_steps import (
 )
 from hagd_jax.search.objective import target_of
 from hagd_jax.search.outcome import is_found, measured_losses
-from hagd_jax.search.parts import Given, best, count, looked, read
+from hagd_jax.search.parts import Given, best, looked, read
 from hagd_jax.search.schedule import schedule, trained_at
 from hagd_jax.search.tree import Tree
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Parts, Selection, Source, parts_of
+from hagd_jax.units.rows import count
 
 
 class Searched(NamedTuple):

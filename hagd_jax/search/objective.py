@@ -13,10 +13,10 @@ from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.checks import require_spoken
-from hagd_jax.search.parts import masks
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts
+from hagd_jax.units.rows import masks
 
 
 class Target(NamedTuple):

@@ -11,9 +11,10 @@ from hagd_jax.errors import InputError, NoCircuitError, require_choice, require_
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run, require_spoken
 from hagd_jax.search.config import MaskConfig, RepairConfig, shares
-from hagd_jax.search.parts import Given, read_circuit, unflat
+from hagd_jax.search.parts import Given, read_circuit
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Source, parts_of
+from hagd_jax.units.rows import unflat
 
 # A circuit that takes away less than this share of the empty circuit's loss is none.
 GAIN = 0.05

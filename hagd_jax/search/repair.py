@@ -19,9 +19,10 @@ from hagd_jax.search.checks import require_run
 from hagd_jax.search.config import RepairConfig, shares
 from hagd_jax.search.objective import Target, counterfactual, loss, mixed, target_of
 from hagd_jax.search.outcome import is_found, measured_losses
-from hagd_jax.search.parts import Given, looked, read_circuit, unflat
+from hagd_jax.search.parts import Given, looked, read_circuit
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Selection, Source, parts_of
+from hagd_jax.units.rows import unflat
 
 # A backward pass costs as much as two forward passes.
 GRADIENT = 3

@@ -11,10 +11,12 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal.ablation import Ablation, Behaviour, behaviour
 from hagd_jax.errors import InputError, require_choice, require_is, require_list
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.top import top_nodes
+from hagd_jax.search.checks import require_sizes
+from hagd_jax.search.parts import best, read
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
-from hagd_jax.units import Nodes, Scores, Source, as_dictionary
+from hagd_jax.units import Components, Parts, Scores, Source, as_dictionary, parts_of
+from hagd_jax.units.rows import count, unflat
 
 Measure = Literal["kl", "distance"]
 UNDER = ("counterfactual", "mean")
@@ -68,12 +70,13 @@ def best_start(
     *,
     ablations: Sequence[Ablation | str] = UNDER,
     measure: Measure = "kl",
-    dictionary: Source | None = None,
+    dictionary: Parts | Source | None = None,
     batch_size: int = 16,
 ) -> Start:
-    """Choose among scores by circuits of their highest nodes, on prompts that none was made from.
+    """Choose among scores by circuits of their highest parts, on prompts that none was made from.
 
-    Each of the S scores gives one circuit of each size, its `top_nodes`. All S · len(sizes)
+    `with_cuts` adds measured cuts to the scores, where they cost less than the search. Each of the
+    S scores gives one circuit of each size, its highest nodes or edges. All S · len(sizes)
     circuits and the empty one run in one compiled call for each ablation. The loss of scores is the
     mean over sizes and ablations of KL(model ‖ circuit) / KL(model ‖ empty), or of
     |1 − faithfulness|. With sizes in a geometric series it approximates the area under the curve
@@ -82,11 +85,12 @@ def best_start(
     Args:
         model: The model.
         prompts: The select split. The result records it as seen: a judge decides on other prompts.
-        starts: Name → scores of the dictionary's nodes, made from the discover split.
-        sizes: Numbers of nodes, a few around the size that will be searched for.
+        starts: Name → scores of the dictionary's parts, made from the discover split.
+        sizes: Numbers of parts, a few around the size that will be searched for.
         ablations: Those of the search, never the judge's own. An `Ablation` may name a reference.
         measure: `kl` or `distance`.
-        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default.
+        dictionary: What the nodes inside MLPs are: a transcoder, or neurons by default; or the
+            model's `components`, whose edges are scored.
         batch_size: Prompts in one call.
 
     Returns:
@@ -114,17 +118,21 @@ def best_start(
     for what, listed in (("sizes", sizes), ("ablations", under)):
         if not listed:
             raise InputError(what, got="none", expected="one or more")
-    nodes = as_dictionary(model, dictionary)
+    parts = parts_of(model, dictionary)
+    edges = isinstance(dictionary, Components)
+    label = None if edges else as_dictionary(model, dictionary)
     seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
-                dictionary=nodes)  # fmt: skip
+                dictionary=label)  # fmt: skip
     _require_apart(seen, starts)
+    sizes = require_sizes(sizes, count(parts))
     names = [(name, size) for name in starts for size in sizes]
-    masks = [top_nodes(starts[name], size).mask for name, size in names]
+    rows = {name: read(parts, scores)[0] for name, scores in starts.items()}
+    masks = [best(parts, rows[name], size) for name, size in names]
     table: list[StartRow] = []
     for each in under:
         found = behaviour(
-            model, prompts, [Nodes.full(nodes.space, False), *masks], ablation=each,
-            dictionary=nodes, batch_size=batch_size, with_model=True,
+            model, prompts, [unflat(parts, np.zeros(count(parts), bool)), *masks],
+            ablation=each, dictionary=parts, batch_size=batch_size, with_model=True,
         )  # fmt: skip
         kl, distance = _measures(found, each.kind)
         table += [StartRow(name, each.kind, size, *map(float, pair))
@@ -137,13 +145,13 @@ def best_start(
         raise InputError("prompts", got="the same metric with all nodes ablated",
                          expected="prompts whose metric ablation changes",
                          mend='Use measure="kl".')  # fmt: skip
-    best = min(losses, key=losses.__getitem__)
+    winner = min(losses, key=losses.__getitem__)
     for each in under:
         if each.reference is not None:
             seen |= look(each.reference)
     for scores in starts.values():
         seen |= scores.seen
-    return Start(best, starts[best].after(seen), losses, tuple(table))
+    return Start(winner, starts[winner].after(seen), losses, tuple(table))
 
 
 def _measures(found: Behaviour, ablation: str) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,8 @@ from hagd_jax.testbeds.hand_built import hand_built
 from hagd_jax.testbeds.known import compiled_case, known_cases, known_names
 from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
+from hagd_jax.testbeds.proven import ProvenProgram, prove, random_programs
+from hagd_jax.testbeds.random_program import random_program
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
 from hagd_jax.testbeds.small_cache import small_model
 from hagd_jax.testbeds.small_training import (
@@ -24,6 +26,7 @@ __all__ = [
     "Case",
     "Compiled",
     "Program",
+    "ProvenProgram",
     "SkipShare",
     "SmallTrainConfig",
     "TwoHop",
@@ -39,6 +42,9 @@ __all__ = [
     "necessary_edges",
     "program_edges",
     "program_nodes",
+    "prove",
+    "random_program",
+    "random_programs",
     "scrambled",
     "skip_share",
     "small_model",

@@ -18,6 +18,7 @@ from experiments.circuits import (
     ground_truth,
     meta_learning,
     modular_arithmetic,
+    random_programs,
     real_models,
     rivals,
     smollm2,
@@ -126,6 +127,19 @@ def test_known_circuits_are_searched_for(places, read):
     assert rows.keys() == {"hagd", "eap", "|eap|", "eap_ig", "|eap_ig|"}
     assert rows["hagd"]["exact"]
     assert rows["hagd"]["auroc"] == 1
+
+
+def test_random_programs_are_searched_for(places, read):
+    pytest.importorskip("tracr")
+    random_programs.main(random_programs.Config(
+        **places, halves=("seen",), programs=1, restarts=0, repair=REPAIR,
+        search=MaskConfig(steps=35, batch_size=32, check_every=5),
+    ))  # fmt: skip
+    rows = {row["by"]: row for row in read("random_programs")["rows"]}
+    assert rows.keys() == {"|eap|", "|eap_ig|", "cuts", "hagd", "smallest", "smallest, gates"}
+    assert rows["hagd"]["exact"]
+    assert rows["hagd"]["total"] == 175 > 3 <= rows["hagd"]["size"]
+    assert rows["smallest, gates"]["found"] <= rows["smallest"]["found"]
 
 
 def test_the_meta_learner_is_trained_without_a_family(places, tmp_path, read):

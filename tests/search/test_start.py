@@ -80,7 +80,7 @@ def test_bad_input_is_refused():
             best_start(model, SELECT, starts, [4])
     with pytest.raises(InputError, match="sizes"):
         best_start(model, SELECT, {"a": good}, [])
-    with pytest.raises(InputError, match="number of nodes"):
+    with pytest.raises(InputError, match="sizes"):
         best_start(model, SELECT, {"a": good}, [99])
     with pytest.raises(InputError, match="ablations"):
         best_start(model, SELECT, {"a": good}, [4], ablations=[])
