@@ -7,6 +7,7 @@ from hagd_jax.testbeds.hand_built import hand_built
 from hagd_jax.testbeds.known import compiled_case, known_cases, known_names
 from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
+from hagd_jax.testbeds.role_models import RoleCase, role_case
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
 from hagd_jax.testbeds.small_cache import small_model
 from hagd_jax.testbeds.small_training import (
@@ -24,6 +25,7 @@ __all__ = [
     "Case",
     "Compiled",
     "Program",
+    "RoleCase",
     "SkipShare",
     "SmallTrainConfig",
     "TwoHop",
@@ -39,6 +41,7 @@ __all__ = [
     "necessary_edges",
     "program_edges",
     "program_nodes",
+    "role_case",
     "scrambled",
     "skip_share",
     "small_model",
