@@ -67,9 +67,7 @@ class Spread(NamedTuple):
     __repr__ = one_line
 
 
-def observe(
-    model: LanguageModel, rows: Sequences, batch_size: int = 8
-) -> tuple[Patterns, Spread]:
+def observe(model: LanguageModel, rows: Sequences, batch_size: int = 8) -> tuple[Patterns, Spread]:
     """Run the model on synthetic prompts.
 
     Args:
@@ -98,8 +96,14 @@ def observe(
 
 @functools.partial(jax.jit, static_argnames=("kinds", "lead"))
 def _sums(
-    model: LanguageModel, tokens: jax.Array, kind: jax.Array, twin: jax.Array, after: jax.Array,
-    weight: jax.Array, kinds: int, lead: bool,
+    model: LanguageModel,
+    tokens: jax.Array,
+    kind: jax.Array,
+    twin: jax.Array,
+    after: jax.Array,
+    weight: jax.Array,
+    kinds: int,
+    lead: bool,
 ) -> dict[str, Any]:
     """All sums over a batch, with layers in front."""
     sites = ("attn_pattern", "head_out", "neuron")
@@ -113,9 +117,7 @@ def _sums(
         pattern = pattern.astype(jnp.float32)
         apart = (pattern - uniform) * weight[:, None, None, None]
         logs = jnp.log(jnp.maximum(pattern, 1e-30))
-        entropy = -jnp.sum(pattern * logs, -1) / jnp.maximum(
-            jnp.log(visible.sum(-1)), 1e-9
-        )
+        entropy = -jnp.sum(pattern * logs, -1) / jnp.maximum(jnp.log(visible.sum(-1)), 1e-9)
         later = jnp.arange(length) > 0
         return {
             "place": apart.sum(0),
@@ -206,9 +208,7 @@ def _patterns(model: LanguageModel, sums: dict[str, Any], rows: Sequences) -> Pa
     content = np.sum(sums["content"] ** 2 / np.maximum(sums["seen"], 1), -1) / square
     flat = sums["square"] / (count * length) < 1e-4
     later = slice(start, None)
-    twin, after = (
-        sums[name][:, 0] / np.maximum(sums[name][:, 1], 1) for name in ("twin", "after")
-    )
+    twin, after = (sums[name][:, 0] / np.maximum(sums[name][:, 1], 1) for name in ("twin", "after"))
     return Patterns(
         previous=along(1),
         itself=along(0),

@@ -27,6 +27,8 @@ from hagd_jax.units import Nodes, Space, Unit
 STEPS = (0.25, 0.5, 0.75, 1.0)
 READERS = ("q", "k", "v", "mlp", "logits")
 SPANS = ("read", "changed", "rest")
+# A smaller effect on a prompt, as a share of what the counterfactual changes, has no sign.
+_ROUNDING = 1e-3
 
 
 class Effects(NamedTuple):
@@ -119,7 +121,11 @@ def effects(
 
 
 def _alone(
-    model: LanguageModel, prompts: Prompts, space: Space, units: Sequence[Unit], ablation: str,
+    model: LanguageModel,
+    prompts: Prompts,
+    space: Space,
+    units: Sequence[Unit],
+    ablation: str,
     batch_size: int,
 ) -> np.ndarray:
     """(U, N) what the metric loses when each unit alone is ablated."""
@@ -136,7 +142,11 @@ def _alone(
 
 @functools.partial(jax.jit, static_argnames="count")
 def _batch(
-    model: LanguageModel, batch: Prompts, weight: jax.Array, steps: jax.Array, owner: jax.Array,
+    model: LanguageModel,
+    batch: Prompts,
+    weight: jax.Array,
+    steps: jax.Array,
+    owner: jax.Array,
     count: int,
 ) -> dict[str, jax.Array]:
     """Sums over the prompts of a batch."""
@@ -165,11 +175,12 @@ def _batch(
     at = {side: forward(model, batch.inputs(side), read=jnp.maximum(batch.reads, 0)).logits
           for side in ("clean", "corrupted")}  # fmt: skip
     change = batch.metric(at["clean"]) - batch.metric(at["corrupted"])
+    least = _ROUNDING * jnp.abs(change).mean()
     sums = {
         "readers": jnp.einsum("rnu,n->ur", jnp.abs(jax.vmap(prompts)(by_reader.sum(2))), weight),
         "spans": jnp.einsum("btu,bts,b->us", jnp.abs(whole), spans, rows),
         "direct": direct.T @ weight,
-        "agreement": jnp.sign(jnp.where(jnp.abs(direct) > 1e-6, direct, 0)).T @ weight,
+        "agreement": jnp.sign(jnp.where(jnp.abs(direct) > least, direct, 0)).T @ weight,
         "size": size.T @ weight,
         "change": jnp.abs(change) @ weight,
         "reads": _attended(ends.clean["attn_pattern"], batch, rows),

@@ -24,6 +24,8 @@ from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.unit import require_antichain
 
 PATTERNS = Patterns._fields
+# The parts of a smaller effect, as a share of what the counterfactual changes, are rounding.
+_NOTHING = 1e-3
 DEPENDS = ("on_token", "on_place", "on_before")
 READS = ("reads_answer", "reads_distractor", "reads_changed")
 # Columns that only attention has: 0 in units without heads, where `known` is False.
@@ -211,7 +213,11 @@ def _units(
 
 
 def _table(
-    model: LanguageModel, space: Space, units: Sequence[Unit], done: Effects, patterns: Patterns,
+    model: LanguageModel,
+    space: Space,
+    units: Sequence[Unit],
+    done: Effects,
+    patterns: Patterns,
     spread: Spread,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(U, K) values, and whether each is known."""
@@ -246,7 +252,7 @@ def _table(
 def _shares(parts: np.ndarray) -> np.ndarray:
     """Divide by the sum; nothing of what is rounding only."""
     total = parts.sum()
-    return parts / total if total > 1e-6 else np.zeros_like(parts)
+    return parts / total if total > _NOTHING else np.zeros_like(parts)
 
 
 def _gains(model: LanguageModel) -> np.ndarray:

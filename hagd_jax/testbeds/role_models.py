@@ -205,8 +205,7 @@ def _subject(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Role
             continue
         f = _pick(rng, rest, 8)
         clean, other = (
-            [BEGIN, *f[:4], int(first[i]), int(last[j]), *f[4:], ASK]
-            for i, j in ((a, c), (b, d))
+            [BEGIN, *f[:4], int(first[i]), int(last[j]), *f[4:], ASK] for i, j in ((a, c), (b, d))
         )
         rows.append((clean, other, int(fact[right]), int(fact[wrong])))
     return plan.finish(name, rows)
@@ -241,6 +240,10 @@ def _position(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Rol
     place = plan.slot(plan.layers[0], "positional")
     attend(place)
     plan.copy(place, 1.0)
+    if "place" in s.space:
+        some = s.one_hot("place", _pick(rng, range(1, _LENGTH), 4))
+        s.neuron(plan.layers[0], 0, some, 0, s.space["spare"][1])
+        plan.roles[f"neuron {plan.layers[0]}.0"] = "positional"
     _suppressor(plan, attend, 0.5)
     rows = []
     for _ in range(PROMPTS):

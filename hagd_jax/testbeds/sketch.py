@@ -110,7 +110,9 @@ class Sketch:
         }
         self.constant = 1.0 if style.norm == "none" else _CONSTANT
         self.config = self._config(width)
-        self.params = {path: np.zeros(spec.shape) for path, spec in param_specs(self.config).items()}
+        self.params = {
+            path: np.zeros(spec.shape) for path, spec in param_specs(self.config).items()
+        }
         for path in self.params:
             if path.endswith("scale"):
                 self.params[path][:] = self.constant / np.sqrt(width)
