@@ -37,10 +37,11 @@ from hagd_jax.testbeds.role_models import BEHAVIOURS
 
 STYLES = {"tuning": ("plain", "neox"), "held out": ("gpt2", "llama")}
 SIZES = {"tuning": "small", "held out": "large"}
-# Programs of four tokens, which fit in one host and share its compiled functions.
+# Programs of four tokens, which fit in one host and share its compiled functions; not the one that
+# says the same of all of them.
 _TUNING = tuple(
     name for name, own in PROGRAMS.items()
-    if own.length == 4 and name not in ("sort_freq", "shuffle_dyck2")
+    if own.length == 4 and name not in ("sort_freq", "shuffle_dyck2", "length")
 )  # fmt: skip
 NO_PURPOSE = (roles.UNNAMED, "inert")
 RANDOM = "random"

@@ -29,6 +29,8 @@ READERS = ("q", "k", "v", "mlp", "logits")
 SPANS = ("read", "changed", "rest")
 # A smaller effect on a prompt, as a share of what the counterfactual changes, has no sign.
 _ROUNDING = 1e-3
+# The least change that counts, as a share of the metric itself.
+_LEAST = 1e-3
 
 
 class Effects(NamedTuple):
@@ -94,7 +96,6 @@ def effects(
     sums = summed(model, prompts, batch_size, part)
     for name in ("readers", "spans", "direct", "agreement"):
         sums[name] = sums[name][: len(units)]
-    change = max(float(sums["change"]), 1e-9)
     heads = space.layers * space.heads
     weight = sums["size"][:heads] + 1e-9 * (1 + sums["size"][:heads].max(initial=0))
     reads = np.zeros((len(units), 3))
@@ -103,10 +104,13 @@ def effects(
         places = places[places < heads]
         if len(places):
             reads[i] = np.average(sums["reads"][places], axis=0, weights=weight[places])
-    alone, ablated = (
-        _alone(model, prompts, space, units, ablation, batch_size)
-        for ablation in ("counterfactual", "mean")
-    )
+    level, lost = 0.0, {}
+    for ablation in ("counterfactual", "mean"):
+        metric = _alone(model, prompts, space, units, ablation, batch_size)
+        level, lost[ablation] = np.abs(metric[0]).sum(), metric[0] - metric[1:]
+    # Where the counterfactual changes next to nothing, so that effects have no scale.
+    change = max(float(sums["change"]), _LEAST * float(level), 1e-9)
+    alone, ablated = lost.values()
     return Effects(
         readers=sums["readers"] / change,
         spans=sums["spans"] / change,
@@ -128,7 +132,7 @@ def _alone(
     ablation: str,
     batch_size: int,
 ) -> np.ndarray:
-    """(U, N) what the metric loses when each unit alone is ablated."""
+    """(1 + U, N) the metric of the model, and with each unit alone ablated."""
     masks = []
     for unit in units:
         kept = np.ones(space.nodes, bool)
@@ -137,7 +141,7 @@ def _alone(
     found = behaviour(
         model, prompts, masks, ablation=Ablation(ablation), batch_size=batch_size, with_model=True
     )
-    return np.asarray(found.metric[:1] - found.metric[1:], np.float64)
+    return np.asarray(found.metric, np.float64)
 
 
 @functools.partial(jax.jit, static_argnames="count")

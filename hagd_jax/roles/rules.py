@@ -106,51 +106,66 @@ class Rule:
 
 _HEAD = (at_least("attention", 1), at_most("mlp", 0))
 _MLP = (at_most("attention", 0),)
-_MOVES = (at_least("direct", 0.05), at_least("agreement", 0.6), at_least("to_logits", 0.5),
-          at_least("at_read", 0.8))  # fmt: skip
+_MOVES = (
+    at_least("direct", 0.05),
+    at_least("agreement", 0.6),
+    at_least("to_logits", 0.5),
+    at_least("at_read", 0.8),
+)
+_MATTERS = at_least("touched", 0.05)
 _ELSEWHERE = tuple(
     at_most(name, 0.3) for name in ("reads_answer", "reads_distractor", "reads_changed")
 )
 
+
+def _rule(name: str, role: str, *conditions: Within, fired: int = 0, wrong: int = 0) -> Rule:
+    return Rule(name, role, conditions, fired, wrong)
+
+
 RULES: tuple[Rule, ...] = (
-    Rule("negative copy", "suppressor", (
-        *_HEAD, at_most("direct", -0.03), at_most("agreement", -0.6), at_most("copying", -0.4),
-        at_least("reads_answer", 0.3), at_least("to_logits", 0.5),
-    )),
-    Rule("one back", "previous token", (*_HEAD, at_least("previous", 0.6))),
-    Rule("after the same", "induction", (*_HEAD, at_least("induction", 0.5))),
-    Rule("same elsewhere", "duplicate token", (*_HEAD, at_least("duplicate", 0.4))),
-    Rule("by place", "positional", (
-        *_HEAD, at_least("place", 0.85), at_most("first", 0.6), at_most("entropy", 0.9),
-    )),
-    Rule("moves the answer", "mover of the answer", (
-        *_HEAD, *_MOVES, at_least("reads_answer", 0.3), at_least("copying", 0.4),
-    )),
-    Rule("moves what decides", "mover of the answer", (
-        *_HEAD, *_MOVES, at_least("reads_changed", 0.5),
-    )),
-    Rule("rests on the first", "first token", (*_HEAD, at_least("first", 0.8), *_ELSEWHERE)),
-    Rule("by token", "token finder", (
-        *_HEAD, at_least("content", 0.4), at_most("place", 0.6), at_least("touched", 0.05),
-    )),
-    Rule("to all alike", "averaging", (
-        *_HEAD, at_least("entropy", 0.97), at_least("touched", 0.05),
-    )),
-    Rule("of the token", "token lookup", (*_MLP, at_least("on_token", 0.8))),
-    Rule("of the place", "positional", (*_MLP, at_least("on_place", 0.8))),
-    Rule("at the subject", "subject lookup", (
-        *_MLP, at_least("at_changed", 0.7), at_most("to_logits", 0.3), at_least("touched", 0.05),
-    )),
-    Rule("lowers the answer", "suppressor", (
-        *_MLP, at_most("direct", -0.05), at_most("agreement", -0.6), at_least("to_logits", 0.5),
-        at_least("at_read", 0.7),
-    )),
-    Rule("writes the answer", "writer of the answer", (
-        *_MLP, at_least("direct", 0.1), at_least("agreement", 0.6), at_least("to_logits", 0.6),
-        at_least("at_read", 0.7),
-    )),
-    Rule("changes nothing", "inert", (
-        at_most("touched", 0.005), Within("ablated", -0.005, 0.005), Within("direct", -0.005, 0.005),
-    )),
+    _rule(
+        "negative copy", "suppressor", *_HEAD, at_most("direct", -0.03),
+        at_most("agreement", -0.6), at_most("copying", -0.4), at_least("reads_answer", 0.3),
+        at_least("to_logits", 0.5),
+    ),
+    _rule("one back", "previous token", *_HEAD, at_least("previous", 0.8)),
+    _rule("after the same", "induction", *_HEAD, at_least("induction", 0.5)),
+    _rule("same elsewhere", "duplicate token", *_HEAD, at_least("duplicate", 0.5)),
+    _rule("often same elsewhere", "duplicate token", *_HEAD, at_least("duplicate", 0.25), _MATTERS),
+    _rule(
+        "by place", "positional", *_HEAD, at_least("place", 0.85), at_most("first", 0.6),
+        at_most("entropy", 0.9), at_least("necessity", 0.2),
+    ),
+    _rule(
+        "moves the answer", "mover of the answer", *_HEAD, *_MOVES,
+        at_least("reads_answer", 0.3), at_least("copying", 0.4),
+    ),
+    _rule("moves what decides", "mover of the answer", *_HEAD, *_MOVES,
+          at_least("reads_changed", 0.5)),
+    _rule("rests on the first", "first token", *_HEAD, at_least("first", 0.8), *_ELSEWHERE),
+    _rule(
+        "by token", "token finder", *_HEAD, at_least("content", 0.4), at_most("place", 0.7),
+        at_most("entropy", 0.8), _MATTERS,
+    ),
+    _rule("to all alike", "averaging", *_HEAD, at_least("entropy", 0.99),
+          at_least("necessity", 0.6)),
+    _rule("of the token", "token lookup", *_MLP, at_least("on_token", 0.8)),
+    _rule("of the place", "positional", *_MLP, at_least("on_place", 0.8)),
+    _rule(
+        "at the subject", "subject lookup", *_MLP, at_least("at_changed", 0.7),
+        at_most("to_logits", 0.3), _MATTERS,
+    ),
+    _rule(
+        "lowers the answer", "suppressor", *_MLP, at_most("direct", -0.05),
+        at_most("agreement", -0.6), at_least("to_logits", 0.5), at_least("at_read", 0.7),
+    ),
+    _rule(
+        "writes the answer", "writer of the answer", *_MLP, at_least("direct", 0.1),
+        at_least("agreement", 0.6), at_least("to_logits", 0.6), at_least("at_read", 0.7),
+    ),
+    _rule(
+        "changes nothing", "inert", at_most("touched", 0.005), Within("ablated", -0.005, 0.005),
+        Within("direct", -0.005, 0.005),
+    ),
 )  # fmt: skip
 ROLES = (*dict.fromkeys(rule.role for rule in RULES), UNNAMED)

@@ -79,13 +79,14 @@ class Signatures:
     - Of its heads on synthetic prompts, see `Patterns`; `copying`, see `roles.copying`.
     - `reads_answer`, `reads_distractor`, `reads_changed`: attention from where the answer is read
       to positions of the answer, of the distractor, and to those that the counterfactual changes.
-    - `on_token`, `on_place`, `on_before`: adjusted share of the variance of what it writes, on
-      synthetic prompts, that the current token, the position, and the token before decide.
+    - `on_token`, `on_place`, `on_before`: adjusted share of the variance of its values on
+      synthetic prompts that the current token, the position, and the token before decide.
     - `direct`, `agreement`, `necessity`, `ablated`, `touched`: see `Effects`.
     - `to_q` … `to_logits`: shares of the first-order effect by what reads the unit; `at_read`,
       `at_changed`, `at_rest`: by where it writes. They sum to 1, or are 0 without any effect.
 
-    Numbers of a unit's heads are means, weighed by the first-order effects of the heads.
+    Numbers of a unit's heads, and of what its leaves' values depend on, are means weighed by the
+    leaves' first-order effects.
 
     Attributes:
         units: The units.
@@ -225,6 +226,14 @@ def _table(
     of_heads = np.stack([np.ravel(own) for own in (*patterns, copying(model))], -1)
     gain = _gains(model)
     size = done.size + 1e-9 * (1 + done.size.max(initial=0))
+    total, count = spread.total, spread.count
+    shares = [
+        explained(between, total, count[0], groups)
+        for between, groups in zip(spread[1:4], count[1:], strict=True)
+    ]
+    # Without any effect, the leaves that write most; what does not vary depends on nothing.
+    most = gain * total
+    weight = done.size + 1e-6 * most / max(most.max(initial=0), 1e-30) + 1e-30
     rows, known = [], []
     for i, unit in enumerate(units):
         places = unit.places()
@@ -234,12 +243,7 @@ def _table(
         attended = np.zeros(of_heads.shape[1])
         if len(own):
             attended = np.average(of_heads[own], axis=0, weights=size[own])
-        sums = [float(gain[places] @ column[places]) for column in spread[:4]]
-        total, count = np.array(sums[:1]), spread.count
-        depends = [
-            float(explained(np.array([between]), total, count[0], groups)[0])
-            for between, groups in zip(sums[1:], count[1:], strict=True)
-        ]
+        depends = [float(np.average(column[places], weights=weight[places])) for column in shares]
         rows.append([
             *map(float, has), depth, *attended, *done.reads[i], *depends,
             done.direct[i], done.agreement[i], done.necessity[i], done.ablated[i], done.touched[i],

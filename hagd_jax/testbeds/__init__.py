@@ -7,7 +7,8 @@ from hagd_jax.testbeds.hand_built import hand_built
 from hagd_jax.testbeds.known import compiled_case, known_cases, known_names
 from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
-from hagd_jax.testbeds.role_models import RoleCase, role_case
+from hagd_jax.testbeds.role_models import role_case
+from hagd_jax.testbeds.role_plan import RoleCase
 from hagd_jax.testbeds.role_programs import role_program
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
 from hagd_jax.testbeds.small_cache import small_model

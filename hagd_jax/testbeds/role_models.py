@@ -3,103 +3,31 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
-from hagd_jax.brief import one_line
 from hagd_jax.errors import require_choice, require_index
-from hagd_jax.models import LanguageModel, forward
-from hagd_jax.tasks.prompts import Prompts, make_prompts
-from hagd_jax.testbeds.sketch import STYLES, Match, Shape, Sketch
+from hagd_jax.models import forward
+from hagd_jax.testbeds.role_plan import (
+    ASK,
+    BEGIN,
+    LENGTH,
+    PROMPTS,
+    SIZES,
+    SURE,
+    WORDS,
+    Kind,
+    Plan,
+    RoleCase,
+    pick,
+)
+from hagd_jax.testbeds.sketch import STYLES, Match
 
-BEGIN, ASK = 0, 1
-_SPECIAL = 2
-_SURE = 25.0
-PROMPTS = 48
 _TRIES, _RIGHT = 20, 0.95
-# Models of one style and size share their compiled programs: all prompts are of one length.
-_LENGTH, _MOST_LENGTH, _WORDS = 12, 16, 26
-# Layers, heads and neurons a layer, and the width of the stream.
-SIZES = {"small": (3, 4, 14, 144), "large": (5, 6, 19, 176)}
 
 
-class RoleCase(NamedTuple):
-    """A role case is a model in which some units have a purpose that is known.
-
-    Attributes:
-        name: Of the case.
-        model: The model.
-        prompts: Inputs that need these units.
-        roles: Name of a unit → its role, as `roles.ROLES` names it.
-    """
-
-    name: str
-    model: LanguageModel
-    prompts: Prompts
-    roles: Mapping[str, str]
-
-    __repr__ = one_line
-
-
-class _Plan:
-    """A model in the making: which slots are taken, and what was put there."""
-
-    def __init__(self, rng: np.random.Generator, kind: tuple[str, str], tokens: int,
-                 spaces: dict[str, int], stages: int):  # fmt: skip
-        self.rng = rng
-        style, (layers, heads, neurons, width) = kind[0], SIZES[kind[1]]
-        shape = Shape(layers, heads, neurons, _MOST_LENGTH, width)
-        words = ("<s>", "?", *(f"w{i}" for i in range(_WORDS - _SPECIAL)))
-        self.words = _SPECIAL + np.sort(rng.permutation(_WORDS - _SPECIAL)[:tokens])
-        self.sketch = Sketch(rng, STYLES[style], words, shape, spaces)
-        self.layers = np.sort(rng.permutation(layers)[:stages]).tolist()
-        self.free = {layer: rng.permutation(shape.heads).tolist() for layer in range(layers)}
-        self.roles: dict[str, str] = {}
-
-    def slot(self, layer: int, role: str | None) -> tuple[int, int]:
-        """Take a free head of a layer for a purpose."""
-        head = self.free[layer].pop()
-        if role:
-            self.roles[f"head {layer}.{head}"] = role
-        return layer, head
-
-    def inside(self, layer: int, count: int, role: str) -> None:
-        """Name the role of a whole MLP, or of two of its neurons, which it would hold."""
-        neurons = [f"neuron {layer}.{i}" for i in _pick(self.rng, range(count), 2)]
-        whole = self.rng.random() < 0.5
-        self.roles |= dict.fromkeys([f"mlp {layer}"] if whole else neurons, role)
-
-    def rest_on_begin(self, strength: float = _SURE / 2) -> Match:
-        """Have a head rest on the first token where it finds nothing."""
-        s = self.sketch
-        return Match(s.always, s.one_hot("token", BEGIN), strength)
-
-    def copy(self, place: tuple[int, int], gain: float, reads: str = "token") -> None:
-        """Have a head write what it attends to to the logits."""
-        s = self.sketch
-        s.write(*place, s.space[reads], s.space["logit"], gain)
-
-    def finish(self, name: str, rows: list[tuple[list[int], list[int], int, int]]) -> RoleCase:
-        """Add a head that rests on the first token, fill up the rest, and make the case."""
-        s = self.sketch
-        spare = s.space["spare"]
-        layer = max(self.free, key=lambda own: len(self.free[own]))
-        place = self.slot(layer, "first token")
-        s.attend(*place, Match(s.always, s.one_hot("token", BEGIN), _SURE))
-        s.write(*place, s.one_hot("token", BEGIN), spare[:1])
-        idle = [(layer, head) for layer, own in self.free.items() for head in own]
-        for layer, head in idle:
-            s.idle(layer, head)
-        self.roles |= {f"head {layer}.{head}": "inert" for layer, head in idle[:2]}
-        s.idle_neurons()
-        clean, other, answer, distractor = (list(column) for column in zip(*rows, strict=True))
-        prompts = make_prompts(clean, other, answer, distractor, vocab_size=len(s.words))
-        return RoleCase(name, s.model(name), prompts, self.roles)
-
-
-def _suppressor(plan: _Plan, build: Callable[[tuple[int, int]], None], likely: float) -> None:
+def _suppressor(plan: Plan, build: Callable[[tuple[int, int]], None], likely: float) -> None:
     """Perhaps add a head that attends as another one, and takes part of it back."""
     if plan.rng.random() < likely:
         layer = plan.layers[-1]
@@ -108,20 +36,16 @@ def _suppressor(plan: _Plan, build: Callable[[tuple[int, int]], None], likely: f
         plan.copy(place, -float(plan.rng.uniform(0.25, 0.5)))
 
 
-def _pick(rng: np.random.Generator, words: Sequence[int] | np.ndarray, count: int) -> list[int]:
-    return rng.permutation(words)[:count].tolist()
-
-
-def _induction(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _induction(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """[a][b] … [a] → [b] (Elhage et al., 2021; Olsson et al., 2022, arXiv:2209.11895)."""
-    plan = _Plan(rng, kind, int(rng.integers(12, 17)), {"before": _WORDS}, 2)
+    plan = Plan(rng, kind, int(rng.integers(12, 17)), {"before": WORDS}, 2)
     s = plan.sketch
     before = plan.slot(plan.layers[0], "previous token")
     s.offset(*before, 1, 30.0)
     s.write(*before, s.space["token"], s.space["before"])
 
     def attend(place: tuple[int, int]) -> None:
-        s.attend(*place, Match(s.space["token"], s.space["before"], _SURE),
+        s.attend(*place, Match(s.space["token"], s.space["before"], SURE),
                  plan.rest_on_begin())  # fmt: skip
 
     found = plan.slot(plan.layers[1], "induction")
@@ -129,9 +53,9 @@ def _induction(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Ro
     plan.copy(found, 1.0)
     _suppressor(plan, attend, 0.6)
     rows = []
-    count = _LENGTH - 2
+    count = LENGTH - 2
     for _ in range(PROMPTS):
-        own = _pick(rng, plan.words, count + 1)
+        own = pick(rng, plan.words, count + 1)
         i, wrong = int(rng.integers(0, count - 2)), own.pop()
         other = [wrong if j == i + 1 else token for j, token in enumerate(own)]
         ends = [BEGIN, *own, own[i]], [BEGIN, *other, own[i]]
@@ -139,29 +63,29 @@ def _induction(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Ro
     return plan.finish(name, rows)
 
 
-def _names(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _names(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """Of two names the one that does not come twice (Wang et al., 2022, arXiv:2211.00593)."""
     names = int(rng.integers(6, 9))
-    plan = _Plan(rng, kind, names + 8, {"twice": 1, "not": _WORDS}, 3)
+    plan = Plan(rng, kind, names + 8, {"twice": 1, "not": WORDS}, 3)
     s = plan.sketch
     people = plan.words[:names]
     # The share of attention that rests on the first token tells how often a token came.
     weight = float(rng.uniform(0.15, 0.35))
     once, again = weight / (1 + weight), weight / (2 + weight)
     twice = plan.slot(plan.layers[0], "duplicate token")
-    s.attend(*twice, Match(s.space["token"], s.space["token"], _SURE),
-             plan.rest_on_begin(_SURE + float(np.log(weight))))  # fmt: skip
+    s.attend(*twice, Match(s.space["token"], s.space["token"], SURE),
+             plan.rest_on_begin(SURE + float(np.log(weight))))  # fmt: skip
     s.write(*twice, s.one_hot("token", BEGIN), s.space["twice"], -1 / (once - again))
     s.params["embed/embedding"] += once / (once - again) * s.space["twice"]
     asks = s.one_hot("token", ASK)
     tells = plan.slot(plan.layers[1], "unnamed")
     # The first token is all that it sees of itself, so its mark says nothing: rest elsewhere.
-    s.attend(*tells, Match(asks, s.space["twice"], _SURE), Match(asks, asks, _SURE / 2))
+    s.attend(*tells, Match(asks, s.space["twice"], SURE), Match(asks, asks, SURE / 2))
     s.write(*tells, s.space["token"], s.space["not"])
 
     def attend(place: tuple[int, int]) -> None:
-        s.attend(*place, Match(asks, s.one_hot("token", people), _SURE), plan.rest_on_begin(10.0),
-                 Match(s.space["not"][people], s.space["token"][people], -_SURE))  # fmt: skip
+        s.attend(*place, Match(asks, s.one_hot("token", people), SURE), plan.rest_on_begin(10.0),
+                 Match(s.space["not"][people], s.space["token"][people], -SURE))  # fmt: skip
 
     mover = plan.slot(plan.layers[2], "mover of the answer")
     attend(mover)
@@ -169,8 +93,8 @@ def _names(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCa
     _suppressor(plan, attend, 0.7)
     rows = []
     for _ in range(PROMPTS):
-        one, two = _pick(rng, people, 2)
-        f = _pick(rng, plan.words[names:], 7)
+        one, two = pick(rng, people, 2)
+        f = pick(rng, plan.words[names:], 7)
         start = [BEGIN, f[0], one, f[1], f[2], two, f[3], f[4]]
         again = [one, two] if rng.random() < 0.5 else [two, one]
         clean, other = ([*start, person, f[5], f[6], ASK] for person in again)
@@ -178,10 +102,10 @@ def _names(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCa
     return plan.finish(name, rows)
 
 
-def _subject(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _subject(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """A fact of a subject of two tokens, looked up at its last one (Meng, 2022, 2202.05262)."""
     firsts, lasts, facts = 3, 3, 4
-    plan = _Plan(rng, kind, firsts + lasts + facts + 12, {"before": _WORDS, "fact": 4}, 3)
+    plan = Plan(rng, kind, firsts + lasts + facts + 12, {"before": WORDS, "fact": 4}, 3)
     s = plan.sketch
     first, last, fact, rest = np.split(plan.words, np.cumsum([firsts, lasts, facts]))
     before = plan.slot(plan.layers[0], "previous token")
@@ -194,16 +118,16 @@ def _subject(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Role
         s.neuron(layer, i, 2 * reads, -3, s.space["fact"][which])
     plan.inside(layer, len(table), "subject lookup")
     mover = plan.slot(plan.layers[2], "mover of the answer")
-    s.attend(*mover, Match(s.one_hot("token", ASK), s.one_hot("token", last), _SURE),
+    s.attend(*mover, Match(s.one_hot("token", ASK), s.one_hot("token", last), SURE),
              plan.rest_on_begin())  # fmt: skip
     s.write(*mover, s.space["fact"], s.space["logit"][fact])
     rows = []
     while len(rows) < PROMPTS:
-        (a, b), (c, d) = (_pick(rng, range(firsts), 2), _pick(rng, range(lasts), 2))
+        (a, b), (c, d) = (pick(rng, range(firsts), 2), pick(rng, range(lasts), 2))
         right, wrong = table[a * lasts + c], table[b * lasts + d]
         if right == wrong:
             continue
-        f = _pick(rng, rest, 8)
+        f = pick(rng, rest, 8)
         clean, other = (
             [BEGIN, *f[:4], int(first[i]), int(last[j]), *f[4:], ASK] for i, j in ((a, c), (b, d))
         )
@@ -211,10 +135,10 @@ def _subject(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Role
     return plan.finish(name, rows)
 
 
-def _lookup(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _lookup(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """The next token is a function of the last one."""
     tokens = int(rng.integers(9, 13))
-    plan = _Plan(rng, kind, tokens, {}, 1)
+    plan = Plan(rng, kind, tokens, {}, 1)
     s, layer = plan.sketch, plan.layers[0]
     follows = rng.permutation(plan.words)
     for i, token in enumerate(plan.words):
@@ -222,16 +146,16 @@ def _lookup(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleC
     plan.inside(layer, tokens, "token lookup")
     rows = []
     for _ in range(PROMPTS):
-        own = rng.choice(plan.words, _LENGTH - 2)
-        one, two = _pick(rng, range(tokens), 2)
+        own = rng.choice(plan.words, LENGTH - 2)
+        one, two = pick(rng, range(tokens), 2)
         clean, other = ([BEGIN, *own.tolist(), int(plan.words[i])] for i in (one, two))
         rows.append((clean, other, int(follows[one]), int(follows[two])))
     return plan.finish(name, rows)
 
 
-def _position(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _position(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """The token a fixed number of places back."""
-    plan = _Plan(rng, kind, int(rng.integers(8, 13)), {}, 1)
+    plan = Plan(rng, kind, int(rng.integers(8, 13)), {}, 1)
     s, back = plan.sketch, int(rng.integers(2, 5))
 
     def attend(place: tuple[int, int]) -> None:
@@ -241,13 +165,13 @@ def _position(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Rol
     attend(place)
     plan.copy(place, 1.0)
     if "place" in s.space:
-        some = s.one_hot("place", _pick(rng, range(1, _LENGTH), 4))
+        some = s.one_hot("place", pick(rng, range(1, LENGTH), 4))
         s.neuron(plan.layers[0], 0, some, 0, s.space["spare"][1])
         plan.roles[f"neuron {plan.layers[0]}.0"] = "positional"
     _suppressor(plan, attend, 0.5)
     rows = []
     for _ in range(PROMPTS):
-        own = rng.choice(plan.words, _LENGTH - 1).tolist()
+        own = rng.choice(plan.words, LENGTH - 1).tolist()
         at = len(own) - 1 - back
         wrong = int(rng.choice(plan.words[plan.words != own[at]]))
         other = [*own[:at], wrong, *own[at + 1 :]]
@@ -255,18 +179,18 @@ def _position(rng: np.random.Generator, kind: tuple[str, str], name: str) -> Rol
     return plan.finish(name, rows)
 
 
-def _find(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _find(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """Whether a token is there: a head finds it, a neuron says so."""
-    plan = _Plan(rng, kind, int(rng.integers(8, 12)), {"flag": 1}, 2)
+    plan = Plan(rng, kind, int(rng.integers(8, 12)), {"flag": 1}, 2)
     s = plan.sketch
     sought, yes, no = plan.words[:3].tolist()
     place = plan.slot(plan.layers[0], "token finder")
-    s.attend(*place, Match(s.always, s.one_hot("token", sought), _SURE), plan.rest_on_begin())
+    s.attend(*place, Match(s.always, s.one_hot("token", sought), SURE), plan.rest_on_begin())
     s.write(*place, s.one_hot("token", sought), s.space["flag"])
     _says(plan, yes, no, 0.0, 1.0)
     rows = []
     for _ in range(PROMPTS):
-        own = rng.choice(plan.words[3:], _LENGTH - 1).tolist()
+        own = rng.choice(plan.words[3:], LENGTH - 1).tolist()
         at = int(rng.integers(0, len(own)))
         there = [BEGIN, *own[:at], sought, *own[at + 1 :]]
         pair = (there, [BEGIN, *own], yes, no)
@@ -274,12 +198,12 @@ def _find(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCas
     return plan.finish(name, rows)
 
 
-def _count(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCase:
+def _count(rng: np.random.Generator, kind: Kind, name: str) -> RoleCase:
     """Whether a token comes often: a head averages, a neuron compares."""
-    plan = _Plan(rng, kind, int(rng.integers(7, 11)), {"flag": 1}, 2)
+    plan = Plan(rng, kind, int(rng.integers(7, 11)), {"flag": 1}, 2)
     s = plan.sketch
     counted, yes, no = plan.words[:3].tolist()
-    length, few, many = _LENGTH - 1, 1, 5
+    length, few, many = LENGTH - 1, 1, 5
     place = plan.slot(plan.layers[0], "averaging")
     s.write(*place, s.one_hot("token", counted), s.space["flag"], (length + 1) / (many - few))
     _says(plan, yes, no, -few / (many - few), 1.0)
@@ -297,7 +221,7 @@ def _count(rng: np.random.Generator, kind: tuple[str, str], name: str) -> RoleCa
     return plan.finish(name, rows)
 
 
-def _says(plan: _Plan, yes: int, no: int, bias: float, top: float) -> None:
+def _says(plan: Plan, yes: int, no: int, bias: float, top: float) -> None:
     """A neuron that says yes above half of the top, and another one that always says no."""
     s, layer = plan.sketch, plan.layers[1]
     difference = s.one_hot("logit", yes) - s.one_hot("logit", no)
@@ -306,7 +230,7 @@ def _says(plan: _Plan, yes: int, no: int, bias: float, top: float) -> None:
     plan.roles[f"neuron {layer}.0"] = "writer of the answer"
 
 
-BEHAVIOURS: dict[str, Callable[[np.random.Generator, tuple[str, str], str], RoleCase]] = {
+BEHAVIOURS: dict[str, Callable[[np.random.Generator, Kind, str], RoleCase]] = {
     "induction": _induction,
     "names": _names,
     "subject": _subject,

@@ -15,7 +15,7 @@ from hagd_jax.testbeds.compiled import Compiled, Program, compile_program
 from hagd_jax.testbeds.crafting import Tracr, tracr
 from hagd_jax.testbeds.guise import hidden_in, scrambled
 from hagd_jax.testbeds.known import HOST, compiled_case
-from hagd_jax.testbeds.role_models import RoleCase
+from hagd_jax.testbeds.role_plan import RoleCase
 
 
 def role_program(program: Program, seed: int | None = None) -> RoleCase:
@@ -147,4 +147,6 @@ def _of_mlp(t: Tracr, made: list[Any], expression: Any) -> str:
 
     if made and all(map(of_tokens, made)):
         return "token lookup"
-    return "writer of the answer" if expression in made else "unnamed"
+    # Expressions have an `==` of their own, which makes another expression.
+    final = any(part is expression for part in made)
+    return "writer of the answer" if final else "unnamed"

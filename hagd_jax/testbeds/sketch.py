@@ -55,7 +55,7 @@ STYLES = {
 
 
 class Shape(NamedTuple):
-    """A shape has the sizes of a model: layers, heads and neurons a layer, longest prompt, width."""
+    """A shape has the sizes of a model: layers, heads and neurons a layer, length, width."""
 
     layers: int
     heads: int

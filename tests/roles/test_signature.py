@@ -7,7 +7,7 @@ import pytest
 from hagd_jax import roles, units
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.interventions import freeze, mask_heads
+from hagd_jax.interventions import chain, freeze, mask_heads
 from hagd_jax.models import forward
 from hagd_jax.roles.effects import effects
 from hagd_jax.testbeds import role_case
@@ -46,7 +46,7 @@ def test_necessity_is_what_patching_the_head_loses(case, found):
         if role not in ("mover of the answer", "duplicate token", "suppressor"):
             continue
         _, (layer, head) = head_named(case, role)
-        mask = np.ones(np.shape(other)[0:1] + (case.model.config.n_heads,))
+        mask = np.ones((len(other), case.model.config.n_heads))
         mask[layer, head] = 0
         lost = clean - metric(case, mask_heads(mask, other))
         expected = lost.sum() / abs(change).sum()
@@ -58,17 +58,13 @@ def test_a_direct_effect_is_what_the_logits_lose_with_all_else_held(case, found)
     """The mover reads no other head, so to patch it with norms held changes the logits alone."""
     prompts = case.prompts
     name, (layer, head) = head_named(case, "mover of the answer")
-    assert layer == case.model.config.n_layers - 1 or True
     sites = ["head_out", "normf_scale", "mlp_out"]
     other = forward(case.model, prompts.corrupted, capture=["head_out"]).trace["head_out"]
     own = forward(case.model, prompts.clean, capture=sites).trace
     mask = np.ones((case.model.config.n_layers, case.model.config.n_heads))
     mask[layer, head] = 0
     held = freeze(own, ["normf_scale", "mlp_out"])
-    from hagd_jax.interventions import chain
-
-    later = mask_heads(mask, other)
-    lost = metric(case) - metric(case, chain(later, held))
+    lost = metric(case) - metric(case, chain(mask_heads(mask, other), held))
     change = metric(case) - np.asarray(
         prompts.metric(forward(case.model, prompts.corrupted, read=prompts.reads).logits)
     )
@@ -127,7 +123,7 @@ def test_the_known_roles_of_a_model_are_found_and_printed(case, found):
     assert len(text) == len(case.roles)
     mover = list(case.roles.values()).index("mover of the answer")
     assert text[mover].startswith(f"{list(case.roles)[mover]}: mover of the answer (")
-    assert said.of(list(case.roles)[0]) == said[0]
+    assert said.of(next(iter(case.roles))) == said[0]
     with pytest.raises(InputError, match="one that has a role"):
         said.of("head 99.0")
 
