@@ -37,12 +37,13 @@ from hagd_jax.testbeds.role_models import BEHAVIOURS
 
 STYLES = {"tuning": ("plain", "neox"), "held out": ("gpt2", "llama")}
 SIZES = {"tuning": "small", "held out": "large"}
-# Programs of four tokens, which fit in one host and share its compiled functions; not the one that
-# says the same of all of them.
+# Programs of four tokens, which fit in one host and share its compiled functions.
 _TUNING = tuple(
     name for name, own in PROGRAMS.items()
-    if own.length == 4 and name not in ("sort_freq", "shuffle_dyck2", "length")
+    if own.length == 4 and name not in ("sort_freq", "shuffle_dyck2")
 )  # fmt: skip
+# It says the same of all inputs of one length.
+_SILENT = "length"
 NO_PURPOSE = (roles.UNNAMED, "inert")
 RANDOM = "random"
 
@@ -53,8 +54,8 @@ class Config(Places):
 
     Attributes:
         sets: Sets of models to measure.
-        seeds: Seeds of the models of each style and behaviour; those of held-out models are 100
-            higher.
+        seeds: Seeds of the tuning models of each style and behaviour.
+        held_out_seeds: Seeds of the held-out ones.
         behaviours: Behaviours of the models that are written by hand; all if empty.
         programs: Names of programs; all if empty.
         heads: Heads of each weight-permuted model, at most.
@@ -62,6 +63,7 @@ class Config(Places):
 
     sets: tuple[str, ...] = ("tuning", "held out")
     seeds: tuple[int, ...] = (0, 1)
+    held_out_seeds: tuple[int, ...] = (100,)
     behaviours: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     heads: int = 16
@@ -69,7 +71,7 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Measure every model, name its units, and add the shares of right names to the record."""
-    varied = ("sets", "seeds", "behaviours", "programs")
+    varied = ("sets", "seeds", "held_out_seeds", "behaviours", "programs")
     rows = measure_cells(
         "roles", cells(config), lambda cell: measured(cell, config.heads), config, varied=varied
     )
@@ -86,14 +88,14 @@ def cells(config: Config) -> list[dict[str, Any]]:
     """List the models to measure."""
     found: list[dict[str, Any]] = []
     for name in config.sets:
+        seeds = config.seeds if name == "tuning" else config.held_out_seeds
         for style in STYLES[name]:
             found += [
-                {"set": name, "style": style, "behaviour": behaviour,
-                 "seed": seed + 100 * (name == "held out")}
-                for seed in config.seeds for behaviour in config.behaviours or BEHAVIOURS
+                {"set": name, "style": style, "behaviour": behaviour, "seed": seed}
+                for seed in seeds for behaviour in config.behaviours or BEHAVIOURS
             ]  # fmt: skip
         own = _TUNING if name == "tuning" else tuple(program.name for program in BOARD)
-        chosen = [p for p in own if p in config.programs] if config.programs else own
+        chosen = [p for p in config.programs or own if p in own and p != _SILENT]
         found += [
             {"set": name, "program": program, "seed": own.index(program)} for program in chosen
         ]

@@ -97,7 +97,7 @@ def test_attention_to_repeats_is_beyond_chance(model, rows):
         mask = rows.twin[n, t]
         if mask.any() and mask.sum() / t < 0.7:
             own, chance = p[:, n, :, t, t], mask.sum() / t
-            mass = p[:, n, :, t] @ mask / (1 - own)
+            mass = p[:, n, :, t] @ mask / np.maximum(1 - own, 0.05)
             lifts[1].append(
                 np.where(own < 0.95, (mass - chance) / (1 - chance), -chance / (1 - chance))
             )
