@@ -11,8 +11,8 @@ attends to some tokens wherever they are; `averaging` attends to all alike, and 
 
 MLPs, their clusters and neurons: `token lookup` and `positional` write a function of the current
 token, or of the position; `subject lookup` acts where the counterfactual differs, by more than the
-current token, and is read by others; `suppressor` and `writer of the answer` act on the logits
-where the answer is read.
+current token, and is read by others; `writer of the answer` raises the right logit where the
+answer is read.
 
 Both: `inert` units change the metric of no prompt when they alone are ablated.
 
@@ -124,48 +124,139 @@ def _rule(name: str, role: str, *conditions: Within, fired: int = 0, wrong: int 
 
 RULES: tuple[Rule, ...] = (
     _rule(
-        "negative copy", "suppressor", *_HEAD, at_most("direct", -0.03),
-        at_most("agreement", -0.6), at_most("copying", -0.4), at_least("reads_answer", 0.3),
+        "negative copy",
+        "suppressor",
+        *_HEAD,
+        at_most("direct", -0.03),
+        at_most("agreement", -0.6),
+        at_most("copying", -0.4),
+        at_least("reads_answer", 0.3),
         at_least("to_logits", 0.5),
-    ),
-    _rule("one back", "previous token", *_HEAD, at_least("previous", 0.8)),
-    _rule("after the same", "induction", *_HEAD, at_least("induction", 0.5)),
-    _rule("same elsewhere", "duplicate token", *_HEAD, at_least("duplicate", 0.5)),
-    _rule("often same elsewhere", "duplicate token", *_HEAD, at_least("duplicate", 0.25), _MATTERS),
-    _rule(
-        "by place", "positional", *_HEAD, at_least("place", 0.85), at_most("first", 0.6),
-        at_most("entropy", 0.9), at_least("necessity", 0.2),
+        fired=5,
     ),
     _rule(
-        "moves the answer", "mover of the answer", *_HEAD, *_MOVES,
-        at_least("reads_answer", 0.3), at_least("copying", 0.4),
-    ),
-    _rule("moves what decides", "mover of the answer", *_HEAD, *_MOVES,
-          at_least("reads_changed", 0.5)),
-    _rule("rests on the first", "first token", *_HEAD, at_least("first", 0.8), *_ELSEWHERE),
-    _rule(
-        "by token", "token finder", *_HEAD, at_least("content", 0.4), at_most("place", 0.7),
-        at_most("entropy", 0.8), _MATTERS,
-    ),
-    _rule("to all alike", "averaging", *_HEAD, at_least("entropy", 0.99),
-          at_least("necessity", 0.6)),
-    _rule("of the token", "token lookup", *_MLP, at_least("on_token", 0.8)),
-    _rule("of the place", "positional", *_MLP, at_least("on_place", 0.8)),
-    _rule(
-        "at the subject", "subject lookup", *_MLP, at_least("at_changed", 0.7),
-        at_most("to_logits", 0.3), _MATTERS,
+        "one back",
+        "previous token",
+        *_HEAD,
+        at_least("previous", 0.8),
+        fired=12,
     ),
     _rule(
-        "lowers the answer", "suppressor", *_MLP, at_most("direct", -0.05),
-        at_most("agreement", -0.6), at_least("to_logits", 0.5), at_least("at_read", 0.7),
+        "after the same",
+        "induction",
+        *_HEAD,
+        at_least("induction", 0.5),
+        fired=4,
     ),
     _rule(
-        "writes the answer", "writer of the answer", *_MLP, at_least("direct", 0.1),
-        at_least("agreement", 0.6), at_least("to_logits", 0.6), at_least("at_read", 0.7),
+        "same elsewhere",
+        "duplicate token",
+        *_HEAD,
+        at_least("duplicate", 0.5),
+        fired=4,
     ),
     _rule(
-        "changes nothing", "inert", at_most("touched", 0.005), Within("ablated", -0.005, 0.005),
+        "often same elsewhere",
+        "duplicate token",
+        *_HEAD,
+        at_least("duplicate", 0.25),
+        _MATTERS,
+        fired=3,
+    ),
+    _rule(
+        "by place",
+        "positional",
+        *_HEAD,
+        at_least("place", 0.85),
+        at_most("first", 0.6),
+        at_most("entropy", 0.9),
+        at_least("necessity", 0.2),
+        fired=11,
+        wrong=2,
+    ),
+    _rule(
+        "moves the answer",
+        "mover of the answer",
+        *_HEAD,
+        *_MOVES,
+        at_least("reads_answer", 0.3),
+        at_least("copying", 0.4),
+        fired=5,
+    ),
+    _rule(
+        "moves what decides",
+        "mover of the answer",
+        *_HEAD,
+        *_MOVES,
+        at_least("reads_changed", 0.5),
+        fired=4,
+    ),
+    _rule(
+        "rests on the first",
+        "first token",
+        *_HEAD,
+        at_least("first", 0.8),
+        *_ELSEWHERE,
+        fired=28,
+    ),
+    _rule(
+        "by token",
+        "token finder",
+        *_HEAD,
+        at_least("content", 0.4),
+        at_most("place", 0.7),
+        at_most("entropy", 0.8),
+        _MATTERS,
+        fired=5,
+    ),
+    _rule(
+        "to all alike",
+        "averaging",
+        *_HEAD,
+        at_least("entropy", 0.99),
+        at_least("necessity", 0.6),
+        fired=4,
+    ),
+    _rule(
+        "of the token",
+        "token lookup",
+        *_MLP,
+        at_least("on_token", 0.8),
+        fired=8,
+    ),
+    _rule(
+        "of the place",
+        "positional",
+        *_MLP,
+        at_least("on_place", 0.8),
+        fired=2,
+    ),
+    _rule(
+        "at the subject",
+        "subject lookup",
+        *_MLP,
+        at_least("at_changed", 0.7),
+        at_most("to_logits", 0.3),
+        _MATTERS,
+        fired=5,
+    ),
+    _rule(
+        "writes the answer",
+        "writer of the answer",
+        *_MLP,
+        at_least("direct", 0.1),
+        at_least("agreement", 0.6),
+        at_least("to_logits", 0.6),
+        at_least("at_read", 0.7),
+        fired=17,
+    ),
+    _rule(
+        "changes nothing",
+        "inert",
+        at_most("touched", 0.005),
+        Within("ablated", -0.005, 0.005),
         Within("direct", -0.005, 0.005),
+        fired=86,
     ),
-)  # fmt: skip
+)
 ROLES = (*dict.fromkeys(rule.role for rule in RULES), UNNAMED)
