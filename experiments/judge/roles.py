@@ -63,7 +63,7 @@ class Config(Places):
 
     sets: tuple[str, ...] = ("tuning", "held out")
     seeds: tuple[int, ...] = (0, 1)
-    held_out_seeds: tuple[int, ...] = (100,)
+    held_out_seeds: tuple[int, ...] = (100, 101)
     behaviours: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     heads: int = 16
