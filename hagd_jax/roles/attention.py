@@ -55,14 +55,14 @@ class Spread(NamedTuple):
         token: (N,) between the current tokens.
         place: (N,) between positions.
         before: (N,) between the tokens before.
-        count: Values, and numbers of groups of the three kinds.
+        sizes: Values, and numbers of groups of the three kinds.
     """
 
     total: np.ndarray
     token: np.ndarray
     place: np.ndarray
     before: np.ndarray
-    count: tuple[int, int, int, int]
+    sizes: tuple[int, int, int, int]
 
     __repr__ = one_line
 

@@ -226,7 +226,7 @@ def _table(
     of_heads = np.stack([np.ravel(own) for own in (*patterns, copying(model))], -1)
     gain = _gains(model)
     size = done.size + 1e-9 * (1 + done.size.max(initial=0))
-    total, count = spread.total, spread.count
+    total, count = spread.total, spread.sizes
     shares = [
         explained(between, total, count[0], groups)
         for between, groups in zip(spread[1:4], count[1:], strict=True)

@@ -104,7 +104,7 @@ def _roles(t: Tracr, expression: Any, compiled: Compiled, case: Case) -> dict[No
             roles[node] = _of_head(made, made is expression, compiled)
     for layer in sorted({node.layer for node in varies if node.kind == "neuron"}):
         own = [n.index for n in varies if n.kind == "neuron" and n.layer == layer]
-        written = np.asarray(blocks["mlp"]["out"]["kernel"])[layer, own].any(0)
+        written = np.asarray((np.asarray(blocks["mlp"]["out"]["kernel"])[layer, own]).any(0))
         roles[Node("mlp", layer, 0)] = _of_mlp(t, _made(labels, written, parts), expression)
     return roles
 

@@ -129,8 +129,8 @@ class Sketch:
         return DecoderConfig(
             vocab_size=len(self.words), n_layers=layers, d_model=width, n_heads=heads,
             d_head=d_head, d_mlp=neurons, max_positions=length, norm=style.norm,  # type: ignore[arg-type]
-            positions=style.positions, rotary_dim=style.rotary, rope_theta=1e6 if not style.rotary
-            else 1e4, activation=style.activation, gated_mlp=style.gated,  # type: ignore[arg-type]
+            positions=style.positions,  # type: ignore[arg-type]
+            rotary_dim=style.rotary, rope_theta=1e4 if style.rotary else 1e6, activation=style.activation, gated_mlp=style.gated,  # type: ignore[arg-type]
             qkv_bias=not style.gated, attn_out_bias=not style.gated, mlp_bias=not style.gated,
             parallel_residual=style.parallel,
         )  # fmt: skip
@@ -147,7 +147,7 @@ class Sketch:
         slow = np.arange(17, half)
         return np.concatenate([slow, slow + half, np.arange(2 * half, d_head)])
 
-    def one_hot(self, space: str, index: int | Sequence[int]) -> np.ndarray:
+    def one_hot(self, space: str, index: int | Sequence[int] | np.ndarray) -> np.ndarray:
         """Return (1, D), the sum of some directions of a space."""
         return self.space[space][np.atleast_1d(index)].sum(0, keepdims=True)
 

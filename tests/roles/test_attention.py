@@ -130,7 +130,7 @@ def test_spreads_are_analyses_of_variance(model, rows):
         np.testing.assert_allclose(
             getattr(spread, name), np.concatenate(between), rtol=1e-3, atol=1e-5
         )
-    assert spread.count == (120, 6, 6, 7)
+    assert spread.sizes == (120, 6, 6, 7)
     assert spread.total.min() > 0
 
 

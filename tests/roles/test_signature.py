@@ -43,7 +43,7 @@ def test_necessity_is_what_patching_the_head_loses(case, found):
         prompts.metric(forward(case.model, prompts.corrupted, read=prompts.reads).logits)
     )
     for i, role in enumerate(case.roles.values()):
-        if role not in ("mover of the answer", "duplicate token", "suppressor"):
+        if role not in ("mover of the answer", "suppressor"):
             continue
         _, (layer, head) = head_named(case, role)
         mask = np.ones((len(other), case.model.config.n_heads))

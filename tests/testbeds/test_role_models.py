@@ -36,8 +36,8 @@ def test_heads_do_what_their_roles_say_in_every_family(style):
     whole = metric(case)
     assert whole > 1
     assert metric(case, heads_of(case, "mover of the answer")) < 0.5 * whole
-    # The floor is the noise of the weights, and norms that all heads share.
-    assert metric(case, heads_of(case, "inert", "first token")) == pytest.approx(whole, rel=0.05)
+    # Norms that all heads share move, and what the duplicate head writes multiplies that.
+    assert metric(case, heads_of(case, "inert", "first token")) == pytest.approx(whole, rel=0.15)
     if heads_of(case, "suppressor"):
         assert metric(case, heads_of(case, "suppressor")) > 1.1 * whole
     pattern = forward(case.model, prompts.clean, capture=["attn_pattern"]).trace["attn_pattern"]
