@@ -130,7 +130,8 @@ class Sketch:
             vocab_size=len(self.words), n_layers=layers, d_model=width, n_heads=heads,
             d_head=d_head, d_mlp=neurons, max_positions=length, norm=style.norm,  # type: ignore[arg-type]
             positions=style.positions,  # type: ignore[arg-type]
-            rotary_dim=style.rotary, rope_theta=1e4 if style.rotary else 1e6, activation=style.activation, gated_mlp=style.gated,  # type: ignore[arg-type]
+            rotary_dim=style.rotary, rope_theta=1e4 if style.rotary else 1e6,
+            activation=style.activation, gated_mlp=style.gated,  # type: ignore[arg-type]
             qkv_bias=not style.gated, attn_out_bias=not style.gated, mlp_bias=not style.gated,
             parallel_residual=style.parallel,
         )  # fmt: skip
