@@ -9,6 +9,9 @@ from hagd_jax.testbeds.necessary import necessary_edges, true_edges
 from hagd_jax.testbeds.programs import PROGRAMS
 from hagd_jax.testbeds.proven import ProvenProgram, prove, random_programs
 from hagd_jax.testbeds.random_program import random_program
+from hagd_jax.testbeds.role_models import role_case
+from hagd_jax.testbeds.role_plan import RoleCase
+from hagd_jax.testbeds.role_programs import role_program
 from hagd_jax.testbeds.skipping import SkipShare, skip_share
 from hagd_jax.testbeds.small_cache import small_model
 from hagd_jax.testbeds.small_training import (
@@ -27,6 +30,7 @@ __all__ = [
     "Compiled",
     "Program",
     "ProvenProgram",
+    "RoleCase",
     "SkipShare",
     "SmallTrainConfig",
     "TwoHop",
@@ -45,6 +49,8 @@ __all__ = [
     "prove",
     "random_program",
     "random_programs",
+    "role_case",
+    "role_program",
     "scrambled",
     "skip_share",
     "small_model",

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from experiments.common.script import Places
-from experiments.judge import judged, mutations
+from experiments.judge import judged, mutations, roles
 from experiments.readme import judge as table
 from hagd_jax.causal import ValidateConfig
 from hagd_jax.pipeline import ExtractConfig
@@ -54,3 +54,34 @@ def test_the_judge_was_judged_at_the_settings_that_users_get():
         assert theirs.pop("robust") is False
         assert theirs.pop("supersets") > 0
         assert theirs == measured | {"claims": claims}
+
+
+def test_roles_are_measured_and_named_anew_without_measuring(places, read, monkeypatch):
+    monkeypatch.setattr(roles, "STYLES", {"tuning": ("plain",)})
+    config = roles.Config(
+        **places, sets=("tuning",), seeds=(0,), behaviours=("lookup",), programs=("none",), heads=2
+    )
+    roles.main(config)
+    found = read("roles")
+    own = found["summary"]["tuning"]
+    assert own["right"] == own["units"] > 0
+    assert own["random_heads"] == 2
+    assert {"unit", "true", "said", "rule"} <= found["rows"][0].keys()
+    assert "values" not in found["rows"][0]
+    monkeypatch.setattr(roles, "measured", None)
+    roles.main(config)
+    assert read("roles")["summary"] == found["summary"]
+
+
+def test_the_summary_of_roles_counts_by_hand():
+    said = [
+        ("induction", "induction", "a"), ("induction", "inert", "i"), ("unnamed", "unnamed", ""),
+        ("random", "inert", "i"), ("random", "positional", "b"), ("random", "unnamed", ""),
+    ]  # fmt: skip
+    own = roles.summary([{"true": a, "said": b, "rule": c} for a, b, c in said])
+    assert (own["units"], own["right"], own["share_right"]) == (2, 1, 0.5)
+    assert (own["random_heads"], own["random_named"], own["random_inert"]) == (3, 1, 1)
+    assert own["rules"] == {
+        "a": {"fired": 1, "wrong": 0}, "b": {"fired": 1, "wrong": 1}, "i": {"fired": 1, "wrong": 1}
+    }  # fmt: skip
+    assert own["table"]["induction"] == {"induction": 1, "inert": 1}

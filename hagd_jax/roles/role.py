@@ -1,0 +1,186 @@
+"""Roles of units, and the rows that a table of a circuit shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hagd_jax.causal import Circuit
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.models import LanguageModel
+from hagd_jax.roles.rules import RULES, UNNAMED, Rule
+from hagd_jax.roles.signature import SignatureConfig, Signatures, signatures
+from hagd_jax.tasks.definition import Task
+from hagd_jax.tasks.prompts import Prompts
+from hagd_jax.units import Unit, neurons
+
+
+class Role(NamedTuple):
+    """A role is what a rule says of a unit.
+
+    Attributes:
+        name: One of `ROLES`; `unnamed` where no rule holds.
+        rule: Name of the rule; empty where none holds.
+        confidence: Lower end of the 95% interval of the share of tuning units that the rule named
+            rightly; 0 where none holds.
+    """
+
+    name: str
+    rule: str = ""
+    confidence: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Roles(Sequence[Role]):
+    """Roles are those of some units, in their order; printed, a line each.
+
+    Attributes:
+        units: The units.
+        roles: A role for each.
+    """
+
+    units: tuple[Unit, ...]
+    roles: tuple[Role, ...]
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+    def __getitem__(self, index):  # type: ignore[override]
+        return self.roles[index]
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter(self.roles)
+
+    def of(self, name: str) -> Role:
+        """Return the role of the unit of a name.
+
+        Raises:
+            InputError: If there is no such unit among them.
+        """
+        for unit, role in zip(self.units, self.roles, strict=True):
+            if unit.name == name:
+                return role
+        raise InputError("unit", got=repr(name)[:80], expected="one that has a role here")
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{unit.name}: {role.name}"
+            + (f" ({role.rule}; right in at least {role.confidence:.0%})" if role.rule else "")
+            for unit, role in zip(self.units, self.roles, strict=True)
+        )
+
+    def __repr__(self) -> str:
+        named = sum(role.name != UNNAMED for role in self.roles)
+        return f"Roles({named} of {len(self)} units named)"
+
+
+def roles_of(signatures: Signatures, rules: Sequence[Rule] = RULES) -> Roles:
+    """Name the role of every unit by the first rule that holds.
+
+    Args:
+        signatures: As measured, not standardised.
+        rules: In the order in which they are tried.
+
+    Returns:
+        A role for each unit; `unnamed` where no rule holds.
+
+    Raises:
+        InputError: If the signatures were standardised, which rules do not know.
+
+    Example:
+        >>> case = hagd.testbeds.role_case("induction", "plain", 0)
+        >>> head = next(name for name, role in case.roles.items() if role == "induction")
+        >>> roles_of(hagd.roles.signatures(case.model, case.prompts, [head]))[0].name
+        'induction'
+    """
+    require_is("signatures", signatures, Signatures)
+    if signatures.standard:
+        raise InputError(
+            "signatures", got="standardised ones", expected="them as measured",
+            mend="Pass what `signatures` returned, before `.standardised()`.",
+        )  # fmt: skip
+    return Roles(signatures.units, named(signatures.values, rules))
+
+
+def named(values: np.ndarray, rules: Sequence[Rule] = RULES) -> tuple[Role, ...]:
+    """Name the role of every row of a table of signatures, see `roles_of`.
+
+    Args:
+        values: (U, K), not standardised.
+        rules: In the order in which they are tried.
+
+    Returns:
+        A role for each row.
+
+    Example:
+        >>> named(np.zeros((1, len(hagd.roles.NAMES))))[0].name
+        'inert'
+    """
+    found = [Role(UNNAMED)] * len(values)
+    taken = np.zeros(len(values), bool)
+    for rule in rules:
+        for i in np.flatnonzero(rule.holds(values) & ~taken).tolist():
+            found[i], taken[i] = Role(rule.role, rule.name, rule.confidence), True
+    return tuple(found)
+
+
+class Described(NamedTuple):
+    """A described unit is a row of a table of a circuit.
+
+    Attributes:
+        unit: Name of the unit.
+        leaves: Heads and neurons in it.
+        role: What a rule says of it.
+        necessity: Share of the metric's change that is lost when the unit alone takes its
+            counterfactual values.
+    """
+
+    unit: str
+    leaves: int
+    role: Role
+    necessity: float
+
+
+def described(
+    model: LanguageModel,
+    task: Task | Prompts,
+    circuit: Circuit,
+    config: SignatureConfig = SignatureConfig(),
+    *,
+    key: jax.Array | None = None,
+) -> tuple[Described, ...]:
+    """Describe the units of a circuit: their size, role and necessity alone.
+
+    Args:
+        model: The model.
+        task: The task of the circuit.
+        circuit: Of heads and neurons, or of units made of these.
+        config: How signatures are measured.
+        key: Of the synthetic prompts.
+
+    Returns:
+        A row for each unit, in the order of the circuit.
+
+    Raises:
+        InputError: If the circuit is of another model, or of a transcoder's features.
+
+    Example:
+        >>> case = hagd.testbeds.role_case("lookup", "plain", 0)
+        >>> tree = hagd.units.tree(case.model)
+        >>> circuit = Circuit.of_units(tree, list(case.roles)[:1], model="m", task="t")
+        >>> described(case.model, case.prompts, circuit)[0].role.name
+        'token lookup'
+    """
+    require_is("circuit", circuit, Circuit)
+    require_is("model", model, LanguageModel)
+    circuit.check_model(neurons(model))
+    found = signatures(model, task, circuit.units, config, key=key)
+    necessity = found.column("necessity").tolist()
+    return tuple(
+        Described(unit.name, len(unit), role, lost)
+        for unit, role, lost in zip(found.units, roles_of(found), necessity, strict=True)
+    )
