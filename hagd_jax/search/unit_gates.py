@@ -157,7 +157,10 @@ def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.n
     """
     heads, mlps, inside = (np.asarray(row, np.float64) for row in logits)
     ranks = np.concatenate([heads.ravel(), np.minimum(inside, mlps[:, None]).ravel()])
-    mask = _highest(ranks, leaves)
+    # Of leaves that their MLP's gate holds at one rank, those with the highest gates come first.
+    own = np.concatenate([heads.ravel(), inside.ravel()])
+    mask = np.zeros(len(ranks), bool)
+    mask[np.lexsort([-own, -ranks])[:leaves]] = True
     if mask[: heads.size].sum() + _inside(mask, inside).any(1).sum() <= units:
         return mask, ranks
     taken = _highest(np.concatenate([heads.ravel(), mlps]), units)
