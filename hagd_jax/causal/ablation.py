@@ -27,7 +27,7 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
 from hagd_jax.tasks.batching import batches_with
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Edges, Nodes, Parts, Source, parts_of
+from hagd_jax.units import AnyParts, Edges, Nodes, Source, parts_of
 from hagd_jax.units.checks import require_mask
 from hagd_jax.units.unit_edges import UnitEdges
 
@@ -113,7 +113,7 @@ def behaviour(
     masks: Sequence[Nodes | Edges | UnitEdges],
     *,
     ablation: Ablation | str,
-    dictionary: Parts | Source | None = None,
+    dictionary: AnyParts | Source | None = None,
     candidates: tuple[int, ...] | None = None,
     batch_size: int = 16,
     with_model: bool = False,
@@ -201,7 +201,7 @@ class _Circuits(NamedTuple):
     count: Any
 
 
-def _stacked(masks: Sequence[Nodes | Edges | UnitEdges], parts: Parts) -> _Circuits:
+def _stacked(masks: Sequence[Nodes | Edges | UnitEdges], parts: AnyParts) -> _Circuits:
     """The masks and copies that are never run, so that one program serves any number of them."""
     for mask in masks:
         require_mask("masks", mask, parts.space)
@@ -272,7 +272,7 @@ def require_prompts(what: str, value: Any) -> None:
 @functools.partial(jax.jit, static_argnames=("ablation", "candidates"))
 def _judge(
     model: LanguageModel,
-    dictionary: Parts,
+    dictionary: AnyParts,
     batch: Prompts,
     beside: dict[str, jax.Array],
     circuits: _Circuits,

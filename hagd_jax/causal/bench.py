@@ -17,7 +17,7 @@ from hagd_jax.causal.trials import AnyCircuit, Mask, Trials, existing, without
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units.components import Parts
+from hagd_jax.units.components import AnyParts
 from hagd_jax.units.wired import Wired
 
 
@@ -48,7 +48,7 @@ class Bench:
     """A bench runs circuits of one model with one configuration."""
 
     model: LanguageModel
-    parts: Parts
+    parts: AnyParts
     config: ValidateConfig
 
     __repr__ = one_line

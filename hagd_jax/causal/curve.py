@@ -16,7 +16,7 @@ from hagd_jax.errors import require_is, require_list, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Edges, Nodes, Parts, Source, parts_of
+from hagd_jax.units import AnyParts, Edges, Nodes, Source, Space, parts_of
 from hagd_jax.units.checks import require_mask
 
 # Nodes of a model: no file holds more, and a double counts no further.
@@ -48,7 +48,7 @@ def size_curve(
     task: Task,
     masks: Sequence[Nodes | Edges],
     *,
-    dictionary: Parts | Source | None = None,
+    dictionary: AnyParts | Source | None = None,
     ablation: str = "counterfactual",
     split: str = "test",
     batch_size: int = 16,
@@ -82,7 +82,8 @@ def size_curve(
     for mask in masks:
         require_mask("masks", mask, parts.space)
     there = existing(parts)
-    like = parts.space if isinstance(parts.space, Edges) else Nodes.full(parts.space, False)
+    space = parts.space
+    like = Nodes.full(space, False) if isinstance(space, Space) else space
     empty = like.like(np.zeros(len(there), bool))
     judged = judged_prompts(task, split, Seen.nothing(), causal=model.config.causal)
     rows = behaviour(

@@ -29,7 +29,7 @@ from hagd_jax.models import LanguageModel, forward
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import distinct, prompt_digests
-from hagd_jax.units import Parts
+from hagd_jax.units import AnyParts
 
 # Fewer prompts are no reference: one of them would weigh too much.
 LEAST = 8
@@ -114,7 +114,7 @@ class Places(NamedTuple):
 
 def reference_means(
     model: LanguageModel,
-    parts: Parts,
+    parts: AnyParts,
     prompts: Prompts,
     reference: Prompts | None = None,
     *,
@@ -236,7 +236,7 @@ def _counts(prompts: Prompts, groups: np.ndarray, width: int) -> np.ndarray:
 
 
 def _summed(
-    model: LanguageModel, parts: Parts, prompts: Prompts, groups: np.ndarray, batch_size: int
+    model: LanguageModel, parts: AnyParts, prompts: Prompts, groups: np.ndarray, batch_size: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sums over each of some groups and over all other prompts together, and their counts."""
     own = groups_of(prompts)
@@ -251,7 +251,7 @@ def _summed(
 
 @functools.partial(jax.jit, static_argnames="groups")
 def group_sums(
-    model: LanguageModel, parts: Parts, batch: Prompts, weight: jax.Array, groups: int
+    model: LanguageModel, parts: AnyParts, batch: Prompts, weight: jax.Array, groups: int
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Sum the values of units over the real tokens of each group of prompts.
 

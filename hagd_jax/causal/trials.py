@@ -14,7 +14,7 @@ from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.causal.wiring import Wiring
 from hagd_jax.units import Edges, Nodes
-from hagd_jax.units.components import Components, Parts
+from hagd_jax.units.components import AnyParts, Components
 from hagd_jax.units.unit_edges import UnitEdges
 from hagd_jax.units.wired import Wired
 
@@ -74,7 +74,7 @@ class Trials:
 
 def make_trials(
     circuit: AnyCircuit,
-    parts: Parts,
+    parts: AnyParts,
     *,
     controls: int,
     members: int,
@@ -148,14 +148,14 @@ def _more(outside: np.ndarray, count: int, rng: np.random.Generator) -> list[np.
     return [rng.permutation(outside)[:size] for _ in range(count if size else 0)]
 
 
-def existing(parts: Parts) -> np.ndarray:
+def existing(parts: AnyParts) -> np.ndarray:
     """Mark the (P,) places of a flat mask at which the model has a unit."""
     if isinstance(parts, Components | Wired):
         return parts.space.flat().astype(bool)
     return np.ones(parts.space.nodes, bool)
 
 
-def given(parts: Parts) -> list[int]:
+def given(parts: AnyParts) -> list[int]:
     """List the places of what the empty circuit has: no node, and no edge between components.
 
     Of edges between units it has that from the embedding to the logits, so that it does what the
@@ -178,7 +178,7 @@ def with_(flat: np.ndarray, more: Any) -> np.ndarray:
     return changed
 
 
-def groups(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+def groups(parts: AnyParts) -> tuple[np.ndarray, np.ndarray]:
     """Number the group, layer by kind, of each place of a flat mask.
 
     Args:
@@ -215,7 +215,7 @@ class Drawing(NamedTuple):
 
     flat: np.ndarray
     there: np.ndarray
-    parts: Parts
+    parts: AnyParts
     alike: Alike | None
 
     __repr__ = one_line

@@ -26,7 +26,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Source
-from hagd_jax.units.components import Parts, components, parts_of
+from hagd_jax.units.components import AnyParts, components, parts_of
 
 
 def validate(
@@ -116,7 +116,7 @@ def validate(
 _WHAT = {Circuit: "nodes", EdgeCircuit: "edges", Wiring: "edges between its units"}
 
 
-def _parts(model: LanguageModel, circuit: AnyCircuit, dictionary: Source | None) -> Parts:
+def _parts(model: LanguageModel, circuit: AnyCircuit, dictionary: Source | None) -> AnyParts:
     """What the circuit consists of; edges need no dictionary."""
     if isinstance(circuit, Wiring):
         return circuit.on(model)

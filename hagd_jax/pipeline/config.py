@@ -92,7 +92,7 @@ class ExtractConfig:
         '64'
     """
 
-    nodes: str = "5%"
+    nodes: str = "20%"
     units: int = 64
     executor: Executor = "staged"
     seed: int = 0

@@ -15,7 +15,7 @@ from hagd_jax.parallel import constrain, replicate
 from hagd_jax.search.checks import require_spoken
 from hagd_jax.tasks.batching import batch_rows, padded_batches
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Parts
+from hagd_jax.units import AnyParts, Parts
 from hagd_jax.units.rows import masks
 
 
@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 
 def target_of(
-    model: LanguageModel, prompts: Prompts, batch_size: int, *, means: Parts | None = None
+    model: LanguageModel, prompts: Prompts, batch_size: int, *, means: AnyParts | None = None
 ) -> Target:
     """Run the model on all prompts once.
 
@@ -87,7 +87,7 @@ def _ends(model: LanguageModel, batch: Prompts) -> tuple[jax.Array, jax.Array]:
     return replicate((by_prompt, batch.metric(at)), model.mesh)
 
 
-def counterfactual(model: LanguageModel, parts: Parts, batch: Prompts) -> dict[str, jax.Array]:
+def counterfactual(model: LanguageModel, parts: AnyParts, batch: Prompts) -> dict[str, jax.Array]:
     """Compute the values of the parts on the corrupted prompts."""
     trace = forward(model, batch.inputs("corrupted"), capture=parts.capture).trace
     return parts.values(trace)
@@ -108,7 +108,7 @@ def mixed(
     return chosen(batch.prompts, rows, means_of(batch, own_values(model, parts, batch)), other)
 
 
-def own_values(model: LanguageModel, parts: Parts, batch: Target) -> dict[str, jax.Array]:
+def own_values(model: LanguageModel, parts: AnyParts, batch: Target) -> dict[str, jax.Array]:
     """Compute the values of the parts on the prompts themselves."""
     trace = forward(model, batch.prompts.inputs(), capture=parts.capture).trace
     return parts.values(trace)

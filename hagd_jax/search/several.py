@@ -21,7 +21,7 @@ from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain
 from hagd_jax.search.objective import Target, chosen, counterfactual, means_of, own_values
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Parts
+from hagd_jax.units import AnyParts
 
 
 class Partners(NamedTuple):
@@ -80,7 +80,7 @@ def partners_of(model: LanguageModel, prompts: Prompts, draws: int) -> Partners:
 
 def replaced(
     model: LanguageModel,
-    parts: Parts,
+    parts: AnyParts,
     batch: Target,
     drawn: tuple[jax.Array, jax.Array | None] | None,
     which: jax.Array,

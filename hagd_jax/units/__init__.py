@@ -3,7 +3,7 @@
 from hagd_jax.units.active import ActiveFeatures, active_features
 from hagd_jax.units.blocks import Blocks, blocks
 from hagd_jax.units.chosen import Scores, Selection
-from hagd_jax.units.components import Components, Parts, components, parts_of
+from hagd_jax.units.components import AnyParts, Components, Parts, components, parts_of
 from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
 from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
@@ -27,6 +27,7 @@ __all__ = [
     "NEURONS",
     "WRITES",
     "ActiveFeatures",
+    "AnyParts",
     "Blocks",
     "Components",
     "Decoders",

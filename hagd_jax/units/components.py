@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import jax
 
@@ -77,10 +78,16 @@ def components(model: LanguageModel) -> Components:
     return Components(model.config)
 
 
-Parts = Dictionary | Components | Wired
+# What masks are trained over and scores are of; and what circuits that are judged consist of.
+Parts = Dictionary | Components
+AnyParts = Parts | Wired
 
 
-def parts_of(model: LanguageModel, source: Parts | Source | None) -> Parts:
+@overload
+def parts_of(model: LanguageModel, source: Parts | Source | None) -> Parts: ...
+@overload
+def parts_of(model: LanguageModel, source: AnyParts | Source | None) -> AnyParts: ...
+def parts_of(model: LanguageModel, source: AnyParts | Source | None) -> AnyParts:
     """Choose the units of circuits: nodes of a dictionary, or edges between components."""
     if isinstance(source, Components | Wired):
         return source
