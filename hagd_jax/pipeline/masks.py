@@ -69,7 +69,7 @@ def search(context: Context, left: Left) -> Ranked:
     if keeps_top(context, scores.space):
         return top_of(context, scores)
     sizes, size = circuit_sizes(context, scores.space), config.size(scores.space.nodes)
-    tree, prior, _ = left["hierarchy"]
+    tree, prior = left["hierarchy"]
     key = jax.random.key(config.seed)
     state = init_masks(key, prior, config.masks, tree=tree, sizes=len(sizes))
     resumed = run.masks.latest(state) if run else None
