@@ -14,6 +14,7 @@ from hagd_jax.pipeline.context import Left
 from hagd_jax.pipeline.masks import FILE as SEARCH_FILE
 from hagd_jax.pipeline.repairing import FILE as REPAIR_FILE
 from hagd_jax.pipeline.run_folder import RunFolder
+from hagd_jax.pipeline.trees import keep_tree
 from hagd_jax.search import UnitCircuit
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Unit, UnitTree
@@ -71,7 +72,8 @@ def found_units(
 
 
 def keep_search(run: RunFolder, found: FoundUnits) -> None:
-    """Write the circuits of all sizes."""
+    """Write the tree, and the circuits of all sizes."""
+    keep_tree(run, found.tree)
     numbers, ranks = zip(*(numbers_of(found.tree, each) for each in found.circuits), strict=True)
     counts = np.array([len(row) for row in numbers])
     run.keep(SEARCH_FILE, counts=counts, units=np.concatenate(numbers), ranks=np.concatenate(ranks))
