@@ -49,8 +49,8 @@ class ExtractConfig:
     Attributes:
         nodes: Size of the circuit in nodes (heads, neurons or features): a number ("64") or a share
             of the model's ("5%"). It is the largest one if `search` is `units`, else the exact one.
-        units: Largest number of units of the circuit, each a head, a neuron, a cluster of them, a
-            whole block or a band of layers; read by `search` = `units` alone.
+        units: Largest number of units of the circuit, each a head, what belongs to it of an MLP, a
+            node, or a whole block; read by `search` = `units` alone.
         executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
             circuit as one compiled step for meshes, with a second one for a search over units.
             Both end with the same circuit.
@@ -63,11 +63,12 @@ class ExtractConfig:
         train: How that transcoder is trained. Algorithms use settings for small models unless one
             of these is changed.
         gradient: How nodes are scored.
-        search: How the circuit is chosen: `units` trains masks over a tree of units (bands of
-            layers, blocks, clusters and nodes), `masks` trains masks over nodes, `top` keeps the
-            nodes with the highest scores.
-        levels: Levels of clusters in the tree of units, or those that masks over nodes are opened
-            through. By default two, or as many as the graph is large enough for; 0 for none.
+        search: How the circuit is chosen: `units` trains masks over heads, MLPs and the nodes
+            inside them, `masks` trains masks over nodes alone, `top` keeps the nodes with the
+            highest scores.
+        levels: Levels of clusters that parts of MLPs are listed by where there is room, or that
+            masks over nodes are opened through. By default two, or as many as the graph is large
+            enough for; 0 for none.
         prior: Where masks begin: at signed integrated gradients (`ig`), or at the meta-learner's
             membership scores of the graph (`learner`).
         graph_prompts: Prompts of the discover split that the graph is averaged over.
