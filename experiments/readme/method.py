@@ -100,6 +100,45 @@ def random_programs(result: dict) -> list[Row]:
     return made
 
 
+def roles(result: dict) -> list[Row]:
+    """Make rows for roles: units with a known purpose, and heads without any."""
+    own = result["summary"]["held out"]
+    right = f"{own['right']} of {own['units']} ({own['share_right']:.1%})"
+    named = f"{own['random_named']} of {own['random_heads']} ({own['share_random_named']:.1%})"
+    script = "judge/roles.py"
+    return [
+        ("Roles of units whose purpose is known, in models that tuned no rule: right", right,
+         "≥ 85%", script),
+        ("The same: random heads of models with permuted weights that are given a role", named,
+         "≤ 5%", script),
+    ]  # fmt: skip
+
+
+def units(result: dict) -> list[Row]:
+    """Make a row for each circuit of units of a real model: its gates under every ablation."""
+    found: dict[tuple, list[dict]] = {}
+    for row in result["rows"]:
+        found.setdefault((row["task"], row["asked"], row["seed"]), []).append(row)
+    made = []
+    for (task, _, seed), rows in found.items():
+        first = rows[0]
+        said = "; ".join(
+            f"{row['ablation']} {'all hold' if row['gates'] and _near(row) else 'not all hold'} "
+            f"(faithfulness {row['faithfulness']:.2f}, accuracy {row['preservation']:.0%}, "
+            f"KL {row['kl_share']:.0%})" for row in rows
+        )  # fmt: skip
+        size = f"{first['units']} units with {first['nodes']:,} of {first['of']:,} nodes"
+        gates = "faithfulness .7 to 1.3, accuracy ≥ 85%, KL ≤ 30%"
+        made.append(
+            (f"SmolLM2, {task}, seed {seed}: {size}; gates", said, gates, "circuits/units.py")
+        )
+    return made
+
+
+def _near(row: dict) -> bool:
+    return 0.7 <= row["faithfulness"] <= 1.3
+
+
 def exhaustive(result: dict) -> list[Row]:
     """Make the row of the comparison with exhaustive search."""
     rows = result["rows"]
@@ -200,6 +239,8 @@ ROWS: Rows = {
     "algorithmic": algorithmic,
     "ground_truth": ground_truth,
     "random_programs": random_programs,
+    "roles": roles,
+    "units": units,
     "exhaustive_check": exhaustive,
     "stability": stability,
     "meta_learning": learner,
