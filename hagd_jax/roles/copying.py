@@ -31,7 +31,7 @@ def copying(model: LanguageModel) -> np.ndarray:
 
     Example:
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
-        >>> copying(case.model).round().max()
+        >>> float(copying(case.model).round().max())
         1.0
     """
     products, most = (np.asarray(x, np.float64) for x in _products(model.bare()))

@@ -78,8 +78,8 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
 
     Example:
         >>> plan = plan_of([(2, 4)], Space(2, 2, 8), UnitMaskConfig(steps=4, plateau=0.5, start=1))
-        >>> plan.units.round(2).tolist(), plan.leaves.round(2).tolist()
-        ([6.0, 3.46, 2.0, 2.0], [20.0, 8.94, 4.0, 4.0])
+        >>> [f"{units:.2f} {leaves:.2f}" for units, leaves in zip(plan.units, plan.leaves)]
+        ['6.00 20.00', '3.46 8.94', '2.00 4.00', '2.00 4.00']
     """
     count, still = len(sizes), config.plateau * config.steps
     if still < count:

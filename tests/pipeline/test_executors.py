@@ -290,9 +290,9 @@ def test_what_steps_cannot_begin_with_is_refused(copier):
     with pytest.raises(ConfigError, match="corpus"):
         init(copier, LEARNED)
     with pytest.raises(ConfigError, match="dictionary"):
-        init(copier, ExtractConfig(features="some/folder"))
+        init(copier, ExtractConfig(search="masks", features="some/folder"))
     with pytest.raises(ConfigError, match="1 to 10"):
-        init(copier, ExtractConfig(nodes="11"))
+        init(copier, ExtractConfig(search="masks", nodes="11"))
     with pytest.raises(ConfigError, match="staged, fused"):
         ExtractConfig(executor="composed")
 
