@@ -52,7 +52,7 @@ class Config(Places):
     model: str = "smollm2-135m"
     units: tuple[int, ...] = (64,)
     leaves: tuple[float, ...] = (0.2,)
-    search: UnitMaskConfig = UnitMaskConfig(plateau=0.5)
+    search: UnitMaskConfig = UnitMaskConfig()
     sizes: Sizes = Sizes(discover=1024, select=64, test=64)
     scored: int = 64
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from hagd_jax import meta
@@ -18,6 +17,7 @@ from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
 from hagd_jax.pipeline.unit_stages import ablations_of
 from hagd_jax.search.config import shares
+from hagd_jax.search.unit_plan import least_steps
 from hagd_jax.tasks import Task
 from hagd_jax.units import Space, blocks, directed
 from hagd_jax.units.dictionary import MLPS, NEURONS
@@ -117,8 +117,8 @@ def _require_units(config: ExtractConfig, space: Space) -> None:
             mend="Ask for more --units, or for fewer --nodes.",
         )  # fmt: skip
     own = config.unit_masks
-    if sizes[-1][1] < space.nodes and own.plateau * own.steps < len(sizes):
-        least = math.ceil(len(sizes) / own.plateau)
+    least = least_steps(len(sizes), own.plateau)
+    if sizes[-1][1] < space.nodes and own.steps < least:
         raise ConfigError(
             "unit_masks.steps", got=own.steps,
             expected=f"{least} or more, so that each of {len(sizes)} sizes has a step",

@@ -21,9 +21,9 @@ class UnitMaskConfig:
         batch_size: Prompts in a step, each with a mask of its own; they are divided evenly among
             the ablations, so there are at least as many.
         start: Expected units and leaves at first, as a share of all of them.
-        plateau: Share of the steps in which sizes stay at the requested ones, divided evenly among
-            them; in the other steps they fall geometrically. Circuits are read from the mean of the
-            logits over the later two thirds of their plateau.
+        plateau: Share of the steps in which sizes stay at the requested ones, half of them at the
+            last one; in the other steps they fall geometrically. Circuits are read from the mean of
+            the logits over the later two thirds of their plateau.
         ablations: What closed leaves are set to, of `counterfactual`, `mean`, `resample` and
             `zero`.
         draws: Number of partners of each prompt among which every step chooses, for `resample`.
@@ -49,7 +49,7 @@ class UnitMaskConfig:
     learning_rate: float = 0.2
     batch_size: int = 9
     start: float = 0.8
-    plateau: float = 0.4
+    plateau: float = 0.5
     ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
     draws: int = 8
     temperature: float = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,10 +61,25 @@ def sizes_of_pairs(sizes: Sequence[tuple[int, int]], total: int) -> list[tuple[i
     return [(each.units, each.leaves) for each in limits_of(listed, total, 1.0)]
 
 
+def least_steps(count: int, plateau: float) -> int:
+    """Return the fewest steps with which each plateau has one.
+
+    Args:
+        count: Number of sizes.
+        plateau: Share of the steps that plateaus have.
+
+    Example:
+        >>> least_steps(1, 0.5), least_steps(3, 0.5)
+        (2, 8)
+    """
+    return math.ceil(max(1, 2 * (count - 1)) / plateau)
+
+
 def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConfig) -> Plan:
     """Make a plan: both sizes fall geometrically to each pair, and stay there for a plateau.
 
-    Steps that fall are divided among the pairs by how far each falls, on a logarithmic scale.
+    Steps that fall are divided among the pairs by how far each falls, on a logarithmic scale. The
+    last pair has half of the other steps, as its plateau, and the others share the rest.
 
     Args:
         sizes: K pairs, largest first.
@@ -82,7 +98,7 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
         ['6.00 20.00', '3.46 8.94', '2.00 4.00', '2.00 4.00']
     """
     count, still = len(sizes), config.plateau * config.steps
-    if still < count:
+    if config.steps < least_steps(count, config.plateau):
         raise InputError("steps", got=config.steps,
                          expected=f"one or more on each of {count} plateaus",
                          mend="Take more steps, a larger plateau, or fewer sizes.")  # fmt: skip
@@ -91,7 +107,8 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
     pairs = np.array(sizes, float)
     ends = np.log(np.concatenate([np.maximum(first, pairs[0])[None], pairs]))
     far = np.abs(np.diff(ends, axis=0)).max(1) + 1e-9
-    lengths = np.stack([far / far.sum() * (config.steps - still), np.full(count, still / count)])
+    share = np.array([1.0] * (count - 1) + [max(count - 1, 1)])
+    lengths = np.stack([far / far.sum() * (config.steps - still), share / share.sum() * still])
     stops = np.floor(np.cumsum(lengths.T) + 0.5 + 1e-9).astype(int).reshape(count, 2)
     stops[-1, 1] = config.steps
     rows, counts, begin = [], [], 0

@@ -240,11 +240,11 @@ def test_plans_fall_to_each_size_and_stay():
     for row, k in ((plan.units, 0), (plan.leaves, 1)):
         assert (np.diff(row) <= 1e-5).all()
         for size in sizes:
-            assert (row == size[k]).sum() >= 19
+            assert (row == size[k]).sum() >= 24
     assert plan.rate[0] == 1
     assert 0.1 <= plan.rate[-1] < 0.2
     assert (plan.averaged[plan.units > 8] == 0).all()
-    assert plan.averaged.max() == pytest.approx(20 - 6, abs=1)
+    assert plan.averaged.max() == pytest.approx(25 - 8, abs=1)
     assert plan.reading[-1].tolist() == [False, True]
 
 
