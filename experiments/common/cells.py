@@ -14,6 +14,8 @@ from experiments.common.script import Places
 from hagd_jax.errors import ConfigError
 
 Row = dict[str, Any]
+# Fields that name folders.
+_PLACES = tuple(field.name for field in dataclasses.fields(Places))
 
 
 def measure_cells(
@@ -66,15 +68,22 @@ def measure_cells(
 
 
 def settings_of(config: Places, varied: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration fields that every cell shares, as JSON values."""
-    places = {field.name for field in dataclasses.fields(Places)}
-    return plain(
-        {
-            name: value
-            for name, value in dataclasses.asdict(config).items()
-            if name not in places | set(varied)
-        }
-    )
+    """Return the configuration fields that every cell shares, as JSON values.
+
+    Folders are left out, those of configurations within it too: they differ between machines.
+    """
+    names = [field.name for field in dataclasses.fields(config) if field.name not in varied]
+    return plain({name: _without_places(getattr(config, name)) for name in names
+                  if name not in _PLACES})  # fmt: skip
+
+
+def _without_places(value: Any) -> Any:
+    """A configuration as a dictionary without its folders."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    hidden = _PLACES if isinstance(value, Places) else ()
+    return {field.name: _without_places(getattr(value, field.name))
+            for field in dataclasses.fields(value) if field.name not in hidden}  # fmt: skip
 
 
 def _done(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
