@@ -395,7 +395,7 @@ def test_units_are_listed_with_their_nodes_folded_below():
     assert "(5 units with 27 of 32 nodes)" in shown
     table = shown[shown.index('<table class="units">') :]
     table = table[: table.index("</table>")]
-    heads = re.findall(r"<th[^>]*>(.*?)</th>", table)
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", table)
     assert heads == ["layer", "unit", "kind", "nodes", "score"]
     named = re.findall(r"<code>(.*?)</code>", table)
     assert named == ["layers 0-1", "head 2.0", "cluster 2.0", "neuron 2.5", "mlp 3"]
