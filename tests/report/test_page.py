@@ -403,7 +403,7 @@ def test_units_are_listed_with_their_nodes_folded_below():
     assert {name: words.split() for name, words in folded} == {
         "layers 0-1": [f"L{i}.H{j}" for i in range(2) for j in range(2)]
         + [f"L{i}.N{j}" for i in range(2) for j in range(6)],
-        "cluster 2.0": ["L2.N2", "L2.N3", "L2.N4"],
+        "cluster 2.0": ["L2.N1", "L2.N2", "L2.N3"],
         "mlp 3": [f"L3.N{j}" for j in range(6)],
     }
     assert "@units" in shown  # under the pointer, in the plots against size

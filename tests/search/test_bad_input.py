@@ -142,20 +142,20 @@ def unit_calls():
     own = {"model": MODEL, "prompts": PROMPTS}
     config = search.UnitMaskConfig(steps=4, check_every=4, ablations=("counterfactual",))
     repair = search.UnitRepairConfig(rounds=1, proposals=1, ablations=("counterfactual",))
-    state = search.init_units(key, scores, tree, config)
+    state = search.init_units(key, scores, SPACE, config)
     chosen = search.UnitCircuit(tree.roots, (1.0,), (1, SPACE.nodes), {}, tree.seen)
-    given = {"tree": tree, "sizes": [(2, 3)], "config": config, "dictionary": None}
+    given = {"sizes": [(2, 3)], "config": config, "dictionary": None}
     return {
         "init_units": (
             search.init_units,
-            {"key": key, "scores": scores, "tree": tree, "config": config, "sizes": 1},
+            {"key": key, "scores": scores, "space": SPACE, "config": config, "sizes": 1},
         ),
         "search_units": (search.search_units, {**own, "scores": scores, **given, "seed": 0}),
         "train_units": (
             lambda **given: list(search.train_units(**given)), {**own, "state": state, **given},
         ),
         "seen_by_units": (
-            search.seen_by_units, {**own, "scores": scores, "tree": tree, "config": config},
+            search.seen_by_units, {**own, "scores": scores, "config": config},
         ),
         "unit_losses": (
             search.unit_losses,
