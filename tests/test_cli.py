@@ -266,7 +266,7 @@ def test_validate_takes_units_and_the_tree_that_they_are_of(folder, tmp_path, ca
         assert (record["members"], record["leaves"], record["units"]) == (3, 6, 11)
         assert "(3 units with 6 of 11 nodes)" in out[more]
         assert "Strongest 3 of 3 units with 6 of 11 nodes" in out[more]
-        assert "cluster 0.0 4 1" in out[more]
+        assert "cluster 0.0 cluster of neurons 4 1" in out[more]
     bare, given = out.values()
     assert "the clusters of the circuit's tree" in bare
     assert "the clusters of the circuit's tree" not in given

@@ -48,39 +48,6 @@ SCENES = {
             "In the morning {A} and {B} drove to the {place}, and {S} handed the {object} to",
             "Because {A} and {B} were meeting at the {place}, {S} brought a {object} to",
             "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
-            "The weather was fine, so {A} and {B} had lunch outside the {place}, where {S} "
-            "served a {object} to",
-            "Nobody else was in the {place} when {A} and {B} came in; {S} pointed the "
-            "{object} out to",
-            "Last week {A} and {B} were at the {place}, and {S} read a story about a {object} to",
-            "My friends {A} and {B} own the {place}. One day {S} left the {object} to",
-            "It was late in the {place}. {A} and {B} were tired, but {S} still described the "
-            "{object} to",
-            "On the way to the {place}, {A} and {B} argued, until {S} returned the {object} to",
-            "At the {place} the teacher introduced {A} and {B}, and {S} presented a {object} to",
-            "Thanks to the {place}, {A} and {B} became close friends; on Sunday {S} wrote "
-            "about the {object} to",
-            "People in the {place} liked {A} and {B}. After the show {S} awarded a {object} to",
-            "In front of the {place} stood {A} and {B}. Without a word {S} pushed the "
-            "{object} back to",
-            "There was a {object} on the table of the {place}, and {A} and {B} both saw it. "
-            "Then {S} offered it to",
-            "The news about the {place} surprised {A} and {B}. Later that day {S} mentioned "
-            "the {object} to",
-            "I heard that {A} and {B} were seen at the {place}, and that {S} tossed a {object} to",
-            "As the {place} filled with people, {A} and {B} found a quiet corner, where {S} "
-            "whispered about the {object} to",
-            "For years {A} and {B} had shared a desk in the {place}. On the last day {S} "
-            "dedicated a {object} to",
-            "Between classes {A} and {B} hurried across the {place}, and {S} quickly passed "
-            "a {object} on to",
-            "If {A} and {B} ever go back to the {place}, {S} will surely bring a {object} to",
-            "Everyone at the {place} knew that {A} and {B} were cousins, so {S} delivered "
-            "the {object} to",
-            "With the {place} behind them, {A} and {B} slowed down, and {S} handed the "
-            "{object} back to",
-            "Inside the {place} it was dark. {A} and {B} sat close together while {S} read "
-            "the {object} to",
         ),
         places=words("store park school office station museum garden library airport beach"),
         objects=words("drink book ring ball gift letter key ticket bottle map"),
