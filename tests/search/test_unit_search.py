@@ -46,6 +46,8 @@ CONFIG = UnitMaskConfig(
 SHORT = dataclasses.replace(CONFIG, steps=30, batch_size=6, ablations=("counterfactual", "mean"))
 SPACE = Space(3, 2, 5)
 NOTHING = Seen.nothing()
+# One program for all examples of a property.
+held = jax.jit(held_shifts)
 
 
 def flat_scores(case):
@@ -64,7 +66,7 @@ def some_gates(seed, space=SPACE):
 def test_leaves_are_held_and_units_are_at_most_so_many(seed, asked, leaves):
     """Checked against the expectation in float64 NumPy, leaf by leaf."""
     gates = some_gates(seed)
-    shifts = held_shifts(gates, asked, leaves)
+    shifts = held(gates, asked, leaves)
     of_heads, of_mlps, inside = (
         np.asarray(open_probability(row - shift), np.float64)
         for row, shift in zip(gates, (shifts.units, shifts.units, shifts.leaves), strict=True)
