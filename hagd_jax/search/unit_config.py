@@ -86,7 +86,8 @@ class UnitRepairConfig:
             and drops) that a round measures.
         batch_size: Prompts in one call.
         ablations: Those whose worst loss is made smaller, each as a share of the empty circuit's.
-        leaf_weight: As in `UnitMaskConfig`, for circuits whose size is a cost.
+        leaf_weight: What a leaf costs in circuits whose size is a cost: units + leaf_weight ·
+            leaves.
         metric: Weight of the squared error of the metric, beside KL.
         least: A change must lower the worst loss by this share of it.
 

@@ -19,12 +19,11 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
-from hagd_jax.search.config import RepairConfig
 from hagd_jax.search.objective import target_of
-from hagd_jax.search.outcome import is_found, measured_losses
+from hagd_jax.search.outcome import is_found
 from hagd_jax.search.parts import Given, looked, read
 from hagd_jax.search.several import partners_of
-from hagd_jax.search.unit_circuit import UnitCircuit, mask_row
+from hagd_jax.search.unit_circuit import UnitCircuit, unit_losses
 from hagd_jax.search.unit_config import UnitMaskConfig
 from hagd_jax.search.unit_gates import UnitGates
 from hagd_jax.search.unit_plan import Plan, plan_of, sizes_of_pairs
@@ -40,7 +39,7 @@ from hagd_jax.search.unit_steps import (
 from hagd_jax.tasks.batching import batch_rows
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Dictionary, Nodes, Source, UnitTree, as_dictionary
+from hagd_jax.units import Dictionary, Source, UnitTree, as_dictionary
 
 
 class SearchedUnits(NamedTuple):
@@ -109,15 +108,10 @@ def search_units(
     state, _ = collections.deque(scans, maxlen=1)[0]
     seen = seen_by_units(model, prompts, scores, config, dictionary=nodes)
     tree, chains = read_state(nodes, state, pairs, seen)
-    masks = [Nodes.full(nodes.space, False)]
-    masks += [Nodes.from_flat(nodes.space, mask_row(tree, each.units)) for each in chains]
-    inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
-    losses = {
-        name: measured_losses(model, prompts, masks, inside, dictionary=nodes, ablation=name)
-        for name in config.ablations
-    }
+    chosen = [each.units for each in chains]
+    losses = unit_losses(model, prompts, tree, [(), *chosen], config, dictionary=nodes)
     empty, *found = ({name: float(rows[i]) for name, rows in losses.items()}
-                     for i in range(len(masks)))  # fmt: skip
+                     for i in range(1 + len(chosen)))  # fmt: skip
     circuits = tuple(
         UnitCircuit(each.units, each.ranks, size, own, seen)
         for each, size, own in zip(chains, pairs, found, strict=True)
