@@ -80,9 +80,10 @@ def extract(
 
     Nodes are scored on the discover split and clustered by the graph of the task, masks over
     heads, MLPs and nodes are trained from the scores, and the circuit is judged on the test split,
-    under ablations that masks were not trained under. With `search` = `masks` masks are trained over
-    nodes; if they are no closer to the model on the select split than the nodes with the highest
-    scores, those are the circuit. The circuit records all data that it was chosen by looking at.
+    under ablations that masks were not trained under. With `search` = `masks` masks are trained
+    over nodes; if they are no closer to the model on the select split than the nodes with the
+    highest scores, those are the circuit. The circuit records all data that it was chosen by
+    looking at.
 
     Args:
         model: The model, on any mesh.
