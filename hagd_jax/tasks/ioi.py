@@ -48,6 +48,47 @@ SCENES = {
             "In the morning {A} and {B} drove to the {place}, and {S} handed the {object} to",
             "Because {A} and {B} were meeting at the {place}, {S} brought a {object} to",
             "Then {A} and {B} had a long talk at the {place}. Afterwards {S} sent a {object} to",
+            "Near the gate of the {place}, {A} and {B} found a {object}, and {S} gave it to",
+            "The {object} lay on a bench in the {place} when {A} and {B} arrived, and {S} "
+            "handed it to",
+            "My cousins {A} and {B} opened a small {place}, and {S} mentioned the {object} to",
+            "There was a fight between {A} and {B} about a {object} from the {place}, until "
+            "{S} returned it to",
+            "The bus stopped at the {place}. Out came {A} and {B}, and {S} pointed out the "
+            "{object} to",
+            "Neither {A} nor {B} had ever visited the {place}. Excited, {S} described a {object} "
+            "to",
+            "It was dark outside the {place}, so {A} and {B} hurried. Halfway home {S} returned "
+            "the {object} to",
+            "According to the newspaper, {A} and {B} got married at the {place}. As a surprise, "
+            "{S} presented a {object} to",
+            "Thanks to a {object}, {A} and {B} became friends in the {place}. Today {S} wrote to",
+            "Our teacher took {A} and {B} to the {place}, and {S} read a page about a {object} to",
+            "The police questioned {A} and {B} about the {object} missing from the {place}. "
+            "Nervously {S} whispered to",
+            "Lunch at the {place} had cost {A} and {B} little money, and happily {S} passed the "
+            "{object} to",
+            "For weeks {A} and {B} had looked for the {object} in the {place}. Now {S} proudly "
+            "returned it to",
+            "Dear friends, listen: {A} and {B} built this {place}, and each morning {S} brings a "
+            "{object} to",
+            "On the road from the {place}, {A} and {B} found a {object}; {S} described it to",
+            "The moment the {place} opened, {A} and {B} ran through the door, and {S} pointed a "
+            "{object} out to",
+            "The manager asked {A} and {B} to clean the {place}. First {S} handed the {object} to",
+            "I remember {A} and {B} from the {place}: {S} always read stories about a {object} to",
+            "During the storm the {place} lost power, but {A} and {B} stayed calm, and {S} "
+            "passed the {object} to",
+            "Of all the players at the {place}, {A} and {B} were the best. At practice {S} "
+            "tossed the {object} to",
+            "Somebody had left a {object} at the {place} for {A} and {B}. Without a word {S} "
+            "pushed it over to",
+            "Long ago the {place} belonged to {A} and {B}. Before leaving, {S} left the {object} "
+            "to",
+            "Should {A} and {B} buy the {object} from the {place}? After some thought {S} "
+            "recommended it to",
+            "Fresh snow covered the {place}. Under a tree {A} and {B} rested, and {S} offered the "
+            "{object} to",
         ),
         places=words("store park school office station museum garden library airport beach"),
         objects=words("drink book ring ball gift letter key ticket bottle map"),
@@ -90,6 +131,9 @@ SCENES = {
 
 # Two names in the prompt, three others in its counterfactual.
 NAMES_NEEDED = 5
+# A split begins with so many templates, or all that it has; more prompts have more templates, and
+# each of those has at least EACH prompts, as means and partners are those of a template.
+FEWEST, EACH = 8, 8
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
@@ -97,6 +141,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
     Templates, names, places and objects of the three splits are disjoint. Templates and the two
     orders (ABBA: the answer is named first; BABA: second) take turns, so they are balanced.
+    Discovery has 8 templates up to 64 prompts, and one more for every 8 prompts up to 32.
 
     Args:
         tokenizer: Of the model; names that are not one of its tokens are left out.
@@ -148,11 +193,12 @@ def names(tokenizer: Tokenizer, split: str) -> tuple[str, ...]:
 def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
     pool, scenes = names(tokenizer, split), SCENES[split]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    fillings = {t: _fillings(tokenizer, pool, scenes, t) for t in scenes.templates}
-    kinds = itertools.product((True, False), scenes.templates)
+    templates = scenes.templates[: max(FEWEST, size // EACH)]
+    fillings = {t: _fillings(tokenizer, pool, scenes, t) for t in templates}
+    kinds = itertools.product((True, False), templates)
     most = len(pool) * (len(pool) - 1) * min(map(len, fillings.values()))
     # Each order of each template could give so many.
-    require_enough("ioi", split, -(-size // (2 * len(scenes.templates))), most)
+    require_enough("ioi", split, -(-size // (2 * len(templates))), most)
     turns = itertools.cycle(kinds)
     kept: dict[str, Text] = {}
     while len(kept) < size:
