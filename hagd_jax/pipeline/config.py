@@ -71,6 +71,8 @@ class ExtractConfig:
             enough for; 0 for none.
         prior: Where masks begin: at signed integrated gradients (`ig`), or at the meta-learner's
             membership scores of the graph (`learner`).
+        score_prompts: Prompts of the discover split that scores are averaged over, at most; masks
+            are trained on all of them.
         graph_prompts: Prompts of the discover split that the graph is averaged over.
         candidates: Features that are nodes of the graph, those with the largest scores; the other
             features are clustered by layer.
@@ -105,6 +107,7 @@ class ExtractConfig:
     search: Search = "units"
     levels: int | None = None
     prior: Prior = "ig"
+    score_prompts: int = 64
     graph_prompts: int = 16
     candidates: int = 4096
     graph_steps: tuple[float, ...] = (0.3, 0.6, 0.9)
@@ -119,8 +122,9 @@ class ExtractConfig:
         if isinstance(self.nodes, int) and not isinstance(self.nodes, bool):
             object.__setattr__(self, "nodes", str(self.nodes))
         _read_size(self.nodes)
-        for field, least in (("units", 1), ("seed", 0), ("graph_prompts", 1), ("candidates", 1)):
-            require_number(field, getattr(self, field), least=least, whole=True)
+        require_number("seed", self.seed, least=0, whole=True)
+        for field in ("units", "score_prompts", "graph_prompts", "candidates"):
+            require_number(field, getattr(self, field), least=1, whole=True)
         if self.levels is not None:
             require_number("levels", self.levels, least=0, whole=True)
         steps = self.graph_steps

@@ -58,6 +58,11 @@ class Context:
         """Return the prompts that circuits are found on."""
         return self.task.splits["discover"]
 
+    @property
+    def scored(self) -> Prompts:
+        """Return the prompts that scores are averaged over."""
+        return self.discover[: self.config.score_prompts]
+
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to the run's log, if there is a run."""
         if self.run is not None:

@@ -24,12 +24,12 @@ def looks(context: Context, left: Left) -> Seen:
 
 
 def score(context: Context, left: Left) -> Scores:
-    """Score every node by its mean integrated gradient over the discover split.
+    """Score every node by its mean integrated gradient over prompts of the discover split.
 
     Returns:
         `Scores` of float32 on the host, see `scores.node_scores`.
     """
-    prompts, run, nodes = context.discover, context.run, left["features"].nodes
+    prompts, run, nodes = context.scored, context.run, left["features"].nodes
     nothing = Nodes.full(nodes.space, 0.0)
     start = run.checkpoints.latest(nothing) if run else None
     reached = start[0] if start else 0

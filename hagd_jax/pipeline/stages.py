@@ -56,7 +56,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "score",
-        reads=("gradient",),
+        reads=("gradient", "score_prompts"),
         leaves=("checkpoints", scoring.FILE),
         looks=scoring.looks,
         make=scoring.score,

@@ -19,7 +19,7 @@ from hagd_jax.units import Nodes, Scores, Selection
 
 def score(context: Context, left: Left, state: State) -> Scores:
     """Read the scores of all nodes from the state."""
-    mean = np.asarray(state.score) / len(context.discover)
+    mean = np.asarray(state.score) / len(context.scored)
     return Scores(Nodes.from_flat(state.setting.space, mean), left.seen)
 
 

@@ -87,7 +87,7 @@ def turns_of_features(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 def turns_of_score(setting: Setting, sizes: BatchSizes) -> list[Turn]:
     """List the turns that score every node on the discover split."""
-    return list(sizes.over("score"))
+    return list(sizes.over("score", most=setting.config.score_prompts))
 
 
 def turns_of_hierarchy(setting: Setting, sizes: BatchSizes) -> list[Turn]:
