@@ -54,15 +54,20 @@ def _shares(rows: Iterable[dict], name: str = "task") -> str:
 
 
 def published(result: dict) -> list[Row]:
-    """Make the row of a model's accuracy on the rows of published benchmarks."""
-    found = [
-        f"{row['benchmark']} {row[name]:.1%} ({row[f'{name}_from']:.1%} to "
-        f"{row[f'{name}_to']:.1%}, {row['rows']} rows)"
-        for row in result["rows"]
-        for name in (["acc_norm"] if row["benchmark"] == "hellaswag" else ["acc"])
-    ]
-    what = "SmolLM2's accuracy on published rows, as lm-evaluation-harness counts it"
-    return [(what, ", ".join(found), "chance is 50%, of HellaSwag 25%", "circuits/benchmarks.py")]
+    """Make a row for each model: its accuracy on the rows of published benchmarks."""
+    found: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        name = "acc_norm" if row["benchmark"] == "hellaswag" else "acc"
+        found.setdefault(row["model"], []).append(
+            f"{row['benchmark']} {row[name]:.1%} ({row[f'{name}_from']:.1%} to "
+            f"{row[f'{name}_to']:.1%}, {row['rows']} rows)"
+        )
+    what = "Accuracy on published rows, as lm-evaluation-harness counts it"
+    return [
+        (f"{what}: {model}", ", ".join(own), "chance is 50%, of HellaSwag 25%",
+         "circuits/benchmarks.py")
+        for model, own in found.items()
+    ]  # fmt: skip
 
 
 def memory(result: dict) -> list[Row]:

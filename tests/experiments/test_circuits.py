@@ -263,7 +263,7 @@ def test_benchmarks_are_scored_as_in_float64_and_resume(tiny, places, tmp_path, 
     path = tmp_path / "dev.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = benchmarks.Config(
-        **places, files=(f"winogrande:{path}",), model=tiny, most=10, cell=4, texts=6
+        **places, files=(f"winogrande:{path}",), models=(tiny,), most=10, cell=4, texts=6
     )
     benchmarks.main(config)
     first = read("benchmarks")
@@ -283,15 +283,21 @@ def test_benchmarks_are_scored_as_in_float64_and_resume(tiny, places, tmp_path, 
             sums.append(sum(logp[t - 1, ids[t]] for t in range(start, len(ids))))
         assert abs(sums[0] - sums[1]) > 1e-5  # rounding decides nothing
         expected.append("01"[int(np.argmax(sums)) == int(rows[i]["answer"]) - 1])
-    found = "".join(part["acc"] for part in first["parts"])
+    found = "".join(part["acc"] for part in read("benchmark_rows")["rows"])
     assert found == "".join(expected)
     assert "0" in found
     assert "1" in found
     assert row["acc"] == found.count("1") / 10
     assert row["acc_from"] <= row["acc"] <= row["acc_to"]
-    kept = (places["runs"] / "benchmarks.jsonl").read_text()
+    kept = (places["runs"] / "benchmark_rows.jsonl").read_text()
     benchmarks.main(config)
-    assert (places["runs"] / "benchmarks.jsonl").read_text() == kept
+    assert (places["runs"] / "benchmark_rows.jsonl").read_text() == kept
+    assert read("benchmarks")["rows"] == [row]
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(map(json.dumps, rows[:3])))
+    benchmarks.main(dataclasses.replace(config, files=(f"winogrande:{more}",)))
+    assert read("benchmarks")["rows"][0] == row
+    assert [found["file"] for found in read("benchmarks")["rows"]] == ["dev.jsonl", "more.jsonl"]
     with pytest.raises(ConfigError, match="NAME:FILE"):
         benchmarks.main(dataclasses.replace(config, files=("winogrande",)))
 
