@@ -69,7 +69,7 @@ class Config(Places):
 def main(config: Config) -> None:
     """Measure the models on every file, cell by cell, and write the accuracies."""
     sources = [source_of(name) for name in config.files]
-    file, rows, began = config.results / "benchmarks.json", {}, time.monotonic()
+    file, rows = config.results / "benchmarks.json", {}
     if file.exists():  # accuracies of other models and files stay in the record
         rows = {key_of(row): row for row in read_json_object(file)["rows"]}
     for name in config.models:
@@ -79,8 +79,9 @@ def main(config: Config) -> None:
         for source in sources:
             row = measured_file(model, *source, config)
             rows[key_of(row)] = row
+            took = sum(each["seconds"] for each in rows.values())
             record(
-                file, list(rows.values()), seconds=time.monotonic() - began, seed=config.seed,
+                file, list(rows.values()), seconds=took, seed=config.seed,
                 note="acc and acc_norm as lm-evaluation-harness defines them; 95% intervals",
             )  # fmt: skip
 
@@ -109,7 +110,7 @@ def measured_file(model: LanguageModel, name: str, path: Path, config: Config) -
                           varied=("files", "models", "cell", "texts"))  # fmt: skip
     groups = np.unique([one.group for one in chosen], return_inverse=True)[1]
     about = {"rows": len(chosen), "of": len(found), "notes": list(notes),
-             "seconds": sum(part["seconds"] for part in parts)}  # fmt: skip
+             "seconds": round(sum(part["seconds"] for part in parts), 1)}  # fmt: skip
     return own | about | summary(parts, groups, config.seed)
 
 
