@@ -19,7 +19,7 @@ from hagd_jax.causal.partners import at_last
 from hagd_jax.interventions import zero_alternative
 from hagd_jax.models import LanguageModel
 from hagd_jax.parallel import constrain
-from hagd_jax.search.objective import Target, chosen, counterfactual, means_of, own_values
+from hagd_jax.search.objective import Target, chosen, counterfactual, means_of
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import AnyParts
 
@@ -88,7 +88,8 @@ def replaced(
 ) -> dict[str, jax.Array]:
     """Compute what closed leaves are set to on each prompt, under its own ablation.
 
-    Counterfactuals and partners are read in one forward pass, the prompts themselves in another.
+    One forward pass reads for each prompt what its ablation needs: the counterfactual, a partner,
+    or the prompt itself, which is left out of its mean.
 
     Args:
         model: The model.
@@ -101,26 +102,22 @@ def replaced(
     Returns:
         Name → (L, R, T, ...) values.
     """
-    prompts, found = batch.prompts, None
+    prompts, length = batch.prompts, None
     at = {name: which == i for i, name in enumerate(ablations)}
+    tokens = prompts.clean
+    if "counterfactual" in at:
+        tokens = _where(at["counterfactual"], prompts.corrupted, tokens)
     if drawn is not None:
-        tokens, length = drawn
-        other = _where(at["resample"], tokens, prompts.corrupted)
-        found = counterfactual(model, parts, dataclasses.replace(prompts, corrupted=other))
-        if length is not None:
-            whole = jnp.full_like(length, tokens.shape[-1])
-            found = at_last(found, _where(at["resample"], length, whole).reshape(-1))
-    elif "counterfactual" in at:
-        found = counterfactual(model, parts, prompts)
-    if {"mean", "zero"} & set(at):
-        own = own_values(model, parts, batch)
-        if "mean" in at:
-            means = means_of(batch, own)
-            found = means if found is None else chosen(prompts, at["mean"], means, found)
-        if "zero" in at:
-            zeros = zero_alternative(own)
-            found = zeros if found is None else chosen(prompts, at["zero"], zeros, found)
-    assert found is not None
+        partners, length = drawn
+        tokens = _where(at["resample"], partners, tokens)
+    found = counterfactual(model, parts, dataclasses.replace(prompts, corrupted=tokens))
+    if length is not None:
+        whole = jnp.full_like(length, tokens.shape[-1])
+        found = at_last(found, _where(at["resample"], length, whole).reshape(-1))
+    if "mean" in at:
+        found = chosen(prompts, at["mean"], means_of(batch, found), found)
+    if "zero" in at:
+        found = chosen(prompts, at["zero"], zero_alternative(found), found)
     return found
 
 
