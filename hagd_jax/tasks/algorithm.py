@@ -225,7 +225,7 @@ def fewer(sizes: Sizes, there: Mapping[str, int]) -> tuple[str, ...]:
         A sentence for each such split.
 
     Example:
-        >>> fewer(Sizes(), {"discover": 64, "select": 5, "test": 64})
+        >>> fewer(Sizes(64), {"discover": 64, "select": 5, "test": 64})
         ('select has 5 prompts, not 32: there are no others',)
     """
     return tuple(

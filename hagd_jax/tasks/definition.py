@@ -17,6 +17,8 @@ from hagd_jax.tasks.seen import Labelled, Seen, look, prompt_digests
 
 Split = Literal["discover", "select", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Prompts of the discover split where neither the user nor the task says how many.
+DISCOVERED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Sizes:
     """Sizes are the numbers of prompts in each split.
 
     Attributes:
-        discover: Prompts that a circuit is found on.
+        discover: Prompts that a circuit is found on; None for as many as suit the task: 256 of
+            `ioi`, so that there are many templates among them, and 64 of others.
         select: Prompts that sizes, thresholds and stopping times are chosen on.
         test: Prompts that are only looked at for the verdict.
 
@@ -33,13 +36,15 @@ class Sizes:
         64
     """
 
-    discover: int = 64
+    discover: int | None = None
     select: int = 32
     test: int = 64
 
     def __post_init__(self):
         for split in SPLITS:
             size = getattr(self, split)
+            if size is None and split == "discover":
+                continue
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise InputError(
                     f"size of the {split} split",
@@ -209,28 +214,29 @@ def require_split(split: Any) -> str:
     return split
 
 
-def read_draw(sizes: Any, seed: Any) -> Sizes:
+def read_draw(sizes: Any, seed: Any, discover: int = DISCOVERED) -> Sizes:
     """Read the arguments of functions that draw prompts.
 
     Args:
         sizes: `Sizes`, or None for the default ones.
         seed: Of the draw.
+        discover: Prompts of the discover split, where the sizes leave that to the task.
 
     Returns:
-        The sizes.
+        The sizes, all of them numbers.
 
     Raises:
         InputError: If they are something else.
 
     Example:
-        >>> read_draw(None, 3).select
-        32
+        >>> read_draw(None, 3)
+        Sizes(discover=64, select=32, test=64)
     """
     require_index("seed", seed)
     if sizes is None:
-        return Sizes()
+        return Sizes(discover)
     require_is("sizes", sizes, Sizes, mend="For instance Sizes(discover=64, select=32, test=64).")
-    return sizes
+    return dataclasses.replace(sizes, discover=discover) if sizes.discover is None else sizes
 
 
 def read_splits(name: str, texts: Any) -> dict[str, list[Text]]:

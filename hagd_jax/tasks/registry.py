@@ -21,7 +21,7 @@ from hagd_jax.tasks import (
 )
 from hagd_jax.tasks.algorithm import Algorithm
 from hagd_jax.tasks.algorithms import ALGORITHMS, recognise
-from hagd_jax.tasks.definition import Sizes, Task, read_draw
+from hagd_jax.tasks.definition import Sizes, Task
 from hagd_jax.tasks.modular import OPERATIONS
 from hagd_jax.tasks.relations import RELATIONS
 
@@ -37,7 +37,7 @@ def _tokenizer(model: LanguageModel, name: str) -> Tokenizer:
     return model.tokenizer
 
 
-Maker = Callable[[LanguageModel, Sizes, int], Task]
+Maker = Callable[[LanguageModel, Sizes | None, int], Task]
 
 
 def _language(name: str, make: Callable[..., Task]) -> Maker:
@@ -45,7 +45,7 @@ def _language(name: str, make: Callable[..., Task]) -> Maker:
 
 
 def _modular(operation: str) -> Maker:
-    def make(model: LanguageModel, sizes: Sizes, seed: int) -> Task:
+    def make(model: LanguageModel, sizes: Sizes | None, seed: int) -> Task:
         return modular.task(modular.modulus(model, operation), operation, sizes=sizes, seed=seed)
 
     return make
@@ -154,7 +154,7 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     Args:
         name: One of `names()`; benchmarks name a file, such as `blimp:FILE`.
         model: Whose tokenizer (or, for modular addition, vocabulary) the prompts are for.
-        sizes: Prompts in each split; 64, 32 and 64 if None.
+        sizes: Prompts in each split; those of `Sizes()` if None.
         seed: Of the draw. Templates, words and pairs of a split do not depend on it.
 
     Returns:
@@ -168,4 +168,4 @@ def task(name: str, model: LanguageModel, *, sizes: Sizes | None = None, seed: i
     if found in BENCHMARKS:
         words = _tokenizer(model, found)
         return benchmarks.task(found, words, source, sizes=sizes, seed=seed)
-    return _TASKS[found](model, read_draw(sizes, seed), seed)
+    return _TASKS[found](model, sizes, seed)
