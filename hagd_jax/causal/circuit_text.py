@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Lines of the table: it fits a terminal of 60 lines with its title, head and last sentence.
 MOST = 54
+# Columns of a terminal; a wider table stands closer.
+_COLUMNS = 100
 # Characters of a role: as many as the longest that a rule gives.
 _WIDEST = 20
 
@@ -162,10 +164,11 @@ def circuit_text(
         told = [[column.name, *(cells[i] for i in rows)]
                 for column in columns for cells in [column.cells(circuit)]]  # fmt: skip
         width = [max(map(len, cells)) for cells in told]
+        gap = "  " if sum(width) + 2 * len(width) - 2 <= _COLUMNS else " "
         for cells in zip(*told, strict=True):
             each = zip(cells, width, columns, strict=True)
             made = [text.rjust(n) if column.right else text.ljust(n) for text, n, column in each]
-            lines.append("  ".join(made).rstrip())
+            lines.append(gap.join(made).rstrip())
     return "\n".join([*lines, left_out(units, best)] if len(rows) < len(units) else lines)
 
 
