@@ -18,6 +18,7 @@ from hagd_jax.search.discoveries import grouped
 from hagd_jax.tasks import Prompts, prompt_digests
 from hagd_jax.units import Dictionary
 
+_NOTE = "note: units have no role, necessity and radius"
 # What a device says, in the midst of a computation, whose memory is full.
 _FULL = "RESOURCE_EXHAUSTED"
 
@@ -56,9 +57,16 @@ def describe(context: Context, circuit: Circuit, nodes: Dictionary) -> tuple[Cir
             reason = "a device's memory is full; a smaller --gradient.batch-size needs less"
     if not reason:
         return circuit, ""
-    note = f"note: units have no role, necessity and radius: {reason.rstrip('.')}"
+    note = f"{_NOTE}: {reason.rstrip('.')}"
     context.log_once("describe", note=note)
     return circuit, note
+
+
+def kept_note(context: Context, circuit: Circuit) -> str:
+    """Say of a circuit that was read back that its units could not be described, if so it is."""
+    if circuit.about is not None or not context.config.describe.prompts:
+        return ""
+    return f"{_NOTE}: metrics.jsonl says why"
 
 
 def _rows(context: Context, circuit: Circuit, nodes: Dictionary) -> list[About]:

@@ -14,7 +14,7 @@ from hagd_jax.causal import Circuit, size_curve
 from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
-from hagd_jax.pipeline.describing import describe
+from hagd_jax.pipeline.describing import describe, kept_note
 from hagd_jax.pipeline.masks import Ranked, odds, top_of
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import MaskConfig, measured_losses, require_found
@@ -160,7 +160,8 @@ def kept(context: Context, left: Left) -> Selected | None:
         return None
     by_masks = circuit.config.get("found_by") == "masks"
     found: Ranked = left["search"] if by_masks else top_of(context, left["score"])
-    return Selected(circuit, {**found.circuits(), circuit.leaves: circuit.mask()})
+    circuits = {**found.circuits(), circuit.leaves: circuit.mask()}
+    return Selected(circuit, circuits, note=kept_note(context, circuit))
 
 
 def read_circuit(context: Context, left: Left, tree: UnitTree | None = None) -> Circuit | None:
