@@ -103,8 +103,8 @@ COLUMNS: tuple[Column, ...] = (
 DESCRIBED: tuple[Column, ...] = (
     Column(
         "role", lambda circuit: [cut(row.role) for row in circuit.about or ()], right=False,
-        meaning="is the label that a rule with a measured error gives to what the unit does; a "
-        "unit that no rule fits is unnamed",
+        meaning="is the label that a tested rule gives to what the unit does, or unnamed where no "
+        "rule fits; how often rules err was measured on small models whose units have known roles",
     ),
     Column(
         "necessity", lambda circuit: [share(row.necessity) for row in circuit.about or ()],

@@ -107,6 +107,7 @@ def page(report: Report) -> str:
         prompts=[_prompt(text) for text in report.texts[:LISTED_TEXTS]],
         nodes=_rows(report),
         units=_units(report),
+        mixed=len(report.circuit) < report.circuit.leaves,
         columns=columns_of(report.circuit),
         scales=_scales(report),
         counts=_counts(report),
