@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from hagd_jax import meta
-from hagd_jax.causal import Circuit, Edge, EdgeCircuit, Node, load_circuit
+from hagd_jax.causal import About, Circuit, Edge, EdgeCircuit, Node, load_circuit
 from hagd_jax.causal.circuit_file import require_name
 from hagd_jax.cli.validate import Validate, run_validate
 from hagd_jax.errors import CheckpointError, ConfigError, InputError
@@ -40,6 +40,9 @@ CIRCUITS = {
     "nodes": Circuit(
         (Node("head", 0, 2), Node("neuron", 1, 4)), (0.5, -1.25), (2, 3, 5), model="m", task="ioi",
         seen=SEEN, config={"steps": [1, 2.5]},
+    ),
+    "described": Circuit((Node("head", 0, 2),), (0.5,), (2, 3, 5), "m", "ioi", seen=SEEN).described(
+        [About("induction", 0.25, 3)]
     ),
     "edges": EdgeCircuit(
         (Edge("embed", "head 0.1", "q"), Edge("mlp 0", "logits", "logits")), (0.5, -1.25),

@@ -1,6 +1,7 @@
 """The judge: circuits, ablations, metrics, verdicts. It imports nothing that finds circuits."""
 
 from hagd_jax.causal.ablation import ABLATIONS, Ablation, Behaviour, behaviour
+from hagd_jax.causal.about import About
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.claim import Claim
 from hagd_jax.causal.curve import SizePoint, curve_areas, size_curve, sizes_of
@@ -33,6 +34,7 @@ __all__ = [
     "FAITHFULNESS_GATE",
     "KL_GATE",
     "Ablation",
+    "About",
     "Alone",
     "Behaviour",
     "Circuit",

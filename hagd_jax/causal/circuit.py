@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,29 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit_file import (
-    FORMAT,
-    WITH_UNITS,
-    NodeFile,
-    plain_config,
-    read_record,
-)
+from hagd_jax.brief import one_line
+from hagd_jax.causal.about import About, rows_of
+from hagd_jax.causal.circuit_file import NodeFile, lines_of, plain_config, read_record
+from hagd_jax.causal.circuit_record import circuit_record, require_dictionary
 from hagd_jax.causal.circuit_text import circuit_text
 from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
-from hagd_jax.causal.grouping_file import grouping_of, grouping_record
-from hagd_jax.causal.node import Node, kind_of, per_expert_of, plain_scores, space_of, unpacked
+from hagd_jax.causal.grouping_file import grouping_of
+from hagd_jax.causal.node import (
+    Node,
+    kind_of,
+    members_of,
+    names_of,
+    per_expert_of,
+    places_of,
+    plain_scores,
+    read_nodes,
+    require_inside,
+    space_of,
+    unpacked,
+)
 from hagd_jax.causal.regrouping import closed, nodes_of, opened
 from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
-from hagd_jax.files import named, with_digest, write_atomic
+from hagd_jax.files import named, write_atomic
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import (
     Dictionary,
@@ -35,10 +43,9 @@ from hagd_jax.units import (
     Space,
     Unit,
     UnitTree,
-    unit_name,
 )
 from hagd_jax.units.checks import require_mask, require_shapes
-from hagd_jax.units.dictionary import NEURONS, tail
+from hagd_jax.units.dictionary import NEURONS
 from hagd_jax.units.unit import leaf
 
 
@@ -66,6 +73,8 @@ class Circuit:
         per_expert: Neurons of an expert in each layer, by which neurons of a mixture are named, see
             `Dictionary.per_expert`; empty otherwise, and in files older than this field.
         grouping: How the nodes group into units of a tree; if None, each is a unit of its own.
+        about: Role, necessity and certified radius of each unit, in the order of `units`; set by
+            `described` alone, and None in any circuit that is made from another one.
 
     Raises:
         InputError: If a node is repeated or outside the space, if a score is missing or not
@@ -84,6 +93,8 @@ class Circuit:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     per_expert: tuple[int, ...] = ()
     grouping: Grouping | None = None
+    # No argument, so that `dataclasses.replace` leaves it out: it holds for these units only.
+    about: tuple[About, ...] | None = dataclasses.field(default=None, init=False)
 
     __repr__ = one_line
 
@@ -91,35 +102,16 @@ class Circuit:
         object.__setattr__(self, "space", space_of(self.space))
         for what, kind in (("model", str), ("task", str), ("dictionary", str), ("seen", Seen)):
             require_is(what, getattr(self, what), kind)
-        for what, expected in (
-            ("nodes", "a tuple of `Node`"),
-            ("scores", "a number for each node"),
-        ):
-            object.__setattr__(self, what, tuple(require_list(what, getattr(self, what), expected)))
-        for node in self.nodes:
-            require_is("nodes", node, Node)
-            require_is("kind of a node", node.kind, str)
-            require_is("layer of a node", node.layer, int, np.integer)
-            require_is("index of a node", node.index, int, np.integer)
-        object.__setattr__(self, "nodes", tuple(map(_plain, self.nodes)))
-        object.__setattr__(self, "scores", plain_scores("scores", self.scores))
+        object.__setattr__(self, "nodes", read_nodes(self.nodes))
+        scores = require_list("scores", self.scores, "a number for each node")
+        object.__setattr__(self, "scores", plain_scores("scores", scores))
         if len(self.scores) != len(self.nodes):
             raise InputError(
                 "circuit", got=f"{len(self.scores)} scores", expected=f"{len(self.nodes)} of them"
             )
         object.__setattr__(self, "config", plain_config(self.config))
-        if len(set(self.nodes)) != len(self.nodes):
-            raise InputError("circuit", got="a node twice", expected="distinct nodes")
-        layers, heads, features = self.space
         object.__setattr__(self, "per_expert", per_expert_of(self.per_expert, self.space))
-        widths = {"head": heads, self.kind: features}
-        for node in self.nodes:
-            if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
-                raise InputError(
-                    "node of the circuit",
-                    got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
-                    expected=f"one of {layers} layers of {heads} heads and {features} {self.kind}s",
-                )
+        require_inside(self.nodes, self.space, self.kind)
         if self.grouping is not None:
             require_is("grouping", self.grouping, Grouping)
             self.grouping.require_nodes(self.space, self.dictionary, self.places())
@@ -181,17 +173,8 @@ class Circuit:
         require_is("mask", chosen, Nodes)
         require_mask("mask", chosen)
         require_shapes("scores", ranks, chosen.space)
-        nodes, values = [], []
-        other = kind_of(provenance.get("dictionary", NEURONS))
-        for kind, members, score in (
-            ("head", chosen.heads, ranks.heads),
-            (other, chosen.features, ranks.features),
-        ):
-            score = np.asarray(score)
-            for layer, index in np.argwhere(np.asarray(members)).tolist():
-                nodes.append(Node(kind, layer, index))
-                values.append(float(score[layer, index]))
-        return cls(tuple(nodes), tuple(values), chosen.space, **provenance)
+        nodes, values = members_of(chosen, ranks, provenance.get("dictionary", NEURONS))
+        return cls(nodes, values, chosen.space, **provenance)
 
     @classmethod
     def of_units(
@@ -261,24 +244,37 @@ class Circuit:
         if self.grouping is None:
             raise InputError("circuit", got="one without units of a tree",
                              expected="one from Circuit.of_units")  # fmt: skip
-        return dataclasses.replace(self, grouping=self.grouping.on(tree))
+        found = dataclasses.replace(self, grouping=self.grouping.on(tree))
+        return found if self.about is None else found.described(self.about)
+
+    def described(self, about: Iterable[About]) -> Circuit:
+        """Return the circuit with what is known of each of its units.
+
+        Args:
+            about: One for each unit, in the order of `units`.
+
+        Raises:
+            InputError: If one is something else, or their number is another.
+
+        Example:
+            >>> from hagd_jax.causal import About
+            >>> one = Circuit((Node("head", 0, 1),), (1.0,), (1, 2, 3), model="m", task="t")
+            >>> print(one.described([About("induction", 0.5, 2)]))
+            circuit of 't' in 'm': 1 of 5 nodes
+            layer  unit      kind  nodes  score  role       necessity  radius
+                0  head 0.1  head      1      1  induction      50.0%       2
+        """
+        found = copy.copy(self)
+        object.__setattr__(found, "about", rows_of(about, len(self)))
+        return found
 
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
-        layers, heads, features = self.space
-        start = {"head": (0, heads), self.kind: (layers * heads, features)}
-        found = [first + node.layer * width + node.index
-                 for node in self.nodes for first, width in [start[node.kind]]]  # fmt: skip
-        return np.array(found, int)
+        return places_of(self.nodes, self.space, self.kind)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of members, such as `head 3.0`; in a mixture `neuron L3.E5.N12`."""
-        return tuple(
-            f"{node.kind} {unit_name(node.kind, node.layer, node.index, self.per_expert)}"
-            if node.kind == "neuron" and self.per_expert
-            else f"{node.kind} {node.layer}.{node.index}"
-            for node in self.nodes
-        )
+        return names_of(self.nodes, self.per_expert)
 
     def mask(self) -> Nodes:
         """Return `Nodes` of bool that are true for members."""
@@ -296,37 +292,15 @@ class Circuit:
         Raises:
             InputError: If the numbers of layers, heads or features differ, or the dictionary.
         """
-        label = dictionary.label
-        if tail(label) != tail(self.dictionary):
-            raise InputError(
-                f"circuit of {self.model!r}",
-                got=f"the dictionary {label!r}",
-                expected=f"{self.dictionary!r}, whose nodes it has",
-            )
-        if dictionary.space != self.space:
-            raise InputError(
-                f"circuit of {self.model!r}",
-                got=f"a model with layers, heads, {self.kind}s = {tuple(dictionary.space)}",
-                expected=f"{tuple(self.space)}",
-            )
+        require_dictionary(self, dictionary)
 
     def record(self) -> dict[str, Any]:
         """Return the fields of the JSON that `load` reads: nodes as [kind, layer, index]."""
-        fields = [field.name for field in dataclasses.fields(self) if field.name != "grouping"]
-        record = {"format": FORMAT} | {name: getattr(self, name) for name in fields}
-        record["nodes"] = [dataclasses.astuple(node) for node in self.nodes]
-        record["seen"] = self.seen.to_json()
-        if not self.per_expert:
-            del record["per_expert"]  # a file of any other model is what it was before the field
-        if self.grouping is not None:
-            record |= {"format": WITH_UNITS} | grouping_record(self.grouping, self.space)
-        return record
+        return circuit_record(self)
 
     def to_json(self) -> str:
         """Return the JSON that `load` reads, one field a line."""
-        items = with_digest(self.record()).items()
-        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
-        return "{\n" + ",\n".join(lines) + "\n}\n"
+        return lines_of(self.record())
 
     def save(self, path: str | Path) -> None:
         """Write the circuit to a JSON file, whole or not at all."""
@@ -374,11 +348,6 @@ class Circuit:
             per_expert=record.per_expert, grouping=grouping_of(record, where),
             **record.provenance(),
         )  # fmt: skip
+        if record.about is not None:
+            found = found.described(About(*row) for row in record.about)
         return found if tree is None else found.on(tree)
-
-
-def _plain(node: Node) -> Node:
-    """The node with integers of Python, which files can hold."""
-    if type(node.layer) is type(node.index) is int:
-        return node
-    return Node(node.kind, int(node.layer), int(node.index))

@@ -19,6 +19,7 @@ from hagd_jax.files import (
     named,
     parse_json,
     read_json_object,
+    with_digest,
     without_digest,
 )
 from hagd_jax.tasks.seen import Seen
@@ -111,6 +112,7 @@ class NodeFile(_File):
         space: Layers, heads a layer, features a layer.
         dictionary: As in `Circuit`.
         per_expert: As in `Circuit`.
+        about: Role, necessity and radius of each unit, see `About`; files need not have it.
         tree: The tree of the units, in the second format, see `TreeRecord`.
         units: Those of several nodes, in the second format, see `UnitRecord`.
     """
@@ -122,6 +124,7 @@ class NodeFile(_File):
     space: tuple[Layers, Layers, Count]
     dictionary: Name = "neurons"
     per_expert: Annotated[tuple[Count, ...], Meta(max_length=2**14)] = ()
+    about: tuple[tuple[Name, float, Count | None], ...] | None = None
 
     def size(self) -> int:
         """Return the number of nodes of the model."""
@@ -236,6 +239,13 @@ def record_of(record: dict[str, Any], name: str) -> NodeFile | EdgeFile | Wiring
                 f"{found.format}", expected=f"both in format {WITH_UNITS}, and none in {FORMAT}",
             )  # fmt: skip
     return found
+
+
+def lines_of(record: dict[str, Any]) -> str:
+    """Write the fields of a file as JSON with a digest, one field a line."""
+    items = with_digest(record).items()
+    fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def plain_config(config: Any) -> dict[str, Any]:

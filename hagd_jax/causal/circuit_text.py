@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 # Lines of the table: it fits a terminal of 60 lines with its title, head and last sentence.
 MOST = 54
+# Columns of a terminal; a wider table stands closer.
+_COLUMNS = 100
+# Characters of a role: as many as the longest that a rule gives.
+_WIDEST = 20
 
 
 class Column(NamedTuple):
@@ -25,11 +29,14 @@ class Column(NamedTuple):
         name: Its heading.
         cells: Circuit → texts, in the order of `Circuit.units`.
         right: Whether it is aligned at the right, as numbers are.
+        meaning: What it says, as a sentence without its subject and full stop, for a legend;
+            empty where the name says it all.
     """
 
     name: str
     cells: Callable[[Circuit], Sequence[str]]
     right: bool = True
+    meaning: str = ""
 
     __repr__ = one_line
 
@@ -58,6 +65,33 @@ def layer_words(unit: Unit) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
+def cut(role: str) -> str:
+    """Shorten a role to the width of its column.
+
+    Example:
+        >>> cut("writer of the answer"), cut("w" * 40)
+        ('writer of the answer', 'wwwwwwwwwwwwwwwwwww…')
+    """
+    return role if len(role) <= _WIDEST else f"{role[: _WIDEST - 1]}…"
+
+
+def share(value: float) -> str:
+    """Write a share in percent; large ones, of metrics that hardly change, with an exponent.
+
+    Example:
+        >>> share(0.4567), share(-0.0001), share(-1e30)
+        ('45.7%', '0.0%', '-1e+32%')
+    """
+    percent = 100 * value
+    text = f"{percent:.1f}%" if abs(percent) < 9999.95 else f"{percent:.0e}%"
+    return "0.0%" if text == "-0.0%" else text
+
+
+def radius_words(radius: int | None) -> str:
+    """Write a certified radius; `-` where nothing is certified."""
+    return "-" if radius is None else f"{radius:,}"
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("layer", lambda circuit: [layer_words(unit) for unit in circuit.units]),
     Column("unit", lambda circuit: circuit.parts().names, right=False),
@@ -65,14 +99,47 @@ COLUMNS: tuple[Column, ...] = (
     Column("nodes", lambda circuit: [f"{len(unit):,}" for unit in circuit.units]),
     Column("score", lambda circuit: [f"{score:.3g}" for score in circuit.parts().scores.tolist()]),
 )
+# What is known of units, where they were described.
+DESCRIBED: tuple[Column, ...] = (
+    Column(
+        "role", lambda circuit: [cut(row.role) for row in circuit.about or ()], right=False,
+        meaning="is the label that a tested rule gives to what the unit does, or unnamed where no "
+        "rule fits; how often rules err was measured on small models whose units have known roles",
+    ),
+    Column(
+        "necessity", lambda circuit: [share(row.necessity) for row in circuit.about or ()],
+        meaning="is the share of the metric's change from clean prompts to counterfactuals that "
+        "is lost when this unit alone takes its counterfactual values; shares need not add up to "
+        "100%, and a negative one means that the unit works against the behaviour",
+    ),
+    Column(
+        "radius", lambda circuit: [radius_words(row.radius) for row in circuit.about or ()],
+        meaning="is the certified radius: so many of the prompts that were scored may change, "
+        "whichever they are, before the unit leaves the core of what is discovered from random "
+        "parts of them; - means that nothing is certified",
+    ),
+)  # fmt: skip
 
 
-def circuit_text(circuit: Circuit, columns: Sequence[Column] = COLUMNS, *, most: int = MOST) -> str:
+def columns_of(circuit: Circuit) -> tuple[Column, ...]:
+    """Return the columns of the table of a circuit: the last three where its units are described.
+
+    Example:
+        >>> circuit = hagd.causal.Circuit((), (), (1, 2, 3), model="m", task="t").described([])
+        >>> [column.name for column in columns_of(circuit)]
+        ['layer', 'unit', 'kind', 'nodes', 'score', 'role', 'necessity', 'radius']
+    """
+    return COLUMNS if circuit.about is None else (*COLUMNS, *DESCRIBED)
+
+
+def circuit_text(
+    circuit: Circuit, columns: Sequence[Column] | None = None, *, most: int = MOST
+) -> str:
     """Write a circuit as a table, layer by layer.
 
     Args:
         circuit: The circuit.
-        columns: What is said of each unit.
+        columns: What is said of each unit; `columns_of` the circuit if None.
         most: Largest number of units listed: those with the highest scores.
 
     Returns:
@@ -89,6 +156,7 @@ def circuit_text(circuit: Circuit, columns: Sequence[Column] = COLUMNS, *, most:
             0  neuron 0.5   neuron               1    1.5
     """
     units, scores = circuit.units, circuit.parts().scores
+    columns = columns_of(circuit) if columns is None else columns
     best = np.argsort(-scores, kind="stable")[:most].tolist()
     rows = sorted(best, key=lambda i: (units[i].layers, -scores[i], i))
     lines = [f"circuit of {quoted(circuit.task)} in {quoted(circuit.model)}: {_size(circuit)}"]
@@ -96,10 +164,11 @@ def circuit_text(circuit: Circuit, columns: Sequence[Column] = COLUMNS, *, most:
         told = [[column.name, *(cells[i] for i in rows)]
                 for column in columns for cells in [column.cells(circuit)]]  # fmt: skip
         width = [max(map(len, cells)) for cells in told]
+        gap = "  " if sum(width) + 2 * len(width) - 2 <= _COLUMNS else " "
         for cells in zip(*told, strict=True):
             each = zip(cells, width, columns, strict=True)
             made = [text.rjust(n) if column.right else text.ljust(n) for text, n, column in each]
-            lines.append("  ".join(made).rstrip())
+            lines.append(gap.join(made).rstrip())
     return "\n".join([*lines, left_out(units, best)] if len(rows) < len(units) else lines)
 
 

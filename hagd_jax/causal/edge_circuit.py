@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hagd_jax.brief import one_line, quoted
-from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, plain_config
+from hagd_jax.causal.circuit_file import EDGES, FORMAT, EdgeFile, lines_of, plain_config
 from hagd_jax.causal.grouping import UnitPlaces, unit_places
 from hagd_jax.causal.node import plain_scores, unpacked
 from hagd_jax.errors import InputError, require_is, require_list
-from hagd_jax.files import with_digest, write_atomic
+from hagd_jax.files import write_atomic
 from hagd_jax.models import DecoderConfig
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Edges, Scores, Selection
@@ -200,9 +199,7 @@ class EdgeCircuit:
         """Return the JSON text that `load` reads, one field a line."""
         record = {"format": FORMAT, "kind": EDGES, **dataclasses.asdict(self)}
         record["seen"] = self.seen.to_json()
-        items = with_digest(record).items()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
-        return "{\n" + ",\n".join(fields) + "\n}\n"
+        return lines_of(record)
 
     def save(self, path: str | Path) -> None:
         """Write the circuit to a JSON file, whole or not at all."""

@@ -6,13 +6,15 @@ import dataclasses
 import functools
 import operator
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from hagd_jax.brief import quoted
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Scores, Selection, Space
+from hagd_jax.units import Nodes, Scores, Selection, Space, unit_name
 from hagd_jax.units.unit import leaf_kind
 
 
@@ -29,6 +31,102 @@ class Node:
     kind: str
     layer: int
     index: int
+
+
+def read_nodes(values: Any) -> tuple[Node, ...]:
+    """Read nodes with integers of Python, which files can hold.
+
+    Args:
+        values: Nodes, none of them twice.
+
+    Raises:
+        InputError: If one is something else, or is repeated.
+
+    Example:
+        >>> read_nodes([Node("head", np.int32(0), 1)])
+        (Node(kind='head', layer=0, index=1),)
+    """
+    nodes = require_list("nodes", values, "a tuple of `Node`")
+    for node in nodes:
+        require_is("nodes", node, Node)
+        require_is("kind of a node", node.kind, str)
+        require_is("layer of a node", node.layer, int, np.integer)
+        require_is("index of a node", node.index, int, np.integer)
+    plain = tuple(
+        node if type(node.layer) is type(node.index) is int
+        else Node(node.kind, int(node.layer), int(node.index))
+        for node in nodes
+    )  # fmt: skip
+    if len(set(plain)) != len(plain):
+        raise InputError("circuit", got="a node twice", expected="distinct nodes")
+    return plain
+
+
+def require_inside(nodes: Iterable[Node], space: Space, kind: str) -> None:
+    """Refuse nodes that a space does not have.
+
+    Args:
+        nodes: The nodes.
+        space: Numbers of layers, heads and features.
+        kind: Kind of the nodes that are not heads.
+
+    Raises:
+        InputError: Naming the first that is outside.
+    """
+    layers, heads, features = space
+    widths = {"head": heads, kind: features}
+    for node in nodes:
+        if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
+            raise InputError(
+                "node of the circuit",
+                got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
+                expected=f"one of {layers} layers of {heads} heads and {features} {kind}s",
+            )
+
+
+def members_of(
+    mask: Nodes, scores: Nodes, dictionary: str
+) -> tuple[tuple[Node, ...], tuple[float, ...]]:
+    """List the members of a mask and their scores, heads first.
+
+    Args:
+        mask: `Nodes` of bool, (L, H) and (L, F).
+        scores: `Nodes` of float, same shapes.
+        dictionary: Label of the dictionary.
+    """
+    nodes, values = [], []
+    parts = (("head", mask.heads, scores.heads),
+             (kind_of(dictionary), mask.features, scores.features))  # fmt: skip
+    for kind, members, score in parts:
+        score = np.asarray(score)
+        for layer, index in np.argwhere(np.asarray(members)).tolist():
+            nodes.append(Node(kind, layer, index))
+            values.append(float(score[layer, index]))
+    return tuple(nodes), tuple(values)
+
+
+def places_of(nodes: Iterable[Node], space: Space, kind: str) -> np.ndarray:
+    """Return the (n,) places of nodes in `Nodes.flat`.
+
+    Example:
+        >>> places_of([Node("head", 1, 0), Node("neuron", 0, 4)], Space(2, 3, 5), "neuron").tolist()
+        [3, 10]
+    """
+    layers, heads, features = space
+    start = {"head": (0, heads), kind: (layers * heads, features)}
+    found = [first + node.layer * width + node.index
+             for node in nodes for first, width in [start[node.kind]]]  # fmt: skip
+    return np.array(found, int)
+
+
+def names_of(nodes: Iterable[Node], per_expert: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of nodes, see `Circuit.names`."""
+    return tuple(
+        f"{node.kind} {unit_name(node.kind, node.layer, node.index, per_expert)}"
+        if node.kind == "neuron" and per_expert
+        else f"{node.kind} {node.layer}.{node.index}"
+        for node in nodes
+    )
 
 
 def space_of(value: Any) -> Space:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,14 @@ import numpy as np
 
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.causal.circuit import Circuit
-from hagd_jax.causal.circuit_file import FORMAT, WIRING, WiringFile, plain_config, read_record
+from hagd_jax.causal.circuit_file import (
+    FORMAT,
+    WIRING,
+    WiringFile,
+    lines_of,
+    plain_config,
+    read_record,
+)
 from hagd_jax.causal.grouping import UnitPlaces, unit_places
 from hagd_jax.causal.node import plain_scores
 from hagd_jax.errors import (
@@ -24,7 +30,7 @@ from hagd_jax.errors import (
     require_is,
     require_list,
 )
-from hagd_jax.files import named, with_digest, write_atomic
+from hagd_jax.files import named, write_atomic
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import UnitTree
@@ -279,9 +285,7 @@ class Wiring:
             "edges": [list(edge) for edge in self.edges], "parallel": self.parallel,
             "seen": self.seen.to_json(), "seed": self.seed, "config": self.config,
         }  # fmt: skip
-        items = with_digest(record).items()
-        fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in items)
-        return "{\n" + ",\n".join(fields) + "\n}\n"
+        return lines_of(record)
 
     def save(self, path: str | Path) -> None:
         """Write the wiring with its circuit to a JSON file, whole or not at all."""

@@ -2,6 +2,7 @@
 
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left, Stage
+from hagd_jax.pipeline.describe_config import DescribeConfig
 from hagd_jax.pipeline.extract import Result, extract, open_extraction, run_until
 from hagd_jax.pipeline.features import measured, trained
 from hagd_jax.pipeline.fused.parts import StepBatch
@@ -17,6 +18,7 @@ __all__ = [
     "NAMES",
     "STAGES",
     "Context",
+    "DescribeConfig",
     "ExtractConfig",
     "Left",
     "Result",

@@ -17,6 +17,7 @@ from hagd_jax.errors import (
     require_number,
 )
 from hagd_jax.hierarchy import HierarchyConfig
+from hagd_jax.pipeline.describe_config import DescribeConfig
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
 from hagd_jax.tasks import Sizes
@@ -34,7 +35,7 @@ _TEXT = "text files, hf:OWNER/NAME, task:NAME or self"
 _PARTS = {
     "sizes": Sizes, "train": TrainConfig, "gradient": GradientConfig, "hierarchy": HierarchyConfig,
     "unit_masks": UnitMaskConfig, "unit_repair": UnitRepairConfig, "masks": MaskConfig,
-    "repair": RepairConfig, "judge": ValidateConfig,
+    "repair": RepairConfig, "describe": DescribeConfig, "judge": ValidateConfig,
 }  # fmt: skip
 # Settings that only a search over units reads, and those that it does not read.
 _OF_UNITS, _OF_LEAVES = ("units", "unit_masks", "unit_repair"), ("masks", "repair")
@@ -84,6 +85,8 @@ class ExtractConfig:
         unit_repair: How a circuit of units is repaired after the search; not at all by default.
         masks: How masks over nodes are trained.
         repair: How nodes are swapped after a search over nodes, or for the highest scores.
+        describe: How the role, the necessity and the certified radius of each unit are measured,
+            which are shown beside the circuit that was found.
         judge: How the circuit is tested: by default the claims that decide, and no more of them
             than it takes. The first ablation is that of the curve of sizes.
 
@@ -116,6 +119,7 @@ class ExtractConfig:
     unit_repair: UnitRepairConfig = UnitRepairConfig(rounds=0, ablations=_TRAINED)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
+    describe: DescribeConfig = DescribeConfig()
     judge: ValidateConfig = ValidateConfig(claims="core")
 
     def __post_init__(self):

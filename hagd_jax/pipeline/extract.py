@@ -278,6 +278,8 @@ def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
             f"warning: the model is right on only {right:.0%} of the test prompts; a circuit of a "
             "behaviour that it lacks means nothing"
         )
+    if left["select"].note:
+        learned.append(left["select"].note)
     return Result(
         circuit=left["select"].circuit,
         report=judged.report,

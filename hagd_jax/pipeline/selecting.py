@@ -14,6 +14,7 @@ from hagd_jax.causal import Circuit, size_curve
 from hagd_jax.errors import CheckpointError, DamagedError
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.describing import describe, kept_note
 from hagd_jax.pipeline.masks import Ranked, odds, top_of
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.search import MaskConfig, measured_losses, require_found
@@ -31,11 +32,13 @@ class Selected(NamedTuple):
         circuit: The circuit, with its provenance.
         circuits: Nodes → circuit, for the size asked for and those of the curve.
         units: Nodes → units of that circuit, for circuits of units.
+        note: Why the circuit's units are not described, for the user; or empty.
     """
 
     circuit: Circuit
     circuits: Mapping[int, Nodes]
     units: Mapping[int, int] = {}
+    note: str = ""
 
     __repr__ = one_line
 
@@ -141,7 +144,8 @@ def selected(context: Context, left: Left, keeps: bool, losses: np.ndarray) -> S
         seed=context.config.seed,
         config={**context.finding, "found_by": found.by},
     )
-    return Selected(circuit, {**found.circuits(), size: masks})
+    circuit, note = describe(context, circuit, left["features"].nodes)
+    return Selected(circuit, {**found.circuits(), size: masks}, note=note)
 
 
 def keep(run: RunFolder, chosen: Selected) -> None:
@@ -156,7 +160,8 @@ def kept(context: Context, left: Left) -> Selected | None:
         return None
     by_masks = circuit.config.get("found_by") == "masks"
     found: Ranked = left["search"] if by_masks else top_of(context, left["score"])
-    return Selected(circuit, {**found.circuits(), circuit.leaves: circuit.mask()})
+    circuits = {**found.circuits(), circuit.leaves: circuit.mask()}
+    return Selected(circuit, circuits, note=kept_note(context, circuit))
 
 
 def read_circuit(context: Context, left: Left, tree: UnitTree | None = None) -> Circuit | None:

@@ -92,7 +92,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "select",
-        reads=(),
+        reads=("describe",),
         leaves=(selecting.FILE,),
         looks=_by_search(selecting.looks, unit_stages.select_looks),
         make=_by_search(selecting.select, unit_stages.select),
@@ -157,7 +157,7 @@ def fields_after() -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> fields_after()["search.npz"]
-        ('unit_repair', 'repair', 'judge')
+        ('unit_repair', 'repair', 'describe', 'judge')
     """
     found = {}
     for place, stage in enumerate(STAGES):
@@ -173,6 +173,6 @@ def fields_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> fields_from("repair")
-        ('unit_repair', 'repair', 'judge')
+        ('unit_repair', 'repair', 'describe', 'judge')
     """
     return tuple(name for stage in STAGES[NAMES.index(first) :] for name in stage.reads)

@@ -13,6 +13,7 @@ from hagd_jax.errors import DamagedError
 from hagd_jax.parallel import Pace
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
+from hagd_jax.pipeline.describing import describe, kept_note
 from hagd_jax.pipeline.selecting import Selected, read_circuit
 from hagd_jax.pipeline.trees import FILE as TREE_FILE
 from hagd_jax.pipeline.trees import kept_tree
@@ -207,13 +208,16 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
         per_expert=nodes.per_expert, seen=left.seen, seed=context.config.seed,
         config={**context.finding, "found_by": "units"},
     )  # fmt: skip
-    return _with_sizes(left, circuit)
+    circuit, note = describe(context, circuit, nodes)
+    return _with_sizes(left, circuit)._replace(note=note)
 
 
 def select_kept(context: Context, left: Left) -> Selected | None:
     """Read the circuit that the run's folder holds, with its tree at hand."""
     circuit = read_circuit(context, left, left["search"].tree)
-    return None if circuit is None else _with_sizes(left, circuit)
+    if circuit is None:
+        return None
+    return _with_sizes(left, circuit)._replace(note=kept_note(context, circuit))
 
 
 def _with_sizes(left: Left, circuit: Circuit) -> Selected:

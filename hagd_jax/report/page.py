@@ -12,7 +12,7 @@ from bokeh.embed import json_item
 from bokeh.layouts import column
 
 from hagd_jax.causal import Node, curve_areas
-from hagd_jax.causal.circuit_text import COLUMNS
+from hagd_jax.causal.circuit_text import columns_of
 from hagd_jax.report.curve import controls_plot, size_plots
 from hagd_jax.report.html import render
 from hagd_jax.report.map import (
@@ -107,7 +107,8 @@ def page(report: Report) -> str:
         prompts=[_prompt(text) for text in report.texts[:LISTED_TEXTS]],
         nodes=_rows(report),
         units=_units(report),
-        columns=COLUMNS,
+        mixed=len(report.circuit) < report.circuit.leaves,
+        columns=columns_of(report.circuit),
         scales=_scales(report),
         counts=_counts(report),
         kind=report.circuit.kind,
@@ -160,18 +161,19 @@ def _counts(report: Report) -> dict[str, int]:
 
 
 def _units(report: Report) -> list[UnitRow]:
-    """The units, layer by layer; none where each is a single node."""
+    """The units, layer by layer; none where each is a single node of which nothing is known."""
     circuit = report.circuit
-    if len(circuit) == circuit.leaves:
+    if len(circuit) == circuit.leaves and circuit.about is None:
         return []
     units, named = circuit.units, dict(zip(circuit.places().tolist(), circuit.nodes, strict=True))
-    cells = [column.cells(circuit) for column in COLUMNS]
+    columns = columns_of(circuit)
+    cells = [column.cells(circuit) for column in columns]
     rows = []
     for i in sorted(range(len(units)), key=lambda i: (units[i].layers, i)):
         inside = [] if units[i].leaf else units[i].places().tolist()
         names = [node_name(named[place], circuit.per_expert) for place in inside[:LISTED_NODES]]
         own = tuple((column.name, told[i], column.right)
-                    for column, told in zip(COLUMNS, cells, strict=True))  # fmt: skip
+                    for column, told in zip(columns, cells, strict=True))  # fmt: skip
         rows.append(UnitRow(own, tuple(names), len(inside) - len(names)))
     return rows
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hagd_jax.causal import Circuit, Node, ValidationReport
-from hagd_jax.causal.circuit_text import kind_words, layer_words, left_out
+from hagd_jax.causal.circuit_text import COLUMNS, columns_of, kind_words, layer_words, left_out
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
@@ -90,32 +90,42 @@ def circuit_table(
     n = max(shutil.get_terminal_size().lines - _AROUND, _FEWEST) if n is None else n
     best = np.argsort(-given, kind="stable")[:n].tolist()
     mixed, cost = len(units) < circuit.leaves, _costs(found)
+    told = columns_of(circuit)[len(COLUMNS) :]
+    beside = list(zip(*(column.cells(circuit) for column in told), strict=True))
     table = Table(
         box=box.SIMPLE_HEAD,
         title=_strongest(circuit, len(best)),
         title_justify="left",
         caption=Text(left_out(units, best)) if len(best) < len(units) else None,
         caption_justify="left",
+        collapse_padding=bool(told),
     )
-    names = ["", "layer", *(["unit", "kind", "nodes"] if mixed else ["node"]), "score"]
-    for name in [*names, *["KL added"] * bool(cost)]:
-        table.add_column(name, justify="left" if name in ("unit", "node", "kind") else "right")
+    # Where there is more to say of units their names say of what kind they are.
+    names = ["", "layer", *(["unit", *["kind"] * (not told), "nodes"] if mixed else ["node"])]
+    for name in [*names, "score", *(column.name for column in told), *["KL added"] * bool(cost)]:
+        # In a narrow terminal roles are broken, and nothing else.
+        table.add_column(name, justify="left" if name in _WORDS else "right",
+                         no_wrap=bool(told) and name != "role")  # fmt: skip
     before = ""
     for place in sorted(best, key=lambda i: (units[i].layers, -given[i], best.index(i))):
         unit = units[place]
         layer = layer_words(unit)
         cells = [str(best.index(place) + 1), "" if layer == before else layer]
         if mixed:
-            cells += [parts.names[place], kind_words(unit, circuit.kind), f"{len(unit):,}"]
+            kind = [] if told else [kind_words(unit, circuit.kind)]
+            cells += [parts.names[place], *kind, f"{len(unit):,}"]
         else:
             node = Node(unit.kind, unit.layers[0], unit.index)
             cells.append(node_name(node, circuit.per_expert))
         cells.append(number(float(given[place])))
+        cells += map(Text, beside[place]) if told else ()
         table.add_row(*cells, *[cost.get(parts.names[place], "")] * bool(cost))
         before = layer
     return table
 
 
+# Columns of words, the others are of numbers.
+_WORDS = ("unit", "node", "kind", "role")
 # Lines around the rows of the table, and the fewest rows.
 _AROUND, _FEWEST = 8, 10
 

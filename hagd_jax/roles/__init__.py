@@ -3,6 +3,7 @@
 from hagd_jax.roles.attention import Patterns
 from hagd_jax.roles.copying import copying
 from hagd_jax.roles.effects import Effects
+from hagd_jax.roles.necessity import necessity
 from hagd_jax.roles.role import Described, Role, Roles, described, named, roles_of
 from hagd_jax.roles.rules import ROLES, RULES, UNNAMED, Rule, Within, at_least, at_most
 from hagd_jax.roles.signature import NAMES, SignatureConfig, Signatures, signatures
@@ -26,6 +27,7 @@ __all__ = [
     "copying",
     "described",
     "named",
+    "necessity",
     "roles_of",
     "signatures",
 ]

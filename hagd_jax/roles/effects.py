@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.interventions import chain, freeze
 from hagd_jax.models import LanguageModel, forward, write_gain
 from hagd_jax.parallel import replicate
+from hagd_jax.roles.necessity import alone, scale, shift
 from hagd_jax.scores.component_graph import AddToReads
 from hagd_jax.scores.path import path_ends, path_gradient
 from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.choices import Choices
 from hagd_jax.tasks.metric import columns
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Nodes, Space, Unit
+from hagd_jax.units import Space, Unit, neurons
 
 # Where gradients are taken on the path from counterfactual to clean: ReLUs may be off at either.
 STEPS = (0.25, 0.5, 0.75, 1.0)
@@ -29,8 +29,6 @@ READERS = ("q", "k", "v", "mlp", "logits")
 SPANS = ("read", "changed", "rest")
 # A smaller effect on a prompt, as a share of what the counterfactual changes, has no sign.
 _ROUNDING = 1e-3
-# The least change that counts, as a share of the metric itself.
-_LEAST = 1e-3
 
 
 class Effects(NamedTuple):
@@ -43,7 +41,8 @@ class Effects(NamedTuple):
         agreement: (U,) share of prompts on which that helps, less the share on which it hurts.
         reads: (U, 3) attention from where the answer is read: to the answer's own positions, to
             the distractor's, and to those that the counterfactual changes.
-        necessity: (U,) what the metric loses when the unit alone takes its counterfactual values.
+        necessity: (U,) what the metric loses when the unit alone takes its counterfactual values,
+            see `roles.necessity`.
         ablated: (U,) the same with its mean.
         touched: (U,) mean size of the loss under counterfactual values, whatever its sign.
         size: (N,) mean size of the first-order effect of each leaf, by which leaves are weighed.
@@ -104,44 +103,21 @@ def effects(
         places = places[places < heads]
         if len(places):
             reads[i] = np.average(sums["reads"][places], axis=0, weights=weight[places])
-    level, lost = 0.0, {}
-    for ablation in ("counterfactual", "mean"):
-        metric = _alone(model, prompts, space, units, ablation, batch_size)
-        level, lost[ablation] = np.abs(metric[0]).sum(), metric[0] - metric[1:]
-    # Where the counterfactual changes next to nothing, so that effects have no scale.
-    change = max(float(sums["change"]), _LEAST * float(level), 1e-9)
-    alone, ablated = lost.values()
+    nodes = neurons(model)
+    level, lost = alone(model, prompts, nodes, units, "counterfactual", batch_size)
+    _, ablated = alone(model, prompts, nodes, units, "mean", batch_size)
+    change = scale(float(sums["change"]), level)
     return Effects(
         readers=sums["readers"] / change,
         spans=sums["spans"] / change,
         direct=sums["direct"] / change,
         agreement=sums["agreement"] / len(prompts),
         reads=reads / len(prompts),
-        necessity=alone.sum(1) / change,
+        necessity=lost.sum(1) / change,
         ablated=ablated.sum(1) / change,
-        touched=np.abs(alone).sum(1) / change,
+        touched=np.abs(lost).sum(1) / change,
         size=sums["size"] / change,
     )
-
-
-def _alone(
-    model: LanguageModel,
-    prompts: Prompts,
-    space: Space,
-    units: Sequence[Unit],
-    ablation: str,
-    batch_size: int,
-) -> np.ndarray:
-    """(1 + U, N) the metric of the model, and with each unit alone ablated."""
-    masks = []
-    for unit in units:
-        kept = np.ones(space.nodes, bool)
-        kept[unit.places()] = False
-        masks.append(Nodes.from_flat(space, kept))
-    found = behaviour(
-        model, prompts, masks, ablation=Ablation(ablation), batch_size=batch_size, with_model=True
-    )
-    return np.asarray(found.metric, np.float64)
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -176,9 +152,7 @@ def _batch(
     prompts = lambda x: _per_prompt(x, len(batch))  # noqa: E731
     direct = prompts(by_reader[-1].sum(1))
     size = jnp.abs(prompts(sum(x.sum(1) for x in found)))  # type: ignore[union-attr]
-    at = {side: forward(model, batch.inputs(side), read=jnp.maximum(batch.reads, 0)).logits
-          for side in ("clean", "corrupted")}  # fmt: skip
-    change = batch.metric(at["clean"]) - batch.metric(at["corrupted"])
+    change = shift(model, batch)
     least = _ROUNDING * jnp.abs(change).mean()
     sums = {
         "readers": jnp.einsum("rnu,n->ur", jnp.abs(jax.vmap(prompts)(by_reader.sum(2))), weight),

@@ -12,11 +12,14 @@ import numpy as np
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.roles.necessity import necessity
 from hagd_jax.roles.rules import RULES, UNNAMED, Rule
-from hagd_jax.roles.signature import SignatureConfig, Signatures, signatures
+from hagd_jax.roles.signature import SignatureConfig, Signatures, read_prompts, signatures
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Unit, neurons
+from hagd_jax.units import Source, Space, Unit, as_dictionary, neurons
+from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units.unit import BAND, block_ranges
 
 
 class Role(NamedTuple):
@@ -152,21 +155,28 @@ def described(
     config: SignatureConfig = SignatureConfig(),
     *,
     key: jax.Array | None = None,
+    dictionary: Source | None = None,
 ) -> tuple[Described, ...]:
     """Describe the units of a circuit: their size, role and necessity alone.
+
+    Roles are those of heads, neurons and what is made of these, whole MLPs among it. Features of a
+    transcoder, and units that hold some, are unnamed; their necessity is measured all the same, as
+    `necessity` defines it.
 
     Args:
         model: The model.
         task: The task of the circuit.
-        circuit: Of heads and neurons, or of units made of these.
+        circuit: The circuit.
         config: How signatures are measured.
         key: Of the synthetic prompts.
+        dictionary: What the circuit's nodes inside MLPs are: a transcoder, `units.blocks(model)`,
+            or neurons by default.
 
     Returns:
         A row for each unit, in the order of the circuit.
 
     Raises:
-        InputError: If the circuit is of another model, or of a transcoder's features.
+        InputError: If the circuit is of another model or dictionary.
 
     Example:
         >>> case = hagd.testbeds.role_case("lookup", "plain", 0)
@@ -177,10 +187,45 @@ def described(
     """
     require_is("circuit", circuit, Circuit)
     require_is("model", model, LanguageModel)
-    circuit.check_model(neurons(model))
-    found = signatures(model, task, circuit.units, config, key=key)
-    necessity = found.column("necessity").tolist()
+    nodes = as_dictionary(model, dictionary)
+    circuit.check_model(nodes)
+    space = neurons(model).space
+    own = [of_neurons(unit, space, circuit.dictionary) for unit in circuit.units]
+    known = [unit for unit in own if unit is not None]
+    roles, lost = iter(()), np.zeros(0)
+    if known:
+        found = signatures(model, task, known, config, key=key)
+        roles, lost = iter(roles_of(found)), found.column("necessity")
+    if nodes.label != NEURONS:
+        prompts = read_prompts(model, task, config)
+        lost = necessity(model, prompts, circuit.units, dictionary=nodes,
+                         batch_size=config.batch_size)  # fmt: skip
     return tuple(
-        Described(unit.name, len(unit), role, lost)
-        for unit, role, lost in zip(found.units, roles_of(found), necessity, strict=True)
+        Described(unit.name, len(unit), Role(UNNAMED) if same is None else next(roles), share)
+        for unit, same, share in zip(circuit.units, own, lost.tolist(), strict=True)
     )
+
+
+def of_neurons(unit: Unit, space: Space, dictionary: str) -> Unit | None:
+    """Return the unit of heads and neurons that is the same part of the model.
+
+    Args:
+        unit: A unit of any dictionary.
+        space: Numbers of layers, heads and neurons.
+        dictionary: Label of the unit's dictionary.
+
+    Returns:
+        The unit; None if it holds features of a transcoder.
+
+    Example:
+        >>> whole = Unit("mlp", (1, 1), 0, "mlp", ((5, 6),))
+        >>> of_neurons(whole, Space(2, 2, 8), "mlps").ranges
+        ((12, 20),)
+    """
+    # Heads come first in every space.
+    if dictionary == NEURONS or unit.ranges[-1][1] <= space.layers * space.heads:
+        return unit
+    if dictionary != MLPS:
+        return None
+    ranges = block_ranges(space, unit.kind, *unit.layers)
+    return Unit(unit.kind, unit.layers, unit.index if unit.kind == BAND else 0, unit.block, ranges)

@@ -173,9 +173,7 @@ def signatures(
     key = jax.random.key(0) if key is None else key
     require_key(key)
     chosen = _units(model, units, tree)
-    prompts = task.splits[config.split] if isinstance(task, Task) else task
-    prompts.check(model.config.vocab_size)
-    prompts = prompts[: config.prompts]
+    prompts = read_prompts(model, task, config)
     space = neurons(model).space
     done = effects(model, prompts, space, chosen, config.batch_size)
     patterns, spread = observe(
@@ -186,6 +184,17 @@ def signatures(
     seen = look(prompts, ablation=("counterfactual", "mean"), model=model, dictionary=NEURONS,
                 **name)  # fmt: skip
     return Signatures(chosen, values.astype(np.float32), known, seen)
+
+
+def read_prompts(model: LanguageModel, task: Task | Prompts, config: SignatureConfig) -> Prompts:
+    """Return the prompts whose effects are measured: the first ones of the split.
+
+    Raises:
+        InputError: If they do not fit the model.
+    """
+    prompts = task.splits[config.split] if isinstance(task, Task) else task
+    prompts.check(model.config.vocab_size)
+    return prompts[: config.prompts]
 
 
 def _units(

@@ -6,7 +6,7 @@ from hagd_jax.scores.integrated_gradients import GradientConfig, mean_scores, no
 from hagd_jax.scores.methods import METHODS, Method
 from hagd_jax.scores.node_graph import NodeGraph, node_graph
 from hagd_jax.scores.patching import eap, eap_edges, eap_ig, eap_ig_edges
-from hagd_jax.scores.prompt_scores import PromptScores, prompt_scores
+from hagd_jax.scores.prompt_scores import PromptScores, prompt_score_rows, prompt_scores
 from hagd_jax.scores.relevance import conductance, gim, relp
 from hagd_jax.scores.rules import gim_rules, relp_rules
 
@@ -31,6 +31,7 @@ __all__ = [
     "mean_scores",
     "node_graph",
     "node_scores",
+    "prompt_score_rows",
     "prompt_scores",
     "relp",
     "relp_rules",

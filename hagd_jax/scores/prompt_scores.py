@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -178,17 +179,64 @@ def prompt_scores(
         PromptScores(81 prompts, 10 nodes, Seen(ablations counterfactual; 81 prompts; either#...))
         >>> stable = scores.sign_stable()
     """
-    method = read_method(method)
-    config = GradientConfig(steps=method.steps) if config is None else config
-    check_scored(model, prompts, config)
-    nodes, bare = as_dictionary(model, dictionary), model.bare()
-    steps, how = jnp.asarray(config.steps, jnp.float32), How(method, metric, config.remat, True)
-    parts = [
-        _rows(bare, nodes.bare(), batch, steps, how)
-        for batch, _ in padded_batches(model, prompts, config.batch_size)
-    ]
+    nodes = as_dictionary(model, dictionary)
+    parts = list(_batches(model, prompts, config, read_method(method), nodes, metric))
     seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)
     return PromptScores(_joined(parts, len(prompts), model.mesh), nodes.space, seen)
+
+
+def prompt_score_rows(
+    model: LanguageModel,
+    prompts: Prompts,
+    config: GradientConfig | None = None,
+    *,
+    method: str | Method = "eap_ig",
+    dictionary: Source | None = None,
+    metric: Metric = logit_difference,
+) -> Iterator[np.ndarray]:
+    """Yield the scores of every node on every prompt batch by batch, so that no more are kept.
+
+    Args:
+        model: As in `prompt_scores`, and so are all other arguments.
+        prompts: P prompts.
+        config: How gradients are computed.
+        method: The method.
+        dictionary: The nodes inside MLPs.
+        metric: The metric.
+
+    Yields:
+        (B, N) float32 on the host, the rows of the next B prompts.
+
+    Raises:
+        ConfigError: As `prompt_scores`.
+        InputError: As `prompt_scores`.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> [len(rows) for rows in prompt_score_rows(case.model, case.prompts[:20])]
+        [8, 8, 4]
+    """
+    nodes, left = as_dictionary(model, dictionary), len(prompts)
+    for part in _batches(model, prompts, config, read_method(method), nodes, metric):
+        yield np.asarray(_whole(part, model.mesh))[:left]
+        left -= len(part)
+
+
+def _batches(
+    model: LanguageModel,
+    prompts: Prompts,
+    config: GradientConfig | None,
+    method: Method,
+    nodes: Dictionary,
+    metric: Metric,
+) -> Iterator[jax.Array]:
+    """(B, N) rows of batches, the copies that fill up the last one among them."""
+    config = GradientConfig(steps=method.steps) if config is None else config
+    check_scored(model, prompts, config)
+    bare, own = model.bare(), nodes.bare()
+    steps, how = jnp.asarray(config.steps, jnp.float32), How(method, metric, config.remat, True)
+    for batch, _ in padded_batches(model, prompts, config.batch_size):
+        yield _rows(bare, own, batch, steps, how)
 
 
 @functools.partial(jax.jit, static_argnames="how")
@@ -205,6 +253,11 @@ def _rows(
 
     whole = jnp.concatenate([flat(found.heads), flat(found.features)], 1)
     return constrain(whole, _AXES, model.mesh)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _whole(rows: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
+    return replicate(rows, mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("count", "mesh"))

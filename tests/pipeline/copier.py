@@ -6,7 +6,7 @@ import numpy as np
 
 from hagd_jax.causal import ValidateConfig
 from hagd_jax.models import DecoderConfig, init
-from hagd_jax.pipeline import ExtractConfig
+from hagd_jax.pipeline import DescribeConfig, ExtractConfig
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import MaskConfig
 from hagd_jax.tasks import Task, Text, make_prompts
@@ -21,6 +21,7 @@ EXTRACT = ExtractConfig(
     search="masks",
     gradient=GradientConfig(batch_size=8),
     masks=MaskConfig(steps=20, check_every=10),
+    describe=DescribeConfig(prompts=0),
     judge=ValidateConfig(
         claims="core",
         ablations=("counterfactual", "mean", "resample"),

@@ -13,7 +13,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.interventions import add, chain
 from hagd_jax.models import forward
 from hagd_jax.parallel import make_mesh
-from hagd_jax.pipeline import ExtractConfig, extract, open_run
+from hagd_jax.pipeline import DescribeConfig, ExtractConfig, extract, open_run
 from hagd_jax.scores import GradientConfig, mean_scores
 from hagd_jax.search import top_nodes
 from hagd_jax.tasks import Task, Text, logit_difference, make_prompts
@@ -27,6 +27,7 @@ EXTRACT = ExtractConfig(
     nodes="6",
     gradient=GradientConfig(batch_size=8),
     search="top",
+    describe=DescribeConfig(prompts=0),
     judge=ValidateConfig(
         ablations=("counterfactual", "mean"),
         controls=3,

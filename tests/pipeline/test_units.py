@@ -15,6 +15,7 @@ from hagd_jax.models import DecoderConfig
 from hagd_jax.models import init as init_model
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import (
+    DescribeConfig,
     ExtractConfig,
     batches,
     extract,
@@ -41,8 +42,9 @@ SEARCH = UnitMaskConfig(
 )
 REPAIR = UnitRepairConfig(rounds=1, proposals=2, ablations=("counterfactual", "mean"))
 CONFIG = ExtractConfig(
-    units=1, nodes="1", gradient=GradientConfig(batch_size=8), unit_masks=SEARCH, judge=JUDGE
-)
+    units=1, nodes="1", gradient=GradientConfig(batch_size=8), unit_masks=SEARCH, judge=JUDGE,
+    describe=DescribeConfig(prompts=0),
+)  # fmt: skip
 # With a graph, two levels of clusters, two sizes and repair.
 RICH = dataclasses.replace(
     CONFIG, units=2, nodes="4", levels=1, candidates=4, unit_repair=REPAIR,

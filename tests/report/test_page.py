@@ -13,7 +13,7 @@ from bokeh.models import ColumnDataSource
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hagd_jax.causal import Estimate, Faithfulness, SizePoint, curve_areas, sizes_of
+from hagd_jax.causal import About, Estimate, Faithfulness, SizePoint, curve_areas, sizes_of
 from hagd_jax.report.page import _marked, page
 from hagd_jax.tasks.definition import Text
 from hagd_jax.units import Nodes
@@ -411,3 +411,48 @@ def test_units_are_listed_with_their_nodes_folded_below():
     alone = page(make_report())
     assert 'class="units"' not in alone
     assert "@units" not in alone
+
+
+def units_of(shown):
+    """Headings with their tooltips, and the cells of each row."""
+    table = shown[shown.index('<table class="units">') :]
+    table = table[: table.index("</table>")]
+    heads = [
+        (name, tip) for tip, name in re.findall(r'<th [^>]*?(?:title="(.*?)")?>(.*?)</th>', table)
+    ]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    return heads, rows
+
+
+def test_what_is_known_of_units_is_shown_and_said_in_words():
+    roles = ["induction", "<b>&", "unnamed", "token lookup", "inert"]
+    rows = [About(role, 0.1 * i, i or None) for i, role in enumerate(roles)]
+    circuit = MIXED.described(rows)
+    shown = page(make_report(space=tuple(SPACE), circuit=circuit))
+    heads, cells = units_of(shown)
+    names = ["layer", "unit", "kind", "nodes", "score", "role", "necessity", "radius"]
+    assert [name for name, _ in heads] == names
+    told = {re.search("<code>(.*?)</code>", row[1])[1]: row[5:] for row in cells}
+    assert told == {
+        unit.name: [role.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+                    f"{10 * i}.0%", str(i) if i else "-"]
+        for i, (unit, role) in enumerate(zip(circuit.units, roles, strict=True))
+    }  # fmt: skip
+    (legend,) = re.findall(r'<p class="note" id="columns">(.*?)</p>', shown)
+    for name, tip in heads[5:]:
+        assert tip.startswith(f"{name.capitalize()} is")
+        assert tip.removeprefix(name.capitalize()) in legend
+    assert 'id="columns"' not in page(make_report(space=tuple(SPACE), circuit=MIXED))
+
+
+def test_single_nodes_of_which_something_is_known_are_listed_as_units():
+    report = make_report()
+    circuit = report.circuit.described([About("inert", 0.0)] * len(report.circuit))
+    shown = page(dataclasses.replace(report, circuit=circuit))
+    _, cells = units_of(shown)
+    assert len(cells) == len(circuit)
+    assert {row[5] for row in cells} == {"inert"}
+    # It is spoken of as a circuit of nodes all the same.
+    assert "from the same scores" in shown
+    assert "as many heads and neurons" in shown
+    assert "Each unit is a single node" in shown

@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hagd_jax.causal import Circuit, Node
+from hagd_jax.causal import About, Circuit, Node
+from hagd_jax.causal.circuit_text import share
 from hagd_jax.report import circuit_table, verdict_table
 from hagd_jax.report.words import counted, node_name
+from hagd_jax.roles import ROLES
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Scores, Space
-from tests.report.made_up import MIXED, SPACE, make_claims, make_evidence, make_report
+from tests.causal.test_circuit_text import large
+from tests.report.made_up import (
+    MIXED,
+    SPACE,
+    make_claims,
+    make_evidence,
+    make_report,
+    make_validation,
+)
 
 ALL = ("counterfactual", "mean", "zero", "resample")
 
@@ -153,3 +163,32 @@ def test_sentences_count_units_and_nodes():
     report = make_report(space=tuple(SPACE), circuit=MIXED)
     text = " ".join(printed(verdict_table(report)).split())
     assert f"{27 / 32:.1%} of the model (5 units with 27 of 32 nodes)" in text
+
+
+def test_what_is_known_of_64_units_fits_100_columns():
+    circuit, *_ = large()
+    roles = max(ROLES, key=len), "unnamed", "inert"
+    rows = [About(roles[i % 3], -1.234 * (i % 4), [None, 0, 12][i % 3]) for i in range(64)]
+    circuit = circuit.described(rows)
+    names = tuple(unit.name for unit in circuit.units)
+    evidence = make_evidence("mean", members=names, kl=(0.0, 2.0, 0.5, 2.0), without=(0.1,) * 64)
+    text = printed(circuit_table(circuit, n=64, found=make_validation(circuit, [evidence])), 100)
+    lines = text.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    assert "…" not in text
+    heads = ["layer", "unit", "nodes", "score", "role", "necessity", "radius", "KL", "added"]
+    assert lines[2].split() == heads
+    for name, row in zip(names, rows, strict=True):
+        (line,) = [line for line in lines if f" {name} " in line]
+        shown = line.split(f" {name} ")[1].split()
+        radius = "-" if row.radius is None else str(row.radius)
+        assert " ".join(shown[2:-1]) == f"{row.role} {share(row.necessity)} {radius}"
+
+
+def test_single_nodes_have_the_same_columns():
+    circuit = make_report().circuit
+    circuit = circuit.described([About("[b]", 0.5, i) for i in range(len(circuit))])
+    lines = printed(circuit_table(circuit)).splitlines()
+    assert lines[2].split() == ["layer", "node", "score", "role", "necessity", "radius"]
+    rows = [line.split() for line in lines if ".H" in line or ".N" in line]
+    assert {tuple(row[-3:]) for row in rows} == {("[b]", "50.0%", str(i)) for i in range(7)}
