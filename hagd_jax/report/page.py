@@ -13,6 +13,7 @@ from bokeh.layouts import column
 
 from hagd_jax.causal import Node, curve_areas
 from hagd_jax.causal.circuit_text import columns_of
+from hagd_jax.report.boxes import drawing
 from hagd_jax.report.curve import controls_plot, size_plots
 from hagd_jax.report.html import render
 from hagd_jax.report.map import (
@@ -109,6 +110,8 @@ def page(report: Report) -> str:
         units=_units(report),
         mixed=len(report.circuit) < report.circuit.leaves,
         columns=columns_of(report.circuit),
+        drawn=drawing(report.circuit),
+        described=report.circuit.about is not None,
         scales=_scales(report),
         counts=_counts(report),
         kind=report.circuit.kind,
