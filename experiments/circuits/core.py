@@ -120,7 +120,7 @@ def work(name: str, seed: int, config: Config) -> Work:
     if config.model:
         model, nodes = loaded(config.model, "")
         most = MOST.get(name, Sizes(config.prompts, 64, 64))
-        sizes = dataclasses.replace(most, discover=min(config.prompts, most.discover))
+        sizes = dataclasses.replace(most, discover=min(config.prompts, most.discover or 0))
         task = tasks.task(name, model, sizes=sizes, seed=seed)
     else:
         model, task, _ = learnt(name, seed, config.small)
