@@ -3,6 +3,7 @@
 from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left, Stage
 from hagd_jax.pipeline.describe_config import DescribeConfig
+from hagd_jax.pipeline.describing import describe_units
 from hagd_jax.pipeline.extract import Result, extract, open_extraction, run_until
 from hagd_jax.pipeline.features import measured, trained
 from hagd_jax.pipeline.fused.parts import StepBatch
@@ -28,6 +29,7 @@ __all__ = [
     "StepBatch",
     "batches",
     "circuit_of",
+    "describe_units",
     "extract",
     "init",
     "measured",

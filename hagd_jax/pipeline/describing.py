@@ -6,17 +6,18 @@ import jax
 import numpy as np
 
 from hagd_jax.causal import About, Circuit
-from hagd_jax.errors import HagdError, InputError
+from hagd_jax.errors import HagdError, InputError, require_config
 from hagd_jax.models import LanguageModel
-from hagd_jax.pipeline.context import Context
+from hagd_jax.pipeline.config import Progress
+from hagd_jax.pipeline.context import Context, silent
 from hagd_jax.pipeline.describe_config import DescribeConfig
 from hagd_jax.roles import SignatureConfig, described
 from hagd_jax.scores import GradientConfig, prompt_score_rows
 from hagd_jax.search import CoreConfig, core
 from hagd_jax.search.certificate import require_radius_one
 from hagd_jax.search.discoveries import grouped
-from hagd_jax.tasks import Prompts, prompt_digests
-from hagd_jax.units import Dictionary
+from hagd_jax.tasks import Prompts, Task, prompt_digests
+from hagd_jax.units import Dictionary, Source, as_dictionary
 
 _NOTE = "note: units have no role, necessity and radius"
 # What a device says, in the midst of a computation, whose memory is full.
@@ -47,7 +48,10 @@ def describe(context: Context, circuit: Circuit, nodes: Dictionary) -> tuple[Cir
         )
     elif config.prompts:
         try:
-            circuit = circuit.described(_rows(context, circuit, nodes))
+            circuit = describe_units(
+                context.model, context.task, circuit, config, gradient=context.config.gradient,
+                dictionary=nodes, seed=context.config.seed, progress=context.progress,
+            )  # fmt: skip
         except HagdError as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
@@ -69,22 +73,56 @@ def kept_note(context: Context, circuit: Circuit) -> str:
     return f"{_NOTE}: metrics.jsonl says why"
 
 
-def _rows(context: Context, circuit: Circuit, nodes: Dictionary) -> list[About]:
-    """What is known of each unit, in their order."""
-    config, model, gradient = context.config.describe, context.model, context.config.gradient
-    context.progress("describe", 0, 2)
+def describe_units(
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    config: DescribeConfig = DescribeConfig(),
+    *,
+    gradient: GradientConfig = GradientConfig(),
+    dictionary: Source | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Circuit:
+    """Measure the role, the necessity and the certified radius of each unit of a circuit.
+
+    Args:
+        model: The model.
+        task: The behaviour; the first prompts of its discover split are read.
+        circuit: The circuit.
+        config: How many prompts are read, and the certificate.
+        gradient: How the scores are taken that the certificate is of; prompts in a call.
+        dictionary: The circuit's nodes; neurons if None.
+        seed: Seed of synthetic prompts and of the subsets.
+        progress: Called with (`describe`, steps done, steps in all).
+
+    Returns:
+        The circuit with an `About` of each unit.
+
+    Raises:
+        InputError: If the circuit is of another model, or its units cannot be described.
+
+    Example:
+        >>> case = hagd.testbeds.hand_built()[0]
+        >>> tree, task = hagd.units.tree(case.model), hagd.testbeds.as_task(case, test=27)
+        >>> circuit = Circuit.of_units(tree, ["head 0.0"], model=case.model.name, task="or")
+        >>> describe_units(case.model, task, circuit, DescribeConfig(prompts=8)).about[0].radius
+    """
+    require_config("config", config, DescribeConfig)
+    nodes = as_dictionary(model, dictionary)
+    progress("describe", 0, 2)
     own = SignatureConfig(prompts=config.prompts, batch_size=gradient.batch_size)
-    key = jax.random.key(context.config.seed)
-    told = described(model, context.task, circuit, own, key=key, dictionary=nodes)
-    context.progress("describe", 1, 2)
-    prompts = context.discover[: config.prompts]
+    told = described(model, task, circuit, own, key=jax.random.key(seed), dictionary=nodes)
+    progress("describe", 1, 2)
     radii = certified(
-        model, prompts, circuit, config, gradient=gradient, dictionary=nodes,
-        seed=context.config.seed,
+        model, task.splits["discover"][: config.prompts], circuit, config, gradient=gradient,
+        dictionary=nodes, seed=seed,
     )  # fmt: skip
-    context.progress("describe", 2, 2)
-    return [About(unit.role.name, unit.necessity, radius)
-            for unit, radius in zip(told, radii, strict=True)]  # fmt: skip
+    progress("describe", 2, 2)
+    return circuit.described(
+        About(unit.role.name, unit.necessity, radius)
+        for unit, radius in zip(told, radii, strict=True)
+    )
 
 
 def certified(

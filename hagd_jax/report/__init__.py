@@ -6,15 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hagd_jax.report.boxes import svg
     from hagd_jax.report.record import Report
     from hagd_jax.report.table import circuit_table, verdict_table
 
 __all__ = [
     "Report",
     "circuit_table",
+    "svg",
     "verdict_table",
 ]
-_HOMES = {"Report": "record", "circuit_table": "table", "verdict_table": "table"}
+_HOMES = {"Report": "record", "circuit_table": "table", "svg": "boxes", "verdict_table": "table"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit
 from hagd_jax.causal.circuit_text import columns_of, cut, kind_words, layer_words
+from hagd_jax.errors import InputError, require_is
+from hagd_jax.report.html import environment
 from hagd_jax.units import Unit
 from hagd_jax.units.unit import CLUSTER, HEAD
 
@@ -106,6 +108,32 @@ def drawing(circuit: Circuit) -> Drawing | None:
         y += math.ceil(len(places) / ACROSS) * (HEIGHT + GAP) + GAP
     across = min(ACROSS, max(map(len, by_layer.values())))
     return Drawing(MARGIN + across * (WIDTH + GAP), y, tuple(boxes), tuple(layers))
+
+
+def svg(circuit: Circuit) -> str:
+    """Draw a circuit as an SVG picture that stands by itself.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        The text of an SVG file; the bar of a box is the necessity of its unit.
+
+    Raises:
+        InputError: If it has no units, or more than can be read.
+
+    Example:
+        >>> tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model)
+        >>> circuit = Circuit.of_units(tree, ["head 0.0"], model="either", task="or")
+        >>> svg(circuit).startswith("<svg xmlns"), svg(circuit).count("<title>")
+        (True, 1)
+    """
+    require_is("circuit", circuit, Circuit)
+    drawn = drawing(circuit)
+    if drawn is None:
+        raise InputError("circuit", got=f"{len(circuit):,} units", expected=f"1 to {MOST} units",
+                         mend="Find a smaller one, with fewer --units.")  # fmt: skip
+    return environment().get_template("circuit.svg").render(drawn=drawn).strip() + "\n"
 
 
 def _name(unit: Unit, name: str, leaf: str) -> str:

