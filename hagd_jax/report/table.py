@@ -118,8 +118,9 @@ def circuit_table(
             node = Node(unit.kind, unit.layers[0], unit.index)
             cells.append(node_name(node, circuit.per_expert))
         cells.append(number(float(given[place])))
-        cells += map(Text, beside[place]) if told else ()
-        table.add_row(*cells, *[cost.get(parts.names[place], "")] * bool(cost))
+        # Text, not str: no markup is read out of a role.
+        known = map(Text, beside[place]) if told else ()
+        table.add_row(*cells, *known, *[cost.get(parts.names[place], "")] * bool(cost))
         before = layer
     return table
 
