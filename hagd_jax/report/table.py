@@ -108,18 +108,18 @@ def circuit_table(
                          no_wrap=bool(told) and name != "role")  # fmt: skip
     before = ""
     for place in sorted(best, key=lambda i: (units[i].layers, -given[i], best.index(i))):
-        unit = units[place]
-        layer = layer_words(unit)
-        cells = [str(best.index(place) + 1), "" if layer == before else layer]
+        layer = layer_words(units[place])
         if mixed:
-            kind = [] if told else [kind_words(unit, circuit.kind)]
-            cells += [parts.names[place], *kind, f"{len(unit):,}"]
+            kind = [] if told else [kind_words(units[place], circuit.kind)]
+            cells = [parts.names[place], *kind, f"{len(units[place]):,}"]
         else:
-            node = Node(unit.kind, unit.layers[0], unit.index)
-            cells.append(node_name(node, circuit.per_expert))
-        cells.append(number(float(given[place])))
-        more = map(Text, beside[place]) if told else ()
-        table.add_row(*cells, *more, *[cost.get(parts.names[place], "")] * bool(cost))
+            node = Node(units[place].kind, units[place].layers[0], units[place].index)
+            cells = [node_name(node, circuit.per_expert)]
+        cells = [str(best.index(place) + 1), "" if layer == before else layer, *cells]
+        # Text, not str: no markup is read out of a role.
+        known = map(Text, beside[place]) if told else ()
+        last = [cost.get(parts.names[place], "")] * bool(cost)
+        table.add_row(*cells, number(float(given[place])), *known, *last)
         before = layer
     return table
 
