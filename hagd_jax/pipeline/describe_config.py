@@ -31,7 +31,7 @@ class DescribeConfig:
         0
     """
 
-    prompts: int = 32
+    prompts: int = 16
     most: int = 256
     subsets: int = 1000
     kept: int = 4
