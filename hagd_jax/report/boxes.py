@@ -11,7 +11,7 @@ from hagd_jax.causal.circuit_text import columns_of, cut, kind_words, layer_word
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.report.html import environment
 from hagd_jax.units import Unit
-from hagd_jax.units.unit import CLUSTER, HEAD
+from hagd_jax.units.unit import CLUSTER, HEAD, MLP
 
 # More units than these are a wall of boxes, which nobody reads.
 MOST = 96
@@ -101,7 +101,7 @@ def drawing(circuit: Circuit) -> Drawing | None:
             role = circuit.about[place].role if circuit.about else ""
             boxes.append(Box(
                 MARGIN + at * (WIDTH + GAP), y + row * (HEIGHT + GAP),
-                _name(unit, names[place], circuit.kind),
+                _name(unit, names[place]),
                 "" if role == "unnamed" else cut(role), abs(own) / longest, own < 0,
                 unit.kind == HEAD, words[place],
             ))  # fmt: skip
@@ -136,11 +136,10 @@ def svg(circuit: Circuit) -> str:
     return environment().get_template("circuit.svg").render(drawn=drawn).strip() + "\n"
 
 
-def _name(unit: Unit, name: str, leaf: str) -> str:
+def _name(unit: Unit, name: str) -> str:
     """What a unit is: its name, or for a part of an MLP how many of its nodes it holds."""
-    if unit.leaf or unit.kind != CLUSTER or unit.block == "attention":
-        return cut(name)
-    return cut(f"MLP {layer_words(unit)}: {len(unit):,} {leaf}s")
+    part = unit.kind == CLUSTER and unit.block == MLP and not unit.leaf
+    return cut(f"MLP {layer_words(unit)} ({len(unit):,})" if part else name)
 
 
 def _words(circuit: Circuit) -> list[str]:
