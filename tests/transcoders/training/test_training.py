@@ -124,7 +124,7 @@ def test_first_features_are_trained_to_reconstruct_alone(activation):
 
 def test_prefixes_must_be_parts_of_the_dictionary():
     count = TRAIN.transcoder(CONFIG).n_features
-    for prefixes in ((4, 2), (2, 2), (0,), (1.5,), 3):
+    for prefixes in ((4, 2), (2, 2), (0,), (1.5,)):
         with pytest.raises(ConfigError, match="prefixes"):
             LossConfig(prefixes=prefixes)
     with pytest.raises(ConfigError, match=f"loss.prefixes: got {count}; expected fewer"):
