@@ -140,7 +140,8 @@ def eliminate(
 
     none, whole = measured(np.stack([np.zeros_like(first), first])).T
     path = [(first, whole), *_fewer(first, whole, size, config, none.max(), measured)]
-    swaps = [path[-1], *_swapped(*path[-1], config, measured)]
+    row, losses = path[-1]
+    swaps = [(row, losses), *_swapped(row, losses, config, measured)]
     last, empty = step(*swaps[-1]), _named(config, none)
     good = all(is_found(last.losses[name], empty[name]) for name in empty)
     return Eliminated(
