@@ -15,6 +15,8 @@ import dataclasses
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from experiments.common.small_models import Small, algorithm_of, learnt, rows_of, summarise
+from hagd_jax.search import EliminateConfig
+from hagd_jax.tasks import Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[str, ...] = ("parity", "sorting")
     nodes: int = 32
-    small: Small = Small()
+    small: Small = Small(
+        feature_batch=128, sizes=Sizes(discover=256, select=128, test=256),
+        eliminate=EliminateConfig(at_once=0.25, swaps=2, least=0.02),
+    )  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:

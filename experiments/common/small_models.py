@@ -127,7 +127,8 @@ def rows_of(
     found, rows = circuits_of(model, task, nodes, size, seed, small), []
     everything = Nodes.full(nodes.space, True)
     (whole,) = kept_by(model, task, nodes, [everything], "test", seed, small)
-    for by, mask in (("asked", found.asked), ("smallest", found.smallest)):
+    first = first_features(nodes.space, found.asked)
+    for by, mask in (("asked", found.asked), ("smallest", found.smallest), ("first", first)):
         if mask is not None:
             own = {"by": by, "all_nodes": round(float(whole), 4), "evaluations": found.evaluations,
                    "search_seconds": round(found.seconds, 1)}  # fmt: skip
@@ -195,6 +196,17 @@ def random_circuits(space: units.Space, like: Nodes, draws: int, seed: int) -> l
     parts = row[:heads], row[heads:]
     return [Nodes.from_flat(space, np.concatenate([rng.permutation(part) for part in parts]))
             for _ in range(draws)]  # fmt: skip
+
+
+def first_features(space: units.Space, like: Nodes) -> Nodes:
+    """Return a circuit with the heads of another, and in each layer the first features.
+
+    Its layers have equally many, and all together as many as the other circuit. The order that
+    training gives to features is the rival that a search of the dictionary should not fall behind.
+    """
+    count = int(np.asarray(like.features).sum())
+    place = np.arange(space.features) * space.layers + np.arange(space.layers)[:, None]
+    return Nodes(like.heads, place < count)
 
 
 def judged(

@@ -10,7 +10,7 @@ from experiments.readme.rows import GIB, Row, Rows
 def modular(result: dict) -> list[Row]:
     """Make the rows of modular addition, for each size: what each model's circuit keeps."""
     made = []
-    for by in ("asked", "smallest"):
+    for by in _WHICH:
         said = []
         for row in _worst(result, by):
             deep = f"{row['layers']} layer{'s' * (row['layers'] > 1)}"
@@ -27,12 +27,13 @@ def algorithmic(result: dict) -> list[Row]:
     return [
         (f"{row['task'].title()}, {_WHICH[by]}: {_WORST}{_seeds(result)}", _kept(row),
          "≥ 97%" if by == "asked" else "—", "circuits/algorithmic.py")
-        for by in ("asked", "smallest") for row in _worst(result, by)
+        for by in _WHICH for row in _worst(result, by)
     ]  # fmt: skip
 
 
 _WHICH = {"asked": "circuits of heads and features",
-          "smallest": "smallest circuits that keep 98% on the select split"}  # fmt: skip
+          "smallest": "smallest circuits that keep 98% on the select split",
+          "first": "the first features in the order of training, without a search"}  # fmt: skip
 _WORST = (
     "accuracy kept under the worst of four ablations (mean and best of 20 random circuits with as "
     "many heads and features)"

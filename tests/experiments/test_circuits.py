@@ -27,7 +27,7 @@ from experiments.circuits import (
     task_accuracy,
     units,
 )
-from experiments.common.small_models import Small, random_circuits
+from experiments.common.small_models import Small, first_features, random_circuits
 from hagd_jax import meta, models
 from hagd_jax.baselines import EdgePruningConfig, RivalsConfig
 from hagd_jax.causal import Circuit, load_circuit
@@ -102,6 +102,15 @@ def test_modular_arithmetic_searches_for_circuits_of_the_asked_size(places, read
     smallest = [row["nodes"] for row in result["rows"] if row["by"] == "smallest"]
     assert all(nodes <= 8 for nodes in smallest)
     assert {row["by"] for row in result["summary"]} == {row["by"] for row in result["rows"]}
+
+
+def test_the_first_features_are_as_many_in_every_layer():
+    space = Space(2, 3, 8)
+    like = Nodes(np.eye(2, 3, dtype=bool), np.arange(16).reshape(2, 8) > 8)
+    mask = first_features(space, like)
+    assert (mask.heads == like.heads).all()
+    assert mask.features.sum(1).tolist() == [4, 3]
+    assert mask.features[:, :3].all()
 
 
 def test_random_circuits_have_as_many_heads_and_features():
