@@ -21,6 +21,7 @@ from hagd_jax.search import EliminateConfig, eliminate
 from hagd_jax.tasks import Sizes
 from hagd_jax.transcoders import LossConfig
 from hagd_jax.units import Nodes
+from hagd_jax.units.dictionary import NEURONS
 
 Row = dict
 ATTEMPTS = 5
@@ -104,8 +105,8 @@ def algorithm_of(name: str, **options: int) -> tasks.Algorithm:
 
 def features_of(
     model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, seed: int, small: Small
-) -> transcoders.Transcoder:
-    """Train a transcoder whose first features reconstruct the MLP better than later ones."""
+) -> units.Dictionary:
+    """Train a transcoder for prefixes of its features; its errors are in no circuit."""
     seen, _ = algorithm.table("train", testbeds.MOST_EXAMPLES)
     corpus = corpus_of_tokens("what the model was trained on", seen, model)
     config = dataclasses.replace(
@@ -114,21 +115,22 @@ def features_of(
         tokens=small.feature_steps * small.feature_batch * seen.shape[-1],
         loss=LossConfig(prefixes=small.prefixes),
     )  # fmt: skip
-    return transcoders.train(model, corpus, config)
+    found = transcoders.train(model, corpus, config)
+    return units.as_dictionary(model, found, keep_error=False)
 
 
 def rows_of(
-    model: hagd.models.LanguageModel, algorithm: tasks.Algorithm, task: tasks.Task, size: int,
+    model: hagd.models.LanguageModel, task: tasks.Task, nodes: units.Dictionary, size: int,
     seed: int, small: Small,
 ) -> list[Row]:  # fmt: skip
-    """Train a model's dictionary, find circuits, and test them: the rows of a cell."""
-    features = features_of(model, algorithm, seed, small)
-    nodes = units.as_dictionary(model, features, keep_error=False)
+    """Find circuits over a dictionary, and test them: the rows of a cell."""
     found, rows = circuits_of(model, task, nodes, size, seed, small), []
     everything = Nodes.full(nodes.space, True)
     (whole,) = kept_by(model, task, nodes, [everything], "test", seed, small)
-    first = first_features(nodes.space, found.asked)
-    for by, mask in (("asked", found.asked), ("smallest", found.smallest), ("first", first)):
+    circuits = {"asked": found.asked, "smallest": found.smallest}
+    if nodes.label != NEURONS:  # which have no order
+        circuits["first"] = first_features(nodes.space, found.asked)
+    for by, mask in circuits.items():
         if mask is not None:
             own = {"by": by, "all_nodes": round(float(whole), 4), "evaluations": found.evaluations,
                    "search_seconds": round(found.seconds, 1)}  # fmt: skip

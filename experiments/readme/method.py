@@ -25,7 +25,7 @@ def modular(result: dict) -> list[Row]:
 def algorithmic(result: dict) -> list[Row]:
     """Make the rows of parity and sorting."""
     return [
-        (f"{row['task'].title()}, {_WHICH[by]}: {_WORST}{_seeds(result)}", _kept(row),
+        (f"{row['task'].title()}, {_which(row)}: {_WORST}{_seeds(result)}", _kept(row),
          "≥ 97%" if by == "asked" else "—", "circuits/algorithmic.py")
         for by in _WHICH for row in _worst(result, by)
     ]  # fmt: skip
@@ -38,6 +38,12 @@ _WORST = (
     "accuracy kept under the worst of four ablations (mean and best of 20 random circuits with as "
     "many heads and features)"
 )
+
+
+def _which(row: dict) -> str:
+    """Say what the circuits are, over neurons or over features."""
+    said = _WHICH[row["by"]]
+    return said.replace("features", "neurons") if row["dictionary"] == "neurons" else said
 
 
 def _worst(result: dict, by: str) -> list[dict]:

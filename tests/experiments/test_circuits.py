@@ -85,7 +85,16 @@ def test_algorithmic_circuits_of_all_nodes_keep_everything(places, read):
         assert row["nodes"] == row["of"] == 8
         assert row["random"] == row["random_best"] == row["all_nodes"] == (row["preservation"] or 0)
         assert row["kl"] > 0  # errors are in no circuit
+    assert {row["by"] for row in result["rows"]} >= {"asked", "first"}
     assert len(result["summary"]) == len(result["rows"])
+
+
+def test_parity_is_searched_over_neurons(places, read):
+    algorithmic.main(algorithmic.Config(**places, seeds=1, tasks=("parity",), nodes=4, small=SMALL))
+    result = read("algorithmic")
+    asked = [row for row in result["rows"] if row["by"] == "asked"]
+    assert {(row["nodes"], row["of"], row["dictionary"]) for row in asked} == {(4, 10, "neurons")}
+    assert "first" not in {row["by"] for row in result["rows"]}  # neurons have no order
 
 
 def test_modular_arithmetic_searches_for_circuits_of_the_asked_size(places, read):
