@@ -54,7 +54,8 @@ class Config(Places):
         model: Model for IOI.
         sizes: Number of IOI prompts in each split.
         masks: Training of IOI's masks.
-        small: Training of the other models and of their masks.
+        small: Training of the other models.
+        small_masks: Training of their masks.
         batch_size: IOI prompts per call; larger values use more memory.
         scored: Number of discover prompts over which integrated gradients are averaged.
         graph: Integration steps and batch size of the attribution graph.
@@ -69,7 +70,8 @@ class Config(Places):
     model: str = "smollm2-135m"
     sizes: Sizes = Sizes(1024, 64, 64)
     masks: MaskConfig = MaskConfig(steps=140)
-    small: Small = Small(search=MaskConfig(steps=200, batch_size=64, learning_rate=0.1))
+    small: Small = Small()
+    small_masks: MaskConfig = MaskConfig(steps=200, batch_size=64, learning_rate=0.1)
     batch_size: int = 16
     scored: int = 64
     graph: GradientConfig = GradientConfig((0.3, 0.6, 0.9), 8)
@@ -87,7 +89,7 @@ def prepared(name: str, seed: int, config: Config) -> tuple:
         batch = config.batch_size
     else:
         model, task, _ = learnt(name, seed, config.small)
-        batch = config.small.search.batch_size
+        batch = config.small_masks.batch_size
     prompts, began = task.splits["discover"], time.monotonic()
     scores = mean_scores(model, prompts[: config.scored], GradientConfig(batch_size=batch))
     jax.block_until_ready(scores.values.heads)
@@ -101,7 +103,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     name, seed, variant = cell["task"], cell["seed"], cell["variant"]
     model, task, scores, graph, scored, drawn = prepared(name, seed, config)
     prompts, space = task.splits["discover"], neurons(model).space
-    masks = config.masks if name == "ioi" else config.small.search
+    masks = config.masks if name == "ioi" else config.small_masks
     size = round(SHARE[name] * space.nodes)
     took, began = scored, time.monotonic()
     tree = Tree(())

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 
 from experiments.readme.rows import GIB, Row, Rows
 
 
 def modular(result: dict) -> list[Row]:
-    """Make the rows of modular addition: accuracy kept under mean and under the worst ablation."""
+    """Make the rows of modular addition, for each size: what each model's circuit keeps."""
     made = []
-    for by, nodes in (("whole", None), ("searched", 40), ("searched", 49)):
+    for by in _WHICH:
         said = []
-        for p in (53, 113):
-            for layers in (1, 2):
-                own = [r for r in result["summary"]
-                       if (r["p"], r["layers"], r["by"]) == (p, layers, by)
-                       and nodes in (None, r["nodes"])]  # fmt: skip
-                if own:
-                    worst = min(own, key=lambda r: r["preservation"])
-                    count = f", {own[0]['nodes']} nodes" if nodes is None else ""
-                    mean = next(r for r in own if r["ablation"] == "mean")
-                    deep = f"{layers} layer{'s' * (layers > 1)}"
-                    both = f"{_spread(mean)}, {_spread(worst)}"
-                    said.append(f"p = {p}, {deep}{count}: {both}")
-        what = "all nodes of a small dictionary" if nodes is None else f"{nodes} of 52 or 56 nodes"
-        ablations = "accuracy kept under mean, and under the worst of four ablations"
-        made.append((f"Modular addition, {what}: {ablations}{_seeds(result)}", "; ".join(said),
-                     "≥ 97% with 49", "circuits/modular_arithmetic.py"))  # fmt: skip
+        for row in _worst(result, by):
+            deep = f"{row['layers']} layer{'s' * (row['layers'] > 1)}"
+            said.append(f"p = {row['p']}, {deep}: {_kept(row)}")
+        if said:
+            target = "≥ 97% with ≤ 32 of 260 and ≤ 64 of 520" if by == "asked" else "—"
+            made.append((f"Modular addition, {_WHICH[by]}: {_WORST}{_seeds(result)}",
+                         "; ".join(said), target, "circuits/modular_arithmetic.py"))  # fmt: skip
     return made
 
 
 def algorithmic(result: dict) -> list[Row]:
     """Make the rows of parity and sorting."""
-    groups: dict[tuple, list[dict]] = defaultdict(list)
-    for row in result["summary"]:
-        groups[row["task"], row["kind"], row["nodes"]].append(row)
-    made = []
-    for (task, kind, nodes), own in sorted(groups.items()):
-        mean = next(r for r in own if r["ablation"] == "mean")
-        worst = min(own, key=lambda r: r["preservation"])
-        what = "heads and neurons" if kind == "neurons" else "heads and features, all of them"
-        made.append((f"{task.title()}, {nodes} {what}: accuracy kept under mean, and under the "
-                     f"worst of four ablations{_seeds(result)}",
-                     f"{_spread(mean)}, {_spread(worst)}", "≥ 97%",
-                     "circuits/algorithmic.py"))  # fmt: skip
-    return made
+    return [
+        (f"{row['task'].title()}, {_which(row)}: {_WORST}{_seeds(result)}", _kept(row),
+         "≥ 97%" if by == "asked" else "—", "circuits/algorithmic.py")
+        for by in _WHICH for row in _worst(result, by)
+    ]  # fmt: skip
+
+
+_WHICH = {"asked": "circuits of heads and features",
+          "smallest": "smallest circuits that keep 98% on the select split",
+          "first": "the first features in the order of training, without a search"}  # fmt: skip
+_WORST = (
+    "accuracy kept under the worst of four ablations (mean and best of 20 random circuits with as "
+    "many heads and features)"
+)
+
+
+def _which(row: dict) -> str:
+    """Say what the circuits are, over neurons or over features."""
+    said = _WHICH[row["by"]]
+    return said.replace("features", "neurons") if row["dictionary"] == "neurons" else said
+
+
+def _worst(result: dict, by: str) -> list[dict]:
+    return [row for row in result["summary"] if (row["by"], row["ablation"]) == (by, "worst")]
+
+
+def _kept(row: dict) -> str:
+    def several(values: list[int]) -> str:
+        return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+    nodes, heads, of = (several(row[name]) for name in ("nodes", "heads", "of"))
+    return (f"{nodes} of {of} nodes, {heads} of them heads: {_spread(row)} "
+            f"({row['random']:.0%}, {row['random_best']:.0%})")  # fmt: skip
 
 
 def _spread(row: dict) -> str:

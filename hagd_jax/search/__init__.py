@@ -5,6 +5,8 @@ from hagd_jax.search.config import MaskConfig, RepairConfig
 from hagd_jax.search.core import core, core_of_rule
 from hagd_jax.search.core_keeps import CoreKeeps, core_keeps
 from hagd_jax.search.discoveries import CoreConfig
+from hagd_jax.search.eliminate import Eliminated, Step, eliminate
+from hagd_jax.search.eliminate_config import EliminateConfig, elimination_cost
 from hagd_jax.search.many import search_many
 from hagd_jax.search.mask_search import Searched, search_masks, seen_by_masks, train_masks
 from hagd_jax.search.mask_steps import MaskState, init_masks, mask_ranks
@@ -34,6 +36,8 @@ __all__ = [
     "Core",
     "CoreConfig",
     "CoreKeeps",
+    "EliminateConfig",
+    "Eliminated",
     "MaskConfig",
     "MaskState",
     "RepairConfig",
@@ -44,6 +48,7 @@ __all__ = [
     "SearchedUnits",
     "Start",
     "StartRow",
+    "Step",
     "Tree",
     "UnitCircuit",
     "UnitEdgeConfig",
@@ -54,6 +59,8 @@ __all__ = [
     "core",
     "core_keeps",
     "core_of_rule",
+    "eliminate",
+    "elimination_cost",
     "init_masks",
     "init_units",
     "is_found",

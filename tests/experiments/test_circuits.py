@@ -27,22 +27,24 @@ from experiments.circuits import (
     task_accuracy,
     units,
 )
-from experiments.common.small_models import Small
+from experiments.common.small_models import Small, first_features, random_circuits
 from hagd_jax import meta, models
 from hagd_jax.baselines import EdgePruningConfig, RivalsConfig
 from hagd_jax.causal import Circuit, load_circuit
 from hagd_jax.cli import commands
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.scores import GradientConfig
-from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig
+from hagd_jax.search import EliminateConfig, MaskConfig, RepairConfig, UnitMaskConfig
 from hagd_jax.tasks import Sizes
 from hagd_jax.testbeds import SmallTrainConfig as TrainConfig
+from hagd_jax.units import Nodes, Space
 
 MASKS = MaskConfig(steps=2, batch_size=4, check_every=2)
 REPAIR = RepairConfig(rounds=1, pairs=1, batch_size=8)
 SMALL = Small(
     train=TrainConfig(d_model=16, n_heads=2, d_mlp=8, steps=2, check_every=2, batch_size=8),
-    least_accuracy=0.0, feature_steps=2, feature_batch=8, scored=8, search=MASKS, repair=REPAIR,
+    least_accuracy=0.0, feature_steps=2, feature_batch=8, features=6, active=2, prefixes=(2,),
+    eliminate=EliminateConfig(("counterfactual", "mean"), swaps=1, entering=1), draws=2,
     sizes=Sizes(16, 8, 8), batch_size=8, ablations=("counterfactual", "mean"),
 )  # fmt: skip
 SIZES = Sizes(8, 4, 8)
@@ -74,30 +76,60 @@ def test_the_ablation_study_measures_each_variant_once(tiny, places, read):
 
 def test_algorithmic_circuits_of_all_nodes_keep_everything(places, read):
     algorithmic.main(
-        algorithmic.Config(**places, seeds=1, tasks=("sorting",), features=4, nodes=(9999,),
-                           small=SMALL)
-    )  # fmt: skip
+        algorithmic.Config(**places, seeds=1, tasks=("sorting",), nodes=9999, small=SMALL)
+    )
     result = read("algorithmic")
-    whole = [row for row in result["rows"] if row["kind"] == "neurons"]
-    assert [row["ablation"] for row in whole] == ["counterfactual", "mean"]
+    whole = [row for row in result["rows"] if row["by"] == "asked"]
+    assert [row["ablation"] for row in whole] == ["counterfactual", "mean", "worst"]
     for row in whole:
-        assert (row["accuracy"], row["kl"]) == (row["accuracy_model"], 0.0)
-        assert row["nodes"] == row["of"]
-    features = [row for row in result["rows"] if row["kind"] == "features"]
-    assert max(row["kl"] for row in features) > 0  # errors are in no circuit
+        assert row["nodes"] == row["of"] == 8
+        assert row["random"] == row["random_best"] == row["all_nodes"] == (row["preservation"] or 0)
+        assert row["kl"] > 0  # errors are in no circuit
+    assert {row["by"] for row in result["rows"]} >= {"asked", "first"}
     assert len(result["summary"]) == len(result["rows"])
+
+
+def test_parity_is_searched_over_neurons(places, read):
+    algorithmic.main(algorithmic.Config(**places, seeds=1, tasks=("parity",), nodes=4, small=SMALL))
+    result = read("algorithmic")
+    asked = [row for row in result["rows"] if row["by"] == "asked"]
+    assert {(row["nodes"], row["of"], row["dictionary"]) for row in asked} == {(4, 10, "neurons")}
+    assert "first" not in {row["by"] for row in result["rows"]}  # neurons have no order
 
 
 def test_modular_arithmetic_searches_for_circuits_of_the_asked_size(places, read):
     modular_arithmetic.main(
-        modular_arithmetic.Config(**places, seeds=1, primes=(5,), layers=(1,), whole=(4,),
-                                  searched=(6,), nodes=(3,), small=SMALL)
+        modular_arithmetic.Config(**places, seeds=1, primes=(5,), layers=(1,), nodes=3,
+                                  small=SMALL)
     )  # fmt: skip
     result = read("modular_arithmetic")
-    assert {(row["by"], row["nodes"], row["of"]) for row in result["rows"]} == {
-        ("whole", 6, 6), ("searched", 3, 8)
-    }  # fmt: skip
-    assert {row["by"] for row in result["summary"]} == {"whole", "searched"}
+    asked = [row for row in result["rows"] if row["by"] == "asked"]
+    assert {(row["nodes"], row["of"], row["of_heads"]) for row in asked} == {(3, 8, 2)}
+    worst = next(row for row in asked if row["ablation"] == "worst")
+    assert worst["accuracy"] == min(row["accuracy"] for row in asked)
+    assert worst["random"] <= worst["random_best"]
+    smallest = [row["nodes"] for row in result["rows"] if row["by"] == "smallest"]
+    assert all(nodes <= 8 for nodes in smallest)
+    assert {row["by"] for row in result["summary"]} == {row["by"] for row in result["rows"]}
+
+
+def test_the_first_features_are_as_many_in_every_layer():
+    space = Space(2, 3, 8)
+    like = Nodes(np.eye(2, 3, dtype=bool), np.arange(16).reshape(2, 8) > 8)
+    mask = first_features(space, like)
+    assert (mask.heads == like.heads).all()
+    assert mask.features.sum(1).tolist() == [4, 3]
+    assert mask.features[:, :3].all()
+
+
+def test_random_circuits_have_as_many_heads_and_features():
+    space = Space(2, 3, 8)
+    like = Nodes.from_flat(space, np.arange(space.nodes) % 3 == 0)
+    drawn = random_circuits(space, like, 5, seed=0)
+    for mask in drawn:
+        for part in ("heads", "features"):
+            assert getattr(mask, part).sum() == getattr(like, part).sum()
+    assert len({mask.flat().tobytes() for mask in drawn}) == 5
 
 
 def test_the_search_cannot_beat_the_best_of_all_circuits(places, read):

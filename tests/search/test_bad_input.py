@@ -137,6 +137,24 @@ def other_calls():
     }  # fmt: skip
 
 
+def elimination_calls():
+    config = search.EliminateConfig(("counterfactual",), swaps=0)
+    return {
+        "eliminate": (
+            search.eliminate,
+            {"model": MODEL, "prompts": PROMPTS, "mask": None, "size": 8, "config": config,
+             "dictionary": None},
+        ),
+        "eliminate's mask": (
+            lambda mask: search.eliminate(MODEL, PROMPTS, mask, 3, config),
+            {"mask": search.top_nodes(baselines.random_scores(SPACE), 4)},
+        ),
+        "elimination_cost": (
+            search.elimination_cost, {"total": 9, "members": 6, "size": 3, "config": config},
+        ),
+    }  # fmt: skip
+
+
 def unit_calls():
     scores, tree, key = baselines.random_scores(SPACE), units.tree(MODEL), jax.random.key(0)
     own = {"model": MODEL, "prompts": PROMPTS}
@@ -168,7 +186,7 @@ def unit_calls():
     }  # fmt: skip
 
 
-ROOMS = [search_calls, other_calls, unit_calls]
+ROOMS = [search_calls, other_calls, elimination_calls, unit_calls]
 
 
 @pytest.mark.parametrize("calls", ROOMS, ids=lambda calls: calls.__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,46 +10,13 @@ import jax.numpy as jnp
 
 from hagd_jax import struct
 from hagd_jax.brief import one_line
-from hagd_jax.errors import require_number
 from hagd_jax.transcoders.config import TranscoderConfig
 from hagd_jax.transcoders.graph import layer_graph, own_edges
 from hagd_jax.transcoders.kernels import dense as feat
 from hagd_jax.transcoders.kernels import native, products, sparse
+from hagd_jax.transcoders.training.loss_config import LossConfig
 
 Params = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Configure the weights of the loss terms beside the reconstruction error.
-
-    Attributes:
-        sparsity: λ₂ of Σ_f f ‖W_dec f‖, for `relu` and `jump_relu`; top-k needs none.
-        predict: λ₁ of ‖f_{l+1} − f̂_{l+1}‖², the paper's prediction head.
-        dead: Weight of the error that dead features leave when they explain what is left over.
-        dead_after: Tokens without firing after which a feature counts as dead.
-        jacobian: Weight of ‖(J_transcoder − J_MLP) v‖² / ‖J_MLP v‖² for random directions v: it
-            keeps features from computing by another route than the MLP does.
-        jacobian_every: It looks at one token in so many: fewer cost less, and repair less.
-        most: A token counts at most as much as so many typical ones. Without, the few tokens on
-            which a model parks its attention, whose MLP outputs are hundreds of times as large,
-            are nearly all that some layers learn.
-    """
-
-    sparsity: float = 0.0
-    predict: float = 0.0
-    dead: float = 1 / 32
-    dead_after: int = 200_000
-    jacobian: float = 0.3
-    jacobian_every: int = 8
-    most: float = 10.0
-
-    def __post_init__(self):
-        require_number("jacobian_every", self.jacobian_every, least=1, whole=True)
-        require_number("dead_after", self.dead_after, least=0, whole=True)
-        require_number("most", self.most, least=1)
-        for field in ("sparsity", "predict", "dead", "jacobian"):
-            require_number(field, getattr(self, field), least=0)
 
 
 class Observed(struct.PyTreeNode):
@@ -146,9 +112,15 @@ def terms(
         """(L, N) → (L,), over tokens that count."""
         return per_token @ weight / tokens
 
+    def fvu_of(error: jax.Array) -> jax.Array:
+        return mean(share * jnp.mean(error**2, -1))
+
     error = y - found["output"] - feat.skip(params, x)
-    fvu = mean(share * jnp.mean(error**2, -1))
+    fvu = fvu_of(error)
     parts = {"reconstruction": fvu.mean()}
+    if loss.prefixes:
+        nested = [y - found["prefix"](count) - feat.skip(params, x) for count in loss.prefixes]
+        parts["nested"] = jnp.asarray(sum(fvu_of(left).mean() for left in nested))
     if loss.dead:
         parts["dead"] = jnp.zeros(())
     if dead is not None:
@@ -216,8 +188,12 @@ def _by_rows(
         counted = active.replace(values=real * weight[:, None])
         return sparse.count(jax.lax.stop_gradient(counted), count, mesh)
 
+    def prefix(count: int) -> jax.Array:
+        first = jnp.where(active.indices < count, active.values, 0)
+        return sparse.decode(params, active.replace(values=first), config, mesh)
+
     l0 = real.sum(-1).astype(jnp.float32)
-    return found | {"l0": l0, "fired": fired, "active": active.values}
+    return found | {"l0": l0, "fired": fired, "active": active.values, "prefix": prefix}
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -252,6 +228,9 @@ def _densely(
         "l0": real.sum(-1),
         "fired": lambda weight: jnp.einsum("lnf,n->lf", real, weight),
         "active": dense,
+        "prefix": lambda count: feat.decode(
+            params, jnp.where(jnp.arange(config.n_features) < count, dense, 0), None, config
+        ),
     }
 
 

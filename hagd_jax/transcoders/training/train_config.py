@@ -16,7 +16,7 @@ from hagd_jax.errors import (
 from hagd_jax.models import DecoderConfig
 from hagd_jax.models.config import float_dtype
 from hagd_jax.transcoders.config import COUNTED, Activation, Reads, TranscoderConfig
-from hagd_jax.transcoders.training.losses import LossConfig
+from hagd_jax.transcoders.training.loss_config import LossConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,9 @@ class TrainConfig:
         size, times = _parse(self.features)
         count = round(size * model.d_model) if times else int(size)
         require(count >= 1, "features", got=repr(self.features), expected="1 feature or more")
+        most = max(self.loss.prefixes, default=0)
+        fewer = f"fewer than the {count} features of a layer"
+        require(most < count, "loss.prefixes", got=most, expected=fewer)
         return TranscoderConfig(
             n_layers=model.n_layers,
             d_model=model.d_model,

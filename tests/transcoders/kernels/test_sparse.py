@@ -53,6 +53,7 @@ def test_features_and_reconstructions_are_the_dense_ones(mesh, window):
         (LossConfig(dead=0, jacobian=0), 1, MESHES[:1]),
         (LossConfig(dead=0.5, jacobian=1.0), 1, MESHES[2:]),
         (LossConfig(dead=0.5, jacobian=1.0, jacobian_every=4), 8, MESHES[:2]),
+        (LossConfig(dead=0.5, jacobian=1.0, prefixes=(8, 40)), 1, MESHES),
     ],
 )
 def test_loss_and_gradients_are_the_dense_ones(loss, length, meshes, monkeypatch):

@@ -97,6 +97,40 @@ def test_a_token_that_is_hundreds_of_times_as_long_counts_like_ten():
         np.testing.assert_allclose(found.fvu, [np.minimum(error, most).mean()], rtol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["topk", "relu"])
+def test_first_features_are_trained_to_reconstruct_alone(activation):
+    """The added loss is the error of a transcoder whose later decoders are zero."""
+    config = TRAIN.transcoder(CONFIG).replace(
+        activation=activation, k=TRAIN.k * (activation == "topk")
+    )
+    params = init(config, jax.random.key(0)).params
+    params["W_dec"] = jax.random.normal(jax.random.key(1), params["W_dec"].shape)
+    x, y = jax.random.normal(jax.random.key(2), (2, config.n_layers, 32, config.d_model))
+    observed = Observed(x, y, jnp.ones((4, 8)))
+
+    def found(params, prefixes=()):
+        loss = LossConfig(jacobian=0, dead=0, prefixes=prefixes)
+        return jax.jit(functools.partial(terms, config=config, loss=loss))(params, observed, None)
+
+    def first(count):
+        return found(params | {"W_dec": params["W_dec"].at[:, count:].set(0)}).loss
+
+    whole, nested = found(params), found(params, (2, 5))
+    np.testing.assert_allclose(nested.parts["nested"], first(2) + first(5), rtol=1e-5)
+    np.testing.assert_allclose(nested.loss, whole.loss + first(2) + first(5), rtol=1e-5)
+    np.testing.assert_allclose(nested.fvu, whole.fvu, rtol=1e-6)
+    assert "nested" not in whole.parts
+
+
+def test_prefixes_must_be_parts_of_the_dictionary():
+    count = TRAIN.transcoder(CONFIG).n_features
+    for prefixes in ((4, 2), (2, 2), (0,), (1.5,)):
+        with pytest.raises(ConfigError, match="prefixes"):
+            LossConfig(prefixes=prefixes)
+    with pytest.raises(ConfigError, match=f"loss.prefixes: got {count}; expected fewer"):
+        dataclasses.replace(TRAIN, loss=LossConfig(prefixes=(count,))).transcoder(CONFIG)
+
+
 def test_parts_of_a_batch_add_up_to_the_whole(model, corpus):
     config = TRAIN.transcoder(CONFIG)
     tokens, weight = map(jnp.asarray, next(corpus.batches(8)))
