@@ -42,7 +42,7 @@ class Config(Places):
     units: int = 64
     model: str = "smollm2-135m"
     sizes: Sizes = Sizes(discover=1024, select=64, test=64)
-    describe: DescribeConfig = DescribeConfig(prompts=32)
+    describe: DescribeConfig = DescribeConfig(prompts=32, ablated=32)
 
 
 def main(config: Config) -> None:

@@ -14,8 +14,10 @@ class DescribeConfig:
     They are shown beside the circuit, and do not change which nodes are in it.
 
     Attributes:
-        prompts: Prompts of the discover split that are read, the first ones; more take longer and
-            certify larger radii. With 0 units are not described.
+        prompts: Prompts of the discover split that are scored for the certificate, drawn at random;
+            more certify larger radii. With 0 units are not described.
+        ablated: How many of these each unit is ablated alone on, for role and necessity; more take
+            longer, as each costs two forward passes a unit.
         most: Largest circuit that is described, in units: each of them is ablated alone.
         subsets: Random subsets of these prompts from which units are discovered again, for the
             certificate; more make its bounds tighter.
@@ -32,6 +34,7 @@ class DescribeConfig:
     """
 
     prompts: int = 16
+    ablated: int = 8
     most: int = 256
     subsets: int = 1000
     kept: int = 4
@@ -39,7 +42,13 @@ class DescribeConfig:
     alpha: float = 0.05
 
     def __post_init__(self):
-        for field, least in (("prompts", 0), ("most", 1), ("subsets", 1), ("kept", 1)):
+        for field, least in (
+            ("prompts", 0),
+            ("ablated", 1),
+            ("most", 1),
+            ("subsets", 1),
+            ("kept", 1),
+        ):
             require_number(field, getattr(self, field), least=least, whole=True)
         require_number("threshold", self.threshold, least=0, below=1)
         require_number("alpha", self.alpha, above=0, below=1)

@@ -88,7 +88,7 @@ def describe_units(
 
     Args:
         model: The model.
-        task: The behaviour; the first prompts of its discover split are read.
+        task: The behaviour; some prompts of its discover split are read.
         circuit: The circuit.
         config: How many prompts are read, and the certificate.
         gradient: How the scores are taken that the certificate is of; prompts in a call.
@@ -111,12 +111,18 @@ def describe_units(
     require_config("config", config, DescribeConfig)
     nodes = as_dictionary(model, dictionary)
     progress("describe", 0, 2)
-    own = SignatureConfig(prompts=config.prompts, batch_size=gradient.batch_size)
-    told = described(model, task, circuit, own, key=jax.random.key(seed), dictionary=nodes)
+    every = task.splits["discover"]
+    # Prompts stand by template, so that the first ones may be alike.
+    drawn = np.random.default_rng(seed).permutation(len(every))[: config.prompts]
+    own = SignatureConfig(prompts=config.ablated, batch_size=gradient.batch_size)
+    told = described(
+        model, every[np.sort(drawn[: config.ablated])], circuit, own, key=jax.random.key(seed),
+        dictionary=nodes,
+    )  # fmt: skip
     progress("describe", 1, 2)
     radii = certified(
-        model, task.splits["discover"][: config.prompts], circuit, config, gradient=gradient,
-        dictionary=nodes, seed=seed,
+        model, every[np.sort(drawn)], circuit, config, gradient=gradient, dictionary=nodes,
+        seed=seed,
     )  # fmt: skip
     progress("describe", 2, 2)
     return circuit.described(

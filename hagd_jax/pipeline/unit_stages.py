@@ -170,9 +170,11 @@ def select(context: Context, left: Left) -> Selected:
         config.unit_masks,
         batch_size=max(config.gradient.batch_size, len(config.unit_masks.ablations)),
     )
+    # A few prompts tell whether anything was found; but partners may be among any of them.
+    some = context.discover if "resample" in own.ablations else context.scored
     context.progress("select", 0, 1)
     losses = unit_losses(
-        context.model, context.discover, tree, [found.units, ()], own,
+        context.model, some, tree, [found.units, ()], own,
         dictionary=left["features"].nodes,
     )  # fmt: skip
     context.progress("select", 1, 1)
@@ -185,7 +187,7 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
     Args:
         context: The inputs.
         left: The results of earlier stages.
-        losses: Ablation → loss of the circuit and of the empty one, on the discover split.
+        losses: Ablation → loss of the circuit and of the empty one, on discover prompts.
 
     Returns:
         The circuit, and those of other sizes.

@@ -36,7 +36,7 @@ from tests.pipeline.copier import EXTRACT, make_copier, make_task
 from tests.transcoders.basis import neuron_basis
 
 GRADIENT = GradientConfig(batch_size=8)
-FEW = DescribeConfig(prompts=20, subsets=200)
+FEW = DescribeConfig(prompts=20, ablated=20, subsets=200)
 SEARCH = UnitMaskConfig(
     steps=20, check_every=10, batch_size=8, ablations=("counterfactual", "mean")
 )
@@ -232,7 +232,9 @@ def test_bands_of_blocks_are_the_bands_of_neurons(model):
 def test_the_radius_is_the_cores(model):
     """All scores of all nodes at once, and groups written by hand."""
     names = ["head 0.1", "neuron 0.2", "mlp 1", "head 1.0"]
-    config = dataclasses.replace(CONFIG, describe=DescribeConfig(prompts=20, kept=3), seed=5)
+    config = dataclasses.replace(
+        CONFIG, describe=DescribeConfig(prompts=20, ablated=20, kept=3), seed=5
+    )
     circuit, _ = described(model, names, config=config)
     prompts = random_prompts()[:20]
     scores = prompt_scores(model, prompts, GRADIENT, method="ig")
@@ -244,6 +246,28 @@ def test_the_radius_is_the_cores(model):
     assert [row.radius for row in circuit.about] == [r if r >= 0 else None for r in expected]
     assert len(set(expected)) > 1
     assert max(expected) >= 2
+
+
+def test_some_prompts_are_drawn_and_not_the_first_ones(model):
+    """Those of one template, or of one order of names, stand side by side."""
+    names, few = ["head 0.1", "mlp 1"], DescribeConfig(prompts=10, ablated=4, subsets=50)
+    circuit, note = described(model, names, config=dataclasses.replace(CONFIG, describe=few))
+    assert not note
+    rows = np.sort(np.random.default_rng(0).permutation(20)[:4])
+    assert rows.tolist() != [0, 1, 2, 3]
+    places = [unit.places() for unit in circuit.units]
+    masks = [Nodes.full(Space(2, 2, 6), True)]
+    for own in places:
+        kept = np.ones(16, bool)
+        kept[own] = False
+        masks.append(Nodes.from_flat(Space(2, 2, 6), kept))
+    prompts = random_prompts()[rows]
+    metric = np.asarray(behaviour(model, prompts, masks, ablation="counterfactual").metric)
+    other = prompts.metric(forward(model, prompts.corrupted, read=prompts.reads).logits)
+    expected = (metric[0] - metric[1:]).sum(1) / np.abs(metric[0] - np.asarray(other)).sum()
+    found = [row.necessity for row in circuit.about]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected).min() > 1e-3
 
 
 def test_units_and_their_rivals_are_all_nodes_once(model):
