@@ -2,12 +2,12 @@
 
     python -m experiments.circuits.algorithmic
 
-There is a model of each task. Circuits of parity consist of heads and neurons (32 of 516): a
-transcoder of 256 features, trained as for addition with batches of 128, computes parity on 58% of
-the test prompts even with all its nodes. Circuits of sorting consist of heads and features (32 of
-260). The search, the tests and the rows are those of `modular_arithmetic.py`. A model that does not
-reach 95% on the select split is trained again with another seed, and the number of such failures is
-recorded. Expected: 97% and more under the worst of four ablations. Writes results/algorithmic.json.
+There is a model of each task. Circuits of parity consist of heads and neurons (32 of 516), as a
+transcoder of 256 features that is trained as for addition hardly computes it. Circuits of sorting
+consist of heads and features (32 of 260). The search, the tests and the rows are those of
+`modular_arithmetic.py`. A model that does not reach 95% on the select split is trained again with
+another seed, and the number of such failures is recorded. Expected: 97% and more under the worst of
+four ablations. Writes results/algorithmic.json.
 """
 
 from __future__ import annotations
