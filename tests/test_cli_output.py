@@ -132,7 +132,7 @@ def test_help_into_a_full_output_is_a_sentence(monkeypatch, capsys):
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_help_names_the_command_its_choices_and_ends_with_an_example(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/hagd_jax/cli/__main__.py"])
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "140")  # so that options stand in one column
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
     assert not ended.value.code

@@ -70,14 +70,18 @@ def test_prompts_use_their_split_and_are_different(tokenizer):
         assert len({text.clean for text in texts}) == len(texts)
 
 
-def test_templates_and_orders_are_balanced(tokenizer):
-    texts = ioi.task(tokenizer, sizes=Sizes(64, 36, 60)).texts
+@pytest.mark.parametrize(("discover", "templates"), [(30, 8), (64, 8), (100, 12), (300, 32)])
+def test_templates_and_orders_are_balanced(tokenizer, discover, templates):
+    """More prompts have more templates, each of them eight prompts or more."""
+    texts = ioi.task(tokenizer, sizes=Sizes(discover, 36, 60)).texts
     for split in SPLITS:
+        expected = templates if split == "discover" else len(ioi.SCENES[split].templates)
         first = [t.clean.index(t.answer) < t.clean.index(t.distractor) for t in texts[split]]
         counts = collections.Counter(
             (t.template, f) for t, f in zip(texts[split], first, strict=True)
         )
-        assert len(counts) == 2 * len(ioi.SCENES[split].templates)
+        assert len(counts) == 2 * expected
+        assert split != "discover" or discover < 64 or sum(counts.values()) >= 8 * expected
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
