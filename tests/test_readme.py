@@ -73,7 +73,8 @@ def cache(algorithm, **size):
     small = SmallTrainConfig(d_mlp=8, steps=2, check_every=2, batch_size=8, **size)
     digest = small_cache._digest(algorithm, SmallTrainConfig(), 0)
     model = train_small(algorithm, config=small)
-    models.save(model, Path("cache") / f"{algorithm.model_name}-{digest}")
+    # Without its seal an entry would be trained again, which takes minutes.
+    small_cache._put(model, Path("cache") / f"{algorithm.model_name}-{digest}")
 
 
 def interrupt_the_demo():
