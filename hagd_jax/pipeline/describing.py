@@ -6,7 +6,14 @@ import jax
 import numpy as np
 
 from hagd_jax.causal import About, Circuit
-from hagd_jax.errors import HagdError, InputError, require_config
+from hagd_jax.errors import (
+    HagdError,
+    InputError,
+    require_config,
+    require_index,
+    require_is,
+    require_number,
+)
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.config import Progress
 from hagd_jax.pipeline.context import Context, silent
@@ -100,6 +107,7 @@ def describe_units(
         The circuit with an `About` of each unit.
 
     Raises:
+        ConfigError: If no prompt is to be read.
         InputError: If the circuit is of another model, or its units cannot be described.
 
     Example:
@@ -108,7 +116,13 @@ def describe_units(
         >>> circuit = Circuit.of_units(tree, ["head 0.0"], model=case.model.name, task="or")
         >>> describe_units(case.model, task, circuit, DescribeConfig(prompts=8)).about[0].radius
     """
+    require_is("task", task, Task)
+    require_is("circuit", circuit, Circuit)
     require_config("config", config, DescribeConfig)
+    require_config("gradient", gradient, GradientConfig)
+    # JAX's keys take no larger ones.
+    require_index("seed", seed, 2**63)
+    require_number("prompts", config.prompts, least=1)
     nodes = as_dictionary(model, dictionary)
     progress("describe", 0, 2)
     every = task.splits["discover"]
@@ -172,6 +186,8 @@ def certified(
         ...           dictionary=nodes, seed=0)
         [None]
     """
+    if not len(circuit):
+        return []
     _, first = np.unique(prompt_digests(prompts), return_index=True)
     prompts, groups = prompts[np.sort(first)], rivals(circuit)
     own = CoreConfig(config.kept, config.subsets, "magnitude", config.threshold, config.alpha)

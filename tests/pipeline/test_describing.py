@@ -9,12 +9,13 @@ import pytest
 
 from hagd_jax import units
 from hagd_jax.causal import Ablation, Circuit, ValidateConfig, behaviour
-from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.errors import ConfigError, HagdError, InputError
 from hagd_jax.models import DecoderConfig, forward
 from hagd_jax.parallel import make_mesh
 from hagd_jax.pipeline import (
     DescribeConfig,
     ExtractConfig,
+    describe_units,
     describing,
     extract,
     open_extraction,
@@ -376,10 +377,29 @@ def test_settings_may_change_where_the_circuit_is_chosen_again(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"prompts": -1}, {"prompts": 1.5}, {"most": 0}, {"subsets": 0}, {"kept": 0},
-     {"threshold": 1.0}, {"alpha": 0.0}],
+     {"threshold": 1.0}, {"alpha": 0.0}, {"subsets": 10**12}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         DescribeConfig(**wrong)
     with pytest.raises(ConfigError, match="describe"):
         ExtractConfig(describe=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"task": None}, {"task": random_prompts()}, {"circuit": 3}, {"gradient": None},
+     {"gradient": 3}, {"seed": -1}, {"seed": "a"}, {"seed": None}, {"seed": 2**70},
+     {"config": DescribeConfig(prompts=0)}],
+)  # fmt: skip
+def test_other_arguments_are_refused_by_name(model, wrong):
+    circuit = Circuit.of_units(units.tree(model), ["head 0.1"], model="m", task="t")
+    given = {"task": make(random_prompts()), "circuit": circuit, **wrong}
+    with pytest.raises(HagdError, match="prompts" if "config" in wrong else next(iter(wrong))):
+        describe_units(model, **given)
+
+
+def test_a_circuit_of_nothing_is_described(model):
+    circuit, note = described(model, [])
+    assert not note
+    assert circuit.about == ()
