@@ -48,6 +48,9 @@ class About:
             expected = f"printable text of at most {MOST} characters"
             raise InputError("role of a unit", got=quoted(role), expected=expected)
         require_is("necessity of a unit", lost, int, float, np.integer, np.floating)
+        # A file may not say true either.
+        if isinstance(lost, bool):
+            raise InputError("necessity of a unit", got=quoted(lost), expected="a number")
         # A file may hold an integer that no float is as large as.
         if (isinstance(lost, int) and abs(lost) > _LARGEST) or not math.isfinite(lost):
             raise InputError("necessity of a unit", got=quoted(lost), expected="a finite number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -79,11 +80,12 @@ def share(value: float) -> str:
     """Write a share in percent; large ones, of metrics that hardly change, with an exponent.
 
     Example:
-        >>> share(0.4567), share(-0.0001), share(-1e30)
-        ('45.7%', '0.0%', '-1e+32%')
+        >>> share(0.4567), share(-0.0001), share(-1e308)
+        ('45.7%', '0.0%', '-1e+310%')
     """
     percent = 100 * value
-    text = f"{percent:.1f}%" if abs(percent) < 9999.95 else f"{percent:.0e}%"
+    # A hundred times the largest float is none.
+    text = f"{percent:.1f}%" if abs(percent) < 9999.95 else f"{100 * Decimal(value):.0e}%"
     return "0.0%" if text == "-0.0%" else text
 
 

@@ -129,7 +129,7 @@ def test_impossible_descriptions_are_refused():
     for wrong in (("", 0.0), (" ", 0.0), ("a\n", 0.0), (b"a", 0.0), ("a" * 41, 0.0), (None, 0.0)):
         with pytest.raises(InputError, match="role of a unit"):
             About(*wrong)
-    for lost in (float("nan"), float("inf"), "1", None, 10**400, 1j):
+    for lost in (float("nan"), float("inf"), "1", None, 10**400, 1j, True):
         with pytest.raises(InputError, match="necessity of a unit"):
             About("a", lost)
     for radius in (-1, 1.5, "1", True):
@@ -161,3 +161,8 @@ def test_the_table_of_64_units_fits_100_columns():
                    Space(4, 2, 60), "m", "t", per_expert=(20,) * 4)  # fmt: skip
     wide = wide.described([About("w" * 40, -1e300, 2**31 - 2)] * 60)
     assert max(map(len, str(wide).splitlines())) <= 100
+
+
+def test_the_largest_number_has_a_cell_too():
+    for line in str(PLAIN.described([About("a", -1e308)] * 2)).splitlines()[2:]:
+        assert line.split()[-2] == "-1e+310%"
