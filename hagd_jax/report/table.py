@@ -87,7 +87,8 @@ def circuit_table(
     if scores is not None:
         flat = np.asarray(scores.flat())
         given = np.array([flat[unit.places()].max() for unit in units])
-    n = max(shutil.get_terminal_size().lines - _AROUND, _FEWEST) if n is None else n
+    wide, high = shutil.get_terminal_size()
+    n = max(high - _AROUND, _FEWEST) if n is None else n
     best = np.argsort(-given, kind="stable")[:n].tolist()
     mixed, cost = len(units) < circuit.leaves, _costs(found)
     told = columns_of(circuit)[len(COLUMNS) :]
@@ -99,13 +100,17 @@ def circuit_table(
         caption=Text(left_out(units, best)) if len(best) < len(units) else None,
         caption_justify="left",
         collapse_padding=bool(told),
+        padding=(0, 0 if told and wide < _CLOSER else 1),
     )
     # Where there is more to say of units their names say of what kind they are.
     names = ["", "layer", *(["unit", *["kind"] * (not told), "nodes"] if mixed else ["node"])]
     for name in [*names, "score", *(column.name for column in told), *["KL added"] * bool(cost)]:
-        # In a narrow terminal roles are broken, and nothing else.
+        # In a narrow terminal roles and names are broken, and nothing else.
+        broken = name in ("role", "unit")
         table.add_column(name, justify="left" if name in _WORDS else "right",
-                         no_wrap=bool(told) and name != "role")  # fmt: skip
+                         overflow="fold" if broken else "ellipsis",
+                         min_width=_NARROWEST.get(name) if told else None,
+                         no_wrap=bool(told) and not broken)  # fmt: skip
     before = ""
     for place in sorted(best, key=lambda i: (units[i].layers, -given[i], best.index(i))):
         layer = layer_words(units[place])
@@ -126,6 +131,10 @@ def circuit_table(
 
 # Columns of words, the others are of numbers.
 _WORDS = ("unit", "node", "kind", "role")
+# `unnamed`, `induction` and `cluster` fit.
+_NARROWEST = {"role": 9, "unit": 7}
+# In a terminal of fewer columns what is known of units stands closer.
+_CLOSER = 72
 # Lines around the rows of the table, and the fewest rows.
 _AROUND, _FEWEST = 8, 10
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from hagd_jax.causal import About, Circuit, Node
 from hagd_jax.causal.circuit_text import share
 from hagd_jax.report import circuit_table, verdict_table
-from hagd_jax.report.words import counted, node_name
+from hagd_jax.report.words import counted, node_name, number
 from hagd_jax.roles import ROLES
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Scores, Space
@@ -192,3 +192,20 @@ def test_single_nodes_have_the_same_columns():
     assert lines[2].split() == ["layer", "node", "score", "role", "necessity", "radius"]
     rows = [line.split() for line in lines if ".H" in line or ".N" in line]
     assert {tuple(row[-3:]) for row in rows} == {("[b]", "50.0%", str(i)) for i in range(7)}
+
+
+@pytest.mark.parametrize("width", [60, 70, 80])
+def test_what_is_known_of_units_fits_narrow_terminals(monkeypatch, width):
+    """Roles are broken into lines, but never left out, and no number is cut."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    tree = large()[0].grouping.tree
+    names = ["layers 0-3", "cluster 10.14", "head 11.2", "neuron 12.1234"]
+    circuit = Circuit.of_units(tree, names, [-12.3] * 4, model="m", task="t", seen=Seen.nothing())
+    roles = ["writer of the answer", "unnamed", "induction", "mover of the answer"]
+    text = printed(circuit_table(circuit.described(About(r, -1.2345, 12) for r in roles)), width)
+    words = text.split()
+    for role in roles:
+        assert set(role.split()) <= set(words)
+    assert [words.count(n) for n in ("-123.4%", number(-12.3), "12")] == [4, 4, 4 + 1]
+    assert {"role", "necessity", "radius", "cluster", "6,180"} <= set(words)
+    assert "…" not in text
