@@ -219,8 +219,10 @@ def _swapped(
         larger = _flipped(now, outside[help_most[: config.entering]])
         rows = np.concatenate([_flipped(row, inside) for row in larger])
         found = measured(rows)
-        best = int(found.max(0).argmin())
-        if not found[:, best].max() < losses.max() * (1 - config.least):
+        # Where activations overflow there is no number, which no loss would be less than.
+        worst, before = (np.nan_to_num(x.max(0), nan=np.inf) for x in (found, losses))
+        best = int(worst.argmin())
+        if not worst[best] < before * (1 - config.least):
             return
         now, losses = rows[best], found[:, best]
         yield now, losses

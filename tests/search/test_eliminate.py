@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -190,3 +192,22 @@ def test_circuits_that_cannot_be_made_smaller_are_refused():
         eliminate(case.model, case.prompts, random_scores(space), 4)
     with pytest.raises(InputError, match="sizes: got"):
         elimination_cost(3, 4, 2)
+
+
+def test_a_member_without_which_activations_overflow_is_swapped():
+    """Two neurons cancel; the circuit of one of them has no loss, and others have."""
+    case = hand_built()[0]
+    params = jax.tree.map(np.array, case.model.params)
+    mlp = params["blocks"]["mlp"]
+    mlp["in"]["kernel"][:, :, 4:] = 0
+    mlp["in"]["bias"][:, 4:] = 1e30
+    mlp["out"]["kernel"][:, 4], mlp["out"]["kernel"][:, 5] = 3e8, -3e8
+    model = case.model.replace(params=jax.tree.map(jnp.asarray, params))
+    for first in ([0, 8, 9], [0, 8]):
+        mask = np.isin(np.arange(10), first)
+        config = EliminateConfig(ablations=("zero",), swaps=2)
+        found = eliminate(
+            model, case.prompts, Nodes.from_flat(neurons(model).space, mask), 1, config
+        )
+        assert not np.isfinite([step.worst for step in found.path]).all()
+        assert np.isfinite(found.swapped[-1])
