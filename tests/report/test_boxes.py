@@ -93,3 +93,11 @@ def test_the_picture_is_well_formed_and_stands_by_itself():
     assert len(list(root.iter("{http://www.w3.org/2000/svg}title"))) == 2
     with pytest.raises(InputError, match="circuit: got 0 units; expected 1 to 96"):
         svg(made([]))
+
+
+def test_the_layers_of_a_band_fit_the_margin():
+    """A label of more than 10 characters would reach below the boxes."""
+    tree = tree_of(Space(126, 1, 1), "neurons", (), 2, Seen.nothing())
+    circuit = Circuit.of_units(tree, ["layers 124-125", "head 101.0"], model="m", task="t")
+    labels = re.findall(r'class="layer"[^>]*>([^<]*)<', svg(circuit))
+    assert labels == ["124 to 125", "layer 101"]
