@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from hagd_jax.errors import require_number
-
-# Ten bytes and more for each of them and each prompt, at the end of a long search.
-_MOST_SUBSETS = 100_000
+from hagd_jax.search.discoveries import MOST_SUBSETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,7 @@ class DescribeConfig:
             longer, as each costs two forward passes a unit.
         most: Largest circuit that is described, in units: each of them is ablated alone.
         subsets: Random subsets of these prompts from which units are discovered again, for the
-            certificate; more make its bounds tighter. At most 100,000, for which there is memory.
+            certificate, at most 100,000; more make its bounds tighter.
         kept: Prompts in each subset; fewer give larger radii and noisier discoveries.
         threshold: Share of discoveries above which a unit is in the core.
         alpha: Probability that the bound of any unit fails; a smaller one gives smaller radii.
@@ -53,6 +51,6 @@ class DescribeConfig:
             ("kept", 1),
         ):
             require_number(field, getattr(self, field), least=least, whole=True)
-        require_number("subsets", self.subsets, most=_MOST_SUBSETS)
+        require_number("subsets", self.subsets, most=MOST_SUBSETS)
         require_number("threshold", self.threshold, least=0, below=1)
         require_number("alpha", self.alpha, above=0, below=1)

@@ -22,6 +22,8 @@ from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Nodes, Selection
 
 RULES = ("mean", "magnitude")
+# The drawn numbers of more subsets fill a machine's memory, and bounds are tight long before.
+MOST_SUBSETS = 100_000
 # A rule finds units from prompts: ((k,) indices of prompts, seed) → (N,) bool.
 Rule = Callable[[np.ndarray, int], Any]
 
@@ -33,8 +35,8 @@ class CoreConfig:
     Attributes:
         kept: k, prompts in each subset. Fewer give larger radii, since a change of one prompt
             reaches fewer subsets, and noisier discoveries; a radius of r needs k < 0.69 P / r.
-        subsets: R, random subsets. Of 46,350 units, one that is found in all of 1,000 has a lower
-            bound of 0.986.
+        subsets: R, random subsets, at most 100,000. Of 46,350 units, one that is found in all of
+            1,000 has a lower bound of 0.986.
         by: `mean` finds the units of the highest mean scores, `magnitude` those whose means are
             furthest from zero.
         threshold: τ, the share of discoveries that members of the core must exceed.
@@ -52,6 +54,7 @@ class CoreConfig:
     def __post_init__(self):
         for field in ("kept", "subsets", "block_bytes"):
             require_number(field, getattr(self, field), least=1, whole=True)
+        require_number("subsets", self.subsets, most=MOST_SUBSETS)
         require_choice("by", self.by, RULES)
         require_number("threshold", self.threshold, least=0, below=1)
         require_number("alpha", self.alpha, above=0, below=1)

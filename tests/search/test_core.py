@@ -288,3 +288,9 @@ def test_units_with_equal_scores_are_found_from_the_left(dtype):
 def test_ragged_groups_are_refused():
     with pytest.raises(InputError, match="groups: got"):
         core(strong(), 1, groups=[[0, [1]], [2]])
+
+
+@pytest.mark.parametrize("subsets", [0, 1.5, 100_001, 10**12])
+def test_more_subsets_than_memory_holds_are_refused(subsets):
+    with pytest.raises(ConfigError, match="subsets: got"):
+        CoreConfig(subsets=subsets)
