@@ -100,7 +100,7 @@ def circuit_table(
         caption=Text(left_out(units, best)) if len(best) < len(units) else None,
         caption_justify="left",
         collapse_padding=bool(told),
-        padding=(0, 0 if told and wide < _CLOSER else 1),
+        padding=(0, 0 if told and wide < _CLOSER + _COST * bool(cost) else 1),
     )
     # Where there is more to say of units their names say of what kind they are.
     names = ["", "layer", *(["unit", *["kind"] * (not told), "nodes"] if mixed else ["node"])]
@@ -133,8 +133,8 @@ def circuit_table(
 _WORDS = ("unit", "node", "kind", "role")
 # `unnamed`, `induction` and `cluster` fit.
 _NARROWEST = {"role": 9, "unit": 7}
-# In a terminal of fewer columns what is known of units stands closer.
-_CLOSER = 72
+# In a terminal of fewer columns what is known of units stands closer; so much wider is the cost.
+_CLOSER, _COST = 72, 11
 # Lines around the rows of the table, and the fewest rows.
 _AROUND, _FEWEST = 8, 10
 
