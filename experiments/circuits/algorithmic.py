@@ -2,9 +2,8 @@
 
     python -m experiments.circuits.algorithmic
 
-There is a model of each task. Circuits of parity consist of heads and neurons (32 of 516), as a
-transcoder of 256 features that is trained as for addition hardly computes it. Circuits of sorting
-consist of heads and features (32 of 260). The search, the tests and the rows are those of
+There is a model of each task. Circuits of parity consist of heads and neurons (32 of 516), those of
+sorting of heads and features (32 of 260). The search, the tests and the rows are those of
 `modular_arithmetic.py`. A model that does not reach 95% on the select split is trained again with
 another seed, and the number of such failures is recorded. Expected: 97% and more under the worst of
 four ablations. Writes results/algorithmic.json.

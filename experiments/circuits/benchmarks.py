@@ -7,10 +7,9 @@
 Texts are cut, cleaned and scored as lm-evaluation-harness does: `acc` by the log-probability of a
 choice, `acc_norm` by that a character. WinoGrande, HellaSwag and BLiMP are read from the files that
 are named; of a longer one a random draw of `--most` rows is measured. Intervals are bootstraps over
-groups of rows that share words (twins, clips of one video). Half a billion parameters take 15 to
-20 minutes for 500 rows of HellaSwag on two cores. Writes results/benchmarks.json, with the digests
-of the files and of the models, for the models and files of all calls, and which rows are answered
-rightly to results/benchmark_rows.json; a stopped run continues.
+groups of rows that share words (twins, clips of one video). Writes results/benchmarks.json, with
+the digests of the files and of the models, for the models and files of all calls, and which rows
+are answered rightly to results/benchmark_rows.json; a stopped run continues.
 """
 
 from __future__ import annotations

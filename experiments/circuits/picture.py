@@ -5,7 +5,7 @@
     python -m experiments.circuits.picture
 
 The units are described as `hagd extract` does: a role where a tested rule gives one, the necessity
-alone, and the certified radius, on prompts of the discover split. Takes a few minutes on two cores.
+alone, and the certified radius, on prompts of the discover split. Took 17 minutes on two shared cores.
 Writes results/circuit.svg, and what it shows to results/picture.json.
 """
 
