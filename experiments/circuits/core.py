@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.circuits.smollm2 import MOST, loaded
+from experiments.circuits.smollm2 import limited, loaded
 from experiments.circuits.stability import by_chance, jaccard
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
@@ -119,8 +119,7 @@ def work(name: str, seed: int, config: Config) -> Work:
     """Load or train a model, and score each discover prompt by itself."""
     if config.model:
         model, nodes = loaded(config.model, "")
-        most = MOST.get(name, Sizes(config.prompts, 64, 64))
-        sizes = dataclasses.replace(most, discover=min(config.prompts, most.discover or 0))
+        sizes = limited(name, Sizes(config.prompts, 64, 64))
         task = tasks.task(name, model, sizes=sizes, seed=seed)
     else:
         model, task, _ = learnt(name, seed, config.small)

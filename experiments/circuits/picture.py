@@ -5,7 +5,8 @@
     python -m experiments.circuits.picture
 
 The units are described as `hagd extract` does: a role where a tested rule gives one, the necessity
-alone, and the certified radius, on prompts of the discover split. Took 17 minutes on two shared cores.
+alone, and the certified radius, on prompts of the discover split. Took 17 minutes on two cores that
+other work shared.
 Writes results/circuit.svg, and what it shows to results/picture.json.
 """
 
@@ -16,7 +17,7 @@ import dataclasses
 import time
 
 import hagd_jax as hagd
-from experiments.circuits.smollm2 import MOST, Name
+from experiments.circuits.smollm2 import Name, limited
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax.pipeline import DescribeConfig, describe_units
@@ -50,7 +51,7 @@ def main(config: Config) -> None:
     began = time.monotonic()
     folder = config.runs / "units" / f"{config.task}-{config.seed}"
     model = hagd.models.load(config.model)
-    sizes = MOST.get(config.task, config.sizes)
+    sizes = limited(config.task, config.sizes)
     task = hagd.tasks.task(config.task, model, sizes=sizes, seed=config.seed)
     found = hagd.causal.Circuit.load(folder / f"{config.units}.json")
     circuit = describe_units(model, task, found, config.describe, seed=config.seed)

@@ -93,8 +93,20 @@ class Config(Places):
 
     def prompts(self, task: str) -> Sizes:
         """Return the configured sizes of splits, or all prompts of a task that has fewer."""
-        most = MOST.get(task, self.sizes)
-        return Sizes(*map(min, dataclasses.astuple(self.sizes), dataclasses.astuple(most)))
+        return limited(task, self.sizes)
+
+
+def limited(task: str, sizes: Sizes) -> Sizes:
+    """Return sizes of splits, or all prompts of a task that has fewer or is not asked for a number.
+
+    Example:
+        >>> limited("capitals", Sizes(discover=None, select=64, test=8))
+        Sizes(discover=138, select=60, test=8)
+    """
+    if task not in MOST:
+        return sizes
+    pairs = zip(dataclasses.astuple(sizes), dataclasses.astuple(MOST[task]), strict=True)
+    return Sizes(*(most if asked is None else min(asked, most) for asked, most in pairs))
 
 
 @cache

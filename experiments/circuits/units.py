@@ -18,7 +18,7 @@ import dataclasses
 import time
 
 import hagd_jax as hagd
-from experiments.circuits.smollm2 import MOST, Name, judged, loaded
+from experiments.circuits.smollm2 import Name, judged, limited, loaded
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
@@ -73,8 +73,7 @@ def main(config: Config) -> None:
 def measure(cell: Row, config: Config) -> list[Row]:
     """Search for circuits of all sizes on one task and seed, and test them."""
     model, nodes = loaded(config.model, "")
-    asked = MOST.get(cell["task"], config.sizes)
-    sizes = Sizes(*map(min, dataclasses.astuple(config.sizes), dataclasses.astuple(asked)))
+    sizes = limited(cell["task"], config.sizes)
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
     prompts, began = task.splits["discover"], time.monotonic()
     scores = hagd.scores.mean_scores(model, prompts[: config.scored])

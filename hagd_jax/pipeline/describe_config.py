@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hagd_jax.errors import require_number
+from hagd_jax.errors import require, require_number
 from hagd_jax.search.discoveries import MOST_SUBSETS
 
 
@@ -16,7 +16,8 @@ class DescribeConfig:
 
     Attributes:
         prompts: Prompts of the discover split that are scored for the certificate, drawn at random;
-            more certify larger radii. With 0 units are not described.
+            more certify larger radii. With 0 units are not described; one prompt has no others to
+            be compared with.
         ablated: How many of these each unit is ablated alone on, for role and necessity; more take
             longer, as each costs two forward passes a unit.
         most: Largest circuit that is described, in units: each of them is ablated alone.
@@ -45,12 +46,13 @@ class DescribeConfig:
     def __post_init__(self):
         for field, least in (
             ("prompts", 0),
-            ("ablated", 1),
+            ("ablated", 2),
             ("most", 1),
             ("subsets", 1),
             ("kept", 1),
         ):
             require_number(field, getattr(self, field), least=least, whole=True)
+        require(self.prompts != 1, "prompts", got=1, expected="0, or 2 or more")
         require_number("subsets", self.subsets, most=MOST_SUBSETS)
         require_number("threshold", self.threshold, least=0, below=1)
         require_number("alpha", self.alpha, above=0, below=1)

@@ -54,12 +54,14 @@ class Drawing(NamedTuple):
     Attributes:
         width: Of all.
         height: Of all.
+        box: Width and height of a box.
         boxes: One for each unit.
         layers: (y, words) of each layer that has units, from the top down.
     """
 
     width: float
     height: float
+    box: tuple[int, int]
     boxes: tuple[Box, ...]
     layers: tuple[tuple[float, str], ...]
 
@@ -107,7 +109,7 @@ def drawing(circuit: Circuit) -> Drawing | None:
             ))  # fmt: skip
         y += math.ceil(len(places) / ACROSS) * (HEIGHT + GAP) + GAP
     across = min(ACROSS, max(map(len, by_layer.values())))
-    return Drawing(MARGIN + across * (WIDTH + GAP), y, tuple(boxes), tuple(layers))
+    return Drawing(MARGIN + across * (WIDTH + GAP), y, (WIDTH, HEIGHT), tuple(boxes), tuple(layers))
 
 
 def svg(circuit: Circuit) -> str:

@@ -196,7 +196,8 @@ def _fewer(
             row[inside[order[:leaving]]] = False
             found = measured(row[None])[:, 0]
             enough = _TOGETHER * costs[:leaving].sum() + _ROUNDING * empty
-            if found.max() - losses.max() <= enough:
+            # Where one of them alone costs infinity, no sum says what they cost together.
+            if np.isfinite(enough) and found.max() - losses.max() <= enough:
                 break
             leaving //= 2
         else:

@@ -134,8 +134,6 @@ NAMES_NEEDED = 5
 # A split begins with so many templates, or all that it has; more prompts have more templates, and
 # each of those has at least EACH prompts, as means and partners are those of a template.
 FEWEST, EACH = 8, 8
-# As many as all templates of the discover split need.
-DISCOVERED = 256
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
@@ -157,7 +155,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
             many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed, DISCOVERED)
+    sizes = read_draw(sizes, seed, EACH * len(SCENES["discover"].templates))
     texts = {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     return text_task(
         "ioi",

@@ -376,7 +376,8 @@ def test_settings_may_change_where_the_circuit_is_chosen_again(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"prompts": -1}, {"prompts": 1.5}, {"most": 0}, {"subsets": 0}, {"kept": 0},
+    [{"prompts": -1}, {"prompts": 1}, {"prompts": 1.5}, {"ablated": 1}, {"most": 0},
+     {"subsets": 0}, {"kept": 0},
      {"threshold": 1.0}, {"alpha": 0.0}, {"subsets": 10**12}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong):
