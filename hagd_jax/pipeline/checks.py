@@ -129,13 +129,13 @@ def _require_units(config: ExtractConfig, space: Space) -> None:
 def _notes(context: Context) -> list[str]:
     config = context.config
     if config.search == "units":
-        used = {"counterfactual", *ablations_of(config)}
+        used = {context.baseline, *ablations_of(config)}
     else:
         used = {"counterfactual", *shares(loss_of(config)), *shares(swaps(config))}
     if set(config.judge.ablations) <= used:
         mend = "add another to --judge.ablations, such as resample"
         if "resample" in used:
-            mend = "leave resample out of --unit-masks.ablations and --unit-repair.ablations"
+            mend = "leave one out of --unit-masks.ablations and --unit-repair.ablations"
         return [
             f"note: the circuit is found with {' and '.join(sorted(used))} ablation and judged "
             f"under no other, so the judge cannot accept it; {mend}"

@@ -39,8 +39,8 @@ _PARTS = {
 }  # fmt: skip
 # Settings that only a search over units reads, and those that it does not read.
 _OF_UNITS, _OF_LEAVES = ("units", "unit_masks", "unit_repair"), ("masks", "repair")
-# Without `resample`: the judge decides only under ablations that a search did not train under.
-_TRAINED = ("counterfactual", "mean")
+# Without `mean`: the judge decides only under ablations that a search did not train under.
+_TRAINED = ("counterfactual", "resample")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hagd_jax.brief import one_line
+from hagd_jax.causal.ablation import resampled
 from hagd_jax.corpus import Corpus
+from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
 from hagd_jax.pipeline.config import ExtractConfig, Progress
 from hagd_jax.pipeline.run_folder import RunFolder
@@ -53,10 +56,37 @@ class Context:
 
     __repr__ = one_line
 
+    @functools.cached_property
+    def searched(self) -> Task:
+        """Return the task as finders read it.
+
+        A search over units that does not train under counterfactual ablation reads no
+        counterfactual at all, so that the judge can decide under it: gradients are taken on the
+        way from the partner that resampling gives each prompt. Where a partner is shorter than its
+        prompt, there is no such way, and counterfactuals are read.
+        """
+        trained = self.config.unit_masks.ablations
+        if self.config.search != "units" or "counterfactual" in trained or "resample" not in trained:
+            return self.task
+        try:
+            made, shorter = resampled(
+                self.model, self.task.splits["discover"], None, self.config.seed
+            )
+        except InputError:  # a prompt has no partner that this model can read
+            return self.task
+        if shorter:
+            return self.task
+        return dataclasses.replace(self.task, splits={**self.task.splits, "discover": made})
+
+    @property
+    def baseline(self) -> str:
+        """Return the ablation whose values gradients are taken on the way from."""
+        return "counterfactual" if self.searched is self.task else "resample"
+
     @property
     def discover(self) -> Prompts:
         """Return the prompts that circuits are found on."""
-        return self.task.splits["discover"]
+        return self.searched.splits["discover"]
 
     @property
     def scored(self) -> Prompts:

@@ -19,8 +19,8 @@ FILE = "scores.npz"
 
 
 def looks(context: Context, left: Left) -> Seen:
-    """Record the discover split and its counterfactuals."""
-    return context.task.look("discover", ablation="counterfactual")
+    """Record the discover split and what its gradients begin at."""
+    return context.task.look("discover", ablation=context.baseline)
 
 
 def score(context: Context, left: Left) -> Scores:

@@ -106,6 +106,21 @@ def test_a_known_circuit_is_found_at_the_finest_resolution(execute):
     assert len(truth) == 3
 
 
+@pytest.mark.parametrize("execute", [run_staged, run_fused])
+def test_a_search_without_counterfactuals_reads_none(execute, copier, task):
+    own = dataclasses.replace(SEARCH, ablations=("mean", "resample"))
+    config = dataclasses.replace(CONFIG, unit_masks=own)
+    found = run(execute, copier, task, config)["select"].circuit
+    assert found.seen.ablations == ("mean", "resample")
+    # Other counterfactuals in discovery: not a bit of what was found may change.
+    prompts = task.splits["discover"]
+    other = dataclasses.replace(prompts, corrupted=(np.asarray(prompts.corrupted) + 1) % 8)
+    changed = dataclasses.replace(task, splits={**task.splits, "discover": other})
+    again = run(execute, copier, changed, config)["select"].circuit
+    assert (again.names(), again.scores) == (found.names(), found.scores)
+    assert np.abs(found.scores).max() > 0
+
+
 class Killed(BaseException):
     pass
 

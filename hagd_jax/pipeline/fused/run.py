@@ -250,7 +250,7 @@ def batcher_of(context: Context, nodes: Dictionary | None, corpus: Corpus | None
         nodes: The nodes, if no transcoder is learned.
         corpus: The text that it is learned from, if it is open already.
     """
-    config, splits, text, batches = context.config, read_splits(context.task), (0, 0), None
+    config, splits, text, batches = context.config, read_splits(context.searched), (0, 0), None
     require_readable(context.model, splits)
     if learns(context):
         corpus = text_of(context) if corpus is None else corpus
