@@ -65,13 +65,11 @@ class Context:
         way from the partner that resampling gives each prompt. Where a partner is shorter than its
         prompt, there is no such way, and counterfactuals are read.
         """
-        trained = self.config.unit_masks.ablations
-        if self.config.search != "units" or "counterfactual" in trained or "resample" not in trained:
+        config, under = self.config, self.config.unit_masks.ablations
+        if config.search != "units" or "counterfactual" in under or "resample" not in under:
             return self.task
         try:
-            made, shorter = resampled(
-                self.model, self.task.splits["discover"], None, self.config.seed
-            )
+            made, shorter = resampled(self.model, self.task.splits["discover"], None, config.seed)
         except InputError:  # a prompt has no partner that this model can read
             return self.task
         if shorter:
