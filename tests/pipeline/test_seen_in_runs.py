@@ -161,6 +161,15 @@ def test_so_does_a_circuit_of_the_fused_executor(tmp_path):
     require_said(causal.Circuit.load(tmp_path / "circuit.json").seen, left)
 
 
+def test_so_does_a_circuit_whose_start_was_chosen(tmp_path):
+    task = copy.copy(TASK)
+    object.__setattr__(task, "splits", Splits(TASK.splits))
+    config = config_of(0.0, 0, None, "top", ("relp", "ig"))
+    left = stopped(tmp_path, task, config, None, "select")
+    assert ("splits", "select") in USED
+    require_said(causal.Circuit.load(tmp_path / "circuit.json").seen, left)
+
+
 def used_by_scores(values, starts):
     """What the scores have used, and the choice among several: it has seen what the search will."""
     used = {("splits", "discover"), ("ablations", "counterfactual")}

@@ -9,6 +9,7 @@ import pytest
 from hagd_jax.causal import Ablation, behaviour
 from hagd_jax.causal.judged import judged_prompts
 from hagd_jax.errors import ConfigError, InputError
+from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline import (
     ExtractConfig,
     extract,
@@ -151,15 +152,24 @@ def test_what_is_damaged_is_made_again(whole, tmp_path, caplog, file):
 
 
 def test_a_search_of_another_size_chooses_again(tmp_path):
-    run_until("hierarchy", MODEL, TASK, CONFIG, out=tmp_path)
-    scores = (tmp_path / "checkpoints" / "ig").stat().st_mtime_ns
-    larger = dataclasses.replace(CONFIG, nodes="6")
+    """Scores and levels are read back, but masks begin at what is best for the new size."""
+    config = dataclasses.replace(
+        CONFIG, levels=1, candidates=4, hierarchy=HierarchyConfig(ratio=0.5, least=2)
+    )
+    left = run_until("hierarchy", MODEL, TASK, config, out=tmp_path)
+    assert left["score"].choice.name == "relp"
+    kept = [tmp_path / "hierarchy.npz", tmp_path / "checkpoints" / "ig"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    larger = dataclasses.replace(config, nodes="6")
     out = open_extraction(tmp_path, MODEL, TASK, larger, begin="search")
     left = run_until("search", MODEL, TASK, larger, out=out)
     assert left["score"].choice.sizes == (3, 6)
-    assert (tmp_path / "checkpoints" / "ig").stat().st_mtime_ns == scores
+    assert left["score"].choice.name == "ig"
+    assert [path.stat().st_mtime_ns for path in kept] == before
     fresh = run_until("search", MODEL, TASK, larger)
     assert left["score"].choice == fresh["score"].choice
+    np.testing.assert_array_equal(left["hierarchy"].prior.flat(), fresh["score"].flat())
+    np.testing.assert_array_equal(left["hierarchy"].prior.flat(), left["score"].flat())
     assert left["search"].circuits == fresh["search"].circuits
 
 
