@@ -274,7 +274,7 @@ def _read_starts(given: Any) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else given
     listed = isinstance(names, tuple | list) and len(names) > 0
     if not listed or not set(map(str, names)) <= set(METHODS) or len(set(names)) < len(names):
-        raise ConfigError("starts", got=quoted(given) if listed else "none",
+        raise ConfigError("starts", got=" ".join(map(quoted, names)) if listed else quoted(given),
                           expected=f"one or more of {', '.join(METHODS)}, each once")  # fmt: skip
     return tuple(names)
 
