@@ -23,8 +23,7 @@ from hagd_jax.errors import (
     require_number,
 )
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores import METHODS, GradientConfig, component_graph
-from hagd_jax.scores.relevance import mean_of
+from hagd_jax.scores import METHODS, GradientConfig, component_graph, mean_scores
 from hagd_jax.search import MaskConfig, RepairConfig, measured_losses
 from hagd_jax.search.checks import require_sizes
 from hagd_jax.search.parts import best, count, flat
@@ -33,7 +32,7 @@ from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Parts, Scores, Selection, Source, components, parts_of
 
 Of = Literal["nodes", "edges"]
-NODE_RIVALS = ("ig", "eap", "eap_ig", "relp", "gim", "conductance", "masks")
+NODE_RIVALS = (*METHODS, "masks")
 EDGE_RIVALS = ("eap", "eap_ig", "relp", "gim", "acdc", "edge_pruning", "masks")
 # A gradient takes about three forward passes.
 _GRADIENT = 3
@@ -224,7 +223,7 @@ def _scored(name: str, setting: _Setting) -> tuple[Scores, int]:
         # A gradient at each step, and both ends of the path.
         return graph.scores, len(prompts) * (2 + _GRADIENT * len(method.steps))
     dictionary: Any = setting.parts
-    scores = mean_of(setting.model, prompts, config, method, dictionary=dictionary)
+    scores = mean_scores(setting.model, prompts, config, method=name, dictionary=dictionary)
     beside = {"masks": (1, 0), "embeddings": (2, 2 if method.factor == "rate" else 1)}
     once, each = beside[method.path]
     return scores, len(prompts) * (once + (each + _GRADIENT) * len(method.steps))

@@ -15,6 +15,7 @@ from hagd_jax.pipeline.features import require_text, width
 from hagd_jax.pipeline.graph import graph_size
 from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
+from hagd_jax.pipeline.starts import require_choosable
 from hagd_jax.pipeline.unit_stages import ablations_of
 from hagd_jax.search.config import shares
 from hagd_jax.search.unit_plan import least_steps
@@ -64,6 +65,7 @@ def require_runnable(context: Context) -> tuple[str, ...]:
     for split in ("discover", "test"):
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
+    require_choosable(context)
     if context.dictionary is not None and config.features != NEURONS:
         raise ConfigError(
             "features", got=f"{config.features!r} beside a dictionary", expected="one of them"

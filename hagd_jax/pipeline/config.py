@@ -18,7 +18,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.describe_config import DescribeConfig
-from hagd_jax.scores import GradientConfig
+from hagd_jax.scores import METHODS, GradientConfig
 from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
 from hagd_jax.tasks import Sizes
 from hagd_jax.transcoders import TrainConfig
@@ -63,15 +63,19 @@ class ExtractConfig:
             algorithms the default is the examples that the model was trained on.
         train: How that transcoder is trained. Algorithms use settings for small models unless one
             of these is changed.
-        gradient: How nodes are scored.
+        gradient: How gradients are taken for the scores of nodes. Its steps are those of `ig`;
+            other scores have their own.
+        starts: Scores at which masks may begin, one or more of `ig`, `eap`, `eap_ig`, `relp`, `gim`
+            and `conductance`. Of several, those whose highest nodes are closest to the model on the
+            select split are taken, under the ablations of the search.
         search: How the circuit is chosen: `units` trains masks over heads, MLPs and the nodes
             inside them, `masks` trains masks over nodes alone, `top` keeps the nodes with the
             highest scores.
         levels: Levels of clusters that parts of MLPs are listed by where there is room, or that
             masks over nodes are opened through. By default two, or as many as the graph is large
             enough for; 0 for none.
-        prior: Where masks begin: at signed integrated gradients (`ig`), or at the meta-learner's
-            membership scores of the graph (`learner`).
+        prior: Where masks begin: at the signed scores of `starts` (`ig`), or at the meta-learner's
+            membership scores of the graph (`learner`), which reads integrated gradients.
         score_prompts: Prompts of the discover split that scores are averaged over, at most; masks
             are trained on all of them.
         graph_prompts: Prompts of the discover split that the graph is averaged over.
@@ -107,6 +111,7 @@ class ExtractConfig:
     corpus: str | None = None
     train: TrainConfig = TrainConfig()
     gradient: GradientConfig = GradientConfig()
+    starts: tuple[str, ...] = ("ig",)
     search: Search = "units"
     levels: int | None = None
     prior: Prior = "ig"
@@ -146,6 +151,13 @@ class ExtractConfig:
             named = isinstance(value, str) and value.strip()
             named = named or (field == "corpus" and value is None)
             require(bool(named), field, got=quoted(value), expected=expected)
+        object.__setattr__(self, "starts", _read_starts(self.starts))
+        if self.prior == "learner" and self.starts != _default("starts"):
+            raise ConfigError(
+                "starts", got=f"{', '.join(self.starts)} beside --prior learner",
+                expected="ig, the scores that the meta-learner was trained to read",
+                mend="Leave out --starts or --prior.",
+            )  # fmt: skip
         for field in self.unread:
             if getattr(self, field) != _default(field):
                 raise ConfigError(
@@ -161,13 +173,30 @@ class ExtractConfig:
     def record(self) -> dict[str, Any]:
         """Return the fields that decide a run, nested ones as dicts, without those not read.
 
-        A run of an older version, which knew no search over units, has the same record.
+        A run of an older version, which knew no search over units or one start alone, has the same
+        record.
 
         Example:
             >>> "units" in ExtractConfig().record(), "units" in ExtractConfig(search="top").record()
             (True, False)
         """
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.unread}
+        usual = ("starts",) if self.starts == _default("starts") else ()
+        unread = (*self.unread, *usual)
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in unread}
+
+    def gradient_of(self, start: str) -> GradientConfig:
+        """Return how gradients are taken for one of the scores.
+
+        Args:
+            start: A name of `scores.METHODS`.
+
+        Example:
+            >>> ExtractConfig().gradient_of("ig").steps, ExtractConfig().gradient_of("relp").steps
+            ((0.1, 0.3, 0.5, 0.7, 0.9), (1.0,))
+        """
+        if start == "ig":
+            return self.gradient
+        return dataclasses.replace(self.gradient, steps=METHODS[start].steps)
 
     def size(self, total: int) -> int:
         """Return the requested number of nodes.
@@ -238,6 +267,16 @@ _OTHERWISE = {
     "masks": "Set --unit-masks instead, or add --search masks.",
     "repair": "Set --unit-repair instead, or add --search masks.",
 }
+
+
+def _read_starts(given: Any) -> tuple[str, ...]:
+    """Read distinct names of scores."""
+    names = (given,) if isinstance(given, str) else given
+    listed = isinstance(names, tuple | list) and len(names) > 0
+    if not listed or not set(map(str, names)) <= set(METHODS) or len(set(names)) < len(names):
+        raise ConfigError("starts", got=" ".join(map(quoted, names)) if listed else quoted(given),
+                          expected=f"one or more of {', '.join(METHODS)}, each once")  # fmt: skip
+    return tuple(names)
 
 
 def _default(field: str) -> Any:

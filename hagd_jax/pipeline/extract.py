@@ -278,6 +278,8 @@ def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
             f"warning: the model is right on only {right:.0%} of the test prompts; a circuit of a "
             "behaviour that it lacks means nothing"
         )
+    if left["score"].choice is not None:
+        learned.append(f"starts: {left['score'].choice.words()}")
     if left["select"].note:
         learned.append(left["select"].note)
     return Result(

@@ -17,7 +17,8 @@ from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.graph import GraphSize, choose, clusters, graph_size, membership
 from hagd_jax.pipeline.run_folder import RunFolder
-from hagd_jax.pipeline.scoring import looks as discovering
+from hagd_jax.pipeline.scoring import discovering
+from hagd_jax.pipeline.starts import chooses
 from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import chosen_edges
 from hagd_jax.search import Tree
@@ -143,7 +144,9 @@ def kept(context: Context, left: Left) -> Coarse | None:
     if found is None:
         return None
     _require_clusters(context.run.path / FILE, found, dict(zip(shapes, size.counts, strict=True)))
-    prior = scores.after(left.seen).like(found.pop("prior"))
+    prior = scores.after(left.seen)
+    # A search of another size may have chosen other scores since.
+    prior = prior if chooses(context.config) else prior.like(found["prior"])
     return Coarse(Tree(tuple(found[name] for name in shapes), size.counts, left.seen), prior)
 
 

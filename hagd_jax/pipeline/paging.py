@@ -23,6 +23,8 @@ def write_page(context: Context, left: Left) -> Report:
         "task": task.name,
         "dictionary": f"{circuit.dictionary}, {nodes.about}",
     }
+    if left["score"].choice is not None:
+        about["starts"] = left["score"].choice.words()
     report = Report(
         title=f"{task.name} in {model.name}",
         circuit=circuit,

@@ -6,6 +6,7 @@ metrics.jsonl   the log, one JSON object a line
 seen/           what each stage looked at, one JSON file a stage
 features/       the transcoder that was learned for the run
 checkpoints/    running sums of the node scores; scores.npz the scores
+starts.json     the choice among several kinds of scores, with all that was measured
 hierarchy.npz   clusters of nodes, level by level, and where masks begin
 tree.safetensors  the tree of units, as `hagd validate --tree` reads it
 masks/          masks in training; search.npz the circuits of units, or the ranks of all nodes, at
@@ -81,6 +82,10 @@ class RunFolder:
     def checkpoints(self) -> Checkpoints:
         """Return the folder of unfinished work."""
         return self._states("checkpoints")
+
+    def sums(self, name: str) -> Checkpoints:
+        """Return the folder of one of several kinds of scores that are unfinished."""
+        return Checkpoints(self.path / "checkpoints" / name, of=self.decides("checkpoints"))
 
     @property
     def masks(self) -> Checkpoints:

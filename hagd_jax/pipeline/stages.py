@@ -15,6 +15,7 @@ from hagd_jax.pipeline import (
     repairing,
     scoring,
     selecting,
+    starts,
     trees,
     unit_found,
     unit_stages,
@@ -56,8 +57,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "score",
-        reads=("gradient", "score_prompts"),
-        leaves=("checkpoints", scoring.FILE),
+        reads=("gradient", "score_prompts", "starts"),
+        leaves=("checkpoints", scoring.FILE, starts.FILE),
         looks=scoring.looks,
         make=scoring.score,
         keep=scoring.keep,

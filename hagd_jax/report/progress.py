@@ -36,6 +36,7 @@ WORDS = {
     "evaluate": "Measuring features",
     "contexts": "Reading contexts",
     "score": "Scoring nodes",
+    "start": "Choosing where masks begin",
     "judge": "Testing the circuit",
     "features": "Tracing features",
     "graph": "Drawing the graph",

@@ -2,9 +2,10 @@
 
 from hagd_jax.scores.component_graph import ComponentGraph, component_graph
 from hagd_jax.scores.cuts import CutConfig, Cuts, cuts
-from hagd_jax.scores.integrated_gradients import GradientConfig, mean_scores, node_scores
+from hagd_jax.scores.gradient_config import GradientConfig
 from hagd_jax.scores.methods import METHODS, Method
 from hagd_jax.scores.node_graph import NodeGraph, node_graph
+from hagd_jax.scores.node_scores import mean_scores, node_scores
 from hagd_jax.scores.patching import eap, eap_edges, eap_ig, eap_ig_edges
 from hagd_jax.scores.prompt_scores import PromptScores, prompt_score_rows, prompt_scores
 from hagd_jax.scores.relevance import conductance, gim, relp

@@ -24,7 +24,7 @@ from hagd_jax.models import (
     shared,
 )
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.gradient_config import GradientConfig, check_scored
 from hagd_jax.scores.methods import Method, read_method
 from hagd_jax.scores.path import Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.tasks.batching import summed

@@ -15,7 +15,7 @@ from hagd_jax.errors import InputError, require_choice, require_is
 from hagd_jax.interventions import chain
 from hagd_jax.models import Identity, Intervention, LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.gradient_config import GradientConfig
 from hagd_jax.scores.path import CLEAN, PATH, Metric, metric_sum, path_ends, path_gradient
 from hagd_jax.scores.rules import gim_rules, relp_rules
 from hagd_jax.tasks.prompts import Prompts

@@ -16,7 +16,7 @@ from hagd_jax.errors import require_index, require_number
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores.flow import Directions, Flow, directions, flow
 from hagd_jax.scores.flow_edges import block, chosen_edges
-from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.gradient_config import GradientConfig, check_scored
 from hagd_jax.scores.path import PATH, Metric
 from hagd_jax.tasks.batching import padded_batches
 from hagd_jax.tasks.metric import logit_difference

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from hagd_jax.models import LanguageModel
 from hagd_jax.scores.component_graph import component_graph
-from hagd_jax.scores.integrated_gradients import GradientConfig
+from hagd_jax.scores.gradient_config import GradientConfig
 from hagd_jax.scores.methods import Method
+from hagd_jax.scores.node_scores import mean_scores
 from hagd_jax.scores.path import CLEAN, PATH, Metric
-from hagd_jax.scores.relevance import mean_of
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Scores, Source
@@ -47,7 +47,9 @@ def eap_ig(
         >>> hagd.search.top_nodes(eap_ig(case.model, case.prompts), 3)
         Selection(3 of 10, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
-    return mean_of(model, prompts, config, Method(), dictionary=dictionary, metric=metric)
+    return mean_scores(
+        model, prompts, config, method=Method(), dictionary=dictionary, metric=metric
+    )
 
 
 def eap(

@@ -16,7 +16,7 @@ from hagd_jax.errors import InputError, require_index, require_is, require_numbe
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.parallel import constrain, replicate
-from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
+from hagd_jax.scores.gradient_config import GradientConfig, check_scored
 from hagd_jax.scores.methods import How, Method, mask_gradients, read_method
 from hagd_jax.scores.path import Metric
 from hagd_jax.tasks.batching import padded_batches

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
 from hagd_jax.models import LanguageModel
-from hagd_jax.scores.integrated_gradients import GradientConfig, check_scored
-from hagd_jax.scores.methods import METHODS, How, Method, mask_gradients
+from hagd_jax.scores.gradient_config import GradientConfig
+from hagd_jax.scores.methods import Method
+from hagd_jax.scores.node_scores import mean_scores
 from hagd_jax.scores.path import CLEAN, Metric
 from hagd_jax.scores.rules import gim_rules, relp_rules
-from hagd_jax.tasks.batching import summed
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.tasks.seen import look
-from hagd_jax.units import Nodes, Scores, Source, as_dictionary
+from hagd_jax.units import Scores, Source
 
 
 def relp(
@@ -56,7 +52,7 @@ def relp(
         Scores(10 values, Seen(ablations counterfactual; 81 prompts; either#...; neurons))
     """
     method = Method(rules=relp_rules(hold_patterns=hold_patterns))
-    return mean_of(model, prompts, config, method, dictionary=dictionary, metric=metric)
+    return mean_scores(model, prompts, config, method=method, dictionary=dictionary, metric=metric)
 
 
 def gim(
@@ -93,7 +89,7 @@ def gim(
         ConfigError: If the temperature is below 1.
     """
     method = Method(rules=gim_rules(temperature, normalise=normalise))
-    return mean_of(model, prompts, config, method, dictionary=dictionary, metric=metric)
+    return mean_scores(model, prompts, config, method=method, dictionary=dictionary, metric=metric)
 
 
 def conductance(
@@ -128,42 +124,6 @@ def conductance(
     Raises:
         InputError: If the prompts or the dictionary do not fit the model.
     """
-    method = METHODS["conductance"]
-    return mean_of(model, prompts, config, method, dictionary=dictionary, metric=metric)
-
-
-def mean_of(
-    model: LanguageModel,
-    prompts: Prompts,
-    config: GradientConfig,
-    method: Method,
-    *,
-    dictionary: Source | None = None,
-    metric: Metric = logit_difference,
-) -> Scores:
-    """Average the scores of a method over prompts, batch by batch.
-
-    Args:
-        model: The model.
-        prompts: Clean prompts with their counterfactuals.
-        config: Steps and batching.
-        method: The method; its own steps are not read.
-        dictionary: What the nodes inside MLPs are.
-        metric: (logits (B, T, V), prompts) → (B,).
-
-    Returns:
-        Mean score of each node, with what it has seen.
-
-    Raises:
-        InputError: If the prompts or the dictionary do not fit the model.
-    """
-    check_scored(model, prompts, config)
-    nodes, bare = as_dictionary(model, dictionary), model.bare()
-    steps, how = jnp.asarray(config.steps, jnp.float32), How(method, metric, config.remat)
-
-    def part(batch: Prompts, weight: jax.Array) -> Nodes:
-        return mask_gradients(bare, nodes.bare(), batch, weight, steps, how)
-
-    total = summed(model, prompts, config.batch_size, part)
-    seen = look(prompts, ablation="counterfactual", model=model, dictionary=nodes)
-    return Scores(jax.tree.map(lambda x: x / len(prompts), total), seen)
+    return mean_scores(
+        model, prompts, config, method="conductance", dictionary=dictionary, metric=metric
+    )

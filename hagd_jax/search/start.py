@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -22,6 +23,8 @@ Measure = Literal["kl", "distance"]
 UNDER = ("counterfactual", "mean")
 # Nats; below this a divergence of float32 logits is rounding.
 _LEAST_KL = 1e-6
+# Losses no further apart are equal: another mesh sums in another order.
+_EQUAL = 1e-3
 
 
 class StartRow(NamedTuple):
@@ -75,12 +78,13 @@ def best_start(
 ) -> Start:
     """Choose among scores by circuits of their highest parts, on prompts that none was made from.
 
-    `with_cuts` adds measured cuts to the scores, where they cost less than the search. Each of the
-    S scores gives one circuit of each size, its highest nodes or edges. All S · len(sizes)
-    circuits and the empty one run in one compiled call for each ablation. The loss of scores is the
-    mean over sizes and ablations of KL(model ‖ circuit) / KL(model ‖ empty), or of
-    |1 − faithfulness|. With sizes in a geometric series it approximates the area under the curve
-    over log size. Of equal losses the first wins.
+    Each of the S scores gives one circuit of each size, its highest nodes or edges. All
+    S · len(sizes) circuits and the empty one run in one compiled call for each ablation. The loss
+    of scores is the mean over sizes and ablations of KL(model ‖ circuit) / KL(model ‖ empty), or of
+    |1 − faithfulness|; an ablation under which even the empty circuit is the model tells nothing,
+    and is left out. With sizes in a geometric series the loss approximates the area under the curve
+    over log size. The first wins of those whose losses are within .001 of the least, so that
+    rounding decides nothing. `with_cuts` makes one more start.
 
     Args:
         model: The model.
@@ -112,31 +116,32 @@ def best_start(
         True
     """
     _check(starts, measure)
-    sizes = require_list("sizes", sizes, "numbers of nodes")
     under = [each if isinstance(each, Ablation) else Ablation(each)
              for each in require_list("ablations", ablations, "names of ablations")]  # fmt: skip
-    for what, listed in (("sizes", sizes), ("ablations", under)):
-        if not listed:
-            raise InputError(what, got="none", expected="one or more")
     parts = parts_of(model, dictionary)
-    edges = isinstance(dictionary, Components)
-    label = None if edges else as_dictionary(model, dictionary)
-    seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
-                dictionary=label)  # fmt: skip
-    _require_apart(seen, starts)
     sizes = require_sizes(sizes, count(parts))
-    names = [(name, size) for name in starts for size in sizes]
+    seen = _looked(model, prompts, starts, under, dictionary)
     rows = {name: read(parts, scores)[0] for name, scores in starts.items()}
-    masks = [best(parts, rows[name], size) for name, size in names]
-    table: list[StartRow] = []
-    for each in under:
-        found = behaviour(
-            model, prompts, [unflat(parts, np.zeros(count(parts), bool)), *masks],
-            ablation=each, dictionary=parts, batch_size=batch_size, with_model=True,
+    names = [(name, size) for name in starts for size in sizes]
+    masks = [unflat(parts, np.zeros(count(parts), bool)),
+             *(best(parts, rows[name], size) for name, size in names)]  # fmt: skip
+    run = functools.partial(
+        behaviour, model, prompts, masks, dictionary=parts, batch_size=batch_size, with_model=True
+    )
+    table = [row for each in under for row in _rows(names, run(ablation=each), each.kind)]
+    losses = _losses(table, starts, measure)
+    least = min(losses.values())
+    winner = next(name for name in starts if losses[name] <= least + _EQUAL)
+    return Start(winner, starts[winner].after(seen), losses, tuple(table))
+
+
+def _losses(table: Sequence[StartRow], starts: Iterable[str], measure: str) -> dict[str, float]:
+    """The mean of the measure of each of the scores."""
+    if not table:
+        raise InputError(
+            "prompts", got="the model's own answers with all nodes ablated",
+            expected="prompts on which ablation changes the answer",
         )  # fmt: skip
-        kl, distance = _measures(found, each.kind)
-        table += [StartRow(name, each.kind, size, *map(float, pair))
-                  for (name, size), *pair in zip(names, kl, distance, strict=True)]  # fmt: skip
     losses = {
         name: float(np.mean([getattr(row, measure) for row in table if row.name == name]))
         for name in starts
@@ -145,30 +150,49 @@ def best_start(
         raise InputError("prompts", got="the same metric with all nodes ablated",
                          expected="prompts whose metric ablation changes",
                          mend='Use measure="kl".')  # fmt: skip
-    winner = min(losses, key=losses.__getitem__)
+    return losses
+
+
+def _looked(
+    model: LanguageModel,
+    prompts: Prompts,
+    starts: Mapping[str, Scores],
+    under: Sequence[Ablation],
+    dictionary: Parts | Source | None,
+) -> Seen:
+    """All that the choice looks at, which must be other prompts than scores were made from."""
+    if not under:
+        raise InputError("ablations", got="none", expected="one or more")
+    label = None if isinstance(dictionary, Components) else as_dictionary(model, dictionary)
+    seen = look(prompts, ablation=[each.kind for each in under], split="select", model=model,
+                dictionary=label)  # fmt: skip
+    _require_apart(seen, starts)
     for each in under:
         if each.reference is not None:
             seen |= look(each.reference)
     for scores in starts.values():
         seen |= scores.seen
-    return Start(winner, starts[winner].after(seen), losses, tuple(table))
+    return seen
 
 
-def _measures(found: Behaviour, ablation: str) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) shares of the empty circuit's KL, and |1 − f|; rows are the model, ∅, then circuits."""
+def _rows(names: list[tuple[str, int]], found: Behaviour, ablation: str) -> list[StartRow]:
+    """What the circuits of named scores do; nothing if the empty circuit does what the model does.
+
+    The rows of what was found are the model, ∅, then circuits.
+    """
     kl, metric = (np.asarray(rows, np.float64).mean(1) for rows in (found.kl, found.metric))
     if not (np.isfinite(kl).all() and np.isfinite(metric).all()):
         raise InputError("model", got=f"logits that are not finite ({ablation})",
                          expected="finite ones, of the model and of every circuit")  # fmt: skip
     if not kl[1] > _LEAST_KL:
-        raise InputError(
-            "prompts", got=f"the model's own answers with all nodes ablated ({ablation})",
-            expected="prompts on which ablation changes the answer",
-        )  # fmt: skip
+        return []
     whole = metric[0] - metric[1]
     recovered = metric[2:] - metric[1]
     distance = np.abs(1 - recovered / whole) if whole else np.full(len(recovered), np.nan)
-    return kl[2:] / kl[1], distance
+    shares = zip(names, kl[2:] / kl[1], distance, strict=True)
+    return [
+        StartRow(name, ablation, size, float(kl), float(far)) for (name, size), kl, far in shares
+    ]
 
 
 def _require_apart(seen: Seen, starts: Mapping[str, Scores]) -> None:

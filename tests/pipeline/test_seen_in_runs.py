@@ -44,6 +44,7 @@ def watched(monkeypatch):
     from hagd_jax.search import mask_search, outcome
 
     repairs = importlib.import_module("hagd_jax.search.repair")
+    start = importlib.import_module("hagd_jax.search.start")
 
     def tells(module, name, ablation_of):
         real = getattr(module, name)
@@ -61,6 +62,7 @@ def watched(monkeypatch):
     trained = lambda args, options: ["mean"] * (options["means"] is not None)  # noqa: E731
     tells(curve, "behaviour", measured)
     tells(outcome, "behaviour", measured)
+    tells(start, "behaviour", measured)
     tells(scoring, "node_scores", first_order)
     tells(levels, "flow", first_order)
     tells(mask_search, "scan_jitted", first_order)
@@ -93,9 +95,9 @@ CHANGES = {
 }
 
 
-def config_of(mean, rounds, share, search):
+def config_of(mean, rounds, share, search, starts=("ig",)):
     return dataclasses.replace(
-        EXTRACT, nodes="2", search=search, masks=MaskConfig(steps=2, mean=mean),
+        EXTRACT, nodes="2", search=search, starts=starts, masks=MaskConfig(steps=2, mean=mean),
         repair=RepairConfig(rounds=rounds, pairs=1, mean=share),
     )  # fmt: skip
 
@@ -118,21 +120,23 @@ def test_a_circuit_knows_all_that_was_looked_at_on_any_path(tmp_path_factory, da
     task = copy.copy(TASK)
     object.__setattr__(task, "splits", Splits(TASK.splits))
     values = {name: data.draw(choice, name) for name, choice in CHANGES.items()}
+    starts = data.draw(st.sampled_from([("ig",), ("relp", "ig")]), "starts")
     USED.clear()
-    stopped(folder, task, config_of(**values), None, data.draw(st.sampled_from(FOUND)))
+    stopped(
+        folder, task, config_of(**values, starts=starts), None, data.draw(st.sampled_from(FOUND))
+    )
     for _ in range(data.draw(st.integers(0, 2), "times")):
         begin = data.draw(st.sampled_from([None, "search", "repair", "select"]), "from")
         if begin == "search":
-            values = {name: data.draw(choice, name) for name, choice in CHANGES.items()}
             # What came of the search before is gone, and with it what only that has seen.
-            kept = {("splits", "discover"), ("ablations", "counterfactual")}
-            USED.intersection_update(kept)
+            USED.intersection_update(used_by_scores(values, starts))
+            values = {name: data.draw(choice, name) for name, choice in CHANGES.items()}
         elif begin == "repair":
             values |= {name: data.draw(CHANGES[name], name) for name in ("rounds", "share")}
-            USED.intersection_update(used_by_search(values))
+            USED.intersection_update(used_by_search(values) | used_by_scores(values, starts))
         until = data.draw(st.sampled_from(FOUND), "until")
-        stopped(folder, task, config_of(**values), begin, until)
-    left = stopped(folder, task, config_of(**values), None, "select")
+        stopped(folder, task, config_of(**values, starts=starts), begin, until)
+    left = stopped(folder, task, config_of(**values, starts=starts), None, "select")
     require_said(causal.Circuit.load(folder / "circuit.json").seen, left)
 
 
@@ -155,6 +159,24 @@ def test_so_does_a_circuit_of_the_fused_executor(tmp_path):
         left = run_until(until, COPIER, TASK, config, out=tmp_path)
     assert {("splits", "select"), ("ablations", "mean")} <= USED
     require_said(causal.Circuit.load(tmp_path / "circuit.json").seen, left)
+
+
+def test_so_does_a_circuit_whose_start_was_chosen(tmp_path):
+    task = copy.copy(TASK)
+    object.__setattr__(task, "splits", Splits(TASK.splits))
+    config = config_of(0.0, 0, None, "top", ("relp", "ig"))
+    left = stopped(tmp_path, task, config, None, "select")
+    assert ("splits", "select") in USED
+    require_said(causal.Circuit.load(tmp_path / "circuit.json").seen, left)
+
+
+def used_by_scores(values, starts):
+    """What the scores have used, and the choice among several: it has seen what the search will."""
+    used = {("splits", "discover"), ("ablations", "counterfactual")}
+    if len(starts) == 1:
+        return used
+    mean = values["mean"] and values["search"] == "masks"
+    return used | {("splits", "select")} | ({("ablations", "mean")} if mean else set())
 
 
 def used_by_search(values):

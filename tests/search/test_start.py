@@ -73,6 +73,16 @@ def test_of_equals_the_first_is_chosen():
     assert best_start(MODEL, SELECT, {"b": good, "a": good}, [4]).name == "b"
 
 
+def test_an_ablation_that_changes_nothing_is_left_out():
+    starts = the_starts()
+    still = SELECT.__class__(**{**vars(SELECT), "corrupted": SELECT.clean})
+    found = best_start(MODEL, still, starts, [4, 9], ablations=["counterfactual", "zero"])
+    alone = best_start(MODEL, still, starts, [4, 9], ablations=["zero"])
+    assert found.table == alone.table
+    assert found.losses == alone.losses
+    assert "counterfactual" in found.scores.seen.ablations
+
+
 def test_bad_input_is_refused():
     good, model = the_starts()["good"], MODEL
     for starts in ({}, {"a": good.values}, [good], {1: good}):

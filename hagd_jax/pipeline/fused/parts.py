@@ -16,7 +16,7 @@ from hagd_jax.pipeline.graph import choose as chosen_features
 from hagd_jax.pipeline.graph import clusters, membership
 from hagd_jax.scores.flow import directions, flow_arrays
 from hagd_jax.scores.flow_edges import chosen_edges
-from hagd_jax.scores.integrated_gradients import batch_scores
+from hagd_jax.scores.methods import METHODS, How, mask_gradients
 from hagd_jax.tasks.metric import logit_difference
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transcoders import training as tc
@@ -116,12 +116,13 @@ def train(state: State, given: Given, *, through: bool = False) -> tuple[State, 
 
 
 def score(state: State, given: Given) -> tuple[State, Said]:
-    """Add a batch to the nodes' integrated gradients."""
-    config, batch = state.setting.config.gradient, given.batch
-    steps = jnp.asarray(config.steps, jnp.float32)
-    found = batch_scores(
-        given.model, given.dictionary(state), batch.prompts, batch.weight, steps,
-        logit_difference, config.remat,
+    """Add a batch to the nodes' scores."""
+    config, batch = state.setting.config, given.batch
+    (name,) = config.starts
+    own = config.gradient_of(name)
+    found = mask_gradients(
+        given.model, given.dictionary(state), batch.prompts, batch.weight,
+        jnp.asarray(own.steps, jnp.float32), How(METHODS[name], logit_difference, own.remat),
     )  # fmt: skip
     row = jnp.concatenate([found.heads.ravel(), found.features.ravel()])
     return state.replace(score=state.score + row), {"effect": row.sum()}

@@ -11,16 +11,17 @@ from hagd_jax.pipeline.fused.state import State
 from hagd_jax.pipeline.levels import Coarse, needs_graph
 from hagd_jax.pipeline.masks import Ranked, ranked, top_of
 from hagd_jax.pipeline.repairing import Repaired
+from hagd_jax.pipeline.scoring import Scored
 from hagd_jax.pipeline.selecting import Selected, selected
 from hagd_jax.search import Tree, mask_ranks
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Nodes, Scores, Selection
 
 
-def score(context: Context, left: Left, state: State) -> Scores:
+def score(context: Context, left: Left, state: State) -> Scored:
     """Read the scores of all nodes from the state."""
     mean = np.asarray(state.score) / len(context.scored)
-    return Scores(Nodes.from_flat(state.setting.space, mean), left.seen)
+    return Scored(Nodes.from_flat(state.setting.space, mean), left.seen)
 
 
 def with_score(state: State, scores: Scores) -> State:

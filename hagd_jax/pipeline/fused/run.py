@@ -43,6 +43,7 @@ from hagd_jax.pipeline.fused.turns import Batcher, Turn, sizes_for
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.staged import run_stages
 from hagd_jax.pipeline.stages import LAST, NAMES
+from hagd_jax.pipeline.starts import chooses
 from hagd_jax.tasks import Task
 from hagd_jax.transcoders import Transcoder
 from hagd_jax.transcoders import training as tc
@@ -87,7 +88,8 @@ def run_fused(context: Context, until: str = LAST) -> Left:
     """Run the stages in order, those up to the circuit as turns of one compiled step.
 
     With a search over units it is those up to the tree; masks over it are trained in the compiled
-    step that the staged executor has, too.
+    step that the staged executor has, too. Several kinds of scores are computed and chosen among
+    before the first step, as the staged executor does it.
 
     Args:
         context: The inputs.
@@ -102,7 +104,8 @@ def run_fused(context: Context, until: str = LAST) -> Left:
         if stage.name == "features" and learns(context):
             return _learned(going, stage, context, left)
         over_units = context.config.search == "units" and stage.name in _OF_UNITS
-        if stage.name not in FUSED or over_units:
+        several = stage.name == "score" and chooses(context.config)
+        if stage.name not in FUSED or over_units or several:
             return stage.make(context, left)
         if not going:
             going.append(_Going(context, left["features"].nodes.bare()))

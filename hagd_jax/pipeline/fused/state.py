@@ -16,6 +16,7 @@ from hagd_jax.pipeline.config import TRANSCODER, ExtractConfig
 from hagd_jax.pipeline.fused.means import Tables, empty_tables, groups_in
 from hagd_jax.pipeline.fused.reading import read_splits
 from hagd_jax.pipeline.fused.setting import Setting, setting_of, uses_means
+from hagd_jax.pipeline.starts import chooses
 from hagd_jax.search.mask_steps import MaskState, start
 from hagd_jax.tasks import Prompts, Task
 from hagd_jax.transcoders import Transcoder
@@ -43,7 +44,7 @@ class State(struct.PyTreeNode):
 
     Attributes:
         learning: A transcoder in training, or None.
-        score: (N,) integrated gradients of all nodes, summed over prompts.
+        score: (N,) scores of all nodes, summed over prompts.
         flow: (N,) first-order scores of all nodes, summed over prompts.
         chosen: (M,) int32 features of the graph; None without a graph.
         edges: (S, S) edges of the graph, summed over prompts; or None.
@@ -163,11 +164,19 @@ def current_nodes(
 
 
 def require_loop(config: ExtractConfig) -> None:
-    """Refuse a search over units, whose state has the shapes of a tree that is not yet made.
+    """Refuse what is not in the steps: a search over units, and a choice among scores.
+
+    The state of the former has the shapes of a tree that is not yet made.
 
     Raises:
-        ConfigError: If the configuration asks for one.
+        ConfigError: If the configuration asks for one of them.
     """
+    if chooses(config):
+        raise ConfigError(
+            "starts", got=f"{len(config.starts)}, {', '.join(config.starts)}",
+            expected="one, since steps do not choose",
+            mend='Set starts=("ig",), or call extract(...), with executor="fused" on a mesh.',
+        )  # fmt: skip
     if config.search == "units":
         raise ConfigError(
             "search", got="'units'", expected="'masks' or 'top', whose states have fixed shapes",
@@ -198,8 +207,8 @@ def init(
 
     Raises:
         ConfigError: If the circuit has more nodes than the model, the nodes or the task are
-            missing, or units are searched over: the shapes of that search are known once the tree
-            is made, so `extract` alone runs it.
+            missing, or there are several starts, or units are searched over: the shapes of that
+            search are known once the tree is made, so `extract` alone runs it.
 
     Example:
         >>> from hagd_jax.testbeds import hand_built

@@ -16,6 +16,7 @@ from hagd_jax.pipeline.fused import parts, searching
 from hagd_jax.pipeline.fused.parts import Given, Said, StepBatch
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.state import State
+from hagd_jax.pipeline.starts import chooses
 from hagd_jax.units import Dictionary, Nodes
 
 Part = Callable[[State, Given], tuple[State, Said]]
@@ -27,7 +28,7 @@ _LEARNING: dict[str, Part] = {
 }
 _THROUGH: dict[str, Part] = {"through": functools.partial(parts.train, through=True)}
 _SCORE: dict[str, Part] = {"score": parts.score}
-_ALWAYS: dict[str, Part] = _SCORE | {"open": parts.open_tables, "read": parts.read}
+_ALWAYS: dict[str, Part] = {"open": parts.open_tables, "read": parts.read}
 _GRAPH: dict[str, Part] = {
     "flow": parts.flow,
     "choose": parts.choose,
@@ -55,7 +56,7 @@ _END: dict[str, Part] = {
     "check": searching.check,
     "note": searching.note,
 }
-PARTS = _LEARNING | _THROUGH | _ALWAYS | _GRAPH | _MASKS | _REPAIR | _END
+PARTS = _LEARNING | _THROUGH | _SCORE | _ALWAYS | _GRAPH | _MASKS | _REPAIR | _END
 
 
 def parts_of(setting: Setting) -> tuple[str, ...]:
@@ -69,13 +70,14 @@ def parts_of(setting: Setting) -> tuple[str, ...]:
         ('score', 'open', 'read', 'settle', 'measure', 'check', 'note')
     """
     learns = _LEARNING if setting.learns else {}
+    score = {} if chooses(setting.config) else _SCORE
     through = _THROUGH if setting.learns and setting.config.train.through else {}
     graph = _GRAPH if setting.graph else {}
     masks = _MASKS if setting.masks else {}
     if setting.units:
-        return tuple(learns | through | _SCORE | graph)
+        return tuple(learns | through | score | graph)
     repair = _REPAIR if setting.repairs is not None else {}
-    return tuple(learns | through | _ALWAYS | graph | masks | repair | _END)
+    return tuple(learns | through | score | _ALWAYS | graph | masks | repair | _END)
 
 
 def step(

@@ -18,6 +18,7 @@ from hagd_jax.pipeline.fused.means import Groups
 from hagd_jax.pipeline.fused.parts import StepBatch
 from hagd_jax.pipeline.fused.setting import Setting
 from hagd_jax.pipeline.fused.step import parts_of
+from hagd_jax.pipeline.starts import chooses
 from hagd_jax.search.config import shares
 from hagd_jax.search.schedule import schedule
 from hagd_jax.tasks import Prompts
@@ -86,7 +87,9 @@ def turns_of_features(setting: Setting, sizes: BatchSizes) -> list[Turn]:
 
 
 def turns_of_score(setting: Setting, sizes: BatchSizes) -> list[Turn]:
-    """List the turns that score every node on the discover split."""
+    """List the turns that score every node on the discover split, if there is nothing to choose."""
+    if chooses(setting.config):
+        return []
     return list(sizes.over("score", most=setting.config.score_prompts))
 
 
