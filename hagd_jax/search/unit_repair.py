@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,12 +20,10 @@ from hagd_jax.search.parts import looked
 from hagd_jax.search.several import partners_of, replaced
 from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, mask_row, unit_losses
 from hagd_jax.search.unit_config import UnitRepairConfig
-from hagd_jax.search.unit_sizes import Limit, limits_of
+from hagd_jax.search.unit_proposals import Chain, proposals
+from hagd_jax.search.unit_sizes import limits_of
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Parts, Source, Unit, UnitTree
-
-Chain = tuple[Unit, ...]
-_Worth = Callable[[Unit], float]
+from hagd_jax.units import Parts, Source, UnitTree
 
 
 class RepairedUnits(NamedTuple):
@@ -134,107 +130,6 @@ def _near_worst(losses: dict[str, float], empty: dict[str, float]) -> list[str]:
     share = {name: value / max(empty[name], 1e-6) for name, value in losses.items()}
     most = max(share.values())
     return [name for name, value in share.items() if value >= most - 0.2 * abs(most)]
-
-
-def proposals(
-    tree: UnitTree, units: Chain, slope: np.ndarray, limit: Limit, most: int
-) -> list[Chain]:
-    """Propose changes of a circuit that stay within a limit, likeliest first within each kind.
-
-    A merge replaces all units inside the parent of one by that parent; a split opens a unit and
-    keeps those of its children that are worth most; a swap lets a unit out and one in; an addition
-    only lets one in, and a drop only lets one out. A unit is worth minus the sum of the slope.
-
-    Args:
-        tree: The tree.
-        units: The circuit.
-        slope: (N,) gradient of the loss with respect to the mask of the leaves.
-        limit: What the circuits must fit.
-        most: Largest number of changes of each kind.
-
-    Returns:
-        Distinct antichains, in the order of the tree.
-
-    Example:
-        >>> tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model)
-        >>> slope = -np.arange(10.0)
-        >>> for chain in proposals(tree, tree.antichain(["head 0.3"]), slope, Limit(1, 4, 9, 1), 1):
-        ...     print([unit.name for unit in chain])
-        ['attention 0']
-        ['neuron 0.5']
-    """
-
-    def worth(unit: Unit) -> float:
-        return -float(sum(slope[start:stop].sum() for start, stop in unit.ranges))
-
-    outside = (unit for unit in _outside(tree, units) if _fits((unit,), limit))
-    entering = sorted(outside, key=lambda unit: (-worth(unit), unit.ranges))
-    leaving = sorted(units, key=lambda unit: (worth(unit), unit.ranges))
-    kinds: list[Iterator[Chain]] = [
-        _merges(tree, units, worth),
-        _splits(tree, units, worth, limit),
-        _swaps(units, leaving, entering, limit, math.isqrt(most)),
-        ((*units, into) for into in entering),
-        (_without(units, out) for out in leaving),
-    ]  # fmt: skip
-    found, known = [], {frozenset(unit.name for unit in units)}
-    for kind in kinds:
-        count = 0
-        for chain in kind:
-            names = frozenset(unit.name for unit in chain)
-            if count == most:
-                break
-            if names not in known and _fits(chain, limit):
-                known.add(names)
-                found.append(tuple(sorted(chain, key=lambda u: tree.layout.at[u.ranges[0][0]])))
-                count += 1
-    return found
-
-
-def _outside(tree: UnitTree, units: Chain) -> list[Unit]:
-    """All units without a leaf in the circuit: the largest ones, and what is inside them."""
-    found, waiting = [], list(tree.rest(units))
-    while waiting:
-        unit = waiting.pop()
-        found.append(unit)
-        waiting += tree.children(unit)
-    return found
-
-
-def _fits(chain: Chain, limit: Limit) -> bool:
-    """Whether a circuit is within a limit; the empty one is none."""
-    return bool(chain) and bool(limit.fits(len(chain), sum(map(len, chain))))
-
-
-def _swaps(
-    units: Chain, leaving: Sequence[Unit], entering: Sequence[Unit], limit: Limit, side: int
-) -> Iterator[Chain]:
-    """Each of the units that are worth least for the best ones that fit in its place."""
-    for out in leaving[:side]:
-        tried = (_without(units, out, into) for into in entering)
-        yield from itertools.islice((chain for chain in tried if _fits(chain, limit)), side)
-
-
-def _without(units: Chain, out: Unit, *into: Unit) -> Chain:
-    return (*(unit for unit in units if unit != out), *into)
-
-
-def _merges(tree: UnitTree, units: Chain, worth: _Worth) -> Iterator[Chain]:
-    """The circuit with all that is inside a parent replaced by it; most worth first."""
-    parents = {above.name: above for unit in units if (above := tree.parent(unit))}
-    for above in sorted(parents.values(), key=lambda unit: (-worth(unit), unit.ranges)):
-        inside = set(above.places().tolist())
-        yield (*(unit for unit in units if unit.ranges[0][0] not in inside), above)
-
-
-def _splits(tree: UnitTree, units: Chain, worth: _Worth, limit: Limit) -> Iterator[Chain]:
-    """The circuit with a unit replaced by its best children: as many as fit, half, and one."""
-    for unit in sorted((u for u in units if not u.leaf), key=lambda u: (worth(u), u.ranges)):
-        rest = _without(units, unit)
-        below = sorted(tree.children(unit), key=lambda u: (-worth(u), u.ranges))
-        room = min(limit.units - len(rest), len(below))
-        for count in dict.fromkeys((room, max(room // 2, 1), 1)):
-            yield (*rest, *below[:count])
 
 
 def _slopes(

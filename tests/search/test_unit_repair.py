@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hagd_jax import units
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.search import UnitCircuit, UnitRepairConfig, repair_units, unit_losses
-from hagd_jax.search.unit_repair import proposals
+from hagd_jax.search.unit_proposals import proposals
 from hagd_jax.search.unit_sizes import Limit
 from hagd_jax.tasks import Seen
 from hagd_jax.testbeds import hand_built, scrambled
@@ -38,7 +38,7 @@ def test_proposals_are_other_antichains_within_the_limit(data, tree, seed):
     limit = Limit(data.draw(st.integers(1, leaves)), leaves, np.inf, 0.0)
     found = proposals(tree, chain, slope, limit, 4)
     names = [frozenset(unit.name for unit in one) for one in found]
-    assert len(set(names)) == len(names) <= 20
+    assert len(set(names)) == len(names) <= 28
     assert frozenset(unit.name for unit in chain) not in names
     for one in found:
         assert tree.antichain(one) == one
@@ -59,6 +59,18 @@ def test_merges_splits_swaps_additions_and_drops_are_proposed():
     assert {"head 0.3", "head 0.1", "mlp 0"} in names
     assert {"head 0.0", "head 0.1", "head 0.3", "mlp 0"} in names
     assert {"head 0.1", "mlp 0"} in names
+
+
+def test_several_units_are_let_out_or_swapped_at_once():
+    tree = units.tree(CASES["either"].model)  # 4 heads, 6 neurons
+    # Heads 0 to 3 are worth 0 to 3, neurons 4 to 9; blocks are worth the sum of what they hold.
+    chain = tree.antichain(["head 0.0", "head 0.1", "head 0.2", "neuron 0.0", "neuron 0.1"])
+    found = proposals(tree, chain, -np.arange(10.0), Limit(5, 6, 99.0, 1.0), 50)
+    names = [{unit.name for unit in one} for one in found]
+    assert {"head 0.2", "neuron 0.0", "neuron 0.1"} in names
+    assert {"neuron 0.1"} in names
+    assert {"head 0.2", "neuron 0.0", "neuron 0.1", "neuron 0.5", "neuron 0.4"} in names
+    assert {"neuron 0.1", "neuron 0.5", "neuron 0.4", "neuron 0.3", "neuron 0.2"} in names
 
 
 @pytest.mark.parametrize("name", ["either", "suppressed"])
