@@ -168,7 +168,7 @@ def batch_scores(
         `Nodes` of float32.
     """
     trace = forward(model, batch.inputs("corrupted"), capture=dictionary.capture).trace
-    other = dictionary.values(trace)
+    other, dictionary = dictionary.values(trace), dictionary.at(batch)
 
     def value(mask: Nodes) -> jax.Array:
         out = forward(model, batch.inputs(), dictionary.mask(mask, other), remat=remat)
