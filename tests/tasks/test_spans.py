@@ -6,6 +6,7 @@ import pytest
 
 from hagd_jax.errors import InputError
 from hagd_jax.models import Tokenizer
+from hagd_jax.pipeline.fused.reading import alike
 from hagd_jax.tasks import (
     Choice,
     Sizes,
@@ -182,3 +183,15 @@ def test_texts_must_name_the_same_spans_in_one_order(tokenizer):
         text_spans(tokenizer, texts, {"noun": "noun"})
     with pytest.raises(InputError, match="as in the other texts"):
         text_spans(tokenizer, texts, lambda text: {text.template[5:-1]: text.template[5:-1]})
+
+
+def test_splits_that_are_padded_to_one_width_keep_their_spans():
+    short, long = (
+        with_spans(
+            make_prompts([row], [row], [8], [9], vocab_size=10), [[0] * len(row)], ("a", "rest")
+        )
+        for row in ([1, 2], [1, 2, 3])
+    )
+    for prompts, span in zip(alike([short, long]), ([[0, 0, 1]], [[0, 0, 0]]), strict=True):
+        check_prompts(prompts, 10)
+        assert prompts.span.tolist() == span
