@@ -12,7 +12,7 @@ from hagd_jax.causal import Circuit, Node, ValidateConfig, load_circuit, validat
 from hagd_jax.causal.alike import Alike, drawing
 from hagd_jax.causal.trials import groups, make_trials
 from hagd_jax.errors import CheckpointError, InputError
-from hagd_jax.report import claims_table
+from hagd_jax.report.claims_table import claims_table
 from hagd_jax.report.table import circuit_table
 from hagd_jax.roles import described
 from hagd_jax.tasks import Seen
@@ -186,6 +186,19 @@ def test_controls_have_units_of_the_same_kinds_at_the_same_spans(fine, outside):
         whole, span = gathered(WHOLE, 3, places[np.isin(kind[places], (0, 2, 4))])
         assert max(len(set(span[whole == head])) for head in set(whole)) == 3
     assert len(drawing(made, 108)(np.random.default_rng(0))) == made.leaves
+
+
+def test_blocks_at_a_span_are_replaced_by_blocks_at_that_span():
+    alike = Alike.of(circuit(["mlp 0 at end", "head 0.1"]))
+    found = {tuple(alike.drawn(np.random.default_rng(seed), fine=False)) for seed in range(40)}
+    tree = TREE.by_span(NAMES)
+    expected = {
+        tuple(sorted([*tree.unit(f"mlp {layer} at end").places(),
+                      *tree.unit(f"head {at}.{index}").places()]))
+        for layer in range(3) for at in range(3) for index in range(4)
+    }  # fmt: skip
+    assert found <= expected
+    assert len(found) > 10
 
 
 def test_controls_of_single_nodes_keep_their_spans(planted):
