@@ -34,7 +34,7 @@ CONFIGS = [
     corpus.CorpusConfig(), graphs.AttributionConfig(), meta.LearnerConfig(), meta.MetaConfig(),
     tasks.Sizes(), testbeds.SmallTrainConfig(), TwoHopConfig(), RopeScaling("linear", 2.0),
     search.CoreConfig(), search.UnitEdgeConfig(), search.UnitMaskConfig(),
-    search.UnitRepairConfig(), search.EliminateConfig(),
+    search.UnitRepairConfig(), search.EliminateConfig(), search.SpanConfig(),
     models.DecoderConfig(vocab_size=7, n_layers=2, d_model=8, n_heads=2, d_mlp=8),
     transcoders.TranscoderConfig(n_layers=2, d_model=8, n_features=12, k=3),
 ]  # fmt: skip

@@ -158,6 +158,7 @@ def behaviour(
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
     nodes = parts_of(model, dictionary)
+    nodes.at(prompts)  # refuses prompts of other spans
     circuits = _stacked(masks, nodes)
     means, beside = None, {}
     kind, reference = ablation.kind, ablation.reference
@@ -280,7 +281,7 @@ def _judge(
     ablation: str,
     candidates: tuple[int, ...] | None,
 ) -> Behaviour:
-    tokens, reads = batch.inputs(), batch.reads
+    tokens, reads, dictionary = batch.inputs(), batch.reads, dictionary.at(batch)
     needed = dictionary.capture if ablation == "zero" or means is not None else ()
     clean = forward(model, tokens, capture=needed, read=reads)
     if ablation == "zero":

@@ -9,7 +9,8 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit import Circuit
-from hagd_jax.units import Unit, UnitTree
+from hagd_jax.units import SpannedTree, Unit, UnitTree
+from hagd_jax.units.split import kinds, spread
 from hagd_jax.units.unit import ATTENTION, CLUSTER, INNER
 
 # Draws the places of a random circuit.
@@ -31,15 +32,18 @@ class Alike(NamedTuple):
     lacks is made up by random leaves of the same kind, of the same layer if `fine`. Where no unit
     is left, as many leaves stand in for it. Single leaves are drawn last.
 
+    Of a circuit that is split by span a whole unit is replaced by a whole one, and a unit at a span
+    by one at the same span.
+
     Attributes:
         frame: The tree; without clusters if the circuit's is not at hand, and then random leaves of
             the same block stand in for them.
         units: The circuit's units of several leaves, the largest first.
         held: (P,) where the circuit has nodes.
-        single: (2, L) how many single leaves it has of each kind and layer.
-        kind: (P,) 0 for heads, 1 for features.
+        single: (K, L) how many single leaves it has of each kind and layer.
+        kind: (P,) 0 for heads, 1 for features, and so on for each span, see `units.split.kinds`.
         layer: (P,) layers.
-        block: (U,) 0 for attention, 1 for MLPs, of the tree's units.
+        block: (U,) 0 for attention, 1 for MLPs, of the tree's whole units.
     """
 
     frame: UnitTree
@@ -61,14 +65,14 @@ class Alike(NamedTuple):
         if not own.units:
             return None
         frame = own.frame(space, circuit.dictionary)
-        places, heads = circuit.places(), space.layers * space.heads
+        places, kind = circuit.places(), kinds(space, len(circuit.spans))
         held = np.zeros(space.nodes, bool)
         held[places] = True
-        kind = (np.arange(space.nodes) >= heads).astype(int)
         alone = places[own.owners(places) < 0]
-        single = _counted(alone, kind, space.layer, space.layers)
+        single = _counted(alone, kind, space.layer, (2 * max(len(circuit.spans), 1), space.layers))
         units = tuple(sorted(own.units, key=lambda unit: -len(unit)))
-        block = kind[frame.layout.order[frame.layout.start]]
+        whole = _whole(frame)
+        block = kinds(whole.space)[whole.layout.order[whole.layout.start]]
         return cls(frame, units, held, single, kind, space.layer, block)
 
     def drawn(self, rng: np.random.Generator, *, fine: bool, outside: bool = False) -> np.ndarray:
@@ -89,7 +93,7 @@ class Alike(NamedTuple):
         for unit in self.units:
             wanted, places = self._counts(unit.places()), self._unit(unit, busy, rng, fine)
             parts = [rng.permutation(places[self.kind[places] == k])[: wanted[k].sum()]
-                     for k in (0, 1)]  # fmt: skip
+                     for k in range(len(wanted))]  # fmt: skip
             chosen = np.concatenate(parts)
             owed += wanted - self._counts(chosen)
             busy[chosen] = True
@@ -98,27 +102,57 @@ class Alike(NamedTuple):
         return np.sort(np.concatenate(found))
 
     def _counts(self, places: np.ndarray) -> np.ndarray:
-        return _counted(places, self.kind, self.layer, self.single.shape[1])
+        return _counted(places, self.kind, self.layer, self.single.shape)
 
     def _unit(
         self, unit: Unit, busy: np.ndarray, rng: np.random.Generator, fine: bool
     ) -> np.ndarray:
         """The places of a free unit of the same kind; none if there is no such unit."""
-        own = self.frame.layout
+        whole = _whole(self.frame)
+        own = whole.layout
+        if unit.kind not in INNER:
+            return self._leaf(unit, busy, rng, fine)
         same = own.kind == INNER.index(unit.kind)
         if unit.kind == CLUSTER:
             same &= self.block == (unit.block != ATTENTION)
         if fine:
             same &= own.first == unit.layers[0]
         numbers = rng.permutation(np.flatnonzero(same))
-        ratio = np.abs(np.log((own.stop - own.start)[numbers] / len(unit)))
+        size = len(unit) / self._spans(unit)
+        ratio = np.abs(np.log((own.stop - own.start)[numbers] / size))
         near = ratio <= np.log(NEAR) + 1e-9
         for some in (numbers[near], numbers[~near][np.argsort(ratio[~near], kind="stable")]):
             for number in some.tolist():
-                places = own.order[own.start[number] : own.stop[number]]
+                places = self._at(own.order[own.start[number] : own.stop[number]], unit)
                 if not busy[places].any():
                     return places
         return np.zeros(0, int)
+
+    def _leaf(
+        self, unit: Unit, busy: np.ndarray, rng: np.random.Generator, fine: bool
+    ) -> np.ndarray:
+        """The places of a free head, neuron or feature, at all spans."""
+        space = _whole(self.frame).space
+        same = kinds(space) == (unit.block != ATTENTION)
+        if fine:
+            same &= space.layer == unit.layers[0]
+        for place in rng.permutation(np.flatnonzero(same)).tolist():
+            places = self._at(np.array([place]), unit)
+            if not busy[places].any():
+                return places
+        return np.zeros(0, int)
+
+    def _spans(self, unit: Unit) -> int:
+        """How many leaves of a unit stand for a whole one."""
+        return len(self._at(np.zeros(1, int), unit))
+
+    def _at(self, places: np.ndarray, unit: Unit) -> np.ndarray:
+        """Where some whole leaves are at the spans of a unit."""
+        if not isinstance(self.frame, SpannedTree):
+            return places
+        names = self.frame.names
+        numbers = [names.index(unit.span)] if unit.span else range(len(names))
+        return spread(self.frame.whole.space, len(names), places, numbers)
 
     def _leaves(
         self, owed: np.ndarray, busy: np.ndarray, rng: np.random.Generator, fine: bool
@@ -167,7 +201,15 @@ def _first_of_each(label: np.ndarray, count: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _counted(places: np.ndarray, kind: np.ndarray, layer: np.ndarray, layers: int) -> np.ndarray:
-    """(2, L) how many of some places are of each kind and layer."""
+def _whole(frame: UnitTree) -> UnitTree:
+    """The tree of whole units."""
+    return frame.whole if isinstance(frame, SpannedTree) else frame
+
+
+def _counted(
+    places: np.ndarray, kind: np.ndarray, layer: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """(K, L) how many of some places are of each kind and layer."""
+    layers = shape[1]
     label = kind[places] * layers + layer[places]
-    return np.bincount(label, minlength=2 * layers).reshape(2, layers)
+    return np.bincount(label, minlength=shape[0] * layers).reshape(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hagd_jax.causal.circuit_file import NodeFile, lines_of, plain_config, read_
 from hagd_jax.causal.circuit_record import circuit_record, require_dictionary
 from hagd_jax.causal.circuit_text import circuit_text
 from hagd_jax.causal.grouping import Grouping, UnitPlaces, unit_places
-from hagd_jax.causal.grouping_file import grouping_of
+from hagd_jax.causal.grouping_file import grouping_of, nodes_of_file
 from hagd_jax.causal.node import (
     Node,
     kind_of,
@@ -31,7 +31,7 @@ from hagd_jax.causal.node import (
     space_of,
     unpacked,
 )
-from hagd_jax.causal.regrouping import closed, nodes_of, opened
+from hagd_jax.causal.regrouping import closed, nodes_of, opened, split
 from hagd_jax.errors import CheckpointError, InputError, require_is, require_list
 from hagd_jax.files import named, write_atomic
 from hagd_jax.tasks.seen import Seen
@@ -45,8 +45,8 @@ from hagd_jax.units import (
     UnitTree,
 )
 from hagd_jax.units.checks import require_mask, require_shapes
-from hagd_jax.units.dictionary import NEURONS
-from hagd_jax.units.unit import leaf
+from hagd_jax.units.dictionary import NEURONS, spans_of
+from hagd_jax.units.split import split_leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Circuit:
         model: The model's name.
         task: The task's name.
         dictionary: What the nodes inside MLPs are: `neurons`, the model's own basis; `mlps`, each
-            as a whole; or a transcoder's name and digest, NAME#1a2b3c4d.
+            as a whole; or a transcoder's name and digest, NAME#1a2b3c4d. Where nodes are split by
+            the spans of prompts it names them, as `neurons@io,s1,s2,end,rest`.
         seen: The data that the circuit and its tree's clusters were chosen by looking at; unknown
             by default, and then the judge does not accept it. Of a circuit that no data decided it
             is `Seen.nothing()`, but a file that says so reads as unknown, since what it said may
@@ -111,7 +112,7 @@ class Circuit:
             )
         object.__setattr__(self, "config", plain_config(self.config))
         object.__setattr__(self, "per_expert", per_expert_of(self.per_expert, self.space))
-        require_inside(self.nodes, self.space, self.kind)
+        require_inside(self.nodes, self.space, self.kind, self.spans)
         if self.grouping is not None:
             require_is("grouping", self.grouping, Grouping)
             self.grouping.require_nodes(self.space, self.dictionary, self.places())
@@ -139,7 +140,7 @@ class Circuit:
     def units(self) -> tuple[Unit, ...]:
         """Return the units, each where the first of its nodes is."""
         several, first = {int(unit.ranges[0][0]): unit for unit in self._larger}, self.parts().first
-        return tuple(several.get(place) or leaf(self.space, self.kind, place)
+        return tuple(several.get(place) or split_leaf(self.space, self.kind, place, self.spans)
                      for place in first.tolist())  # fmt: skip
 
     def parts(self) -> UnitPlaces:
@@ -150,6 +151,11 @@ class Circuit:
     def kind(self) -> str:
         """Return the kind of the nodes that are not attention heads."""
         return kind_of(self.dictionary)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Return the names of the spans by which nodes are split; none if they are whole."""
+        return spans_of(self.dictionary)
 
     @classmethod
     def from_mask(
@@ -235,8 +241,38 @@ class Circuit:
         """
         return dataclasses.replace(self, **closed(self, name))
 
+    def by_span(
+        self, names: Iterable[str], at: Mapping[str, Iterable[str]] | None = None
+    ) -> Circuit:
+        """Split the nodes by the spans of prompts, and keep some units at some spans only.
+
+        Args:
+            names: Names of the spans, such as `task.spans`.
+            at: Name of a unit → the spans at which it stays; units that are not named stay whole.
+
+        Returns:
+            The circuit of the dictionary split by span; parts have the score of their unit. What
+            decided `at` must be added to `seen`, as `search.split_spans` does.
+
+        Raises:
+            InputError: If nodes are split already, or there is no such unit or span.
+
+        Example:
+            >>> tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model)
+            >>> circuit = Circuit.of_units(tree, ["mlp 0", "head 0.1"], model="m", task="t")
+            >>> print(circuit.by_span(["letters", "end"], {"head 0.1": ["end"]}))
+            circuit of 't' in 'm': 2 units with 13 of 20 nodes
+            layer  unit             kind  nodes  score
+                0  head 0.1 at end  head      1      1
+                0  mlp 0            MLP      12      1
+        """
+        return dataclasses.replace(self, **split(self, names, at or {}))
+
     def on(self, tree: UnitTree) -> Circuit:
         """Return the circuit with its tree at hand, which files record by a digest only.
+
+        Args:
+            tree: The tree; of units split by span, also the tree that was split.
 
         Raises:
             InputError: If it is another tree, or the circuit was not made with any.
@@ -244,7 +280,10 @@ class Circuit:
         if self.grouping is None:
             raise InputError("circuit", got="one without units of a tree",
                              expected="one from Circuit.of_units")  # fmt: skip
-        found = dataclasses.replace(self, grouping=self.grouping.on(tree))
+        require_is("tree", tree, UnitTree, mend="Make one with `hagd.units.tree(model)`.")
+        split = self.spans and not spans_of(tree.dictionary)
+        own = self.grouping.on(tree.by_span(self.spans) if split else tree)
+        found = dataclasses.replace(self, grouping=own)
         return found if self.about is None else found.described(self.about)
 
     def described(self, about: Iterable[About]) -> Circuit:
@@ -270,7 +309,7 @@ class Circuit:
 
     def places(self) -> np.ndarray:
         """Return the (n,) indices of members in `mask().flat()`, in the order of `nodes`."""
-        return places_of(self.nodes, self.space, self.kind)
+        return places_of(self.nodes, self.space, self.kind, self.spans)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of members, such as `head 3.0`; in a mixture `neuron L3.E5.N12`."""
@@ -295,7 +334,10 @@ class Circuit:
         require_dictionary(self, dictionary)
 
     def record(self) -> dict[str, Any]:
-        """Return the fields of the JSON that `load` reads: nodes as [kind, layer, index]."""
+        """Return the fields of the JSON that `load` reads: nodes as [kind, layer, index].
+
+        Of nodes that are split by span the index is that of the column of a mask.
+        """
         return circuit_record(self)
 
     def to_json(self) -> str:
@@ -312,7 +354,8 @@ class Circuit:
 
         Args:
             path: The file.
-            tree: The tree that the circuit's units are of, if it is at hand.
+            tree: The tree that the circuit's units are of, if it is at hand; of units split by
+                span, also the tree that was split.
 
         Returns:
             The circuit. A tree without clusters is made again, and needs not be given.
@@ -342,7 +385,7 @@ class Circuit:
             CheckpointError: If a unit has a field of another type.
             InputError: If the circuit is impossible, or its units are of another tree.
         """
-        nodes = tuple(Node(*node) for node in record.nodes)
+        nodes = nodes_of_file(record)
         found = cls(
             nodes=nodes, space=Space(*record.space), dictionary=record.dictionary,
             per_expert=record.per_expert, grouping=grouping_of(record, where),

@@ -80,14 +80,16 @@ class UnitRecord:
         block: Of a cluster: which block it is in.
         members: Of a cluster: its heads or features, as ranges [first, last] of indices in the
             layer. Blocks and bands hold all of theirs.
+        span: The only span at which it is, in circuits whose nodes are split by span.
     """
 
-    kind: Inner
+    kind: Inner | Literal["head", "neuron", "feature"]
     layers: tuple[Layers, Layers]
     score: float
     index: Count = 0
     block: Literal["", "attention", "mlp"] = ""
     members: tuple[tuple[Count, Count], ...] = ()
+    span: Annotated[str, Meta(max_length=40)] = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

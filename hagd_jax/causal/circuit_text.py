@@ -10,7 +10,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line, quoted
 from hagd_jax.units import Unit
-from hagd_jax.units.unit import ATTENTION, BAND, CLUSTER, HEAD, MLP
+from hagd_jax.units.unit import ATTENTION, BAND, CLUSTER, HEAD, INNER, MLP
 
 if TYPE_CHECKING:
     from hagd_jax.causal.circuit import Circuit
@@ -53,7 +53,7 @@ def kind_words(unit: Unit, leaf: str) -> str:
         >>> kind_words(Unit("cluster", (5, 5), 2, "mlp", ((40, 43),)), "neuron")
         'cluster of neurons'
     """
-    if unit.leaf:
+    if unit.leaf or unit.kind not in INNER:
         return "MLP" if unit.kind == MLP else unit.kind
     inside = HEAD if unit.block == ATTENTION else leaf
     return {BAND: "band of layers", ATTENTION: "attention block", MLP: "MLP",

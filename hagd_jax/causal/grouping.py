@@ -15,9 +15,18 @@ from hagd_jax.causal.node import plain_scores
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Space, Unit, UnitTree
-from hagd_jax.units.dictionary import tail
+from hagd_jax.units.dictionary import spans_of, tail
+from hagd_jax.units.split import whole_space, whole_unit
 from hagd_jax.units.tree import tree_of
-from hagd_jax.units.unit import BAND, CLUSTER, INNER, block_ranges, require_antichain
+from hagd_jax.units.unit import (
+    BAND,
+    CLUSTER,
+    INNER,
+    block_ranges,
+    leaf,
+    leaf_kind,
+    require_antichain,
+)
 
 DIGEST = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 
@@ -119,14 +128,18 @@ class Grouping:
         if tree and (tree.space, tail(tree.dictionary)) != (space, tail(dictionary)):
             raise InputError("tree", got=f"one of {tree.dictionary!r} with {tuple(tree.space)}",
                              expected=f"one of {dictionary!r} with {tuple(space)}")  # fmt: skip
-        for unit in self.units:
-            require_possible(unit, space, self.band)
         # Ranges are added up before they are expanded: a file may say any numbers.
-        held = sum(map(len, self.units))
-        owner = self.owners(places)
-        if held > len(places) or int((owner >= 0).sum()) != held:
-            raise InputError("units", got=f"units of {held:,} nodes",
-                             expected="units whose nodes are all in the circuit")  # fmt: skip
+        held, names = sum(map(len, self.units)), spans_of(dictionary)
+        if names:
+            require_held(held, len(places))
+        whole = whole_space(space, len(names))
+        for unit in self.units:
+            own = whole_unit(unit, whole, names) if names else unit
+            if names and own.leaf:
+                require_leaf(own, whole, leaf_kind(dictionary))
+            else:
+                require_possible(own, whole, self.band)
+        require_held(held, int((self.owners(places) >= 0).sum()))
 
     def owners(self, places: np.ndarray) -> np.ndarray:
         """Return the number of the unit that holds each of some places, -1 for none."""
@@ -169,6 +182,38 @@ def require_possible(unit: Unit, space: Space, band: int) -> None:
     if not good or len(unit) < 2:
         raise InputError("unit of the circuit", got=quoted(unit.name),
                          expected="one of several leaves that this model has")  # fmt: skip
+
+
+def require_held(held: int, nodes: int) -> None:
+    """Refuse units of more nodes than a circuit has.
+
+    Args:
+        held: Number of nodes of the units.
+        nodes: Number of nodes of the circuit, or of those that the units hold.
+
+    Raises:
+        InputError: If the units hold more.
+    """
+    if held > nodes:
+        raise InputError("units", got=f"units of {held:,} nodes",
+                         expected="units whose nodes are all in the circuit")  # fmt: skip
+
+
+def require_leaf(unit: Unit, space: Space, kind: str) -> None:
+    """Refuse a unit that is no leaf of a space, or not the one that it says.
+
+    Args:
+        unit: Of one leaf.
+        space: Numbers of layers, heads and features.
+        kind: Kind of the leaves that are not heads.
+
+    Raises:
+        InputError: If its kind, layer, index and leaf do not go together.
+    """
+    place = unit.ranges[0][0]
+    if not 0 <= place < space.nodes or leaf(space, kind, place) != unit:
+        raise InputError("unit of the circuit", got=quoted(unit.name),
+                         expected="a head or feature that this model has")  # fmt: skip
 
 
 class UnitPlaces(NamedTuple):

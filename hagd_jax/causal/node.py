@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from hagd_jax.brief import quoted
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Nodes, Scores, Selection, Space, unit_name
+from hagd_jax.units.dictionary import spans_of
+from hagd_jax.units.split import whole_space
 from hagd_jax.units.unit import leaf_kind
 
 
@@ -26,11 +28,18 @@ class Node:
         kind: `head`, `neuron`, `mlp` or `feature`.
         layer: From 0.
         index: Within its layer, from 0.
+        span: Name of the span of the prompt at which it is a node, in circuits whose nodes are
+            split by span; empty in all others.
     """
 
     kind: str
     layer: int
     index: int
+    span: str = dataclasses.field(default="", kw_only=True)
+
+    def __repr__(self) -> str:
+        span = f", span={self.span!r}" if self.span else ""
+        return f"Node(kind={self.kind!r}, layer={self.layer!r}, index={self.index!r}{span})"
 
 
 def read_nodes(values: Any) -> tuple[Node, ...]:
@@ -52,9 +61,10 @@ def read_nodes(values: Any) -> tuple[Node, ...]:
         require_is("kind of a node", node.kind, str)
         require_is("layer of a node", node.layer, int, np.integer)
         require_is("index of a node", node.index, int, np.integer)
+        require_is("span of a node", node.span, str)
     plain = tuple(
         node if type(node.layer) is type(node.index) is int
-        else Node(node.kind, int(node.layer), int(node.index))
+        else Node(node.kind, int(node.layer), int(node.index), span=node.span)
         for node in nodes
     )  # fmt: skip
     if len(set(plain)) != len(plain):
@@ -62,18 +72,21 @@ def read_nodes(values: Any) -> tuple[Node, ...]:
     return plain
 
 
-def require_inside(nodes: Iterable[Node], space: Space, kind: str) -> None:
+def require_inside(
+    nodes: Iterable[Node], space: Space, kind: str, names: Sequence[str] = ()
+) -> None:
     """Refuse nodes that a space does not have.
 
     Args:
         nodes: The nodes.
         space: Numbers of layers, heads and features.
         kind: Kind of the nodes that are not heads.
+        names: Names of the spans by which nodes are split.
 
     Raises:
         InputError: Naming the first that is outside.
     """
-    layers, heads, features = space
+    layers, heads, features = whole_space(space, len(names))
     widths = {"head": heads, kind: features}
     for node in nodes:
         if not (0 <= node.layer < layers and 0 <= node.index < widths.get(node.kind, 0)):
@@ -82,6 +95,9 @@ def require_inside(nodes: Iterable[Node], space: Space, kind: str) -> None:
                 got=f"{quoted(node.kind)} {node.index} of layer {node.layer}",
                 expected=f"one of {layers} layers of {heads} heads and {features} {kind}s",
             )
+        if node.span not in (names or ("",)):
+            raise InputError("span of a node", got=quoted(node.span),
+                             expected=f"one of {names}" if names else "none")  # fmt: skip
 
 
 def members_of(
@@ -94,19 +110,48 @@ def members_of(
         scores: `Nodes` of float, same shapes.
         dictionary: Label of the dictionary.
     """
-    nodes, values = [], []
+    nodes, values, names = [], [], spans_of(dictionary)
     parts = (("head", mask.heads, scores.heads),
              (kind_of(dictionary), mask.features, scores.features))  # fmt: skip
     for kind, members, score in parts:
         score = np.asarray(score)
         for layer, index in np.argwhere(np.asarray(members)).tolist():
-            nodes.append(Node(kind, layer, index))
+            nodes.append(node_at(kind, layer, index, score.shape[1], names))
             values.append(float(score[layer, index]))
     return tuple(nodes), tuple(values)
 
 
-def places_of(nodes: Iterable[Node], space: Space, kind: str) -> np.ndarray:
-    """Return the (n,) places of nodes in `Nodes.flat`.
+def node_at(kind: str, layer: int, index: int, width: int, names: Sequence[str]) -> Node:
+    """Return the node of a column of a mask.
+
+    Args:
+        kind: Its kind.
+        layer: Its layer.
+        index: Its column.
+        width: Number of columns.
+        names: Names of the spans by which nodes are split; none if they are whole.
+
+    Example:
+        >>> node_at("head", 3, 7, 10, ("s2", "end"))
+        Node(kind='head', layer=3, index=2, span='end')
+    """
+    if not names:
+        return Node(kind, layer, index)
+    span, own = divmod(index, max(width // len(names), 1))
+    return Node(kind, layer, own, span=names[span])
+
+
+def column_of(node: Node, width: int, names: Sequence[str]) -> int:
+    """Return the column of a mask that a node has, see `node_at`."""
+    if not names:
+        return node.index
+    return list(names).index(node.span) * (width // len(names)) + node.index
+
+
+def places_of(
+    nodes: Iterable[Node], space: Space, kind: str, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Return the (n,) places of nodes in `Nodes.flat`; names are those of spans, if there are any.
 
     Example:
         >>> places_of([Node("head", 1, 0), Node("neuron", 0, 4)], Space(2, 3, 5), "neuron").tolist()
@@ -114,19 +159,20 @@ def places_of(nodes: Iterable[Node], space: Space, kind: str) -> np.ndarray:
     """
     layers, heads, features = space
     start = {"head": (0, heads), kind: (layers * heads, features)}
-    found = [first + node.layer * width + node.index
+    found = [first + node.layer * width + column_of(node, width, names)
              for node in nodes for first, width in [start[node.kind]]]  # fmt: skip
     return np.array(found, int)
 
 
 def names_of(nodes: Iterable[Node], per_expert: tuple[int, ...]) -> tuple[str, ...]:
     """Return the names of nodes, see `Circuit.names`."""
-    return tuple(
-        f"{node.kind} {unit_name(node.kind, node.layer, node.index, per_expert)}"
-        if node.kind == "neuron" and per_expert
-        else f"{node.kind} {node.layer}.{node.index}"
-        for node in nodes
-    )
+
+    def name(node: Node) -> str:
+        if node.kind == "neuron" and per_expert:
+            return f"neuron {unit_name(node.kind, node.layer, node.index, per_expert)}"
+        return f"{node.kind} {node.layer}.{node.index}"
+
+    return tuple(f"{name(node)} at {node.span}" if node.span else name(node) for node in nodes)
 
 
 def space_of(value: Any) -> Space:

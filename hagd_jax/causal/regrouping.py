@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hagd_jax.brief import quoted
 from hagd_jax.causal.grouping import Grouping
 from hagd_jax.causal.node import Node
 from hagd_jax.errors import InputError, require_is, require_list
-from hagd_jax.units import Unit, UnitTree
+from hagd_jax.tasks.seen import Seen
+from hagd_jax.tasks.spans import span_names
+from hagd_jax.units import Space, Unit, UnitTree
+from hagd_jax.units.dictionary import spanned_label, spans_of
+from hagd_jax.units.split import split_leaf, split_unit
+from hagd_jax.units.tree import BANDWIDTH, tree_of
+from hagd_jax.units.unit import leaf_kind
 
 if TYPE_CHECKING:
     from hagd_jax.causal.circuit import Circuit
@@ -38,17 +44,75 @@ def nodes_of(
     values = require_list("scores", scores, "a number for each unit")
     if len(values) != len(chain):
         raise InputError("scores", got=f"{len(values)}", expected=f"{len(chain)}, one a unit")
-    pairs = list(zip(chain, values, strict=True))
+    own = _Frame(tree.space, tree.dictionary, tree.band, tree.digest, tree)
+    return _grouped(list(zip(chain, values, strict=True)), own)
+
+
+class _Frame(NamedTuple):
+    """Where units are: the sizes and label of a dictionary, and the tree, which may be missing."""
+
+    space: Space
+    dictionary: str
+    band: int
+    digest: str
+    tree: UnitTree | None
+
+
+def _grouped(
+    pairs: Sequence[tuple[Unit, float]], frame: _Frame
+) -> tuple[tuple[Node, ...], tuple[float, ...], Grouping]:
+    """Nodes, their scores, and the grouping of units with scores."""
     larger = [(unit, score) for unit, score in pairs if not unit.leaf]
     own = Grouping(
-        tuple(unit for unit, _ in larger), tuple(score for _, score in larger), tree.band,
-        tree.digest, tree,
+        tuple(unit for unit, _ in larger), tuple(score for _, score in larger), frame.band,
+        frame.digest, frame.tree,
     )  # fmt: skip
     rows = [(place, score) for unit, score in pairs for place in unit.places().tolist()]
     rows.sort(key=lambda row: row[0])
-    leaves = [tree.leaf(place) for place, _ in rows]
-    nodes = tuple(Node(unit.kind, unit.layers[0], unit.index) for unit in leaves)
+    kind, names = leaf_kind(frame.dictionary), spans_of(frame.dictionary)
+    leaves = [split_leaf(frame.space, kind, place, names) for place, _ in rows]
+    nodes = tuple(Node(unit.kind, unit.layers[0], unit.index, span=unit.span) for unit in leaves)
     return nodes, tuple(score for _, score in rows), own
+
+
+def split(
+    circuit: Circuit, names: Iterable[str], at: Mapping[str, Iterable[str]]
+) -> dict[str, Any]:
+    """Return the fields of a circuit whose nodes are split by span, see `Circuit.by_span`.
+
+    Args:
+        circuit: The circuit, of whole nodes.
+        names: Names of the spans.
+        at: Name of a unit → the spans at which it stays; others stay whole.
+
+    Raises:
+        InputError: If nodes are split already, or there is no such unit or span.
+    """
+    names, space, own = span_names(names), circuit.space, circuit.grouping
+    if circuit.spans:
+        raise InputError("circuit to split", got="one that is split by span already",
+                         expected="one of whole units")  # fmt: skip
+    units = circuit.units
+    strange = set(at) - {unit.name for unit in units}
+    if strange:
+        raise InputError("unit to split", got=quoted(sorted(strange)[0]),
+                         expected="one of the circuit's")  # fmt: skip
+    scores = circuit.parts().scores.tolist()
+    pairs = [
+        (split_unit(unit, space, names, span), score)
+        for unit, score in zip(units, scores, strict=True)
+        for span in dict.fromkeys(at.get(unit.name, ("",)))
+    ]
+    tree = own.tree if own else tree_of(space, circuit.dictionary, (), BANDWIDTH, Seen.nothing())
+    band, digest = (own.band, own.digest) if own else (tree.band, tree.digest)  # type: ignore[union-attr]
+    layers, heads, features = space
+    frame = _Frame(
+        Space(layers, len(names) * heads, len(names) * features),
+        spanned_label(circuit.dictionary, names), band, digest, tree and tree.by_span(names),
+    )  # fmt: skip
+    nodes, values, grouping = _grouped(pairs, frame)
+    return {"nodes": nodes, "scores": values, "grouping": grouping, "space": frame.space,
+            "dictionary": frame.dictionary}  # fmt: skip
 
 
 def opened(circuit: Circuit, name: str | Unit, only: Iterable[str | Unit] | None) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from hagd_jax.causal.alike import Alike
 from hagd_jax.causal.circuit import Circuit
 from hagd_jax.causal.edge_circuit import EdgeCircuit
 from hagd_jax.causal.wiring import Wiring
-from hagd_jax.units import Edges, Nodes
+from hagd_jax.units import Edges, Nodes, Spanned
 from hagd_jax.units.components import AnyParts, Components
+from hagd_jax.units.split import kinds
 from hagd_jax.units.unit_edges import UnitEdges
 from hagd_jax.units.wired import Wired
 
@@ -185,7 +186,8 @@ def groups(parts: AnyParts) -> tuple[np.ndarray, np.ndarray]:
         parts: What circuits consist of.
 
     Returns:
-        (P,) labels that tell kinds of each layer apart, and (P,) labels of kinds alone.
+        (P,) labels that tell kinds of each layer apart, and (P,) labels of kinds alone; nodes of
+        different spans are of different kinds.
     """
     if isinstance(parts, Wired):
         kind = np.asarray(parts.kind)
@@ -197,9 +199,9 @@ def groups(parts: AnyParts) -> tuple[np.ndarray, np.ndarray]:
                  for x in leaves[:-1]]  # fmt: skip
         layer = np.concatenate([*(x.ravel() for x in layer), np.zeros(np.size(leaves[-1]))])
     else:
-        layers, heads, features = parts.space
-        kind = np.repeat([0, 1], [layers * heads, layers * features])
-        layer = parts.space.layer
+        names = parts.names if isinstance(parts, Spanned) else ()
+        kind, layer = kinds(parts.space, len(names)), parts.space.layer
+        return layer * max(8, 2 * len(names)) + kind, kind
     return (layer * 8 + kind).astype(int), kind
 
 

@@ -25,8 +25,8 @@ from hagd_jax.errors import InputError, require_callable, require_is, require_li
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units import Source
-from hagd_jax.units.components import AnyParts, components, parts_of
+from hagd_jax.units import Source, Spanned, as_dictionary
+from hagd_jax.units.components import AnyParts, components
 
 
 def validate(
@@ -57,7 +57,8 @@ def validate(
         circuit: The circuit, of nodes, of edges, or a wiring of edges between its units.
         task: The behaviour.
         config: How hard, and on which split.
-        dictionary: Whose nodes the circuit's are; neurons by default. Edges need none.
+        dictionary: Whose nodes the circuit's are; neurons by default. Edges need none. It is split
+            by span if the circuit is.
         others: Other tasks of this model, that should not need the circuit (specificity).
         again: Circuits found with other seeds or other prompts (stability).
         progress: Called with the name of each finished ablation.
@@ -67,7 +68,8 @@ def validate(
 
     Raises:
         InputError: If the circuit is of another model, dictionary or task, if the task has no
-            such split, or if it is one of the others itself.
+            such split, if it is one of the others itself, or if nodes are split by spans that a
+            task lacks.
 
     Example:
         >>> from hagd_jax.tasks import Seen
@@ -87,6 +89,7 @@ def validate(
     parts = _parts(model, circuit, dictionary)
     _require_own(circuit, again, parts, task)
     _require_others(task, others)
+    _require_spans(circuit, (task, *others))
     bench = Bench(model, parts, config)
     tests = [bench.test(task, circuit.seen), *(bench.test(other, Seen()) for other in others)]
     trials = make_trials(
@@ -120,7 +123,12 @@ def _parts(model: LanguageModel, circuit: AnyCircuit, dictionary: Source | None)
     """What the circuit consists of; edges need no dictionary."""
     if isinstance(circuit, Wiring):
         return circuit.on(model)
-    return parts_of(model, components(model) if isinstance(circuit, EdgeCircuit) else dictionary)
+    if isinstance(circuit, EdgeCircuit):
+        return components(model)
+    nodes = as_dictionary(model, dictionary)
+    # The circuit says by which spans its nodes are split.
+    split = circuit.spans and not isinstance(nodes, Spanned)
+    return (nodes.by_span(circuit.spans) if split else nodes).bare()
 
 
 def _without_tree(circuit: AnyCircuit) -> tuple[str, ...]:
@@ -250,6 +258,21 @@ def _require_own(circuit: AnyCircuit, again: Sequence[AnyCircuit], parts: Any, t
             raise InputError(
                 "circuit", got=f"one for {found.task!r}", expected=f"one for {task.name!r}"
             )
+
+
+def _require_spans(circuit: AnyCircuit, tasks: Sequence[Task]) -> None:
+    """Refuse tasks without the spans by which the nodes of a circuit are split."""
+    names = circuit.spans if isinstance(circuit, Circuit) else ()
+    for task in tasks:
+        if names and task.spans != names:
+            raise InputError(
+                f"circuit of {circuit.task!r}, split by the spans {', '.join(names)}",
+                got=f"the task {task.name!r} with " + (f"the spans {', '.join(task.spans)}"
+                                                       if task.spans else "no spans"),
+                expected="a task with those spans",
+                mend="Judge the circuit on the task that it was split on, beside others with its "
+                "spans only.",
+            )  # fmt: skip
 
 
 def _require_others(task: Task, others: Sequence[Task]) -> None:

@@ -32,7 +32,7 @@ from hagd_jax.report.progress import Stop, bars, never
 from hagd_jax.report.table import circuit_table
 from hagd_jax.tasks import Sizes
 from hagd_jax.units import load_tree
-from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units.dictionary import MLPS, NEURONS, whole_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,8 @@ def _validate(
     circuit, *again = circuits
     name = tasks.find(command.task or require_name(circuit.task))
     model = _known_as(session.model(command.model, command.dtype), circuit)
-    mlps = command.features == NEURONS and getattr(circuit, "dictionary", "") == MLPS
+    label = whole_label(getattr(circuit, "dictionary", ""))
+    mlps = command.features == NEURONS and label == MLPS
     features = MLPS if mlps else command.features
     nodes = session.dictionary(model, features, keep_error=command.keep_error)
     task, *others = (

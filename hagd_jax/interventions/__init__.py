@@ -14,6 +14,7 @@ from hagd_jax.interventions.gradients import (
 from hagd_jax.interventions.mask import (
     MaskHeads,
     MaskNeurons,
+    at_positions,
     mask_heads,
     mean_alternative,
     mean_of_sums,
@@ -37,6 +38,7 @@ __all__ = [
     "SoftenAttention",
     "StopGradient",
     "add",
+    "at_positions",
     "chain",
     "freeze",
     "mask_heads",

@@ -12,11 +12,33 @@ import numpy as np
 from hagd_jax import struct
 from hagd_jax.errors import InputError
 from hagd_jax.interventions.shapes import require_broadcast, require_mask, require_values
-from hagd_jax.models import Context, DecoderConfig, Intervention, scanned
+from hagd_jax.models import Context, DecoderConfig, Intervention, scanned, shared
 from hagd_jax.models.arrays import read_array, read_indices
 from hagd_jax.models.sites import site_shape
 
 Values = Mapping[str, jax.Array]
+
+
+def at_positions(mask: jax.Array, span: jax.Array | None) -> jax.Array:
+    """Spread the mask of one layer over positions.
+
+    Args:
+        mask: (W,) or (B, W); by span (S, W) or (B, S, W).
+        span: (B, T) number of the span of each token; None if the mask is the same at all
+            positions.
+
+    Returns:
+        (1, W) or (B, 1, W), which broadcasts over positions; by span (B, T, W).
+
+    Example:
+        >>> at_positions(jnp.array([[1.0, 1.0], [0.0, 1.0]]), jnp.array([[0, 1, 1]])).tolist()
+        [[[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]]
+    """
+    if span is None:
+        return mask[..., None, :]
+    if mask.ndim == 2:
+        return mask[span]
+    return jnp.take_along_axis(mask, span[..., None], axis=1)
 
 
 @struct.dataclass
@@ -27,22 +49,26 @@ class MaskHeads(Intervention):
     as they are finite (0 · ∞ is NaN).
 
     Attributes:
-        mask: (L, H) or (L, B, H) in [0, 1]: 1 keeps a head, 0 ablates it.
+        mask: (L, H) or (L, B, H) in [0, 1]: 1 keeps a head, 0 ablates it. By span (L, S, H) or
+            (L, B, S, H).
         alternative: (L, B, T, H, Dh), or anything that broadcasts to it.
+        span: (B, T) number of the span of each token, whose mask holds there; None for masks that
+            hold at all positions.
     """
 
     mask: Any = scanned()
     alternative: Any = scanned()
+    span: Any = shared(default=None)
 
     def on_head_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskHeads]:
         """Interpolate the head outputs before W_O."""
-        mask = self.mask[..., None, :, None]
+        mask = at_positions(self.mask, self.span)[..., None]
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
         """Check that masks have one entry per head, and that alternatives broadcast to the site."""
         shape = (config.n_layers, tokens_shape[0], config.n_heads)
-        require_mask("heads", np.shape(self.mask), shape)
+        require_mask("heads", np.shape(self.mask), shape, self.span, tokens_shape[1])
         target = site_shape("head_out", config, *tokens_shape)
         got = np.shape(self.alternative)[1:]
         require_broadcast("the alternative of heads, in each layer", got, target)
@@ -53,34 +79,38 @@ class MaskNeurons(Intervention):
     """Interpolate the activations of neurons, as `MaskHeads` does heads.
 
     Attributes:
-        mask: (L, M) or (L, B, M).
+        mask: (L, M) or (L, B, M); by span (L, S, M) or (L, B, S, M).
         alternative: (L, B, T, M), or anything that broadcasts to it.
+        span: As in `MaskHeads`.
     """
 
     mask: Any = scanned()
     alternative: Any = scanned()
+    span: Any = shared(default=None)
 
     def on_neuron(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskNeurons]:
         """Interpolate the neurons after the activation function."""
-        mask = self.mask[..., None, :]
+        mask = at_positions(self.mask, self.span)
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
         """Check that masks have one entry per neuron, and alternatives broadcast to the site."""
         shape = (config.n_layers, tokens_shape[0], config.d_mlp)
-        require_mask("neurons", np.shape(self.mask), shape)
+        require_mask("neurons", np.shape(self.mask), shape, self.span, tokens_shape[1])
         target = site_shape("neuron", config, *tokens_shape)
         got = np.shape(self.alternative)[1:]
         require_broadcast("the alternative of neurons, in each layer", got, target)
 
 
-def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
+def mask_heads(mask: Any, alternative: Any, span: Any = None) -> MaskHeads:
     """Keep heads where the mask is 1, replace them by the alternative where it is 0.
 
     Args:
         mask: (L, H) of bool or float; a prompt axis after the layers is allowed.
         alternative: (L, B, T, H, Dh) `head_out` values, or anything that broadcasts to them.
             Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
+        span: (B, T) number of the span of each token, if the mask is (L, S, H) with an axis of
+            spans before the heads.
 
     Returns:
         The intervention; `forward` refuses shapes that do not fit its model and tokens.
@@ -89,7 +119,7 @@ def mask_heads(mask: Any, alternative: Any) -> MaskHeads:
         InputError: If the mask or the alternative is no array of numbers.
     """
     mask = jnp.asarray(read_array("the mask of heads", mask), jnp.float32)
-    return MaskHeads(mask, read_array("the alternative of heads", alternative))
+    return MaskHeads(mask, read_array("the alternative of heads", alternative), span)
 
 
 def zero_alternative(values: Values) -> dict[str, jax.Array]:

@@ -10,6 +10,7 @@ from bokeh.transform import transform
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Node
+from hagd_jax.causal.node import node_at
 from hagd_jax.report.plot import canvas, hover, paint
 from hagd_jax.report.record import Report
 from hagd_jax.report.words import node_name, number
@@ -29,6 +30,7 @@ class Table(NamedTuple):
         member: Whether the circuit has it.
         rank: 1 for the highest signed score of all nodes.
         per_expert: As in `Circuit`.
+        spans: As in `Circuit`.
     """
 
     kind: str
@@ -36,8 +38,13 @@ class Table(NamedTuple):
     member: np.ndarray
     rank: np.ndarray
     per_expert: tuple[int, ...] = ()
+    spans: tuple[str, ...] = ()
 
     __repr__ = one_line
+
+    def node(self, layer: int, index: int) -> Node:
+        """Return the node of a layer's column."""
+        return node_at(self.kind, layer, index, self.score.shape[1], self.spans)
 
 
 def tables(report: Report) -> tuple[Table, Table]:
@@ -62,7 +69,8 @@ def tables(report: Report) -> tuple[Table, Table]:
     ):
         shape = np.shape(member)
         score, ranks = flat[part].reshape(shape), rank[part].reshape(shape)
-        parts.append(Table(kind, score, np.asarray(member), ranks, report.circuit.per_expert))
+        own = report.circuit
+        parts.append(Table(kind, score, np.asarray(member), ranks, own.per_expert, own.spans))
     return parts[0], parts[1]
 
 
@@ -286,7 +294,7 @@ def _strongest(table: Table, layer: int) -> str:
 
 
 def _name(table: Table, layer: int, index: int) -> str:
-    return node_name(Node(table.kind, layer, index), table.per_expert)
+    return node_name(table.node(layer, index), table.per_expert)
 
 
 def _whole_ticks(axis: Any, count: int, most: int) -> None:

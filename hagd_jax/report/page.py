@@ -213,7 +213,7 @@ def _ranked(table: Table) -> list[tuple[int, bool, Node, float]]:
         (
             int(rank[i]),
             bool(member[i]),
-            Node(table.kind, *divmod(i, table.score.shape[1])),
+            table.node(*divmod(i, table.score.shape[1])),
             float(table.score.ravel()[i]),
         )
         for i in chosen

@@ -118,7 +118,8 @@ def circuit_table(
             kind = [] if told else [kind_words(units[place], circuit.kind)]
             cells = [parts.names[place], *kind, f"{len(units[place]):,}"]
         else:
-            node = Node(units[place].kind, units[place].layers[0], units[place].index)
+            own = units[place]
+            node = Node(own.kind, own.layers[0], own.index, span=own.span)
             cells = [node_name(node, circuit.per_expert)]
         cells = [str(best.index(place) + 1), "" if layer == before else layer, *cells]
         # Text, not str: no markup is read out of a role.

@@ -104,8 +104,11 @@ def node_name(node: Node, per_expert: Sequence[int] = ()) -> str:
     Example:
         >>> node_name(Node("head", 3, 1)), node_name(Node("feature", 0, 17))
         ('L3.H1', 'L0.F17')
+        >>> node_name(Node("head", 9, 6, span="end"))
+        'L9.H6 at end'
     """
-    return unit_name(node.kind, node.layer, node.index, per_expert)
+    name = unit_name(node.kind, node.layer, node.index, per_expert)
+    return f"{name} at {node.span}" if node.span else name
 
 
 def counted(circuit: Circuit | EdgeCircuit | Wiring, total: int) -> str:

@@ -176,7 +176,7 @@ def described(
         A row for each unit, in the order of the circuit.
 
     Raises:
-        InputError: If the circuit is of another model or dictionary.
+        InputError: If the circuit is of another model or dictionary, or is split by span.
 
     Example:
         >>> case = hagd.testbeds.role_case("lookup", "plain", 0)
@@ -187,6 +187,10 @@ def described(
     """
     require_is("circuit", circuit, Circuit)
     require_is("model", model, LanguageModel)
+    if circuit.spans:
+        raise InputError("circuit to describe", got="one whose units are split by span",
+                         expected="one of whole units",
+                         mend="Describe the circuit before search.split_spans.")  # fmt: skip
     nodes = as_dictionary(model, dictionary)
     circuit.check_model(nodes)
     space = neurons(model).space

@@ -192,7 +192,7 @@ def _cut(
         row = jnp.ones(count(parts)).at[pair].set(0, mode="drop")
         rows = batch.per_row(jnp.broadcast_to(row, (len(batch), len(row))))
         mask: Any = masks(parts, rows)
-        found = forward(model, tokens, parts.mask(mask, other), read=reads).logits
+        found = forward(model, tokens, parts.at(batch).mask(mask, other), read=reads).logits
         off = (batch.metric(found) - own) ** 2
         return jnp.stack([batch.kl(clean, found) @ weight, off @ weight])
 

@@ -129,7 +129,7 @@ def mask_gradients(
     Returns:
         `Nodes` of float32: (L, H) and (L, F), or (L, R, H) and (L, R, F).
     """
-    method, tokens = how.method, batch.inputs()
+    method, tokens, dictionary = how.method, batch.inputs(), dictionary.at(batch)
 
     def masks(at: jax.Array | float) -> Nodes:
         full = jax.tree.map(lambda x: x * at, Nodes.full(dictionary.space, 1.0))

@@ -15,6 +15,8 @@ from hagd_jax.search.outcome import is_found, measured_losses, require_found
 from hagd_jax.search.repair import Repaired, repair
 from hagd_jax.search.restarts import Best, search_restarts
 from hagd_jax.search.schedule import Schedule, schedule
+from hagd_jax.search.span_config import SpanConfig
+from hagd_jax.search.split_spans import split_spans
 from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
@@ -46,6 +48,7 @@ __all__ = [
     "Schedule",
     "Searched",
     "SearchedUnits",
+    "SpanConfig",
     "Start",
     "StartRow",
     "Step",
@@ -78,6 +81,7 @@ __all__ = [
     "seen_by_masks",
     "seen_by_units",
     "smallest_circuit",
+    "split_spans",
     "top_nodes",
     "train_masks",
     "train_units",

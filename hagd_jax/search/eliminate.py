@@ -8,7 +8,7 @@ instead, under several ablations, which finds better ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,7 +30,15 @@ from hagd_jax.units.rows import count, unflat
 _TOGETHER, _ROUNDING = 2, 1e-5
 
 # Circuits (K, N) → their losses (A, K), one row for each ablation.
-_Measure = Callable[[np.ndarray], np.ndarray]
+Measure = Callable[[np.ndarray], np.ndarray]
+
+
+class Leaving(Protocol):
+    """Anything that says how many members may leave in a round has this interface."""
+
+    def leaving(self, members: int, size: int) -> int:
+        """Return how many of the members may leave in a round on the way to a size."""
+        ...
 
 
 class Step(NamedTuple):
@@ -139,7 +147,7 @@ def eliminate(
         return Step(Selection(unflat(parts, row), seen), _named(config, losses))
 
     none, whole = measured(np.stack([np.zeros_like(first), first])).T
-    path = [(first, whole), *_fewer(first, whole, size, config, none.max(), measured)]
+    path = [(first, whole), *fewer(first, whole, size, config, none.max(), measured)]
     row, losses = path[-1]
     swaps = [(row, losses), *_swapped(row, losses, config, measured)]
     last, empty = step(*swaps[-1]), _named(config, none)
@@ -176,15 +184,27 @@ def _named(config: EliminateConfig, losses: np.ndarray) -> dict[str, float]:
     return dict(zip(config.ablations, map(float, losses), strict=True))
 
 
-def _fewer(
+def fewer(
     now: np.ndarray,
     losses: np.ndarray,
     size: int,
-    config: EliminateConfig,
+    config: Leaving,
     empty: float,
-    measured: _Measure,
+    measured: Measure,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ever smaller circuits, and their (A,) losses."""
+    """Remove members from a circuit, the cheapest first.
+
+    Args:
+        now: (N,) the circuit.
+        losses: (A,) its losses.
+        size: Number of members to end with.
+        config: How many members may leave in a round.
+        empty: The largest loss of the empty circuit.
+        measured: (K, N) circuits → their (A, K) losses.
+
+    Yields:
+        Ever smaller circuits, and their (A,) losses.
+    """
     while now.sum() > size:
         inside = np.flatnonzero(now)
         without = measured(_flipped(now, inside))
@@ -208,7 +228,7 @@ def _fewer(
 
 
 def _swapped(
-    now: np.ndarray, losses: np.ndarray, config: EliminateConfig, measured: _Measure
+    now: np.ndarray, losses: np.ndarray, config: EliminateConfig, measured: Measure
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Ever better circuits of the same size, and their (A,) losses."""
     for _ in range(config.swaps):

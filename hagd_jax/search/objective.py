@@ -157,7 +157,7 @@ def distances(
     """
     batch = target.prompts
     mask: Any = masks(parts, batch.per_row(rows))
-    masked = parts.mask(mask, other)
+    masked = parts.at(batch).mask(mask, other)
     found = forward(model, batch.inputs(), masked, read=batch.reads).logits
     kl = batch.kl(target.at.reshape(-1, *target.at.shape[2:]), found)
     return kl, ((batch.metric(found) - target.metric) / scale) ** 2

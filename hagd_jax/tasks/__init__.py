@@ -14,6 +14,7 @@ from hagd_jax.tasks.metric import correct, logit_difference, read_logits
 from hagd_jax.tasks.prompts import Prompts, batches, make_prompts
 from hagd_jax.tasks.registry import algorithm_of, find, names, small_algorithm, task
 from hagd_jax.tasks.seen import Seen, as_read, look, prompt_digests
+from hagd_jax.tasks.spans import with_spans
 from hagd_jax.tasks.text import single_tokens, text_task, word_token
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "sorting",
     "task",
     "text_task",
+    "with_spans",
     "word_token",
 ]

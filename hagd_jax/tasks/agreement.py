@@ -60,7 +60,8 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
     Returns:
         The task; an answer is correct if the forms of the right number are likelier together
-        than those of the other.
+        than those of the other. Its spans are the `subject`, the `end`, where the other noun is,
+        and the `rest`.
 
     Raises:
         InputError: If there are not as many different prompts as asked for.
@@ -71,6 +72,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         tokenizer,
         {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS},
         description="Choose the verb form that agrees with the subject, over another noun.",
+        spans={"noun": "subject"},
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hagd_jax.errors import InputError, require_index, require_list, shown
+from hagd_jax.tasks.spans import require_spans
 
 if TYPE_CHECKING:
     from hagd_jax.tasks.prompts import Prompts
@@ -66,6 +67,8 @@ def on_host(prompts: Any) -> Any:
     """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(prompts):
+        if not field.metadata.get("pytree_node", True):
+            continue
         value = getattr(prompts, field.name)
         try:
             found[field.name] = None if value is None else np.asarray(value)
@@ -147,6 +150,7 @@ def check_prompts(prompts: Prompts, vocab_size: int) -> None:
             )
     if p.group is not None and p.group.shape != p.clean.shape[:1]:
         raise InputError("group", got=f"shape {p.group.shape}", expected=f"{p.clean.shape[:1]}")
+    require_spans(p)
     for field in ("clean", "corrupted"):
         _require_range(field, getattr(p, field), 0, vocab_size)
     answer, distractor = (_alternatives(f, getattr(p, f), vocab_size) for f in _WORDS)

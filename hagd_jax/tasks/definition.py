@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from hagd_jax.brief import one_line
+from hagd_jax.brief import one_line, quoted
 from hagd_jax.errors import InputError, require_index, require_is, require_list, shown
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks.prompts import Prompts
@@ -90,7 +90,7 @@ class Task:
 
     Raises:
         InputError: If a split has another name than those in `SPLITS`, if texts and prompts do not
-            go together, or if an answer is no candidate.
+            go together, if an answer is no candidate, or if splits name different spans.
     """
 
     name: str
@@ -118,10 +118,16 @@ class Task:
             require_split(split)
             require_is(f"split {split} of {self.name}", splits[split], Prompts)
             _check(f"{self.name}/{split}", splits[split], texts.get(split, ()), candidates)
+        _require_same_spans(self.name, splits)
         notes += [note for note in _repeats(splits) if note not in notes]
         values = {"splits": splits, "texts": texts, "candidates": candidates, "notes": tuple(notes)}
         for field, value in values.items():
             object.__setattr__(self, field, value)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Return the names of the spans of its prompts; none where it names none."""
+        return next((prompts.spans for prompts in self.splits.values()), ())
 
     def distinct(self, split: str) -> int:
         """Count the different prompts of a split.
@@ -291,6 +297,14 @@ def _check(
                 got=f"tokens {stray[:5]}",
                 expected="members of the task's candidates",
             )
+
+
+def _require_same_spans(name: str, splits: Mapping[str, Prompts]) -> None:
+    """Refuse splits of which each names other spans."""
+    found = {prompts.spans for prompts in splits.values()}
+    if len(found) > 1:
+        raise InputError(f"spans of {name}", got=quoted(sorted(found)),
+                         expected="the same in all splits")  # fmt: skip
 
 
 def _repeats(splits: Mapping[str, Prompts]) -> list[str]:

@@ -18,6 +18,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import EVENTS, share
 from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.tasks.spans import text_spans, with_spans
 from hagd_jax.tasks.spread import LOOK, Candidate, spread
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         seed: Of the draw; the words of a split stay the same.
 
     Returns:
-        The task; an answer is correct if later years are likelier together than earlier ones.
+        The task; an answer is correct if later years are likelier together than earlier ones. Its
+        spans are the first `year`, the `end` and the `rest`.
 
     Raises:
         InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
@@ -154,7 +156,7 @@ def sides(digits: int, tokens: Mapping[int, int], year: int) -> tuple[list[int],
 
 def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
     later, earlier = zip(*(_sides(tokenizer, span) for span in spans), strict=True)
-    return make_prompts(
+    made = make_prompts(
         [_ids(tokenizer, span) for span in spans],
         [_ids(tokenizer, span, 1) for span in spans],
         later,
@@ -163,6 +165,7 @@ def _prompts(tokenizer: Tokenizer, spans: list[Span], width: int) -> Prompts:
         group=[span.template for span in spans],
         width=width,
     )
+    return with_spans(made, *text_spans(tokenizer, list(map(_text, spans)), {"start": "year"}))
 
 
 def _text(span: Span) -> Text:

@@ -18,6 +18,7 @@ import numpy as np
 from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NAMES, share, words
+from hagd_jax.tasks.spans import slots
 from hagd_jax.tasks.spread import require_enough
 from hagd_jax.tasks.text import single_tokens, text_task
 
@@ -149,7 +150,8 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         seed: Of the draw; the word lists and their split stay the same.
 
     Returns:
-        The task; an answer is correct if it beats the other name.
+        The task; an answer is correct if it beats the other name. Its spans are the indirect
+        object's name `io`, the subject's first and second mention `s1` and `s2`, `end` and `rest`.
 
     Raises:
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
@@ -162,7 +164,15 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         tokenizer,
         texts,
         description="Of two people in a sentence, name the one who receives something.",
+        spans=_spans,
     )
+
+
+def _spans(text: Text) -> dict[str, str]:
+    """The indirect object, and the first and the second mention of the subject."""
+    first, last = slots(text.template, text.clean)["A"]
+    io, s1 = "AB" if text.clean[first:last] == text.answer else "BA"
+    return {io: "io", s1: "s1", "S": "s2"}
 
 
 def names(tokenizer: Tokenizer, split: str) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ class Prompts:
         length: (N,) real tokens in the row; the rest is padding.
         group: (N,) numbers, the same for prompts in which every position plays the same part, as
             in those of one template and length, whatever their split; or None if all are alike.
+        span: (N, T) which of `spans` each token is in, in `clean` as in `corrupted`, see
+            `tasks.with_spans`; or None.
+        spans: Names of the spans; the last holds the padding and all that nothing was named in.
     """
 
     clean: Any
@@ -47,6 +50,8 @@ class Prompts:
     distractor: Any
     length: Any
     group: Any = None
+    span: Any = None
+    spans: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     __repr__ = one_line
 

@@ -56,7 +56,8 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         seed: Of the draw; names and templates of a split stay the same.
 
     Returns:
-        The task; an answer is correct if it beats the other pronoun.
+        The task; an answer is correct if it beats the other pronoun. Its spans are the `name`, the
+        `end` and the `rest`.
 
     Raises:
         InputError: If there are not as many different prompts as asked for.
@@ -67,6 +68,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         tokenizer,
         {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS},
         description="Refer back to a person by the pronoun of their gender.",
+        spans={"name": "name"},
     )
 
 

@@ -168,7 +168,8 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
         seed: Of the draw; the subjects and templates of a split stay the same.
 
     Returns:
-        The task; an answer is correct if it beats every other kept object.
+        The task; an answer is correct if it beats every other kept object. Its spans are the
+        `subject`, the `end` and the `rest`.
 
     Raises:
         InputError: If the tokenizer leaves a split without two subjects of as many tokens, or
@@ -184,6 +185,7 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
         texts,
         description=RELATIONS[relation].description,
         candidates=tuple(sorted(tokens.values())),
+        spans={"subject": "subject"},
     )
 
 

@@ -11,6 +11,7 @@ from hagd_jax.tasks.checks import require_same_length
 from hagd_jax.tasks.definition import Task, Text, read_splits
 from hagd_jax.tasks.duplicates import overlap
 from hagd_jax.tasks.prompts import Prompts, make_prompts
+from hagd_jax.tasks.spans import Named, text_spans, with_spans
 
 # Templates of a task up to which its splits are compared when it is made.
 _MOST_COMPARED = 300
@@ -82,6 +83,7 @@ def text_task(
     *,
     description: str,
     candidates: tuple[int, ...] | None = None,
+    spans: Named | None = None,
 ) -> Task:
     """Build a task from prompts written as text; all splits are padded to one width.
 
@@ -97,6 +99,8 @@ def text_task(
             `|` between them.
         description: One sentence for the report.
         candidates: See `Task`.
+        spans: Which slots of the templates are spans, and what they are called, see
+            `tasks.spans.text_spans`; then units can be split by span. None for no spans.
 
     Returns:
         The task.
@@ -127,6 +131,9 @@ def text_task(
     clean = {s: [_encoded(tokenizer, t.clean) for t in own] for s, own in rows.items()}
     width = max((len(ids) for own in clean.values() for ids in own), default=0)
     splits = {s: _prompts(tokenizer, own, clean[s], width) for s, own in rows.items()}
+    if spans is not None:
+        splits = {s: with_spans(splits[s], *text_spans(tokenizer, own, spans))
+                  for s, own in rows.items()}  # fmt: skip
     kept = {split: tuple(own) for split, own in rows.items()}
     made = Task(name, description, splits, kept, candidates, tuple(notes))
     for token in made.candidates or ():

@@ -4,7 +4,7 @@ from hagd_jax.units.active import ActiveFeatures, active_features
 from hagd_jax.units.blocks import Blocks, blocks
 from hagd_jax.units.chosen import Scores, Selection
 from hagd_jax.units.components import AnyParts, Components, Parts, components, parts_of
-from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary
+from hagd_jax.units.dictionary import MLPS, NEURONS, Dictionary, Spanned
 from hagd_jax.units.directed import Decoders, Directed
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.explained import doubt, unexplained, warn_of_nothing
@@ -15,6 +15,7 @@ from hagd_jax.units.lazy import LazyFeatures
 from hagd_jax.units.naming import unit_name
 from hagd_jax.units.neurons import Neurons, mask_nodes, neurons
 from hagd_jax.units.nodes import Nodes, Space
+from hagd_jax.units.spanned_tree import SpannedTree
 from hagd_jax.units.tree import tree
 from hagd_jax.units.tree_file import load_tree, save_tree
 from hagd_jax.units.unit import Unit
@@ -49,6 +50,8 @@ __all__ = [
     "Selection",
     "Source",
     "Space",
+    "Spanned",
+    "SpannedTree",
     "Unit",
     "UnitEdge",
     "UnitEdges",

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from hagd_jax import struct
 from hagd_jax.errors import require_is
-from hagd_jax.interventions import chain, mask_heads
+from hagd_jax.interventions import at_positions, chain, mask_heads
 from hagd_jax.interventions.shapes import require_broadcast, require_mask
-from hagd_jax.models import Context, Intervention, LanguageModel, scanned
+from hagd_jax.models import Context, Intervention, LanguageModel, scanned, shared
 from hagd_jax.models.config import DecoderConfig
 from hagd_jax.models.sites import site_shape
 from hagd_jax.units.dictionary import MLPS, Dictionary
@@ -24,21 +24,24 @@ class MaskMLPs(Intervention):
     """Interpolate the outputs of MLPs: v ← m · v + (1 − m) · alt.
 
     Attributes:
-        mask: (L, 1) or (L, B, 1) in [0, 1].
+        mask: (L, 1) or (L, B, 1) in [0, 1]; by span (L, S, 1) or (L, B, S, 1).
         alternative: (L, B, T, D), or anything that broadcasts to it.
+        span: As in `interventions.MaskHeads`.
     """
 
     mask: Any = scanned()
     alternative: Any = scanned()
+    span: Any = shared(default=None)
 
     def on_mlp_out(self, value: jax.Array, ctx: Context) -> tuple[jax.Array, MaskMLPs]:
         """Interpolate the output of a layer's MLP."""
-        mask = self.mask[..., None, :]
+        mask = at_positions(self.mask, self.span)
         return mask * value + (1 - mask) * self.alternative, self
 
     def validate(self, config: DecoderConfig, tokens_shape: tuple[int, int]) -> None:
         """Check that masks have one entry per MLP, and that alternatives broadcast to the site."""
-        require_mask("MLPs", jnp.shape(self.mask), (config.n_layers, tokens_shape[0], 1))
+        shape = (config.n_layers, tokens_shape[0], 1)
+        require_mask("MLPs", jnp.shape(self.mask), shape, self.span, tokens_shape[1])
         target = site_shape("mlp_out", config, *tokens_shape)
         got = jnp.shape(self.alternative)[1:]
         require_broadcast("the alternative of MLPs, in each layer", got, target)
@@ -71,10 +74,12 @@ class Blocks(Dictionary):
         """Read the outputs of heads and MLPs from a trace."""
         return {site: trace[site] for site in self.capture}
 
-    def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
+    def mask(
+        self, mask: Nodes, alternative: Mapping[str, jax.Array], span: jax.Array | None = None
+    ) -> Intervention:
         """Interpolate the outputs of heads and MLPs."""
-        mlps = MaskMLPs(jnp.asarray(mask.features, jnp.float32), alternative["mlp_out"])
-        return chain(mask_heads(mask.heads, alternative["head_out"]), mlps)
+        mlps = MaskMLPs(jnp.asarray(mask.features, jnp.float32), alternative["mlp_out"], span)
+        return chain(mask_heads(mask.heads, alternative["head_out"], span), mlps)
 
 
 def blocks(model: LanguageModel) -> Blocks:

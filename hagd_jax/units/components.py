@@ -11,6 +11,7 @@ from hagd_jax import struct
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import DecoderConfig, LanguageModel
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units.dictionary import Dictionary
 from hagd_jax.units.edges import WRITES, Edges, MaskEdges, mask_edges
 from hagd_jax.units.features import Source, as_dictionary
@@ -54,6 +55,10 @@ class Components(struct.PyTreeNode):
 
     def bare(self) -> Components:
         """Return the dictionary itself, which has no name to drop."""
+        return self
+
+    def at(self, prompts: Prompts) -> Components:
+        """Return the value itself, which needs no spans of prompts."""
         return self
 
 

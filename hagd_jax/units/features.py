@@ -190,12 +190,15 @@ class Features(Directed):
         """Add the decoded amounts to the MLP outputs."""
         return AddToFeatures(**writer_fields(self.trained), amount=amount)
 
-    def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
+    def mask(
+        self, mask: Nodes, alternative: Mapping[str, jax.Array], span: jax.Array | None = None
+    ) -> Intervention:
         """Interpolate heads, and write what changing the features changes."""
-        heads = mask_heads(mask.heads, alternative["head_out"])
+        heads = mask_heads(mask.heads, alternative["head_out"], span)
         moved = mask_features(
-            self.trained, mask.features, alternative["feature"], keep_error=self.keep_error
-        )
+            self.trained, mask.features, alternative["feature"], keep_error=self.keep_error,
+            span=span,
+        )  # fmt: skip
         return chain(heads, moved)
 
     def bare(self) -> Self:

@@ -112,7 +112,9 @@ class LazyFeatures(Directed):
         """Refuse: it would compute with all weights."""
         self._refuse()
 
-    def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
+    def mask(
+        self, mask: Nodes, alternative: Mapping[str, jax.Array], span: jax.Array | None = None
+    ) -> Intervention:
         """Refuse: it would compute with all weights."""
         self._refuse()
 

@@ -154,9 +154,11 @@ class Neurons(Directed):
         """Read head outputs and neurons from a trace."""
         return {site: site_of(trace, site) for site in self.capture}
 
-    def mask(self, mask: Nodes, alternative: Mapping[str, jax.Array]) -> Intervention:
+    def mask(
+        self, mask: Nodes, alternative: Mapping[str, jax.Array], span: jax.Array | None = None
+    ) -> Intervention:
         """Interpolate heads and neurons."""
-        return mask_nodes(mask, alternative)
+        return mask_nodes(mask, alternative, span)
 
 
 def neurons(model: LanguageModel) -> Neurons:
@@ -180,7 +182,9 @@ def neurons(model: LanguageModel) -> Neurons:
     return Neurons(model.config, NEURONS)
 
 
-def mask_nodes(mask: Nodes, alternative: Mapping[str, jax.Array]) -> Chain:
+def mask_nodes(
+    mask: Nodes, alternative: Mapping[str, jax.Array], span: jax.Array | None = None
+) -> Chain:
     """Keep heads and neurons where the mask is 1, replace them where it is 0.
 
     Args:
@@ -188,6 +192,8 @@ def mask_nodes(mask: Nodes, alternative: Mapping[str, jax.Array]) -> Chain:
         alternative: `head_out` and `neuron` values: a trace of other prompts (counterfactual), or
             the result of `zero_alternative`, `mean_alternative` or `resample_alternative`.
             Finite: a NaN or an infinity in it reaches the model even where the mask is 1.
+        span: (B, T) number of the span of each token, if the masks have an axis of spans before
+            the nodes.
 
     Returns:
         The intervention.
@@ -197,5 +203,5 @@ def mask_nodes(mask: Nodes, alternative: Mapping[str, jax.Array]) -> Chain:
     """
     require_is("mask", mask, Nodes)
     require_values("alternative", alternative, ("head_out", "neuron"))
-    neurons = MaskNeurons(mask.astype(jnp.float32).features, alternative["neuron"])
-    return chain(mask_heads(mask.heads, alternative["head_out"]), neurons)
+    neurons = MaskNeurons(mask.astype(jnp.float32).features, alternative["neuron"], span)
+    return chain(mask_heads(mask.heads, alternative["head_out"], span), neurons)

@@ -12,8 +12,10 @@ from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.models.arrays import read_array
 from hagd_jax.tasks.seen import Seen
+from hagd_jax.units.dictionary import spans_of, whole_label
 from hagd_jax.units.features import Source, as_dictionary
 from hagd_jax.units.nodes import Space
+from hagd_jax.units.split import whole_space
 from hagd_jax.units.unit_tree import UnitTree
 
 # Layers of a band, where the number is left open.
@@ -35,7 +37,8 @@ def tree(
     Args:
         model: The model.
         dictionary: Whose nodes are the leaves; neurons by default.
-        clusters: (N,) cluster of every leaf, one array for each level, coarsest first, such as
+        clusters: (N,) cluster of every leaf, of every whole one where the dictionary is split by
+            span, one array for each level, coarsest first, such as
             `hierarchy.clusters_of` returns; clusters that reach over several blocks are cut there.
         band: Layers of a band; the last band may have fewer.
         seen: The data that decided the clusters, where they do not record it themselves. Clusters
@@ -81,15 +84,17 @@ def tree_of(
         seen: The data that decided the clusters.
 
     Raises:
-        InputError: As `tree`.
+        InputError: As `tree`, or if the label names spans and the space is not split by as many.
     """
     require_is("space", space, Space)
     require_is("dictionary", dictionary, str)
     band = require_index("band", band)
     if not 1 <= band <= _MOST_LAYERS:
         raise InputError("band", got=band, expected=f"1 to {_MOST_LAYERS:,} layers")
-    rows = [_level(level, space) for level in levels]
-    labels = block_of(space).astype(np.int64)
+    names = spans_of(dictionary)
+    whole = whole_space(space, len(names))
+    rows = [_level(level, whole) for level in levels]
+    labels = block_of(whole).astype(np.int64)
     cut: list[np.ndarray] = []
     for row in rows:
         pairs = np.stack([labels, row])
@@ -100,7 +105,8 @@ def tree_of(
             raise InputError("clusters", got="a cluster in two of the level above",
                              expected="levels that nest, coarsest first")  # fmt: skip
         cut.append(np.argsort(np.argsort(first))[place].astype(np.int32))
-    return UnitTree(space, dictionary, band, tuple(cut), seen)
+    found = UnitTree(whole, whole_label(dictionary), band, tuple(cut), seen)
+    return found.by_span(names) if names else found
 
 
 def block_of(space: Space) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hagd_jax.errors import InputError
-from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units.dictionary import MLPS, NEURONS, whole_label
 from hagd_jax.units.nodes import Space
 
 BAND, ATTENTION, MLP, CLUSTER, HEAD = "band", "attention", "mlp", "cluster", "head"
@@ -32,6 +32,7 @@ class Unit:
             number; 0 of a block.
         block: `attention` or `mlp`; empty for a band, which holds both.
         ranges: Its leaves as ranges [start, stop) of places in `Nodes.flat`, ascending.
+        span: Name of the only span at which it is, in circuits whose units are split by span.
 
     Example:
         >>> Unit("cluster", (5, 5), 2, "mlp", ((40, 43), (47, 48))).name
@@ -43,6 +44,7 @@ class Unit:
     index: int
     block: str
     ranges: Ranges
+    span: str = ""
 
     def __len__(self) -> int:
         """Return the number of leaves."""
@@ -55,11 +57,15 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Return the name, such as `layers 0-3`, `mlp 0`, `cluster 5.2` or `head 3.1`."""
+        """Return the name, such as `layers 0-3`, `mlp 0`, `cluster 5.2` or `head 3.1 at end`."""
         first, last = self.layers
-        if self.leaf or self.kind == CLUSTER:
-            return f"{self.kind} {first}.{self.index}"
-        return f"layers {first}-{last}" if self.kind == BAND else f"{self.kind} {first}"
+        if self.kind == BAND:
+            own = f"layers {first}-{last}"
+        elif self.leaf or self.kind not in (ATTENTION, MLP):
+            own = f"{self.kind} {first}.{self.index}"
+        else:
+            own = f"{self.kind} {first}"
+        return f"{own} at {self.span}" if self.span else own
 
     def places(self) -> np.ndarray:
         """Return the (n,) places of its leaves in `Nodes.flat`, ascending."""
@@ -73,10 +79,10 @@ def leaf_kind(dictionary: str) -> str:
         dictionary: Label of the dictionary.
 
     Example:
-        >>> leaf_kind("neurons"), leaf_kind("runs/transcoder#1a2b3c4d")
+        >>> leaf_kind("neurons"), leaf_kind("runs/transcoder#1a2b3c4d@end,rest")
         ('neuron', 'feature')
     """
-    return {NEURONS: "neuron", MLPS: MLP}.get(dictionary, "feature")
+    return {NEURONS: "neuron", MLPS: MLP}.get(whole_label(dictionary), "feature")
 
 
 def leaf(space: Space, kind: str, place: int) -> Unit:

@@ -13,7 +13,8 @@ from hagd_jax.brief import quoted
 from hagd_jax.errors import InputError, require_index, require_is, require_list
 from hagd_jax.files.digests import arrays_digest
 from hagd_jax.tasks.seen import Seen
-from hagd_jax.units.dictionary import tail
+from hagd_jax.tasks.spans import span_names
+from hagd_jax.units.dictionary import spanned_label, tail
 from hagd_jax.units.layout import Layout, layout
 from hagd_jax.units.nodes import Space
 from hagd_jax.units.unit import (
@@ -70,6 +71,33 @@ class UnitTree:
         sizes = np.array([*self.space, self.band], np.int64)
         arrays = {f"level{i}": level for i, level in enumerate(self.levels)}
         return arrays_digest({"sizes": sizes, **arrays}, {"dictionary": tail(self.dictionary)})
+
+    def by_span(self, names: Iterable[str]) -> UnitTree:
+        """Split units by the spans of prompts, so that a circuit may have one at some spans only.
+
+        Args:
+            names: Names of the spans, such as `task.spans`.
+
+        Returns:
+            The tree with each unit whole, such as `mlp 0`, and at each span, `mlp 0 at end`.
+
+        Raises:
+            InputError: If there is no name, one comes twice, or units are split already.
+
+        Example:
+            >>> tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model)
+            >>> split = tree.by_span(["letters", "end", "rest"])
+            >>> [unit.name for unit in split.children("head 0.1")]
+            ['head 0.1 at letters', 'head 0.1 at end', 'head 0.1 at rest']
+            >>> [unit.name for unit in split.rest(["attention 0", "mlp 0 at end"])]
+            ['mlp 0 at letters', 'mlp 0 at rest']
+        """
+        from hagd_jax.units.spanned_tree import SpannedTree  # a tree itself
+
+        names, (layers, heads, features) = span_names(names), self.space
+        space = Space(layers, len(names) * heads, len(names) * features)
+        label = spanned_label(self.dictionary, names)
+        return SpannedTree(space, label, self.band, self.levels, self.seen)
 
     def counts(self) -> dict[str, int]:
         """Count the inner units of each kind."""

@@ -27,6 +27,7 @@ from hagd_jax.models.intervention import Identity
 from hagd_jax.models.layers import Attention, Norm
 from hagd_jax.models.sites import site_shape
 from hagd_jax.models.tap import Options, Tap
+from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units.unit_edges import Frame, Slots, UnitEdges
 
 READS = ("embed", "head_out", "neuron")
@@ -266,6 +267,10 @@ class Wired(struct.PyTreeNode):
 
     def bare(self) -> Wired:
         """Return the value itself, which has no name to drop."""
+        return self
+
+    def at(self, prompts: Prompts) -> Wired:
+        """Return the value itself, which needs no spans of prompts."""
         return self
 
     def of(self, model: LanguageModel) -> Wired:

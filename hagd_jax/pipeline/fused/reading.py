@@ -48,7 +48,8 @@ def require_readable(model: LanguageModel, splits: Mapping[str, Prompts]) -> Non
 def alike(splits: list[Prompts]) -> list[Prompts]:
     """Pad prompts of several splits to one width and one number of answers.
 
-    Tokens are padded with 0 and alternatives with -1, as `make_prompts` and `make_choices` do.
+    Tokens are padded with 0 and alternatives with -1, as `make_prompts` and `make_choices` do, and
+    padding is in the last span.
     """
     filling = {"clean": 0, "corrupted": 0, "answer": -1, "distractor": -1, "position": -1}
     found: list[dict[str, np.ndarray]] = [{} for _ in splits]
@@ -61,6 +62,10 @@ def alike(splits: list[Prompts]) -> list[Prompts]:
             room = [(0, 0)] * value.ndim
             room[-1] = (0, width - value.shape[-1] if most > 1 else 0)
             own[name] = np.pad(value, room, constant_values=filling[name])
+    for prompts, own in zip(splits, found, strict=True):
+        if prompts.span is not None:
+            room = [(0, 0), (0, own["clean"].shape[1] - np.shape(prompts.span)[1])]
+            own["span"] = np.pad(prompts.span, room, constant_values=len(prompts.spans) - 1)
     return [
         dataclasses.replace(prompts, **own, group=groups_of(prompts))
         for prompts, own in zip(splits, found, strict=True)
