@@ -65,8 +65,7 @@ class Config(Places):
         features: Its features a layer.
         length: Tokens of a sequence of the text.
         test: Number of test prompts of a language task.
-        nodes: Size of the circuits.
-        more: Further words of the commands that find circuits.
+        more: Further words of the commands that find circuits, such as a size; they are recorded.
     """
 
     model: Path
@@ -78,7 +77,6 @@ class Config(Places):
     features: int = 4096
     length: int = 128
     test: int = 64
-    nodes: str = "10%"
     more: tuple[str, ...] = ()
 
 
@@ -95,7 +93,7 @@ def main(config: Config) -> None:
         return [MEASURES[cell["part"]](cell["of"], config)]
 
     measure_cells("real_models", cells, measure, config,
-                  varied=("model", "text", "parts", "tasks", "circuits"))  # fmt: skip
+                  varied=("model", "text", "parts", "tasks", "circuits", "more"))  # fmt: skip
 
 
 def hagd(config: Config, *words: object) -> tuple[int, float]:
@@ -189,15 +187,16 @@ def transcoder_trained(name: str, config: Config) -> Row:
 def circuit_found(name: str, config: Config) -> Row:
     """Find a circuit, and judge it again from its file."""
     out = folder(config, f"circuit-{name}")
-    status, seconds = hagd(config, "extract", "--task", name, "--model", config.model, "--nodes",
-                      config.nodes, "--out", out, *config.more)  # fmt: skip
+    status, seconds = hagd(config, "extract", "--task", name, "--model", config.model,
+                           "--out", out, *config.more)  # fmt: skip
+    own = {"words": list(config.more), "extract_seconds": seconds}
     if status:
-        return {"verdict": "no circuit found", "extract_seconds": seconds}
+        return {"verdict": "no circuit found"} | own
     again = folder(config, f"validation-{name}.json")
     _, judged = hagd(config, "validate", "--circuit", out / "circuit.json", "--model",
                      config.model, "--out", again)  # fmt: skip
     told = json.loads(again.read_text())
-    return summary(told) | {"extract_seconds": seconds, "validate_seconds": judged}
+    return summary(told) | own | {"validate_seconds": judged}
 
 
 def summary(told: dict[str, Any]) -> Row:

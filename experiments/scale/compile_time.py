@@ -5,9 +5,9 @@
 Compiles the forward pass and the gradient of the Llama-70B configuration (shapes only, nothing is
 allocated) for this machine's CPU: plain, with an intervention of five parts, and with
 rematerialisation. Targets: forward ≤ 5 s, gradient ≤ 10 s. Then the same sizes with the options of
-each other family, windows and all: each at most 1.3 times as long as Llama's. The families take
-turns, and the shortest of some times counts, in processor time: what else runs here weighs less.
-Writes results/compile_time.json.
+each other family, windows and all, mixtures with as many neurons in all their experts together:
+each at most 1.3 times as long as Llama's. The families take turns, and the shortest of some times
+counts, in processor time: what else runs here weighs less. Writes results/compile_time.json.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ FAMILIES = {
     "qwen3": "qwen3-8b",
     "gemma2": "gemma-2-27b",
     "gemma3": "gemma-3-27b",
+    "mixtral": "mixtral-8x7b",
+    "qwen3_moe": "qwen3-30b-a3b",
 }
 
 
@@ -87,7 +89,8 @@ def chain_of_five(config: models.DecoderConfig) -> models.Intervention:
 def of_family(decoder: models.DecoderConfig, preset: str) -> models.DecoderConfig:
     """Return the options of a preset at the sizes of a model, with short windows."""
     own = models.preset(preset)
-    chosen = {name: getattr(own, name) for name in (*OPTIONS, "qkv_bias", "activation", "tied")}
+    beside = ("qkv_bias", "activation", "tied", "experts_per_token", "normalise_routing")
+    chosen = {name: getattr(own, name) for name in (*OPTIONS, *beside)}
     if own.window:
         own_windows = (own.windows * decoder.n_layers)[: decoder.n_layers]
         layers = tuple(i for i, window in enumerate(own_windows) if window)
