@@ -89,7 +89,11 @@ def whole(source: str, model: LanguageModel, rows: Sizes) -> Task:
     """Read a file's rows as one split, which is its own reference as well."""
     task = hagd.tasks.task(source, model, sizes=rows)
     every = jax.tree.map(lambda *parts: np.concatenate(parts), *task.splits.values())
-    return dataclasses.replace(task, splits={"discover": every, "test": every}, texts={})
+    said = sum((task.texts[split] for split in task.splits), ())
+    twice = ("discover", "test")
+    return dataclasses.replace(
+        task, splits=dict.fromkeys(twice, every), texts=dict.fromkeys(twice, said)
+    )
 
 
 if __name__ == "__main__":
