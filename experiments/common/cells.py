@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.common.record import conditions, plain, write
 from experiments.common.script import Places
 from hagd_jax.errors import ConfigError
+from hagd_jax.files import read_json_object
 
 Row = dict[str, Any]
 # Fields that name folders.
@@ -29,7 +30,8 @@ def measure_cells(
 ) -> list[Row]:
     """Measure the cells one by one, and write `<results>/<name>.json` after each.
 
-    Cells of other seeds or tasks that earlier calls measured stay in the results.
+    Cells of other seeds or tasks that earlier calls measured stay in the results; so do those that
+    the results hold, measured elsewhere with the same settings.
 
     Args:
         name: Name of the experiment; finished cells are kept in `<runs>/<name>.jsonl`.
@@ -50,6 +52,10 @@ def measure_cells(
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = settings_of(config, varied)
     done = _done(path, settings)
+    known = {json.dumps(cell, sort_keys=True) for cell in cells} | done.keys()
+    if cells:
+        fields = list(cells[0])
+        done = _elsewhere(config.results / f"{name}.json", fields, settings, known) | done
     for place, cell in enumerate(cells):
         key = json.dumps(cell, sort_keys=True)
         if key not in done:
@@ -65,6 +71,31 @@ def measure_cells(
         written = more | {"settings": settings, "cells": len(done), "rows": rows}
         write(config.results / f"{name}.json", conditions(seconds) | written)
     return [row for c in cells for row in done[json.dumps(c, sort_keys=True)]["rows"]]
+
+
+def _elsewhere(
+    path: Path, fields: Sequence[str], settings: dict[str, Any], known: Collection[str]
+) -> dict[str, Any]:
+    """Read the cells of a record that are none of those known, by key; they are not measured again.
+
+    How long each took is not in a record; all its cells are taken to be alike.
+    """
+    record = read_json_object(path) if path.exists() else {}
+    if record.get("settings") != settings:
+        return {}
+    found: dict[str, Any] = {}
+    for row in record["rows"]:
+        if any(field not in row for field in fields):
+            continue
+        cell = {field: row[field] for field in fields}
+        key = json.dumps(cell, sort_keys=True)
+        if key not in known:
+            own = {"cell": cell, "seconds": 0.0, "rows": [], "settings": settings}
+            found.setdefault(key, own)["rows"].append(row)
+    share = len(found) / max(record.get("cells", len(found)), 1)
+    for own in found.values():
+        own["seconds"] = share * record["seconds"] / len(found)
+    return found
 
 
 def settings_of(config: Places, varied: Sequence[str]) -> dict[str, Any]:

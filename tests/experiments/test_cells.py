@@ -1,6 +1,7 @@
 """Settings that cells share: the same in every folder, on every machine."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 from experiments.common.cells import measure_cells, settings_of
@@ -37,3 +38,32 @@ def test_cells_measured_from_another_folder_are_gone_on_with(tmp_path):
         rows = measure_cells("few", [{"seed": 0}], measure, config, varied=("seeds",))
         assert rows == [{"seed": 0, "value": 1}]
     assert len(measured) == 1
+
+
+def test_cells_that_only_the_record_holds_stay_in_it(tmp_path):
+    """A fresh checkout has the record and no folder of runs."""
+    measured = []
+
+    def call(runs, seeds, inner=Inner()):
+        def measure(cell):
+            measured.append(cell["seed"])
+            return [{"value": 10 * cell["seed"]}, {"value": 10 * cell["seed"] + 1}]
+
+        config = Outer(results=tmp_path, runs=tmp_path / runs, inner=inner)
+        cells = [{"seed": seed} for seed in seeds]
+        rows = measure_cells("few", cells, measure, config, varied=("seeds",))
+        assert rows == [{"seed": s, "value": 10 * s + i} for s in seeds for i in (0, 1)]
+        return json.loads((tmp_path / "few.json").read_text())
+
+    call("here", (0, 1))
+    record = call("there", (1, 2))
+    # Seed 0 is kept as it stands, seed 1 was asked for and is measured again.
+    assert measured == [0, 1, 1, 2]
+    assert sorted(row["value"] for row in record["rows"]) == [0, 1, 10, 11, 20, 21]
+    assert record["cells"] == 3
+    again = call("there", (1, 2))
+    assert measured == [0, 1, 1, 2]
+    assert again["rows"] == record["rows"]
+    # Other settings are another record.
+    other = call("yonder", (2,), Inner(size=4))
+    assert [row["value"] for row in other["rows"]] == [20, 21]
