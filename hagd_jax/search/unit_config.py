@@ -34,6 +34,9 @@ class UnitMaskConfig:
         superset: Share of the prompts on which closed leaves are opened at random beside the mask,
             so that circuits tolerate additional leaves; 0 for none.
         opened: Probability with which each closed leaf is opened there.
+        sharpness: What logits are multiplied by at the end of the last plateau, where that rises
+            geometrically from 1: the larger, the less noise is left, so that masks end as the
+            circuit that is read from them, whose units have learnt to make up for each other.
         metric: Weight of the squared error of the metric, beside KL.
         check_every: Number of steps that run as one compiled scan.
 
@@ -56,6 +59,7 @@ class UnitMaskConfig:
     memory: float = 0.9
     superset: float = 0.0
     opened: float = 0.1
+    sharpness: float = 1.0
     metric: float = 1.0
     check_every: int = 10
 
@@ -70,6 +74,7 @@ class UnitMaskConfig:
         for field in ("superset", "opened"):
             require_number(field, getattr(self, field), least=0, most=1)
         require_number("metric", self.metric, least=0)
+        require_number("sharpness", self.sharpness, least=1)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
         if self.batch_size < len(self.ablations):
             expected = f"{len(self.ablations)} or more, one for each ablation"

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
         units: (steps,) float32 expected units.
         leaves: (steps,) float32 expected leaves.
         rate: (steps,) float32 share of the learning rate.
+        sharp: (steps,) float32 what logits are multiplied by.
         averaged: (steps,) float32 number of steps, this one included, over which the mean of the
             logits is taken; at most 1 where it begins anew.
         reading: (steps, K) whether the plateau of each size has not ended before the step.
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     units: np.ndarray
     leaves: np.ndarray
     rate: np.ndarray
+    sharp: np.ndarray
     averaged: np.ndarray
     reading: np.ndarray
 
@@ -125,7 +127,8 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
     both = np.concatenate(rows).astype(np.float32)
     steps = np.arange(config.steps)
     fallen, stop = stops[-1]
-    rate = 1 - (1 - _LAST_RATE) * np.clip((steps - fallen) / max(stop - fallen, 1), 0, 1)
-    return Plan(both[:, 0], both[:, 1], rate.astype(np.float32),
+    last = np.clip((steps - fallen) / max(stop - fallen, 1), 0, 1)
+    rate, sharp = 1 - (1 - _LAST_RATE) * last, config.sharpness**last
+    return Plan(both[:, 0], both[:, 1], rate.astype(np.float32), sharp.astype(np.float32),
                 np.concatenate(counts).clip(0).astype(np.float32),
                 steps[:, None] < stops[:, 1])  # fmt: skip

@@ -205,20 +205,23 @@ def update(
         The state after, and metrics.
     """
     batch, other, scale = given
-    of_noise, (units, leaves, rate, averaged, reading) = asked
+    of_noise, (units, leaves, rate, sharp, averaged, reading) = asked
     of_masks, of_more = jax.random.split(of_noise)
     weights = loss_weights(state.running, config.temperature)
     shares = (which == jnp.arange(len(config.ablations))[:, None]).astype(jnp.float32)
     shares = shares / shares.sum(1, keepdims=True)
 
     def of(logits: UnitGates) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        shifts = held_shifts(logits, units, leaves)
-        mask = beside(draw(logits, shifts, of_masks, len(which)), of_more, config)
+        own = jax.tree.map(lambda x: sharp * x, logits)
+        shifts = held_shifts(own, units, leaves)
+        mask = beside(draw(own, shifts, of_masks, len(which)), of_more, config)
         kl, off = distances(model, search.parts, batch, other, mask, scale)
         each = shares @ (kl + config.metric * off)
-        return weights @ each, (each, shifts)
+        return weights @ each, (each, (units_at(own, shifts.units), leaves_at(own, shifts)))
 
-    (value, (each, shifts)), gradient = jax.value_and_grad(of, has_aux=True)(state.logits)
+    (value, (each, (held_units, held_leaves))), gradient = jax.value_and_grad(of, has_aux=True)(
+        state.logits
+    )
     updates, opt_state = _optimizer(config).update(gradient, state.opt_state)
     updates = jax.tree.map(lambda x: rate * x, updates)
     running = config.memory * state.running + (1 - config.memory) * each
@@ -235,8 +238,7 @@ def update(
         lambda new, old: jnp.where(reading.reshape(-1, *[1] * new.ndim), new, old),
         mean, state.kept,
     )  # fmt: skip
-    metrics = {"loss": value, "units": units_at(state.logits, shifts.units),
-               "leaves": leaves_at(state.logits, shifts)}  # fmt: skip
+    metrics = {"loss": value, "units": held_units, "leaves": held_leaves}
     for i, name in enumerate(config.ablations):
         metrics |= {f"loss_{name}": each[i], f"weight_{name}": weights[i]}
     after = state.replace(logits=logits, mean=mean, kept=kept, running=running, opt_state=opt_state)

@@ -250,6 +250,21 @@ def test_plans_fall_to_each_size_and_stay():
     assert plan.reading[-1].tolist() == [False, True]
 
 
+def test_gates_lose_their_noise_over_the_last_plateau_alone():
+    sizes, space = [(8, 40), (4, 20)], Space(4, 3, 16)
+    plain = plan_of(sizes, space, UnitMaskConfig(steps=100))
+    sharp = plan_of(sizes, space, UnitMaskConfig(steps=100, sharpness=16.0))
+    assert (plain.sharp == 1).all()
+    falling = sharp.units > sizes[-1][0]
+    assert (sharp.sharp[falling] == 1).all()
+    last = sharp.sharp[~falling]
+    assert (np.diff(last) > 0).all()
+    assert 8 < last[-1] < 16
+    np.testing.assert_allclose(np.diff(np.log(last)), np.log(last[1] / last[0]), rtol=1e-3)
+    with pytest.raises(ConfigError, match="sharpness"):
+        UnitMaskConfig(sharpness=0.5)
+
+
 @pytest.mark.parametrize("space", [(1, 1, 1), (1, 1, 4), (2, 1, 1)])
 def test_the_smallest_trees_are_searched(space):
     layers, heads, neurons = space
