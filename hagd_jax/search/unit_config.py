@@ -35,8 +35,8 @@ class UnitMaskConfig:
             so that circuits tolerate additional leaves; 0 for none.
         opened: Probability with which each closed leaf is opened there.
         sharpness: What logits are multiplied by at the end of the last plateau, where that rises
-            geometrically from 1: the larger, the less noise is left, so that masks end as the
-            circuit that is read from them, whose units have learnt to make up for each other.
+            geometrically from 1: from 1, which keeps all noise, to 1000. The larger, the less
+            noise is left, so that masks end as the circuit that is read from them.
         metric: Weight of the squared error of the metric, beside KL.
         check_every: Number of steps that run as one compiled scan.
 
@@ -74,7 +74,7 @@ class UnitMaskConfig:
         for field in ("superset", "opened"):
             require_number(field, getattr(self, field), least=0, most=1)
         require_number("metric", self.metric, least=0)
-        require_number("sharpness", self.sharpness, least=1)
+        require_number("sharpness", self.sharpness, least=1, most=1000)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
         if self.batch_size < len(self.ablations):
             expected = f"{len(self.ablations)} or more, one for each ablation"

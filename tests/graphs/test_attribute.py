@@ -75,7 +75,7 @@ def test_every_edge_equals_taking_its_source_out(name):
     for kind in (FEATURE, EMBEDDING) if transcoder is None else (FEATURE, ERROR, EMBEDDING):
         assert np.abs(expected[:, table.kind == kind]).max() > 0.01
     # Sums of float32 in another order: a few units in the last place of the largest edges.
-    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=2e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
     # All rows are here, so each adds up to what its target owes to all sources.
     targets = (table.kind == FEATURE) | (table.kind == LOGIT)
     np.testing.assert_allclose(found.sum(1)[targets], total[targets], atol=5e-5)

@@ -165,10 +165,10 @@ def test_a_mesh_changes_nothing(config, mesh):
     many = on_mesh(one, make_mesh(mesh))
     tokens, sites = np.tile(TOKENS, (2, 1)), ["router", "neuron", "resid_post"]
     expected, found = (forward(model, tokens, capture=sites) for model in (one, many))
-    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=2e-6, atol=1e-5)
     for site, value in expected.trace.items():
         assert np.abs(value).max() > 0.1
-        np.testing.assert_allclose(found.trace[site], value, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.trace[site], value, rtol=2e-6, atol=1e-5)
     # Experts lie whole on their devices.
     parts = dict(part.split("=") for part in mesh.split(",")).get("model", "1")
     kernel = many.params["blocks"]["mlp"]["in"]["kernel"]

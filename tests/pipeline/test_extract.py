@@ -183,7 +183,7 @@ def test_a_run_continues_on_another_mesh(copier, task, tmp_path):
     found = run_until("score", many, task, config, out=open_run(tmp_path, {}))["score"]
     expected = mean_scores(copier, task.splits["discover"], config.gradient)
     # Batches of other sizes add up float32 in another order.
-    np.testing.assert_allclose(found.flat(), expected.flat(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.flat(), expected.flat(), rtol=1e-6, atol=1e-6)
 
 
 def test_a_task_by_name_takes_the_sizes_and_wrong_tasks_are_named(copier, task):

@@ -121,6 +121,18 @@ def test_a_search_without_counterfactuals_reads_none(execute, copier, task):
     assert np.abs(found.scores).max() > 0
 
 
+def test_a_repair_under_counterfactuals_reads_those_of_the_task(copier, task):
+    own = dataclasses.replace(SEARCH, ablations=("mean", "resample"))
+    config = dataclasses.replace(CONFIG, unit_masks=own)
+    assert Context(copier, task, config).searched is not task
+    for rounds, repaired in ((1, ("counterfactual",)), (1, ("mean",)), (0, ("counterfactual",))):
+        repair = UnitRepairConfig(rounds=rounds, ablations=repaired)
+        context = Context(copier, task, dataclasses.replace(config, unit_repair=repair))
+        reads = bool(rounds) and repaired == ("counterfactual",)
+        assert (context.searched is task) == reads
+        assert context.baseline == ("counterfactual" if reads else "resample")
+
+
 class Killed(BaseException):
     pass
 

@@ -263,6 +263,8 @@ def test_gates_lose_their_noise_over_the_last_plateau_alone():
     np.testing.assert_allclose(np.diff(np.log(last)), np.log(last[1] / last[0]), rtol=1e-3)
     with pytest.raises(ConfigError, match="sharpness"):
         UnitMaskConfig(sharpness=0.5)
+    with pytest.raises(ConfigError, match="sharpness"):
+        UnitMaskConfig(sharpness=1e30)
 
 
 @pytest.mark.parametrize("space", [(1, 1, 1), (1, 1, 4), (2, 1, 1)])
