@@ -132,20 +132,21 @@ def units(result: dict) -> list[Row]:
     for (task, _, seed), rows in found.items():
         first = rows[0]
         said = "; ".join(
-            f"{row['ablation']} {'all hold' if row['gates'] and _near(row) else 'not all hold'} "
-            f"(faithfulness {row['faithfulness']:.2f}, accuracy {row['preservation']:.0%}, "
+            f"{row['ablation']} {_failed(row)} (faithfulness {row['faithfulness']:.2f}, on "
+            f"{row['spread']:.0%} of the prompts .5 to 1.5, accuracy {row['preservation']:.0%}, "
             f"KL {row['kl_share']:.0%})" for row in rows
         )  # fmt: skip
-        size = f"{first['units']} units with {first['nodes']:,} of {first['of']:,} nodes"
-        gates = "faithfulness .7 to 1.3, accuracy ≥ 85%, KL ≤ 30%"
+        size = (f"{first['units']} units with {first['heads']} heads, {first['nodes']:,} of "
+                f"{first['of']:,} nodes")  # fmt: skip
+        gates = "faithfulness .7 to 1.3, .5 to 1.5 on ≥ 80%, accuracy ≥ 85%, KL ≤ 30%"
         made.append(
             (f"SmolLM2, {task}, seed {seed}: {size}; gates", said, gates, "circuits/units.py")
         )
     return made
 
 
-def _near(row: dict) -> bool:
-    return 0.7 <= row["faithfulness"] <= 1.3
+def _failed(row: dict) -> str:
+    return f"all but {', '.join(row['failed'])}" if row["failed"] else "all hold"
 
 
 def exhaustive(result: dict) -> list[Row]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MOST = 54
 # Columns of a terminal; a wider table stands closer.
 _COLUMNS = 100
+# Heads of one unit that are named one by one.
+_FEW = 8
 # Characters of a role: as many as the longest that a rule gives.
 _WIDEST = 20
 
@@ -60,6 +62,30 @@ def kind_words(unit: Unit, leaf: str) -> str:
             CLUSTER: f"cluster of {inside}s"}[unit.kind]  # fmt: skip
 
 
+def shown_names(circuit: Circuit) -> list[str]:
+    """Name each unit for a reader: as `Circuit.names`, but heads that are one unit by themselves.
+
+    Args:
+        circuit: The circuit.
+
+    Example:
+        >>> level = [0, 1, 0, 2, 2, 2, 2, 2, 3, 3]
+        >>> tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model, clusters=[level])
+        >>> circuit = hagd.causal.Circuit.of_units(tree, ["cluster 0.0", "cluster 0.2"], [2.0, 1.5],
+        ...                                        model="either", task="or")
+        >>> shown_names(circuit)
+        ['heads 0.0,2', 'cluster 0.2']
+    """
+    heads, found = circuit.space.heads, []
+    for unit, name in zip(circuit.units, circuit.parts().names, strict=True):
+        some = unit.kind == CLUSTER and unit.block == ATTENTION and not (unit.leaf or unit.span)
+        if some and len(unit) <= _FEW:
+            places = ",".join(str(place % heads) for place in unit.places().tolist())
+            name = f"heads {unit.layers[0]}.{places}"
+        found.append(name)
+    return found
+
+
 def layer_words(unit: Unit) -> str:
     """Name the layer of a unit, or its first and last one, as `0 to 3`."""
     first, last = unit.layers
@@ -96,7 +122,7 @@ def radius_words(radius: int | None) -> str:
 
 COLUMNS: tuple[Column, ...] = (
     Column("layer", lambda circuit: [layer_words(unit) for unit in circuit.units]),
-    Column("unit", lambda circuit: circuit.parts().names, right=False),
+    Column("unit", shown_names, right=False),
     Column("kind", lambda circuit: [kind_words(u, circuit.kind) for u in circuit.units], False),
     Column("nodes", lambda circuit: [f"{len(unit):,}" for unit in circuit.units]),
     Column("score", lambda circuit: [f"{score:.3g}" for score in circuit.parts().scores.tolist()]),

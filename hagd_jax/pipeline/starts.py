@@ -8,6 +8,9 @@ import json
 import math
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
+
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Ablation
 from hagd_jax.causal.judged import Judged, judged_prompts
@@ -157,13 +160,20 @@ def choose(
     seen = context.task.look("discover", ablation=context.baseline)
     context.progress("start", 0, 1)
     start = best_start(
-        context.model, judged.prompts, {name: Scores(each, seen) for name, each in found.items()},
+        context.model, judged.prompts,
+        {name: Scores(_begun_at(config, each), seen) for name, each in found.items()},
         sizes, ablations=[Ablation(kind, judged.reference, config.seed) for kind in under],
         dictionary=nodes, batch_size=config.gradient.batch_size,
     )  # fmt: skip
     context.progress("start", 1, 1)
     count = len(judged.prompts)
     return Choice(start.name, start.losses, sizes, under, count, start.table, left_out)
+
+
+def _begun_at(config: ExtractConfig, scores: Nodes) -> Nodes:
+    """What orders nodes where masks begin: over units the size of scores, see `UnitMaskConfig`."""
+    signed = config.search != "units" or config.unit_masks.signed
+    return scores if signed else jax.tree.map(jnp.abs, scores)
 
 
 def _compared(context: Context) -> Judged:

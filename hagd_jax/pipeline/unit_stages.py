@@ -73,8 +73,10 @@ def search(context: Context, left: Left) -> FoundUnits:
         tree = tree_of(nodes.space, nodes.label, (), BANDWIDTH, left.seen)
         return found_units(left, sizes, tree, [(tree.roots, (0.0,) * len(tree.roots))])
     prior = left["hierarchy"].prior
+    # Logits of membership are signed by their meaning.
+    start = dataclasses.replace(own, signed=own.signed or config.prior == "learner")
     state = init_units(
-        jax.random.key(config.seed), prior, nodes.space, own, sizes=len(sizes)
+        jax.random.key(config.seed), prior, nodes.space, start, sizes=len(sizes)
     )  # fmt: skip
     resumed = run.masks.latest(state) if run else None
     if run is not None:

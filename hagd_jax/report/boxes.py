@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import Circuit
-from hagd_jax.causal.circuit_text import columns_of, cut, kind_words, layer_words
+from hagd_jax.causal.circuit_text import columns_of, cut, kind_words, layer_words, shown_names
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.report.html import environment
 from hagd_jax.units import Unit
@@ -92,7 +92,7 @@ def drawing(circuit: Circuit) -> Drawing | None:
         by_layer.setdefault(unit.layers, []).append(place)
     lost = [row.necessity for row in circuit.about or ()]
     longest = max(map(abs, lost), default=0.0) or 1.0
-    names, words = circuit.parts().names, _words(circuit)
+    names, words = shown_names(circuit), _words(circuit)
     boxes, layers, y = [], [], 1.0
     for _, places in sorted(by_layer.items(), reverse=True):
         layers.append((y + HEIGHT / 2, layer_words(units[places[0]])))

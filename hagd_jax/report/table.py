@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hagd_jax.causal import Circuit, Node, ValidationReport
-from hagd_jax.causal.circuit_text import COLUMNS, columns_of, kind_words, layer_words, left_out
+from hagd_jax.causal.circuit_text import (
+    COLUMNS,
+    columns_of,
+    kind_words,
+    layer_words,
+    left_out,
+    shown_names,
+)
 from hagd_jax.report.measures import Cell, checks, main_measures
 from hagd_jax.report.record import Report
 from hagd_jax.report.verdict_words import LEGEND, MARKS, STYLES, badge, verdict_sentence
@@ -82,7 +89,7 @@ def circuit_table(
     Returns:
         A table for `rich.print`, with a sentence on the units that it leaves out.
     """
-    units, parts = circuit.units, circuit.parts()
+    units, parts, shown = circuit.units, circuit.parts(), shown_names(circuit)
     given = parts.scores
     if scores is not None:
         flat = np.asarray(scores.flat())
@@ -116,7 +123,7 @@ def circuit_table(
         layer = layer_words(units[place])
         if mixed:
             kind = [] if told else [kind_words(units[place], circuit.kind)]
-            cells = [parts.names[place], *kind, f"{len(units[place]):,}"]
+            cells = [shown[place], *kind, f"{len(units[place]):,}"]
         else:
             own = units[place]
             node = Node(own.kind, own.layers[0], own.index, span=own.span)

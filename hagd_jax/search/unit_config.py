@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hagd_jax.errors import ConfigError, require_choice, require_list, require_number
+from hagd_jax.errors import ConfigError, require_choice, require_is, require_list, require_number
 
 # What a search can set closed leaves to, in the order in which a step's prompts are divided.
 TRAINED = ("counterfactual", "mean", "resample", "zero")
@@ -34,9 +34,13 @@ class UnitMaskConfig:
         superset: Share of the prompts on which closed leaves are opened at random beside the mask,
             so that circuits tolerate additional leaves; 0 for none.
         opened: Probability with which each closed leaf is opened there.
-        sharpness: What logits are multiplied by at the end of the last plateau, where that rises
-            geometrically from 1: from 1, which keeps all noise, to 1000. The larger, the less
-            noise is left, so that masks end as the circuit that is read from them.
+        signed: Whether leaves of negative scores begin as the unlikeliest ones, as membership
+            scores ask for. By default the absolute value counts: what works against the behaviour
+            belongs to its circuit, too, and without it the metric overshoots.
+        sharpness: What logits are multiplied by before noise is added, from 1 to 1000: the larger,
+            the less noise gates have.
+        last_sharpness: The same at the end of the last plateau, where it rises geometrically, so
+            that masks end as the circuit that is read from them.
         metric: Weight of the squared error of the metric, beside KL.
         check_every: Number of steps that run as one compiled scan.
 
@@ -49,7 +53,7 @@ class UnitMaskConfig:
     """
 
     steps: int = 240
-    learning_rate: float = 0.2
+    learning_rate: float = 0.08
     batch_size: int = 9
     start: float = 0.8
     plateau: float = 0.5
@@ -59,7 +63,9 @@ class UnitMaskConfig:
     memory: float = 0.9
     superset: float = 0.0
     opened: float = 0.1
-    sharpness: float = 1.0
+    signed: bool = False
+    sharpness: float = 4.0
+    last_sharpness: float = 20.0
     metric: float = 1.0
     check_every: int = 10
 
@@ -74,7 +80,9 @@ class UnitMaskConfig:
         for field in ("superset", "opened"):
             require_number(field, getattr(self, field), least=0, most=1)
         require_number("metric", self.metric, least=0)
+        require_is("signed", self.signed, bool)
         require_number("sharpness", self.sharpness, least=1, most=1000)
+        require_number("last_sharpness", self.last_sharpness, least=self.sharpness, most=1000)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
         if self.batch_size < len(self.ablations):
             expected = f"{len(self.ablations)} or more, one for each ablation"

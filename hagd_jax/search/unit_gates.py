@@ -1,9 +1,11 @@
 """Masks over heads, MLPs and the leaves inside MLPs, at an exact number of leaves and few units.
 
-A reader takes in attention heads one by one, and of an MLP what belongs to the circuit as a whole:
-a supernode. So there is a gate g for every head, for every MLP, and for every leaf inside an MLP,
-which is open if its own gate and that of its MLP are. One threshold holds the expected number of
-leaves; where that leaves more heads and MLPs open than asked for, a second one holds their number.
+What belongs to a circuit of an attention block or of an MLP is one unit: a supernode. A reader
+takes in the heads of the former one by one, too, and the latter as a whole. So a circuit of at most
+U units has at most U supernodes, and at most U heads. There is a gate g for every head, for every
+MLP, and for every leaf inside an MLP, which is open if its own gate and that of its MLP are. One
+threshold holds the expected number of leaves; where that leaves more units open than asked for, a
+second one of heads and MLPs holds their number.
 """
 
 from __future__ import annotations
@@ -77,9 +79,10 @@ def start_gates(space: Space, scores: np.ndarray) -> UnitGates:
 
 
 def units_at(logits: UnitGates, shift: jax.Array | float) -> jax.Array:
-    """Compute the expected number of open heads and MLPs."""
-    both = (open_probability(row - shift).sum() for row in (logits.heads, logits.mlps))
-    return sum(both, jnp.float32(0))
+    """Compute the expected number of open blocks, or of open heads if that is larger."""
+    heads, mlps = (open_probability(row - shift) for row in (logits.heads, logits.mlps))
+    blocks = (1 - jnp.prod(1 - heads, -1)).sum() + mlps.sum()
+    return jnp.maximum(heads.sum(), blocks)
 
 
 def leaves_at(logits: UnitGates, shifts: Shifts) -> jax.Array:
@@ -94,7 +97,7 @@ def held_shifts(logits: UnitGates, units: jax.Array | float, leaves: jax.Array |
 
     Args:
         logits: Of all gates.
-        units: Largest number of heads and MLPs.
+        units: Largest number of units.
         leaves: Number of leaves; more than 98% of them are cut to that.
 
     Returns:
@@ -141,13 +144,13 @@ def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.n
 
     Args:
         logits: Of all gates, on the host.
-        units: Largest number of heads and MLPs.
+        units: Largest number of open blocks, and of heads.
         leaves: Largest number of leaves, heads included.
 
     Returns:
         (N,) bool mask of the leaves, and (N,) float64 ranks: the shift of all gates up to which a
         leaf is open. These are the leaves of the highest ranks; or if those lie in too many units,
-        the likeliest heads and MLPs, and in these the likeliest leaves.
+        the likeliest heads and MLPs, as many as fit, and in these the likeliest leaves.
 
     Example:
         >>> gates = start_gates(Space(1, 2, 3), np.array([9, 1, 8, 2, 3]))
@@ -161,14 +164,40 @@ def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.n
     own = np.concatenate([heads.ravel(), inside.ravel()])
     mask = np.zeros(len(ranks), bool)
     mask[np.lexsort([-own, -ranks])[:leaves]] = True
-    if mask[: heads.size].sum() + _inside(mask, inside).any(1).sum() <= units:
+    if units_of(mask[: heads.size].reshape(heads.shape), _inside(mask, inside).any(1)) <= units:
         return mask, ranks
-    taken = _highest(np.concatenate([heads.ravel(), mlps]), units)
-    of_heads, of_mlps = taken[: heads.size], taken[heads.size :]
+    of_heads, of_mlps = _fitting(heads, mlps, units)
     of_heads &= _highest(np.where(of_heads, heads.ravel(), -np.inf), leaves)
     room = min(leaves - int(of_heads.sum()), int(of_mlps.sum()) * inside.shape[-1])
     of_inside = _highest(np.where(of_mlps[:, None], inside, -np.inf).ravel(), room)
     return np.concatenate([of_heads, of_inside]), ranks
+
+
+def units_of(heads: np.ndarray, mlps: np.ndarray) -> int:
+    """Count the units of a circuit whose supernodes are closed, see `units_at`.
+
+    Args:
+        heads: (L, H) bool, its heads.
+        mlps: (L,) bool, the MLPs that it has leaves of.
+
+    Example:
+        >>> units_of(np.array([[True, True], [True, False]]), np.array([True, False]))
+        3
+    """
+    return int(max(heads.sum(), heads.any(-1).sum() + mlps.sum()))
+
+
+def _fitting(heads: np.ndarray, mlps: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """(L · H,) heads and (L,) MLPs: the likeliest of both before the first that is too many."""
+    order = np.argsort(-np.concatenate([heads.ravel(), mlps]), kind="stable")
+    of_heads, of_mlps = np.zeros(heads.shape, bool), np.zeros(mlps.shape, bool)
+    for place in order.tolist():
+        row, at = (of_heads.ravel(), place) if place < heads.size else (of_mlps, place - heads.size)
+        row[at] = True
+        if units_of(of_heads, of_mlps) > units:
+            row[at] = False
+            break
+    return of_heads.ravel(), of_mlps
 
 
 def _inside(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
                          expected=f"one or more on each of {count} plateaus",
                          mend="Take more steps, a larger plateau, or fewer sizes.")  # fmt: skip
     layers, heads, _ = space
-    first = config.start * np.array([layers * (heads + 1), space.nodes])
+    first = config.start * np.array([layers * max(heads, 2), space.nodes])
     pairs = np.array(sizes, float)
     ends = np.log(np.concatenate([np.maximum(first, pairs[0])[None], pairs]))
     far = np.abs(np.diff(ends, axis=0)).max(1) + 1e-9
@@ -128,7 +128,8 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
     steps = np.arange(config.steps)
     fallen, stop = stops[-1]
     last = np.clip((steps - fallen) / max(stop - fallen, 1), 0, 1)
-    rate, sharp = 1 - (1 - _LAST_RATE) * last, config.sharpness**last
+    rate = 1 - (1 - _LAST_RATE) * last
+    sharp = config.sharpness * (config.last_sharpness / config.sharpness) ** last
     return Plan(both[:, 0], both[:, 1], rate.astype(np.float32), sharp.astype(np.float32),
                 np.concatenate(counts).clip(0).astype(np.float32),
                 steps[:, None] < stops[:, 1])  # fmt: skip

@@ -44,8 +44,8 @@ def read_units(
 ) -> tuple[UnitTree, list[Read]]:
     """Read a circuit of each size, and the tree that their units are of.
 
-    What the smallest circuit keeps of an MLP is a cluster of the tree. Level by level, clusters are
-    then divided by what the next larger circuit keeps, so that these circuits, too, consist of
+    What the smallest circuit keeps of a block is a cluster of the tree. Level by level, clusters
+    are then divided by what the next larger circuit keeps, so that these circuits, too, consist of
     clusters; one that would have too many units leaves out the unlikeliest. Below them are the
     given clusters, cut at those above. A circuit that has room for more units has units opened,
     those of the fewest parts first.
@@ -84,7 +84,7 @@ def read_units(
 def levels_of(
     space: Space, masks: Sequence[np.ndarray], clusters: Sequence[np.ndarray] = ()
 ) -> list[np.ndarray]:
-    """Make clusters of what masks keep of each MLP, and inside them of what clusters hold.
+    """Make clusters of what masks keep of each block, and inside them of what clusters hold.
 
     Args:
         space: Numbers of layers, heads and features.
@@ -92,12 +92,9 @@ def levels_of(
         clusters: (N,) clusters of every leaf, coarsest level first.
 
     Returns:
-        (N,) clusters of every leaf for each mask and level, each inside the one before; heads are
-        alone.
+        (N,) clusters of every leaf for each mask and level, each inside the one before.
     """
-    first = space.layers * space.heads
     labels, levels = block_of(space).astype(np.int64), []
-    labels[:first] = 2 * space.layers + np.arange(first)
     for row in (*masks, *clusters):
         pairs = np.stack([labels, row])
         labels = np.unique(pairs, axis=1, return_inverse=True)[1].ravel().astype(np.int64)

@@ -41,6 +41,9 @@ from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.units import Dictionary, Source, UnitTree, as_dictionary
 
+# Prompts that circuits are measured on after the search: enough to tell whether it found anything.
+MEASURED = 256
+
 
 class SearchedUnits(NamedTuple):
     """The result of a search over heads and supernodes.
@@ -48,7 +51,8 @@ class SearchedUnits(NamedTuple):
     Attributes:
         tree: The tree that the units of all circuits are of.
         circuits: One for each size, in the order of the sizes.
-        empty: Ablation → loss of the empty circuit.
+        empty: Ablation → loss of the empty circuit, on the first 256 prompts at most, as of all
+            circuits.
         found: For each circuit, whether it takes away 5% or more of the empty circuit's loss under
             every ablation; if not, it should not be used.
         state: The last state.
@@ -78,7 +82,7 @@ def search_units(
     Args:
         model: The model.
         prompts: Prompts to discover on.
-        scores: Membership scores of the leaves, where the search begins.
+        scores: Scores of the leaves, where the search begins, see `UnitMaskConfig.signed`.
         sizes: Pairs (units, leaves), both upper limits, largest first.
         config: How masks are trained.
         dictionary: What the leaves inside MLPs are: a transcoder, or neurons by default.
@@ -109,7 +113,8 @@ def search_units(
     seen = seen_by_units(model, prompts, scores, config, dictionary=nodes)
     tree, chains = read_state(nodes, state, pairs, seen)
     chosen = [each.units for each in chains]
-    losses = unit_losses(model, prompts, tree, [(), *chosen], config, dictionary=nodes)
+    some = prompts[:MEASURED]
+    losses = unit_losses(model, some, tree, [(), *chosen], config, dictionary=nodes)
     empty, *found = ({name: float(rows[i]) for name, rows in losses.items()}
                      for i in range(1 + len(chosen)))  # fmt: skip
     circuits = tuple(

@@ -81,7 +81,7 @@ def init_units(
 
     Args:
         key: PRNG key.
-        scores: (N,) membership scores of the leaves, see `unit_gates.start_gates`.
+        scores: (N,) scores of the leaves, see `UnitMaskConfig.signed`.
         space: Numbers of layers, heads and features.
         config: How masks are trained.
         sizes: Number of sizes that circuits are read of.
@@ -105,7 +105,7 @@ def init_units(
     if len(row) != space.nodes:
         raise InputError("scores", got=f"{len(row)} values",
                          expected=f"{space.nodes}, one for each leaf")  # fmt: skip
-    logits = start_gates(space, row)
+    logits = start_gates(space, row if config.signed else np.abs(row))
     return UnitState(
         logits,
         jax.tree.map(jnp.copy, logits),
