@@ -8,6 +8,7 @@ asked for, at every step.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ LOW, HIGH = -0.1, 1.1
 _ROOM = -TEMPERATURE * math.log(-LOW / HIGH)
 _BISECTIONS = 40
 _FARTHEST = 60.0
+# How far a shift lies beyond a logit that it closes or opens for sure.
+_BEYOND = 20.0
 
 
 def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
@@ -74,6 +77,16 @@ def log_open_probability(logits: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(logits + _ROOM)
 
 
+def farthest(logits: Any) -> jax.Array:
+    """Return a shift that closes all gates, and whose negative opens them.
+
+    Args:
+        logits: A pytree of arrays.
+    """
+    largest = [jnp.abs(row).max(initial=0) for row in jax.tree.leaves(logits)]
+    return jnp.maximum(functools.reduce(jnp.maximum, largest) + _BEYOND, _FARTHEST)
+
+
 def held(
     expected: Callable[[Any, jax.Array], jax.Array], logits: Any, size: jax.Array
 ) -> jax.Array:
@@ -96,7 +109,8 @@ def held(
         large = expected(still, middle) > size
         return jnp.where(large, middle, low), jnp.where(large, high, middle)
 
-    ends = jnp.float32(-_FARTHEST), jnp.float32(_FARTHEST)
+    far = farthest(still)
+    ends = -far, far
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
     shift = (low + high) / 2
     slope = jnp.minimum(jax.grad(expected, argnums=1)(still, shift), -1e-6)

@@ -37,7 +37,7 @@ class UnitMaskConfig:
         signed: Whether leaves of negative scores begin as the unlikeliest ones, as membership
             scores ask for. By default the absolute value counts: what works against the behaviour
             belongs to its circuit, too, and without it the metric overshoots.
-        sharpness: What logits are multiplied by before noise is added, from 1 to 1000: the larger,
+        sharpness: What logits are multiplied by before noise is added, from 1 to 100: the larger,
             the less noise gates have.
         last_sharpness: The same at the end of the last plateau, where it rises geometrically, so
             that masks end as the circuit that is read from them.
@@ -81,8 +81,8 @@ class UnitMaskConfig:
             require_number(field, getattr(self, field), least=0, most=1)
         require_number("metric", self.metric, least=0)
         require_is("signed", self.signed, bool)
-        require_number("sharpness", self.sharpness, least=1, most=1000)
-        require_number("last_sharpness", self.last_sharpness, least=self.sharpness, most=1000)
+        require_number("sharpness", self.sharpness, least=1, most=100)
+        require_number("last_sharpness", self.last_sharpness, least=self.sharpness, most=100)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
         if self.batch_size < len(self.ablations):
             expected = f"{len(self.ablations)} or more, one for each ablation"

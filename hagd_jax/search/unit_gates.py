@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.search.hard_concrete import held, open_probability, sample
+from hagd_jax.search.hard_concrete import farthest, held, open_probability, sample
 from hagd_jax.units import Space
 
 # The most of all gates that can be open at an expected size; at all of them there is no threshold.
@@ -112,7 +112,8 @@ def held_shifts(logits: UnitGates, units: jax.Array | float, leaves: jax.Array |
         return leaves_at(both[0], Shifts(both[1], shift))
 
     still = jax.lax.stop_gradient((logits, of_units))
-    most, least = (leaves_at(still[0], Shifts(still[1], jnp.float32(x))) for x in (-20.0, 20.0))
+    far = farthest(still)
+    most, least = (leaves_at(still[0], Shifts(still[1], x)) for x in (-far, far))
     room = jnp.clip(leaves, least + 1e-3, jnp.maximum(_MOST * most, least + 2e-3))
     return Shifts(of_units, held(count, (logits, of_units), room))
 
