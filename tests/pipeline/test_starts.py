@@ -61,7 +61,7 @@ def test_the_choice_is_that_of_circuits_measured_one_by_one(whole):
     for name in CONFIG.starts:
         config = GradientConfig(METHODS[name].steps)
         scores = mean_scores(MODEL, discover, config, method=name)
-        order = np.argsort(-scores.flat(), kind="stable")
+        order = np.argsort(-np.abs(scores.flat()), kind="stable")
         found = []
         for kind in ("counterfactual", "mean"):
             for size in choice.sizes:
