@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hagd_jax.causal import About, Circuit, Node
-from hagd_jax.causal.circuit_text import share
+from hagd_jax.causal.circuit_text import share, shown_names
 from hagd_jax.report import circuit_table, verdict_table
 from hagd_jax.report.words import counted, node_name, number
 from hagd_jax.roles import ROLES
@@ -178,7 +178,7 @@ def test_what_is_known_of_64_units_fits_100_columns():
     assert "…" not in text
     heads = ["layer", "unit", "nodes", "score", "role", "necessity", "radius", "KL", "added"]
     assert lines[2].split() == heads
-    for name, row in zip(names, rows, strict=True):
+    for name, row in zip(shown_names(circuit), rows, strict=True):
         (line,) = [line for line in lines if f" {name} " in line]
         shown = line.split(f" {name} ")[1].split()
         radius = "-" if row.radius is None else str(row.radius)
