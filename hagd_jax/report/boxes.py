@@ -11,7 +11,7 @@ from hagd_jax.causal.circuit_text import columns_of, cut, kind_words, layer_word
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.report.html import environment
 from hagd_jax.units import Unit
-from hagd_jax.units.unit import CLUSTER, HEAD, MLP
+from hagd_jax.units.unit import ATTENTION, CLUSTER, MLP
 
 # More units than these are a wall of boxes, which nobody reads.
 MOST = 96
@@ -32,7 +32,7 @@ class Box(NamedTuple):
         role: What it does; empty where no rule says that.
         bar: Length of the bar of its necessity, from 0 to 1 of the longest.
         minus: Whether the behaviour gains when it is ablated.
-        head: Whether it is an attention head.
+        head: Whether it consists of attention heads.
         words: All that the table says of it, as a tooltip.
     """
 
@@ -96,7 +96,7 @@ def drawing(circuit: Circuit) -> Drawing | None:
     boxes, layers, y = [], [], 1.0
     for _, places in sorted(by_layer.items(), reverse=True):
         layers.append((y + HEIGHT / 2, layer_words(units[places[0]])))
-        order = sorted(places, key=lambda i: (units[i].kind != HEAD, i))
+        order = sorted(places, key=lambda i: (units[i].block != ATTENTION, i))
         for k, place in enumerate(order):
             row, at = divmod(k, ACROSS)
             unit, own = units[place], lost[place] if lost else 0.0
@@ -105,7 +105,7 @@ def drawing(circuit: Circuit) -> Drawing | None:
                 MARGIN + at * (WIDTH + GAP), y + row * (HEIGHT + GAP),
                 _name(unit, names[place]),
                 "" if role == "unnamed" else cut(role), abs(own) / longest, own < 0,
-                unit.kind == HEAD, words[place],
+                unit.block == ATTENTION, words[place],
             ))  # fmt: skip
         y += math.ceil(len(places) / ACROSS) * (HEIGHT + GAP) + GAP
     across = min(ACROSS, max(map(len, by_layer.values())))
@@ -139,9 +139,12 @@ def svg(circuit: Circuit) -> str:
 
 
 def _name(unit: Unit, name: str) -> str:
-    """What a unit is: its name, or for a part of an MLP how many of its nodes it holds."""
-    part = unit.kind == CLUSTER and unit.block == MLP and not unit.leaf
-    return cut(f"MLP {layer_words(unit)} ({len(unit):,})" if part else name)
+    """What a unit is: its name, or for a part of a block how many of its nodes it holds."""
+    if unit.kind != CLUSTER or unit.leaf or name.startswith("heads"):
+        return cut(name)
+    what = "MLP" if unit.block == MLP else "heads"
+    own = f"{what} {layer_words(unit)} ({len(unit):,})"
+    return cut(f"{own} at {unit.span}" if unit.span else own)
 
 
 def _words(circuit: Circuit) -> list[str]:

@@ -54,6 +54,20 @@ def test_every_unit_has_a_box_in_the_order_of_layers(places):
     assert not (~heads[:, None] & heads[None] & line & left).any()
 
 
+def test_several_heads_of_a_layer_are_named_while_they_are_few():
+    """Two heads, six, and five neurons, each one unit."""
+    level = np.arange(SPACE.nodes)
+    level[[0, 3]], level[10:16], level[27:32] = 0, 10, 27
+    tree = tree_of(SPACE, "neurons", [level], 2, Seen.nothing())
+    names = [tree.parent(tree.leaf(place)).name for place in (0, 10, 27)]
+    circuit = Circuit.of_units(tree, names, [1.0] * 3, model="m", task="t")
+    found = {box.name: box.head for box in drawing(circuit).boxes}
+    assert found == {"heads 0.0,3": True, "heads 1 (6)": True, "MLP 0 (5)": False}
+    text = str(circuit)
+    assert "heads 0.0,3" in text
+    assert names[1] in text
+
+
 def test_bars_are_shares_of_the_longest():
     lost = [0.5, -0.25, 0.0]
     rows = [About("induction", lost[0], 2), About("unnamed", lost[1]), About("x" * 40, lost[2])]
