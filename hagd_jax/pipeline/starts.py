@@ -41,6 +41,7 @@ class Choice:
         prompts: How many prompts of the select split they were compared on.
         table: A row for each of the scores, each ablation and each size.
         left_out: Name → why these scores could not be computed.
+        signed: Whether the highest nodes are those of the highest scores, or of the largest ones.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Choice:
     prompts: int
     table: tuple[StartRow, ...]
     left_out: dict[str, str]
+    signed: bool = True
 
     __repr__ = one_line
 
@@ -161,19 +163,20 @@ def choose(
     context.progress("start", 0, 1)
     start = best_start(
         context.model, judged.prompts,
-        {name: Scores(_begun_at(config, each), seen) for name, each in found.items()},
+        {name: Scores(each if _signed(config) else jax.tree.map(jnp.abs, each), seen)
+         for name, each in found.items()},
         sizes, ablations=[Ablation(kind, judged.reference, config.seed) for kind in under],
         dictionary=nodes, batch_size=config.gradient.batch_size,
     )  # fmt: skip
     context.progress("start", 1, 1)
     count = len(judged.prompts)
-    return Choice(start.name, start.losses, sizes, under, count, start.table, left_out)
+    signed = _signed(config)
+    return Choice(start.name, start.losses, sizes, under, count, start.table, left_out, signed)
 
 
-def _begun_at(config: ExtractConfig, scores: Nodes) -> Nodes:
-    """What orders nodes where masks begin: over units the size of scores, see `UnitMaskConfig`."""
-    signed = config.search != "units" or config.unit_masks.signed
-    return scores if signed else jax.tree.map(jnp.abs, scores)
+def _signed(config: ExtractConfig) -> bool:
+    """Whether masks begin at signed scores, see `UnitMaskConfig`."""
+    return config.search != "units" or config.unit_masks.signed
 
 
 def _compared(context: Context) -> Judged:
@@ -193,14 +196,16 @@ def kept(context: Context, nodes: Dictionary) -> Choice | None:
 
     Returns:
         The choice; None if there is none, or it is damaged, or the search would now compare scores
-        at other sizes or under other ablations.
+        at other sizes, under other ablations or by another order.
     """
     run, config = context.run, context.config
     if run is None or not run.has(FILE):
         return None
     choice = run.whole(FILE, functools.partial(_read, run))
-    now = sizes_of(config, nodes.space.nodes), ablations_of(config)
-    if choice is None or (choice.table and (choice.sizes, choice.ablations) != now):
+    now = sizes_of(config, nodes.space.nodes), ablations_of(config), _signed(config)
+    if choice is None:
+        return None
+    if choice.table and (choice.sizes, choice.ablations, choice.signed) != now:
         return None
     return choice
 

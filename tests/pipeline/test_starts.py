@@ -173,6 +173,17 @@ def test_a_search_of_another_size_chooses_again(tmp_path):
     assert left["search"].circuits == fresh["search"].circuits
 
 
+def test_a_search_that_begins_at_another_order_chooses_again(tmp_path):
+    first = run_until("hierarchy", MODEL, TASK, CONFIG, out=tmp_path)["score"]
+    own = dataclasses.replace(CONFIG.unit_masks, signed=True)
+    signed = dataclasses.replace(CONFIG, unit_masks=own)
+    out = open_extraction(tmp_path, MODEL, TASK, signed, begin="search")
+    second = run_until("search", MODEL, TASK, signed, out=out)["score"]
+    assert (first.choice.signed, second.choice.signed) == (False, True)
+    assert second.choice == run_until("score", MODEL, TASK, signed)["score"].choice
+    assert first.choice.table != second.choice.table
+
+
 @pytest.mark.parametrize("search", ["units", "masks", "top"])
 def test_both_executors_choose_alike_and_the_circuit_has_seen_the_choice(search):
     copier, task = make_copier(), make_task()
