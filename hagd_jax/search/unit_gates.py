@@ -165,7 +165,8 @@ def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.n
     own = np.concatenate([heads.ravel(), inside.ravel()])
     mask = np.zeros(len(ranks), bool)
     mask[np.lexsort([-own, -ranks])[:leaves]] = True
-    if units_of(mask[: heads.size].reshape(heads.shape), _inside(mask, inside).any(1)) <= units:
+    held_mlps = np.asarray(_inside(mask, inside).any(1))
+    if units_of(mask[: heads.size].reshape(heads.shape), held_mlps) <= units:
         return mask, ranks
     of_heads, of_mlps = _fitting(heads, mlps, units)
     of_heads &= _highest(np.where(of_heads, heads.ravel(), -np.inf), leaves)
