@@ -145,6 +145,24 @@ def units(result: dict) -> list[Row]:
     return made
 
 
+def judged_units(result: dict) -> list[Row]:
+    """Make a row for each judged circuit of units: the verdict, and the claims that decide."""
+    found: dict[tuple, list[dict]] = {}
+    for row in result["rows"]:
+        found.setdefault((row["task"], row["seed"]), []).append(row)
+    made = []
+    for (task, seed), rows in found.items():
+        first, claims = rows[0], [row for row in rows if row["decides"]]
+        said = ", ".join(
+            f"{row['claim']} {row['found']}" + f" under {row['ablation']}" * bool(row["ablation"])
+            for row in claims
+        )
+        size = f"{first['units']} units with {first['nodes']:,} of {first['of']:,} nodes"
+        what = f"SmolLM2, {task}, seed {seed}: the judge on {size}, {first['prompts']} prompts"
+        made.append((what, f"{first['verdict']}: {said}", "accepted", "circuits/judged_units.py"))
+    return made
+
+
 def _failed(row: dict) -> str:
     return f"all but {', '.join(row['failed'])}" if row["failed"] else "all hold"
 
@@ -251,6 +269,7 @@ ROWS: Rows = {
     "random_programs": random_programs,
     "roles": roles,
     "units": units,
+    "judged_units": judged_units,
     "exhaustive_check": exhaustive,
     "stability": stability,
     "meta_learning": learner,
