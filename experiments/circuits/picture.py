@@ -5,8 +5,7 @@
     python -m experiments.circuits.picture
 
 The units are described as `hagd extract` does: a role where a tested rule gives one, the necessity
-alone, and the certified radius, on prompts of the discover split. Took 17 minutes on two cores that
-other work shared.
+alone, and the certified radius, on prompts of the discover split. Took four minutes on two cores.
 Writes results/circuit.svg, and what it shows to results/picture.json.
 """
 

@@ -7,10 +7,11 @@ A unit of a circuit of SmolLM2-135M is what belongs to the circuit of an attenti
 MLP, and there are at most as many heads as units. Masks over 270 heads, 30 MLPs and 46,080 neurons
 are trained on the discover split under counterfactual and resample ablation, down to each of the
 sizes: so many units, and so many of the 46,350 leaves. Each circuit is then tested on the test
-split under each ablation, with the judge's gates on what is left of the metric, on how many prompts
-it is, on accuracy and on KL; the search has not seen mean ablation. Takes some ten minutes per task
-and seed on two cores; a stopped run continues where it was. Circuits are kept in
-runs/experiments/units. Writes results/units.json.
+split under each ablation: what is left of the metric, on how many prompts it is, accuracy as a
+share of the model's, and KL, against the judge's limits but without its intervals
+(`experiments.circuits.judged_units` asks the judge). The search has not seen mean ablation. Takes
+some ten minutes per task and seed on two cores; a stopped run continues where it was. Circuits are
+kept in runs/experiments/units. Writes results/units.json.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
 
 
 def tested(model: LanguageModel, task: Task, circuit: Circuit, seed: int, ablation: str) -> Row:
-    """Measure what a circuit keeps on the test split, and which gates of the judge that passes."""
+    """Measure what a circuit keeps on the test split, and which of the limits that fails."""
     empty = Nodes.full(circuit.space, False)
     found = behaviour(
         model, task.splits["test"], [empty, circuit.mask()], candidates=task.candidates,

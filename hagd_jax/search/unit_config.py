@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hagd_jax.errors import ConfigError, require_choice, require_is, require_list, require_number
+from hagd_jax.errors import ConfigError, require_choice, require_flag, require_list, require_number
 
 # What a search can set closed leaves to, in the order in which a step's prompts are divided.
 TRAINED = ("counterfactual", "mean", "resample", "zero")
@@ -36,7 +36,7 @@ class UnitMaskConfig:
         opened: Probability with which each closed leaf is opened there.
         signed: Whether leaves of negative scores begin as the unlikeliest ones, as membership
             scores ask for. By default the absolute value counts: what works against the behaviour
-            belongs to its circuit, too, and without it the metric overshoots.
+            belongs to its circuit, too.
         sharpness: What logits are multiplied by before noise is added, from 1 to 100: the larger,
             the less noise gates have.
         last_sharpness: The same at the end of the last plateau, where it rises geometrically, so
@@ -80,7 +80,7 @@ class UnitMaskConfig:
         for field in ("superset", "opened"):
             require_number(field, getattr(self, field), least=0, most=1)
         require_number("metric", self.metric, least=0)
-        require_is("signed", self.signed, bool)
+        require_flag("signed", self.signed)
         require_number("sharpness", self.sharpness, least=1, most=100)
         require_number("last_sharpness", self.last_sharpness, least=self.sharpness, most=100)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))

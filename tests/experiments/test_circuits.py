@@ -403,7 +403,9 @@ def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):
     Circuit.of_units(tree, names, model=model.name, task="ioi").save(folder / "64.json")
     judged_units.main(judged_units.Config(**places, tasks=("ioi",), model=tiny, sizes=SIZES))
     rows = read("judged_units")["rows"]
-    assert {row["verdict"] for row in rows} <= {"accepted", "rejected", "not enough data"}
+    # Nobody recorded what it was found with, so that nothing decides.
+    assert {(row["verdict"], row["decides"]) for row in rows} == {("not enough data", False)}
+    assert [row["found"] for row in rows if row["claim"] == "size"] == ["fails"]
     assert {row["ablation"] for row in rows} >= {"counterfactual", "mean", "resample"}
     assert len({(row["claim"], row["ablation"]) for row in rows}) == len(rows) > 5
     assert all(row["nodes"] == row["of"] for row in rows)

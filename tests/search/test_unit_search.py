@@ -293,6 +293,8 @@ def test_gates_lose_their_noise_over_the_last_plateau_alone():
     for wrong in ({"sharpness": 0.5}, {"last_sharpness": 1e30}, {"sharpness": 30.0}):
         with pytest.raises(ConfigError, match="sharpness"):
             UnitMaskConfig(**wrong)
+    with pytest.raises(ConfigError, match="signed"):
+        UnitMaskConfig(signed="no")  # pyright: ignore[reportArgumentType]
 
 
 def test_what_works_against_the_behaviour_begins_open():
