@@ -16,7 +16,6 @@ from hagd_jax.pipeline.graph import graph_size
 from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
 from hagd_jax.pipeline.starts import require_choosable
-from hagd_jax.pipeline.unit_stages import ablations_of
 from hagd_jax.search.config import shares
 from hagd_jax.search.unit_plan import least_steps
 from hagd_jax.tasks import Task
@@ -131,13 +130,13 @@ def _require_units(config: ExtractConfig, space: Space) -> None:
 def _notes(context: Context) -> list[str]:
     config = context.config
     if config.search == "units":
-        used = {context.baseline, *ablations_of(config)}
+        used = {context.baseline, *config.unit_ablations}
     else:
         used = {"counterfactual", *shares(loss_of(config)), *shares(swaps(config))}
     if set(config.judge.ablations) <= used:
         mend = "add another to --judge.ablations, such as resample"
         if "resample" in used:
-            mend = "leave one out of --unit-masks.ablations and --unit-repair.ablations"
+            mend = "leave one out of --unit-masks.ablations and those of repair and pruning"
         return [
             f"note: the circuit is found with {' and '.join(sorted(used))} ablation and judged "
             f"under no other, so the judge cannot accept it; {mend}"

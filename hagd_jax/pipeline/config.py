@@ -19,7 +19,13 @@ from hagd_jax.errors import (
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.describe_config import DescribeConfig
 from hagd_jax.scores import METHODS, GradientConfig
-from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search import (
+    MaskConfig,
+    RepairConfig,
+    UnitMaskConfig,
+    UnitPruneConfig,
+    UnitRepairConfig,
+)
 from hagd_jax.tasks import Sizes
 from hagd_jax.transcoders import TrainConfig
 from hagd_jax.units.dictionary import NEURONS
@@ -34,11 +40,13 @@ TRANSCODER = "transcoder"
 _TEXT = "text files, hf:OWNER/NAME, task:NAME or self"
 _PARTS = {
     "sizes": Sizes, "train": TrainConfig, "gradient": GradientConfig, "hierarchy": HierarchyConfig,
-    "unit_masks": UnitMaskConfig, "unit_repair": UnitRepairConfig, "masks": MaskConfig,
-    "repair": RepairConfig, "describe": DescribeConfig, "judge": ValidateConfig,
+    "unit_masks": UnitMaskConfig, "unit_repair": UnitRepairConfig, "unit_prune": UnitPruneConfig,
+    "masks": MaskConfig, "repair": RepairConfig, "describe": DescribeConfig,
+    "judge": ValidateConfig,
 }  # fmt: skip
 # Settings that only a search over units reads, and those that it does not read.
-_OF_UNITS, _OF_LEAVES = ("units", "unit_masks", "unit_repair"), ("masks", "repair")
+_OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune")
+_OF_LEAVES = ("masks", "repair")
 # Without `mean`: the judge decides only under ablations that a search did not train under.
 _TRAINED = ("counterfactual", "resample")
 
@@ -87,6 +95,7 @@ class ExtractConfig:
         unit_masks: How masks over units are trained. By default under two ablations, so that the
             judge can decide under the third: no verdict rests on what was trained for.
         unit_repair: How a circuit of units is repaired after the search; not at all by default.
+        unit_prune: How units that add too little are left out of it at last.
         masks: How masks over nodes are trained.
         repair: How nodes are swapped after a search over nodes, or for the highest scores.
         describe: How the role, the necessity and the certified radius of each unit are measured,
@@ -122,6 +131,7 @@ class ExtractConfig:
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     unit_masks: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=_TRAINED)
     unit_repair: UnitRepairConfig = UnitRepairConfig(rounds=0, ablations=_TRAINED)
+    unit_prune: UnitPruneConfig = UnitPruneConfig()
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -173,16 +183,49 @@ class ExtractConfig:
     def record(self) -> dict[str, Any]:
         """Return the fields that decide a run, nested ones as dicts, without those not read.
 
-        A run of an older version, which knew no search over units or one start alone, has the same
-        record.
+        A run of an older version, which knew no search over units, no pruning or one start alone,
+        has the same record.
 
         Example:
             >>> "units" in ExtractConfig().record(), "units" in ExtractConfig(search="top").record()
             (True, False)
         """
         usual = ("starts",) if self.starts == _default("starts") else ()
-        unread = (*self.unread, *usual)
+        unread = (*self.unread, *usual, *(() if self.unit_prune.least else ("unit_prune",)))
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in unread}
+
+    @property
+    def pruning(self) -> UnitPruneConfig:
+        """Return how units are pruned, under the ablations of the search unless others are set.
+
+        Example:
+            >>> ExtractConfig().pruning.ablations
+            ('counterfactual', 'resample')
+        """
+        under = self.unit_prune.ablations or self.unit_masks.ablations
+        return dataclasses.replace(self.unit_prune, ablations=under)
+
+    @property
+    def mending(self) -> tuple[str, ...]:
+        """Name the ablations under which repair and pruning look at circuits, if they are on.
+
+        Example:
+            >>> ExtractConfig().mending
+            ('counterfactual', 'resample')
+        """
+        repairs = self.unit_repair.ablations if self.unit_repair.rounds else ()
+        prunes = (self.pruning.ablations or ()) if self.unit_prune.least else ()
+        return tuple(dict.fromkeys((*repairs, *prunes)))
+
+    @property
+    def unit_ablations(self) -> tuple[str, ...]:
+        """Name the ablations under which a search over units and its mending look at circuits.
+
+        Example:
+            >>> ExtractConfig(unit_masks=UnitMaskConfig(ablations=("mean",))).unit_ablations
+            ('mean',)
+        """
+        return tuple(dict.fromkeys((*self.unit_masks.ablations, *self.mending)))
 
     def gradient_of(self, start: str) -> GradientConfig:
         """Return how gradients are taken for one of the scores.
@@ -264,6 +307,7 @@ _OTHERWISE = {
     "units": "Leave out --units: this search takes --nodes alone. Or add --search units.",
     "unit_masks": "Leave out --unit-masks, or add --search units.",
     "unit_repair": "Leave out --unit-repair, or add --search units.",
+    "unit_prune": "Leave out --unit-prune, or add --search units.",
     "masks": "Set --unit-masks instead, or add --search masks.",
     "repair": "Set --unit-repair instead, or add --search masks.",
 }

@@ -60,14 +60,12 @@ class Context:
     def searched(self) -> Task:
         """Return the task as finders read it.
 
-        A search over units under resample and not under counterfactual ablation, repair included,
-        reads no counterfactual at all, so that the judge can decide under it: gradients are taken
-        on the way from the partner that resampling gives each prompt. Where a partner is shorter
-        than its prompt, there is no such way, and counterfactuals are read.
+        A search over units under resample and not under counterfactual ablation, with its repair
+        and pruning, reads no counterfactual at all, so that the judge can decide under it:
+        gradients are taken on the way from the partner that resampling gives each prompt. Where a
+        partner is shorter than its prompt, there is no such way, and counterfactuals are read.
         """
-        config, under = self.config, self.config.unit_masks.ablations
-        if config.unit_repair.rounds:
-            under += config.unit_repair.ablations
+        config, under = self.config, self.config.unit_ablations
         if config.search != "units" or "counterfactual" in under or "resample" not in under:
             return self.task
         try:

@@ -84,7 +84,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "repair",
-        reads=("unit_repair", "repair"),
+        reads=("unit_repair", "unit_prune", "repair"),
         leaves=(repairing.FILE,),
         looks=_by_search(repairing.looks, unit_stages.repair_looks),
         make=_by_search(repairing.repair, unit_stages.repair),
@@ -158,7 +158,7 @@ def fields_after() -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> fields_after()["search.npz"]
-        ('unit_repair', 'repair', 'describe', 'judge')
+        ('unit_repair', 'unit_prune', 'repair', 'describe', 'judge')
     """
     found = {}
     for place, stage in enumerate(STAGES):
@@ -174,6 +174,6 @@ def fields_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> fields_from("repair")
-        ('unit_repair', 'repair', 'describe', 'judge')
+        ('unit_repair', 'unit_prune', 'repair', 'describe', 'judge')
     """
     return tuple(name for stage in STAGES[NAMES.index(first) :] for name in stage.reads)

@@ -39,17 +39,20 @@ class FoundUnits(NamedTuple):
 
 
 class MendedUnits(NamedTuple):
-    """The repaired circuit of units comes with the losses on the way.
+    """The repaired and pruned circuit of units comes with the losses on the way.
 
     Attributes:
         circuit: The circuit.
         worst: Largest loss as a share of the empty circuit's: before, and after each round that
             found a better circuit; none without repair.
+        pruned: Mean loss as such a share: before, and after each round that left units out; none
+            without pruning.
         tree: The tree that its units are of.
     """
 
     circuit: UnitCircuit
     worst: tuple[float, ...]
+    pruned: tuple[float, ...]
     tree: UnitTree
 
     @property
@@ -80,10 +83,11 @@ def keep_search(run: RunFolder, found: FoundUnits) -> None:
 
 
 def keep_repair(run: RunFolder, mended: MendedUnits) -> None:
-    """Write the repaired circuit, if there is one."""
-    if mended.worst:
+    """Write the repaired or pruned circuit, if there is one."""
+    if mended.worst or mended.pruned:
         numbers, ranks = numbers_of(mended.tree, mended.circuit)
-        run.keep(REPAIR_FILE, units=numbers, ranks=ranks, worst=np.array(mended.worst))
+        run.keep(REPAIR_FILE, units=numbers, ranks=ranks, worst=np.array(mended.worst),
+                 pruned=np.array(mended.pruned))  # fmt: skip
 
 
 def numbers_of(tree: UnitTree, circuit: UnitCircuit) -> tuple[np.ndarray, np.ndarray]:

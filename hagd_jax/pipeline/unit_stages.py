@@ -11,7 +11,6 @@ import numpy as np
 from hagd_jax.causal import Circuit
 from hagd_jax.errors import DamagedError
 from hagd_jax.parallel import Pace
-from hagd_jax.pipeline.config import ExtractConfig
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.describing import describe, kept_note
 from hagd_jax.pipeline.selecting import Selected, read_circuit
@@ -28,6 +27,7 @@ from hagd_jax.pipeline.unit_found import (
 from hagd_jax.search import (
     UnitCircuit,
     init_units,
+    prune_units,
     repair_units,
     require_found,
     train_units,
@@ -44,12 +44,6 @@ def whole(context: Context, left: Left) -> bool:
     """Tell whether all nodes are wanted, so that there is nothing to search for."""
     total = left["features"].nodes.space.nodes
     return context.config.size(total) == total
-
-
-def ablations_of(config: ExtractConfig) -> set[str]:
-    """Return the ablations under which a search over units and its repair look at circuits."""
-    repairs = config.unit_repair.ablations if config.unit_repair.rounds else ()
-    return {*config.unit_masks.ablations, *repairs}
 
 
 def search_looks(context: Context, left: Left) -> Seen:
@@ -117,43 +111,57 @@ def search_kept(context: Context, left: Left) -> FoundUnits | None:
 
 
 def repair_looks(context: Context, left: Left) -> Seen:
-    """Record the discover split under the ablations of the repair, if there is any."""
-    if not repairs(context, left):
+    """Record the discover split under the ablations of repair and pruning, if there are any."""
+    if not mends(context, left):
         return Seen.nothing()
-    return context.task.look("discover", ablation=context.config.unit_repair.ablations)
+    return context.task.look("discover", ablation=context.config.mending)
 
 
-def repairs(context: Context, left: Left) -> bool:
+def mends(context: Context, left: Left) -> bool:
     """Tell whether any change is to be tried."""
-    return context.config.unit_repair.rounds > 0 and not whole(context, left)
+    return bool(context.config.mending) and not whole(context, left)
 
 
 def repair(context: Context, left: Left) -> MendedUnits:
-    """Change units of the requested circuit while that lowers its worst loss."""
+    """Change units of the requested circuit while that helps, and leave out those that add little.
+
+    Changes lower its worst loss; what is left out raises its mean loss by little.
+    """
     circuit, tree = left["search"].circuits[-1]._replace(seen=left.seen), left["search"].tree
-    if not repairs(context, left):
-        return MendedUnits(circuit, (), tree)
-    context.progress("repair", 0, 1)
-    better = repair_units(
-        context.model, context.discover, tree, circuit, context.config.unit_repair,
-        dictionary=left["features"].nodes,
+    config, nodes, worst = context.config, left["features"].nodes, ()
+    if not mends(context, left):
+        return MendedUnits(circuit, (), (), tree)
+    if config.unit_repair.rounds:
+        context.progress("repair", 0, 1)
+        better = repair_units(
+            context.model, context.discover, tree, circuit, config.unit_repair, dictionary=nodes
+        )
+        context.progress("repair", 1, 1)
+        context.log_once("repair", worst=better.worst, evaluations=better.evaluations)
+        circuit, worst = better.circuit, better.worst
+    if not config.unit_prune.least:
+        return MendedUnits(circuit, worst, (), tree)
+    less = prune_units(
+        context.model, context.discover, tree, circuit, config.pruning, dictionary=nodes,
+        progress=functools.partial(context.progress, "prune"),
     )  # fmt: skip
-    context.progress("repair", 1, 1)
-    context.log_once("repair", worst=better.worst, evaluations=better.evaluations)
-    return MendedUnits(better.circuit, better.worst, tree)
+    sizes = [len(circuit.units), len(less.circuit.units)]
+    context.log_once("prune", units=sizes, loss=less.loss, evaluations=less.evaluations)
+    return MendedUnits(less.circuit, worst, less.loss, tree)
 
 
 def repair_kept(context: Context, left: Left) -> MendedUnits | None:
     """Read the repaired circuit that the run's folder holds."""
-    if context.run is None or not repairs(context, left):
+    if context.run is None or not mends(context, left):
         return None
-    found = context.run.kept(REPAIR_FILE, units=None, ranks=None, worst=None)
+    found = context.run.kept(REPAIR_FILE, units=None, ranks=None, worst=None, pruned=None)
     if found is None:
         return None
     tree, size = left["search"].tree, left["search"].circuits[-1].size
     units, ranks = chain_of(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
     circuit = UnitCircuit(units, ranks, size, {}, left.seen)
-    return MendedUnits(circuit, tuple(found["worst"].tolist()), tree)
+    worst, pruned = (tuple(found[name].tolist()) for name in ("worst", "pruned"))
+    return MendedUnits(circuit, worst, pruned, tree)
 
 
 def select_looks(context: Context, left: Left) -> Seen:

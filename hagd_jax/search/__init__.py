@@ -21,9 +21,10 @@ from hagd_jax.search.start import Start, StartRow, best_start
 from hagd_jax.search.top import top_nodes
 from hagd_jax.search.tree import Tree
 from hagd_jax.search.unit_circuit import UnitCircuit, unit_losses
-from hagd_jax.search.unit_config import UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search.unit_config import UnitMaskConfig, UnitPruneConfig, UnitRepairConfig
 from hagd_jax.search.unit_edge_config import UnitEdgeConfig
 from hagd_jax.search.unit_edges import unit_edges
+from hagd_jax.search.unit_prune import PrunedUnits, prune_units
 from hagd_jax.search.unit_repair import RepairedUnits, repair_units
 from hagd_jax.search.unit_search import (
     SearchedUnits,
@@ -42,6 +43,7 @@ __all__ = [
     "Eliminated",
     "MaskConfig",
     "MaskState",
+    "PrunedUnits",
     "RepairConfig",
     "Repaired",
     "RepairedUnits",
@@ -56,6 +58,7 @@ __all__ = [
     "UnitCircuit",
     "UnitEdgeConfig",
     "UnitMaskConfig",
+    "UnitPruneConfig",
     "UnitRepairConfig",
     "UnitState",
     "best_start",
@@ -69,6 +72,7 @@ __all__ = [
     "is_found",
     "mask_ranks",
     "measured_losses",
+    "prune_units",
     "repair",
     "repair_units",
     "require_found",

@@ -30,6 +30,7 @@ def measured_losses(
     *,
     dictionary: Parts | Source | None = None,
     ablation: str | None = None,
+    reference: Prompts | None = None,
 ) -> np.ndarray:
     """Measure the search's loss of each circuit over all prompts.
 
@@ -43,6 +44,7 @@ def measured_losses(
         dictionary: As in `search_masks`.
         ablation: Ablation to measure under alone; those of the configuration if None, each with
             its share.
+        reference: Prompts that means and partners are taken from; those measured on if None.
 
     Returns:
         (K,) float64 losses.
@@ -69,10 +71,10 @@ def measured_losses(
         require_choice("ablation", ablation, ABLATIONS)
     rows = [read_circuit(parts, mask)[0] for mask in masks]
     circuits = [unflat(parts, row) for row in rows]
-    total = np.zeros(len(rows))
+    total, others = np.zeros(len(rows)), prompts if reference is None else reference
     for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
         found = behaviour(
-            model, prompts, circuits, ablation=Ablation(name, prompts), dictionary=parts,
+            model, prompts, circuits, ablation=Ablation(name, others), dictionary=parts,
             batch_size=config.batch_size, with_model=True,
         )  # fmt: skip
         whole = np.asarray(found.metric[0], np.float64)

@@ -58,6 +58,7 @@ def unit_losses(
     config: UnitMaskConfig | UnitRepairConfig,
     *,
     dictionary: Source | None = None,
+    reference: Prompts | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure the search's loss of circuits of units under each ablation, see `measured_losses`.
 
@@ -68,6 +69,7 @@ def unit_losses(
         circuits: K antichains.
         config: Ablations, batch size, and weight of the metric.
         dictionary: As in `search_units`.
+        reference: Prompts that means and partners are taken from; those measured on if None.
 
     Returns:
         Ablation → (K,) float64 losses.
@@ -83,7 +85,7 @@ def unit_losses(
     inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
     return {
         name: measured_losses(
-            model, prompts, masks, inside, dictionary=nodes, ablation=name
+            model, prompts, masks, inside, dictionary=nodes, ablation=name, reference=reference
         )
         for name in config.ablations
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""How masks over heads and supernodes are trained, and how circuits of units are repaired."""
+"""How masks over heads and supernodes are trained, and circuits of units repaired and pruned."""
 
 from __future__ import annotations
 
@@ -128,6 +128,42 @@ class UnitRepairConfig:
         for field in ("metric", "least"):
             require_number(field, getattr(self, field), least=0)
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitPruneConfig:
+    """Configure how units that add too little are left out of a circuit.
+
+    Attributes:
+        least: Least share of the empty circuit's loss that leaving a unit out must add; 0 prunes
+            nothing.
+        prompts: Prompts that circuits are measured on, at most.
+        batch_size: Prompts in one call.
+        ablations: Those over which what a unit adds is averaged; None for counterfactual, mean and
+            resample, or in an extraction for those of its search.
+        metric: Weight of the squared error of the metric, beside KL.
+
+    Raises:
+        ConfigError: If a field is out of range.
+
+    Example:
+        >>> UnitPruneConfig(least=0.01).prompts
+        64
+    """
+
+    least: float = 2e-3
+    prompts: int = 64
+    batch_size: int = 32
+    ablations: tuple[str, ...] | None = None
+    metric: float = 1.0
+
+    def __post_init__(self):
+        for field in ("prompts", "batch_size"):
+            require_number(field, getattr(self, field), least=1, whole=True)
+        require_number("least", self.least, least=0, below=1)
+        require_number("metric", self.metric, least=0)
+        if self.ablations is not None:
+            object.__setattr__(self, "ablations", ablations_of(self.ablations))
 
 
 def ablations_of(given: object) -> tuple[str, ...]:

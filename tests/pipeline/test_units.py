@@ -30,7 +30,13 @@ from hagd_jax.pipeline.checks import require_runnable
 from hagd_jax.pipeline.context import Context
 from hagd_jax.pipeline.extract import prepare
 from hagd_jax.scores import GradientConfig, mean_scores
-from hagd_jax.search import MaskConfig, RepairConfig, UnitMaskConfig, UnitRepairConfig
+from hagd_jax.search import (
+    MaskConfig,
+    RepairConfig,
+    UnitMaskConfig,
+    UnitPruneConfig,
+    UnitRepairConfig,
+)
 from hagd_jax.testbeds import hand_built
 from hagd_jax.testbeds.case import as_task
 from tests.models.noise import on_mesh
@@ -133,6 +139,28 @@ def test_a_repair_under_counterfactuals_reads_those_of_the_task(copier, task):
         assert context.baseline == ("counterfactual" if reads else "resample")
 
 
+@pytest.mark.parametrize("execute", [run_staged, run_fused])
+def test_units_that_add_too_little_are_left_out(execute, copier, task):
+    """Of four nodes that the search keeps one does it all; without pruning all four are kept."""
+    config = dataclasses.replace(CONFIG, units=4, nodes="4")
+    left = run(execute, copier, task, config)
+    circuit, mended = left["select"].circuit, left["repair"]
+    assert circuit.names() == ("head 0.1",)
+    assert len(left["search"].circuits[-1].units) == 4
+    assert 0 <= mended.pruned[-1] - mended.pruned[0] < 3 * config.unit_prune.least
+    assert circuit.config["unit_prune"]["least"] == config.unit_prune.least
+    kept = dataclasses.replace(config, unit_prune=UnitPruneConfig(least=0))
+    assert "unit_prune" not in kept.record()
+    whole = run(execute, copier, task, kept)
+    assert len(whole["select"].circuit) == 4
+    assert (whole["repair"].worst, whole["repair"].pruned) == ((), ())
+    # Under an ablation of its own, which its circuit has then seen.
+    own = UnitPruneConfig(ablations=("resample",))
+    seen = run(execute, copier, task, dataclasses.replace(config, unit_prune=own))["select"].circuit
+    assert seen.seen.ablations == ("counterfactual", "mean", "resample")
+    assert circuit.seen.ablations == ("counterfactual", "mean")
+
+
 class Killed(BaseException):
     pass
 
@@ -166,7 +194,7 @@ def same_files(one, other):
 
 
 @pytest.mark.parametrize(
-    "where", [("score", 8), ("graph", 8), ("masks", 20), ("repair", 0), ("select", 0)]
+    "where", [("score", 8), ("graph", 8), ("masks", 20), ("repair", 0), ("prune", 1), ("select", 0)]
 )
 def test_a_run_killed_in_any_stage_ends_with_the_same_bits(copier, task, whole, tmp_path, where):
     folder, _ = whole
@@ -182,12 +210,14 @@ def test_a_finished_run_is_read_back(copier, task, whole):
     folder, first = whole
     stages = []
     left = run(run_staged, copier, task, RICH, folder, progress=lambda *now: stages.append(now[0]))
-    assert not {"score", "graph", "masks", "repair", "select"} & set(stages)
+    assert not {"score", "graph", "masks", "repair", "prune", "select"} & set(stages)
     assert left["select"].circuit == first["select"].circuit
     assert left["select"].circuit.grouping.tree is not None
     assert left["select"].units == first["select"].units
     assert left["repair"].worst == first["repair"].worst
     assert len(first["repair"].worst) >= 1
+    assert left["repair"].pruned == first["repair"].pruned
+    assert len(first["repair"].pruned) >= 1
     sizes = [(len(each.units), each.leaves) for each in left["search"].circuits]
     assert len(sizes) == 2
     assert sizes[-1][0] <= 2
