@@ -9,6 +9,7 @@ from hagd_jax.causal.edge_circuit import Edge, EdgeCircuit, named_edges
 from hagd_jax.causal.evidence import Evidence
 from hagd_jax.causal.gates import ACCURACY_GATE, FAITHFULNESS_GATE, KL_GATE, Alone
 from hagd_jax.causal.grouping import Grouping
+from hagd_jax.causal.keeps import keeps
 from hagd_jax.causal.load import load_circuit
 from hagd_jax.causal.metrics import (
     Estimate,
@@ -58,6 +59,7 @@ __all__ = [
     "behaviour",
     "curve_areas",
     "faithfulness",
+    "keeps",
     "kept_accuracy",
     "load_circuit",
     "mib_curve",
