@@ -14,7 +14,7 @@ import numpy as np
 
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NOUNS, share
-from hagd_jax.tasks.spread import LOOK, Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, looked, spread, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(TEMPLATES["discover"]))
     return text_task(
         "agreement",
         tokenizer,
@@ -95,10 +95,10 @@ def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]
     pool = nouns(tokenizer, split)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     pairs = list(itertools.permutations(range(len(pool)), 2))
-    candidates = {}
-    for template in TEMPLATES[split]:
+    candidates, templates = {}, first_templates(TEMPLATES[split], size)
+    for template in templates:
         own = []
-        for i in rng.permutation(len(pairs))[: LOOK * max(size, 32)]:
+        for i in rng.permutation(len(pairs))[: looked(size, templates)]:
             noun, other = pairs[i]
             for n, m in itertools.product((0, 1), repeat=2):
                 text = _text(template, pool[noun], n, pool[other][m])

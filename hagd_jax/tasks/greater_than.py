@@ -19,7 +19,7 @@ from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import EVENTS, share
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.tasks.spans import text_spans, with_spans
-from hagd_jax.tasks.spread import LOOK, Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, looked, spread, suited
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
             not as many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(TEMPLATES["discover"]))
     spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     width = max(len(_ids(tokenizer, span)) for part in spans.values() for span in part)
     return Task(
@@ -179,12 +179,12 @@ def _spans(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Span]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     parts = list(itertools.product(share(EVENTS, split), CENTURIES[split], range(20, 80)))
     made: dict[str, Span] = {}
-    candidates = {}
-    for template in TEMPLATES[split]:
+    candidates, templates = {}, first_templates(TEMPLATES[split], size)
+    for template in templates:
         drawn = (parts[i] for i in rng.permutation(len(parts)))
         spans = (Span(template, *part) for part in drawn)
         aligned = (span for span in spans if _aligned(tokenizer, span))
-        own = list(itertools.islice(aligned, LOOK * max(size, 32)))
+        own = list(itertools.islice(aligned, looked(size, templates)))
         made |= {span.text(): span for span in own}
         candidates[template] = [
             Candidate(_text(span), (span.event, span.century, span.year // 10)) for span in own

@@ -12,7 +12,7 @@ import numpy as np
 
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import FEMALE, MALE, share
-from hagd_jax.tasks.spread import Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, spread, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(TEMPLATES["discover"]))
     return text_task(
         "pronouns",
         tokenizer,
@@ -80,7 +80,7 @@ def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]
     ]
     count = min(map(len, pools))
     candidates = {}
-    for template in TEMPLATES[split]:
+    for template in first_templates(TEMPLATES[split], size):
         names = [(i, gender) for i in rng.permutation(count) for gender in (0, 1)]
         candidates[template] = [
             Candidate(
