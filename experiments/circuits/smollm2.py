@@ -47,7 +47,8 @@ SHARES = (0.025, 0.4)  # shares of nodes in addition to those of the curve
 LEAST = 0.025
 # All distinct prompts of one token a word that these tasks have.
 MOST = {
-    "pronouns": Sizes(250, 64, 64), "continents": Sizes(120, 56, 64), "capitals": Sizes(138, 60, 64)
+    "pronouns": Sizes(1024, 136, 128),
+    "continents": Sizes(120, 56, 64), "capitals": Sizes(138, 60, 64)
 }  # fmt: skip
 
 

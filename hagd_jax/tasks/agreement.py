@@ -14,7 +14,7 @@ import numpy as np
 
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NOUNS, share
-from hagd_jax.tasks.spread import LOOK, Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, looked, spread, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -28,6 +28,33 @@ TEMPLATES = {
         "I think the {noun} beside the {other}",
         "As you can see, the {noun} with the {other}",
         "Of course the {noun} next to the {other}",
+        "The committee has decided that the {noun} beside the {other}",
+        "From up here on the roof, the {noun} behind the {other}",
+        "Let me show you where the {noun} with the {other}",
+        "A guide explained to the visitors that the {noun} above the {other}",
+        "As the police soon discovered, the {noun} near the {other}",
+        "It is no secret that the {noun} we met beside the {other}",
+        "During the earthquake, the {noun} beneath the {other}",
+        "Scientists are not sure if the {noun} near the {other}",
+        "There is a legend in which the {noun} beneath the {other}",
+        "Nobody remembers why the {noun} beyond the {other}",
+        "In the second scene of the movie, the {noun} beside the {other}",
+        "It seems to me that the {noun} beside the {other}",
+        "If, by chance, the {noun} alongside the {other}",
+        "The insurance will pay only if the {noun} close to the {other}",
+        "Although it was late, the {noun} right behind the {other}",
+        "Sooner or later, people will notice that the {noun} by the {other}",
+        "Local officials insist that the {noun} standing near the {other}",
+        "Compared with the previous summer, the {noun} around the {other}",
+        "Unless I am mistaken, the {noun} on the right side of the {other}",
+        "The detective noticed, with some alarm, that the {noun} placed next to the {other}",
+        "At the museum, the {noun} displayed with the {other}",
+        "Nine times out of ten, the {noun} nearest to the {other}",
+        "The latest catalog claims that the {noun} shown along with the {other}",
+        "Long before the fire, the {noun} which belonged to the {other}",
+        "Fortunately for all of us, the {noun} two meters from the {other}",
+        "What a shame that the {noun} beyond the {other}",
+        "Rumor has it that the {noun} under the {other}",
     ),
     "select": (
         "Yesterday someone asked us whether the {noun} in front of the {other}",
@@ -43,6 +70,15 @@ TEMPLATES = {
         "Because of the heavy rain, the {noun} to the left of the {other}",
         "He wrote in his diary that the {noun} along with the {other}",
         "Without any doubt at all, the {noun} facing the {other}",
+        "An old sailor swore, with one hand on his heart, that the {noun} above the {other}",
+        "Engineers were worried mainly because the {noun} a few steps from the {other}",
+        "Since early spring, or perhaps since March, the {noun} in back of the {other}",
+        "If you look at it carefully, the {noun} attached to the {other}",
+        "Her grandfather liked to repeat, over and over, that the {noun} next to the {other}",
+        "In our village, unlike yours, the {noun} in the shade of the {other}",
+        "Having examined it twice, I am certain that the {noun} with the {other}",
+        "Tests in two different countries confirmed that the {noun} exposed to the {other}",
+        "Despite the noise and the crowd in the square, the {noun} below the {other}",
     ),
 }
 
@@ -51,7 +87,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     """Make prompts for subject-verb agreement.
 
     Nouns and templates of the three splits are disjoint. Subjects, numbers and templates take
-    turns.
+    turns. Discovery has 8 templates up to 64 prompts, and one more for every 8 prompts up to 32.
 
     Args:
         tokenizer: Of the model; nouns whose two forms are not single tokens are left out.
@@ -66,7 +102,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
     Raises:
         InputError: If there are not as many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(TEMPLATES["discover"]))
     return text_task(
         "agreement",
         tokenizer,
@@ -95,10 +131,10 @@ def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]
     pool = nouns(tokenizer, split)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     pairs = list(itertools.permutations(range(len(pool)), 2))
-    candidates = {}
-    for template in TEMPLATES[split]:
+    candidates, templates = {}, first_templates(TEMPLATES[split], size)
+    for template in templates:
         own = []
-        for i in rng.permutation(len(pairs))[: LOOK * max(size, 32)]:
+        for i in rng.permutation(len(pairs))[: looked(size, templates)]:
             noun, other = pairs[i]
             for n, m in itertools.product((0, 1), repeat=2):
                 text = _text(template, pool[noun], n, pool[other][m])

@@ -26,8 +26,8 @@ class Sizes:
     """Sizes are the numbers of prompts in each split.
 
     Attributes:
-        discover: Prompts that a circuit is found on; None for as many as suit the task: 256 of
-            `ioi`, so that there are many templates among them, and 64 of others.
+        discover: Prompts that a circuit is found on; None for as many as suit the task: 8
+            for each discover template of tasks in sentences, 64 at least; 64 of others.
         select: Prompts that sizes, thresholds and stopping times are chosen on.
         test: Prompts that are only looked at for the verdict.
 

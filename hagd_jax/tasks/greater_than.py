@@ -19,7 +19,7 @@ from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import EVENTS, share
 from hagd_jax.tasks.prompts import Prompts, make_prompts
 from hagd_jax.tasks.spans import text_spans, with_spans
-from hagd_jax.tasks.spread import LOOK, Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, looked, spread, suited
 
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
@@ -31,6 +31,37 @@ TEMPLATES = {
         "The {event} took place between {start} and {century}",
         "It was a great {event}, which started in {start} and stopped in {century}",
         "The records of this {event} run from {start} to {century}",
+        "According to the chronicle, this {event} spanned the years {start} to {century}",
+        "Her book covers the whole {event}, beginning in {start} and ending in {century}",
+        "My professor wrote a thesis on the {event} that lasted from {start} until {century}",
+        "From the beginning of the {event} in {start} to its end in {century}",
+        "Letters about the {event} were sent between {start} and {century}",
+        "An old monk described the {event} that occupied the region from {start} to {century}",
+        "If the {event} really began in {start}, it cannot have ended before {century}",
+        "Chapter five deals with the {event} ({start}-{century}",
+        "The cost of the {event} rose every year from {start} to {century}",
+        "Although the {event} was announced in {start}, it did not begin until {century}",
+        "The queen was born in the first month of the {event}, in {start}, and died in {century}",
+        "Taxes doubled during the {event}, which covers the years {start} through {century}",
+        "Two generations remembered the {event}: it commenced in {start} and was concluded in "
+        "{century}",
+        "This is a map of the {event}, as it progressed between {start} and {century}",
+        "After the {event} failed in {start}, a second attempt was made in {century}",
+        "The king supported the {event} from {start} to {century}",
+        "Every document in the archive concerns the {event} and was signed between {start} and "
+        "{century}",
+        "In {start} the {event} had barely begun; it had been finished by {century}",
+        "The merchants' income from the {event} grew steadily between {start} and {century}",
+        "To finish the {event}, the council needed all the time from {start} to {century}",
+        "Before the {event}, bread was cheap: a loaf cost a penny in {start} and still a penny in "
+        "{century}",
+        "As a result of the {event}, the gates that were shut in {start} remained shut until "
+        "{century}",
+        "The church bells had been silent since the {event} of {start}, and rang next in {century}",
+        "How could the {event}, begun in {start}, still be unfinished in {century}",
+        "The bishop opposed the {event} in {start}, but he changed his mind in {century}",
+        "Harvests were poor throughout the {event}, from about {start} to about {century}",
+        "Few who witnessed the {event} of {start} were still around in {century}",
     ),
     "select": (
         "That {event} went on from {start} until {century}",
@@ -45,6 +76,18 @@ TEMPLATES = {
         "He says that the first day of the {event} was in {start}, and the final day in {century}",
         "They planned the {event} in {start}; it was over in {century}",
         "During the {event}, that is, from {start} to {century}",
+        "Scholars disagree about the {event} and assign it to any decade from {start} to {century}",
+        "Once approved in {start}, the {event} met with resistance until {century}",
+        "A famous poem on the {event}, composed in {start}, was not printed before {century}",
+        "The duke financed the {event} in {start} and regretted it by {century}",
+        "Money collected for the {event} in {start} was missing by {century}",
+        "That {event} had two phases, one from {start}, the other from {century}",
+        "Our lecture tomorrow treats the {event}, {start}-{century}",
+        "Her ancestors, wealthy before the {event} of {start}, were beggars by {century}",
+        "Under the abbot's rule the {event} advanced slowly, from {start} onward, and was "
+        "complete by {century}",
+        "Trade suffered because of the {event}, mainly in the decades between {start} and "
+        "{century}",
     ),
 }
 CENTURIES = {"discover": (11, 13, 15, 17), "select": (12,), "test": (14, 16)}
@@ -74,7 +117,8 @@ class Span(NamedTuple):
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
     """Make prompts for greater-than.
 
-    Templates, events and centuries of the three splits are disjoint.
+    Templates, events and centuries of the three splits are disjoint. Discovery has 8 templates
+    up to 64 prompts, and one more for every 8 prompts up to 32.
 
     Args:
         tokenizer: Of the model.
@@ -89,7 +133,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer has neither two-digit tokens nor single digits, or there are
             not as many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(TEMPLATES["discover"]))
     spans = {split: _spans(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     width = max(len(_ids(tokenizer, span)) for part in spans.values() for span in part)
     return Task(
@@ -179,12 +223,12 @@ def _spans(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Span]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     parts = list(itertools.product(share(EVENTS, split), CENTURIES[split], range(20, 80)))
     made: dict[str, Span] = {}
-    candidates = {}
-    for template in TEMPLATES[split]:
+    candidates, templates = {}, first_templates(TEMPLATES[split], size)
+    for template in templates:
         drawn = (parts[i] for i in rng.permutation(len(parts)))
         spans = (Span(template, *part) for part in drawn)
         aligned = (span for span in spans if _aligned(tokenizer, span))
-        own = list(itertools.islice(aligned, LOOK * max(size, 32)))
+        own = list(itertools.islice(aligned, looked(size, templates)))
         made |= {span.text(): span for span in own}
         candidates[template] = [
             Candidate(_text(span), (span.event, span.century, span.year // 10)) for span in own

@@ -19,7 +19,7 @@ from hagd_jax.errors import InputError
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
 from hagd_jax.tasks.lexicon import NAMES, share, words
 from hagd_jax.tasks.spans import slots
-from hagd_jax.tasks.spread import require_enough
+from hagd_jax.tasks.spread import first_templates, require_enough, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -132,9 +132,6 @@ SCENES = {
 
 # Two names in the prompt, three others in its counterfactual.
 NAMES_NEEDED = 5
-# A split begins with so many templates, or all that it has; more prompts have more templates, and
-# each of those has at least EACH prompts, as means and partners are those of a template.
-FEWEST, EACH = 8, 8
 
 
 def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
@@ -157,7 +154,7 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
         InputError: If the tokenizer leaves fewer than five names for a split, or there are not as
             many different prompts as asked for.
     """
-    sizes = read_draw(sizes, seed, EACH * len(SCENES["discover"].templates))
+    sizes = read_draw(sizes, seed, suited(SCENES["discover"].templates))
     texts = {split: _texts(tokenizer, split, getattr(sizes, split), seed) for split in SPLITS}
     return text_task(
         "ioi",
@@ -203,7 +200,7 @@ def names(tokenizer: Tokenizer, split: str) -> tuple[str, ...]:
 def _texts(tokenizer: Tokenizer, split: str, size: int, seed: int) -> list[Text]:
     pool, scenes = names(tokenizer, split), SCENES[split]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    templates = scenes.templates[: max(FEWEST, size // EACH)]
+    templates = first_templates(scenes.templates, size)
     fillings = {t: _fillings(tokenizer, pool, scenes, t) for t in templates}
     kinds = itertools.product((True, False), templates)
     most = len(pool) * (len(pool) - 1) * min(map(len, fillings.values()))

@@ -15,7 +15,7 @@ from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
-from hagd_jax.tasks.spread import Candidate, spread
+from hagd_jax.tasks.spread import Candidate, first_templates, spread, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, see
             there are not as many different prompts as asked for.
     """
     _require_relation(relation)
-    sizes = read_draw(sizes, seed)
+    sizes = read_draw(sizes, seed, suited(RELATIONS[relation].templates["discover"]))
     texts = {s: _texts(relation, tokenizer, s, getattr(sizes, s), seed) for s in SPLITS}
     tokens = single_tokens(tokenizer, (word for _, word in RELATIONS[relation].pairs))
     return text_task(
@@ -234,7 +234,7 @@ def _texts(relation: str, tokenizer: Tokenizer, split: str, size: int, seed: int
             if others:
                 pairs.append((one, others))
     candidates = {}
-    for template in RELATIONS[relation].templates[split]:
+    for template in first_templates(RELATIONS[relation].templates[split], size):
         own = []
         for i in rng.permutation(len(pairs)):
             (subject, word), others = pairs[i]

@@ -13,8 +13,12 @@ from hagd_jax.tasks.definition import Text
 if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
 
-# Of a template so many candidates are looked at for each prompt that it can get.
-LOOK = 6
+# Of a template so many candidates are looked at for each prompt that it can get, and of LEAST
+# prompts at least.
+LOOK, LEAST = 6, 32
+# A split begins with so many templates, or all that it has; more prompts have more templates, and
+# each of those has at least EACH prompts, as means and partners are those of a template.
+FEWEST, EACH = 8, 8
 
 
 class Candidate(NamedTuple):
@@ -27,6 +31,47 @@ class Candidate(NamedTuple):
 
     text: Text
     uses: tuple[Hashable, ...]
+
+
+def first_templates(templates: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return the templates that the prompts of a split are made of.
+
+    Args:
+        templates: All that the split has.
+        size: How many prompts it gets.
+
+    Returns:
+        The first eight, and one more for every eight prompts beyond 64.
+
+    Example:
+        >>> len(first_templates("abcdefghijklm", 64)), len(first_templates("abcdefghijklm", 80))
+        (8, 10)
+    """
+    return tuple(templates[: max(FEWEST, size // EACH)])
+
+
+def suited(templates: Sequence[str]) -> int:
+    """Return how many prompts give each template of the discover split its share, at least 64.
+
+    Example:
+        >>> suited("abcde"), suited("abcdefghijklm")
+        (64, 104)
+    """
+    return EACH * max(FEWEST, len(templates))
+
+
+def looked(size: int, templates: Sequence[str]) -> int:
+    """Return how many candidates of each template are enough for a split.
+
+    Args:
+        size: How many prompts it gets.
+        templates: From `first_templates`.
+
+    Example:
+        >>> looked(1024, "abcd"), looked(64, "abcd")
+        (1536, 192)
+    """
+    return LOOK * max(-(-size // len(templates)), LEAST)
 
 
 def spread(
@@ -101,7 +146,7 @@ def _of_one_length(
     tokenizer: Tokenizer, candidates: Sequence[Candidate], enough: int
 ) -> list[Candidate]:
     """Those of the commonest length in tokens; of the next ones too, until there are enough."""
-    looked = candidates[: LOOK * max(enough, 32)]
+    looked = candidates[: LOOK * max(enough, LEAST)]
     lengths = [len(tokenizer.encode(one.text.clean, end=False)) for one in looked]
     kept: list[Candidate] = []
     for length, _ in collections.Counter(lengths).most_common():

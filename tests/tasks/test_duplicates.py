@@ -15,14 +15,19 @@ from hagd_jax.tasks import (
     SPLITS,
     Sizes,
     Text,
+    agreement,
     dyck,
+    greater_than,
     induction,
+    ioi,
     modular,
     names,
     parity,
+    pronouns,
     sorting,
     task,
     text_task,
+    word_arithmetic,
 )
 from hagd_jax.tasks import overlap as measure
 from hagd_jax.tasks.duplicates import DISTANCE, SHARED, basic_form, distances
@@ -34,6 +39,14 @@ from tests.models.test_decoder import LLAMA
 TASKS = ["agreement", "greater_than", "ioi", "pronouns", "word_arithmetic", *sorted(RELATIONS)]
 # The words that name a behaviour; all others are of one split alone.
 TOPICS = {"capitals": {"capital"}, "languages": {"languag"}}
+TEMPLATES = {
+    **{name: relation.templates for name, relation in RELATIONS.items()},
+    "agreement": agreement.TEMPLATES,
+    "greater_than": greater_than.TEMPLATES,
+    "ioi": {split: scenes.templates for split, scenes in ioi.SCENES.items()},
+    "pronouns": pronouns.TEMPLATES,
+    "word_arithmetic": word_arithmetic.TEMPLATES,
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +74,15 @@ def test_templates_and_words_of_splits_are_apart(made, name):
 def test_every_group_has_eight_different_prompts_by_default(made, name):
     for split in SPLITS:
         prompts, texts = made[name].splits[split], made[name].texts[split]
-        expected = getattr(Sizes(), split) or (256 if name == "ioi" else 64)
+        # Each discover template has its share; of the other splits, those that fit are used.
+        expected = getattr(Sizes(), split) or max(64, 8 * len(TEMPLATES[name][split]))
         assert len(prompts) == expected
         assert len({text.clean for text in texts}) == len(texts)
         groups = collections.Counter(prompts.group.tolist())
         assert min(groups.values()) >= 8
-        assert len(groups) == len({text.template for text in texts}) >= 4
+        used = {text.template for text in texts}
+        assert len(groups) == len(used) == min(len(TEMPLATES[name][split]), max(8, expected // 8))
+        assert len(used) >= 4
 
 
 @pytest.mark.parametrize("algorithm", [parity(8), sorting(3, 7), induction(9, 6), dyck(8, 2),
