@@ -19,11 +19,13 @@ import jax
 import numpy as np
 
 import hagd_jax as hagd
-from experiments.circuits.smollm2 import judged, limited, loaded
+from experiments.circuits.smollm2 import limited, loaded
+from experiments.circuits.units import gated
 from experiments.common.cells import Row, measure_cells
 from experiments.common.digests import sha256
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
+from hagd_jax.causal.ablation import Named
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.tasks import Sizes, Task
@@ -49,7 +51,7 @@ class Config(Places):
     units: int = 64
     rows: Sizes = Sizes(discover=25, select=13, test=27)
     sizes: Sizes = Sizes(discover=1024, select=64, test=64)
-    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
 
     def __post_init__(self):
         for pair in self.pairs:
@@ -70,7 +72,7 @@ def main(config: Config) -> None:
 def measure(cell: Row, config: Config) -> list[Row]:
     """Test the circuit of one task and seed on one file."""
     name, _, source = cell["pair"].partition("=")
-    model, nodes = loaded(config.model, "")
+    model, _ = loaded(config.model, "")
     circuit = Circuit.load(
         config.runs / "units" / f"{name}-{cell['seed']}" / f"{config.units}.json"
     )
@@ -80,9 +82,10 @@ def measure(cell: Row, config: Config) -> list[Row]:
     seen = set(np.asarray(own.splits["discover"].answer).ravel().tolist())
     answers = np.asarray(rows.answer)
     told = {"prompts": len(rows), "names": float(np.isin(answers, list(seen)).mean()),
-            "sha256": sha256(Path(source.partition(":")[2])), "units": len(circuit)}  # fmt: skip
-    tested = judged(model, task, nodes, [circuit.mask()], cell["seed"], config.ablations)
-    return [told | {key: row[key] for key in row if key not in ("cpr", "cmd")} for row in tested]
+            "sha256": sha256(Path(source.partition(":")[2])), "units": len(circuit),
+            "nodes": circuit.leaves}  # fmt: skip
+    task = dataclasses.replace(task, name=name)
+    return [told | row for row in gated(model, task, circuit, config.ablations, cell["seed"])]
 
 
 def whole(source: str, model: LanguageModel, rows: Sizes) -> Task:

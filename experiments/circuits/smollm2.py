@@ -45,11 +45,12 @@ from hagd_jax.units import Dictionary, Nodes, Scores
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # shares of nodes in addition to those of the curve
 LEAST = 0.025
-# All distinct prompts of one token a word that these tasks have.
+# At most so many distinct prompts of one token a word do these tasks have, or are asked for.
 MOST = {
     "pronouns": Sizes(1024, 136, 128),
-    "continents": Sizes(120, 56, 64), "capitals": Sizes(138, 60, 64)
-}  # fmt: skip
+    "continents": Sizes(768, 56, 128),
+    "capitals": Sizes(736, 60, 128),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def limited(task: str, sizes: Sizes) -> Sizes:
 
     Example:
         >>> limited("capitals", Sizes(discover=None, select=64, test=8))
-        Sizes(discover=138, select=60, test=8)
+        Sizes(discover=736, select=60, test=8)
     """
     if task not in MOST:
         return sizes

@@ -6,15 +6,14 @@ counterfactual names another subject of as many tokens; its object, another one,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hagd_jax.brief import one_line
 from hagd_jax.errors import InputError
 from hagd_jax.tasks import lexicon
 from hagd_jax.tasks.definition import SPLITS, Sizes, Task, Text, read_draw
+from hagd_jax.tasks.relation_templates import RELATIONS
 from hagd_jax.tasks.spread import Candidate, first_templates, spread, suited
 from hagd_jax.tasks.text import single_tokens, text_task
 
@@ -22,144 +21,12 @@ if TYPE_CHECKING:
     from hagd_jax.models.tokenizer import Tokenizer
 
 
-class Relation(NamedTuple):
-    """A relation lists pairs of words and the sentences that express how they are related.
-
-    Attributes:
-        description: One sentence for the report.
-        pairs: (subject, object), the commonest first.
-        templates: By split, with `{subject}`; none begins with it.
-    """
-
-    description: str
-    pairs: tuple[tuple[str, str], ...]
-    templates: Mapping[str, tuple[str, ...]]
-
-    __repr__ = one_line
-
-
-RELATIONS = {
-    "capitals": Relation(
-        "Name the capital of a country or a state.",
-        lexicon.CAPITALS,
-        {
-            "discover": (
-                "The capital of {subject} is",
-                "As every child knows, the capital of {subject} is",
-                "We are going to {subject}, to see its capital,",
-                "She moved to {subject} and found work in the capital,",
-                "All main roads in {subject} lead to the capital,",
-                "Our plane to {subject} landed in the capital,",
-            ),
-            "select": (
-                "Most visitors who come to {subject} never leave the capital,",
-                "Make a stop in {subject}, preferably in its capital,",
-                "The letter was posted in {subject}, in the capital,",
-                "His trip through {subject} ended late at night in the capital,",
-            ),
-            "test": (
-                "On a map of {subject}, a star marks the capital,",
-                "The government of {subject} sits in the capital,",
-                "The largest airport of {subject} is close to the capital,",
-                "Last summer we toured {subject} and spent a week in the capital,",
-                "For years the power in {subject} has been held by men in the capital,",
-                "Half of the population of {subject} is crowded around the capital,",
-                "The team from {subject} played at home in the capital,",
-            ),
-        },
-    ),
-    "languages": Relation(
-        "Name the language of a country.",
-        lexicon.LANGUAGES,
-        {
-            "discover": (
-                "The official language of {subject} is",
-                "He grew up in {subject}, so his mother tongue is",
-                "In the schools of {subject}, children learn to read and write in",
-                "The national anthem of {subject} is sung in",
-                "Menus in {subject} are often only in",
-            ),
-            "select": (
-                "To translate a letter from {subject}, we need someone who knows",
-                "Poets of {subject} compose their verses in",
-                "Citizens of {subject} vote with ballots printed in",
-                "Someone who moves to {subject} must first master",
-            ),
-            "test": (
-                "The language spoken in {subject} is called",
-                "Anyone raised in {subject} is a native speaker of",
-                "She has lived in {subject} all her life and is fluent in",
-                "Bedtime stories in {subject} are told in",
-                "They married in {subject}, and the wedding vows were in",
-                "The parliament of {subject} debates in",
-                "My grandmother was born in {subject} and her accent is still",
-            ),
-        },
-    ),
-    "continents": Relation(
-        "Name the continent of a country.",
-        lexicon.CONTINENTS,
-        {
-            "discover": (
-                "The country of {subject} is in",
-                "The people of {subject} live in",
-                "On the map you find {subject} in",
-                "Every river in {subject} flows through",
-                "From space you can see {subject} and the rest of",
-            ),
-            "select": (
-                "We know {subject} as a state in",
-                "In {subject} the climate is typical of",
-                "Geography lesson: {subject} is located in",
-                "She wrote a book about {subject} and other places in",
-            ),
-            "test": (
-                "The continent where {subject} lies is",
-                "After a year in {subject} she left the continent of",
-                "The mountains of {subject} are some of the highest in",
-                "The history of {subject} is taught as the history of",
-                "The war began in {subject} and soon spread over",
-                "The railway from {subject} leads to other parts of",
-                "The economy of {subject} is one of the largest in",
-            ),
-        },
-    ),
-    "past_tense": Relation(
-        "Say what one does every day of yesterday.",
-        lexicon.PAST_TENSES,
-        {
-            "discover": (
-                "Today they {subject}, and yesterday they",
-                "Now I {subject}; last year I",
-                "These days we {subject}, as back then we",
-                "Every Sunday we {subject}, and last Sunday we",
-                "All of them {subject} each week, and a week ago all of them",
-            ),
-            "select": (
-                "Did the old man {subject}? Indeed he",
-                "Now write it in the past: I {subject} becomes I",
-                "When asked whether they {subject}, he replied that they once",
-                "In class: the verb is {subject}, and its past form is",
-            ),
-            "test": (
-                "Every morning the boys {subject}, and this morning the boys",
-                "The workers {subject} at noon, as the workers before them",
-                "Do you {subject}? No, but in school I",
-                "How often do they {subject}? In May they",
-                "The women {subject} just like their mothers",
-                "Did they {subject}? Yes, they",
-                "Here is how to change the tense of a sentence: they {subject}, they",
-            ),
-        },
-    ),
-}
-
-
 def task(relation: str, tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> Task:
     """Make prompts for a relation.
 
     Templates and subjects of the three splits are disjoint. Subjects take turns, and so do the
-    templates, so a split has about as many prompts of each.
+    templates, so a split has about as many prompts of each. Discovery has more templates where
+    there are more prompts: 8 for up to 64 and one more for every further 8, up to all.
 
     Args:
         relation: One of `RELATIONS`.
