@@ -124,6 +124,19 @@ SCENES = {
             "Every summer the {place} hired {A} and {B}. This year {S} sold a {object} to",
             "From the window of the {place}, {A} and {B} watched the sunset. Quietly {S} "
             "slid the {object} over to",
+            "Although {A} and {B} had equal shares in the {place}, {S} transferred the {object} to",
+            "Inside the noisy {place}, {A} and {B} could barely hear anything, and {S} "
+            "demonstrated the {object} to",
+            "A cold wind blew as {A} and {B} reached the {place}; there {S} delivered a {object} to",
+            "Nothing in the {place} pleased {A} or {B}; eventually {S} shipped a {object} to",
+            "During the birthday feast {A} and {B} danced in the {place}, and {S} awarded a "
+            "{object} to",
+            "The lawsuit named {A} and {B} as owners of the {place}, so {S} surrendered the "
+            "{object} to",
+            "Strangely enough, {A} and {B} both inherited the {place}, and {S} donated the "
+            "{object} to",
+            "Rumor has it that {A} and {B} quarreled behind the {place}, until {S} lost the "
+            "{object} to",
         ),
         places=words("hotel bank farm gym bakery cafe club bar"),
         objects=words("phone pen toy card hat box coin lamp"),
@@ -139,7 +152,8 @@ def task(tokenizer: Tokenizer, *, sizes: Sizes | None = None, seed: int = 0) -> 
 
     Templates, names, places and objects of the three splits are disjoint. Templates and the two
     orders (ABBA: the answer is named first; BABA: second) take turns, so they are balanced.
-    Discovery has 8 templates up to 64 prompts, and one more for every 8 prompts up to 32.
+    A split has 8 templates up to 64 prompts, and one more for every 8 prompts: of discovery up to
+    32, of the test split up to 16.
 
     Args:
         tokenizer: Of the model; names that are not one of its tokens are left out.
