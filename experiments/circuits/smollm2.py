@@ -45,7 +45,7 @@ from hagd_jax.units import Dictionary, Nodes, Scores
 Name = Literal["ioi", "greater_than", "agreement", "pronouns", "continents", "capitals"]
 SHARES = (0.025, 0.4)  # shares of nodes in addition to those of the curve
 LEAST = 0.025
-# All distinct prompts of one token a word that these tasks have.
+# All distinct prompts of one token a word that these tasks have; of a test split, at most 128.
 MOST = {
     "pronouns": Sizes(250, 64, 64),
     "continents": Sizes(768, 56, 128),
