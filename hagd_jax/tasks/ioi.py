@@ -124,19 +124,20 @@ SCENES = {
             "Every summer the {place} hired {A} and {B}. This year {S} sold a {object} to",
             "From the window of the {place}, {A} and {B} watched the sunset. Quietly {S} "
             "slid the {object} over to",
-            "Although {A} and {B} had equal shares in the {place}, {S} transferred the {object} to",
+            "Partners for years, {A} and {B} had equal shares in the {place}; this spring, without "
+            "regret, {S} transferred the {object} to",
             "Inside the noisy {place}, {A} and {B} could barely hear anything, and {S} "
-            "demonstrated the {object} to",
-            "A cold wind blew as {A} and {B} reached the {place}; there {S} delivered a {object} to",
+            "threw a {object} across to",
+            "A cold wind blew as {A} and {B} reached the {place}; {S} delivered a {object} to",
             "Nothing in the {place} pleased {A} or {B}; eventually {S} shipped a {object} to",
-            "During the birthday feast {A} and {B} danced in the {place}, and {S} awarded a "
+            "Everyone danced: it was a birthday feast, and the {place} had a prize for {A} and "
+            "{B}. Laughing, {S} awarded the {object} to",
+            "As owners of the {place}, {A} and {B} faced a lawsuit, and reluctantly {S} mailed the "
             "{object} to",
-            "The lawsuit named {A} and {B} as owners of the {place}, so {S} surrendered the "
+            "Smoke rose above the {place}, yet {A} and {B} ignored it, and {S} simply slid the "
             "{object} to",
-            "Strangely enough, {A} and {B} both inherited the {place}, and {S} donated the "
-            "{object} to",
-            "Rumor has it that {A} and {B} quarreled behind the {place}, until {S} lost the "
-            "{object} to",
+            "Rumor has it that {A} and {B} quarreled the whole night behind the {place}; by "
+            "dawn {S} surrendered the {object} to",
         ),
         places=words("hotel bank farm gym bakery cafe club bar"),
         objects=words("phone pen toy card hat box coin lamp"),
