@@ -31,8 +31,15 @@ from hagd_jax.causal import Circuit, Estimate, ValidateConfig, keeps
 from hagd_jax.causal.ablation import Named
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
-from hagd_jax.search import UnitMaskConfig, UnitPruneConfig, prune_units, search_units
+from hagd_jax.search import (
+    UnitCircuit,
+    UnitMaskConfig,
+    UnitPruneConfig,
+    prune_units,
+    search_units,
+)
 from hagd_jax.tasks import Sizes, Task
+from hagd_jax.units import UnitTree
 
 TASKS: tuple[Name, ...] = (
     "ioi", "agreement", "pronouns", "greater_than", "continents", "capitals",
@@ -95,17 +102,15 @@ def measure(cell: Row, config: Config) -> list[Row]:
     took = round(time.monotonic() - began, 1)
     rows: list[Row] = []
     for limit, made, good in zip(limits, found.circuits, found.found, strict=True):
+        folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+        folder.mkdir(parents=True, exist_ok=True)
+        searched = circuit_of(model, task, found.tree, made, cell["seed"])
+        searched.save(folder / f"{limit[0]}-searched.json")
         began = time.monotonic()
         less = prune_units(model, prompts, found.tree, made, config.prune)
         pruned, units = round(time.monotonic() - began, 1), less.circuit.units
-        folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, one in (("-searched", made), ("", less.circuit)):
-            circuit = Circuit.of_units(
-                found.tree, one.units, list(one.ranks), model=model.name, task=task.name,
-                seen=one.seen, seed=cell["seed"],
-            )  # fmt: skip
-            circuit.save(folder / f"{limit[0]}{name}.json")
+        circuit = circuit_of(model, task, found.tree, less.circuit, cell["seed"])
+        circuit.save(folder / f"{limit[0]}.json")
         kinds = {kind: sum(unit.kind == kind for unit in units)
                  for kind in sorted({unit.kind for unit in units})}  # fmt: skip
         own = {"asked": limit[0], "searched": len(made.units), "units": len(units),
@@ -116,6 +121,16 @@ def measure(cell: Row, config: Config) -> list[Row]:
                "prune_seconds": pruned}  # fmt: skip
         rows += [own | row for row in gated(model, task, circuit, config.ablations, cell["seed"])]
     return rows
+
+
+def circuit_of(
+    model: LanguageModel, task: Task, tree: UnitTree, found: UnitCircuit, seed: int
+) -> Circuit:
+    """Make a circuit with its history."""
+    return Circuit.of_units(
+        tree, found.units, list(found.ranks), model=model.name, task=task.name, seen=found.seen,
+        seed=seed,
+    )  # fmt: skip
 
 
 def gated(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,11 +14,12 @@ from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
 from hagd_jax.search.parts import looked
-from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, unit_losses
+from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, mask_row, unit_losses
 from hagd_jax.search.unit_config import UnitPruneConfig, UnitRepairConfig
 from hagd_jax.search.unit_proposals import Chain
+from hagd_jax.search.unit_slopes import slopes
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Source, Unit, UnitTree
+from hagd_jax.units import Dictionary, Source, Unit, UnitTree
 
 _Shares = Callable[[Sequence[Chain]], np.ndarray]
 _Progress = Callable[[int, int], None]
@@ -56,10 +58,12 @@ def prune_units(
 ) -> PrunedUnits:
     """Leave out the units of a circuit that add too little, until each is worth enough.
 
-    A round measures the circuit without each of its units in turn. Those worth less than
-    `config.least` leave together: all of them, or the half that is worth least, and so on, until
-    those that leave are together worth less than `config.least` each. Units that make up for each
-    other are therefore not all left out.
+    Gradients estimate what each unit is worth. Those worth less than `config.least` leave together:
+    all of them, or the half that is worth least, and so on, until those that leave are together
+    worth less than `config.least` each, by what is measured. Units that make up for each other are
+    therefore not all left out. Where estimates let no unit leave any more, the circuit is measured
+    without each of its units in turn, and the same is done with what they are worth, again and
+    again until each is worth enough.
 
     Args:
         model: The model.
@@ -93,47 +97,68 @@ def prune_units(
     nodes = dictionary_of(model, tree, dictionary)
     require_run(model, prompts, config, UnitPruneConfig)
     require_is("circuit", circuit, UnitCircuit, mend="search_units returns some.")
-    now, some = tree.antichain(circuit.units), prompts[: config.prompts]
+    now = tree.antichain(circuit.units)
     if not now:
         raise InputError("circuit", got="one without units", expected="at least one unit")
-    inside = UnitRepairConfig(batch_size=config.batch_size, metric=config.metric)
-    if config.ablations is not None:
-        inside = dataclasses.replace(inside, ablations=config.ablations)
-    spent, scale = 0, np.ones((len(inside.ablations), 1))
-
-    def shares(chains: Sequence[Chain]) -> np.ndarray:
-        nonlocal spent
-        spent += len(chains)
-        found = unit_losses(model, some, tree, chains, inside, dictionary=nodes, reference=prompts)
-        return np.stack([found[name] for name in inside.ablations]) / scale
-
-    ends = shares([(), now])
-    scale = np.maximum(np.abs(ends[:, :1]), 1e-6)
-    path, left = [float((ends / scale)[:, 1].mean())], now
+    bench = _Bench(model, prompts, tree, nodes, config)
+    path, exact = [float(bench.shares([now])[0])], False
     while True:
-        worth = _worth(now, path[-1], shares, progress)
-        left, loss = _less(now, worth, path[-1], shares, config.least)
-        if len(left) == len(now):
+        worth = bench.worth(now, path[-1], progress) if exact else bench.estimate(now)
+        left, loss = _less(now, worth, path[-1], bench.shares, config.least)
+        if len(left) < len(now):
+            now = left
+            path.append(loss)
+        elif exact:
             break
-        now = left
-        path.append(loss)
+        else:
+            exact = True
     ranks = dict(zip((unit.name for unit in circuit.units), circuit.ranks, strict=True))
-    seen = circuit.seen | tree.seen | looked(model, prompts, nodes, inside.ablations)
+    seen = circuit.seen | tree.seen | looked(model, prompts, nodes, bench.how.ablations)
     made = circuit._replace(
         units=now, ranks=tuple(ranks[unit.name] for unit in now), losses={}, seen=seen
     )
-    return PrunedUnits(made, tuple(worth.tolist()), tuple(path), spent)
+    return PrunedUnits(made, tuple(worth.tolist()), tuple(path), bench.spent)
 
 
-def _worth(units: Chain, loss: float, shares: _Shares, progress: _Progress) -> np.ndarray:
-    """(K,) what leaving out each unit adds to the mean loss."""
-    rows = []
-    for first in range(0, len(units), _AT_ONCE):
-        progress(first, len(units))
-        some = units[first : first + _AT_ONCE]
-        rows.append(shares([_without(units, (unit,)) for unit in some]).mean(0) - loss)
-    progress(len(units), len(units))
-    return np.concatenate(rows)
+class _Bench:
+    """Losses of circuits of units as shares of the empty circuit's, means over the ablations."""
+
+    def __init__(
+        self, model: LanguageModel, prompts: Prompts, tree: UnitTree, nodes: Dictionary,
+        config: UnitPruneConfig,
+    ):  # fmt: skip
+        how = UnitRepairConfig(batch_size=config.batch_size, metric=config.metric)
+        if config.ablations is not None:
+            how = dataclasses.replace(how, ablations=config.ablations)
+        self.tree, self.how, self.spent, some = tree, how, 0, prompts[: config.prompts]
+        self._losses = functools.partial(
+            unit_losses, model, some, tree, config=how, dictionary=nodes, reference=prompts
+        )
+        empty = self._losses([()])
+        self._scale = {name: max(abs(float(empty[name][0])), 1e-6) for name in how.ablations}
+        self._slope = slopes(model, some, nodes.bare(), how)
+
+    def shares(self, chains: Sequence[Chain]) -> np.ndarray:
+        """(K,) losses of circuits."""
+        self.spent += len(chains)
+        found = self._losses(chains)
+        return np.mean([found[name] / scale for name, scale in self._scale.items()], 0)
+
+    def worth(self, units: Chain, loss: float, progress: _Progress) -> np.ndarray:
+        """(K,) what leaving out each unit adds to the loss."""
+        rows = []
+        for first in range(0, len(units), _AT_ONCE):
+            progress(first, len(units))
+            some = units[first : first + _AT_ONCE]
+            rows.append(self.shares([_without(units, (unit,)) for unit in some]) - loss)
+        progress(len(units), len(units))
+        return np.concatenate(rows)
+
+    def estimate(self, units: Chain) -> np.ndarray:
+        """(K,) the same, to first order."""
+        row = mask_row(self.tree, units)
+        slope = np.mean([self._slope(name, row) / scale for name, scale in self._scale.items()], 0)
+        return np.array([-slope[unit.places()].sum() for unit in units])
 
 
 def _less(
@@ -144,7 +169,7 @@ def _less(
     while few:
         out = [units[i] for i in np.argsort(worth, kind="stable")[:few]]
         left = _without(units, out)
-        found = float(shares([left]).mean())
+        found = float(shares([left])[0])
         if found - loss < least * few:
             return left, found
         few //= 2
