@@ -148,11 +148,11 @@ class UnitPruneConfig:
 
     Example:
         >>> UnitPruneConfig(least=0.01).prompts
-        64
+        32
     """
 
     least: float = 2e-3
-    prompts: int = 64
+    prompts: int = 32
     batch_size: int = 32
     ablations: tuple[str, ...] | None = None
     metric: float = 1.0

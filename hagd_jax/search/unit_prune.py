@@ -14,10 +14,9 @@ from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
 from hagd_jax.search.parts import looked
-from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, mask_row, unit_losses
+from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, unit_losses
 from hagd_jax.search.unit_config import UnitPruneConfig, UnitRepairConfig
 from hagd_jax.search.unit_proposals import Chain
-from hagd_jax.search.unit_slopes import slopes
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Dictionary, Source, Unit, UnitTree
 
@@ -25,6 +24,8 @@ _Shares = Callable[[Sequence[Chain]], np.ndarray]
 _Progress = Callable[[int, int], None]
 # Circuits measured between two calls of `progress`.
 _AT_ONCE = 8
+# Units worth so many times the least are not measured again when others have left.
+_NEAR = 4
 
 
 class PrunedUnits(NamedTuple):
@@ -33,7 +34,7 @@ class PrunedUnits(NamedTuple):
     Attributes:
         circuit: The circuit; its units keep their ranks.
         worth: For each of its units the loss that leaving it out adds, as a share of the empty
-            circuit's: the mean over the ablations.
+            circuit's: the mean over the ablations, when it was last measured.
         loss: Loss of the circuit as such a share: before, and after each round.
         evaluations: Number of circuits measured.
     """
@@ -58,12 +59,11 @@ def prune_units(
 ) -> PrunedUnits:
     """Leave out the units of a circuit that add too little, until each is worth enough.
 
-    Gradients estimate what each unit is worth. Those worth less than `config.least` leave together:
-    all of them, or the half that is worth least, and so on, until those that leave are together
-    worth less than `config.least` each, by what is measured. Units that make up for each other are
-    therefore not all left out. Where estimates let no unit leave any more, the circuit is measured
-    without each of its units in turn, and the same is done with what they are worth, again and
-    again until each is worth enough.
+    The circuit is measured without each of its units in turn. Those worth less than `config.least`
+    leave together: all of them, or the half that is worth least, and so on, until those that leave
+    are together worth less than `config.least` each. Units that make up for each other are
+    therefore not all left out. Then it is measured again without each of those worth less than four
+    times the least, until each is worth enough.
 
     Args:
         model: The model.
@@ -101,17 +101,16 @@ def prune_units(
     if not now:
         raise InputError("circuit", got="one without units", expected="at least one unit")
     bench = _Bench(model, prompts, tree, nodes, config)
-    path, exact = [float(bench.shares([now])[0])], False
+    path, known = [float(bench.shares([now])[0])], dict[Unit, float]()
     while True:
-        worth = bench.worth(now, path[-1], progress) if exact else bench.estimate(now)
+        near = tuple(unit for unit in now if known.get(unit, 0.0) < _NEAR * config.least)
+        known |= dict(zip(near, bench.worth(now, near, path[-1], progress), strict=True))
+        worth = np.array([known[unit] for unit in now])
         left, loss = _less(now, worth, path[-1], bench.shares, config.least)
-        if len(left) < len(now):
-            now = left
-            path.append(loss)
-        elif exact:
+        if len(left) == len(now):
             break
-        else:
-            exact = True
+        now = left
+        path.append(loss)
     ranks = dict(zip((unit.name for unit in circuit.units), circuit.ranks, strict=True))
     seen = circuit.seen | tree.seen | looked(model, prompts, nodes, bench.how.ablations)
     made = circuit._replace(
@@ -130,13 +129,12 @@ class _Bench:
         how = UnitRepairConfig(batch_size=config.batch_size, metric=config.metric)
         if config.ablations is not None:
             how = dataclasses.replace(how, ablations=config.ablations)
-        self.tree, self.how, self.spent, some = tree, how, 0, prompts[: config.prompts]
+        self.how, self.spent, some = how, 0, prompts[: config.prompts]
         self._losses = functools.partial(
             unit_losses, model, some, tree, config=how, dictionary=nodes, reference=prompts
         )
         empty = self._losses([()])
         self._scale = {name: max(abs(float(empty[name][0])), 1e-6) for name in how.ablations}
-        self._slope = slopes(model, some, nodes.bare(), how)
 
     def shares(self, chains: Sequence[Chain]) -> np.ndarray:
         """(K,) losses of circuits."""
@@ -144,21 +142,15 @@ class _Bench:
         found = self._losses(chains)
         return np.mean([found[name] / scale for name, scale in self._scale.items()], 0)
 
-    def worth(self, units: Chain, loss: float, progress: _Progress) -> np.ndarray:
-        """(K,) what leaving out each unit adds to the loss."""
-        rows = []
-        for first in range(0, len(units), _AT_ONCE):
-            progress(first, len(units))
-            some = units[first : first + _AT_ONCE]
-            rows.append(self.shares([_without(units, (unit,)) for unit in some]) - loss)
-        progress(len(units), len(units))
-        return np.concatenate(rows)
-
-    def estimate(self, units: Chain) -> np.ndarray:
-        """(K,) the same, to first order."""
-        row = mask_row(self.tree, units)
-        slope = np.mean([self._slope(name, row) / scale for name, scale in self._scale.items()], 0)
-        return np.array([-slope[unit.places()].sum() for unit in units])
+    def worth(self, units: Chain, some: Chain, loss: float, progress: _Progress) -> list[float]:
+        """What leaving out each of some units adds to the loss."""
+        found: list[float] = []
+        while len(found) < len(some):
+            progress(len(found), len(some))
+            turn = some[len(found) : len(found) + _AT_ONCE]
+            found += (self.shares([_without(units, (unit,)) for unit in turn]) - loss).tolist()
+        progress(len(some), len(some))
+        return found
 
 
 def _less(

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.errors import require_is
 from hagd_jax.models import LanguageModel
+from hagd_jax.parallel import replicate
 from hagd_jax.search.checks import require_run
+from hagd_jax.search.objective import Target, loss, target_of
 from hagd_jax.search.parts import looked
+from hagd_jax.search.several import partners_of, replaced
 from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, mask_row, unit_losses
 from hagd_jax.search.unit_config import UnitRepairConfig
 from hagd_jax.search.unit_proposals import Chain, proposals
 from hagd_jax.search.unit_sizes import limits_of
-from hagd_jax.search.unit_slopes import slopes
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Source, UnitTree
+from hagd_jax.units import Parts, Source, UnitTree
 
 
 class RepairedUnits(NamedTuple):
@@ -92,7 +97,7 @@ def repair_units(
     empty = {name: float(row[0]) for name, row in first.items()}
     losses = {name: float(row[1]) for name, row in first.items()}
     worst, spent = [float(_worst(losses, empty))], 1
-    slope_at = slopes(model, prompts, nodes.bare(), config)
+    slope_at = _slopes(model, prompts, nodes.bare(), config)
     for _ in range(config.rounds):
         slope = sum(slope_at(name, mask_row(tree, now)) / max(abs(empty[name]), 1e-6)
                     for name in _near_worst(losses, empty))  # fmt: skip
@@ -125,3 +130,47 @@ def _near_worst(losses: dict[str, float], empty: dict[str, float]) -> list[str]:
     share = {name: value / max(empty[name], 1e-6) for name, value in losses.items()}
     most = max(share.values())
     return [name for name, value in share.items() if value >= most - 0.2 * abs(most)]
+
+
+def _slopes(
+    model: LanguageModel, prompts: Prompts, parts: Parts, config: UnitRepairConfig
+) -> Callable[[str, np.ndarray], np.ndarray]:
+    """A function of an ablation and a circuit: the (N,) gradient of its loss over all prompts."""
+    names = config.ablations
+    target = target_of(
+        model, prompts, config.batch_size, means=parts if "mean" in names else None
+    )  # fmt: skip
+    every = jnp.arange(len(prompts))
+    drawn = None
+    if "resample" in names:
+        drawn = partners_of(model, prompts, 1).take(jnp.int32(0), every, model.mesh)
+
+    def slope(name: str, row: np.ndarray) -> np.ndarray:
+        pairs = drawn if name == "resample" else None
+        own = jnp.asarray(row, jnp.float32)
+        return np.asarray(_slope(model.bare(), parts, target, pairs, own, config.metric, name))
+
+    return slope
+
+
+@functools.partial(jax.jit, static_argnames=("weight", "ablation"))
+def _slope(
+    model: LanguageModel,
+    parts: Parts,
+    target: Target,
+    drawn: tuple[jax.Array, jax.Array | None] | None,
+    now: jax.Array,
+    weight: float,
+    ablation: str,
+) -> jax.Array:
+    """(N,) gradient of the loss under one ablation, where the mask is 0 or 1."""
+    count = len(target.metric)
+    batch = target.take(jnp.arange(count), model.mesh)
+    which = jnp.zeros(count, jnp.int32)
+    other = replaced(model, parts, batch, drawn, which, (ablation,))
+
+    def of(row: jax.Array) -> jax.Array:
+        rows = jnp.broadcast_to(row, (count, len(row)))
+        return loss(model, parts, batch, other, rows, weight, target.scale())[0]
+
+    return replicate(jax.grad(of)(now), model.mesh)

@@ -58,8 +58,10 @@ def test_what_units_are_worth_is_what_leaving_them_out_adds(name):
     chains = [(), kept, *without]
     losses = unit_losses(case.model, case.prompts, tree, chains, MEASURE)["counterfactual"]
     worth = (losses[2:] - losses[1]) / losses[0]
-    np.testing.assert_allclose(made.worth, worth, atol=1e-6)
-    assert len(kept) == 1 or min(worth) >= CONFIG.least
+    # Those that are worth far more than the least were measured before others left.
+    near = worth < 4 * CONFIG.least
+    np.testing.assert_allclose(np.array(made.worth)[near], worth[near], atol=1e-6)
+    assert len(kept) == 1 or min(*worth, *made.worth) >= CONFIG.least
     assert made.loss[-1] == pytest.approx(losses[1] / losses[0], abs=1e-6)
 
 
