@@ -135,8 +135,8 @@ class UnitPruneConfig:
     """Configure how units that add too little are left out of a circuit.
 
     Attributes:
-        least: Least share of the empty circuit's loss that leaving a unit out must add; 0 prunes
-            nothing.
+        least: What leaving a unit out must add at least, as a share of what the circuit takes off
+            the empty circuit's loss; in an extraction 0 prunes nothing.
         prompts: Prompts that circuits are measured on, at most.
         batch_size: Prompts in one call.
         ablations: Those over which what a unit adds is averaged; None for counterfactual, mean and

@@ -17,6 +17,7 @@ from hagd_jax.search.parts import looked
 from hagd_jax.search.unit_circuit import UnitCircuit, dictionary_of, unit_losses
 from hagd_jax.search.unit_config import UnitPruneConfig, UnitRepairConfig
 from hagd_jax.search.unit_proposals import Chain
+from hagd_jax.search.unit_search import MEASURED
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import Dictionary, Source, Unit, UnitTree
 
@@ -59,16 +60,19 @@ def prune_units(
 ) -> PrunedUnits:
     """Leave out the units of a circuit that add too little, until each is worth enough.
 
-    The circuit is measured without each of its units in turn. Those worth less than `config.least`
-    leave together: all of them, or the half that is worth least, and so on, until those that leave
-    are together worth less than `config.least` each. Units that make up for each other are
+    The circuit is measured without each of its units in turn. Those worth less than the least leave
+    together: all of them, or the half that is worth least, and so on, until those that leave are
+    together worth less than the least each. The least is a share, `config.least`, of what the
+    circuit takes off the empty circuit's loss. Units that make up for each other are
     therefore not all left out. Then it is measured again without each of those worth less than four
-    times the least, until each is worth enough.
+    times the least, until each is worth enough. If those that left are worth more than the least
+    each on more prompts, none leaves.
 
     Args:
         model: The model.
-        prompts: Prompts to measure on, of which the first `config.prompts` are used: those that the
-            search saw, not those that test it. Means and partners are taken from all of them.
+        prompts: Prompts to measure on, of which the first `config.prompts` are used, and the first
+            256 at the end: those that the search saw, not those that test it. Means and partners
+            are taken from all of them.
         tree: The tree of units.
         circuit: From `search_units` or `repair_units`.
         config: How it is pruned.
@@ -97,26 +101,55 @@ def prune_units(
     nodes = dictionary_of(model, tree, dictionary)
     require_run(model, prompts, config, UnitPruneConfig)
     require_is("circuit", circuit, UnitCircuit, mend="search_units returns some.")
-    now = tree.antichain(circuit.units)
-    if not now:
+    units = tree.antichain(circuit.units)
+    if not units:
         raise InputError("circuit", got="one without units", expected="at least one unit")
     bench = _Bench(model, prompts, tree, nodes, config)
-    path, known = [float(bench.shares([now])[0])], dict[Unit, float]()
-    while True:
-        near = tuple(unit for unit in now if known.get(unit, 0.0) < _NEAR * config.least)
-        known |= dict(zip(near, bench.worth(now, near, path[-1], progress), strict=True))
-        worth = np.array([known[unit] for unit in now])
-        left, loss = _less(now, worth, path[-1], bench.shares, config.least)
-        if len(left) == len(now):
-            break
-        now = left
-        path.append(loss)
+    rounds = _rounds(units, bench, config, progress)
+    # Few prompts choose what leaves; many must agree.
+    if len(rounds[-1].units) < len(units) and len(prompts) > config.prompts:
+        more = _Bench(model, prompts, tree, nodes, dataclasses.replace(config, prompts=MEASURED))
+        before, after = more.shares([units, rounds[-1].units])
+        bench.spent += more.spent
+        if after - before >= _least(config, before) * (len(units) - len(rounds[-1].units)):
+            rounds = rounds[:1]
+    kept = rounds[-1].units
     ranks = dict(zip((unit.name for unit in circuit.units), circuit.ranks, strict=True))
     seen = circuit.seen | tree.seen | looked(model, prompts, nodes, bench.how.ablations)
     made = circuit._replace(
-        units=now, ranks=tuple(ranks[unit.name] for unit in now), losses={}, seen=seen
+        units=kept, ranks=tuple(ranks[unit.name] for unit in kept), losses={}, seen=seen
     )
-    return PrunedUnits(made, tuple(worth.tolist()), tuple(path), bench.spent)
+    losses = tuple(each.loss for each in rounds)
+    return PrunedUnits(made, rounds[-1].worth, losses, bench.spent)
+
+
+class _Round(NamedTuple):
+    """A circuit, its loss, and what its units are worth."""
+
+    units: Chain
+    loss: float
+    worth: tuple[float, ...]
+
+
+def _rounds(
+    units: Chain, bench: _Bench, config: UnitPruneConfig, progress: _Progress
+) -> list[_Round]:
+    """The circuit, and what is left of it after each round."""
+    loss, known = float(bench.shares([units])[0]), dict[Unit, float]()
+    least, rounds = _least(config, loss), list[_Round]()
+    while not rounds or len(units) < len(rounds[-1].units):
+        near = tuple(unit for unit in units if known.get(unit, -np.inf) < _NEAR * least)
+        if near:
+            known |= dict(zip(near, bench.worth(units, near, loss, progress), strict=True))
+        worth = tuple(known[unit] for unit in units)
+        rounds.append(_Round(units, loss, worth))
+        units, loss = _less(units, np.array(worth), loss, bench.shares, least)
+    return rounds
+
+
+def _least(config: UnitPruneConfig, loss: float) -> float:
+    """What a unit must be worth in a circuit of some loss, which may have little to give away."""
+    return config.least * max(1 - loss, 0.0)
 
 
 class _Bench:

@@ -146,13 +146,13 @@ def _of_one_length(
     tokenizer: Tokenizer, candidates: Sequence[Candidate], enough: int
 ) -> list[Candidate]:
     """Those of the commonest length in tokens; of the next ones too, until there are enough."""
-    looked = candidates[: LOOK * max(enough, LEAST)]
-    lengths = [len(tokenizer.encode(one.text.clean, end=False)) for one in looked]
+    some = candidates[: LOOK * max(enough, LEAST)]
+    lengths = [len(tokenizer.encode(one.text.clean, end=False)) for one in some]
     kept: list[Candidate] = []
     for length, _ in collections.Counter(lengths).most_common():
         if len(kept) >= enough:
             break
-        kept += [one for one, own in zip(looked, lengths, strict=True) if own == length]
+        kept += [one for one, own in zip(some, lengths, strict=True) if own == length]
     return kept
 
 

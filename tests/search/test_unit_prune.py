@@ -44,7 +44,8 @@ def test_the_circuit_of_a_known_model_is_what_is_left_of_all_nodes(name):
     assert made.circuit.seen.ablations == ("counterfactual",)
     assert calls[0][0] == 0
     assert len(left) <= calls[0][1] <= len(every)
-    assert calls[-1] == (len(left), len(left))
+    assert all(done <= total <= len(every) for done, total in calls)
+    assert calls[-1][0] == calls[-1][1] > 0
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -95,6 +96,27 @@ def test_of_units_whose_worths_add_up_all_that_are_worth_too_little_leave_at_onc
     assert found == loss + sum(worth[i] for i in out)
 
 
+def test_what_few_prompts_let_leave_and_many_do_not_stays():
+    """A single prompt lets more leave than the truth; that costs on the others, and none leaves."""
+    case = CASES["either"]
+    tree, every = leaves(case)
+    start = circuit_of(tree, every, (len(every), len(every)))
+    few = UnitPruneConfig(ablations=("counterfactual",), prompts=1)
+    for i in range(len(case.prompts)):
+        alone = prune_units(case.model, case.prompts[i : i + 1], tree, start, few).circuit.units
+        losses = unit_losses(
+            case.model, case.prompts, tree, [(), start.units, alone], MEASURE
+        )["counterfactual"]  # fmt: skip
+        if (losses[2] - losses[1]) / losses[0] > few.least * (len(every) - len(alone)):
+            break
+    order = [i, *[j for j in range(len(case.prompts)) if j != i]]
+    made = prune_units(case.model, case.prompts[np.array(order)], tree, start, few)
+    assert len(alone) < len(every)
+    assert made.circuit.units == start.units
+    assert len(made.loss) == 1
+    assert len(made.worth) == len(every)
+
+
 def test_nothing_is_left_out_where_that_would_add_too_much_together():
     """Two that are worth nothing alone, and everything together: one of them may leave."""
     chain = tuple(units.tree(CASES["either"].model).leaf(i) for i in range(3))
@@ -104,6 +126,24 @@ def test_nothing_is_left_out_where_that_would_add_too_much_together():
     assert left == chain[1:]
     assert loss == 0
     assert _less(chain[1:], np.array([1.0, 0.5]), 0.0, shares, 0.01) == (chain[1:], 0.0)
+
+
+@pytest.mark.parametrize("name", ["either", "parity"])
+def test_a_circuit_that_does_little_does_not_lose_that(name):
+    """Of a circuit that is hardly better than the empty one, most of the little is kept."""
+    case = CASES[name]
+    tree, every = leaves(case)
+    losses = lambda chain: unit_losses(  # noqa: E731
+        case.model, case.prompts, tree, [(), tree.antichain(chain)], MEASURE
+    )["counterfactual"]
+    poor = [n for n in every if n not in truth_of(case)[1:]]
+    start = circuit_of(tree, poor, (len(poor), len(poor)))
+    made = prune_units(case.model, case.prompts, tree, start, CONFIG)
+    empty, before = losses(poor)
+    gain = 1 - before / empty
+    after = losses([unit.name for unit in made.circuit.units])[1] / empty
+    assert after - before / empty <= max(gain, 0) * CONFIG.least * len(poor) + 1e-6
+    assert made.loss[-1] == pytest.approx(after, abs=1e-6)
 
 
 def test_what_does_not_fit_is_refused():
