@@ -20,11 +20,10 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.circuits.smollm2 import limited, loaded
-from experiments.circuits.units import gated
 from experiments.common.cells import Row, measure_cells
 from experiments.common.digests import sha256
 from experiments.common.script import Places, run
-from hagd_jax.causal import Circuit
+from hagd_jax.causal import Circuit, Estimate, ValidateConfig, keeps
 from hagd_jax.causal.ablation import Named
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -97,6 +96,35 @@ def whole(source: str, model: LanguageModel, rows: Sizes) -> Task:
     return dataclasses.replace(
         task, splits=dict.fromkeys(twice, every), texts=dict.fromkeys(twice, said)
     )
+
+
+def gated(
+    model: LanguageModel, task: Task, circuit: Circuit, ablations: tuple[Named, ...], seed: int
+) -> list[Row]:
+    """Measure what a circuit keeps on the test split under each ablation, and the judge's gates.
+
+    A gate fails if the value is beyond it, and is open if only its 95% interval is.
+    """
+    config = ValidateConfig(ablations=ablations, batch_size=32, seed=seed)
+    return [
+        {
+            "ablation": name,
+            "failed": [gate for gate, good in found.passed.items() if good is False],
+            "open": [gate for gate, good in found.passed.items() if good is None],
+            "preservation": round(found.preservation.value, 4),
+        }
+        | _interval("faithfulness", found.faithfulness.ratio_of_means)
+        | _interval("spread", found.faithfulness.within)
+        | _interval("accuracy", found.kept)
+        | _interval("kl_share", found.kl)
+        for name, found in keeps(model, circuit, task, config).items()
+    ]
+
+
+def _interval(name: str, found: Estimate) -> Row:
+    """An estimate and its 95% interval, rounded."""
+    ends = {"": found.value, "_from": found.low, "_to": found.high}
+    return {name + end: round(value, 4) for end, value in ends.items()}
 
 
 if __name__ == "__main__":

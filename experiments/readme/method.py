@@ -133,7 +133,7 @@ def units(result: dict) -> list[Row]:
         first = rows[0]
         said = "; ".join(
             f"{row['ablation']} {_failed(row)} (faithfulness {row['faithfulness']:.2f}, on "
-            f"{row['spread']:.0%} of the prompts .5 to 1.5, accuracy {row['accuracy']:.0%}, "
+            f"{row['spread']:.0%} of the prompts .5 to 1.5, accuracy {row['preservation']:.0%}, "
             f"KL {row['kl_share']:.0%})" for row in rows
         )  # fmt: skip
         size = (f"{first['units']} units with {first['heads']} heads, {first['nodes']:,} of "
@@ -164,10 +164,7 @@ def judged_units(result: dict) -> list[Row]:
 
 
 def _failed(row: dict) -> str:
-    """Tell which gates are not held, and of which the interval alone lies beyond."""
-    if not row["failed"]:
-        return f"none fails, {', '.join(row['open'])} open" if row["open"] else "all hold"
-    return f"fails {', '.join(row['failed'])}"
+    return f"all but {', '.join(row['failed'])}" if row["failed"] else "all hold"
 
 
 def exhaustive(result: dict) -> list[Row]:

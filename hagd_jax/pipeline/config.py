@@ -95,7 +95,7 @@ class ExtractConfig:
         unit_masks: How masks over units are trained. By default under two ablations, so that the
             judge can decide under the third: no verdict rests on what was trained for.
         unit_repair: How a circuit of units is repaired after the search; not at all by default.
-        unit_prune: How units that add too little are left out of it at last.
+        unit_prune: How units that add too little are left out of it at last; not at all by default.
         masks: How masks over nodes are trained.
         repair: How nodes are swapped after a search over nodes, or for the highest scores.
         describe: How the role, the necessity and the certified radius of each unit are measured,
@@ -131,7 +131,7 @@ class ExtractConfig:
     hierarchy: HierarchyConfig = HierarchyConfig(ratio=1 / 16)
     unit_masks: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=_TRAINED)
     unit_repair: UnitRepairConfig = UnitRepairConfig(rounds=0, ablations=_TRAINED)
-    unit_prune: UnitPruneConfig = UnitPruneConfig()
+    unit_prune: UnitPruneConfig = UnitPruneConfig(least=0.0)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -211,6 +211,8 @@ class ExtractConfig:
 
         Example:
             >>> ExtractConfig().mending
+            ()
+            >>> ExtractConfig(unit_prune=UnitPruneConfig()).mending
             ('counterfactual', 'resample')
         """
         repairs = self.unit_repair.ablations if self.unit_repair.rounds else ()

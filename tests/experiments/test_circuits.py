@@ -391,10 +391,6 @@ def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, re
         kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
         assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
         assert kept.seen.known
-        path = places["runs"] / "units" / "ioi-0" / f"{row['asked']}-searched.json"
-        assert set(Circuit.load(path).names()) >= set(kept.names())
-        assert row["searched"] == len(Circuit.load(path)) >= row["units"]
-        assert not set(row["failed"]) & set(row["open"])
 
 
 def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):

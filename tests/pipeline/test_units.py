@@ -54,6 +54,7 @@ CONFIG = ExtractConfig(
 # With a graph, two levels of clusters, two sizes and repair.
 RICH = dataclasses.replace(
     CONFIG, units=2, nodes="4", levels=1, candidates=4, unit_repair=REPAIR,
+    unit_prune=UnitPruneConfig(),
     hierarchy=HierarchyConfig(ratio=0.5, least=2),
 )  # fmt: skip
 CASES = {case.name: case for case in hand_built()}
@@ -142,14 +143,14 @@ def test_a_repair_under_counterfactuals_reads_those_of_the_task(copier, task):
 @pytest.mark.parametrize("execute", [run_staged, run_fused])
 def test_units_that_add_too_little_are_left_out(execute, copier, task):
     """Of four nodes that the search keeps one does it all; without pruning all four are kept."""
-    config = dataclasses.replace(CONFIG, units=4, nodes="4")
+    config = dataclasses.replace(CONFIG, units=4, nodes="4", unit_prune=UnitPruneConfig())
     left = run(execute, copier, task, config)
     circuit, mended = left["select"].circuit, left["repair"]
     assert circuit.names() == ("head 0.1",)
     assert len(left["search"].circuits[-1].units) == 4
     assert 0 <= mended.pruned[-1] - mended.pruned[0] < 3 * config.unit_prune.least
     assert circuit.config["unit_prune"]["least"] == config.unit_prune.least
-    kept = dataclasses.replace(config, unit_prune=UnitPruneConfig(least=0))
+    kept = dataclasses.replace(config, unit_prune=ExtractConfig().unit_prune)
     assert "unit_prune" not in kept.record()
     whole = run(execute, copier, task, kept)
     assert len(whole["select"].circuit) == 4
@@ -194,7 +195,7 @@ def same_files(one, other):
 
 
 @pytest.mark.parametrize(
-    "where", [("score", 8), ("graph", 8), ("masks", 20), ("repair", 0), ("prune", 1), ("select", 0)]
+    "where", [("score", 8), ("graph", 8), ("masks", 20), ("repair", 0), ("prune", 0), ("select", 0)]
 )
 def test_a_run_killed_in_any_stage_ends_with_the_same_bits(copier, task, whole, tmp_path, where):
     folder, _ = whole
