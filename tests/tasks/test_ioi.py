@@ -70,12 +70,14 @@ def test_prompts_use_their_split_and_are_different(tokenizer):
         assert len({text.clean for text in texts}) == len(texts)
 
 
-@pytest.mark.parametrize(("discover", "templates"), [(30, 8), (64, 8), (100, 12), (300, 32)])
-def test_templates_and_orders_are_balanced(tokenizer, discover, templates):
+@pytest.mark.parametrize(
+    ("discover", "test", "templates"),
+    [(30, 60, (8, 4, 8)), (64, 72, (8, 4, 9)), (100, 128, (12, 4, 16)), (300, 200, (32, 4, 16))],
+)
+def test_templates_and_orders_are_balanced(tokenizer, discover, test, templates):
     """More prompts have more templates, each of them eight prompts or more."""
-    texts = ioi.task(tokenizer, sizes=Sizes(discover, 36, 60)).texts
-    for split in SPLITS:
-        expected = templates if split == "discover" else len(ioi.SCENES[split].templates)
+    texts = ioi.task(tokenizer, sizes=Sizes(discover, 36, test)).texts
+    for split, expected in zip(SPLITS, templates, strict=True):
         first = [t.clean.index(t.answer) < t.clean.index(t.distractor) for t in texts[split]]
         counts = collections.Counter(
             (t.template, f) for t, f in zip(texts[split], first, strict=True)
