@@ -13,6 +13,7 @@ of the file's answers that discovery saw as answers, too. Writes results/other_a
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -122,9 +123,11 @@ def gated(
 
 
 def _interval(name: str, found: Estimate) -> Row:
-    """An estimate and its 95% interval, rounded."""
+    """An estimate and its 95% interval, rounded; None where it is not defined."""
     ends = {"": found.value, "_from": found.low, "_to": found.high}
-    return {name + end: round(value, 4) for end, value in ends.items()}
+    return {
+        name + end: None if math.isnan(value) else round(value, 4) for end, value in ends.items()
+    }
 
 
 if __name__ == "__main__":

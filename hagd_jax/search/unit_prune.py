@@ -107,7 +107,7 @@ def prune_units(
     bench = _Bench(model, prompts, tree, nodes, config)
     rounds = _rounds(units, bench, config, progress)
     # Few prompts choose what leaves; many must agree.
-    if len(rounds[-1].units) < len(units) and len(prompts) > config.prompts:
+    if len(rounds[-1].units) < len(units) and min(len(prompts), MEASURED) > config.prompts:
         more = _Bench(model, prompts, tree, nodes, dataclasses.replace(config, prompts=MEASURED))
         before, after = more.shares([units, rounds[-1].units])
         bench.spent += more.spent
