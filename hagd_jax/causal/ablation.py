@@ -25,7 +25,7 @@ from hagd_jax.errors import (
 from hagd_jax.interventions import zero_alternative
 from hagd_jax.models import LanguageModel, forward
 from hagd_jax.parallel import replicate
-from hagd_jax.tasks.batching import batches_with
+from hagd_jax.tasks.batching import narrow_batches
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import AnyParts, Edges, Nodes, Source, parts_of
 from hagd_jax.units.checks import require_mask
@@ -33,6 +33,8 @@ from hagd_jax.units.unit_edges import UnitEdges
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
 _MASKS, _MOST_BYTES = 256, 1 << 26
+# With so many masks the padding of short prompts costs more than compiling for several widths.
+_MANY, _WIDTHS = 16, 4
 Named = Literal["zero", "mean", "mean_overall", "resample", "counterfactual"]
 ABLATIONS: tuple[Named, ...] = get_args(Named)
 # The mean of a template with few prompts is the mean over all.
@@ -169,14 +171,17 @@ def behaviour(
         beside = places._asdict()
     if kind == "resample":
         prompts, beside = resampled(model, prompts, reference, ablation.seed)
-    parts = [
-        _judge(model.bare(), nodes, batch, own, circuits, means, kind, candidates)
-        for batch, own in batches_with(model, prompts, beside, batch_size)
-    ]
-    # The rows that filled up the last batch, and the last masks, come last.
-    kept = slice(0 if with_model else 1, 1 + len(masks)), slice(len(prompts))
-    columns = zip(*parts, strict=True)
-    return Behaviour(*(np.concatenate([*map(np.asarray, rows)], 1)[kept] for rows in columns))
+    widths = _WIDTHS if len(masks) >= _MANY else 1
+    found, order = list[Behaviour](), list[int]()
+    for which, batch, own in narrow_batches(model, prompts, beside, batch_size, widths):
+        made = _judge(model.bare(), nodes, batch, own, circuits, means, kind, candidates)
+        # The rows that filled up the last batch come last.
+        found.append(Behaviour(*(np.asarray(rows)[:, : len(which)] for rows in made)))
+        order += which.tolist()
+    # The model's row comes first, and the masks that are no circuits last.
+    kept, back = slice(0 if with_model else 1, 1 + len(masks)), np.argsort(order)
+    columns = zip(*found, strict=True)
+    return Behaviour(*(np.concatenate(rows, 1)[kept][:, back] for rows in columns))
 
 
 def _require_inputs(

@@ -65,15 +65,15 @@ class Means:
 
         Args:
             own: Name → (L, R, T, ...) values of units on the measured prompts.
-            batch: Those prompts; R rows in all.
+            batch: Those prompts; R rows in all, as wide as the tables or narrower.
             group: (N,) which row of the tables is each prompt's.
             shared: (N,) 1 where the prompt is one of the reference prompts, too.
 
         Returns:
             Name → (L, R, T, ...).
         """
-        rows = batch.inputs().shape[0] // group.shape[0]
-        real = jnp.arange(batch.clean.shape[-1]) < batch.row_length[:, None]
+        rows, width = batch.inputs().shape[0] // group.shape[0], batch.clean.shape[-1]
+        real = jnp.arange(width) < batch.row_length[:, None]
 
         def of_prompt(x: jax.Array, axis: int) -> jax.Array:
             """Sums over the rows of each prompt, for each of its rows."""
@@ -82,18 +82,20 @@ class Means:
             return jnp.repeat(parts, rows, axis)
 
         shared, group = (batch.per_row(x) for x in (shared.astype(jnp.float32), group))
-        taken = jnp.where(self.own[group] > 0, 1.0, shared[:, None])
+        taken = jnp.where(self.own[group, :width] > 0, 1.0, shared[:, None])
         here = of_prompt(real.astype(jnp.float32), 0)
-        count = self.count[group] - taken * here
+        count = self.count[group, :width] - taken * here
         tokens = self.tokens - shared * here.sum(1)
 
         def mean(name: str, value: jax.Array) -> jax.Array:
             wide = lambda x: x.reshape(1, *x.shape, *[1] * (value.ndim - 1 - x.ndim))  # noqa: E731
             mine = of_prompt(jnp.where(wide(real), value, 0), 1)
-            near = (self.sums[name][:, group] - wide(taken) * mine) / wide(jnp.maximum(count, 1))
+            near = (self.sums[name][:, group, :width] - wide(taken) * mine) / wide(
+                jnp.maximum(count, 1)
+            )
             rest = self.total[name] - wide(shared) * mine.sum(2, keepdims=True)
             far = rest / wide(jnp.maximum(tokens, 1))
-            return jnp.where(wide(self.near[group]), near, far)
+            return jnp.where(wide(self.near[group, :width]), near, far)
 
         return {name: mean(name, value) for name, value in own.items()}
 

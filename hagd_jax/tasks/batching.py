@@ -54,28 +54,42 @@ def padded_batches(
     return ((batch, weight) for batch, weight in rows)
 
 
-def batches_with(
-    model: LanguageModel, prompts: Prompts, beside: Mapping[str, np.ndarray], size: int
-) -> Iterator[tuple[Prompts, dict[str, jax.Array]]]:
-    """Yield the batches of `padded_batches` with other arrays of the same prompts.
+def narrow_batches(
+    model: LanguageModel,
+    prompts: Prompts,
+    beside: Mapping[str, np.ndarray],
+    size: int,
+    widths: int = 1,
+) -> Iterator[tuple[np.ndarray, Prompts, dict[str, jax.Array]]]:
+    """Yield equal batches of prompts of similar lengths, without the padding that none of them has.
 
     Args:
         model: The model that will read them, on its mesh.
         prompts: N prompts.
         beside: Name → (N, ...) arrays.
         size: Rows a batch, see `batch_rows`.
+        widths: At most so many widths do batches have, each of which is compiled on its own; with
+            one of them prompts stay in order and as wide as they are.
 
     Returns:
-        An iterator of (batch, name → (size, ...)); filling rows are copies of the last one.
+        An iterator of (which prompts, at most `size` of them; batch; name → (size, ...)); filling
+        rows are copies of the last one.
 
     Raises:
         ConfigError: If `size` is no positive integer.
         InputError: If the prompts do not fit the model, see `padded_batches`.
     """
-    first = padded_batches(model, prompts, size)
+    width = prompts.clean.shape[-1]
+    step = -(-width // widths)
+    longest = np.asarray(prompts.length).reshape(len(prompts), -1).max(1)
+    order = np.argsort(-(-longest // step), kind="stable")
+    first = padded_batches(model, prompts[order], size)
     rows = batch_rows(len(prompts), size, model.mesh)
-    own = _placed(dict(beside), len(prompts), rows, model.mesh)
-    return ((batch, more) for (batch, _), (more, _) in zip(first, own, strict=True))
+    own = _placed({k: x[order] for k, x in beside.items()}, len(prompts), rows, model.mesh)
+    for start, (batch, _), (more, _) in zip(range(0, len(prompts), rows), first, own, strict=True):
+        which = order[start : start + rows]
+        most = min(width, step * -(-int(longest[which].max()) // step))
+        yield which, batch if most == width else batch.narrowed(most), more
 
 
 def _placed(

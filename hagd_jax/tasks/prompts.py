@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -74,6 +75,13 @@ class Prompts:
         except (IndexError, TypeError, ValueError, OverflowError) as error:
             raise InputError("rows of prompts", got=shown(rows),
                              expected=f"rows of {len(self)} prompts") from error  # fmt: skip
+
+    def narrowed(self, width: int) -> Self:
+        """Return the prompts without the positions from `width` on, which are padding."""
+        cut = {"clean": self.clean, "corrupted": self.corrupted, "span": self.span}
+        return dataclasses.replace(
+            self, **{name: x[..., :width] for name, x in cut.items() if x is not None}
+        )
 
     # What follows is all that whoever runs a model on prompts needs to know of them; `Choices`
     # answers the same questions for prompts that are several rows each.

@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from hagd_jax import transcoders
 from hagd_jax.causal import ABLATIONS, Ablation, behaviour
+from hagd_jax.causal import ablation as ablation_module
 from hagd_jax.causal.partners import partners
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import forward, init
@@ -248,6 +249,27 @@ def test_padding_of_the_prompts_changes_nothing(model, prompts):
     )
     found = measure(model, wide, some_masks(), "mean")
     assert_same(found, measure(model, prompts, some_masks(), "mean"))
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_many_masks_read_no_padding_and_say_the_same(model, ablation, monkeypatch):
+    """Sixteen masks are run on batches as wide as their prompts, eight on whole ones."""
+    prompts, masks, widths = some_prompts(13, 5), some_masks(16), []
+    judge = ablation_module._judge
+    monkeypatch.setattr(
+        ablation_module, "_judge",
+        lambda *given: widths.append(given[2].clean.shape[1]) or judge(*given),
+    )  # fmt: skip
+    many = measure(model, prompts, masks, ablation, with_model=True)
+    assert len(set(widths)) > 1
+    assert max(widths) == 6
+    first = measure(model, prompts, masks[:8], ablation, with_model=True)
+    rest = measure(model, prompts, masks[8:], ablation)
+    assert set(widths[-8:]) == {6}
+    assert np.std(many.metric, 1).min() > 0.1
+    for name, found in many._asdict().items():
+        both = np.concatenate([getattr(first, name), getattr(rest, name)])
+        np.testing.assert_allclose(found, both, atol=1e-5)
 
 
 def test_eight_devices_agree_with_one(model, prompts):

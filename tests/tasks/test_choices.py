@@ -92,6 +92,10 @@ def test_circuits_are_judged_on_them(model, choices, ablation):
     np.testing.assert_allclose(found.metric[0], made.metric(at), atol=1e-5)
     assert found.metric.shape == (2, 5)
     assert found.kl[0].max() < 1e-6 < found.kl[1].min()
+    # Sixteen masks are run on batches without padding.
+    many = behaviour(model, made, [full, empty] * 8, **options)
+    np.testing.assert_allclose(many.metric, np.tile(found.metric, (8, 1)), atol=1e-5)
+    np.testing.assert_allclose(many.kl, np.tile(found.kl, (8, 1)), atol=1e-5)
     if ablation == "mean":
         spread = on_mesh(model, make_mesh("data=4,model=2"))
         again = behaviour(spread, made, [full, empty], **options)
