@@ -108,7 +108,8 @@ class UnitTree:
 
         Args:
             name: Such as `layers 0-3`, `attention 2`, `mlp 0`, `cluster 5.2`, `head 3.1` or
-                `neuron 7.12`; or a unit, which is checked to be one of this tree.
+                `neuron 7.12`; `heads 5.1,3` is the cluster of just those heads; or a unit, which is
+                checked to be one of this tree.
 
         Raises:
             InputError: If there is no such unit.
@@ -262,6 +263,8 @@ class UnitTree:
         number = self.layout.names.get(text)
         if number is None:
             number = self._leaf_number(text)
+        if number is None:
+            number = self._heads_number(text)
         if number is None or (isinstance(name, Unit) and self._made(number) != name):
             raise InputError("unit", got=quoted(text), expected=f"one of {self!r}")
         return number
@@ -277,6 +280,22 @@ class UnitTree:
         if layer >= layers or index >= width:
             return None
         return -1 - (start + layer * width + index)
+
+    def _heads_number(self, text: str) -> int | None:
+        """The number of the cluster that holds just the heads of a name such as `heads 5.1,3`."""
+        layers, heads, _ = self.space
+        found = re.fullmatch(r"heads (\d{1,10})\.(\d{1,10}(?:,\d{1,10})*)", text, re.ASCII)
+        if found is None:
+            return None
+        layer, listed = int(found[1]), {int(head) for head in found[2].split(",")}
+        if layer >= layers or max(listed) >= heads:
+            return None
+        wanted, own = np.array(sorted(listed)) + layer * heads, self.layout
+        for number in np.flatnonzero(own.kind == INNER.index(CLUSTER)).tolist():
+            places = own.order[own.start[number] : own.stop[number]]
+            if np.array_equal(np.sort(places), wanted):
+                return number
+        return None
 
     def _made(self, number: int) -> Unit:
         if number < 0:

@@ -62,6 +62,24 @@ def test_every_set_of_leaves_has_one_name_and_lies_below_its_parent(found):
 
 @settings(max_examples=80)
 @given(trees())
+def test_clusters_of_heads_are_known_by_their_heads_too(found):
+    width, clusters = found.space.heads, {}
+    for unit in every(found):
+        if unit.kind == "cluster" and unit.block == "attention":
+            heads = [place % width for place in sorted(held(unit))]
+            clusters[f"heads {unit.layers[0]}.{','.join(map(str, heads))}"] = unit
+            backwards = ",".join(map(str, reversed(heads)))
+            assert found.unit(f"heads {unit.layers[0]}.{backwards}") == unit
+    for layer in range(found.space.layers):
+        for pair in [(0, 1), (1, 2), (0, width), (0, 0)]:
+            name = f"heads {layer}.{pair[0]},{pair[1]}"
+            if name not in clusters:
+                with pytest.raises(InputError, match="unit"):
+                    found.unit(name)
+
+
+@settings(max_examples=80)
+@given(trees())
 def test_units_are_bands_blocks_and_the_clusters_cut_at_blocks(found):
     """By brute force: the sets of leaves with equal keys at each level."""
     keys = [found.space.layer // found.band, block_of(found.space), *found.levels]
