@@ -84,31 +84,40 @@ class Bench:
         enough = {n: count >= self.config.least and not (few and n in reads) for n in decides}
         return Test(task, judged, decides, enough, tuple(aside))
 
-    def run(self, test: Test, masks: Sequence[Mask], ablation: str, draws: int) -> Behaviour:
-        """Run model and masks on distinct prompts, and average over draws of partners."""
-        several = [
-            behaviour(
-                self.model,
-                test.judged.prompts,
-                masks,
-                ablation=Ablation(ablation, test.judged.reference, self.config.seed + draw),
-                dictionary=self.parts,
-                candidates=test.task.candidates,
-                batch_size=self.config.batch_size,
-                with_model=True,
-            )
-            for draw in range(draws if ablation == "resample" else 1)
-        ]
-        found = Behaviour(*(np.mean(column, 0) for column in zip(*several, strict=True)))
+    def run(self, test: Test, masks: Sequence[Mask], ablation: str, draw: int = 0) -> Behaviour:
+        """Run model and masks on distinct prompts, with one draw of partners."""
+        found = behaviour(
+            self.model, test.judged.prompts, masks,
+            ablation=Ablation(ablation, test.judged.reference, self.config.seed + draw),
+            dictionary=self.parts, candidates=test.task.candidates,
+            batch_size=self.config.batch_size, with_model=True,
+        )  # fmt: skip
         return test.judged.averaged(found)
 
     def runs(self, test: Test, trials: Trials, ablation: str, first: int | None = None) -> Runs:
-        """Run the trials, or the first of them, under one ablation."""
-        found = self.run(test, trials.masks[:first], ablation, self.config.draws)
+        """Run the trials, or the first of them, under one ablation.
+
+        Under `resample` they are averaged over draws of partners, but for random circuits and
+        random sets outside the circuit, of which there are many: these are run and compared with
+        the circuit on the first draw alone.
+        """
+        once, single = self.run(test, trials.masks[:first], ablation), None
+        found = once
+        draws = range(1, self.config.draws if ablation == "resample" else 1)
+        if draws:
+            rows = np.arange(len(once.kl))
+            random = (trials.controls, trials.without_others)
+            rows = np.setdiff1d(rows, np.concatenate([rows[part] for part in random]))
+            # The model's row comes before the masks.
+            masks = [trials.masks[row - 1] for row in rows[1:].tolist()]
+            several = [self.run(test, masks, ablation, draw) for draw in draws]
+            single, found = once, Behaviour(*map(np.copy, once))
+            for mean, *others in zip(found, *several, strict=True):
+                mean[rows] = np.mean([mean[rows], *others], 0)
         return Runs(
             found, trials, trials.members, self.config.alpha, ablation, self.config.split,
             self.config.seed, test.judged.clusters, test.decides[ablation],
-            robust=self.config.robust,
+            robust=self.config.robust, once=single,
         )  # fmt: skip
 
     def greedy(self, test: Test, circuit: AnyCircuit, ablation: str) -> np.ndarray:
@@ -130,7 +139,7 @@ class Bench:
             pairs = [[without(whole, own.all_of([*out, place])) for place in rows]
                      for whole in (flat, there)]  # fmt: skip
             masks = [like.like(row) for side in pairs for row in side]
-            found = self.run(test, masks, ablation, 1).metric[1:].mean(1).reshape(2, -1)
+            found = self.run(test, masks, ablation).metric[1:].mean(1).reshape(2, -1)
             best = int(np.abs(found[0] - found[1]).argmax())
             out.append(int(rows[best]))
             steps.append(found[:, best])

@@ -99,6 +99,8 @@ class Runs:
         greedy: (S, 2) metric of circuit and model without the parts that tell them apart most.
         skipped: Why only the first trials were run, where that is so.
         robust: Whether robustness to supersets decides as core claims do.
+        once: The same as `found` on the first draw of partners alone, if that averages several:
+            random circuits, which are many, are run and compared on that draw.
     """
 
     found: Behaviour
@@ -113,8 +115,14 @@ class Runs:
     greedy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     skipped: str = "only the circuit and its complement were run"
     robust: bool = False
+    once: Behaviour | None = None
 
     __repr__ = one_line
+
+    @property
+    def single(self) -> Runs:
+        """Return the runs on one draw of partners, on which random circuits are compared."""
+        return self if self.once is None else dataclasses.replace(self, found=self.once, once=None)
 
     def metric(self, rows: Any) -> np.ndarray:
         """Return the task's metric of some rows."""

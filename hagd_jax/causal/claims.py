@@ -81,8 +81,9 @@ def sufficiency(runs: Runs) -> Claim:
     if found.good is False or not runs.ran(runs.trials.controls):
         return runs.cut_short("sufficiency", found.good, effect, says, "random circuits")
     # By the distance from the model: a control that overshoots the metric is not faithful.
-    controls = -runs.kl(runs.trials.controls).mean(1)
-    p = permutation_p(-float(runs.kl(Trials.CIRCUIT).mean()), controls)
+    single = runs.single
+    controls = -single.kl(runs.trials.controls).mean(1)
+    p = permutation_p(-float(single.kl(Trials.CIRCUIT).mean()), controls)
     good = beats(found.good, p, len(controls), runs.alpha)
     return runs.claim("sufficiency", good, effect, p, says)
 
@@ -94,11 +95,13 @@ def necessity(runs: Runs) -> Claim:
     says = f"ablating it costs {share(effect)} of the metric (gate {NECESSITY_GATE:.0%})"
     if good is False or not runs.ran(runs.trials.without_others):
         return runs.cut_short("necessity", good, effect, says, "random other members")
-    others = [
-        mean_ratio(runs.metric(Trials.FULL) - row, runs.span, runs.scale)
-        for row in runs.metric(runs.trials.without_others)
-    ]
-    p = permutation_p(effect.value, np.array(others))
+    single = runs.single
+    own, *others = (
+        mean_ratio(single.metric(Trials.FULL) - row, single.span, single.scale)
+        for rows in (slice(Trials.COMPLEMENT, Trials.COMPLEMENT + 1), runs.trials.without_others)
+        for row in single.metric(rows)
+    )
+    p = permutation_p(own, np.array(others))
     return runs.claim("necessity", beats(good, p, len(others), runs.alpha), effect, p, says)
 
 

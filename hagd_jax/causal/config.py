@@ -28,7 +28,8 @@ class ValidateConfig:
             of nodes outside the circuit, to be taken out. 19 are the least with which a level of
             0.05 can be reached.
         draws: Partners of each prompt under `resample`; what they give is averaged. With few, a
-            partner that has the same answer hides what an ablation does.
+            partner that has the same answer hides what an ablation does. Random circuits, and
+            random sets outside the circuit, are run and compared with it on the first draw alone.
         members: At most so many members are left out one by one, each a whole unit.
         pairs: At most so many pairs of those.
         subsets: Random parts that are taken out of circuit and model.

@@ -91,19 +91,21 @@ def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
     trials = runs.trials
     if not runs.ran(trials.without_member):
         return found
-    full, empty = runs.metric(Trials.FULL), runs.metric(Trials.EMPTY)
+    # Random circuits are run on the first draw of partners alone.
+    single, empty = runs.single, runs.metric(Trials.EMPTY)
+    full, nothing = single.metric(Trials.FULL), single.metric(Trials.EMPTY)
 
-    def share(row: np.ndarray) -> float:
-        return mean_ratio(row, full - empty, runs.scale)
+    def share(row: np.ndarray, of: Runs) -> float:
+        return mean_ratio(row, of.span, of.scale)
 
     own = circuit.parts()
     named = dict(zip(own.first.tolist(), own.names, strict=True))
     tested = members(runs)
     core = dataclasses.replace(
         found,
-        controls=_means(runs.kl(trials.controls)),
-        chance=tuple(share(row - empty) for row in runs.metric(trials.controls)),
-        others=tuple(share(full - row) for row in runs.metric(trials.without_others)),
+        controls=_means(single.kl(trials.controls)),
+        chance=tuple(share(row - nothing, single) for row in single.metric(trials.controls)),
+        others=tuple(share(full - row, single) for row in single.metric(trials.without_others)),
         members=tuple(named[place] for place in trials.tested.tolist()),
         without=_means(runs.kl(trials.without_member)),
         p_values=tuple(tested.p_value.tolist()),
@@ -118,7 +120,7 @@ def evidence(runs: Runs, circuit: AnyCircuit, reference: str) -> Evidence:
     sizes = tuple(
         (
             float(size),
-            share(runs.metric(row) - empty),
+            share(runs.metric(row) - empty, runs),
             float(runs.kl(row).mean()),
             float(runs.right(row).mean()),
         )
