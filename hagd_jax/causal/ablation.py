@@ -13,7 +13,7 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal.partners import at_last, partners
-from hagd_jax.causal.reference import Means, reference_means
+from hagd_jax.causal.reference import Means, Places, reference_means
 from hagd_jax.errors import (
     InputError,
     require_choice,
@@ -41,6 +41,22 @@ ABLATIONS: tuple[Named, ...] = get_args(Named)
 _MEANS = frozenset({"mean", "mean_overall"})
 
 
+class Known(NamedTuple):
+    """Known means hold what was summed over a reference, and for which model, prompts and parts."""
+
+    model: LanguageModel
+    prompts: Prompts
+    parts: str
+    means: Means
+    places: Places
+
+    __repr__ = one_line
+
+    def of(self, model: LanguageModel, prompts: Prompts, parts: AnyParts) -> bool:
+        """Tell whether these are what was summed for: the same objects, and parts of one label."""
+        return self.model is model and self.prompts is prompts and self.parts == _label(parts)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ablation:
     """What nodes outside a circuit are set to.
@@ -55,6 +71,7 @@ class Ablation:
             Which of them are taken where there are few says `causal.reference`; a prompt is never
             in its own reference.
         seed: Pairs prompts for `resample`; neighbouring numbers give different partners.
+        known: Means that were summed before, see `knowing`.
 
     Raises:
         ConfigError: If there is no such ablation.
@@ -68,6 +85,7 @@ class Ablation:
     kind: str
     reference: Prompts | None = None
     seed: int = 0
+    known: Known | None = None
 
     def __post_init__(self):
         require_choice("ablation", self.kind, ABLATIONS)
@@ -76,6 +94,43 @@ class Ablation:
         require_index("seed", self.seed)
 
     __repr__ = one_line
+
+    def knowing(
+        self,
+        model: LanguageModel,
+        prompts: Prompts,
+        dictionary: AnyParts | Source | None = None,
+        batch_size: int = 16,
+    ) -> Ablation:
+        """Return the ablation with its means, for many calls of `behaviour` on the same prompts.
+
+        A call that is given the same model and prompts, the objects themselves, does not sum over
+        the reference again. Ablations that take no means are returned as they are.
+
+        Args:
+            model: The model.
+            prompts: Where to measure.
+            dictionary: As in `behaviour`.
+            batch_size: Prompts in one call.
+
+        Raises:
+            InputError: As `behaviour`.
+
+        Example:
+            >>> from hagd_jax.testbeds import hand_built
+            >>> case = hand_built()[0]
+            >>> Ablation("mean").knowing(case.model, case.prompts).known is not None
+            True
+        """
+        if self.kind not in _MEANS:
+            return self
+        _require_inputs(model, prompts, self, None)
+        nodes = parts_of(model, dictionary)
+        found = reference_means(
+            model, nodes, prompts, self.reference, batch_size=batch_size,
+            per_position=self.kind == "mean",
+        )  # fmt: skip
+        return dataclasses.replace(self, known=Known(model, prompts, _label(nodes), *found))
 
 
 class Behaviour(NamedTuple):
@@ -164,11 +219,11 @@ def behaviour(
     circuits = _stacked(masks, nodes)
     means, beside = None, {}
     kind, reference = ablation.kind, ablation.reference
-    if kind.startswith("mean"):
-        means, places = reference_means(
-            model, nodes, prompts, reference, batch_size=batch_size, per_position=kind == "mean"
-        )
-        beside = places._asdict()
+    if kind in _MEANS:
+        known = ablation.known
+        if known is None or not known.of(model, prompts, nodes):
+            known = ablation.knowing(model, prompts, nodes, batch_size).known
+        means, beside = known.means, known.places._asdict()
     if kind == "resample":
         prompts, beside = resampled(model, prompts, reference, ablation.seed)
     widths = _WIDTHS if len(masks) >= _MANY else 1
@@ -182,6 +237,10 @@ def behaviour(
     kept, back = slice(0 if with_model else 1, 1 + len(masks)), np.argsort(order)
     columns = zip(*found, strict=True)
     return Behaviour(*(np.concatenate(rows, 1)[kept][:, back] for rows in columns))
+
+
+def _label(parts: AnyParts) -> str:
+    return f"{type(parts).__name__} {getattr(parts, 'label', '')}"
 
 
 def _require_inputs(

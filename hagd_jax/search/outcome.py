@@ -29,8 +29,7 @@ def measured_losses(
     config: RepairConfig | MaskConfig = RepairConfig(),
     *,
     dictionary: Parts | Source | None = None,
-    ablation: str | None = None,
-    reference: Prompts | None = None,
+    ablation: Ablation | str | None = None,
 ) -> np.ndarray:
     """Measure the search's loss of each circuit over all prompts.
 
@@ -43,8 +42,7 @@ def measured_losses(
         config: Batch size, weight of the metric, and the share under mean ablation.
         dictionary: As in `search_masks`.
         ablation: Ablation to measure under alone; those of the configuration if None, each with
-            its share.
-        reference: Prompts that means and partners are taken from; those measured on if None.
+            its share. Means and partners are taken from its reference, or the prompts themselves.
 
     Returns:
         (K,) float64 losses.
@@ -67,15 +65,16 @@ def measured_losses(
     parts, masks = parts_of(model, dictionary), require_list("masks", masks, "circuits")
     if not masks:
         raise InputError("masks", got="none", expected="at least one circuit")
-    if ablation is not None:
+    if ablation is not None and not isinstance(ablation, Ablation):
         require_choice("ablation", ablation, ABLATIONS)
     rows = [read_circuit(parts, mask)[0] for mask in masks]
     circuits = [unflat(parts, row) for row in rows]
-    total, others = np.zeros(len(rows)), prompts if reference is None else reference
-    for name, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
+    total = np.zeros(len(rows))
+    for under, share in (shares(config) if ablation is None else {ablation: 1.0}).items():
         found = behaviour(
-            model, prompts, circuits, ablation=Ablation(name, others), dictionary=parts,
-            batch_size=config.batch_size, with_model=True,
+            model, prompts, circuits, dictionary=parts, batch_size=config.batch_size,
+            ablation=under if isinstance(under, Ablation) else Ablation(under, prompts),
+            with_model=True,
         )  # fmt: skip
         whole = np.asarray(found.metric[0], np.float64)
         require_spoken(~np.isfinite(whole))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hagd_jax.brief import one_line
+from hagd_jax.causal import Ablation
 from hagd_jax.errors import InputError, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.config import RepairConfig
@@ -58,7 +59,7 @@ def unit_losses(
     config: UnitMaskConfig | UnitRepairConfig,
     *,
     dictionary: Source | None = None,
-    reference: Prompts | None = None,
+    ablations: Mapping[str, Ablation] | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure the search's loss of circuits of units under each ablation, see `measured_losses`.
 
@@ -69,7 +70,8 @@ def unit_losses(
         circuits: K antichains.
         config: Ablations, batch size, and weight of the metric.
         dictionary: As in `search_units`.
-        reference: Prompts that means and partners are taken from; those measured on if None.
+        ablations: Name → ablation, of all that the configuration names; by default their means and
+            partners are taken from the prompts themselves.
 
     Returns:
         Ablation → (K,) float64 losses.
@@ -85,7 +87,8 @@ def unit_losses(
     inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
     return {
         name: measured_losses(
-            model, prompts, masks, inside, dictionary=nodes, ablation=name, reference=reference
+            model, prompts, masks, inside, dictionary=nodes,
+            ablation=name if ablations is None else ablations[name],
         )
         for name in config.ablations
     }  # fmt: skip

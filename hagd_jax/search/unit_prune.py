@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hagd_jax.brief import one_line
+from hagd_jax.causal import Ablation
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
@@ -24,7 +25,7 @@ from hagd_jax.units import Dictionary, Source, Unit, UnitTree
 _Shares = Callable[[Sequence[Chain]], np.ndarray]
 _Progress = Callable[[int, int], None]
 # Circuits measured between two calls of `progress`.
-_AT_ONCE = 8
+_AT_ONCE = 16
 # Units worth so many times the least are not measured again when others have left.
 _NEAR = 4
 
@@ -163,8 +164,13 @@ class _Bench:
         if config.ablations is not None:
             how = dataclasses.replace(how, ablations=config.ablations)
         self.how, self.spent, some = how, 0, prompts[: config.prompts]
+        # Means over all prompts are summed once.
+        known = {
+            name: Ablation(name, prompts).knowing(model, some, nodes, config.batch_size)
+            for name in how.ablations
+        }
         self._losses = functools.partial(
-            unit_losses, model, some, tree, config=how, dictionary=nodes, reference=prompts
+            unit_losses, model, some, tree, config=how, dictionary=nodes, ablations=known
         )
         empty = self._losses([()])
         self._scale = {name: max(abs(float(empty[name][0])), 1e-6) for name in how.ablations}

@@ -147,10 +147,12 @@ def kept(mask, kind, *place):
 
 def measure(model, prompts, masks, ablation, **changes):
     """`behaviour` with three masks of the same shapes everywhere: compiled once an ablation."""
-    options = {
-        "candidates": CANDIDATES[ablation],
+    if not isinstance(ablation, Ablation):
         # The reference is shorter than the measured prompts, so that some positions have no token.
-        "ablation": Ablation(ablation, some_prompts(14, 2, longest=4), seed=3),
+        ablation = Ablation(ablation, some_prompts(14, 2, longest=4), seed=3)
+    options = {
+        "candidates": CANDIDATES[ablation.kind],
+        "ablation": ablation,
         # Seven prompts: the second batch is filled up.
         "batch_size": 4,
     }
@@ -270,6 +272,24 @@ def test_many_masks_read_no_padding_and_say_the_same(model, ablation, monkeypatc
     for name, found in many._asdict().items():
         both = np.concatenate([getattr(first, name), getattr(rest, name)])
         np.testing.assert_allclose(found, both, atol=1e-5)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_means_that_are_known_are_not_summed_again(model, prompts, ablation, monkeypatch):
+    reference = some_prompts(14, 2, longest=4)
+    known = Ablation(ablation, reference, seed=3).knowing(model, prompts, batch_size=4)
+    assert (known.known is None) == (not ablation.startswith("mean"))
+    expected = measure(model, prompts, some_masks(), ablation)
+    other = some_prompts(7, 9)
+    elsewhere = measure(model, other, some_masks(), ablation)
+    assert_same(measure(model, other, some_masks(), known), elsewhere)
+    # On other prompts, with other parts or another model they are of no use.
+    mlps = [Nodes(mask.heads, mask.features[:, :1]) for mask in some_masks()]
+    options = {"dictionary": blocks(model)}
+    whole = measure(model, prompts, mlps, ablation, **options)
+    assert_same(measure(model, prompts, mlps, known, **options), whole)
+    monkeypatch.setattr(ablation_module, "reference_means", None)
+    assert_same(measure(model, prompts, some_masks(), known), expected)
 
 
 def test_eight_devices_agree_with_one(model, prompts):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax import units
+from hagd_jax.causal import Ablation
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.search import UnitPruneConfig, UnitRepairConfig, prune_units, unit_losses
 from hagd_jax.search.unit_prune import _less
@@ -74,7 +75,7 @@ def test_only_the_first_prompts_are_measured_and_partners_are_among_all():
     made = prune_units(case.model, case.prompts, tree, start, some)
     losses = unit_losses(
         case.model, case.prompts[:5], tree, [(), made.circuit.units],
-        UnitRepairConfig(ablations=("mean",)), reference=case.prompts,
+        UnitRepairConfig(ablations=("mean",)), ablations={"mean": Ablation("mean", case.prompts)},
     )["mean"]  # fmt: skip
     assert made.loss[-1] == pytest.approx(losses[1] / losses[0], abs=1e-6)
 
