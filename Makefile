@@ -22,7 +22,7 @@ $(VENV)/smollm2: $(VENV)/installed
 	touch $@
 
 demo-llm: $(VENV)/smollm2
-	$(BIN)/hagd extract --task ioi --model smollm2-135m --units 64 --nodes 20% --out $(RUNS)/demo-llm
+	$(BIN)/hagd extract --task ioi --model smollm2-135m --units 32 --nodes 20% --out $(RUNS)/demo-llm
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -54,7 +54,7 @@ def test_extract_writes_the_whole_run_and_prints_the_verdict(folder, tmp_path, c
     assert {("head", 0), ("head", 1)} <= {(node.kind, node.index) for node in circuit.nodes}
     assert circuit.task == "modular_addition"
     assert circuit.seen.known
-    assert circuit.seen.ablations == ("counterfactual", "resample")
+    assert circuit.seen.ablations == ("counterfactual", "mean")
     assert circuit.seen.splits == ("discover",)
     stages = [
         json.loads(line)["stage"]
@@ -83,7 +83,7 @@ def test_a_search_that_finds_nothing_says_so_and_leaves_no_circuit(folder, tmp_p
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (found,) = [line for line in map(json.loads, lines) if line["stage"] == "found"]
     assert found["loss"] > 0.95 * found["empty_loss"] > 1
-    assert set(found["losses"]) == {"counterfactual", "resample"}
+    assert set(found["losses"]) == {"counterfactual", "mean"}
 
 
 def test_an_algorithm_without_a_model_keeps_the_one_it_trains(tmp_path, monkeypatch):

@@ -157,7 +157,7 @@ def test_commands_leave_pages_and_circuits(session, folder):
         assert "<html" in (folder / "runs" / run / "report.html").read_text()
         circuit = Circuit.load(folder / "runs" / run / "circuit.json")
         assert circuit.seen.known
-        assert circuit.seen.ablations == ("counterfactual", "resample")
+        assert circuit.seen.ablations == ("counterfactual", "mean")
     assert json.loads((folder / "runs" / "paris" / "graph.json").read_text())["nodes"]
     verdicts = json.loads((folder / "runs" / "demo-llm" / "validation.json").read_text())
     assert verdicts["verdict"] != "accepted"  # nobody trained that model

@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "extract": Command(
         "Find the circuit that carries a behaviour, and test it by intervention.",
-        "hagd extract --task ioi --model smollm2-135m --units 64 --nodes 20% --out runs/ioi",
+        "hagd extract --task ioi --model smollm2-135m --units 32 --nodes 20% --out runs/ioi",
         "extract", "Extract", "run_extract",
     ),
     "plan": Command(

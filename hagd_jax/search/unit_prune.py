@@ -66,8 +66,9 @@ def prune_units(
     together worth less than the least each. The least is a share, `config.least`, of what the
     circuit takes off the empty circuit's loss. Units that make up for each other are
     therefore not all left out. Then it is measured again without each of those worth less than four
-    times the least, until each is worth enough. If those that left are worth more than the least
-    each on more prompts, none leaves.
+    times the least, until each is worth enough. More prompts must agree: if those that left are
+    worth more than the least each there, it ends with the last round in which they are not, or
+    with those of the first that more prompts let go.
 
     Args:
         model: The model.
@@ -110,10 +111,8 @@ def prune_units(
     # Few prompts choose what leaves; many must agree.
     if len(rounds[-1].units) < len(units) and min(len(prompts), MEASURED) > config.prompts:
         more = _Bench(model, prompts, tree, nodes, dataclasses.replace(config, prompts=MEASURED))
-        before, after = more.shares([units, rounds[-1].units])
+        rounds = _agreed(rounds, bench, more, config)
         bench.spent += more.spent
-        if after - before >= _least(config, before) * (len(units) - len(rounds[-1].units)):
-            rounds = rounds[:1]
     kept = rounds[-1].units
     ranks = dict(zip((unit.name for unit in circuit.units), circuit.ranks, strict=True))
     seen = circuit.seen | tree.seen | looked(model, prompts, nodes, bench.how.ablations)
@@ -146,6 +145,24 @@ def _rounds(
         rounds.append(_Round(units, loss, worth))
         units, loss = _less(units, np.array(worth), loss, bench.shares, least)
     return rounds
+
+
+def _agreed(
+    rounds: list[_Round], bench: _Bench, more: _Bench, config: UnitPruneConfig
+) -> list[_Round]:
+    """Rounds up to the last one that more prompts agree to; of a first one as much as they do."""
+    first = rounds[0]
+    before, *after = more.shares([each.units for each in rounds])
+    least = _least(config, before)
+    for place in range(len(rounds) - 1, 0, -1):
+        if after[place - 1] - before < least * (len(first.units) - len(rounds[place].units)):
+            return rounds[: place + 1]
+    units, _ = _less(first.units, np.array(first.worth), before, more.shares, least)
+    if units == first.units:
+        return [first]
+    worth = dict(zip(first.units, first.worth, strict=True))
+    loss = float(bench.shares([units])[0])
+    return [first, _Round(units, loss, tuple(worth[unit] for unit in units))]
 
 
 def _least(config: UnitPruneConfig, loss: float) -> float:
