@@ -67,8 +67,9 @@ def prune_units(
     circuit takes off the empty circuit's loss. Units that make up for each other are
     therefore not all left out. Then it is measured again without each of those worth less than four
     times the least, until each is worth enough. More prompts must agree: if those that left are
-    worth more than the least each there, it ends with the last round in which they are not, or
-    with those of the first that more prompts let go.
+    worth more than the least each there, it ends with the last round in which they are not; if
+    there is none, units worth less than the least are measured again on more prompts, and leave as
+    these allow.
 
     Args:
         model: The model.
@@ -157,12 +158,19 @@ def _agreed(
     for place in range(len(rounds) - 1, 0, -1):
         if after[place - 1] - before < least * (len(first.units) - len(rounds[place].units)):
             return rounds[: place + 1]
-    units, _ = _less(first.units, np.array(first.worth), before, more.shares, least)
+    # None of them does: units that few prompts let go are measured anew on more.
+    cheap = [u for u, worth in zip(first.units, first.worth, strict=True) if worth < least]
+    units, loss, known = first.units, before, dict(zip(first.units, first.worth, strict=True))
+    while cheap:
+        known |= dict(zip(cheap, more.worth(units, tuple(cheap), loss), strict=True))
+        worth = np.array([known[unit] if unit in cheap else np.inf for unit in units])
+        left, loss = _less(units, worth, loss, more.shares, least)
+        if left == units:
+            break
+        units, cheap = left, [unit for unit in cheap if unit in left]
     if units == first.units:
         return [first]
-    worth = dict(zip(first.units, first.worth, strict=True))
-    loss = float(bench.shares([units])[0])
-    return [first, _Round(units, loss, tuple(worth[unit] for unit in units))]
+    return [first, _Round(units, float(bench.shares([units])[0]), tuple(known[u] for u in units))]
 
 
 def _least(config: UnitPruneConfig, loss: float) -> float:
@@ -198,7 +206,13 @@ class _Bench:
         found = self._losses(chains)
         return np.mean([found[name] / scale for name, scale in self._scale.items()], 0)
 
-    def worth(self, units: Chain, some: Chain, loss: float, progress: _Progress) -> list[float]:
+    def worth(
+        self,
+        units: Chain,
+        some: Chain,
+        loss: float,
+        progress: _Progress = lambda done, total: None,
+    ) -> list[float]:
         """What leaving out each of some units adds to the loss."""
         found: list[float] = []
         while len(found) < len(some):
