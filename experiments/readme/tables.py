@@ -23,6 +23,7 @@ from experiments.readme import (
     real,
     smollm2,
     stages,
+    units,
 )  # fmt: skip
 from experiments.readme import transcoders as trained
 from experiments.readme.rows import table
@@ -33,7 +34,7 @@ START, END = "<!-- results -->\n", "<!-- /results -->"
 ROWS = [
     row
     for part in (machines.ROWS, real.ROWS, trained.ROWS, machines.LAST, attribution.ROWS,
-                 judge.ROWS, method.ROWS, faults.ROWS)
+                 judge.ROWS, method.ROWS, units.ROWS, faults.ROWS)
     for row in part.items()
 ]  # fmt: skip
 

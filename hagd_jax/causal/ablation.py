@@ -125,12 +125,8 @@ class Ablation:
         if self.kind not in _MEANS:
             return self
         _require_inputs(model, prompts, self, None)
-        nodes = parts_of(model, dictionary)
-        found = reference_means(
-            model, nodes, prompts, self.reference, batch_size=batch_size,
-            per_position=self.kind == "mean",
-        )  # fmt: skip
-        return dataclasses.replace(self, known=Known(model, prompts, _label(nodes), *found))
+        known = _summed(self, model, prompts, parts_of(model, dictionary), batch_size)
+        return dataclasses.replace(self, known=known)
 
 
 class Behaviour(NamedTuple):
@@ -222,7 +218,7 @@ def behaviour(
     if kind in _MEANS:
         known = ablation.known
         if known is None or not known.of(model, prompts, nodes):
-            known = ablation.knowing(model, prompts, nodes, batch_size).known
+            known = _summed(ablation, model, prompts, nodes, batch_size)
         means, beside = known.means, known.places._asdict()
     if kind == "resample":
         prompts, beside = resampled(model, prompts, reference, ablation.seed)
@@ -237,6 +233,16 @@ def behaviour(
     kept, back = slice(0 if with_model else 1, 1 + len(masks)), np.argsort(order)
     columns = zip(*found, strict=True)
     return Behaviour(*(np.concatenate(rows, 1)[kept][:, back] for rows in columns))
+
+
+def _summed(
+    ablation: Ablation, model: LanguageModel, prompts: Prompts, parts: AnyParts, batch_size: int
+) -> Known:
+    found = reference_means(
+        model, parts, prompts, ablation.reference, batch_size=batch_size,
+        per_position=ablation.kind == "mean",
+    )  # fmt: skip
+    return Known(model, prompts, _label(parts), *found)
 
 
 def _label(parts: AnyParts) -> str:

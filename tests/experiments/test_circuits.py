@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-import hagd_jax as hagd
 from experiments.circuits import (
     ablation_study,
     algorithmic,
@@ -17,7 +16,6 @@ from experiments.circuits import (
     core,
     exhaustive,
     ground_truth,
-    judged_units,
     meta_learning,
     modular_arithmetic,
     random_programs,
@@ -27,16 +25,15 @@ from experiments.circuits import (
     smollm2_graphs,
     stability,
     task_accuracy,
-    units,
 )
 from experiments.common.small_models import Small, first_features, random_circuits
 from hagd_jax import meta, models
 from hagd_jax.baselines import EdgePruningConfig, RivalsConfig
-from hagd_jax.causal import Circuit, load_circuit
+from hagd_jax.causal import load_circuit
 from hagd_jax.cli import commands
 from hagd_jax.errors import CheckpointError, ConfigError
 from hagd_jax.scores import GradientConfig
-from hagd_jax.search import EliminateConfig, MaskConfig, RepairConfig, UnitMaskConfig
+from hagd_jax.search import EliminateConfig, MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
 from hagd_jax.testbeds import SmallTrainConfig as TrainConfig
 from hagd_jax.units import Nodes, Space
@@ -369,47 +366,6 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
 def run_here(*words: object) -> int:
     """Run a command of `hagd` in this process."""
     return commands.run(list(map(str, words)))
-
-
-def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, read):
-    config = units.Config(
-        **places, tasks=("ioi",), model=tiny, units=(6, 3), leaves=(0.5, 0.25), sizes=SIZES,
-        search=UnitMaskConfig(steps=8, batch_size=6, check_every=4), scored=4,
-        ablations=("counterfactual", "mean"),
-    )  # fmt: skip
-    units.main(config)
-    with pytest.raises(ConfigError, match="one for each of 2 sizes"):
-        dataclasses.replace(config, leaves=(0.5,))
-    rows = read("units")["rows"]
-    assert [(row["asked"], row["ablation"]) for row in rows] == [
-        (size, ablation) for size in (6, 3) for ablation in ("counterfactual", "mean")
-    ]
-    for row in rows:
-        assert sum(row["kinds"].values()) == row["units"] <= row["asked"]
-        assert row["nodes"] <= row["of"] / (2 if row["asked"] == 6 else 4)
-        assert np.isfinite([row["faithfulness"], row["kl_share"]]).all()
-        kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
-        assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
-        assert kept.seen.known
-
-
-def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):
-    """All of the model is enough for itself, and it is not small."""
-    model = hagd.models.load(tiny)
-    tree = hagd.units.tree(model)
-    folder = places["runs"] / "units" / "ioi-0"
-    folder.mkdir(parents=True)
-    names = [unit.name for unit in tree.roots]
-    Circuit.of_units(tree, names, model=model.name, task="ioi").save(folder / "64.json")
-    judged_units.main(judged_units.Config(**places, tasks=("ioi",), model=tiny, sizes=SIZES))
-    rows = read("judged_units")["rows"]
-    # Nobody recorded what it was found with, so that nothing decides.
-    assert {(row["verdict"], row["decides"]) for row in rows} == {("not enough data", False)}
-    assert [row["found"] for row in rows if row["claim"] == "size"] == ["fails"]
-    assert {row["ablation"] for row in rows} >= {"counterfactual", "mean", "resample"}
-    assert len({(row["claim"], row["ablation"]) for row in rows}) == len(rows) > 5
-    assert all(row["nodes"] == row["of"] for row in rows)
-    assert all(row["says"] for row in rows)
 
 
 def test_rivals_are_judged_on_the_same_sizes_and_their_failures_counted(tiny, places, read):

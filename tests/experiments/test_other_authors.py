@@ -35,7 +35,7 @@ def test_kept_circuits_are_tested_on_every_row(tiny, places, read, source):
     whole = hagd.units.tree(model)
     Circuit.of_units(
         whole, [unit.name for unit in whole.roots], model=model.name, task="agreement"
-    ).save(folder / "64.json")
+    ).save(folder / "24.json")
     config = other_authors.Config(
         (f"agreement=sva:{source}",), **places, model=tiny, rows=Sizes(3, 2, 3),
         sizes=Sizes(8, 4, 8), ablations=("counterfactual", "mean"),

@@ -98,7 +98,7 @@ def test_of_units_whose_worths_add_up_all_that_are_worth_too_little_leave_at_onc
 
 
 def test_what_few_prompts_let_leave_and_many_do_not_stays():
-    """A single prompt lets more leave than the truth; that costs on the others, so that fewer do."""
+    """A single prompt lets more leave than the truth; the others let fewer."""
     case = CASES["either"]
     tree, every = leaves(case)
     start = circuit_of(tree, every, (len(every), len(every)))
