@@ -75,7 +75,8 @@ class Ablation:
 
     Raises:
         ConfigError: If there is no such ablation.
-        InputError: If the reference is no prompts, or the seed no whole number.
+        InputError: If the reference is no prompts, the seed no whole number, or what is known was
+            not made by `knowing`.
 
     Example:
         >>> Ablation("resample", seed=1).kind
@@ -92,6 +93,8 @@ class Ablation:
         if self.reference is not None:
             require_prompts("reference", self.reference)
         require_index("seed", self.seed)
+        if self.known is not None:
+            require_is("known", self.known, Known, mend="Call Ablation.knowing.")
 
     __repr__ = one_line
 

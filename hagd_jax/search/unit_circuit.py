@@ -77,13 +77,15 @@ def unit_losses(
         Ablation → (K,) float64 losses.
 
     Raises:
-        InputError: As `measured_losses`.
+        InputError: As `measured_losses`, or if an ablation is missing among those given.
     """
     nodes = dictionary_of(model, tree, dictionary)
     require_is("config", config, UnitMaskConfig, UnitRepairConfig)
     chains = require_list("circuits", circuits, "circuits, each of units")
     masks = [Nodes.from_flat(tree.space, mask_row(tree, tree.antichain(chain)))
              for chain in chains]  # fmt: skip
+    for name in () if ablations is None else config.ablations:
+        require_is(f"ablations[{name!r}]", (ablations or {}).get(name), Ablation)
     inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
     return {
         name: measured_losses(

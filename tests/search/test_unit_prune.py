@@ -152,6 +152,17 @@ def test_a_circuit_that_does_little_does_not_lose_that(name):
     assert made.loss[-1] == pytest.approx(after, abs=1e-6)
 
 
+def test_an_ablation_that_is_not_given_is_refused():
+    case = CASES["either"]
+    tree, every = leaves(case)
+    given = (case.model, case.prompts, tree, [tree.antichain(every)], MEASURE)
+    for ablations in ({}, {"mean": Ablation("mean")}, {"counterfactual": "mean"}):
+        with pytest.raises(InputError, match="counterfactual"):
+            unit_losses(*given, ablations=ablations)
+    with pytest.raises(InputError, match="known"):
+        Ablation("mean", known=3)
+
+
 def test_what_does_not_fit_is_refused():
     case = CASES["either"]
     tree = units.tree(case.model)
