@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import hagd_jax as hagd
-from experiments.circuits.smollm2 import Name, limited, loaded
-from experiments.circuits.units import TASKS
+from experiments.circuits.smollm2 import Name
+from experiments.circuits.units import TASKS, task_of
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit, ValidateConfig, validate
@@ -56,12 +55,8 @@ def main(config: Config) -> None:
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Judge one circuit; return a row for each claim."""
-    model, _ = loaded(config.model, "")
-    folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+    model, task, folder = task_of(cell, config)
     circuit = Circuit.load(folder / f"{config.kept}.json")
-    task = hagd.tasks.task(
-        cell["task"], model, sizes=limited(cell["task"], config.sizes), seed=cell["seed"]
-    )
     found = validate(model, circuit, task, dataclasses.replace(config.judge, seed=cell["seed"]))
     own = {"verdict": found.verdict, "units": len(circuit), "nodes": circuit.leaves,
            "of": circuit.space.nodes, "prompts": found.prompts,

@@ -16,9 +16,8 @@ from __future__ import annotations
 import dataclasses
 import time
 
-import hagd_jax as hagd
-from experiments.circuits.smollm2 import Name, limited, loaded
-from experiments.circuits.units import TASKS, gated
+from experiments.circuits.smollm2 import Name
+from experiments.circuits.units import TASKS, gated, task_of
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
@@ -61,10 +60,7 @@ def main(config: Config) -> None:
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Prune the edges of one circuit, and test them; return a row for each ablation."""
-    model, _ = loaded(config.model, "")
-    sizes = limited(cell["task"], config.sizes)
-    task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
-    folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+    model, task, folder = task_of(cell, config)
     circuit = Circuit.load(folder / f"{config.kept}.json")
     began = time.monotonic()
     how = dataclasses.replace(config.edges, seed=cell["seed"])

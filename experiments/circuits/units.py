@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,18 +84,16 @@ def main(config: Config) -> None:
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Search for circuits of all sizes on one task and seed, and test them."""
-    model, nodes = loaded(config.model, "")
-    sizes = limited(cell["task"], config.sizes)
-    task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
+    model, task, folder = task_of(cell, config)
     prompts, began = task.splits["discover"], time.monotonic()
     scores = hagd.scores.mean_scores(model, prompts[: config.scored])
+    total = hagd.units.neurons(model).space.nodes
     limits = [
-        (units, round(share * nodes.space.nodes))
+        (units, round(share * total))
         for units, share in zip(config.units, config.leaves, strict=True)
     ]
     found = search_units(model, prompts, scores, limits, config.search, seed=cell["seed"])
     took = round(time.monotonic() - began, 1)
-    folder = config.runs / "units" / f"{cell['task']}-{cell['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
     save_tree(found.tree, folder / "tree.safetensors")
     rows: list[Row] = []
@@ -107,10 +107,23 @@ def measure(cell: Row, config: Config) -> list[Row]:
                  for kind in sorted({unit.kind for unit in made.units})}  # fmt: skip
         own = {"asked": limit[0], "units": len(circuit), "kinds": kinds,
                "heads": int(np.asarray(circuit.mask().heads).sum()), "nodes": circuit.leaves,
-               "of": nodes.space.nodes, "prompts": len(task.splits["test"]), "found": good,
+               "of": total, "prompts": len(task.splits["test"]), "found": good,
                "search_seconds": took}  # fmt: skip
         rows += [own | row for row in gated(model, task, circuit, config.ablations, cell["seed"])]
     return rows
+
+
+def task_of(cell: Row, config: Any) -> tuple[LanguageModel, Task, Path]:
+    """Return what a cell was measured with, and the folder of its circuits.
+
+    Args:
+        cell: Its task and seed.
+        config: A configuration with `model`, `sizes` and `runs`, of this script or a later one.
+    """
+    model, _ = loaded(config.model, "")
+    sizes = limited(cell["task"], config.sizes)
+    task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
+    return model, task, config.runs / "units" / f"{cell['task']}-{cell['seed']}"
 
 
 def gated(

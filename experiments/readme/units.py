@@ -90,9 +90,13 @@ def _kept(row: dict) -> str:
         said = f"fails {', '.join(row['failed'])}"
     else:
         said = f"none fails, {', '.join(row['open'])} open" if row["open"] else "all hold"
-    return (f"{said} (faithfulness {row['faithfulness']:.2f}, on {row['spread']:.0%} of the "
-            f"prompts .5 to 1.5, accuracy {row['accuracy']:.0%}, KL {row['kl_share']:.0%})"
-            )  # fmt: skip
+    ratio, spread, right, far = (
+        "undefined" if row[name] is None else format(row[name], form)
+        for name, form in (("faithfulness", ".2f"), ("spread", ".0%"), ("accuracy", ".0%"),
+                           ("kl_share", ".0%"))
+    )  # fmt: skip
+    return (f"{said} (faithfulness {ratio}, on {spread} of the prompts .5 to 1.5, accuracy "
+            f"{right}, KL {far})")  # fmt: skip
 
 
 ROWS: Rows = {

@@ -29,6 +29,7 @@ from hagd_jax.tasks.batching import narrow_batches
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.units import AnyParts, Edges, Nodes, Source, parts_of
 from hagd_jax.units.checks import require_mask
+from hagd_jax.units.dictionary import MLPS, NEURONS
 from hagd_jax.units.unit_edges import UnitEdges
 
 # Masks are filled up to a multiple of this, unless that took more memory than the second number.
@@ -46,15 +47,20 @@ class Known(NamedTuple):
 
     model: LanguageModel
     prompts: Prompts
-    parts: str
+    parts: AnyParts
     means: Means
     places: Places
 
     __repr__ = one_line
 
     def of(self, model: LanguageModel, prompts: Prompts, parts: AnyParts) -> bool:
-        """Tell whether these are what was summed for: the same objects, and parts of one label."""
-        return self.model is model and self.prompts is prompts and self.parts == _label(parts)
+        """Tell whether these are what was summed for: the same objects.
+
+        Neurons and whole MLPs are made anew for every call, and are the model's alone.
+        """
+        labels = {getattr(each, "label", "") for each in (self.parts, parts)}
+        alike = self.parts is parts or labels in ({NEURONS}, {MLPS})
+        return self.model is model and self.prompts is prompts and alike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -245,11 +251,7 @@ def _summed(
         model, parts, prompts, ablation.reference, batch_size=batch_size,
         per_position=ablation.kind == "mean",
     )  # fmt: skip
-    return Known(model, prompts, _label(parts), *found)
-
-
-def _label(parts: AnyParts) -> str:
-    return f"{type(parts).__name__} {getattr(parts, 'label', '')}"
+    return Known(model, prompts, parts, *found)
 
 
 def _require_inputs(

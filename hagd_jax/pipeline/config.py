@@ -47,8 +47,7 @@ _PARTS = {
 # Settings that only a search over units reads, and those that it does not read.
 _OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune")
 _OF_LEAVES = ("masks", "repair")
-# Without `resample`, the hardest to pass unseen: the judge decides only under ablations that a
-# search did not train under.
+# Without `resample`: the judge decides only under ablations that a search did not train under.
 _TRAINED = ("counterfactual", "mean")
 
 

@@ -84,8 +84,10 @@ def unit_losses(
     chains = require_list("circuits", circuits, "circuits, each of units")
     masks = [Nodes.from_flat(tree.space, mask_row(tree, tree.antichain(chain)))
              for chain in chains]  # fmt: skip
-    for name in () if ablations is None else config.ablations:
-        require_is(f"ablations[{name!r}]", (ablations or {}).get(name), Ablation)
+    if ablations is not None:
+        require_is("ablations", ablations, Mapping)
+        for name in config.ablations:
+            require_is(f"ablations[{name!r}]", ablations.get(name), Ablation)
     inside = RepairConfig(batch_size=config.batch_size, metric=config.metric)
     return {
         name: measured_losses(

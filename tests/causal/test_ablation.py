@@ -13,7 +13,7 @@ from hagd_jax.models import forward, init
 from hagd_jax.parallel import make_mesh
 from hagd_jax.tasks import logit_difference, make_prompts
 from hagd_jax.transcoders import TranscoderConfig, replace_mlps
-from hagd_jax.units import Nodes, as_dictionary, blocks
+from hagd_jax.units import Nodes, as_dictionary, blocks, components
 from tests.causal import plain
 from tests.causal.plain import CONFIG, SPACE
 
@@ -290,6 +290,19 @@ def test_means_that_are_known_are_not_summed_again(model, prompts, ablation, mon
     assert_same(measure(model, prompts, mlps, known, **options), whole)
     monkeypatch.setattr(ablation_module, "reference_means", None)
     assert_same(measure(model, prompts, some_masks(), known), expected)
+
+
+def test_known_means_are_those_of_the_same_parts(model, prompts):
+    """Neurons of a model are made anew for every call; of other parts only the object itself is."""
+    first, second = components(model), components(model)
+    known = Ablation("mean").knowing(model, prompts, first).known
+    assert known.of(model, prompts, first)
+    assert not known.of(model, prompts, second)
+    assert not known.of(model, prompts, as_dictionary(model, None))
+    plain = Ablation("mean").knowing(model, prompts).known
+    assert plain.of(model, prompts, as_dictionary(model, None))
+    assert not plain.of(model, prompts, blocks(model))
+    assert not plain.of(model, some_prompts(7, 1), as_dictionary(model, None))
 
 
 def test_eight_devices_agree_with_one(model, prompts):

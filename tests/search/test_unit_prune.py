@@ -159,6 +159,8 @@ def test_an_ablation_that_is_not_given_is_refused():
     for ablations in ({}, {"mean": Ablation("mean")}, {"counterfactual": "mean"}):
         with pytest.raises(InputError, match="counterfactual"):
             unit_losses(*given, ablations=ablations)
+    with pytest.raises(InputError, match="ablations"):
+        unit_losses(*given, ablations=[Ablation("counterfactual")])
     with pytest.raises(InputError, match="known"):
         Ablation("mean", known=3)
 
