@@ -17,6 +17,7 @@ from hagd_jax.pipeline.repairing import swaps
 from hagd_jax.pipeline.selecting import loss_of
 from hagd_jax.pipeline.starts import require_choosable
 from hagd_jax.search.config import shares
+from hagd_jax.search.split_spans import require_affordable
 from hagd_jax.search.unit_plan import least_steps
 from hagd_jax.tasks import Task
 from hagd_jax.units import Space, blocks, directed
@@ -65,6 +66,8 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     require_choosable(context)
+    if config.by_span:
+        _require_spans(context)
     if context.dictionary is not None and config.features != NEURONS:
         raise ConfigError(
             "features", got=f"{config.features!r} beside a dictionary", expected="one of them"
@@ -84,6 +87,18 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         own = context.model.config
         _require_sizes(context, Space(own.n_layers, own.n_heads, features))
     return (*task.notes, *_notes(context))
+
+
+def _require_spans(context: Context) -> None:
+    """Refuse a split by span of a task without spans, or of more pairs than can be measured."""
+    task, config = context.task, context.config
+    if not task.spans:
+        raise InputError(
+            f"task {task.name!r}", got="prompts without spans",
+            expected="prompts whose tokens have spans, beside by_span",
+            mend="Leave out --by-span, or take a task that names spans (tasks.with_spans).",
+        )  # fmt: skip
+    require_affordable(config.units * len(task.spans), config.unit_spans)
 
 
 def _require_sizes(context: Context, space: Space) -> None:

@@ -14,6 +14,7 @@ from hagd_jax.errors import (
     require,
     require_choice,
     require_config,
+    require_flag,
     require_number,
 )
 from hagd_jax.hierarchy import HierarchyConfig
@@ -22,6 +23,7 @@ from hagd_jax.scores import METHODS, GradientConfig
 from hagd_jax.search import (
     MaskConfig,
     RepairConfig,
+    SpanConfig,
     UnitMaskConfig,
     UnitPruneConfig,
     UnitRepairConfig,
@@ -41,11 +43,11 @@ _TEXT = "text files, hf:OWNER/NAME, task:NAME or self"
 _PARTS = {
     "sizes": Sizes, "train": TrainConfig, "gradient": GradientConfig, "hierarchy": HierarchyConfig,
     "unit_masks": UnitMaskConfig, "unit_repair": UnitRepairConfig, "unit_prune": UnitPruneConfig,
-    "masks": MaskConfig, "repair": RepairConfig, "describe": DescribeConfig,
-    "judge": ValidateConfig,
+    "unit_spans": SpanConfig, "masks": MaskConfig, "repair": RepairConfig,
+    "describe": DescribeConfig, "judge": ValidateConfig,
 }  # fmt: skip
 # Settings that only a search over units reads, and those that it does not read.
-_OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune")
+_OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune", "by_span", "unit_spans")
 _OF_LEAVES = ("masks", "repair")
 # Without `resample`: the judge decides only under ablations that a search did not train under.
 _TRAINED = ("counterfactual", "mean")
@@ -96,6 +98,9 @@ class ExtractConfig:
             judge can decide under the third: no verdict rests on what was trained for.
         unit_repair: How a circuit of units is repaired after the search; not at all by default.
         unit_prune: How units that add too little are left out of it at last; not at all by default.
+        by_span: Whether each unit of the circuit that was found stays at those spans of the prompts
+            alone at which it is needed, such as `head 9.6 at end`. The task must have spans.
+        unit_spans: How that is measured.
         masks: How masks over nodes are trained.
         repair: How nodes are swapped after a search over nodes, or for the highest scores.
         describe: How the role, the necessity and the certified radius of each unit are measured,
@@ -132,6 +137,8 @@ class ExtractConfig:
     unit_masks: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=_TRAINED)
     unit_repair: UnitRepairConfig = UnitRepairConfig(rounds=0, ablations=_TRAINED)
     unit_prune: UnitPruneConfig = UnitPruneConfig(least=0.0)
+    by_span: bool = False
+    unit_spans: SpanConfig = SpanConfig(ablations=_TRAINED)
     masks: MaskConfig = MaskConfig()
     repair: RepairConfig = RepairConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -153,6 +160,7 @@ class ExtractConfig:
             require_number("graph_steps", step, least=0, most=1)
         for field, kind in (("prior", Prior), ("search", Search), ("executor", Executor)):
             require_choice(field, getattr(self, field), get_args(kind))
+        require_flag("by_span", self.by_span)
         for field, kind in _PARTS.items():
             require_config(field, getattr(self, field), kind)
         texts = {"features": "neurons, mlps, transcoder, a folder or a hub id", "corpus": _TEXT}
@@ -183,15 +191,17 @@ class ExtractConfig:
     def record(self) -> dict[str, Any]:
         """Return the fields that decide a run, nested ones as dicts, without those not read.
 
-        A run of an older version, which knew no search over units, no pruning or one start alone,
-        has the same record.
+        A run of an older version, which knew no search over units, no pruning, no split by span or
+        one start alone, has the same record.
 
         Example:
             >>> "units" in ExtractConfig().record(), "units" in ExtractConfig(search="top").record()
             (True, False)
         """
         usual = ("starts",) if self.starts == _default("starts") else ()
-        unread = (*self.unread, *usual, *(() if self.unit_prune.least else ("unit_prune",)))
+        off = () if self.unit_prune.least else ("unit_prune",)
+        off += () if self.by_span else ("by_span", "unit_spans")
+        unread = (*self.unread, *usual, *off)
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in unread}
 
     @property
@@ -221,13 +231,25 @@ class ExtractConfig:
 
     @property
     def unit_ablations(self) -> tuple[str, ...]:
-        """Name the ablations under which a search over units and its mending look at circuits.
+        """Name the ablations under which a search over units and all after it look at circuits.
 
         Example:
             >>> ExtractConfig(unit_masks=UnitMaskConfig(ablations=("mean",))).unit_ablations
             ('mean',)
         """
-        return tuple(dict.fromkeys((*self.unit_masks.ablations, *self.mending)))
+        return tuple(dict.fromkeys((*self.select_ablations, *self.mending)))
+
+    @property
+    def select_ablations(self) -> tuple[str, ...]:
+        """Name the ablations under which a found circuit of units is measured, and split by span.
+
+        Example:
+            >>> own = SpanConfig(ablations=("zero",))
+            >>> ExtractConfig(by_span=True, unit_spans=own).select_ablations
+            ('counterfactual', 'mean', 'zero')
+        """
+        spans = self.unit_spans.ablations if self.by_span else ()
+        return tuple(dict.fromkeys((*self.unit_masks.ablations, *spans)))
 
     def gradient_of(self, start: str) -> GradientConfig:
         """Return how gradients are taken for one of the scores.
@@ -310,6 +332,8 @@ _OTHERWISE = {
     "unit_masks": "Leave out --unit-masks, or add --search units.",
     "unit_repair": "Leave out --unit-repair, or add --search units.",
     "unit_prune": "Leave out --unit-prune, or add --search units.",
+    "by_span": "Leave out --by-span, or add --search units.",
+    "unit_spans": "Leave out --unit-spans, or add --search units.",
     "masks": "Set --unit-masks instead, or add --search masks.",
     "repair": "Set --unit-repair instead, or add --search masks.",
 }

@@ -24,7 +24,7 @@ from hagd_jax.search import CoreConfig, core
 from hagd_jax.search.certificate import require_radius_one
 from hagd_jax.search.discoveries import grouped
 from hagd_jax.tasks import Prompts, Task, prompt_digests
-from hagd_jax.units import Dictionary, Source, as_dictionary
+from hagd_jax.units import Dictionary, Source, Spanned, as_dictionary
 
 _NOTE = "note: units have no role, necessity and radius"
 # What a device says, in the midst of a computation, whose memory is full.
@@ -124,6 +124,8 @@ def describe_units(
     require_index("seed", seed, 2**63)
     require_number("prompts", config.prompts, least=1)
     nodes = as_dictionary(model, dictionary)
+    if circuit.spans and not isinstance(nodes, Spanned):
+        nodes = nodes.by_span(circuit.spans)
     progress("describe", 0, 2)
     every = task.splits["discover"]
     # Prompts stand by template, so that the first ones may be alike.
@@ -211,9 +213,9 @@ def rivals(circuit: Circuit) -> list[np.ndarray]:
         circuit: The circuit.
 
     Returns:
-        The places of the nodes of each: all other heads, what is left of each MLP as one, and the
-        circuit's own units, in their order. They come last, since of equal scores the first wins:
-        a tie certifies none of them.
+        The places of the nodes of each: all other heads, what is left of each MLP as one (at each
+        span, if the circuit is split by span), and the circuit's own units, in their order. They
+        come last, since of equal scores the first wins: a tie certifies none of them.
 
     Example:
         >>> from hagd_jax.causal import Node
@@ -227,7 +229,8 @@ def rivals(circuit: Circuit) -> list[np.ndarray]:
         taken[places] = True
     first = layers * heads
     left = [np.array([place]) for place in np.flatnonzero(~taken[:first]).tolist()]
-    for start in range(first, len(taken), max(features, 1)):
-        rest = start + np.flatnonzero(~taken[start : start + features])
+    width = max(features // max(len(circuit.spans), 1), 1)
+    for start in range(first, len(taken), width):
+        rest = start + np.flatnonzero(~taken[start : start + width])
         left += [rest] if len(rest) else []
     return [*left, *own]

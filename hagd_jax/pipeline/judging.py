@@ -42,7 +42,7 @@ def judge(context: Context, left: Left) -> Judged:
     context.log("verdict", **report.to_json())
     for point in curve:
         context.log("curve", **_plain(point))
-    if (areas := curve_areas(curve, left["score"].space.nodes)) is not None:
+    if (areas := curve_areas(curve, left["select"].circuit.space.nodes)) is not None:
         context.log("areas", cpr=areas.cpr, cmd=areas.cmd)
     return Judged(report, curve)
 
@@ -69,10 +69,11 @@ def _report(context: Context, left: Left) -> ValidationReport:
 
 def _curve(context: Context, left: Left) -> tuple[SizePoint, ...]:
     config, circuits, units = context.config, left["select"].circuits, left["select"].units
+    nodes, spans = left["features"].nodes, left["select"].circuit.spans
     context.progress("curve", 0, 1)
     curve = size_curve(
         context.model, context.task, [circuits[size] for size in sorted(circuits)],
-        dictionary=left["features"].nodes, ablation=config.judge.ablations[0],
+        dictionary=nodes.by_span(spans) if spans else nodes, ablation=config.judge.ablations[0],
         batch_size=config.judge.batch_size, seed=config.seed,
     )  # fmt: skip
     context.progress("curve", 1, 1)

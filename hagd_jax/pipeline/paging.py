@@ -5,6 +5,8 @@ from __future__ import annotations
 from hagd_jax.pipeline.context import Context, Left
 from hagd_jax.pipeline.facts import facts
 from hagd_jax.report import Report
+from hagd_jax.scores import mean_scores
+from hagd_jax.units import Nodes
 
 
 def write_page(context: Context, left: Left) -> Report:
@@ -29,7 +31,7 @@ def write_page(context: Context, left: Left) -> Report:
         title=f"{task.name} in {model.name}",
         circuit=circuit,
         validation=left["judge"].report,
-        scores=left["score"].values,
+        scores=_scores(context, left),
         curve=left["judge"].curve,
         curve_ablation=context.config.judge.ablations[0],
         texts=task.texts["test"],
@@ -38,3 +40,15 @@ def write_page(context: Context, left: Left) -> Report:
     if context.run is not None:
         context.run.write("report.html", page(report))
     return report
+
+
+def _scores(context: Context, left: Left) -> Nodes:
+    """The score of every node of the circuit: of one that is split by span, at each span."""
+    scored, spans = left["score"], left["select"].circuit.spans
+    if not spans:
+        return scored.values
+    method = scored.choice.name if scored.choice is not None else context.config.starts[0]
+    return mean_scores(
+        context.model, context.scored, context.config.gradient_of(method), method=method,
+        dictionary=left["features"].nodes.by_span(spans),
+    ).values  # fmt: skip

@@ -23,6 +23,8 @@ from hagd_jax.tasks import Seen
 from hagd_jax.units import Nodes, UnitTree
 
 FILE = "circuit.json"
+# What a circuit's configuration says of how it was found, beside the settings.
+_TOLD = ("found_by", "spans")
 
 
 class Selected(NamedTuple):
@@ -189,7 +191,7 @@ def _read(context: Context, left: Left, tree: UnitTree | None) -> Circuit:
         raise DamagedError(str(error)) from error
     # Through JSON, so that tuples compare equal to what was written.
     config = json.loads(json.dumps(dict(context.finding)))
-    own = {name: value for name, value in found.config.items() if name != "found_by"}
+    own = {name: value for name, value in found.config.items() if name not in _TOLD}
     same = found.task == context.task.name and found.seed == context.config.seed and own == config
     if not same or not set(found.seen.models) <= set(left.seen.models):
         raise DamagedError(str(path), got="another run's circuit", expected="this run's")

@@ -93,7 +93,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "select",
-        reads=("describe",),
+        reads=("by_span", "unit_spans", "describe"),
         leaves=(selecting.FILE,),
         looks=_by_search(selecting.looks, unit_stages.select_looks),
         make=_by_search(selecting.select, unit_stages.select),
@@ -158,7 +158,7 @@ def fields_after() -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> fields_after()["search.npz"]
-        ('unit_repair', 'unit_prune', 'repair', 'describe', 'judge')
+        ('unit_repair', 'unit_prune', 'repair', 'by_span', 'unit_spans', 'describe', 'judge')
     """
     found = {}
     for place, stage in enumerate(STAGES):
@@ -174,6 +174,6 @@ def fields_from(first: str) -> tuple[str, ...]:
 
     Example:
         >>> fields_from("repair")
-        ('unit_repair', 'unit_prune', 'repair', 'describe', 'judge')
+        ('unit_repair', 'unit_prune', 'repair', 'by_span', 'unit_spans', 'describe', 'judge')
     """
     return tuple(name for stage in STAGES[NAMES.index(first) :] for name in stage.reads)

@@ -30,6 +30,7 @@ from hagd_jax.search import (
     prune_units,
     repair_units,
     require_found,
+    split_spans,
     train_units,
     unit_losses,
 )
@@ -165,8 +166,8 @@ def repair_kept(context: Context, left: Left) -> MendedUnits | None:
 
 
 def select_looks(context: Context, left: Left) -> Seen:
-    """Record the discover split, on which the losses of the circuit are measured."""
-    return context.task.look("discover", ablation=context.config.unit_masks.ablations)
+    """Record the discover split, on which the circuit's losses and its spans are measured."""
+    return context.task.look("discover", ablation=context.config.select_ablations)
 
 
 def select(context: Context, left: Left) -> Selected:
@@ -206,6 +207,7 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
         NoCircuitError: If it takes away hardly any of the empty circuit's mean loss.
     """
     found, tree, nodes = left["repair"].circuit, left["search"].tree, left["features"].nodes
+    config = context.config
     # Each ablation counts alike: one that changes nothing, as the mean where all prompts have one
     # answer, tells nothing.
     ours, empty = np.mean([losses[name] for name in losses], axis=0).tolist()
@@ -217,9 +219,14 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
     )  # fmt: skip
     circuit = Circuit.of_units(
         tree, found.units, found.ranks, model=context.model.name, task=context.task.name,
-        per_expert=nodes.per_expert, seen=left.seen, seed=context.config.seed,
+        per_expert=nodes.per_expert, seen=left.seen, seed=config.seed,
         config={**context.finding, "found_by": "units"},
     )  # fmt: skip
+    if config.by_span:
+        circuit = split_spans(
+            context.model, context.discover, circuit, config.unit_spans, dictionary=nodes,
+            progress=functools.partial(context.progress, "spans"),
+        )  # fmt: skip
     circuit, note = describe(context, circuit, nodes)
     return _with_sizes(left, circuit)._replace(note=note)
 
@@ -233,11 +240,15 @@ def select_kept(context: Context, left: Left) -> Selected | None:
 
 
 def _with_sizes(left: Left, circuit: Circuit) -> Selected:
-    """The circuit with those of other sizes, each by its number of nodes."""
-    tree, larger = left["search"].tree, left["search"].circuits[:-1]
-    masks = {each.leaves: Nodes.from_flat(tree.space, mask_row(tree, each.units))
-             for each in larger}  # fmt: skip
-    counts = {each.leaves: len(each.units) for each in larger}
-    return Selected(
-        circuit, {**masks, circuit.leaves: circuit.mask()}, {**counts, circuit.leaves: len(circuit)}
-    )
+    """The circuit with those of other sizes, each by its number of nodes.
+
+    Beside a circuit that is split by span each node counts once for each span.
+    """
+    tree, spans = left["search"].tree, max(len(circuit.spans), 1)
+    masks, counts = dict[int, Nodes](), dict[int, int]()
+    for each in (*left["search"].circuits[:-1], left["repair"].circuit):
+        whole = Nodes.from_flat(tree.space, mask_row(tree, each.units))
+        masks[spans * each.leaves] = jax.tree.map(lambda x: np.tile(x, spans), whole)
+        counts[spans * each.leaves] = len(each.units)
+    masks[circuit.leaves], counts[circuit.leaves] = circuit.mask(), len(circuit)
+    return Selected(circuit, masks, counts)

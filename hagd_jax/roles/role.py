@@ -17,8 +17,9 @@ from hagd_jax.roles.rules import RULES, UNNAMED, Rule
 from hagd_jax.roles.signature import SignatureConfig, Signatures, read_prompts, signatures
 from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.prompts import Prompts
-from hagd_jax.units import Source, Space, Unit, as_dictionary, neurons
-from hagd_jax.units.dictionary import MLPS, NEURONS
+from hagd_jax.units import Source, Space, Spanned, Unit, as_dictionary, neurons
+from hagd_jax.units.dictionary import MLPS, NEURONS, whole_label
+from hagd_jax.units.split import whole_space, whole_unit
 from hagd_jax.units.unit import BAND, block_ranges
 
 
@@ -161,7 +162,8 @@ def described(
 
     Roles are those of heads, neurons and what is made of these, whole MLPs among it. Features of a
     transcoder, and units that hold some, are unnamed; their necessity is measured all the same, as
-    `necessity` defines it.
+    `necessity` defines it. A unit at one span has the role of the whole unit, and its own necessity
+    at that span.
 
     Args:
         model: The model.
@@ -176,7 +178,8 @@ def described(
         A row for each unit, in the order of the circuit.
 
     Raises:
-        InputError: If the circuit is of another model or dictionary, or is split by span.
+        InputError: If the circuit is of another model or dictionary, or is split by span and the
+            task lacks its spans.
 
     Example:
         >>> case = hagd.testbeds.role_case("lookup", "plain", 0)
@@ -187,27 +190,42 @@ def described(
     """
     require_is("circuit", circuit, Circuit)
     require_is("model", model, LanguageModel)
-    if circuit.spans:
-        raise InputError("circuit to describe", got="one whose units are split by span",
-                         expected="one of whole units",
-                         mend="Describe the circuit before search.split_spans.")  # fmt: skip
     nodes = as_dictionary(model, dictionary)
+    if circuit.spans and not isinstance(nodes, Spanned):
+        nodes = nodes.by_span(circuit.spans)
     circuit.check_model(nodes)
-    space = neurons(model).space
-    own = [of_neurons(unit, space, circuit.dictionary) for unit in circuit.units]
-    known = [unit for unit in own if unit is not None]
-    roles, lost = iter(()), np.zeros(0)
+    space, label = neurons(model).space, whole_label(circuit.dictionary)
+    own = [of_neurons(unit, space, label) for unit in whole_units(circuit)]
+    known = list(dict.fromkeys(unit for unit in own if unit is not None))
+    roles, lost = dict[Unit | None, Role](), np.zeros(0)
     if known:
         found = signatures(model, task, known, config, key=key)
-        roles, lost = iter(roles_of(found)), found.column("necessity")
+        roles.update(zip(known, roles_of(found), strict=True))
+        lost = found.column("necessity")
     if nodes.label != NEURONS:
         prompts = read_prompts(model, task, config)
         lost = necessity(model, prompts, circuit.units, dictionary=nodes,
                          batch_size=config.batch_size)  # fmt: skip
     return tuple(
-        Described(unit.name, len(unit), Role(UNNAMED) if same is None else next(roles), share)
+        Described(unit.name, len(unit), roles.get(same, Role(UNNAMED)), share)
         for unit, same, share in zip(circuit.units, own, lost.tolist(), strict=True)
     )
+
+
+def whole_units(circuit: Circuit) -> list[Unit]:
+    """Return for each unit of a circuit the whole unit that it is, or is a part of.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        As many units, in their order; a unit comes once for each of its spans in the circuit.
+    """
+    names = circuit.spans
+    if not names:
+        return list(circuit.units)
+    whole = whole_space(circuit.space, len(names))
+    return [whole_unit(unit, whole, names) for unit in circuit.units]
 
 
 def of_neurons(unit: Unit, space: Space, dictionary: str) -> Unit | None:

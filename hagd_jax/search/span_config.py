@@ -15,6 +15,8 @@ class SpanConfig:
     Attributes:
         ablations: What is outside the circuit is set to. Under each of them the loss must stay
             within the tolerance.
+        prompts: Prompts that circuits are measured on, the first ones; means and partners are taken
+            from all.
         tolerance: Largest increase of the loss over that of the circuit that is split, as a share
             of the empty circuit's loss under the same ablation. A larger value leaves out more.
         at_once: Share of the pairs of a unit and a span that leave in one round, rounded down, and
@@ -34,6 +36,7 @@ class SpanConfig:
     """
 
     ablations: tuple[str, ...] = TRAINED
+    prompts: int = 64
     tolerance: float = 0.01
     at_once: float = 0.15
     batch_size: int = 64
@@ -44,7 +47,7 @@ class SpanConfig:
         object.__setattr__(self, "ablations", ablations_of(self.ablations))
         require_number("tolerance", self.tolerance, least=0, most=1)
         require_number("at_once", self.at_once, least=0, below=1)
-        for field in ("batch_size", "most"):
+        for field in ("prompts", "batch_size", "most"):
             require_number(field, getattr(self, field), least=1, whole=True)
         require_number("metric", self.metric, least=0)
 

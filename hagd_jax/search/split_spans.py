@@ -7,13 +7,13 @@ keeps it there alone is smaller and says more (Haklay et al., 2025, arXiv:2502.0
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.causal import Circuit
+from hagd_jax.causal import Ablation, Circuit
 from hagd_jax.errors import InputError, require_is
 from hagd_jax.models import LanguageModel
 from hagd_jax.search.checks import require_run
@@ -30,6 +30,10 @@ from hagd_jax.units.split import split_unit
 # A loss of an empty circuit below the first does not tell it from the model; a share below the
 # second is rounding.
 _LEAST, _ROUNDING = 1e-6, 1e-6
+# Circuits measured between two calls of `progress`.
+_AT_ONCE = 32
+
+_Progress = Callable[[int, int], None]
 
 
 def split_spans(
@@ -39,6 +43,7 @@ def split_spans(
     config: SpanConfig = SpanConfig(),
     *,
     dictionary: Source | None = None,
+    progress: _Progress = lambda done, total: None,
 ) -> Circuit:
     """Split the units of a circuit by span, and leave out the spans at which they are not needed.
 
@@ -50,11 +55,13 @@ def split_spans(
 
     Args:
         model: The model.
-        prompts: Prompts with spans to measure on: those that the search saw, such as
+        prompts: Prompts with spans, of which the first `config.prompts` are measured on; means and
+            partners are taken from all of them: those that the search saw, such as
             `task.splits["discover"]`, not those that test the circuit.
         circuit: A circuit of whole units.
         config: How it is split.
         dictionary: Whose nodes the circuit's are: a transcoder, or neurons by default.
+        progress: Called with how many circuits were measured in a round, and how many there are.
 
     Returns:
         The circuit, of the dictionary split by span. Parts have the score of their unit. Its `seen`
@@ -78,8 +85,8 @@ def split_spans(
     require_is("circuit", circuit, Circuit, mend="Make one with Circuit.of_units.")
     nodes = _dictionary(model, prompts, circuit, dictionary)
     pairs = _pairs(circuit, prompts, nodes)
-    _require_affordable(len(pairs), config)
-    bench = _Bench(model, prompts, nodes, pairs, config)
+    require_affordable(len(pairs), config)
+    bench = _bench(model, prompts, nodes, pairs, config)
     now = np.ones(len(pairs), bool)
     empty, whole = bench.losses(np.stack([~now, now])).T
     spent, shares = 0, np.maximum(empty, _LEAST)[:, None]
@@ -88,7 +95,12 @@ def split_spans(
         """(A, K) increases of the loss, as shares of the empty circuit's."""
         nonlocal spent
         spent += len(rows)
-        return (bench.losses(rows) - whole[:, None]) / shares
+        parts = []
+        for start in range(0, len(rows), _AT_ONCE):
+            progress(start, len(rows))
+            parts.append(bench.losses(rows[start : start + _AT_ONCE]))
+        progress(len(rows), len(rows))
+        return (np.concatenate(parts, 1) - whole[:, None]) / shares
 
     found = np.zeros(len(empty))
     # The last pass takes one pair at a time: several together may have gone beyond the tolerance.
@@ -128,18 +140,18 @@ class _Bench(NamedTuple):
     prompts: Prompts
     nodes: Spanned
     pairs: Sequence[_Pair]
-    config: SpanConfig
+    how: RepairConfig
+    ablations: Mapping[str, Ablation]
 
     __repr__ = one_line
 
     def losses(self, rows: np.ndarray) -> np.ndarray:
         """(A, K) losses of (K, P) circuits, under each ablation."""
         masks = [Nodes.from_flat(self.nodes.space, self._flat(row)) for row in rows]
-        how = RepairConfig(batch_size=self.config.batch_size, metric=self.config.metric)
         return np.stack([
-            measured_losses(self.model, self.prompts, masks, how, dictionary=self.nodes,
-                            ablation=name)
-            for name in self.config.ablations
+            measured_losses(self.model, self.prompts, masks, self.how, dictionary=self.nodes,
+                            ablation=each)
+            for each in self.ablations.values()
         ])  # fmt: skip
 
     def _flat(self, row: np.ndarray) -> np.ndarray:
@@ -147,6 +159,20 @@ class _Bench(NamedTuple):
         for i in np.flatnonzero(row).tolist():
             flat[self.pairs[i].places] = True
         return flat
+
+
+def _bench(
+    model: LanguageModel, prompts: Prompts, nodes: Spanned, pairs: Sequence[_Pair],
+    config: SpanConfig,
+) -> _Bench:  # fmt: skip
+    how = RepairConfig(batch_size=config.batch_size, metric=config.metric)
+    some = prompts[: config.prompts]
+    # Means over all prompts are summed once.
+    known = {
+        name: Ablation(name, prompts).knowing(model, some, nodes, config.batch_size)
+        for name in config.ablations
+    }
+    return _Bench(model, some, nodes, pairs, how, known)
 
 
 def _dictionary(
@@ -191,7 +217,19 @@ def _stays(circuit: Circuit, pairs: Sequence[_Pair], kept: np.ndarray) -> dict[s
     return {unit: spans for unit, spans in stays.items() if len(spans) < most}
 
 
-def _require_affordable(pairs: int, config: SpanConfig) -> None:
+def require_affordable(pairs: int, config: SpanConfig) -> None:
+    """Refuse a split whose first pass could measure more circuits than the configuration allows.
+
+    Args:
+        pairs: Number of pairs of a unit and a span.
+        config: How units are split.
+
+    Raises:
+        InputError: If it could.
+
+    Example:
+        >>> require_affordable(100, SpanConfig())
+    """
     how = EliminateConfig(at_once=config.at_once, swaps=0)
     cost = elimination_cost(pairs, pairs, 1, how)
     if cost > config.most:
