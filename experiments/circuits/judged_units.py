@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 from experiments.circuits.smollm2 import Name
-from experiments.circuits.units import TASKS, task_of
+from experiments.circuits.units import TASKS, VARIED, cells_of, task_of
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit, ValidateConfig, validate
@@ -32,6 +32,7 @@ class Config(Places):
         seeds: Number of seeds whose circuits are judged.
         tasks: Names of the tasks.
         model: Name or folder of the model.
+        leaves: Share of the leaves that `experiments.circuits.units` allowed them.
         kept: Which of the circuits, by the name of its file: the number of units that
             `experiments.circuits.units` was asked for, and `-pruned` after it if it was pruned.
         sizes: Number of prompts in each split, as there.
@@ -41,6 +42,7 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
+    leaves: float = 0.2
     kept: str = "24-pruned"
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     judge: ValidateConfig = ValidateConfig(claims="core")
@@ -48,15 +50,15 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Judge the circuit of every task and seed."""
-    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
+    cells = [cell | {"kept": config.kept} for cell in cells_of(config)]
     measure_cells("judged_units", cells, lambda cell: measure(cell, config), config,
-                  varied=("seeds", "tasks"))  # fmt: skip
+                  varied=(*VARIED, "kept"))  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Judge one circuit; return a row for each claim."""
     model, task, folder = task_of(cell, config)
-    circuit = Circuit.load(folder / f"{config.kept}.json")
+    circuit = Circuit.load(folder / f"{cell['kept']}.json")
     found = validate(model, circuit, task, dataclasses.replace(config.judge, seed=cell["seed"]))
     own = {"verdict": found.verdict, "units": len(circuit), "nodes": circuit.leaves,
            "of": circuit.space.nodes, "prompts": found.prompts,

@@ -20,7 +20,7 @@ import numpy as np
 
 import hagd_jax as hagd
 from experiments.circuits.smollm2 import limited, loaded
-from experiments.circuits.units import gated
+from experiments.circuits.units import folder_of, gated
 from experiments.common.cells import Row, measure_cells
 from experiments.common.digests import sha256
 from experiments.common.script import Places, run
@@ -39,6 +39,7 @@ class Config(Places):
         pairs: Task and file, such as ioi=eap:ioi_llama.csv.
         seeds: Number of seeds whose circuits are tested.
         model: Name or folder of the model.
+        leaves: Share of the leaves that `experiments.circuits.units` allowed them.
         kept: Which of the circuits, by the name of its file, as in `judged_units`.
         rows: Rows of a file: those of all three parts that its loader makes are tested together.
         sizes: Prompts that discovery read.
@@ -48,6 +49,7 @@ class Config(Places):
     pairs: tuple[str, ...]
     seeds: int = 1
     model: str = "smollm2-135m"
+    leaves: float = 0.2
     kept: str = "24"
     rows: Sizes = Sizes(discover=25, select=13, test=27)
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
@@ -64,16 +66,18 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Test the circuits of every pair and seed."""
-    cells = [{"pair": pair, "seed": seed} for seed in range(config.seeds) for pair in config.pairs]
+    cells = [{"pair": pair, "seed": seed, "leaves": config.leaves, "kept": config.kept}
+             for seed in range(config.seeds) for pair in config.pairs]  # fmt: skip
     measure_cells("other_authors", cells, lambda cell: measure(cell, config), config,
-                  varied=("seeds", "pairs"))  # fmt: skip
+                  varied=("seeds", "pairs", "leaves", "kept"))  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Test the circuit of one task and seed on one file."""
     name, _, source = cell["pair"].partition("=")
     model, _ = loaded(config.model, "")
-    circuit = Circuit.load(config.runs / "units" / f"{name}-{cell['seed']}" / f"{config.kept}.json")
+    folder = folder_of(config.runs, name, cell["seed"], cell["leaves"])
+    circuit = Circuit.load(folder / f"{cell['kept']}.json")
     own = hagd.tasks.task(name, model, sizes=limited(name, config.sizes), seed=cell["seed"])
     task = whole(source, model, config.rows)
     rows = task.splits["test"]

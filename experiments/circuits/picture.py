@@ -18,6 +18,7 @@ import time
 
 import hagd_jax as hagd
 from experiments.circuits.smollm2 import Name, limited
+from experiments.circuits.units import folder_of
 from experiments.common.record import record
 from experiments.common.script import Places, run
 from hagd_jax.pipeline import DescribeConfig, describe_units
@@ -32,6 +33,7 @@ class Config(Places):
     Attributes:
         task: Name of the task.
         seed: Seed that its circuit was found with.
+        leaves: Share of the leaves that it was allowed.
         kept: Which of its circuits, by the name of its file, as in `judged_units`.
         model: Name or folder of the model.
         sizes: Number of prompts in each split, as the circuit was found with.
@@ -40,6 +42,7 @@ class Config(Places):
 
     task: Name = "pronouns"
     seed: int = 0
+    leaves: float = 0.2
     kept: str = "24-pruned"
     model: str = "smollm2-135m"
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
@@ -49,7 +52,7 @@ class Config(Places):
 def main(config: Config) -> None:
     """Describe the units of the circuit, and draw them."""
     began = time.monotonic()
-    folder = config.runs / "units" / f"{config.task}-{config.seed}"
+    folder = folder_of(config.runs, config.task, config.seed, config.leaves)
     model = hagd.models.load(config.model)
     sizes = limited(config.task, config.sizes)
     task = hagd.tasks.task(config.task, model, sizes=sizes, seed=config.seed)

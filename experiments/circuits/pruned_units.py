@@ -17,7 +17,7 @@ import dataclasses
 import time
 
 from experiments.circuits.smollm2 import Name
-from experiments.circuits.units import TASKS, gated, task_of
+from experiments.circuits.units import TASKS, VARIED, cells_of, gated, task_of
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
@@ -35,6 +35,7 @@ class Config(Places):
         seeds: Number of seeds whose circuits are pruned.
         tasks: Names of the tasks.
         model: Name or folder of the model.
+        leaves: Share of the leaves that `experiments.circuits.units` allowed them.
         units: Size of the circuits, as `experiments.circuits.units` was asked for.
         sizes: Number of prompts in each split, as there.
         prune: Which units are left out.
@@ -44,6 +45,7 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
+    leaves: float = 0.2
     units: int = 24
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     prune: UnitPruneConfig = UnitPruneConfig(prompts=64, ablations=("counterfactual", "mean"))
@@ -52,15 +54,15 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Prune and test the circuit of every task and seed."""
-    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
+    cells = [cell | {"asked": config.units} for cell in cells_of(config)]
     measure_cells("pruned_units", cells, lambda cell: measure(cell, config), config,
-                  varied=("seeds", "tasks"), split="test")  # fmt: skip
+                  varied=(*VARIED, "units"), split="test")  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Prune one circuit, and test what is left; return a row for each ablation."""
     model, task, folder = task_of(cell, config)
-    whole = Circuit.load(folder / f"{config.units}.json")
+    whole = Circuit.load(folder / f"{cell['asked']}.json")
     tree = load_tree(folder / "tree.safetensors")
     units = tree.antichain([unit.name for unit in whole.units])
     size = len(units), whole.leaves
@@ -72,7 +74,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         tree, less.circuit.units, list(less.circuit.ranks), model=model.name, task=task.name,
         seen=less.circuit.seen, seed=cell["seed"],
     )  # fmt: skip
-    circuit.save(folder / f"{config.units}-pruned.json")
+    circuit.save(folder / f"{cell['asked']}-pruned.json")
     left = [unit.name for unit in units if unit not in less.circuit.units]
     own = {"searched": len(units), "units": len(circuit), "left_out": left,
            "least_worth": round(min(less.worth), 5), "nodes": circuit.leaves,

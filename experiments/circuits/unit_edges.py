@@ -17,7 +17,7 @@ import dataclasses
 import time
 
 from experiments.circuits.smollm2 import Name
-from experiments.circuits.units import TASKS, gated, task_of
+from experiments.circuits.units import TASKS, VARIED, cells_of, gated, task_of
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit
@@ -34,6 +34,7 @@ class Config(Places):
         seeds: Number of seeds whose circuits are pruned.
         tasks: Names of the tasks.
         model: Name or folder of the model.
+        leaves: Share of the leaves that `experiments.circuits.units` allowed them.
         kept: Which of the circuits, by the name of its file, as in `judged_units`.
         sizes: Number of prompts in each split, as there.
         prompts: Number of discover prompts to prune on.
@@ -44,6 +45,7 @@ class Config(Places):
     seeds: int = 1
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
+    leaves: float = 0.2
     kept: str = "24"
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     prompts: int = 64
@@ -53,15 +55,15 @@ class Config(Places):
 
 def main(config: Config) -> None:
     """Prune and test the edges of the circuit of every task and seed."""
-    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
+    cells = [cell | {"kept": config.kept} for cell in cells_of(config)]
     measure_cells("unit_edges", cells, lambda cell: measure(cell, config), config,
-                  varied=("seeds", "tasks"), split="test")  # fmt: skip
+                  varied=(*VARIED, "kept"), split="test")  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
     """Prune the edges of one circuit, and test them; return a row for each ablation."""
     model, task, folder = task_of(cell, config)
-    circuit = Circuit.load(folder / f"{config.kept}.json")
+    circuit = Circuit.load(folder / f"{cell['kept']}.json")
     began = time.monotonic()
     how = dataclasses.replace(config.edges, seed=cell["seed"])
     wiring = unit_edges(
@@ -69,7 +71,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
         candidates=task.candidates, progress=lambda words: print(words, flush=True),
     )  # fmt: skip
     took = round(time.monotonic() - began, 1)
-    wiring.save(folder / f"{config.kept}-edges.json")
+    wiring.save(folder / f"{cell['kept']}-edges.json")
     own = {"units": len(circuit), "nodes": circuit.leaves, "edges": len(wiring),
            "of": len(wiring.frame), "edges_a_unit": round(len(wiring) / len(circuit), 2),
            "prompts": len(task.splits["test"]), "prune_seconds": took}  # fmt: skip

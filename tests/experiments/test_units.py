@@ -1,15 +1,12 @@
 """Circuits of units: found, judged, and their edges pruned, at a small scale."""
 
-import dataclasses
 from xml.etree import ElementTree
 
 import numpy as np
-import pytest
 
 import hagd_jax as hagd
 from experiments.circuits import judged_units, picture, pruned_units, unit_edges, units
 from hagd_jax.causal import Circuit, load_circuit
-from hagd_jax.errors import ConfigError
 from hagd_jax.pipeline import DescribeConfig
 from hagd_jax.search import UnitEdgeConfig, UnitMaskConfig, UnitPruneConfig
 from hagd_jax.tasks import Sizes
@@ -20,33 +17,31 @@ SIZES = Sizes(discover=8, select=4, test=8)
 
 def test_circuits_of_units_have_as_many_as_asked_and_are_tested(tiny, places, read):
     config = units.Config(
-        **places, tasks=("ioi",), model=tiny, units=(6, 3), leaves=(0.5, 0.25), sizes=SIZES,
+        **places, tasks=("ioi",), model=tiny, units=(6, 3), leaves=0.25, sizes=SIZES,
         search=UnitMaskConfig(steps=8, batch_size=6, check_every=4), scored=4,
         ablations=("counterfactual", "mean"),
     )  # fmt: skip
     units.main(config)
-    with pytest.raises(ConfigError, match="one for each of 2 sizes"):
-        dataclasses.replace(config, leaves=(0.5,))
     rows = read("units")["rows"]
     assert [(row["asked"], row["ablation"]) for row in rows] == [
         (size, ablation) for size in (6, 3) for ablation in ("counterfactual", "mean")
     ]
     for row in rows:
         assert sum(row["kinds"].values()) == row["units"] <= row["asked"]
-        assert row["nodes"] <= row["of"] / (2 if row["asked"] == 6 else 4)
+        assert row["nodes"] <= row["of"] / 4
         assert np.isfinite([row["faithfulness"], row["kl_share"]]).all()
-        kept = Circuit.load(places["runs"] / "units" / "ioi-0" / f"{row['asked']}.json")
+        kept = Circuit.load(places["runs"] / "units" / "ioi-0-25" / f"{row['asked']}.json")
         assert (len(kept), kept.leaves) == (row["units"], row["nodes"])
         assert kept.seen.known
         assert not set(row["failed"]) & set(row["open"])
-    whole = load_tree(places["runs"] / "units" / "ioi-0" / "tree.safetensors")
+    whole = load_tree(places["runs"] / "units" / "ioi-0-25" / "tree.safetensors")
     assert len(whole.antichain([unit.name for unit in kept.units])) == row["units"]
 
 
 def test_kept_circuits_are_pruned_and_tested(tiny, places, read):
     """Of all units of the model some do nothing, and what is left is what its file holds."""
     model = hagd.models.load(tiny)
-    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0"
+    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0-20"
     folder.mkdir(parents=True)
     save_tree(tree, folder / "tree.safetensors")
     names = [f"{kind} {layer}" for layer in range(model.config.n_layers)
@@ -71,7 +66,7 @@ def test_kept_circuits_are_pruned_and_tested(tiny, places, read):
 
 def test_a_kept_circuit_is_described_and_drawn(tiny, places, read):
     model = hagd.models.load(tiny)
-    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0"
+    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0-20"
     folder.mkdir(parents=True)
     names = ["attention 0", "mlp 0", "head 1.0"]
     Circuit.of_units(tree, names, model=model.name, task="ioi").save(folder / "24-pruned.json")
@@ -90,7 +85,7 @@ def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):
     """All of the model is enough for itself, and it is not small."""
     model = hagd.models.load(tiny)
     tree = hagd.units.tree(model)
-    folder = places["runs"] / "units" / "ioi-0"
+    folder = places["runs"] / "units" / "ioi-0-20"
     folder.mkdir(parents=True)
     names = [unit.name for unit in tree.roots]
     Circuit.of_units(tree, names, model=model.name, task="ioi").save(folder / "24-pruned.json")
@@ -108,7 +103,7 @@ def test_kept_circuits_of_units_are_asked_of_the_judge(tiny, places, read):
 def test_edges_of_kept_circuits_are_pruned_and_tested(tiny, places, read):
     """The whole model needs no more than the edges it has, and keeps itself."""
     model = hagd.models.load(tiny)
-    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0"
+    tree, folder = hagd.units.tree(model), places["runs"] / "units" / "ioi-0-20"
     folder.mkdir(parents=True)
     names = [f"{kind} {layer}" for layer in range(model.config.n_layers)
              for kind in ("attention", "mlp")]  # fmt: skip
