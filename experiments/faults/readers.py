@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import gguf
 import jax
 import numpy as np
 import yaml
 
-from experiments.faults import row_readers
+from experiments.faults import gguf_readers, row_readers
 from hagd_jax import causal, graphs, meta, models, pipeline, transcoders, units
 from hagd_jax.causal.edge_circuit import Shape
 from hagd_jax.errors import CheckpointError
@@ -163,38 +162,6 @@ def loaded_learner(folder: Path) -> Any:
     return jax.tree.map(np.asarray, found.params), found.config
 
 
-def made_gguf(folder: Path) -> list[Path]:
-    """Write a small Llama with a SentencePiece vocabulary as a GGUF file."""
-    rng, writer = np.random.default_rng(0), gguf.GGUFWriter(folder / "model.gguf", "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(16)
-    writer.add_embedding_length(8)
-    writer.add_feed_forward_length(12)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(4)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(["<unk>", "<s>", "</s>", "\u2581", *"abcdef", "ab", "\u2581ab"])
-    writer.add_token_scores([-float(i) for i in range(12)])
-    writer.add_token_types([2, 3, 3, *[1] * 9])
-    shapes = {"token_embd": (12, 8), "output_norm": (8,), "output": (12, 8)} | {
-        f"blk.0.{name}": shape
-        for name, shape in {
-            "attn_norm": (8,), "ffn_norm": (8,), "attn_q": (8, 8), "attn_k": (4, 8),
-            "attn_v": (4, 8), "attn_output": (8, 8), "ffn_gate": (12, 8), "ffn_up": (12, 8),
-            "ffn_down": (8, 12),
-        }.items()
-    }  # fmt: skip
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return [folder / "model.gguf"]
-
-
 def made_tokenizer(folder: Path) -> list[Path]:
     """Write a tokenizer.json alone."""
     (folder / "tokenizer.json").write_text(WORDS.to_json())
@@ -287,7 +254,9 @@ def made_list(folder: Path) -> list[Path]:
 
 READERS = {
     "model": Reader(made_model, loaded("model")),
-    "gguf": Reader(made_gguf, loaded("model.gguf")),
+    "gguf": Reader(gguf_readers.made_llama, loaded("model.gguf")),
+    "gguf_mixture": Reader(gguf_readers.made_mixture, loaded("model.gguf")),
+    "gguf_unigram": Reader(gguf_readers.made_unigram, loaded("model.gguf")),
     "tokenizer": Reader(made_tokenizer, loaded_tokenizer),
     "transcoder": Reader(made_transcoder, lambda folder: loaded_transcoder(folder / "transcoder")),
     "gemma_scope": Reader(made_scope, lambda folder: loaded_transcoder(folder / "transcoders")),

@@ -7,7 +7,9 @@ below. Writes results/attribution_families.json.
 
 Each family is a small model of noise with the options of a published model, with soft caps that
 bend. Its graphs are over neurons, where targets are logits, and over a cross-layer transcoder of
-noise, where they are logits and features. Patterns, norm scales and MLP outputs are held:
+noise, where they are logits and features: one that reads the MLP's input, one that reads the stream
+before the norm, and in models with a norm after the MLP one that reconstructs what the MLP puts out
+before it. Patterns, norm scales and MLP outputs are held:
 
 - identity: a target's value in the model, against the sum of its row and the constant that is left
   of it when a pass runs without sources. The greatest difference over all targets of a kind, as a
@@ -71,10 +73,12 @@ def main(config: Config) -> None:
     began = time.monotonic()
     every = families(config.layers)
     rows = [
-        compare(name, model, transcoder, config)
+        {"family": name, "nodes": nodes} | compare(model, transcoder, config)
         for name in config.families or every
         for model in [noise(every[name], config.seed)]
-        for transcoder in (None, stand_in(model.config, config.seed + 1))
+        for nodes, transcoder in (
+            {"neurons": None} | stand_ins(model.config, config.seed + 1)
+        ).items()
     ]
     file = config.results / "attribution_families.json"
     settings = {name: getattr(config, name) for name in ("layers", "sources")}
@@ -147,16 +151,22 @@ def noise(config: DecoderConfig, seed: int) -> LanguageModel:
     return LanguageModel(params, config, name=config.family)
 
 
-def stand_in(config: DecoderConfig, seed: int) -> Transcoder:
-    """Return a transcoder of noise whose features write to their own layer and the next."""
-    own = TranscoderConfig(
-        n_layers=config.n_layers,
-        d_model=config.d_model,
-        n_features=24,
-        activation="relu",
-        window=1,
-    )
-    return Transcoder(_drawn(transcoders.param_specs(own), seed), own)
+def stand_ins(config: DecoderConfig, seed: int) -> dict[str, Transcoder]:
+    """Return transcoders of noise whose features write to their own layer and the next.
+
+    One reads the MLP's input, one the stream before the norm. Where a norm follows the MLP a third
+    one writes before it.
+    """
+    sizes = {"n_layers": config.n_layers, "d_model": config.d_model, "n_features": 24}
+    own = TranscoderConfig(**sizes, activation="relu", window=1)
+    kinds = {
+        "transcoder": own,
+        "transcoder, reads resid_mid": dataclasses.replace(own, reads="resid_mid"),
+    }
+    if config.norm_placement != "before":
+        kinds["transcoder, writes mlp_out_raw"] = dataclasses.replace(own, writes="mlp_out_raw")
+    return {name: Transcoder(_drawn(transcoders.param_specs(own), seed), own)
+            for name, own in kinds.items()}  # fmt: skip
 
 
 def _drawn(specs: Mapping[str, Any], seed: int) -> dict[str, jax.Array]:
@@ -167,9 +177,7 @@ def _drawn(specs: Mapping[str, Any], seed: int) -> dict[str, jax.Array]:
     return found
 
 
-def compare(
-    family: str, model: LanguageModel, transcoder: Transcoder | None, config: Config
-) -> dict[str, Any]:
+def compare(model: LanguageModel, transcoder: Transcoder | None, config: Config) -> dict[str, Any]:
     """Attribute a prompt, and return how far rows and edges are from what passes show."""
     rng = np.random.default_rng(config.seed)
     prompt = rng.integers(0, model.config.vocab_size, 9)
@@ -194,9 +202,8 @@ def compare(
             "largest": np.abs(edges).max(),
         }
         worst = {name: max(worst[name], float(f"{found[name]:.3g}")) for name in worst}
-    named = "neurons" if transcoder is None else "transcoder"
     count = sum(map(len, targets))
-    return {"family": family, "nodes": named, "targets": count, "sources": len(moved)} | worst
+    return {"targets": count, "sources": len(moved)} | worst
 
 
 @struct.dataclass
@@ -228,6 +235,19 @@ class Moved(Intervention):
         return jnp.where(self.runs, value, self.out), self
 
 
+@struct.dataclass
+class MovedRaw(Moved):
+    """Hold what MLPs put out before the norm after them, and add to what sources write there."""
+
+    def on_mlp_out(self, value: Any, ctx: Any) -> tuple[Any, Moved]:
+        """Return what the norm makes of it."""
+        return value, self
+
+    def on_mlp_out_raw(self, value: Any, ctx: Any) -> tuple[Any, Moved]:
+        """Return the given output."""
+        return self.out, self
+
+
 class Case:
     """A case is a graph with the held pass that its sources move in."""
 
@@ -240,7 +260,9 @@ class Case:
     ):
         self.model, self.transcoder, self.graph = model, transcoder, graph
         self.tokens = jnp.asarray(prompt[None])
-        capture = (*HELD, "neuron", "mlp_in", "mlp_out", "normed_final")
+        self.site = "mlp_out" if transcoder is None else transcoder.config.writes
+        self.reads = "mlp_in" if transcoder is None else transcoder.config.reads
+        capture = (*HELD, "neuron", self.reads, self.site, "normed_final")
         self.trace = models.forward(model, self.tokens, capture=capture).trace
         p, c = model.params, model.config
         table = p["embed"]["embedding"].T if c.tied else p["unembed"]["kernel"]
@@ -273,16 +295,17 @@ class Case:
         count, trace = len(moves), self.trace
         spread = lambda x, axis: np.repeat(np.asarray(x), count, axis)  # noqa: E731
         word = np.zeros((count, *self.words.shape), np.float32)
-        neuron, out = spread(trace["neuron"], 1), spread(trace["mlp_out"], 1)
+        neuron, out = spread(trace["neuron"], 1), spread(trace[self.site], 1)
         runs = np.zeros((len(out), count, 1, 1), bool)
         for row, move in enumerate(moves):
             for node, by in move.items():
                 self.move(int(node), by, (word[row], neuron[:, row], out[:, row], runs[:, row]))
         held = freeze({site: spread(trace[site], int(site != "normf_scale")) for site in HELD})
-        acting = Moved(*map(jnp.asarray, (word, neuron, out, runs)))
+        kind = MovedRaw if self.site == "mlp_out_raw" else Moved
+        acting = kind(*map(jnp.asarray, (word, neuron, out, runs)))
         ran = models.forward(self.model, jnp.repeat(self.tokens, count, 0), chain(held, acting),
-                             capture=("normed_final", "mlp_in"))  # fmt: skip
-        return np.asarray(ran.trace["normed_final"])[:, -1], np.asarray(ran.trace["mlp_in"])
+                             capture=("normed_final", self.reads))  # fmt: skip
+        return np.asarray(ran.trace["normed_final"])[:, -1], np.asarray(ran.trace[self.reads])
 
     def move(self, node: int, by: float, into: tuple[np.ndarray, ...]) -> None:
         """Add `by` times what a node writes to what one pass is given."""

@@ -157,7 +157,9 @@ def test_graphs_are_exact_in_families_of_models(places, read, monkeypatch):
     config = attribution_families.Config(**places, families=("gemma2",), layers=2, sources=12)
     attribution_families.main(config)
     result = read("attribution_families")
-    assert [row["nodes"] for row in result["rows"]] == ["neurons", "transcoder"]
+    assert [row["nodes"] for row in result["rows"]] == [
+        "neurons", "transcoder", "transcoder, reads resid_mid", "transcoder, writes mlp_out_raw",
+    ]  # fmt: skip
     for row in result["rows"]:
         assert row["largest"] > 0.01
         assert max(row["identity"], row["differences"]) <= result["limits"]["identity"]
