@@ -66,6 +66,11 @@ def require_runnable(context: Context) -> tuple[str, ...]:
         if split not in task.splits:
             raise InputError(f"task {task.name!r}", got=sorted(task.splits), expected=repr(split))
     require_choosable(context)
+    if config.chooses_size and "select" not in task.splits:
+        raise InputError(
+            f"task {task.name!r}", got=sorted(task.splits), expected="'select', which chooses the "
+            "size", mend="Ask for a size with --nodes.",
+        )  # fmt: skip
     if config.by_span:
         _require_spans(context)
     if context.dictionary is not None and config.features != NEURONS:

@@ -49,6 +49,8 @@ _PARTS = {
 # Settings that only a search over units reads, and those that it does not read.
 _OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune", "by_span", "unit_spans")
 _OF_LEAVES = ("masks", "repair")
+# The size that is chosen, and the shares of the nodes that it is chosen among.
+AUTO, _SHARES = "auto", (0.6, 0.4, 0.2, 0.1)
 # Without `resample`: the judge decides only under ablations that a search did not train under.
 _TRAINED = ("counterfactual", "mean")
 
@@ -60,6 +62,8 @@ class ExtractConfig:
     Attributes:
         nodes: Size of the circuit in nodes (heads, neurons or features): a number ("64") or a share
             of the model's ("5%"). It is the largest one if `search` is `units`, else the exact one.
+            `auto`, with units alone, finds circuits of several shares of the nodes, and takes the
+            smallest that passes the judge's gates on the select split, see `unit_sizes`.
         units: Largest number of units of the circuit, each a head, what belongs to it of an MLP, a
             node, or a whole block; read by `search` = `units` alone.
         executor: How the stages run: `staged`, one program after the other; or `fused`, up to the
@@ -147,7 +151,12 @@ class ExtractConfig:
     def __post_init__(self):
         if isinstance(self.nodes, int) and not isinstance(self.nodes, bool):
             object.__setattr__(self, "nodes", str(self.nodes))
-        _read_size(self.nodes)
+        if self.nodes != AUTO:
+            _read_size(self.nodes)
+        elif self.search != "units":
+            raise ConfigError("nodes", got=f"{AUTO} beside search {self.search!r}",
+                              expected="a number of nodes, or a share of them",
+                              mend="Ask for a size, or add --search units.")  # fmt: skip
         require_number("seed", self.seed, least=0, whole=True)
         for field in ("units", "score_prompts", "graph_prompts", "candidates"):
             require_number(field, getattr(self, field), least=1, whole=True)
@@ -203,6 +212,11 @@ class ExtractConfig:
         off += () if self.by_span else ("by_span", "unit_spans")
         unread = (*self.unread, *usual, *off)
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in unread}
+
+    @property
+    def chooses_size(self) -> bool:
+        """Tell whether the size of the circuit is chosen among several."""
+        return self.nodes == AUTO
 
     @property
     def pruning(self) -> UnitPruneConfig:
@@ -266,7 +280,7 @@ class ExtractConfig:
         return dataclasses.replace(self.gradient, steps=METHODS[start].steps)
 
     def size(self, total: int) -> int:
-        """Return the requested number of nodes.
+        """Return the requested number of nodes, or the largest one that can be chosen.
 
         Args:
             total: Nodes of the model.
@@ -281,6 +295,8 @@ class ExtractConfig:
             >>> ExtractConfig(nodes="5%").size(1000)
             50
         """
+        if self.chooses_size:
+            return self.unit_sizes(total)[0][1]
         asked, share = _read_size(self.nodes)
         size = round(asked / 100 * total) if share else int(asked)
         if 1 <= size <= total:
@@ -298,8 +314,9 @@ class ExtractConfig:
         """Return the sizes (units, nodes) that a search over units reads, largest first.
 
         The last one is the requested one; circuits of twice and four times as many units and nodes
-        come before it, as far as they are smaller than the model. This is the one place where
-        `units` is cut to what there can be: a circuit has at most as many units as nodes.
+        come before it, as far as they are smaller than the model. If the size is chosen, they are
+        those of 60, 40, 20 and 10% of the nodes, all with as many units. This is the one place
+        where `units` is cut to what there can be: a circuit has at most as many units as nodes.
 
         Args:
             total: Nodes of the model.
@@ -316,11 +333,16 @@ class ExtractConfig:
             ((256, 9272), (128, 4636), (64, 2318))
             >>> ExtractConfig(nodes="4").unit_sizes(10)
             ((8, 8), (4, 4))
+            >>> ExtractConfig(units=3, nodes="auto").unit_sizes(10)
+            ((3, 6), (3, 4), (2, 2), (1, 1))
         """
-        nodes = self.size(total)
+        found = {max(1, round(share * total)) for share in _SHARES}
+        nodes = max(found) if self.chooses_size else self.size(total)
         if self.units > total and self.units != _default("units"):
             expected = f"1 to {total}, the number of nodes"
             raise ConfigError("units", got=self.units, expected=expected)
+        if self.chooses_size:
+            return tuple((min(self.units, each), each) for each in sorted(found, reverse=True))
         units = min(self.units, nodes)
         larger = [(k * units, k * nodes) for k in (4, 2) if k * nodes < total]
         return (*larger, (units, nodes))

@@ -31,6 +31,7 @@ from hagd_jax.pipeline.stages import (
     files_from,
     require_stage,
 )
+from hagd_jax.pipeline.unit_choice import choice_words
 from hagd_jax.report import Report
 from hagd_jax.tasks import Task, prompt_digests
 from hagd_jax.tasks import task as find_task
@@ -280,6 +281,8 @@ def _result(left: Left, context: Context, notes: tuple[str, ...]) -> Result:
         )
     if left["score"].choice is not None:
         learned.append(f"starts: {left['score'].choice.words()}")
+    if context.config.chooses_size:
+        learned.append(choice_words(left["search"].circuits, left["search"].gates))
     if left["select"].note:
         learned.append(left["select"].note)
     return Result(

@@ -15,6 +15,7 @@ from hagd_jax.pipeline.masks import FILE as SEARCH_FILE
 from hagd_jax.pipeline.repairing import FILE as REPAIR_FILE
 from hagd_jax.pipeline.run_folder import RunFolder
 from hagd_jax.pipeline.trees import keep_tree
+from hagd_jax.pipeline.unit_choice import chosen_of
 from hagd_jax.search import UnitCircuit
 from hagd_jax.tasks import Seen
 from hagd_jax.units import Unit, UnitTree
@@ -28,12 +29,25 @@ class FoundUnits(NamedTuple):
     """The result of a search over units holds a circuit of each size.
 
     Attributes:
-        circuits: Largest first; the last is that of the requested size. Losses are not measured.
+        circuits: Largest first. Losses are not measured.
         tree: The tree that their units are of.
+        gates: What is known of the gates of each, if they choose the size, see `unit_choice`.
     """
 
     circuits: tuple[UnitCircuit, ...]
     tree: UnitTree
+    gates: tuple[int, ...] = ()
+
+    @property
+    def circuit(self) -> UnitCircuit:
+        """Return the circuit of the requested size, or of the one that was chosen."""
+        return self.circuits[chosen_of(self.gates)]
+
+    @property
+    def others(self) -> tuple[UnitCircuit, ...]:
+        """Return the circuits of other sizes."""
+        place = chosen_of(self.gates) % len(self.circuits)
+        return (*self.circuits[:place], *self.circuits[place + 1 :])
 
     __repr__ = one_line
 
@@ -79,7 +93,9 @@ def keep_search(run: RunFolder, found: FoundUnits) -> None:
     keep_tree(run, found.tree)
     numbers, ranks = zip(*(numbers_of(found.tree, each) for each in found.circuits), strict=True)
     counts = np.array([len(row) for row in numbers])
-    run.keep(SEARCH_FILE, counts=counts, units=np.concatenate(numbers), ranks=np.concatenate(ranks))
+    more = {"gates": np.array(found.gates)} if found.gates else {}
+    run.keep(SEARCH_FILE, counts=counts, units=np.concatenate(numbers),
+             ranks=np.concatenate(ranks), **more)  # fmt: skip
 
 
 def keep_repair(run: RunFolder, mended: MendedUnits) -> None:

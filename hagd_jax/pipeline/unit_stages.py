@@ -16,6 +16,7 @@ from hagd_jax.pipeline.describing import describe, kept_note
 from hagd_jax.pipeline.selecting import Selected, read_circuit
 from hagd_jax.pipeline.trees import FILE as TREE_FILE
 from hagd_jax.pipeline.trees import kept_tree
+from hagd_jax.pipeline.unit_choice import as_circuit, choice_looks, gates_of_sizes
 from hagd_jax.pipeline.unit_found import (
     REPAIR_FILE,
     SEARCH_FILE,
@@ -51,7 +52,8 @@ def search_looks(context: Context, left: Left) -> Seen:
     """Record the discover split under the ablations of the search."""
     if whole(context, left):
         return Seen.nothing()
-    return context.task.look("discover", ablation=context.config.unit_masks.ablations)
+    looked = context.task.look("discover", ablation=context.config.unit_masks.ablations)
+    return looked | choice_looks(context)
 
 
 def sizes_of(context: Context, left: Left) -> tuple[tuple[int, int], ...]:
@@ -90,7 +92,10 @@ def search(context: Context, left: Left) -> FoundUnits:
         )
     clusters = left["hierarchy"].tree.clusters
     tree, chains = read_state(nodes, state, sizes, left.seen, clusters)
-    return found_units(left, sizes, tree, [(each.units, each.ranks) for each in chains])
+    found = found_units(left, sizes, tree, [(each.units, each.ranks) for each in chains])
+    if not config.chooses_size:
+        return found
+    return found._replace(gates=gates_of_sizes(context, left, tree, found.circuits))
 
 
 def search_kept(context: Context, left: Left) -> FoundUnits | None:
@@ -98,7 +103,8 @@ def search_kept(context: Context, left: Left) -> FoundUnits | None:
     if context.run is None:
         return None
     sizes, tree = sizes_of(context, left), kept_tree(context.run)
-    found = context.run.kept(SEARCH_FILE, counts=(len(sizes),), units=None, ranks=None)
+    more = {"gates": (len(sizes),)} if context.config.chooses_size else {}
+    found = context.run.kept(SEARCH_FILE, counts=(len(sizes),), units=None, ranks=None, **more)
     if found is None or tree is None:
         return None
     nodes = left["features"].nodes
@@ -108,7 +114,8 @@ def search_kept(context: Context, left: Left) -> FoundUnits | None:
                            expected="this run's")  # fmt: skip
     ends = np.cumsum(found["counts"])[:-1]
     parts = zip(np.split(found["units"], ends), np.split(found["ranks"], ends), strict=True)
-    return found_units(left, sizes, tree, [chain_of(tree, *part, path) for part in parts])
+    made = found_units(left, sizes, tree, [chain_of(tree, *part, path) for part in parts])
+    return made._replace(gates=tuple(found["gates"].tolist())) if more else made
 
 
 def repair_looks(context: Context, left: Left) -> Seen:
@@ -128,7 +135,7 @@ def repair(context: Context, left: Left) -> MendedUnits:
 
     Changes lower its worst loss; what is left out raises its mean loss by little.
     """
-    circuit, tree = left["search"].circuits[-1]._replace(seen=left.seen), left["search"].tree
+    circuit, tree = left["search"].circuit._replace(seen=left.seen), left["search"].tree
     config, nodes, worst = context.config, left["features"].nodes, ()
     if not mends(context, left):
         return MendedUnits(circuit, (), (), tree)
@@ -158,7 +165,7 @@ def repair_kept(context: Context, left: Left) -> MendedUnits | None:
     found = context.run.kept(REPAIR_FILE, units=None, ranks=None, worst=None, pruned=None)
     if found is None:
         return None
-    tree, size = left["search"].tree, left["search"].circuits[-1].size
+    tree, size = left["search"].tree, left["search"].circuit.size
     units, ranks = chain_of(tree, found["units"], found["ranks"], context.run.path / REPAIR_FILE)
     circuit = UnitCircuit(units, ranks, size, {}, left.seen)
     worst, pruned = (tuple(found[name].tolist()) for name in ("worst", "pruned"))
@@ -217,11 +224,7 @@ def selected(context: Context, left: Left, losses: dict[str, list[float]]) -> Se
         mend="The search found nothing. Ask for more --units and --nodes, for more "
         "--unit-masks.steps, or add --unit-repair.rounds.",
     )  # fmt: skip
-    circuit = Circuit.of_units(
-        tree, found.units, found.ranks, model=context.model.name, task=context.task.name,
-        per_expert=nodes.per_expert, seen=left.seen, seed=config.seed,
-        config={**context.finding, "found_by": "units"},
-    )  # fmt: skip
+    circuit = as_circuit(context, left, tree, found)
     if config.by_span:
         circuit = split_spans(
             context.model, context.discover, circuit, config.unit_spans, dictionary=nodes,
@@ -246,7 +249,7 @@ def _with_sizes(left: Left, circuit: Circuit) -> Selected:
     """
     tree, spans = left["search"].tree, max(len(circuit.spans), 1)
     masks, counts = dict[int, Nodes](), dict[int, int]()
-    for each in (*left["search"].circuits[:-1], left["repair"].circuit):
+    for each in (*left["search"].others, left["repair"].circuit):
         whole = Nodes.from_flat(tree.space, mask_row(tree, each.units))
         masks[spans * each.leaves] = jax.tree.map(lambda x: np.tile(x, spans), whole)
         counts[spans * each.leaves] = len(each.units)
