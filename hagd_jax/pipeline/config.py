@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -19,6 +18,7 @@ from hagd_jax.errors import (
 )
 from hagd_jax.hierarchy import HierarchyConfig
 from hagd_jax.pipeline.describe_config import DescribeConfig
+from hagd_jax.pipeline.sizes import AUTO, chosen_among, nodes_of, read_size
 from hagd_jax.scores import METHODS, GradientConfig
 from hagd_jax.search import (
     MaskConfig,
@@ -49,8 +49,6 @@ _PARTS = {
 # Settings that only a search over units reads, and those that it does not read.
 _OF_UNITS = ("units", "unit_masks", "unit_repair", "unit_prune", "by_span", "unit_spans")
 _OF_LEAVES = ("masks", "repair")
-# The size that is chosen, and the shares of the nodes that it is chosen among.
-AUTO, _SHARES = "auto", (0.6, 0.4, 0.2, 0.1)
 # Without `resample`: the judge decides only under ablations that a search did not train under.
 _TRAINED = ("counterfactual", "mean")
 
@@ -152,7 +150,7 @@ class ExtractConfig:
         if isinstance(self.nodes, int) and not isinstance(self.nodes, bool):
             object.__setattr__(self, "nodes", str(self.nodes))
         if self.nodes != AUTO:
-            _read_size(self.nodes)
+            read_size(self.nodes)
         elif self.search != "units":
             raise ConfigError("nodes", got=f"{AUTO} beside search {self.search!r}",
                               expected="a number of nodes, or a share of them",
@@ -297,18 +295,7 @@ class ExtractConfig:
         """
         if self.chooses_size:
             return self.unit_sizes(total)[0][1]
-        asked, share = _read_size(self.nodes)
-        size = round(asked / 100 * total) if share else int(asked)
-        if 1 <= size <= total:
-            return size
-        if not share:
-            raise ConfigError("nodes", got=size, expected=f"a size from 1 to {total} nodes")
-        least = next(each for each in range(1, 101) if round(each / 100 * total) >= 1)
-        raise ConfigError(
-            "nodes", got=f"{self.nodes}, which is {size} of {total} nodes",
-            expected=f"a share from {least}% to 100%",
-            mend=f"Ask for more with --nodes {least}%, or for a number of nodes.",
-        )  # fmt: skip
+        return nodes_of(self.nodes, total)
 
     def unit_sizes(self, total: int) -> tuple[tuple[int, int], ...]:
         """Return the sizes (units, nodes) that a search over units reads, largest first.
@@ -322,7 +309,7 @@ class ExtractConfig:
             total: Nodes of the model.
 
         Returns:
-            One to three pairs.
+            One to four pairs.
 
         Raises:
             ConfigError: If `nodes` is impossible, see `size`; or if `units` was set to more than
@@ -336,13 +323,13 @@ class ExtractConfig:
             >>> ExtractConfig(units=3, nodes="auto").unit_sizes(10)
             ((3, 6), (3, 4), (2, 2), (1, 1))
         """
-        found = {max(1, round(share * total)) for share in _SHARES}
-        nodes = max(found) if self.chooses_size else self.size(total)
+        sizes = chosen_among(total) if self.chooses_size else (self.size(total),)
         if self.units > total and self.units != _default("units"):
             expected = f"1 to {total}, the number of nodes"
             raise ConfigError("units", got=self.units, expected=expected)
         if self.chooses_size:
-            return tuple((min(self.units, each), each) for each in sorted(found, reverse=True))
+            return tuple((min(self.units, each), each) for each in sizes)
+        (nodes,) = sizes
         units = min(self.units, nodes)
         larger = [(k * units, k * nodes) for k in (4, 2) if k * nodes < total]
         return (*larger, (units, nodes))
@@ -373,17 +360,3 @@ def _read_starts(given: Any) -> tuple[str, ...]:
 
 def _default(field: str) -> Any:
     return ExtractConfig.__dataclass_fields__[field].default
-
-
-def _read_size(nodes: Any) -> tuple[float, bool]:
-    """Read a size as a number, and whether it is a percentage."""
-    text = nodes.strip() if isinstance(nodes, str) else ""
-    share = text.endswith("%")
-    try:
-        size = float(text[:-1]) if share else int(text)
-    except ValueError:
-        size = math.nan
-    if not (0 < size <= 100 if share else size >= 1):
-        expected = 'a number of nodes from 1, such as "64", or a share of them, such as "5%"'
-        raise ConfigError("nodes", got=quoted(nodes), expected=expected)
-    return size, share
