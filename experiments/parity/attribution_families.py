@@ -157,8 +157,7 @@ def stand_ins(config: DecoderConfig, seed: int) -> dict[str, Transcoder]:
     One reads the MLP's input, one the stream before the norm. Where a norm follows the MLP a third
     one writes before it.
     """
-    sizes = {"n_layers": config.n_layers, "d_model": config.d_model, "n_features": 24}
-    own = TranscoderConfig(**sizes, activation="relu", window=1)
+    own = TranscoderConfig(config.n_layers, config.d_model, 24, activation="relu", window=1)
     kinds = {
         "transcoder": own,
         "transcoder, reads resid_mid": dataclasses.replace(own, reads="resid_mid"),
