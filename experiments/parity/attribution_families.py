@@ -72,13 +72,11 @@ def main(config: Config) -> None:
     """Check every family, record the differences, and exit with an error beyond the limits."""
     began = time.monotonic()
     every = families(config.layers)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"family": name, "nodes": nodes} | compare(model, transcoder, config)
         for name in config.families or every
         for model in [noise(every[name], config.seed)]
-        for nodes, transcoder in (
-            {"neurons": None} | stand_ins(model.config, config.seed + 1)
-        ).items()
+        for nodes, transcoder in dictionaries(model.config, config.seed + 1).items()
     ]
     file = config.results / "attribution_families.json"
     settings = {name: getattr(config, name) for name in ("layers", "sources")}
@@ -151,11 +149,11 @@ def noise(config: DecoderConfig, seed: int) -> LanguageModel:
     return LanguageModel(params, config, name=config.family)
 
 
-def stand_ins(config: DecoderConfig, seed: int) -> dict[str, Transcoder]:
-    """Return transcoders of noise whose features write to their own layer and the next.
+def dictionaries(config: DecoderConfig, seed: int) -> dict[str, Transcoder | None]:
+    """Return transcoders of noise whose features write to their own layer and the next, and None.
 
-    One reads the MLP's input, one the stream before the norm. Where a norm follows the MLP a third
-    one writes before it.
+    None stands for neurons. One transcoder reads the MLP's input, one the stream before the norm.
+    Where a norm follows the MLP a third one writes before it.
     """
     own = TranscoderConfig(config.n_layers, config.d_model, 24, activation="relu", window=1)
     kinds = {
@@ -164,8 +162,9 @@ def stand_ins(config: DecoderConfig, seed: int) -> dict[str, Transcoder]:
     }
     if config.norm_placement != "before":
         kinds["transcoder, writes mlp_out_raw"] = dataclasses.replace(own, writes="mlp_out_raw")
-    return {name: Transcoder(_drawn(transcoders.param_specs(own), seed), own)
+    made = {name: Transcoder(_drawn(transcoders.param_specs(own), seed), own)
             for name, own in kinds.items()}  # fmt: skip
+    return {"neurons": None, **made}
 
 
 def _drawn(specs: Mapping[str, Any], seed: int) -> dict[str, jax.Array]:
