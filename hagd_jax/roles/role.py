@@ -198,14 +198,14 @@ def described(
     own = [of_neurons(unit, space, label) for unit in whole_units(circuit)]
     known = list(dict.fromkeys(unit for unit in own if unit is not None))
     roles, lost = dict[Unit | None, Role](), np.zeros(0)
-    if known:
-        found = signatures(model, task, known, config, key=key)
-        roles.update(zip(known, roles_of(found), strict=True))
-        lost = found.column("necessity")
     if nodes.label != NEURONS:
         prompts = read_prompts(model, task, config)
         lost = necessity(model, prompts, circuit.units, dictionary=nodes,
                          batch_size=config.batch_size)  # fmt: skip
+    if known:
+        found = signatures(model, task, known, config, key=key)
+        roles.update(zip(known, roles_of(found), strict=True))
+        lost = found.column("necessity") if nodes.label == NEURONS else lost
     return tuple(
         Described(unit.name, len(unit), roles.get(same, Role(UNNAMED)), share)
         for unit, same, share in zip(circuit.units, own, lost.tolist(), strict=True)

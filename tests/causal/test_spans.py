@@ -268,5 +268,5 @@ def test_a_task_without_its_spans_is_refused(planted):
         validate(model, made, named)
     with pytest.raises(InputError, match=r"by_span\(circuit\.spans\)"):
         made.check_model(neurons(model))
-    with pytest.raises(InputError, match="whole units"):
-        described(model, task, made)
+    with pytest.raises(InputError, match="no spans; expected the spans first, next, end, rest"):
+        described(model, bare, made)
