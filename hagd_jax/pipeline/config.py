@@ -189,6 +189,9 @@ class ExtractConfig:
                     field, got=f"settings of another search beside search {self.search!r}",
                     expected="settings of the search that is run", mend=_OTHERWISE[field],
                 )  # fmt: skip
+        if not self.by_span and self.unit_spans != _default("unit_spans"):
+            raise ConfigError("unit_spans", got="settings of a split by span, which is off",
+                              expected="settings that are read", mend="Add --by-span.")  # fmt: skip
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -87,38 +87,12 @@ def split_spans(
     pairs = _pairs(circuit, prompts, nodes)
     require_affordable(len(pairs), config)
     bench = _bench(model, prompts, nodes, pairs, config)
-    now = np.ones(len(pairs), bool)
-    empty, whole = bench.losses(np.stack([~now, now])).T
-    spent, shares = 0, np.maximum(empty, _LEAST)[:, None]
-
-    def excess(rows: np.ndarray) -> np.ndarray:
-        """(A, K) increases of the loss, as shares of the empty circuit's."""
-        nonlocal spent
-        spent += len(rows)
-        parts = []
-        for start in range(0, len(rows), _AT_ONCE):
-            progress(start, len(rows))
-            parts.append(bench.losses(rows[start : start + _AT_ONCE]))
-        progress(len(rows), len(rows))
-        return (np.concatenate(parts, 1) - whole[:, None]) / shares
-
-    found = np.zeros(len(empty))
-    # The last pass takes one pair at a time: several together may have gone beyond the tolerance.
-    for how in (config, dataclasses.replace(config, at_once=0.0)):
-        for row, grown in fewer(now, found, 1, how, 1.0, excess):
-            if not grown.max() <= config.tolerance + _ROUNDING:
-                break
-            now, found = row, grown
-            if spent >= config.most:
-                break
+    left = _needed(bench, config, progress)
     told = {
-        "config": dataclasses.asdict(config), "pairs": len(pairs), "kept": int(now.sum()),
-        "evaluations": spent + 2,
-        "losses": {name: {"empty": float(a), "whole": float(b), "split": float(b + c * d)}
-                   for name, a, b, c, d in zip(config.ablations, empty, whole, found,
-                                               shares[:, 0], strict=True)},
+        "config": dataclasses.asdict(config), "pairs": len(pairs), "kept": int(left.row.sum()),
+        "evaluations": left.spent, "losses": left.losses,
     }  # fmt: skip
-    made = circuit.by_span(nodes.names, _stays(circuit, pairs, now))
+    made = circuit.by_span(nodes.names, _stays(circuit, pairs, left.row))
     seen = circuit.seen | looked(model, prompts, nodes, config.ablations)
     return dataclasses.replace(made, seen=seen, config={**circuit.config, "spans": told})
 
@@ -159,6 +133,46 @@ class _Bench(NamedTuple):
         for i in np.flatnonzero(row).tolist():
             flat[self.pairs[i].places] = True
         return flat
+
+
+class _Needed(NamedTuple):
+    """Which pairs are needed, how many circuits that took, and losses by ablation."""
+
+    row: np.ndarray
+    spent: int
+    losses: dict[str, dict[str, float]]
+
+
+def _needed(bench: _Bench, config: SpanConfig, progress: _Progress) -> _Needed:
+    """Leave out pairs, the cheapest first, while the loss stays within the tolerance."""
+    now = np.ones(len(bench.pairs), bool)
+    empty, whole = bench.losses(np.stack([~now, now])).T
+    spent, shares = 2, np.maximum(empty, _LEAST)[:, None]
+
+    def excess(rows: np.ndarray) -> np.ndarray:
+        """(A, K) increases of the loss, as shares of the empty circuit's."""
+        nonlocal spent
+        spent += len(rows)
+        parts = []
+        for start in range(0, len(rows), _AT_ONCE):
+            progress(start, len(rows))
+            parts.append(bench.losses(rows[start : start + _AT_ONCE]))
+        progress(len(rows), len(rows))
+        return (np.concatenate(parts, 1) - whole[:, None]) / shares
+
+    found = np.zeros(len(empty))
+    # The last pass takes one pair at a time: several together may have gone beyond the tolerance.
+    for how in (config, dataclasses.replace(config, at_once=0.0)):
+        for row, grown in fewer(now, found, 1, how, 1.0, excess):
+            if not grown.max() <= config.tolerance + _ROUNDING:
+                break
+            now, found = row, grown
+            if spent >= config.most + 2:
+                break
+    ends = zip(config.ablations, empty, whole, whole + found * shares[:, 0], strict=True)
+    losses = {name: {"empty": float(a), "whole": float(b), "split": float(c)}
+              for name, a, b, c in ends}  # fmt: skip
+    return _Needed(now, spent, losses)
 
 
 def _bench(

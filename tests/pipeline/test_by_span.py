@@ -123,6 +123,8 @@ def test_bad_requests_are_refused_before_any_work(planted, tmp_path):
     assert not (tmp_path / "no").exists()
     with pytest.raises(ConfigError, match="by_span: got 'yes'"):
         ExtractConfig(by_span="yes")
+    with pytest.raises(ConfigError, match=r"which is off.*Add --by-span"):
+        ExtractConfig(unit_spans=SpanConfig(most=3))
     with pytest.raises(ConfigError, match="Leave out --by-span"):
         ExtractConfig(search="masks", by_span=True)
     assert not {"by_span", "unit_spans"} & set(ExtractConfig().record())

@@ -150,7 +150,7 @@ def test_bad_requests_are_refused(planted):
 @pytest.mark.parametrize(
     "fields",
     [{"tolerance": -0.1}, {"tolerance": 2}, {"at_once": 1.0}, {"ablations": ()}, {"most": 0},
-     {"ablations": ("nothing",)}, {"batch_size": 0}, {"metric": -1}],
+     {"ablations": ("nothing",)}, {"batch_size": 0}, {"metric": -1}, {"prompts": 0}],
 )  # fmt: skip
 def test_configurations_that_make_no_sense_are_refused(fields):
     with pytest.raises(ConfigError):
