@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -64,8 +65,8 @@ class Config(Places):
         tokens: Number of tokens that the transcoder is trained on.
         features: Its features a layer.
         length: Tokens of a sequence of the text.
-        test: Number of test prompts of a language task.
-        more: Further words of the commands that find circuits, such as a size; they are recorded.
+        test: Number of test prompts of a language task, and of a circuit's.
+        more: Further words of the commands that find circuits, such as "--units 24"; recorded.
     """
 
     model: Path
@@ -77,7 +78,7 @@ class Config(Places):
     features: int = 4096
     length: int = 128
     test: int = 64
-    more: tuple[str, ...] = ()
+    more: str = ""
 
 
 def main(config: Config) -> None:
@@ -93,7 +94,7 @@ def main(config: Config) -> None:
         return [MEASURES[cell["part"]](cell["of"], config)]
 
     measure_cells("real_models", cells, measure, config,
-                  varied=("model", "text", "parts", "tasks", "circuits", "more"))  # fmt: skip
+                  varied=("model", "text", "parts", "tasks", "circuits", "test", "more"))  # fmt: skip
 
 
 def hagd(config: Config, *words: object) -> tuple[int, float]:
@@ -186,15 +187,16 @@ def transcoder_trained(name: str, config: Config) -> Row:
 
 def circuit_found(name: str, config: Config) -> Row:
     """Find a circuit, and judge it again from its file."""
-    out = folder(config, f"circuit-{name}")
+    out, more = folder(config, f"circuit-{name}"), shlex.split(config.more)
     status, seconds = hagd(config, "extract", "--task", name, "--model", config.model,
-                           "--out", out, *config.more)  # fmt: skip
-    own = {"words": list(config.more), "extract_seconds": seconds}
+                           "--sizes.test", config.test, "--out", out, *more)  # fmt: skip
+    own = {"words": more, "extract_seconds": seconds}
     if status:
         return {"verdict": "no circuit found"} | own
     again = folder(config, f"validation-{name}.json")
     _, judged = hagd(config, "validate", "--circuit", out / "circuit.json", "--model",
-                     config.model, "--out", again)  # fmt: skip
+                     config.model, "--claims", "core", "--sizes.test", config.test,
+                     "--out", again)  # fmt: skip
     told = json.loads(again.read_text())
     return summary(told) | own | {"validate_seconds": judged}
 
@@ -205,6 +207,7 @@ def summary(told: dict[str, Any]) -> Row:
         "verdict": told["verdict"],
         "headline": told["headline"],
         "members": told["members"],
+        "leaves": told["leaves"],
         "units": told["units"],
         "prompts": told["prompts"],
         "claims": [

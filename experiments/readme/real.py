@@ -115,7 +115,8 @@ def _graphs(name: str, parts: dict) -> list[Row]:
 
 def _circuit(name: str, task: str, row: dict) -> Row:
     """The row of one circuit."""
-    what = f"{name}: circuit of {task}, by `hagd extract` and `hagd validate`"
+    own = " ".join(["`hagd extract", *row["words"]]) + "`"
+    what = f"{name}: circuit of {task}, by {own} and `hagd validate`"
     if "claims" not in row:
         return what, row["verdict"], "accepted", _REAL
     held = [
@@ -123,7 +124,10 @@ def _circuit(name: str, task: str, row: dict) -> Row:
         for claim in row["claims"]
         if claim["decides"] and claim["verdict"] != "holds" and claim["value"] is not None
     ]
-    text = f"{row['verdict']}: {row['members']:,} of {row['units']:,} units"
+    text = (
+        f"{row['verdict']} on {row['prompts']} test prompts: {row['members']:,} units with "
+        f"{row['leaves']:,} of {row['units']:,} nodes"
+    )
     if held:
         text += f"; does not hold: {', '.join(held)}"
     return what, text, "accepted", _REAL

@@ -339,12 +339,11 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
     """In this process, which has compiled some of it already."""
     (tmp_path / "book.txt").write_text("Mary called John at the store. " * 4_000)
     monkeypatch.setattr(real_models, "hagd", lambda config, *words: (run_here(*words), 1))
-    small = "--sizes.discover 8 --sizes.select 8 --sizes.test 8 --judge.controls 3 "
+    small = "--sizes.discover 8 --sizes.select 8 --judge.controls 3 "
     small += "--unit-masks.steps 8 --unit-masks.check-every 4 --nodes 90%"
     config = real_models.Config(
         **places, model=Path(tiny), text=str(tmp_path / "book.txt"), tasks=("ioi", "sva"),
-        circuits=("ioi",), tokens=2_000, features=48, length=16, test=8,
-        more=tuple(small.split()),
+        circuits=("ioi",), tokens=2_000, features=48, length=16, test=8, more=small,
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="no file there"):
         real_models.main(dataclasses.replace(config, model=tmp_path / "absent.gguf"))
