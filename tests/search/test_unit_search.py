@@ -131,10 +131,12 @@ def test_a_reading_is_the_likeliest_that_fits(seed, most_units, most_leaves, hea
         assert set(np.flatnonzero(mask)) == by_rank
         return
     # Heads and MLPs by falling gates, as many as fit: brute force over the lengths of such lists.
-    both = sorted([*gates.heads.ravel(), *gates.mlps], reverse=True)
-    last = [x for x in both
-            if count(gates.heads >= x, (gates.mlps >= x)[:, None], heads_each) <= most_units]  # fmt: skip
-    last = last[-1] if last else np.inf
+    both = [*gates.heads.ravel(), *gates.mlps]
+
+    def fits(x):
+        return count(gates.heads >= x, (gates.mlps >= x)[:, None], heads_each) <= most_units
+
+    last = min(filter(fits, both), default=np.inf)
     assert (gates.heads[heads] >= last).all()
     assert (gates.mlps[inside.any(1)] >= last).all()
     assert mask.any()
