@@ -42,6 +42,8 @@ class UnitMaskConfig:
         last_sharpness: The same at the end of the last plateau, where it rises geometrically, so
             that masks end as the circuit that is read from them.
         metric: Weight of the squared error of the metric, beside KL.
+        heads_each: Heads that count as a unit, 1 or more: those of a block are one, but a reader
+            takes them in one by one. So a circuit of U units has at most heads_each · U heads.
         check_every: Number of steps that run as one compiled scan.
 
     Raises:
@@ -67,6 +69,7 @@ class UnitMaskConfig:
     sharpness: float = 4.0
     last_sharpness: float = 20.0
     metric: float = 1.0
+    heads_each: float = 1.0
     check_every: int = 10
 
     def __post_init__(self):
@@ -74,6 +77,7 @@ class UnitMaskConfig:
             require_number(field, getattr(self, field), least=1, whole=True)
         for field in ("learning_rate", "temperature"):
             require_number(field, getattr(self, field), above=0)
+        require_number("heads_each", self.heads_each, least=1)
         for field in ("start", "plateau"):
             require_number(field, getattr(self, field), above=0, most=1)
         require_number("memory", self.memory, least=0, below=1)

@@ -2,14 +2,16 @@
 
 What belongs to a circuit of an attention block or of an MLP is one unit: a supernode. A reader
 takes in the heads of the former one by one, too, and the latter as a whole. So a circuit of at most
-U units has at most U supernodes, and at most U heads. There is a gate g for every head, for every
-MLP, and for every leaf inside an MLP, which is open if its own gate and that of its MLP are. One
-threshold holds the expected number of leaves; where that leaves more units open than asked for, a
-second one of heads and MLPs holds their number.
+U units has at most U supernodes, and at most as many heads, or another number of heads for each
+unit. There is a gate g for every head, for every MLP, and for every leaf inside an MLP, which is
+open if its own gate and that of its MLP are. One threshold holds the expected number of leaves;
+where that leaves more units open than asked for, a second one of heads and MLPs holds their number.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -78,11 +80,11 @@ def start_gates(space: Space, scores: np.ndarray) -> UnitGates:
     )
 
 
-def units_at(logits: UnitGates, shift: jax.Array | float) -> jax.Array:
-    """Compute the expected number of open blocks, or of open heads if that is larger."""
+def units_at(logits: UnitGates, shift: jax.Array | float, heads_each: float = 1.0) -> jax.Array:
+    """Compute the expected number of open blocks, or what its open heads count if that is more."""
     heads, mlps = (open_probability(row - shift) for row in (logits.heads, logits.mlps))
     blocks = (1 - jnp.prod(1 - heads, -1)).sum() + mlps.sum()
-    return jnp.maximum(heads.sum(), blocks)
+    return jnp.maximum(heads.sum() / heads_each, blocks)
 
 
 def leaves_at(logits: UnitGates, shifts: Shifts) -> jax.Array:
@@ -92,13 +94,19 @@ def leaves_at(logits: UnitGates, shifts: Shifts) -> jax.Array:
     return open_probability(logits.heads - shifts.units).sum() + (open_mlps * inside).sum()
 
 
-def held_shifts(logits: UnitGates, units: jax.Array | float, leaves: jax.Array | float) -> Shifts:
+def held_shifts(
+    logits: UnitGates,
+    units: jax.Array | float,
+    leaves: jax.Array | float,
+    heads_each: float = 1.0,
+) -> Shifts:
     """Find the shifts at which expected sizes are the requested ones, with their gradients.
 
     Args:
         logits: Of all gates.
         units: Largest number of units.
         leaves: Number of leaves; more than 98% of them are cut to that.
+        heads_each: Heads that count as a unit.
 
     Returns:
         The shifts, see `hard_concrete.held`: one shift of all gates where that opens at most so
@@ -106,7 +114,8 @@ def held_shifts(logits: UnitGates, units: jax.Array | float, leaves: jax.Array |
     """
     leaves = jnp.minimum(leaves, _MOST * (logits.heads.size + logits.inside.size))
     alike = held(lambda own, shift: leaves_at(own, Shifts(shift, shift)), logits, leaves)
-    of_units = jnp.maximum(alike, held(units_at, logits, jnp.asarray(units, jnp.float32)))
+    counted = functools.partial(units_at, heads_each=heads_each)
+    of_units = jnp.maximum(alike, held(counted, logits, jnp.asarray(units, jnp.float32)))
 
     def count(both: tuple[UnitGates, jax.Array], shift: jax.Array) -> jax.Array:
         return leaves_at(both[0], Shifts(both[1], shift))
@@ -140,13 +149,16 @@ def draw(logits: UnitGates, shifts: Shifts, key: jax.Array, rows: int) -> jax.Ar
     return jnp.concatenate([heads.reshape(rows, -1), inside.reshape(rows, -1)], -1)
 
 
-def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.ndarray]:
+def chosen(
+    logits: UnitGates, units: int, leaves: int, heads_each: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Read the circuit of a size from the logits.
 
     Args:
         logits: Of all gates, on the host.
-        units: Largest number of open blocks, and of heads.
+        units: Largest number of open blocks.
         leaves: Largest number of leaves, heads included.
+        heads_each: Heads that count as a unit.
 
     Returns:
         (N,) bool mask of the leaves, and (N,) float64 ranks: the shift of all gates up to which a
@@ -166,37 +178,41 @@ def chosen(logits: UnitGates, units: int, leaves: int) -> tuple[np.ndarray, np.n
     mask = np.zeros(len(ranks), bool)
     mask[np.lexsort([-own, -ranks])[:leaves]] = True
     held_mlps = np.asarray(_inside(mask, inside).any(1))
-    if units_of(mask[: heads.size].reshape(heads.shape), held_mlps) <= units:
+    if units_of(mask[: heads.size].reshape(heads.shape), held_mlps, heads_each) <= units:
         return mask, ranks
-    of_heads, of_mlps = _fitting(heads, mlps, units)
+    of_heads, of_mlps = _fitting(heads, mlps, units, heads_each)
     of_heads &= _highest(np.where(of_heads, heads.ravel(), -np.inf), leaves)
     room = min(leaves - int(of_heads.sum()), int(of_mlps.sum()) * inside.shape[-1])
     of_inside = _highest(np.where(of_mlps[:, None], inside, -np.inf).ravel(), room)
     return np.concatenate([of_heads, of_inside]), ranks
 
 
-def units_of(heads: np.ndarray, mlps: np.ndarray) -> int:
+def units_of(heads: np.ndarray, mlps: np.ndarray, heads_each: float = 1.0) -> int:
     """Count the units of a circuit whose supernodes are closed, see `units_at`.
 
     Args:
         heads: (L, H) bool, its heads.
         mlps: (L,) bool, the MLPs that it has leaves of.
+        heads_each: Heads that count as a unit.
 
     Example:
-        >>> units_of(np.array([[True, True], [True, False]]), np.array([True, False]))
-        3
+        >>> heads = np.array([[True, True], [True, True]])
+        >>> [units_of(heads, np.array([True, False]), each) for each in (1, 2)]
+        [4, 3]
     """
-    return int(max(heads.sum(), heads.any(-1).sum() + mlps.sum()))
+    return max(math.ceil(heads.sum() / heads_each), int(heads.any(-1).sum() + mlps.sum()))
 
 
-def _fitting(heads: np.ndarray, mlps: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray]:
+def _fitting(
+    heads: np.ndarray, mlps: np.ndarray, units: int, heads_each: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(L · H,) heads and (L,) MLPs: the likeliest of both before the first that is too many."""
     order = np.argsort(-np.concatenate([heads.ravel(), mlps]), kind="stable")
     of_heads, of_mlps = np.zeros(heads.shape, bool), np.zeros(mlps.shape, bool)
     for place in order.tolist():
         row, at = (of_heads.ravel(), place) if place < heads.size else (of_mlps, place - heads.size)
         row[at] = True
-        if units_of(of_heads, of_mlps) > units:
+        if units_of(of_heads, of_mlps, heads_each) > units:
             row[at] = False
             break
     return of_heads.ravel(), of_mlps

@@ -41,6 +41,7 @@ def read_units(
     sizes: Sequence[tuple[int, int]],
     seen: Seen,
     clusters: Sequence[np.ndarray] = (),
+    heads_each: float = 1.0,
 ) -> tuple[UnitTree, list[Read]]:
     """Read a circuit of each size, and the tree that their units are of.
 
@@ -58,6 +59,7 @@ def read_units(
         seen: The data that decided the gates and the given clusters.
         clusters: (N,) clusters of every leaf, one array for each level, coarsest first, such as
             those of the task's graph.
+        heads_each: Heads that count as a unit, see `UnitMaskConfig.heads_each`.
 
     Returns:
         The tree, and the circuits in the order of the sizes.
@@ -73,7 +75,7 @@ def read_units(
         >>> [unit.name for unit in found.units]
         ['head 0.0', 'neuron 0.0', 'neuron 0.1']
     """
-    read = [chosen(each, *size) for each, size in zip(gates, sizes, strict=True)]
+    read = [chosen(each, *size, heads_each) for each, size in zip(gates, sizes, strict=True)]
     masks = [mask for mask, _ in read]
     tree = tree_of(space, dictionary, levels_of(space, masks[::-1], clusters), BANDWIDTH, seen)
     return tree, [

@@ -111,7 +111,7 @@ def search_units(
     scans = train_units(model, prompts, state, pairs, config, dictionary=nodes)
     state, _ = collections.deque(scans, maxlen=1)[0]
     seen = seen_by_units(model, prompts, scores, config, dictionary=nodes)
-    tree, chains = read_state(nodes, state, pairs, seen)
+    tree, chains = read_state(nodes, state, pairs, seen, heads_each=config.heads_each)
     chosen = [each.units for each in chains]
     some = prompts[:MEASURED]
     losses = unit_losses(model, some, tree, [(), *chosen], config, dictionary=nodes)
@@ -204,6 +204,8 @@ def read_state(
     sizes: Sequence[tuple[int, int]],
     seen: Seen,
     clusters: Sequence[np.ndarray] = (),
+    *,
+    heads_each: float = 1.0,
 ) -> tuple[UnitTree, list[Read]]:
     """Read the circuit of each size from the logits that were kept for it, and their tree.
 
@@ -213,13 +215,14 @@ def read_state(
         sizes: As in `search_units`.
         seen: The data that decided state and clusters.
         clusters: See `unit_read.read_units`.
+        heads_each: As in the configuration of the search.
 
     Returns:
         The tree, and the circuits in the order of the sizes.
     """
     kept = jax.tree.map(np.asarray, state.kept)
     gates = [UnitGates(*(row[k] for row in kept)) for k in range(len(sizes))]
-    return read_units(nodes.space, nodes.label, gates, sizes, seen, clusters)
+    return read_units(nodes.space, nodes.label, gates, sizes, seen, clusters, heads_each)
 
 
 def seen_by_units(

@@ -135,7 +135,7 @@ def require_fit(state: UnitState, space: Space, sizes: int, config: UnitMaskConf
 def traced(config: UnitMaskConfig) -> UnitMaskConfig:
     """Keep the fields that a program depends on, so that other schedules do not recompile it."""
     names = ("learning_rate", "batch_size", "ablations", "temperature", "memory", "superset",
-             "opened", "metric")  # fmt: skip
+             "opened", "metric", "heads_each")  # fmt: skip
     return UnitMaskConfig(**{name: getattr(config, name) for name in names})
 
 
@@ -210,14 +210,15 @@ def update(
     weights = loss_weights(state.running, config.temperature)
     shares = (which == jnp.arange(len(config.ablations))[:, None]).astype(jnp.float32)
     shares = shares / shares.sum(1, keepdims=True)
+    counted = functools.partial(units_at, heads_each=config.heads_each)
 
     def of(logits: UnitGates) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         own = jax.tree.map(lambda x: sharp * x, logits)
-        shifts = held_shifts(own, units, leaves)
+        shifts = held_shifts(own, units, leaves, config.heads_each)
         mask = beside(draw(own, shifts, of_masks, len(which)), of_more, config)
         kl, off = distances(model, search.parts, batch, other, mask, scale)
         each = shares @ (kl + config.metric * off)
-        return weights @ each, (each, (units_at(own, shifts.units), leaves_at(own, shifts)))
+        return weights @ each, (each, (counted(own, shifts.units), leaves_at(own, shifts)))
 
     (value, (each, (held_units, held_leaves))), gradient = jax.value_and_grad(of, has_aux=True)(
         state.logits

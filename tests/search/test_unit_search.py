@@ -47,7 +47,9 @@ SHORT = dataclasses.replace(CONFIG, steps=30, batch_size=6, ablations=("counterf
 SPACE = Space(3, 2, 5)
 NOTHING = Seen.nothing()
 # One program for all examples of a property.
-held = jax.jit(held_shifts)
+held = jax.jit(held_shifts, static_argnums=3)
+# Heads that count as a unit.
+each = st.sampled_from([1.0, 1.5, 2.0, 3.0])
 
 
 def flat_scores(case):
@@ -62,29 +64,31 @@ def some_gates(seed, space=SPACE):
     return UnitGates(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
 
 
-def count(heads, inside):
-    """Units of which a reader takes in each: parts of blocks, and heads one by one."""
-    return max(heads.sum(), heads.any(1).sum() + inside.any(1).sum())
+def count(heads, inside, heads_each=1.0):
+    """Units of which a reader takes in each: parts of blocks, and so many heads at once."""
+    return max(heads.sum() / heads_each, heads.any(1).sum() + inside.any(1).sum())
 
 
-@given(st.integers(0, 99), st.floats(1, 8), st.floats(2, 15), st.sampled_from([1, 20]))
-def test_leaves_are_held_and_units_are_at_most_so_many(seed, asked, leaves, sharp):
+@given(st.integers(0, 99), st.floats(1, 8), st.floats(2, 15), st.sampled_from([1, 20]), each)
+def test_leaves_are_held_and_units_are_at_most_so_many(seed, asked, leaves, sharp, heads_each):
     """Checked against the expectation in float64 NumPy, leaf by leaf."""
     gates = UnitGates(*(sharp * row for row in some_gates(seed)))
-    shifts = held(gates, asked, leaves)
+    shifts = held(gates, asked, leaves, heads_each)
     of_heads, of_mlps, inside = (
         np.asarray(open_probability(row - shift), np.float64)
         for row, shift in zip(gates, (shifts.units, shifts.units, shifts.leaves), strict=True)
     )
     found = of_heads.sum() + (of_mlps[:, None] * inside).sum()
     most = 0.98 * (of_heads.sum() + SPACE.features * of_mlps.sum())
-    held_units = max(of_heads.sum(), (1 - (1 - of_heads).prod(1)).sum() + of_mlps.sum())
+    blocks = (1 - (1 - of_heads).prod(1)).sum() + of_mlps.sum()
+    held_units = max(of_heads.sum() / heads_each, blocks)
     assert held_units <= asked * (1 + 1e-4)
-    # Heads are leaves, too, of which as many are open as there may be units.
+    # Heads are leaves, too, of which as many are open as units have room for.
     assert found == pytest.approx(max(min(leaves, most), of_heads.sum()), rel=1e-2)
     if held_units < asked * (1 - 1e-3) and sharp == 1:
         assert float(shifts.units) == pytest.approx(float(shifts.leaves), abs=1e-3)
-    assert float(units_at(gates, shifts.units)) == pytest.approx(held_units, rel=1e-5)
+    found_units = units_at(gates, shifts.units, heads_each)
+    assert float(found_units) == pytest.approx(held_units, rel=1e-5)
     assert float(leaves_at(gates, shifts)) == pytest.approx(found, rel=1e-4)
 
 
@@ -113,23 +117,26 @@ def test_sizes_stay_when_all_logits_move():
     assert float(jax.grad(expected)(0.3)) == pytest.approx(0, abs=1e-4)
 
 
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 21))
-def test_a_reading_is_the_likeliest_that_fits(seed, most_units, most_leaves):
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 21), each)
+def test_a_reading_is_the_likeliest_that_fits(seed, most_units, most_leaves, heads_each):
     gates = some_gates(seed)
-    mask, ranks = chosen(gates, most_units, most_leaves)
+    mask, ranks = chosen(gates, most_units, most_leaves, heads_each)
     heads, inside = mask[:6].reshape(3, 2), mask[6:].reshape(3, 5)
-    assert count(heads, inside) <= most_units
+    assert count(heads, inside, heads_each) <= most_units
     assert mask.sum() <= most_leaves
     own = np.concatenate([gates.heads.ravel(), gates.inside.ravel()])
     by_rank = set(np.lexsort([-own, -ranks])[:most_leaves].tolist())
     likely = np.isin(np.arange(21), list(by_rank))
-    if count(likely[:6].reshape(3, 2), likely[6:].reshape(3, 5)) <= most_units:
+    if count(likely[:6].reshape(3, 2), likely[6:].reshape(3, 5), heads_each) <= most_units:
         assert set(np.flatnonzero(mask)) == by_rank
         return
     # Heads and MLPs by falling gates, as many as fit: brute force over the lengths of such lists.
-    both = sorted([*gates.heads.ravel(), *gates.mlps], reverse=True)
-    last = [x for x in both if count(gates.heads >= x, (gates.mlps >= x)[:, None]) <= most_units]
-    last = last[-1] if last else np.inf
+    both = [*gates.heads.ravel(), *gates.mlps]
+
+    def fits(x):
+        return count(gates.heads >= x, (gates.mlps >= x)[:, None], heads_each) <= most_units
+
+    last = min(filter(fits, both), default=np.inf)
     assert (gates.heads[heads] >= last).all()
     assert (gates.mlps[inside.any(1)] >= last).all()
     assert mask.any()
@@ -138,8 +145,8 @@ def test_a_reading_is_the_likeliest_that_fits(seed, most_units, most_leaves):
         assert closed.max() <= gates.inside[inside].min()
 
 
-@given(st.integers(0, 200), st.integers(1, 12), st.integers(0, 8))
-def test_circuits_are_antichains_of_their_sizes(seed, small, more):
+@given(st.integers(0, 200), st.integers(1, 12), st.integers(0, 8), each)
+def test_circuits_are_antichains_of_their_sizes(seed, small, more, heads_each):
     rng = np.random.default_rng(seed)
     gates, last = some_gates(seed), some_gates(seed + 1)
     small_leaves = small + int(rng.integers(0, 9))
@@ -149,15 +156,15 @@ def test_circuits_are_antichains_of_their_sizes(seed, small, more):
         sizes = sizes[1:]
     clusters = [rng.integers(0, 4, SPACE.nodes)]
     tree, found = read_units(SPACE, "neurons", [gates, last][-len(sizes):], sizes, NOTHING,
-                                  clusters)  # fmt: skip
+                             clusters, heads_each)  # fmt: skip
     for read, (most_units, most_leaves) in zip(found, sizes, strict=True):
         assert 1 <= len(read.units) <= most_units
         assert read.leaves <= most_leaves
         assert tree.antichain(read.units) == read.units
         assert np.isfinite(read.ranks).all()
-    mask, _ = chosen(last, *sizes[-1])
+    mask, _ = chosen(last, *sizes[-1], heads_each)
     assert not (mask_row(tree, found[-1].units) & ~mask).any()
-    if count(mask[:6].reshape(3, 2), mask[6:].reshape(3, 5)) <= sizes[-1][0]:
+    if count(mask[:6].reshape(3, 2), mask[6:].reshape(3, 5), heads_each) <= sizes[-1][0]:
         np.testing.assert_array_equal(mask_row(tree, found[-1].units), mask)
 
 
