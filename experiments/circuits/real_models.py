@@ -93,8 +93,8 @@ def main(config: Config) -> None:
     def measure(cell: Row) -> list[Row]:
         return [MEASURES[cell["part"]](cell["of"], config)]
 
-    measure_cells("real_models", cells, measure, config,
-                  varied=("model", "text", "parts", "tasks", "circuits", "test", "more"))  # fmt: skip
+    varied = ("model", "text", "parts", "tasks", "circuits", "test", "more")
+    measure_cells("real_models", cells, measure, config, varied=varied)
 
 
 def hagd(config: Config, *words: object) -> tuple[int, float]:

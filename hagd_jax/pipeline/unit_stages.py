@@ -91,9 +91,7 @@ def search(context: Context, left: Left) -> FoundUnits:
             last=step == own.steps,
         )
     clusters = left["hierarchy"].tree.clusters
-    tree, chains = read_state(
-        nodes, state, sizes, left.seen, clusters, heads_each=own.heads_each
-    )
+    tree, chains = read_state(nodes, state, sizes, left.seen, clusters, heads_each=own.heads_each)
     found = found_units(left, sizes, tree, [(each.units, each.ranks) for each in chains])
     if not config.chooses_size:
         return found
