@@ -2,10 +2,11 @@
 
     python -m experiments.circuits.real_models --model gemma-3-270m.gguf --text 'books/*.txt'
     python -m experiments.circuits.real_models --model gemma-3-270m.gguf --parts tasks graph
+    python -m experiments.circuits.real_models --model g.gguf --parts circuit "--more=--units 20"
 
 Every cell is one command on the model's file, in a process of its own, with the settings that a
-user gets, but that nodes of graphs keep their strongest edges only; a stopped run goes on in the
-folders that it left.
+user gets, but for what is asked for here, and that nodes of graphs keep their strongest edges only;
+a stopped run goes on in the folders that it left.
 
     tasks       accuracy on the test split of every language task, or why it has no such prompts;
     graph       `hagd attribute` on a prompt of IOI, of capitals and of agreement;
