@@ -11,11 +11,12 @@ a stopped run goes on in the folders that it left.
     tasks       accuracy on the test split of every language task, or why it has no such prompts;
     graph       `hagd attribute` on a prompt of IOI, of capitals and of agreement;
     transcoder  `hagd train-transcoder` on `--tokens` tokens of the text, and its curve;
-    circuit     `hagd extract` and then `hagd validate` on IOI and agreement.
+    circuit     `hagd extract` on IOI and agreement, and its verdict;
+    validation  `hagd validate` on the circuits that those left, by the claims that decide.
 
-For half a billion parameters, two CPU cores take minutes for tasks and graphs, and about half an
-hour for the transcoder and for each circuit. Writes results/real_models.json, where a model is
-known by its file's name and sha256.
+For half a billion parameters, two CPU cores take minutes for tasks and graphs, half an hour for the
+transcoder, and up to an hour for each circuit and each validation. Writes results/real_models.json,
+where a model is known by its file's name and sha256.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from experiments.common.script import Places, run
 from hagd_jax import graphs, models, tasks
 from hagd_jax.errors import ConfigError, InputError
 
-Part = Literal["tasks", "graph", "transcoder", "circuit"]
+Part = Literal["tasks", "graph", "transcoder", "circuit", "validation"]
 PROMPTS = {
     "ioi": "When Mary and John went to the store, John gave a drink to",
     "capitals": "The capital of France is",
@@ -67,7 +68,7 @@ class Config(Places):
         features: Its features a layer.
         length: Tokens of a sequence of the text.
         test: Number of test prompts of a language task, and of a circuit's.
-        more: Further words of the commands that find circuits, such as "--units 24"; recorded.
+        more: Further words of `hagd extract`, such as "--units 24"; they are recorded.
     """
 
     model: Path
@@ -87,7 +88,7 @@ def main(config: Config) -> None:
     if "transcoder" in config.parts and not config.text:
         raise ConfigError("--text", got="no file", expected="text that a transcoder is trained on")
     kinds = {"tasks": config.tasks, "graph": tuple(PROMPTS), "transcoder": ("text",),
-             "circuit": config.circuits}  # fmt: skip
+             "circuit": config.circuits, "validation": config.circuits}  # fmt: skip
     file = {"model": config.model.name, "sha256": sha256(config.model)}
     cells = [file | {"part": part, "of": kind} for part in config.parts for kind in kinds[part]]
 
@@ -187,19 +188,28 @@ def transcoder_trained(name: str, config: Config) -> Row:
 
 
 def circuit_found(name: str, config: Config) -> Row:
-    """Find a circuit, and judge it again from its file."""
+    """Find a circuit, and return its verdict."""
     out, more = folder(config, f"circuit-{name}"), shlex.split(config.more)
     status, seconds = hagd(config, "extract", "--task", name, "--model", config.model,
                            "--sizes.test", config.test, "--out", out, *more)  # fmt: skip
     own = {"words": more, "extract_seconds": seconds}
     if status:
         return {"verdict": "no circuit found"} | own
+    return summary(json.loads((out / "validation.json").read_text())) | own
+
+
+def circuit_validated(name: str, config: Config) -> Row:
+    """Judge a circuit again, from the file that its run left."""
+    circuit = folder(config, f"circuit-{name}") / "circuit.json"
+    if not circuit.parent.is_dir():
+        raise InputError("circuit", got=f"no folder {circuit.parent}",
+                         expected="what `--parts circuit` left there")  # fmt: skip
+    if not circuit.is_file():
+        return {"verdict": "no circuit found"}
     again = folder(config, f"validation-{name}.json")
-    _, judged = hagd(config, "validate", "--circuit", out / "circuit.json", "--model",
-                     config.model, "--claims", "core", "--sizes.test", config.test,
-                     "--out", again)  # fmt: skip
-    told = json.loads(again.read_text())
-    return summary(told) | own | {"validate_seconds": judged}
+    _, seconds = hagd(config, "validate", "--circuit", circuit, "--model", config.model,
+                      "--claims", "core", "--sizes.test", config.test, "--out", again)  # fmt: skip
+    return summary(json.loads(again.read_text())) | {"validate_seconds": seconds}
 
 
 def summary(told: dict[str, Any]) -> Row:
@@ -226,7 +236,7 @@ def summary(told: dict[str, Any]) -> Row:
 
 MEASURES = {
     "tasks": task_done, "graph": graph_made, "transcoder": transcoder_trained,
-    "circuit": circuit_found,
+    "circuit": circuit_found, "validation": circuit_validated,
 }  # fmt: skip
 
 

@@ -83,7 +83,8 @@ def real(result: dict) -> list[Row]:
                  f"({row['loss_zero']:.2f} without MLPs), {row['loss_recovered']:.0%} recovered",
                  "reported", _REAL)
             )  # fmt: skip
-        rows += [_circuit(name, key[1], row) for key, row in parts.items() if key[0] == "circuit"]
+        rows += [_circuit(name, *key, row) for key, row in parts.items()
+                 if key[0] in ("circuit", "validation")]  # fmt: skip
     return rows
 
 
@@ -113,10 +114,10 @@ def _graphs(name: str, parts: dict) -> list[Row]:
     return [(f"{name}: `hagd attribute`, first target", text, "reported", _REAL)]
 
 
-def _circuit(name: str, task: str, row: dict) -> Row:
-    """The row of one circuit."""
-    own = " ".join(["`hagd extract", *row["words"]]) + "`"
-    what = f"{name}: circuit of {task}, by {own} and `hagd validate`"
+def _circuit(name: str, part: str, task: str, row: dict) -> Row:
+    """The row of one circuit, or of its validation from its file."""
+    words = ["extract", *row["words"]] if part == "circuit" else ["validate"]
+    what = f"{name}: circuit of {task}, by `hagd {' '.join(words)}`"
     if "claims" not in row:
         return what, row["verdict"], "accepted", _REAL
     held = [

@@ -27,11 +27,12 @@ from experiments.circuits import (
     task_accuracy,
 )
 from experiments.common.small_models import Small, first_features, random_circuits
+from experiments.readme.real import real
 from hagd_jax import meta, models
 from hagd_jax.baselines import EdgePruningConfig, RivalsConfig
 from hagd_jax.causal import load_circuit
 from hagd_jax.cli import commands
-from hagd_jax.errors import CheckpointError, ConfigError
+from hagd_jax.errors import CheckpointError, ConfigError, InputError
 from hagd_jax.scores import GradientConfig
 from hagd_jax.search import EliminateConfig, MaskConfig, RepairConfig
 from hagd_jax.tasks import Sizes
@@ -347,6 +348,8 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="no file there"):
         real_models.main(dataclasses.replace(config, model=tmp_path / "absent.gguf"))
+    with pytest.raises(InputError, match="--parts circuit"):
+        real_models.main(dataclasses.replace(config, parts=("validation",)))
     real_models.main(config)
     rows = read("real_models")["rows"]
     of = {(row["part"], row["of"]): row for row in rows}
@@ -360,6 +363,9 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
     assert len(of["transcoder", "text"]["curve"]) > 2
     assert of["circuit", "ioi"]["verdict"] in ("accepted", "rejected", "not enough data")
     assert len(of["circuit", "ioi"]["claims"]) > 5
+    assert of["validation", "ioi"]["verdict"] == of["circuit", "ioi"]["verdict"]
+    shown = real({"rows": [row for row in rows if row["part"] in ("circuit", "validation")]})
+    assert [what.split("`")[1].split()[1] for what, *_ in shown] == ["extract", "validate"]
 
 
 def run_here(*words: object) -> int:
