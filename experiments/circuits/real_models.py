@@ -190,12 +190,18 @@ def transcoder_trained(name: str, config: Config) -> Row:
 def circuit_found(name: str, config: Config) -> Row:
     """Find a circuit, and return its verdict."""
     out, more = folder(config, f"circuit-{name}"), shlex.split(config.more)
-    status, seconds = hagd(config, "extract", "--task", name, "--model", config.model,
-                           "--sizes.test", config.test, "--out", out, *more)  # fmt: skip
-    own = {"words": more, "extract_seconds": seconds}
+    status, _ = hagd(config, "extract", "--task", name, "--model", config.model,
+                     "--sizes.test", config.test, "--out", out, *more)  # fmt: skip
+    own = {"words": more, "extract_seconds": spanned(out / "metrics.jsonl")}
     if status:
         return {"verdict": "no circuit found"} | own
     return summary(json.loads((out / "validation.json").read_text())) | own
+
+
+def spanned(metrics: Path) -> float:
+    """Return the seconds from the first line of a run's metrics to the last, pauses included."""
+    times = [json.loads(line)["time"] for line in metrics.read_text().splitlines()]
+    return round(times[-1] - times[0], 1)
 
 
 def circuit_validated(name: str, config: Config) -> Row:
