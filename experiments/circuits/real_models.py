@@ -87,6 +87,10 @@ def main(config: Config) -> None:
     """Run the commands on the model."""
     if "transcoder" in config.parts and not config.text:
         raise ConfigError("--text", got="no file", expected="text that a transcoder is trained on")
+    try:
+        shlex.split(config.more)
+    except ValueError as error:
+        raise ConfigError("--more", got=repr(config.more), expected=f"words: {error}") from None
     kinds = {"tasks": config.tasks, "graph": tuple(PROMPTS), "transcoder": ("text",),
              "circuit": config.circuits, "validation": config.circuits}  # fmt: skip
     file = {"model": config.model.name, "sha256": sha256(config.model)}
@@ -234,6 +238,7 @@ def summary(told: dict[str, Any]) -> Row:
                 "verdict": claim["verdict"],
                 "value": claim["effect"]["value"] if claim["effect"] else None,
                 "decides": claim["decides"],
+                "says": claim["says"],
             }
             for claim in told["claims"]
         ],

@@ -348,6 +348,8 @@ def test_a_real_model_goes_from_its_file_to_a_judged_circuit(
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="no file there"):
         real_models.main(dataclasses.replace(config, model=tmp_path / "absent.gguf"))
+    with pytest.raises(ConfigError, match="--more"):
+        real_models.main(dataclasses.replace(config, more='--units "20'))
     with pytest.raises(InputError, match="--parts circuit"):
         real_models.main(dataclasses.replace(config, parts=("validation",)))
     real_models.main(config)
