@@ -76,7 +76,7 @@ def reshuffled(own: Portrait, count: int, seed: int) -> Iterator[Portrait]:
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
         >>> config = hagd.transfer.PortraitConfig(edges=0)
         >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.0", "head 0.1"], config)
-        >>> sorted({made.values[0, 3] == own.values[0, 3] for made in reshuffled(own, 9, seed=0)})
+        >>> sorted({bool(own.values[0, 3] == x.values[0, 3]) for x in reshuffled(own, 9, seed=0)})
         [False, True]
     """
     require_is("own", own, Portrait)

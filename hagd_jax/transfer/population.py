@@ -40,6 +40,19 @@ class Population:
 
     __repr__ = one_line
 
+    @classmethod
+    def of(cls, found: Signatures) -> Population:
+        """Take units that were measured as what is usual.
+
+        Args:
+            found: Their signatures.
+        """
+        count = np.maximum(found.known.sum(0), 1)
+        values = found.values.astype(np.float64) * found.known
+        mean = values.sum(0) / count
+        deviation = np.sqrt((((values - mean) * found.known) ** 2).sum(0) / count)
+        return cls(mean, np.where(deviation > 1e-6, deviation, np.inf), len(found), found.seen)
+
     def standardise(self, found: Signatures) -> np.ndarray:
         """Return (U, K) signatures in standard deviations from the mean, at most 3 of them.
 
@@ -74,14 +87,8 @@ def population(
         >>> population(case.model, case.prompts).size  # three layers of four heads and an MLP
         15
     """
-    require_is("model", model, LanguageModel)
     require_config("config", config, PortraitConfig)
-    found = measured(model, task, _drawn(model, config), config)
-    count = np.maximum(found.known.sum(0), 1)
-    values = found.values.astype(np.float64) * found.known
-    mean = values.sum(0) / count
-    deviation = np.sqrt((((values - mean) * found.known) ** 2).sum(0) / count)
-    return Population(mean, np.where(deviation > 1e-6, deviation, np.inf), len(found), found.seen)
+    return Population.of(measured(model, task, _drawn(model, config), config))
 
 
 def measured(
@@ -102,11 +109,27 @@ def measured(
     return signatures(model, task, units, how, key=jax.random.key(config.seed))
 
 
-def _drawn(model: LanguageModel, config: PortraitConfig) -> tuple[Unit, ...]:
-    """All heads and MLPs, or a draw of them."""
+def stand_ins(model: LanguageModel) -> tuple[Unit, ...]:
+    """List all heads and MLPs of a model, which may stand in for the units of a circuit.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The heads, layer by layer, then the MLPs.
+
+    Example:
+        >>> case = hagd.testbeds.role_case("induction", "plain", 0)
+        >>> [unit.name for unit in stand_ins(case.model)][-4:]
+        ['head 2.3', 'mlp 0', 'mlp 1', 'mlp 2']
+    """
+    require_is("model", model, LanguageModel)
     tree, space = tree_of(model), neurons(model).space
     names = [f"head {layer}.{head}" for layer in range(space.layers) for head in range(space.heads)]
-    names += [f"mlp {layer}" for layer in range(space.layers)]
-    rng = np.random.default_rng([config.seed, 1])
-    chosen = np.sort(rng.permutation(len(names))[: config.population])
-    return tuple(tree.unit(names[i]) for i in chosen)
+    return tuple(map(tree.unit, [*names, *(f"mlp {layer}" for layer in range(space.layers))]))
+
+
+def _drawn(model: LanguageModel, config: PortraitConfig) -> tuple[Unit, ...]:
+    """All heads and MLPs, or a draw of them."""
+    every, rng = stand_ins(model), np.random.default_rng([config.seed, 1])
+    return tuple(every[i] for i in np.sort(rng.permutation(len(every))[: config.population]))

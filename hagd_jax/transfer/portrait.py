@@ -16,7 +16,7 @@ from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.transfer.config import PortraitConfig
-from hagd_jax.transfer.population import Population, measured, population
+from hagd_jax.transfer.population import Population, measured, population, stand_ins
 from hagd_jax.transfer.structure import edge_shares
 from hagd_jax.units import Unit, neurons
 from hagd_jax.units import tree as tree_of
@@ -82,7 +82,7 @@ class Portrait:
 def portrait(
     model: LanguageModel,
     task: Task | Prompts,
-    circuit: Circuit | Wiring | Iterable[str | Unit],
+    circuit: Circuit | Wiring | Iterable[str | Unit] | None = None,
     config: PortraitConfig = PortraitConfig(),
     *,
     among: Population | None = None,
@@ -92,7 +92,9 @@ def portrait(
     Args:
         model: The model.
         task: The circuit's task, with counterfactuals; or prompts.
-        circuit: A circuit of heads and neurons; or units, or their names.
+        circuit: A circuit of heads and neurons; or units, or their names. If None, all heads and
+            MLPs of the model, which may stand in for the units of another model's circuit; the
+            edges between these are not measured.
         config: How they are measured.
         among: The model's heads and MLPs, from `population`; measured here if None.
 
@@ -112,14 +114,14 @@ def portrait(
     require_is("model", model, LanguageModel)
     require_is("task", task, Task, Prompts)
     require_config("config", config, PortraitConfig)
-    units = _units(model, circuit)
-    among = population(model, task, config) if among is None else among
-    require_is("among", among, Population)
+    units = stand_ins(model) if circuit is None else _units(model, circuit)
     found = measured(model, task, units, config)
-    how = SignatureConfig(config.split, config.prompts)
-    prompts, shares = read_prompts(model, task, how), None
-    seen = found.seen | among.seen
-    if config.edges:
+    if among is None:
+        among = Population.of(found) if circuit is None else population(model, task, config)
+    require_is("among", among, Population)
+    seen, shares = found.seen | among.seen, None
+    if config.edges and circuit is not None:
+        prompts = read_prompts(model, task, SignatureConfig(config.split, config.prompts))
         shares = edge_shares(model, prompts, units, config)
         name = {"split": config.split, "task": task.name} if isinstance(task, Task) else {}
         seen |= look(prompts, ablation=config.ablations, model=model, dictionary=NEURONS, **name)
