@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from hagd_jax.transfer.portrait import Portrait
 
 # Signatures that change places, see `reshuffled`: it needs nothing but the two portraits.
 SHUFFLED = "signatures permuted"
-OTHERS = "other tasks"
+# The nulls that `hagd transfer` measures on request.
+OTHERS, RANDOM, PERMUTED = "other tasks", "random circuits", "permuted weights"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,14 +64,30 @@ class Comparison:
         null, top = float(np.mean(others)), float(np.mean(self.ceiling))
         return (self.match.similarity - null) / (top - null) if top > null else None
 
-    def __str__(self) -> str:
-        """Return the table of the match, and what it is compared with."""
-        lines = [str(self.match), ""]
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values, for a file."""
+        found = self.match
+        units = [{"unit": one, "partner": other, "similarity": value}
+                 for one, other, value in found.partners()]  # fmt: skip
+        return {
+            "first": {"model": found.first.model, "task": found.first.task},
+            "second": {"model": found.second.model, "task": found.second.task},
+            "similarity": found.similarity, "roles": found.role_similarity,
+            "structure": found.structure_similarity, "matched": found.matched, "units": units,
+            "names": [list(found.first.names), list(found.second.names)],
+            "plan": found.plan.tolist(), "pairs": found.pairs.tolist(),
+            "nulls": {name: list(values) for name, values in self.nulls.items()},
+            "p": {name: self.p_value(name) for name, values in self.nulls.items() if values},
+            "ceiling": list(self.ceiling), "normalised": self.normalised,
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """Say in a line each what the similarity is beside others."""
         found = self.match
         parts = [f"roles alone {found.role_similarity:.2f}"]
         if found.structure_similarity is not None:
             parts.append(f"structure alone {found.structure_similarity:.2f}")
-        lines.append(", ".join(parts))
+        lines = [", ".join(parts)]
         for name, values in self.nulls.items():
             if values:
                 lines.append(f"{name}: {np.mean(values):.2f} (most {max(values):.2f}, "
@@ -77,9 +95,12 @@ class Comparison:
         if self.ceiling:
             lines.append(f"found twice in one model: {np.mean(self.ceiling):.2f}")
         if self.normalised is not None:
-            lines.append("between other tasks (0) and found twice (1): "
-                         f"{self.normalised:.2f}")  # fmt: skip
-        return "\n".join(lines)
+            lines.append(f"between other tasks (0) and found twice (1): {self.normalised:.2f}")
+        return lines
+
+    def __str__(self) -> str:
+        """Return the table of the match, and what it is compared with."""
+        return "\n".join([str(self.match), "", *self.lines()])
 
 
 def compare(
@@ -91,6 +112,7 @@ def compare(
     twice: Iterable[tuple[Portrait, Portrait]] = (),
     shuffles: int = 99,
     seed: int = 0,
+    control: bool = False,
 ) -> Comparison:
     """Compare two circuits of one task, with controls.
 
@@ -103,12 +125,13 @@ def compare(
         twice: Pairs of portraits of circuits that should be the same.
         shuffles: How often the signatures of the second circuit change places.
         seed: Of these permutations.
+        control: Whether the circuits may be of different tasks.
 
     Returns:
         The comparison.
 
     Raises:
-        InputError: If both circuits are of different tasks: that is a null.
+        InputError: If the circuits are of different tasks, which is a null, and `control` is off.
         MissingDependencyError: If POT is not installed.
 
     Example:
@@ -127,10 +150,11 @@ def compare(
     require_is("second", second, Portrait)
     require_config("config", config, MatchConfig)
     require_index("shuffles", shuffles)
-    if first.task != second.task:
+    if first.task != second.task and not control:
         raise InputError("circuits", got=f"of {first.task!r} and of {second.task!r}",
                          expected="of one task",
-                         mend="Pass the second among `nulls`, as other tasks.")  # fmt: skip
+                         mend="Pass the second among `nulls`, as other tasks, or set "
+                         "`control`.")  # fmt: skip
     others = {name: require_list(name, own, "portraits") for name, own in (nulls or {}).items()}
     if shuffles:
         others[SHUFFLED] = list(reshuffled(second, shuffles, seed))

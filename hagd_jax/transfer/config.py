@@ -61,7 +61,7 @@ class MatchConfig:
     Attributes:
         structure: Weight of the structure, beside that of the roles; 0 for roles alone, 1 for
             structure alone.
-        least: Pairs that are less similar than this had better be unmatched.
+        least: Pairs that are less similar than this stay unmatched.
         steps: Numbers of units to match that are tried: all of the smaller circuit's, and shares of
             them in equal steps down.
 

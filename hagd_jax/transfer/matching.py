@@ -78,12 +78,12 @@ class Match:
             0, where the unit is unmatched.
         """
         found = []
-        for i, unit in enumerate(self.first.units):
+        for i, name in enumerate(self.first.names):
             j = int(self.plan[i].argmax())
             if self.plan[i, j] > 1e-9:
-                found.append((unit.name, self.second.units[j].name, float(self.pairs[i, j])))
+                found.append((name, self.second.names[j], float(self.pairs[i, j])))
             else:
-                found.append((unit.name, "", 0.0))
+                found.append((name, "", 0.0))
         return tuple(found)
 
     def __str__(self) -> str:
@@ -105,9 +105,10 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
 
     The plan minimises (1 − w) · Σ_ij (1 − role_ij) T_ij + w · Σ_ijkl (c_ik − c'_jl)² T_ij T_kl, c
     being shares of edges, over plans that match a given share of the units (Chapel et al., 2020,
-    arXiv:2002.08276; Vayer et al., 2019, arXiv:1811.02834). Several shares are tried, and the plan
-    with the largest Σ T · (similarity − `least`) is taken: a unit that nothing resembles stays
-    unmatched. Embedding and logits are matched with each other.
+    arXiv:2002.08276; Vayer et al., 2019, arXiv:1811.02834). Several shares are tried, each
+    plan loses its pairs that are less similar than `least`, and that with the largest
+    Σ T · (similarity − `least`) is taken: a unit that nothing resembles stays unmatched. Embedding
+    and logits are matched with each other.
 
     Args:
         first: Portrait of n units.
@@ -136,10 +137,14 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
     roles = role_similarity(first, second)
     both = first.shares is not None and second.shares is not None
     weight = config.structure if both else 0.0
-    best, gain = _unmatched(first, second, roles, weight), 0.0
+    nothing = np.zeros((len(first), len(second)))
+    best, gain = _matched(first, second, nothing, roles, weight), 0.0
     for plan in _plans(first, second, roles, weight, config.steps):
         found = _matched(first, second, plan, roles, weight)
-        own = float((plan * (found.pairs - config.least)).sum())
+        while (poor := (found.plan > 0) & (found.pairs < config.least)).any():
+            # What a pair brings to the structure of others goes with it.
+            found = _matched(first, second, np.where(poor, 0, found.plan), roles, weight)
+        own = float((found.plan * (found.pairs - config.least)).sum())
         if own > gain + 1e-12:
             best, gain = found, own
     return best
@@ -209,10 +214,6 @@ def _by_source(shares: np.ndarray) -> np.ndarray:
     """Rows divided by their sums: whom a unit is read by."""
     total = shares.sum(1, keepdims=True)
     return shares / np.where(total > 0, total, np.inf)
-
-
-def _unmatched(first: Portrait, second: Portrait, roles: np.ndarray, weight: float) -> Match:
-    return _matched(first, second, np.zeros((len(first), len(second))), roles, weight)
 
 
 def _matched(

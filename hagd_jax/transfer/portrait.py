@@ -21,6 +21,7 @@ from hagd_jax.transfer.structure import edge_shares
 from hagd_jax.units import Unit, neurons
 from hagd_jax.units import tree as tree_of
 from hagd_jax.units.dictionary import NEURONS
+from hagd_jax.units.unit import ATTENTION, CLUSTER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Portrait:
 
     Attributes:
         units: n units.
+        names: What each is, for a reader, such as `heads 5.1,3` or `MLP 7 (340)` for some neurons.
         values: (n, K) signatures (`roles.NAMES`), in standard deviations from the mean of the
             model's heads and MLPs; 0 where a unit does not know a column.
         known: (n, K) bool.
@@ -47,6 +49,7 @@ class Portrait:
     """
 
     units: tuple[Unit, ...]
+    names: tuple[str, ...]
     values: np.ndarray
     known: np.ndarray
     shares: np.ndarray | None
@@ -59,6 +62,8 @@ class Portrait:
         count = len(self.units)
         if not count:
             raise InputError("portrait", got="no unit", expected="one or more")
+        if len(self.names) != count:
+            raise InputError("names of a portrait", got=f"{len(self.names)}", expected=f"{count}")
         shapes = {"values": (count, len(NAMES)), "known": (count, len(NAMES)), "depth": (count,)}
         if self.shares is not None:
             shapes["shares"] = (count + 2, count + 2)
@@ -130,8 +135,19 @@ def portrait(
     name = task.name if isinstance(task, Task) else ""
     layers = model.config.n_layers
     depth = np.array([(sum(unit.layers) + 1) / 2 / layers for unit in units])
-    return Portrait(found.units, among.standardise(found), found.known, shares, depth, model.name,
+    names = tuple(_name(unit, model.config.n_heads) for unit in units)
+    return Portrait(units, names, among.standardise(found), found.known, shares, depth, model.name,
                     name, seen)  # fmt: skip
+
+
+def _name(unit: Unit, heads: int) -> str:
+    """The name of a unit; of a cluster which heads, or how many neurons of which MLP."""
+    if unit.kind != CLUSTER or unit.leaf:
+        return unit.name
+    layer = unit.layers[0]
+    if unit.block != ATTENTION:
+        return f"MLP {layer} ({len(unit):,})"
+    return f"heads {layer}.{','.join(str(place % heads) for place in unit.places().tolist())}"
 
 
 def _units(model: LanguageModel, circuit: object) -> tuple[Unit, ...]:

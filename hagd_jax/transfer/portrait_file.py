@@ -33,6 +33,7 @@ class _Unit:
     index: _Count
     block: str
     ranges: tuple[tuple[_Count, _Count], ...]
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ def save_portrait(own: Portrait, path: str | Path) -> None:
         Portrait(1 units of '' in 'induction plain small 0', without structure)
     """
     require_is("portrait", own, Portrait)
-    units = tuple(_Unit(u.kind, u.layers, u.index, u.block, u.ranges) for u in own.units)
+    units = tuple(_Unit(u.kind, u.layers, u.index, u.block, u.ranges, name)
+                  for u, name in zip(own.units, own.names, strict=True))  # fmt: skip
     record = _Record(FORMAT, NAMES, units, own.model, own.task, own.seen.to_json())
     arrays = {"values": own.values, "known": own.known.astype(np.uint8), "depth": own.depth}
     if own.shares is not None:
@@ -104,7 +106,8 @@ def load_portrait(path: str | Path) -> Portrait:
     try:
         units = tuple(_unit(own) for own in record.units)
         return Portrait(
-            units, _floats(arrays["values"]), arrays["known"].astype(bool),
+            units, tuple(own.name for own in record.units),
+            _floats(arrays["values"]), arrays["known"].astype(bool),
             _floats(arrays["shares"]) if "shares" in arrays else None, _floats(arrays["depth"]),
             record.model, record.task, Seen.from_json(record.seen),
         )  # fmt: skip

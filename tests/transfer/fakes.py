@@ -24,6 +24,7 @@ def portrait(count, seed, *, shares=True, task="t", values=None):
         table[sources, reader] = rng.dirichlet(np.ones(len(sources)))
     return Portrait(
         units,
+        tuple(unit.name for unit in units),
         drawn if values is None else values,
         np.ones((count, len(NAMES)), bool),
         table if shares else None,
@@ -39,6 +40,7 @@ def reordered(own, order):
     shares = own.shares if own.shares is None else own.shares[np.ix_(whole, whole)]
     return Portrait(
         tuple(own.units[i] for i in order),
+        tuple(own.names[i] for i in order),
         own.values[order],
         own.known[order],
         shares,

@@ -44,6 +44,7 @@ def test_a_plan_matches_no_more_than_there_is(count, other, seed, weight):
     assert (found.plan >= 0).all()
     assert (found.plan.sum(1) <= 1 / count + 1e-9).all()
     assert (found.plan.sum(0) <= 1 / other + 1e-9).all()
+    assert found.pairs[found.plan > 0].min(initial=1) >= MatchConfig().least
     for table in (found.roles, found.structures, found.pairs):
         assert table.min() >= 0
         assert table.max() <= 1 + 1e-9
@@ -102,10 +103,10 @@ def test_structures_are_compared_as_in_the_definition(count, seed):
 
 def test_what_nothing_resembles_stays_unmatched():
     own = portrait(4, 0)
-    values = np.concatenate([own.values, -own.values[:1]])
+    values = np.concatenate([own.values, np.full_like(own.values[:1], 3.0)])
     more = portrait(5, 0, values=values, shares=False)
     found = match(more, dataclasses.replace(own, shares=None))
-    assert found.partners()[-1] == (more.units[-1].name, "", 0.0)
+    assert found.partners()[-1] == (more.names[-1], "", 0.0)
     assert found.matched == pytest.approx(0.8)
     far = dataclasses.replace(own, values=-own.values, shares=None)
     none = match(dataclasses.replace(own, values=np.abs(own.values), shares=None),
