@@ -11,7 +11,9 @@ Two kinds of pairs of models in which each unit of the one has a known counterpa
               layers, its heads and neurons permuted, its stream turned;
     roles     models of `testbeds.role_case`, written by hand in the blocks of GPT-2, GPT-NeoX,
               Llama and of a model without norms, with other places and strengths: units of one role
-              correspond.
+              correspond;
+    alike     the same models, every behaviour beside every other one: how often two models of one
+              behaviour, in different blocks, are more similar than two of different behaviours.
 
 Neurons of a layer are one unit in programs. Every pair is matched by roles and structure, by roles
 alone, and with the signatures of the second circuit permuted (the null, ten times); a match is
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,7 +36,7 @@ import numpy as np
 from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax import transfer
-from hagd_jax.causal import Node
+from hagd_jax.causal import Node, auroc
 from hagd_jax.models import LanguageModel
 from hagd_jax.testbeds import Case, hidden_in, known_cases, known_names, role_case, scrambled
 from hagd_jax.testbeds.role_models import BEHAVIOURS
@@ -43,7 +46,7 @@ from hagd_jax.units import Unit, neurons
 from hagd_jax.units import tree as tree_of
 from hagd_jax.units.unit import CLUSTER, MLP, ranges_of
 
-Part = Literal["programs", "roles"]
+Part = Literal["programs", "roles", "alike"]
 # The larger model: two more layers, between those of the case.
 LARGER = {"n_layers": 6, "d_model": 96, "n_heads": 6, "n_kv_heads": 6, "d_mlp": 72}
 LAYERS = (0, 2, 3, 5)
@@ -79,13 +82,22 @@ def main(config: Config) -> None:
     if "roles" in config.parts:
         cells += [{"part": "roles", "of": name, "seed": seed}
                   for name in config.behaviours for seed in config.seeds]  # fmt: skip
+    if "alike" in config.parts:
+        cells += [{"part": "alike", "of": "roles", "seed": seed} for seed in config.seeds]
+
+    def measure(cell: Row) -> list[Row]:
+        if cell["part"] == "alike":
+            return [alike(config.behaviours, cell["seed"], config.runs)]
+        return pairs(cell, config.runs)
+
     measure_cells("transfer_known", cells, measure, config,
                   varied=("parts", "programs", "behaviours", "seeds"))  # fmt: skip
 
 
-def measure(cell: Row) -> list[Row]:
+def pairs(cell: Row, runs: Path) -> list[Row]:
     """Match all pairs of a cell, in both directions."""
-    made = programs(cell["of"]) if cell["part"] == "programs" else roles(cell["of"], cell["seed"])
+    name, seed = cell["of"], cell["seed"]
+    made = programs(name) if cell["part"] == "programs" else roles(name, seed, runs)
     return [
         {"first": one, "second": other} | matched(made[one], made[other], cell["seed"])
         for one, other in itertools.permutations(made, 2)
@@ -99,7 +111,7 @@ def matched(first: tuple, second: tuple, seed: int) -> Row:
     found = transfer.match(one, other)
     alone = transfer.match(one, other, MatchConfig(structure=0))
     null = [right(transfer.match(one, shuffled), own, theirs)
-            for shuffled in transfer.reshuffled(other, SHUFFLES, seed)]  # fmt: skip
+            for shuffled in transfer.reshuffled(other, SHUFFLES, seed, bands=1)]  # fmt: skip
     return {
         "units": len(own), "among": len(theirs), "known": sum(name in theirs for name in own),
         "right": right(found, own, theirs), "right_by_role": right(alone, own, theirs),
@@ -118,15 +130,39 @@ def right(found: transfer.Match, own: tuple[str, ...], theirs: tuple[str, ...]) 
     )
 
 
-def roles(behaviour: str, seed: int) -> dict[str, tuple]:
+def roles(behaviour: str, seed: int, runs: Path) -> dict[str, tuple]:
     """Portraits of the models of one behaviour, by style, with the roles of their units."""
     made = {}
     for style in STYLES:
         case = role_case(behaviour, style, seed)
         names = [name for name, role in case.roles.items() if role not in IDLE]
-        own = transfer.portrait(case.model, case.prompts, names, HOW)
+        path = runs / "transfer_known" / f"{behaviour}-{style}-{seed}.safetensors"
+        if path.exists():
+            own = transfer.load_portrait(path)
+        else:
+            own = transfer.portrait(case.model, case.prompts, names, HOW)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            transfer.save_portrait(own, path)
         made[style] = own, tuple(case.roles[name] for name in names)
     return made
+
+
+def alike(behaviours: tuple[str, ...], seed: int, runs: Path) -> Row:
+    """Compare all models of one seed that have other blocks, whatever they do."""
+    every = [(name, style, own[0]) for name in behaviours
+             for style, own in roles(name, seed, runs).items()]  # fmt: skip
+    similar, same = [], []
+    for (name, style, one), (also, other, two) in itertools.combinations(every, 2):
+        if style != other:
+            similar.append(transfer.match(one, two).similarity)
+            same.append(name == also)
+    values, truth = np.array(similar), np.array(same)
+    return {
+        "same": int(truth.sum()), "others": int((~truth).sum()),
+        "auroc": auroc(values, truth),
+        "similarity": [float(np.median(values[truth])), float(values[truth].min())],
+        "of_others": [float(np.median(values[~truth])), float(values[~truth].max())],
+    }  # fmt: skip
 
 
 def programs(name: str) -> dict[str, tuple]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hagd_jax.errors import InputError, require_index, require_is
+from hagd_jax.errors import InputError, require_index, require_is, require_number
 from hagd_jax.transfer.portrait import Portrait
 from hagd_jax.units import Space, Unit
 from hagd_jax.units.unit import CLUSTER, leaf, ranges_of
@@ -61,13 +61,14 @@ def lookalikes(space: Space, units: Iterable[Unit], seed: int) -> tuple[Unit, ..
     return tuple(found)
 
 
-def reshuffled(own: Portrait, count: int, seed: int) -> Iterator[Portrait]:
-    """Let the signatures of a circuit change places among units of the same third of the depth.
+def reshuffled(own: Portrait, count: int, seed: int, bands: int = BANDS) -> Iterator[Portrait]:
+    """Let the signatures of a circuit change places among units of the same part of the depth.
 
     Args:
         own: The portrait; its structure stays.
         count: Number of portraits.
         seed: Of the permutations.
+        bands: Number of parts of the depth; with 1 any two units may change places.
 
     Yields:
         Portraits of the same units.
@@ -80,11 +81,12 @@ def reshuffled(own: Portrait, count: int, seed: int) -> Iterator[Portrait]:
         [False, True]
     """
     require_is("own", own, Portrait)
+    require_number("bands", bands, least=1, whole=True)
     depth = own.depth
     rng = np.random.default_rng([require_index("seed", seed), 3])
     for _ in range(count):
         order = np.arange(len(own))
-        for third in range(BANDS):
-            places = np.flatnonzero(np.minimum(depth * BANDS, BANDS - 1).astype(int) == third)
+        for band in range(bands):
+            places = np.flatnonzero(np.minimum(depth * bands, bands - 1).astype(int) == band)
             order[places] = rng.permutation(places)
         yield dataclasses.replace(own, values=own.values[order], known=own.known[order])

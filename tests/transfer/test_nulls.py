@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hagd_jax.errors import InputError
+from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.transfer import compare, lookalikes, reshuffled
 from hagd_jax.transfer.compare import OTHERS, SHUFFLED
 from hagd_jax.units import Space, Unit
@@ -78,6 +78,10 @@ def test_signatures_stay_within_a_third_of_the_depth():
         assert sorted(row.tobytes() for row in other.values) == sorted(before)
         orders.add(other.values.tobytes())
     assert len(orders) > 25
+    anywhere = {other.values[0].tobytes() for other in reshuffled(own, 60, seed=1, bands=1)}
+    assert anywhere == set(before)
+    with pytest.raises(ConfigError, match="bands"):
+        next(reshuffled(own, 1, seed=1, bands=0))
 
 
 def test_a_circuit_is_nearer_to_its_like_than_chance():
