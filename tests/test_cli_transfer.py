@@ -105,11 +105,24 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(
     assert not out.exists()
 
 
-def test_a_file_that_names_no_model_needs_one(runs, tmp_path, capsys):
+def test_a_run_whose_model_is_not_found_needs_one(runs, tmp_path, capsys):
     text = (runs / "one" / "circuit.json").read_text()
     Path(tmp_path / "circuit.json").write_text(text)
-    assert hagd(tmp_path / "circuit.json", runs / "two") == 2
-    assert "--models FIRST SECOND" in " ".join(capsys.readouterr().err.split())
-    (tmp_path / "config.json").write_text('{"model": 3}')
-    assert hagd(tmp_path, runs / "two") == 2
-    assert "--models FIRST SECOND" in " ".join(capsys.readouterr().err.split())
+    for record in (None, {"model": 3}, {"model": "nobody/knows-it"}, {}):
+        if record is not None:
+            (tmp_path / "config.json").write_text(json.dumps(record))
+        assert hagd(tmp_path / "circuit.json", runs / "two") == 2
+        assert "--models FIRST SECOND" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_with_other_weights_is_refused(runs, tmp_path, capsys):
+    text = (runs / "one" / "circuit.json").read_text()
+    Path(tmp_path / "circuit.json").write_text(text)
+    record = {"model": str(runs / "model"), "weights": "00c0ffee"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out") == 2
+    assert "those of the run, '00c0ffee'" in " ".join(capsys.readouterr().err.split())
+    # The model that a run trained comes before the name that it keeps.
+    (tmp_path / "model").symlink_to(runs / "model")
+    (tmp_path / "config.json").write_text(json.dumps({"model": "nobody/knows-it"}))
+    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out", *SMALL) == 0

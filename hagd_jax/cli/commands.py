@@ -73,7 +73,7 @@ COMMANDS = {
     ),
     "transfer": Command(
         "Compare the circuits of one task in two models, unit by unit, and with chance.",
-        "hagd transfer runs/ioi runs/ioi-gemma --out runs/transfer",
+        "hagd transfer runs/ioi runs/ioi-again --out runs/transfer",
         "transfer", "Transfer", "run_transfer",
     ),
     "validate": Command(

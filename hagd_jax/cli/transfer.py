@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.markup import escape
 
-from hagd_jax import parallel, pipeline, tasks, transfer
+from hagd_jax import models, parallel, pipeline, tasks, transfer
 from hagd_jax.brief import quoted
 from hagd_jax.causal import Circuit
 from hagd_jax.causal.circuit_file import require_name
@@ -38,8 +38,8 @@ class Transfer:
     Attributes:
         first: Run folder of `hagd extract`, or the circuit.json of one.
         second: The same task's, usually in another model.
-        models: Both models: folders, .gguf files, presets or hub ids. By default those that the
-            runs name.
+        models: Both models: folders, .gguf files, presets or hub ids. By default the models that
+            runs trained, or those of the names that they keep.
         others: Runs of other tasks in the second model, which should resemble the first circuit
             less: the hardest null.
         twice: Further runs of the task in the second model, which should resemble the second
@@ -94,24 +94,26 @@ def run_transfer(command: Transfer, line: str = "", stop: Stop = never) -> Compa
     paths = (command.first, command.second, *command.others, *command.twice)
     circuits = {path: _circuit(path) for path in paths}
     _require_tasks(command, circuits)
-    sources = command.models or tuple(_model(path) for path in (command.first, command.second))
+    pair = (command.first, command.second)
+    sources = command.models or tuple(_model(path) for path in pair)
+    weights = tuple(_record(path).get("weights") for path in pair)
     require_writable(command.out)
     session = Session(command.devices, line, stop)
     with pipeline.only_writer(command.out, wait=command.wait):
-        return _transfer(command, session, circuits, sources)
+        return _transfer(command, session, circuits, list(zip(sources, weights, strict=True)))
 
 
 def _transfer(
-    command: Transfer, session: Session, circuits: dict[Path, Circuit], sources: tuple[str, ...]
+    command: Transfer, session: Session, circuits: dict[Path, Circuit], sources: list[tuple]
 ) -> Comparison:
     """Measure the circuits of the first model, then those of the second, and compare them."""
     several = 2 + len(command.others) + len(command.twice) + command.random + command.permuted
     with bars(stop=session.stop) as progress:
         bench = _Bench(command, progress, several)
-        model = session.model(sources[0], command.dtype)
+        model = _loaded(session, *sources[0], command.dtype)
         own = digest(model)
         first = bench.measured(model, circuits[command.first])
-        model = session.model(sources[1], command.dtype)
+        model = _loaded(session, *sources[1], command.dtype)
         circuit = circuits[command.second]
         second = bench.measured(model, circuit)
         nulls = {
@@ -198,18 +200,34 @@ def _circuit(path: Path) -> Circuit:
     return Circuit.load(path / "circuit.json" if path.is_dir() else path)
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """What a run says of itself; nothing where a circuit's file stands alone."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json_object(config) if config.exists() else {}
+
+
 def _model(path: Path) -> str:
-    """The model that a run names."""
+    """Where the model of a run is: what it trained, a folder or a preset of the name it keeps."""
     folder = path if path.is_dir() else path.parent
-    if not (folder / "config.json").exists():
-        raise InputError("model of a circuit", got=f"no config.json in {named(folder)}",
-                         expected="a run folder of `hagd extract`",
-                         mend="Say which with --models FIRST SECOND.")  # fmt: skip
-    found = read_json_object(folder / "config.json").get("model")
-    if not isinstance(found, str) or not found:
-        raise CheckpointError(named(folder / "config.json"), got=f"model {quoted(found)}",
-                              expected="the model's name",
-                              mend="Say which with --models FIRST SECOND.")  # fmt: skip
+    if (folder / "model").is_dir():
+        return str(folder / "model")
+    found = _record(path).get("model")
+    if isinstance(found, str) and (found in models.presets() or Path(found).exists()):
+        return found
+    raise InputError(
+        f"model of {named(path)}", got=f"the name {quoted(found)}" if found else "no name",
+        expected="one that a preset, a folder or a file has",
+        mend="Say where the models are with --models FIRST SECOND.",
+    )  # fmt: skip
+
+
+def _loaded(session: Session, source: str, weights: Any, dtype: str) -> LanguageModel:
+    """Load a model, and refuse other weights than those of the run."""
+    found = session.model(source, dtype)
+    if isinstance(weights, str) and dtype == "float32" and digest(found) != weights:
+        raise InputError(f"model {source}", got=f"weights {digest(found)}",
+                         expected=f"those of the run, {quoted(weights)}",
+                         mend="Say where the models are with --models FIRST SECOND.")  # fmt: skip
     return found
 
 
