@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         tasks,
         testbeds,
         transcoders,
+        transfer,
         units,
     )
     from hagd_jax.pipeline import ExtractConfig, extract
@@ -50,6 +51,7 @@ __all__ = [
     "tasks",
     "testbeds",
     "transcoders",
+    "transfer",
     "units",
 ]
 _FLAGSHIP = ("ExtractConfig", "extract")

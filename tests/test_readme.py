@@ -57,6 +57,8 @@ def folder(tmp_path_factory):
         patch.setenv("HAGD_CACHE", str(folder / "cache"))
         save_tiny(Path("smollm2-135m"))
         save_tiny(Path("llama-2-7b"))
+        Path("google").mkdir()
+        save_tiny(Path("google/gemma-3-270m"))
         cache(tasks.parity(10), d_model=16, n_heads=2)
         # 130 nodes: 2 heads and 128 features.
         cache(tasks.small_algorithm("modular_addition", p=53), d_model=64, n_heads=2)

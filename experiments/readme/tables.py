@@ -23,6 +23,7 @@ from experiments.readme import (
     real,
     smollm2,
     stages,
+    transfer,
     units,
 )  # fmt: skip
 from experiments.readme import transcoders as trained
@@ -34,7 +35,7 @@ START, END = "<!-- results -->\n", "<!-- /results -->"
 ROWS = [
     row
     for part in (machines.ROWS, real.ROWS, trained.ROWS, machines.LAST, attribution.ROWS,
-                 judge.ROWS, method.ROWS, units.ROWS, faults.ROWS)
+                 judge.ROWS, method.ROWS, units.ROWS, transfer.ROWS, faults.ROWS)
     for row in part.items()
 ]  # fmt: skip
 

@@ -71,6 +71,11 @@ COMMANDS = {
         "--out runs/transcoder",
         "train_transcoder", "TrainTranscoder", "run_train_transcoder",
     ),
+    "transfer": Command(
+        "Compare the circuits of one task in two models, unit by unit, and with chance.",
+        "hagd transfer runs/ioi runs/ioi-again --out runs/transfer",
+        "transfer", "Transfer", "run_transfer",
+    ),
     "validate": Command(
         "Test the claims about a circuit, under ablations that it was not found with.",
         "hagd validate --circuit runs/ioi/circuit.json --model smollm2-135m",

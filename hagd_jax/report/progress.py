@@ -46,11 +46,12 @@ WORDS = {
     "repair": "Repairing the circuit",
     "select": "Choosing the circuit",
     "describe": "Describing units",
+    "portrait": "Measuring circuits",
     "curve": "Sweeping sizes",
 }
 # Stages whose steps differ too much for the first ones to say how long the others take: a judge
 # measures all ablations before the first is done, and ends early where one decides.
-UNEVEN = frozenset({"describe", "judge"})
+UNEVEN = frozenset({"describe", "judge", "portrait"})
 # Seconds between two lines about the same stage.
 EVERY = 30.0
 Stop = Callable[[], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.traverse_util
 import jax
@@ -65,7 +65,9 @@ def scrambled(case: Case, seed: int) -> Case:
     return case._replace(model=case.model.replace(params=params), truth=truth)
 
 
-def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
+def hidden_in(
+    case: Case, config: DecoderConfig, seed: int, layers: Sequence[int] | None = None
+) -> Case:
     """Embed a case in a larger model whose other heads and neurons are never read.
 
     Cases have none of the options that a forward pass knows beyond GPT-2's, such as windows, soft
@@ -78,12 +80,14 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
         case: Without norms.
         config: Of the larger model: without norms, with learned positions and a bias on the logits.
         seed: Of the weights that are added.
+        layers: Those of the larger model that the case's layers become, ascending; its first ones
+            if None.
 
     Returns:
-        The case; its units keep their places. `scrambled` moves them.
+        The case; its units keep their places in their layers. `scrambled` moves them.
 
     Raises:
-        InputError: If the case does not fit.
+        InputError: If the case does not fit, or there are no such layers.
         ConfigError: If the larger model has such an option.
 
     Example:
@@ -97,9 +101,11 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
     _require_room(case.name, small, config)
     flat = flax.traverse_util.flatten_dict(case.model.params, sep="/")
     own = {path: np.asarray(value) for path, value in flat.items()}
+    rows = _require_layers(case.name, small, config, layers)
     params = zeros(config)
     for path, value in own.items():
-        params[path][tuple(map(slice, value.shape))] = value
+        inside = tuple(map(slice, value.shape))
+        params[path][(rows, *inside[1:]) if path.startswith("blocks/") else inside] = value
     params["unembed/bias"][small.vocab_size :] = _NEVER
     if small.scale_attn and not config.scale_attn:
         for path in ("blocks/attn/q/kernel", "blocks/attn/q/bias"):
@@ -110,7 +116,22 @@ def hidden_in(case: Case, config: DecoderConfig, seed: int) -> Case:
     words = [tokenizer.token(i).strip() for i in range(small.vocab_size)]
     words += [f"unused{i}" for i in range(small.vocab_size, config.vocab_size)]
     model = LanguageModel(written(params), config, tokenizer=Tokenizer.words(words), name=case.name)
-    return case._replace(model=model)
+    truth = {name: frozenset(Node(node.kind, rows[node.layer], node.index) for node in nodes)
+             for name, nodes in case.truth.items()}  # fmt: skip
+    return case._replace(model=model, truth=truth)
+
+
+def _require_layers(
+    name: str, small: DecoderConfig, wide: DecoderConfig, layers: Sequence[int] | None
+) -> list[int]:
+    """The layers that a case's become."""
+    if layers is None:
+        return list(range(small.n_layers))
+    rows = [require_index("layers", layer, wide.n_layers) for layer in layers]
+    if len(rows) != small.n_layers or sorted(set(rows)) != rows:
+        raise InputError(f"layers of case {name}", got=str(rows)[:80],
+                         expected=f"{small.n_layers} layers, ascending")  # fmt: skip
+    return rows
 
 
 def _require_room(name: str, small: DecoderConfig, wide: DecoderConfig) -> None:

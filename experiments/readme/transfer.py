@@ -1,0 +1,44 @@
+"""Make the README's rows about transfer between models; see `readme/tables.py`."""
+
+from __future__ import annotations
+
+from experiments.readme.rows import Row, Rows
+
+_KNOWN = "transfer/known.py"
+_WHAT = {
+    "programs": "Known circuits beside the same computation in a larger model, permuted",
+    "roles": "Models written by hand in the blocks of four families",
+}
+
+
+def known(result: dict) -> list[Row]:
+    """Make the rows of matching where it is known which units correspond."""
+    made: list[Row] = []
+    for part, what in _WHAT.items():
+        rows = [row for row in result["rows"] if row["part"] == part and row["known"]]
+        total = sum(row["known"] for row in rows)
+        if not total:
+            continue
+        share = {name: sum(row[name] for row in rows) / total
+                 for name in ("right", "right_by_role", "right_permuted")}  # fmt: skip
+        chance = sum(row["known"] / row["among"] for row in rows) / total
+        made.append(
+            (f"{what}: units matched with their counterpart, {total:,} in {len(rows)} pairs",
+             f"{share['right']:.1%} (by roles alone {share['right_by_role']:.1%}, with signatures "
+             f"permuted {share['right_permuted']:.1%}, chance {chance:.1%})", "≥ 90%", _KNOWN)
+        )  # fmt: skip
+    made += [_alike(row) for row in result["rows"] if row["part"] == "alike"]
+    return made
+
+
+def _alike(row: dict) -> Row:
+    """One behaviour in two families beside two behaviours."""
+    own, others = row["similarity"], row["of_others"]
+    return (f"The same models, seed {row['seed']}: similarity of one behaviour in two families, "
+            "and of two behaviours",
+            f"AUROC {row['auroc']:.3f}; {row['same']} pairs, median {own[0]:.2f}, least "
+            f"{own[1]:.2f}; {row['others']} pairs, median {others[0]:.2f}, most {others[1]:.2f}",
+            "≥ .95", _KNOWN)  # fmt: skip
+
+
+ROWS: Rows = {"transfer_known": known}

@@ -1,0 +1,1 @@
+"""Compare circuits of different models, and carry them from one to another."""

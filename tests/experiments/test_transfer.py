@@ -1,0 +1,35 @@
+"""Matching where the truth is known, at a small scale."""
+
+import numpy as np
+
+from experiments.readme import transfer as table
+from experiments.transfer import known
+
+
+def test_units_whose_counterparts_are_known_are_matched(places, read, monkeypatch):
+    monkeypatch.setattr(known, "STYLES", ("plain", "gpt2"))
+    config = known.Config(**places, programs=("either",), behaviours=("names", "find"), seeds=(0,))
+    known.main(config)
+    rows = read("transfer_known")["rows"]
+    pairs = [row for row in rows if row["part"] != "alike"]
+    assert {row["of"] for row in pairs} == {"either", "names", "find"}
+    for row in pairs:
+        assert row["right"] == row["known"] == row["units"] > 1
+        assert 0 <= row["right_permuted"] < row["units"]
+        assert row["similarity"] > 0.6
+    (alike,) = [row for row in rows if row["part"] == "alike"]
+    # Two behaviours in two styles: two pairs of one behaviour, two of different ones.
+    assert (alike["same"], alike["others"], alike["auroc"]) == (2, 2, 1.0)
+    made = table.known(read("transfer_known"))
+    assert len(made) == 3
+    assert "100.0% (by roles" in made[0][1]
+    # Finished cells are not measured again.
+    monkeypatch.setattr(known, "pairs", None)
+    known.main(config)
+
+
+def test_a_plan_that_matches_nothing_is_right_in_nothing():
+    class Nothing:
+        plan = np.zeros((2, 2))
+
+    assert known.right(Nothing, ("a", "b"), ("a", "b")) == 0

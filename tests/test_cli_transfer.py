@@ -1,0 +1,128 @@
+"""`hagd transfer`: two circuits compared from the terminal, and what it refuses."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hagd_jax import models
+from hagd_jax.causal import Circuit
+from hagd_jax.cli import main
+from hagd_jax.units import tree
+from tests.adder import make_adder
+
+SMALL = ["--portrait.prompts", "16", "--portrait.rows", "16"]
+
+
+def hagd(*words):
+    """Run a command; return its exit status."""
+    try:
+        main(["transfer", *map(str, words)])
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """An adder, and folders with circuits of it: two of addition, and one of another task."""
+    place = tmp_path_factory.mktemp("transfer")
+    model = make_adder()
+    models.save(model, place / "model")
+    for name, units, task in (
+        ("one", ["head 0.0", "head 0.1", "neuron 0.1"], "modular_addition"),
+        ("two", ["head 0.0", "head 0.1", "mlp 0"], "modular_addition"),
+        ("other", ["head 0.2"], "parity"),
+    ):
+        (place / name).mkdir()
+        circuit = Circuit.of_units(tree(model), units, model=model.name, task=task)
+        circuit.save(place / name / "circuit.json")
+        (place / name / "config.json").write_text(json.dumps({"model": str(place / "model")}))
+    return place
+
+
+@pytest.fixture(scope="module")
+def compared(runs):
+    out = runs / "out"
+    more = ["--random", 2, "--permuted", "--twice", runs / "two"]
+    assert hagd(runs / "one", runs / "two", "--out", out, *more, *SMALL) == 0
+    return out
+
+
+def test_it_writes_who_corresponds_and_what_chance_gives(compared, runs):
+    found = json.loads((compared / "transfer.json").read_text())
+    assert [row["unit"] for row in found["units"]] == ["head 0.0", "head 0.1", "neuron 0.1"]
+    # One neuron does not do what the whole MLP does.
+    assert [row["partner"] for row in found["units"]] == ["head 0.0", "head 0.1", ""]
+    assert 0.3 < found["similarity"] < found["matched"] == pytest.approx(2 / 3)
+    assert set(found["nulls"]) == {"random circuits", "permuted weights", "signatures permuted"}
+    assert len(found["nulls"]["random circuits"]) == 2
+    assert found["ceiling"] == [pytest.approx(1, abs=1e-6)]
+    page = (compared / "transfer.html").read_text()
+    for words in ("Who corresponds", "head 0.1 and head 0.1", "permuted weights", "p is the"):
+        assert words in page
+    assert page.count('class="link"') == 2
+
+
+def test_again_it_reads_what_it_measured(compared, runs, capsys):
+    before = json.loads((compared / "transfer.json").read_text())
+    files = {path: path.stat().st_mtime_ns for path in (compared / "portraits").iterdir()}
+    assert len(files) == 5
+    path = sorted(files)[0]
+    path.write_bytes(path.read_bytes()[:-10])  # this one is measured again
+    more = ["--random", 2, "--permuted", *SMALL]
+    assert hagd(runs / "one", runs / "two", "--out", compared, *more) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "It is measured again" in said
+    assert "Both circuits are of one model" in said
+    assert re.search(r"head 0\.1 head 0\.1 \d\.\d\d", said)
+    after = json.loads((compared / "transfer.json").read_text())
+    assert after["plan"] == before["plan"]
+    assert after["similarity"] == pytest.approx(before["similarity"], abs=1e-6)
+    same = [other for other in files if other != path]
+    assert all(other.stat().st_mtime_ns == files[other] for other in same)
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("expected one of 'modular_addition'", ["one", "other"][::-1]),
+        ("belong to --twice", ["one", "two", "--others", "one"]),
+        ("as the second circuit", ["one", "two", "--twice", "other"]),
+        ("expected both, or neither", ["one", "two", "--models", "m"]),
+        ("expected 0 circuits or more", ["one", "two", "--random", "-1"]),
+        ("nowhere", ["one", "nowhere"]),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(
+    runs, tmp_path, capsys, monkeypatch, words, more
+):
+    monkeypatch.chdir(runs)
+    out = tmp_path / "out"
+    assert hagd(*more, "--out", out) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_a_run_whose_model_is_not_found_needs_one(runs, tmp_path, capsys):
+    text = (runs / "one" / "circuit.json").read_text()
+    Path(tmp_path / "circuit.json").write_text(text)
+    for record in (None, {"model": 3}, {"model": "nobody/knows-it"}, {}):
+        if record is not None:
+            (tmp_path / "config.json").write_text(json.dumps(record))
+        assert hagd(tmp_path / "circuit.json", runs / "two") == 2
+        assert "--models FIRST SECOND" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_with_other_weights_is_refused(runs, tmp_path, capsys):
+    text = (runs / "one" / "circuit.json").read_text()
+    Path(tmp_path / "circuit.json").write_text(text)
+    record = {"model": str(runs / "model"), "weights": "00c0ffee"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out") == 2
+    assert "those of the run, '00c0ffee'" in " ".join(capsys.readouterr().err.split())
+    # The model that a run trained comes before the name that it keeps.
+    (tmp_path / "model").symlink_to(runs / "model")
+    (tmp_path / "config.json").write_text(json.dumps({"model": "nobody/knows-it"}))
+    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out", *SMALL) == 0
