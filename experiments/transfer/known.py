@@ -124,10 +124,8 @@ def matched(first: tuple, second: tuple, seed: int) -> Row:
 def right(found: transfer.Match, own: tuple[str, ...], theirs: tuple[str, ...]) -> int:
     """Count the units that are matched with one that has their label."""
     best = found.plan.argmax(1)
-    return sum(
-        name in theirs and found.plan[i, best[i]] > 0 and theirs[best[i]] == name
-        for i, name in enumerate(own)
-    )
+    matched = found.plan.max(1) > 0
+    return sum(bool(matched[i]) and theirs[best[i]] == name for i, name in enumerate(own))
 
 
 def roles(behaviour: str, seed: int, runs: Path) -> dict[str, tuple]:

@@ -104,16 +104,19 @@ def run_transfer(command: Transfer, line: str = "", stop: Stop = never) -> Compa
 
 
 def _transfer(
-    command: Transfer, session: Session, circuits: dict[Path, Circuit], sources: list[tuple]
+    command: Transfer,
+    session: Session,
+    circuits: dict[Path, Circuit],
+    sources: list[tuple[str, Any]],
 ) -> Comparison:
     """Measure the circuits of the first model, then those of the second, and compare them."""
     several = 2 + len(command.others) + len(command.twice) + command.random + command.permuted
     with bars(stop=session.stop) as progress:
         bench = _Bench(command, progress, several)
-        model = _loaded(session, *sources[0], command.dtype)
+        model = _loaded(session, sources[0], command.dtype)
         own = digest(model)
         first = bench.measured(model, circuits[command.first])
-        model = _loaded(session, *sources[1], command.dtype)
+        model = _loaded(session, sources[1], command.dtype)
         circuit = circuits[command.second]
         second = bench.measured(model, circuit)
         nulls = {
@@ -221,8 +224,9 @@ def _model(path: Path) -> str:
     )  # fmt: skip
 
 
-def _loaded(session: Session, source: str, weights: Any, dtype: str) -> LanguageModel:
-    """Load a model, and refuse other weights than those of the run."""
+def _loaded(session: Session, known: tuple[str, Any], dtype: str) -> LanguageModel:
+    """Load the model of a run, and refuse other weights than those that the run names."""
+    source, weights = known
     found = session.model(source, dtype)
     if isinstance(weights, str) and dtype == "float32" and digest(found) != weights:
         raise InputError(f"model {source}", got=f"weights {digest(found)}",

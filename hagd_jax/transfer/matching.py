@@ -89,7 +89,8 @@ class Match:
     def __str__(self) -> str:
         """Return a table: a line for each unit of the first circuit."""
         rows = self.partners()
-        wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        wide = [max(map(len, names)) for names in ([one for one, *_ in rows],
+                                                   [other for _, other, _ in rows])]  # fmt: skip
         lines = [
             f"similarity {self.similarity:.2f}, {self.matched:.0%} of the units matched",
             *map(_words, (self.first, self.second)),
@@ -203,11 +204,11 @@ def _carried(first: Portrait, second: Portrait, plan: np.ndarray) -> np.ndarray:
                        (_by_source(first.shares).T, _by_source(second.shares).T)):  # fmt: skip
         # Column i of `own` says what share of unit i's edges each other one has.
         carried, theirs = step.T @ own[:, 1:-1], other[:, 1:-1]
-        overlap = np.minimum(carried[:, :, None], theirs[:, None, :]).sum(0)
+        overlap = np.stack([np.minimum(column[:, None], theirs).sum(0) for column in carried.T])
         # Two units without an edge of this kind agree.
         empty = (own[:, 1:-1].sum(0) == 0)[:, None] & (theirs.sum(0) == 0)
         parts.append(np.where(empty, 1.0, overlap))
-    return sum(parts) / 2
+    return (parts[0] + parts[1]) / 2
 
 
 def _by_source(shares: np.ndarray) -> np.ndarray:

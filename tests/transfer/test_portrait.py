@@ -10,10 +10,12 @@ import hagd_jax as hagd
 from hagd_jax.causal import Ablation, Circuit, Node, behaviour
 from hagd_jax.errors import ConfigError, InputError
 from hagd_jax.models import DecoderConfig, init
+from hagd_jax.parallel import make_mesh
 from hagd_jax.testbeds import role_case
 from hagd_jax.transfer import PortraitConfig, match, population, portrait
 from hagd_jax.transfer.structure import edge_shares
 from hagd_jax.units import UnitEdges, frame_of, neurons, wired
+from tests.models.noise import on_mesh
 
 CONFIG = PortraitConfig(prompts=32, batch_size=32)
 IDLE = ("inert", "first token")
@@ -88,6 +90,18 @@ def test_values_are_deviations_from_the_models_own_units(case, units):
     assert np.abs(found.values).max() <= 3
     some = population(case.model, case.prompts, dataclasses.replace(CONFIG, population=4))
     assert some.size == 4
+
+
+@pytest.mark.parametrize("mesh", ["data=4,model=2", "data=8"])
+def test_devices_do_not_matter(case, units, mesh):
+    expected = portrait(case.model, case.prompts, units, CONFIG)
+    found = portrait(on_mesh(case.model, make_mesh(mesh)), case.prompts, units, CONFIG)
+    assert found.units == expected.units
+    assert np.abs(expected.values).max() > 1
+    # Signatures are float32 sums over prompts and layers, in units of their deviation.
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-4)
+    np.testing.assert_allclose(found.shares, expected.shares, atol=1e-4)
+    assert match(expected, found).similarity == pytest.approx(1, abs=1e-4)
 
 
 def test_what_has_no_portrait_is_refused(case):
