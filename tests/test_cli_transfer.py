@@ -1,7 +1,9 @@
 """`hagd transfer`: two circuits compared from the terminal, and what it refuses."""
 
+import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,29 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(
     assert hagd(*more, "--out", out) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+@pytest.mark.parametrize("dictionary", ["neurons", "coder#1a2b3c4d", "neurons@a,b"])
+def test_units_without_signatures_are_refused(runs, tmp_path, capsys, dictionary):
+    """None at all, features of a transcoder, and units at a span."""
+    own = Circuit.load(runs / "other" / "circuit.json")
+    own = dataclasses.replace(own, task="modular_addition", grouping=None)
+    if dictionary == "neurons":
+        own = dataclasses.replace(own, nodes=(), scores=())
+    elif "@" in dictionary:
+        own = own.by_span(["a", "b"])
+    else:
+        own = dataclasses.replace(own, dictionary=dictionary)
+    own.save(tmp_path / "circuit.json")
+    assert hagd(runs / "one", tmp_path / "circuit.json", "--out", tmp_path / "out") == 2
+    assert "whole heads and neurons" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_pot_it_says_how_before_anything_is_measured(runs, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    assert hagd(runs / "one", runs / "two", "--out", tmp_path / "out") == 2
+    assert "pip install 'hagd-jax[transfer]'" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_whose_model_is_not_found_needs_one(runs, tmp_path, capsys):

@@ -41,4 +41,17 @@ def _alike(row: dict) -> Row:
             "≥ .95", _KNOWN)  # fmt: skip
 
 
-ROWS: Rows = {"transfer_known": known}
+def speed(result: dict) -> list[Row]:
+    """Make the row of the time of matching."""
+    said = []
+    for row in result["rows"]:
+        compared = row.get("compare_seconds")
+        more = "" if compared is None else f", with 99 permutations {compared:.1f} s"
+        said.append(f"{row['units']:,} units {row['match_seconds']:.2f} s{more}")
+    peak = max(row["peak_gb"] for row in result["rows"])
+    return [("Matching two circuits whose portraits are known",
+             f"{'; '.join(said)}; peak memory {peak:.1f} GB",
+             "150 units compared ≤ 60 s, 1,000 matched ≤ 600 s", "transfer/speed.py")]  # fmt: skip
+
+
+ROWS: Rows = {"transfer_known": known, "transfer_speed": speed}

@@ -28,7 +28,9 @@ from hagd_jax.report.progress import Bars, Stop, bars, never
 from hagd_jax.tasks import Sizes
 from hagd_jax.transfer import Comparison, MatchConfig, Portrait, PortraitConfig
 from hagd_jax.transfer.compare import OTHERS, PERMUTED, RANDOM
+from hagd_jax.transfer.transport import solver
 from hagd_jax.units import neurons
+from hagd_jax.units.dictionary import NEURONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,7 @@ def run_transfer(command: Transfer, line: str = "", stop: Stop = never) -> Compa
                          mend="Pass --models FIRST SECOND.")  # fmt: skip
     if command.random < 0:
         raise InputError("random", got=command.random, expected="0 circuits or more")
+    solver()
     paths = (command.first, command.second, *command.others, *command.twice)
     circuits = {path: _circuit(path) for path in paths}
     _require_tasks(command, circuits)
@@ -199,8 +202,15 @@ def _kept(path: Path, make: Callable[[], Portrait]) -> Portrait:
 
 
 def _circuit(path: Path) -> Circuit:
-    """The circuit of a run, or of a file."""
-    return Circuit.load(path / "circuit.json" if path.is_dir() else path)
+    """The circuit of a run, or of a file; one of units that have signatures."""
+    found = Circuit.load(path / "circuit.json" if path.is_dir() else path)
+    if found.dictionary != NEURONS or not len(found):
+        raise InputError(
+            f"circuit {named(path)}", got=f"{len(found)} units of {quoted(found.dictionary)}",
+            expected="one or more of whole heads and neurons",
+            mend="Signatures exist for these, and for units made of them.",
+        )  # fmt: skip
+    return found
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def transport(problem: Problem, mass: float) -> np.ndarray:
         >>> transport(own, 2 / 3).round(2).tolist()
         [[0.33, 0.0], [0.0, 0.33], [0.0, 0.0]]
     """
-    solve = _solver()
+    solve = solver()
     plan = np.outer(problem.p, problem.q)
     plan *= mass / plan.sum()
     for _ in range(_STEPS):
@@ -110,8 +110,12 @@ def _cheapest(solve: Any, cost: np.ndarray, problem: Problem, mass: float) -> np
     return np.asarray(found)[:n, :m]
 
 
-def _solver() -> Any:
-    """POT's solver of transport problems."""
+def solver() -> Any:
+    """Return POT's solver of transport problems; ask for it before what takes long.
+
+    Raises:
+        MissingDependencyError: If POT is not installed.
+    """
     try:
         import ot
     except ImportError as error:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.readme import transfer as table
-from experiments.transfer import known
+from experiments.transfer import known, speed
 
 
 def test_units_whose_counterparts_are_known_are_matched(places, read, monkeypatch):
@@ -26,6 +26,17 @@ def test_units_whose_counterparts_are_known_are_matched(places, read, monkeypatc
     # Finished cells are not measured again.
     monkeypatch.setattr(known, "pairs", None)
     known.main(config)
+
+
+def test_matches_are_timed(places, read):
+    speed.main(speed.Config(**places, sizes=(4, 9), compared=5))
+    small, large = read("transfer_speed")["rows"]
+    assert (small["units"], large["units"]) == (4, 9)
+    assert small["compare_seconds"] > small["match_seconds"] > 0
+    assert "compare_seconds" not in large
+    assert large["right"] > 0.5
+    ((_, said, *_),) = table.speed(read("transfer_speed"))
+    assert said.startswith("4 units 0.0")
 
 
 def test_a_plan_that_matches_nothing_is_right_in_nothing():
