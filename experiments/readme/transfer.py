@@ -8,6 +8,7 @@ _KNOWN = "transfer/known.py"
 _WHAT = {
     "programs": "Known circuits beside the same computation in a larger model, permuted",
     "roles": "Models written by hand in the blocks of four families",
+    "blocks": "The same, with neurons of a layer and role as one unit",
 }
 
 
@@ -21,7 +22,7 @@ def known(result: dict) -> list[Row]:
             continue
         share = {name: sum(row[name] for row in rows) / total
                  for name in ("right", "right_by_role", "right_permuted")}  # fmt: skip
-        chance = sum(row["known"] / row["among"] for row in rows) / total
+        chance = sum(row["chance"] for row in rows) / total
         made.append(
             (f"{what}: units matched with their counterpart, {total:,} in {len(rows)} pairs",
              f"{share['right']:.1%} (by roles alone {share['right_by_role']:.1%}, with signatures "
@@ -34,8 +35,9 @@ def known(result: dict) -> list[Row]:
 def _alike(row: dict) -> Row:
     """One behaviour in two families beside two behaviours."""
     own, others = row["similarity"], row["of_others"]
-    return (f"The same models, seed {row['seed']}: similarity of one behaviour in two families, "
-            "and of two behaviours",
+    what = _WHAT[row["of"]]
+    return (f"{what}, seed {row['seed']}: similarity of one behaviour in two families, and of two "
+            "behaviours",
             f"AUROC {row['auroc']:.3f}; {row['same']} pairs, median {own[0]:.2f}, least "
             f"{own[1]:.2f}; {row['others']} pairs, median {others[0]:.2f}, most {others[1]:.2f}",
             "≥ .95", _KNOWN)  # fmt: skip

@@ -4,21 +4,24 @@
     python -m experiments.transfer.known
     python -m experiments.transfer.known --parts roles --behaviours names subject
 
-Two kinds of pairs of models in which each unit of the one has a known counterpart in the other:
+Pairs of models in which units of the one have a known counterpart in the other:
 
     programs  models of `testbeds.known_cases`, compiled programs among them, beside the same
               computation in a model with more layers, heads, neurons and a wider stream: in other
               layers, its heads and neurons permuted, its stream turned;
     roles     models of `testbeds.role_case`, written by hand in the blocks of GPT-2, GPT-NeoX,
               Llama and of a model without norms, with other places and strengths: units of one role
-              correspond;
-    alike     the same models, every behaviour beside every other one: how often two models of one
-              behaviour, in different blocks, are more similar than two of different behaviours.
+              correspond. What a whole MLP does in one model two neurons do in another;
+    blocks    the same models, where neurons of one layer and role are one unit, as what a circuit
+              keeps of an MLP is by default. Neurons of a layer are one unit in programs, too;
+    alike     the models of `roles` and of `blocks`, every behaviour beside every other one: how
+              often two models of one behaviour, of different families, are more similar than two of
+              different behaviours.
 
-Neurons of a layer are one unit in programs. Every pair is matched by roles and structure, by roles
+Every pair is matched by roles and structure, by roles
 alone, and with the signatures of the second circuit permuted (the null, ten times); a match is
-right where a unit that has counterparts is matched with one of them. Chance is one over the number
-of units of the second circuit. Pairs in which that is one unit say nothing and are left out.
+right where a unit that has counterparts is matched with one of them. Chance is the share of the
+second circuit's units that are. Pairs in which that has one unit say nothing and are left out.
 
 Takes a few minutes a behaviour and half a minute a program on two CPU cores, nearly all of it
 compiling. Writes results/transfer_known.json; a stopped run continues.
@@ -37,16 +40,23 @@ from experiments.common.cells import Row, measure_cells
 from experiments.common.script import Places, run
 from hagd_jax import transfer
 from hagd_jax.causal import Node, auroc
-from hagd_jax.models import LanguageModel
-from hagd_jax.testbeds import Case, hidden_in, known_cases, known_names, role_case, scrambled
+from hagd_jax.testbeds import (
+    Case,
+    RoleCase,
+    hidden_in,
+    known_cases,
+    known_names,
+    role_case,
+    scrambled,
+)
 from hagd_jax.testbeds.role_models import BEHAVIOURS
 from hagd_jax.testbeds.sketch import STYLES
 from hagd_jax.transfer import MatchConfig, Portrait, PortraitConfig
-from hagd_jax.units import Unit, neurons
+from hagd_jax.units import Unit
 from hagd_jax.units import tree as tree_of
 from hagd_jax.units.unit import CLUSTER, MLP, ranges_of
 
-Part = Literal["programs", "roles", "alike"]
+Part = Literal["programs", "roles", "blocks", "alike"]
 # The larger model: two more layers, between those of the case.
 LARGER = {"n_layers": 6, "d_model": 96, "n_heads": 6, "n_kv_heads": 6, "d_mlp": 72}
 LAYERS = (0, 2, 3, 5)
@@ -79,16 +89,17 @@ def main(config: Config) -> None:
     if "programs" in config.parts:
         cells += [{"part": "programs", "of": name, "seed": 0}
                   for name in config.programs or known_names()]  # fmt: skip
-    if "roles" in config.parts:
-        cells += [{"part": "roles", "of": name, "seed": seed}
-                  for name in config.behaviours for seed in config.seeds]  # fmt: skip
-    if "alike" in config.parts:
-        cells += [{"part": "alike", "of": "roles", "seed": seed} for seed in config.seeds]
+    for part in ("roles", "blocks"):
+        if part in config.parts:
+            cells += [{"part": part, "of": name, "seed": seed}
+                      for name in config.behaviours for seed in config.seeds]  # fmt: skip
+        if "alike" in config.parts:
+            cells += [{"part": "alike", "of": part, "seed": seed} for seed in config.seeds]
 
     def measure(cell: Row) -> list[Row]:
         if cell["part"] == "alike":
-            return [alike(config.behaviours, cell["seed"], config.runs)]
-        return pairs(cell, config.runs)
+            return [alike(config, cell["of"], cell["seed"])]
+        return pairs(cell, config.runs / "transfer_known")
 
     measure_cells("transfer_known", cells, measure, config,
                   varied=("parts", "programs", "behaviours", "seeds"))  # fmt: skip
@@ -97,7 +108,8 @@ def main(config: Config) -> None:
 def pairs(cell: Row, runs: Path) -> list[Row]:
     """Match all pairs of a cell, in both directions."""
     name, seed = cell["of"], cell["seed"]
-    made = programs(name) if cell["part"] == "programs" else roles(name, seed, runs)
+    part = cell["part"]
+    made = programs(name) if part == "programs" else roles(name, seed, runs / part)
     return [
         {"first": one, "second": other} | matched(made[one], made[other], cell["seed"])
         for one, other in itertools.permutations(made, 2)
@@ -113,7 +125,9 @@ def matched(first: tuple, second: tuple, seed: int) -> Row:
     null = [right(transfer.match(one, shuffled), own, theirs)
             for shuffled in transfer.reshuffled(other, SHUFFLES, seed, bands=1)]  # fmt: skip
     return {
-        "units": len(own), "among": len(theirs), "known": sum(name in theirs for name in own),
+        "units": len(own), "among": len(theirs),
+        "known": sum(name in theirs for name in own),
+        "chance": sum(theirs.count(name) for name in own) / len(theirs),
         "right": right(found, own, theirs), "right_by_role": right(alone, own, theirs),
         "right_permuted": float(np.mean(null)), "similarity": round(found.similarity, 4),
         "roles": round(found.role_similarity, 4),
@@ -133,22 +147,34 @@ def roles(behaviour: str, seed: int, runs: Path) -> dict[str, tuple]:
     made = {}
     for style in STYLES:
         case = role_case(behaviour, style, seed)
-        names = [name for name, role in case.roles.items() if role not in IDLE]
-        path = runs / "transfer_known" / f"{behaviour}-{style}-{seed}.safetensors"
+        units = units_of(case, blocks=runs.name == "blocks")
+        path = runs / f"{behaviour}-{style}-{seed}.safetensors"
         if path.exists():
             own = transfer.load_portrait(path)
         else:
-            own = transfer.portrait(case.model, case.prompts, names, HOW)
+            own = transfer.portrait(case.model, case.prompts, list(units), HOW)
             path.parent.mkdir(parents=True, exist_ok=True)
             transfer.save_portrait(own, path)
-        made[style] = own, tuple(case.roles[name] for name in names)
+        made[style] = own, tuple(units.values())
     return made
 
 
-def alike(behaviours: tuple[str, ...], seed: int, runs: Path) -> Row:
+def units_of(case: RoleCase, *, blocks: bool) -> dict[Unit, str]:
+    """The units of a case that do something, with their roles; with `blocks` neurons together."""
+    own = {name: role for name, role in case.roles.items() if role not in IDLE}
+    tree, groups = tree_of(case.model), dict[tuple, list[Unit]]()
+    for name, role in own.items():
+        unit = tree.unit(name)
+        key = (unit.layers, role) if blocks and unit.kind == "neuron" else (name, role)
+        groups.setdefault(key, []).append(unit)
+    return {together(units): role for (_, role), units in groups.items()}
+
+
+def alike(config: Config, part: str, seed: int) -> Row:
     """Compare all models of one seed that have other blocks, whatever they do."""
-    every = [(name, style, own[0]) for name in behaviours
-             for style, own in roles(name, seed, runs).items()]  # fmt: skip
+    folder = config.runs / "transfer_known" / part
+    every = [(name, style, own[0]) for name in config.behaviours
+             for style, own in roles(name, seed, folder).items()]  # fmt: skip
     similar, same = [], []
     for (name, style, one), (also, other, two) in itertools.combinations(every, 2):
         if style != other:
@@ -182,20 +208,18 @@ def shown(case: Case, label: dict[int, str]) -> tuple[Portrait, tuple[str, ...]]
     parts: dict[str, list[Node]] = {}
     for i, own in label.items():
         parts.setdefault(own, []).extend(case.truth[str(i)])
-    units = [unit_of(case.model, nodes) for nodes in parts.values()]
+    tree = tree_of(case.model)
+    units = [together([tree.unit(f"{node.kind} {node.layer}.{node.index}") for node in nodes])
+             for nodes in parts.values()]  # fmt: skip
     return transfer.portrait(case.model, case.prompts, units, HOW), tuple(parts)
 
 
-def unit_of(model: LanguageModel, nodes: list[Node]) -> Unit:
+def together(leaves: list[Unit]) -> Unit:
     """A head, a neuron, or neurons of a layer as one unit."""
-    tree, space = tree_of(model), neurons(model).space
-    leaves = [tree.unit(f"{node.kind} {node.layer}.{node.index}") for node in nodes]
     if len(leaves) == 1:
         return leaves[0]
     places = np.sort(np.concatenate([unit.places() for unit in leaves]))
-    layer = nodes[0].layer
-    assert len(places) < space.features
-    return Unit(CLUSTER, (layer, layer), 0, MLP, ranges_of(places))
+    return Unit(CLUSTER, leaves[0].layers, 0, MLP, ranges_of(places))
 
 
 if __name__ == "__main__":
