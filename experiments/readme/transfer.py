@@ -56,4 +56,18 @@ def speed(result: dict) -> list[Row]:
              "150 units compared ≤ 60 s, 1,000 matched ≤ 600 s", "transfer/speed.py")]  # fmt: skip
 
 
-ROWS: Rows = {"transfer_known": known, "transfer_speed": speed}
+def calibrated(result: dict) -> list[Row]:
+    """Make the row of p-values of circuits that share nothing."""
+    (row,) = result["rows"]
+    return [(f"{row['pairs']} pairs of random circuits of {row['units']} units, of "
+             f"{row['models']} models: p-values uniform, and pairs more similar than a circuit is "
+             "to itself on other prompts",
+             f"Kolmogorov-Smirnov p {row['ks']:.2f}, at most .05 in {row['at_05']:.1%}; "
+             f"{row['above']} pairs", "> 0.01, none", "transfer/calibrated.py")]  # fmt: skip
+
+
+ROWS: Rows = {
+    "transfer_known": known,
+    "transfer_calibrated": calibrated,
+    "transfer_speed": speed,
+}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.readme import transfer as table
-from experiments.transfer import known, speed
+from experiments.transfer import calibrated, known, speed
 
 
 def test_units_whose_counterparts_are_known_are_matched(places, read, monkeypatch):
@@ -38,6 +38,22 @@ def test_matches_are_timed(places, read):
     assert large["right"] > 0.5
     ((_, said, *_),) = table.speed(read("transfer_speed"))
     assert said.startswith("4 units 0.0")
+
+
+def test_p_values_of_what_shares_nothing(places, read, monkeypatch):
+    monkeypatch.setattr(calibrated, "STYLES", ("plain",))
+    config = calibrated.Config(**places, behaviours=("names", "find"), pairs=12, units=3)
+    calibrated.main(config)
+    (row,) = read("transfer_calibrated")["rows"]
+    assert (row["pairs"], row["models"]) == (12, 2)
+    assert 0 <= row["above"] <= 2
+    assert row["ks"] > 1e-3
+    rng = np.random.default_rng(0)
+    ranks = [calibrated.p_value(rng, rng.random(20)) for _ in range(400)]
+    assert abs(np.mean(np.array(ranks) <= 0.25) - 0.25) < 0.07
+    assert calibrated.p_value(rng, np.arange(20.0)) > 0.95  # the least similar of all
+    assert calibrated.p_value(rng, -np.arange(20.0)) <= 0.05
+    assert len(table.calibrated(read("transfer_calibrated"))) == 1
 
 
 def test_a_plan_that_matches_nothing_is_right_in_nothing():
