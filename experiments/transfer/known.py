@@ -109,7 +109,7 @@ def pairs(cell: Row, runs: Path) -> list[Row]:
     """Match all pairs of a cell, in both directions."""
     name, seed = cell["of"], cell["seed"]
     part = cell["part"]
-    made = programs(name) if part == "programs" else roles(name, seed, runs / part)
+    made = (programs if part == "programs" else roles)(name, seed, runs / part)
     return [
         {"first": one, "second": other} | matched(made[one], made[other], cell["seed"])
         for one, other in itertools.permutations(made, 2)
@@ -148,15 +148,19 @@ def roles(behaviour: str, seed: int, runs: Path) -> dict[str, tuple]:
     for style in STYLES:
         case = role_case(behaviour, style, seed)
         units = units_of(case, blocks=runs.name == "blocks")
-        path = runs / f"{behaviour}-{style}-{seed}.safetensors"
-        if path.exists():
-            own = transfer.load_portrait(path)
-        else:
-            own = transfer.portrait(case.model, case.prompts, list(units), HOW)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            transfer.save_portrait(own, path)
+        own = kept(runs / f"{behaviour}-{style}-{seed}.safetensors", case, list(units))
         made[style] = own, tuple(units.values())
     return made
+
+
+def kept(path: Path, case: Case | RoleCase, units: list[Unit]) -> Portrait:
+    """Read a portrait, or measure it and keep it."""
+    if path.exists():
+        return transfer.load_portrait(path)
+    found = transfer.portrait(case.model, case.prompts, units, HOW)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    transfer.save_portrait(found, path)
+    return found
 
 
 def units_of(case: RoleCase, *, blocks: bool) -> dict[Unit, str]:
@@ -189,21 +193,22 @@ def alike(config: Config, part: str, seed: int) -> Row:
     }  # fmt: skip
 
 
-def programs(name: str) -> dict[str, tuple]:
+def programs(name: str, seed: int, runs: Path) -> dict[str, tuple]:
     """Portraits of a known model and of the same computation in a larger one."""
     (case,) = known_cases([name])
     # A truth of each unit by itself shows where it goes.
     nodes = sorted(case.truth["mean"])
     case = case._replace(truth={str(i): frozenset({node}) for i, node in enumerate(nodes)})
     config = dataclasses.replace(case.model.config, **LARGER)
-    number = known_names().index(name)
-    larger = scrambled(hidden_in(case, config, 1000 + number, LAYERS), 1000 + number)
+    number = 1000 * (1 + seed) + known_names().index(name)
+    larger = scrambled(hidden_in(case, config, number, LAYERS), number)
     label = {i: f"head {node.layer}.{node.index}" if node.kind == "head" else f"mlp {node.layer}"
              for i, node in enumerate(nodes)}  # fmt: skip
-    return {"known": shown(case, label), "larger": shown(larger, label)}
+    return {body: shown(own, label, runs / f"{number}-{body}.safetensors")
+            for body, own in (("known", case), ("larger", larger))}  # fmt: skip
 
 
-def shown(case: Case, label: dict[int, str]) -> tuple[Portrait, tuple[str, ...]]:
+def shown(case: Case, label: dict[int, str], path: Path) -> tuple[Portrait, tuple[str, ...]]:
     """The portrait of a case whose units are its heads, and what it has of each MLP."""
     parts: dict[str, list[Node]] = {}
     for i, own in label.items():
@@ -211,7 +216,7 @@ def shown(case: Case, label: dict[int, str]) -> tuple[Portrait, tuple[str, ...]]
     tree = tree_of(case.model)
     units = [together([tree.unit(f"{node.kind} {node.layer}.{node.index}") for node in nodes])
              for nodes in parts.values()]  # fmt: skip
-    return transfer.portrait(case.model, case.prompts, units, HOW), tuple(parts)
+    return kept(path, case, units), tuple(parts)
 
 
 def together(leaves: list[Unit]) -> Unit:

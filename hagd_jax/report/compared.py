@@ -117,7 +117,7 @@ def plan_svg(found: Match) -> str:
     plan = plan_of(found)
     if plan is None:
         return ""
-    heads = [_words(own) for own in (found.first, found.second)]
+    heads = [inert(_words(own), 30) for own in (found.first, found.second)]
     made = environment().get_template("plan.svg").render(plan=plan, heads=heads)
     return made.strip() + "\n"
 
@@ -149,9 +149,11 @@ def compared_table(found: Comparison, rows: int = 40) -> Table:
     table.add_column("similarity", justify="right")
     partners = match.partners()
     for one, other, value in partners[:rows]:
-        table.add_row(Text(one), Text(other or "-"), f"{value:.2f}" if other else "")
+        table.add_row(one, other or "-", f"{value:.2f}" if other else "")
     if len(partners) > rows:
         table.add_row(f"and {len(partners) - rows} more", "", "")
+    for name in match.left_over()[:rows]:
+        table.add_row("-", name, "")
     return table
 
 

@@ -16,7 +16,8 @@ from hagd_jax.transfer.compare import OTHERS, PERMUTED, RANDOM, SHUFFLED
 
 _MEANING = {
     OTHERS: "Circuits of other tasks in the second model: what any two circuits have in common.",
-    RANDOM: "Random circuits of the second model, of the second circuit's kinds, sizes and layers.",
+    RANDOM: "Random circuits of the second model, of the second circuit's kinds, sizes and layers; "
+    "whole blocks stay what they are.",
     PERMUTED: "The second circuit's units in the second model with its weights permuted.",
     SHUFFLED: "The second circuit, in which signatures change places within a third of the depth.",
 }
@@ -49,6 +50,7 @@ def transfer_page(
              f"{percent(match.matched, 0)} of their units are matched.")  # fmt: skip
     return render(
         "transfer", title=f"{heads[0]} and {heads[1]}", claim=claim, heads=heads,
+        structure=match.weight > 0, left_over=match.left_over(),
         plan=plan_of(match), rows=rows(found), partners=match.partners(), islands={}, facts=facts,
         config=json.dumps(config or {}, indent=2),
     )  # fmt: skip
@@ -66,7 +68,8 @@ def rows(found: Comparison) -> list[tuple[str, str, str, str]]:
     made = [("the other circuit", "The two circuits.", f"{found.match.similarity:.2f}", "")]
     for name, values in found.nulls.items():
         if values:
-            made.append((name, _MEANING.get(name, ""), f"{np.mean(values):.2f}",
+            count = f"{len(values)} of them, the most similar {max(values):.2f}."
+            made.append((name, f"{_MEANING.get(name, '')} {count}", f"{np.mean(values):.2f}",
                          probability(found.p_value(name))))  # fmt: skip
     if found.ceiling:
         made.append(("found twice", "Circuits of one task in one model: the most to expect.",

@@ -31,7 +31,7 @@ def carried_scores(circuit: Portrait, among: Portrait, count: int) -> np.ndarray
         (N,) from 0 to 1.
 
     Raises:
-        InputError: If there are not as many units.
+        InputError: If there are not as many units, or they were measured on another task.
         MissingDependencyError: If POT is not installed.
 
     Example:
@@ -45,6 +45,9 @@ def carried_scores(circuit: Portrait, among: Portrait, count: int) -> np.ndarray
     """
     require_is("circuit", circuit, Portrait)
     require_is("among", among, Portrait)
+    if circuit.task != among.task:
+        raise InputError("portraits", got=f"of {circuit.task!r} and of {among.task!r}",
+                         expected="of one task")  # fmt: skip
     n, total = len(circuit), len(among)
     if not 0 < require_index("count", count) <= total:
         raise InputError("count", got=count, expected=f"1 to {total} units")
@@ -74,7 +77,8 @@ def carry(
         A circuit of the other model, which has seen what both portraits have.
 
     Raises:
-        InputError: If there are not as many units, or they are none of the tree.
+        InputError: If there are not as many units that resemble one of the circuit's, or they are
+            none of the tree.
         MissingDependencyError: If POT is not installed.
 
     Example:
@@ -88,6 +92,10 @@ def carry(
     """
     require_is("tree", tree, UnitTree)
     scores = carried_scores(circuit, among, count)
+    able = int((scores > 0).sum())
+    if able < count:
+        raise InputError("count", got=count, expected=f"at most {able} units, which is how many "
+                         "resemble one of the circuit's")  # fmt: skip
     best = np.sort(np.argsort(-scores, kind="stable")[:count])
     return Circuit.of_units(
         tree, [among.units[i] for i in best], scores[best].tolist(),

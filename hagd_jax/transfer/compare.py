@@ -10,7 +10,14 @@ import numpy as np
 
 from hagd_jax.brief import one_line
 from hagd_jax.causal import permutation_p
-from hagd_jax.errors import InputError, require_config, require_index, require_is, require_list
+from hagd_jax.errors import (
+    InputError,
+    require_config,
+    require_index,
+    require_is,
+    require_list,
+    shown,
+)
 from hagd_jax.transfer.config import MatchConfig
 from hagd_jax.transfer.matching import Match, match
 from hagd_jax.transfer.nulls import reshuffled
@@ -74,6 +81,7 @@ class Comparison:
             "second": {"model": found.second.model, "task": found.second.task},
             "similarity": found.similarity, "roles": found.role_similarity,
             "structure": found.structure_similarity, "matched": found.matched, "units": units,
+            "unmatched": list(found.left_over()),
             "names": [list(found.first.names), list(found.second.names)],
             "plan": found.plan.tolist(), "pairs": found.pairs.tolist(),
             "nulls": {name: list(values) for name, values in self.nulls.items()},
@@ -155,12 +163,24 @@ def compare(
                          expected="of one task",
                          mend="Pass the second among `nulls`, as other tasks, or set "
                          "`control`.")  # fmt: skip
-    others = {name: require_list(name, own, "portraits") for name, own in (nulls or {}).items()}
+    others, pairs = _portraits(nulls or {}), require_list("twice", twice, "pairs of portraits")
     if shuffles:
         others[SHUFFLED] = list(reshuffled(second, shuffles, seed))
     alike = lambda one, other: match(one, other, config).similarity  # noqa: E731
     return Comparison(
         match(first, second, config),
         {name: tuple(alike(first, other) for other in own) for name, own in others.items()},
-        tuple(alike(*pair) for pair in twice),
+        tuple(alike(*pair) for pair in pairs),
     )
+
+
+def _portraits(nulls: Any) -> dict[str, list[Portrait]]:
+    """Name → portraits, checked."""
+    if not isinstance(nulls, Mapping) or SHUFFLED in nulls:
+        raise InputError("nulls", got=shown(nulls), expected="names with portraits; "
+                         f"{SHUFFLED!r} is measured by itself")  # fmt: skip
+    found = {name: require_list(name, own, "portraits") for name, own in nulls.items()}
+    for name, own in found.items():
+        for each in own:
+            require_is(f"portraits of {name}", each, Portrait)
+    return found

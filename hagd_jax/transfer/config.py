@@ -19,8 +19,9 @@ class PortraitConfig:
         rows: Synthetic prompts.
         population: Most heads and MLPs of the model by whose signatures those of units are
             standardised; of more, that many are drawn.
-        edges: Most pairs of units whose edge is measured, by closing it alone; of more, those whose
-            edges have the largest gradients. With 0 there is no structure.
+        edges: Most pairs of units whose edges are measured, by closing them alone; a circuit with
+            more is refused, since shares of some of them would mislead. With 0 there is no
+            structure.
         ablations: What closed edges, and everything outside the circuit, carry: effects are
             averaged over these ablations.
         batch_size: Prompts in one call.
@@ -39,7 +40,7 @@ class PortraitConfig:
     prompts: int = 32
     rows: int = 96
     population: int = 128
-    edges: int = 1024
+    edges: int = 4096
     ablations: tuple[str, ...] = ("counterfactual", "mean")
     batch_size: int = 16
     seed: int = 0
@@ -59,8 +60,8 @@ class MatchConfig:
     """Configure how the units of two circuits are matched.
 
     Attributes:
-        structure: Weight of the structure, beside that of the roles; 0 for roles alone, 1 for
-            structure alone.
+        structure: Weight of the structure, beside that of the roles: from 0, for roles alone, to
+            below 1.
         least: Pairs that are less similar than this stay unmatched.
         steps: Numbers of units to match that are tried: all of the smaller circuit's, and shares of
             them in equal steps down.
@@ -78,6 +79,6 @@ class MatchConfig:
     steps: int = 10
 
     def __post_init__(self):
-        require_number("structure", self.structure, least=0, most=1)
+        require_number("structure", self.structure, least=0, below=1)
         require_number("least", self.least, least=0, below=1)
         require_number("steps", self.steps, least=1, whole=True)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from hagd_jax.brief import one_line
-from hagd_jax.errors import require_config, require_is
+from hagd_jax.errors import InputError, require_config, require_is
 from hagd_jax.transfer.config import MatchConfig
 from hagd_jax.transfer.portrait import Portrait
 from hagd_jax.transfer.transport import Problem, transport
@@ -15,8 +15,8 @@ from hagd_jax.transfer.transport import Problem, transport
 # Each of the two nodes that every circuit has, the embedding and the logits, weighs as much as all
 # units do together divided by this, on both sides: they are matched with each other.
 _ANCHOR = 10.0
-# More than any pair costs.
-_NEVER = 10.0
+# More than any pair costs, and gains.
+_NEVER = 100.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class Match:
         plan: (n, m) how much of the units is matched with each other: the rows of an n-unit circuit
             sum to at most 1/n, its columns to at most 1/m.
         roles: (n, m) similarity of roles, from 0 to 1, see `role_similarity`.
-        structures: (n, m) similarity of structures under the plan, see `structure_similarity`; None
-            if a portrait has no structure.
+        structures: (n, m) similarity of structures of the pairs in the plan, see
+            `structure_similarity`; None if the portraits have no structure.
         weight: Of the structure, from `MatchConfig.structure`; 0 if there is none.
     """
 
@@ -53,7 +53,7 @@ class Match:
     @property
     def similarity(self) -> float:
         """Return Σ plan · pairs, from 0 to 1: what is unmatched counts 0."""
-        return float((self.plan * self.pairs).sum())
+        return min(float((self.plan * self.pairs).sum()), 1.0)
 
     @property
     def role_similarity(self) -> float:
@@ -68,7 +68,12 @@ class Match:
     @property
     def matched(self) -> float:
         """Return the share of the units that is matched."""
-        return float(self.plan.sum())
+        return min(float(self.plan.sum()), 1.0)
+
+    def left_over(self) -> tuple[str, ...]:
+        """Name the units of the second circuit that are unmatched."""
+        taken = self.plan.max(0) > 1e-9
+        return tuple(name for name, own in zip(self.second.names, taken, strict=True) if not own)
 
     def partners(self) -> tuple[tuple[str, str, float], ...]:
         """List for each unit of the first circuit the one it is matched with most.
@@ -98,6 +103,8 @@ class Match:
         for own, other, value in rows:
             told = f"{other:{wide[1]}}  {value:.2f}" if other else "unmatched"
             lines.append(f"{own:{wide[0]}}  {told}")
+        if self.left_over():
+            lines.append(f"unmatched in the second: {', '.join(self.left_over())}")
         return "\n".join(lines)
 
 
@@ -108,8 +115,9 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
     being shares of edges, over plans that match a given share of the units (Chapel et al., 2020,
     arXiv:2002.08276; Vayer et al., 2019, arXiv:1811.02834). Several shares are tried, each
     plan loses its pairs that are less similar than `least`, and that with the largest
-    Σ T · (similarity − `least`) is taken: a unit that nothing resembles stays unmatched. Embedding
-    and logits are matched with each other.
+    Σ T · (similarity − `least`) is taken: a unit that no other one resembles in role and structure
+    stays unmatched, as does one whose like is taken. Embedding and logits are matched with each
+    other.
 
     Args:
         first: Portrait of n units.
@@ -120,6 +128,7 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
         The match.
 
     Raises:
+        InputError: If one portrait has structure, the other has none, and it has a weight.
         MissingDependencyError: If POT is not installed.
 
     Example:
@@ -136,8 +145,12 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
     require_is("second", second, Portrait)
     require_config("config", config, MatchConfig)
     roles = role_similarity(first, second)
-    both = first.shares is not None and second.shares is not None
-    weight = config.structure if both else 0.0
+    both = [own.shares is not None for own in (first, second)]
+    if config.structure and both[0] != both[1]:
+        raise InputError("portraits", got="structure in one of two", expected="in both or neither",
+                         mend="Measure both in one way, or compare roles alone "
+                         "(MatchConfig(structure=0)).")  # fmt: skip
+    weight = config.structure if all(both) else 0.0
     nothing = np.zeros((len(first), len(second)))
     best, gain = _matched(first, second, nothing, roles, weight), 0.0
     for plan in _plans(first, second, roles, weight, config.steps):
@@ -155,7 +168,9 @@ def role_similarity(first: Portrait, second: Portrait) -> np.ndarray:
     """Compare what units do: 1 − d²/2, at least 0.
 
     d² is the mean squared difference of two signatures, in standard deviations, over the columns
-    that both units know. It is 2 on average for two units drawn at random, and 0 for equal ones.
+    that both units know. It is about 2 for two units drawn at random, and 0 for equal ones. What an
+    MLP has no value for, such as attention, does not count where one of two units has no heads;
+    units without a column in common are not similar.
 
     Args:
         first: Portrait of n units.
@@ -167,7 +182,7 @@ def role_similarity(first: Portrait, second: Portrait) -> np.ndarray:
     both = (first.known[:, None] & second.known[None]).astype(np.float64)
     apart = (first.values[:, None] - second.values[None]) ** 2 * both
     mean = apart.sum(-1) / np.maximum(both.sum(-1), 1)
-    return np.clip(1 - mean / 2, 0, 1)
+    return np.where(both.any(-1), np.clip(1 - mean / 2, 0, 1), 0)
 
 
 def structure_similarity(first: Portrait, second: Portrait, plan: np.ndarray) -> np.ndarray:
@@ -184,7 +199,7 @@ def structure_similarity(first: Portrait, second: Portrait, plan: np.ndarray) ->
         plan: (n, m) of their match.
 
     Returns:
-        (n, m) from 0 to 1.
+        (n, m) from 0 to 1; 0 for pairs that are not in the plan.
     """
     there = _carried(first, second, plan)
     back = _carried(second, first, plan.T)
@@ -204,10 +219,12 @@ def _carried(first: Portrait, second: Portrait, plan: np.ndarray) -> np.ndarray:
                        (_by_source(first.shares).T, _by_source(second.shares).T)):  # fmt: skip
         # Column i of `own` says what share of unit i's edges each other one has.
         carried, theirs = step.T @ own[:, 1:-1], other[:, 1:-1]
-        overlap = np.stack([np.minimum(column[:, None], theirs).sum(0) for column in carried.T])
+        rows, columns = np.nonzero(plan)
+        overlap = np.zeros((n, m))
+        overlap[rows, columns] = np.minimum(carried[:, rows], theirs[:, columns]).sum(0)
         # Two units without an edge of this kind agree.
         empty = (own[:, 1:-1].sum(0) == 0)[:, None] & (theirs.sum(0) == 0)
-        parts.append(np.where(empty, 1.0, overlap))
+        parts.append(np.where(empty & (plan > 0), 1.0, overlap))
     return (parts[0] + parts[1]) / 2
 
 
@@ -234,8 +251,8 @@ def _plans(
     units = 1 - 2 / (_ANCHOR + 2)
     anchor = (1 - units) / 2
     p, q = (np.concatenate([[anchor], np.full(k, units / k), [anchor]]) for k in (n, m))
-    cost = np.full((n + 2, m + 2), _NEVER)
-    cost[0, 0] = cost[-1, -1] = 0
+    cost = np.full((n + 2, m + 2), _NEVER / (1 - weight))
+    cost[0, 0] = cost[-1, -1] = -_NEVER / (1 - weight)
     cost[1:-1, 1:-1] = 1 - roles
     # Edges are few among all pairs: as many times as there are units, they count as roles do.
     scale = float(np.sqrt(np.sqrt((n + 2) * (m + 2))))

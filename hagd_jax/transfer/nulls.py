@@ -82,6 +82,7 @@ def reshuffled(own: Portrait, count: int, seed: int, bands: int = BANDS) -> Iter
     """
     require_is("own", own, Portrait)
     require_number("bands", bands, least=1, whole=True)
+    require_number("count", count, least=0, whole=True)
     depth = own.depth
     rng = np.random.default_rng([require_index("seed", seed), 3])
     for _ in range(count):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hagd_jax.causal import Circuit, Wiring
-from hagd_jax.errors import InputError, require_config, require_is
+from hagd_jax.errors import InputError, require_config, require_is, require_list
 from hagd_jax.models import LanguageModel
 from hagd_jax.roles import NAMES, SignatureConfig
 from hagd_jax.roles.signature import read_prompts
@@ -16,7 +16,13 @@ from hagd_jax.tasks.definition import Task
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.tasks.seen import Seen, look
 from hagd_jax.transfer.config import PortraitConfig
-from hagd_jax.transfer.population import Population, measured, population, stand_ins
+from hagd_jax.transfer.population import (
+    FAR,
+    Population,
+    measured,
+    population,
+    stand_ins,
+)
 from hagd_jax.transfer.structure import edge_shares
 from hagd_jax.units import Unit, neurons
 from hagd_jax.units import tree as tree_of
@@ -72,9 +78,31 @@ class Portrait:
             if found.shape != shape:
                 raise InputError(f"{name} of a portrait", got=f"shape {found.shape}",
                                  expected=f"{shape}")  # fmt: skip
+            if found.dtype.kind not in "fb":
+                raise InputError(f"{name} of a portrait", got=str(found.dtype)[:40],
+                                 expected="an array of numbers")  # fmt: skip
             if not np.isfinite(found).all():
                 raise InputError(f"{name} of a portrait", got="NaN or infinity",
                                  expected="finite numbers")  # fmt: skip
+            object.__setattr__(self, name, found)
+        self._require_possible()
+
+    def _require_possible(self) -> None:
+        """Refuse numbers that no measurement gives, and names that are no line of text."""
+        far, shares = np.abs(self.values).max(), self.shares
+        bad = ""
+        if np.asarray(self.known).dtype != bool:
+            bad = "`known` that is not bool"
+        elif far > FAR + 1e-6:
+            bad = f"a value of {far:.3g} deviations"
+        elif self.depth.min() < 0 or self.depth.max() > 1:
+            bad = "a depth outside 0 to 1"
+        elif shares is not None and (shares.min() < 0 or shares.sum(0).max() > 1 + 1e-6):
+            bad = "shares below 0, or that sum to more than 1"
+        elif not all(isinstance(name, str) and name.isprintable() for name in self.names):
+            bad = "a name that is not printable"
+        if bad:
+            raise InputError("portrait", got=bad, expected="what `portrait` measures")
 
     def __len__(self) -> int:
         return len(self.units)
@@ -120,16 +148,17 @@ def portrait(
     require_is("task", task, Task, Prompts)
     require_config("config", config, PortraitConfig)
     units = stand_ins(model) if circuit is None else _units(model, circuit)
-    found = measured(model, task, units, config)
-    if among is None:
-        among = Population.of(found) if circuit is None else population(model, task, config)
-    require_is("among", among, Population)
-    seen, shares = found.seen | among.seen, None
-    if config.edges and circuit is not None:
+    seen, shares = Seen.nothing(), None
+    if config.edges and circuit is not None and units:
         prompts = read_prompts(model, task, SignatureConfig(config.split, config.prompts))
         shares = edge_shares(model, prompts, units, config)
         name = {"split": config.split, "task": task.name} if isinstance(task, Task) else {}
         seen |= look(prompts, ablation=config.ablations, model=model, dictionary=NEURONS, **name)
+    found = measured(model, task, units, config)
+    if among is None:
+        among = Population.of(found) if circuit is None else population(model, task, config)
+    require_is("among", among, Population)
+    seen |= found.seen | among.seen
     if isinstance(circuit, Circuit | Wiring):
         seen |= circuit.seen
     name = task.name if isinstance(task, Task) else ""
@@ -161,6 +190,8 @@ def _units(model: LanguageModel, circuit: object) -> tuple[Unit, ...]:
                              mend="Compare the circuit that was split.")  # fmt: skip
         circuit.check_model(neurons(model))
         return circuit.units
-    listed = [circuit] if isinstance(circuit, str | Unit) else list(circuit)  # type: ignore
+    if isinstance(circuit, str | Unit):
+        circuit = [circuit]
+    listed = require_list("circuit", circuit, "a circuit, or units or their names")
     tree = tree_of(model)
     return tuple(unit if isinstance(unit, Unit) else tree.unit(unit) for unit in listed)

@@ -18,6 +18,7 @@ from hagd_jax.roles import NAMES
 from hagd_jax.tasks.seen import Seen
 from hagd_jax.transfer.portrait import Portrait
 from hagd_jax.units import Unit
+from hagd_jax.units.unit import HEAD, INNER
 
 FORMAT = "hagd_jax portrait 1"
 _ABOUT = "portrait"
@@ -107,7 +108,7 @@ def load_portrait(path: str | Path) -> Portrait:
         units = tuple(_unit(own) for own in record.units)
         return Portrait(
             units, tuple(own.name for own in record.units),
-            _floats(arrays["values"]), arrays["known"].astype(bool),
+            _floats(arrays["values"]), _bools(arrays["known"]),
             _floats(arrays["shares"]) if "shares" in arrays else None, _floats(arrays["depth"]),
             record.model, record.task, Seen.from_json(record.seen),
         )  # fmt: skip
@@ -116,12 +117,21 @@ def load_portrait(path: str | Path) -> Portrait:
 
 
 def _unit(own: _Unit) -> Unit:
-    """A unit whose leaves are ranges apart from each other."""
+    """A unit of a kind that exists, whose leaves are ranges apart from each other."""
+    if own.kind not in (*INNER, HEAD, "neuron") or own.layers[0] > own.layers[1]:
+        raise InputError("unit of a portrait", got=f"a {own.kind[:20]} of layers {own.layers}",
+                         expected="a head, a neuron or what is made of them")  # fmt: skip
     ends = [place for held in own.ranges for place in held]
     if not ends or ends != sorted(set(ends)):
         raise InputError(f"leaves of a {own.kind[:20]}", got=str(own.ranges)[:60],
                          expected="ascending ranges apart from each other")  # fmt: skip
     return Unit(own.kind, own.layers, own.index, own.block, own.ranges)
+
+
+def _bools(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.max(initial=0) > 1:
+        raise InputError("array of a portrait", got=str(array.dtype), expected="0 or 1")
+    return array.astype(bool)
 
 
 def _floats(array: np.ndarray) -> np.ndarray:

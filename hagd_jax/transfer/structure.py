@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hagd_jax.causal import Ablation, behaviour
+from hagd_jax.errors import InputError
 from hagd_jax.models import LanguageModel
-from hagd_jax.search.unit_edge_config import UnitEdgeConfig
-from hagd_jax.search.unit_edge_runs import Bench
 from hagd_jax.tasks.prompts import Prompts
 from hagd_jax.transfer.config import PortraitConfig
 from hagd_jax.units import Frame, Unit, UnitEdges, frame_of, neurons, wired
@@ -35,7 +34,7 @@ def edge_shares(
         logits. A column sums to 1, or is 0 where no edge into it has an effect.
 
     Raises:
-        InputError: If the model is a mixture of experts.
+        InputError: If there are more edges, or the model is a mixture of experts.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
@@ -46,18 +45,16 @@ def edge_shares(
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     frame = frame_of(neurons(model).space, units, model.config.parallel_residual)
-    parts = wired(model, frame)
     pairs, which = np.unique(frame.ends, axis=0, return_inverse=True)
-    which = which.ravel()
-    chosen = np.arange(len(pairs))
     if len(pairs) > config.edges:
-        how = UnitEdgeConfig(ablations=config.ablations, batch_size=config.batch_size)
-        slopes = np.abs(Bench(model, prompts, parts, how, None).gradients())
-        strength = np.bincount(which, slopes, len(pairs))
-        chosen = np.sort(np.argsort(-strength, kind="stable")[: config.edges])
-    rows = np.ones((1 + len(chosen), len(frame)), bool)
-    for row, pair in zip(rows[1:], chosen, strict=True):
-        row[which == pair] = False
+        raise InputError(
+            "circuit", got=f"{len(units)} units with {len(pairs):,} pairs that may be connected",
+            expected=f"at most {config.edges:,} pairs",
+            mend=f"Allow as many (--portrait.edges {len(pairs)}), or measure roles alone (0).",
+        )  # fmt: skip
+    parts = wired(model, frame)
+    rows = np.ones((1 + len(pairs), len(frame)), bool)
+    rows[1 + which.ravel(), np.arange(len(frame))] = False
     effect = np.zeros((len(units) + 2,) * 2)
     for name in config.ablations:
         found = behaviour(
@@ -66,7 +63,7 @@ def edge_shares(
             batch_size=config.batch_size,
         )  # fmt: skip
         metric = np.asarray(found.metric, np.float64)
-        effect[tuple(pairs[chosen].T)] += np.abs(metric[1:] - metric[:1]).mean(1)
+        effect[tuple(pairs.T)] += np.abs(metric[1:] - metric[:1]).mean(1)
     return _in_order(_shares(effect), frame, units)
 
 

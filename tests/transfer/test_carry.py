@@ -61,6 +61,13 @@ def test_counts_that_do_not_exist_are_refused():
         with pytest.raises(InputError, match="count"):
             carried_scores(own, every, count)
     assert carried_scores(own, every, 5).sum() > 0
+    with pytest.raises(InputError, match="of one task"):
+        carried_scores(own, dataclasses.replace(every, task="another"), 2)
+    far = [dataclasses.replace(one, values=np.full_like(one.values, sign))
+           for one, sign in ((own, 3.0), (every, -3.0))]  # fmt: skip
+    tree = hagd.units.tree(hagd.testbeds.hand_built()[0].model)
+    with pytest.raises(InputError, match="at most 0 units"):
+        carry(*far, tree, 2)
     with pytest.raises(InputError, match="tree"):
         carry(own, every, None, 2)
 
@@ -90,6 +97,9 @@ def test_files_that_hold_no_portrait_are_refused(tmp_path):
         "format": (arrays, {"portrait": texts["portrait"].replace("portrait 1", "portrait 9")}),
         "columns": (arrays, {"portrait": texts["portrait"].replace('"depth", ', "")}),
         "ranges": (arrays, {"portrait": texts["portrait"].replace("[0, 1]", "[1, 0]")}),
+        "0 or 1": (arrays | {"known": 7 * arrays["known"]}, texts),
+        "shares below 0": (arrays | {"shares": 5 * arrays["shares"]}, texts),
+        "a head, a neuron": (arrays, {"portrait": texts["portrait"].replace('"head"', '"limb"')}),
         "read as": (arrays, {"portrait": texts["portrait"][:-9]}),
     }
     for words, (some, record) in changed.items():
