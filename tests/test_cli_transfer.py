@@ -75,7 +75,7 @@ def test_again_it_reads_what_it_measured(compared, runs, capsys):
     path.write_bytes(path.read_bytes()[:-10])  # this one is measured again
     more = ["--random", 2, "--permuted", *SMALL]
     assert hagd(runs / "one", runs / "two", "--out", compared, *more) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join("".join(capsys.readouterr()).split())
     assert "It is measured again" in said
     assert "Both circuits are of one model" in said
     assert re.search(r"head 0\.1 head 0\.1 \d\.\d\d", said)
@@ -95,6 +95,7 @@ def test_again_it_reads_what_it_measured(compared, runs, capsys):
         ("expected both, or neither", ["one", "two", "--models", "m"]),
         ("expected 0 circuits or more", ["one", "two", "--random", "-1"]),
         ("nowhere", ["one", "nowhere"]),
+        ("xxx", ["x" * 5000, "one"]),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(
@@ -133,21 +134,75 @@ def test_without_pot_it_says_how_before_anything_is_measured(runs, capsys, monke
 def test_a_run_whose_model_is_not_found_needs_one(runs, tmp_path, capsys):
     text = (runs / "one" / "circuit.json").read_text()
     Path(tmp_path / "circuit.json").write_text(text)
-    for record in (None, {"model": 3}, {"model": "nobody/knows-it"}, {}):
+    for model in (None, 3, "nobody/knows-it", "", "x" * 5000):
+        record = None if model is None else {"model": model}
         if record is not None:
             (tmp_path / "config.json").write_text(json.dumps(record))
         assert hagd(tmp_path / "circuit.json", runs / "two") == 2
         assert "--models FIRST SECOND" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_model_with_other_weights_is_refused(runs, tmp_path, capsys):
+@pytest.mark.parametrize("place", ["first", "second", "--twice"])
+def test_a_model_with_other_weights_is_refused(runs, tmp_path, capsys, place):
     text = (runs / "one" / "circuit.json").read_text()
     Path(tmp_path / "circuit.json").write_text(text)
     record = {"model": str(runs / "model"), "weights": "00c0ffee"}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out") == 2
-    assert "those of the run, '00c0ffee'" in " ".join(capsys.readouterr().err.split())
-    # The model that a run trained comes before the name that it keeps.
+    words = {"first": [tmp_path, runs / "two"], "second": [runs / "one", tmp_path]}
+    three = [runs / "one", runs / "two", "--twice", tmp_path]
+    assert hagd(*words.get(place, three), "--out", tmp_path / "out", *SMALL) == 2
+    assert "the weights '00c0ffee'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_runs_of_another_dtype_are_taken_with_a_note(runs, tmp_path, capsys):
+    text = (runs / "one" / "circuit.json").read_text()
+    Path(tmp_path / "circuit.json").write_text(text)
+    record = {"model": str(runs / "model"), "weights": "00c0ffee", "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out", *SMALL) == 0
+    assert "the run had 'bfloat16', not float32" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_model_that_a_run_trained_comes_before_the_name_that_it_keeps(runs, tmp_path):
+    text = (runs / "one" / "circuit.json").read_text()
+    Path(tmp_path / "circuit.json").write_text(text)
     (tmp_path / "model").symlink_to(runs / "model")
     (tmp_path / "config.json").write_text(json.dumps({"model": "nobody/knows-it"}))
     assert hagd(tmp_path, runs / "two", "--out", tmp_path / "out", *SMALL) == 0
+
+
+def test_a_task_that_files_do_not_say_is_asked_for(runs, tmp_path, capsys):
+    own = Circuit.load(runs / "one" / "circuit.json")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        dataclasses.replace(own, task="").save(tmp_path / name / "circuit.json")
+    both = [tmp_path / "a", tmp_path / "b", "--models", runs / "model", runs / "model"]
+    out = ["--out", tmp_path / "out"]
+    assert hagd(*both, *out) == 2
+    assert "as --task NAME" in " ".join(capsys.readouterr().err.split())
+    assert hagd(*both, *out, "--task", "modular-addition", *SMALL) == 0
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_measured(
+    runs, tmp_path, capsys
+):
+    (tmp_path / "portraits").write_text("")
+    assert hagd(runs / "one", runs / "two", "--out", tmp_path, *SMALL) == 2
+    said = capsys.readouterr()
+    assert "Not a directory" in said.err
+    assert "Measuring" not in said.err
+
+
+def test_a_kept_portrait_of_another_circuit_is_not_taken(runs, compared, tmp_path):
+    """Whatever a file of the right name holds."""
+    folder = tmp_path / "portraits"
+    folder.mkdir()
+    kept = sorted((compared / "portraits").iterdir())
+    for path in kept:  # each has the content of another one
+        content = kept[(kept.index(path) + 1) % len(kept)].read_bytes()
+        (folder / path.name).write_bytes(content)
+    assert hagd(runs / "one", runs / "two", "--out", tmp_path, *SMALL) == 0
+    found = json.loads((tmp_path / "transfer.json").read_text())
+    before = json.loads((compared / "transfer.json").read_text())
+    assert found["names"] == before["names"]
+    assert found["similarity"] == pytest.approx(before["similarity"], abs=1e-6)

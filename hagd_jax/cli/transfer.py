@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from rich.markup import escape
@@ -40,8 +39,10 @@ class Transfer:
     Attributes:
         first: Run folder of `hagd extract`, or the circuit.json of one.
         second: The same task's, usually in another model.
-        models: Both models: folders, .gguf files, presets or hub ids. By default the models that
-            runs trained, or those of the names that they keep.
+        models: Both models: folders, .gguf files, presets or hub ids. By default a run's own model,
+            where it trained one, or what has the name that it keeps.
+        task: Task of both circuits, where their files do not say which: benchmarks need their file,
+            such as winogrande:dev.jsonl.
         others: Runs of other tasks in the second model, which should resemble the first circuit
             less: the hardest null.
         twice: Further runs of the task in the second model, which should resemble the second
@@ -63,6 +64,7 @@ class Transfer:
     first: tyro.conf.Positional[Path]
     second: tyro.conf.Positional[Path]
     models: tuple[str, ...] = ()
+    task: str = ""
     others: tuple[Path, ...] = ()
     twice: tuple[Path, ...] = ()
     random: int = 0
@@ -95,169 +97,209 @@ def run_transfer(command: Transfer, line: str = "", stop: Stop = never) -> Compa
         raise InputError("random", got=command.random, expected="0 circuits or more")
     solver()
     paths = (command.first, command.second, *command.others, *command.twice)
-    circuits = {path: _circuit(path) for path in paths}
-    _require_tasks(command, circuits)
-    pair = (command.first, command.second)
-    sources = command.models or tuple(_model(path) for path in pair)
-    weights = tuple(_record(path).get("weights") for path in pair)
+    runs = {path: _run(path) for path in paths}
+    _require_tasks(command, runs)
+    names = {run.circuit.task: _task(command, run, runs[command.second]) for run in runs.values()}
+    sources = command.models or tuple(_model(runs[path]) for path in paths[:2])
     require_writable(command.out)
     session = Session(command.devices, line, stop)
     with pipeline.only_writer(command.out, wait=command.wait):
-        return _transfer(command, session, circuits, list(zip(sources, weights, strict=True)))
+        require_writable(command.out / "portraits")
+        return _transfer(command, session, runs, _Bench(command, names, sources, len(paths)))
 
 
 def _transfer(
-    command: Transfer,
-    session: Session,
-    circuits: dict[Path, Circuit],
-    sources: list[tuple[str, Any]],
+    command: Transfer, session: Session, runs: dict[Path, _Run], bench: _Bench
 ) -> Comparison:
     """Measure the circuits of the first model, then those of the second, and compare them."""
-    several = 2 + len(command.others) + len(command.twice) + command.random + command.permuted
     with bars(stop=session.stop) as progress:
-        bench = _Bench(command, progress, several)
-        model = _loaded(session, sources[0], command.dtype)
-        own = digest(model)
-        first = bench.measured(model, circuits[command.first])
-        model = _loaded(session, sources[1], command.dtype)
-        circuit = circuits[command.second]
-        second = bench.measured(model, circuit)
+        bench.progress = progress
+        model = bench.loaded(session, 0, [runs[command.first]])
+        one, first = digest(model), bench.measured(model, runs[command.first].circuit)
+        rest = (command.second, *command.others, *command.twice)
+        model = bench.loaded(session, 1, [runs[path] for path in rest])
+        circuit = runs[command.second].circuit
+        second, *several = (bench.measured(model, runs[path].circuit) for path in rest)
+        cut = len(command.others)
         nulls = {
-            OTHERS: [bench.measured(model, circuits[path]) for path in command.others],
+            OTHERS: several[:cut],
             RANDOM: [bench.measured(model, circuit, seed) for seed in range(command.random)],
         }
         if command.permuted:
             nulls[PERMUTED] = [bench.measured(permuted(model), circuit)]
-        again = [bench.measured(model, circuits[path]) for path in command.twice]
-    if digest(model) == own:
-        show("Both circuits are of one model: their similarity is a ceiling.")
-    found = transfer.compare(
-        first, second, command.match,
-        nulls={name: some for name, some in nulls.items() if some},
-        twice=[(second, other) for other in again], control=command.control,
-    )  # fmt: skip
+        if digest(model) == one and not command.control:
+            progress.say("Both circuits are of one model.")
+        found = transfer.compare(
+            first, second, command.match,
+            nulls={name: some for name, some in nulls.items() if some},
+            twice=[(second, other) for other in several[cut:]], control=command.control,
+            progress=lambda done, total: progress.update("match", done, total),
+        )  # fmt: skip
     if parallel.is_main():
-        # The templates take a third of a second to import, so they are imported late.
-        from hagd_jax.report.transfer_page import transfer_page
-
-        record = found.to_json() | {"command": session.line}
-        write_atomic(command.out / "transfer.json",
-                     json.dumps(record, indent=1, allow_nan=False) + "\n")  # fmt: skip
-        page = command.out / "transfer.html"
-        config = {
-            name: dataclasses.asdict(getattr(command, name)) for name in ("portrait", "match")
-        }
-        write_atomic(page, transfer_page(found, session.facts(), config))
-        show(compared_table(found))
-        show(f"Report: {escape(str(page))}")
+        _write(command, session, found)
     return found
+
+
+def _write(command: Transfer, session: Session, found: Comparison) -> None:
+    """Write the record and the page, and print the table."""
+    # The templates take a third of a second to import, so they are imported late.
+    from hagd_jax.report.transfer_page import transfer_page
+
+    record = found.to_json() | {"command": session.line}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomic(command.out / "transfer.json", text)
+    config = {name: dataclasses.asdict(getattr(command, name)) for name in ("portrait", "match")}
+    page = command.out / "transfer.html"
+    write_atomic(page, transfer_page(found, session.facts(), config))
+    show(compared_table(found))
+    show(f"Report: {escape(str(page))}")
+
+
+class _Run(NamedTuple):
+    """A run that was named: its circuit, and what it says of its model."""
+
+    path: Path
+    circuit: Circuit
+    own: Path | None
+    model: Any
+    weights: Any
+    dtype: Any
 
 
 @dataclasses.dataclass
 class _Bench:
-    """It measures circuits, and keeps what it measured in the folder of the comparison."""
+    """It loads models and measures circuits, and keeps what it measured."""
 
     command: Transfer
-    progress: Bars
+    tasks: dict[str, str]
+    sources: tuple[str, ...]
     several: int
+    progress: Bars | None = None
     done: int = 0
     usual: dict[str, transfer.Population] = dataclasses.field(default_factory=dict)
 
-    def measured(self, model: LanguageModel, circuit: Circuit, seed: int | None = None) -> Portrait:
-        """The portrait of a circuit, or with a seed that of a random one like it."""
-        self.progress.update("portrait", self.done, self.several)
-        config = self.command.portrait
-        key = [circuit.to_json(), digest(model), repr(config), repr(self.command.sizes), seed]
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        found = _kept(self.command.out / "portraits" / f"{name}.safetensors",
-                      lambda: self._measured(model, circuit, seed))  # fmt: skip
-        self.done += 1
-        self.progress.update("portrait", self.done, self.several)
+    def loaded(self, session: Session, which: int, runs: list[_Run]) -> LanguageModel:
+        """Load a model, and refuse other weights than those of the runs."""
+        dtype = self.command.dtype
+        found = session.model(self.sources[which], dtype)
+        for run in runs:
+            if not isinstance(run.weights, str):
+                continue
+            if run.dtype != dtype:
+                show(f"The weights of {escape(named(run.path))} are not compared with the model's: "
+                     f"the run had {escape(quoted(run.dtype))}, not {dtype}.")  # fmt: skip
+            elif digest(found) != run.weights:
+                raise InputError(
+                    f"run {named(run.path)}", got=f"a model with the weights {quoted(run.weights)}",
+                    expected=f"{digest(found)}, those of {self.sources[which]}",
+                    mend="Name the model of the run with --models FIRST SECOND; the runs of "
+                    "--others and --twice are of the second.",
+                )  # fmt: skip
         return found
 
-    def _measured(self, model: LanguageModel, circuit: Circuit, seed: int | None) -> Portrait:
-        name = tasks.find(require_name(circuit.task))
-        task = tasks.task(name, model, sizes=self.command.sizes, seed=self.command.portrait.seed)
-        units: Any = circuit
+    def measured(self, model: LanguageModel, circuit: Circuit, seed: int | None = None) -> Portrait:
+        """The portrait of a circuit, or with a seed that of a random one like it."""
+        several = self.several + self.command.random + self.command.permuted
+        assert self.progress is not None
+        self.progress.update("portrait", self.done, several)
+        units = circuit.units
         if seed is not None:
-            units = transfer.lookalikes(neurons(model).space, circuit.units, seed)
+            units = transfer.lookalikes(neurons(model).space, units, seed)
+        config, task = self.command.portrait, self.tasks[circuit.task]
+        key = [circuit.to_json(), digest(model), repr(config), repr(self.command.sizes), task, seed]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        path = self.command.out / "portraits" / f"{name}.safetensors"
+        found = _kept(path)
+        if found is None or (found.units, found.model) != (units, model.name):
+            found = self._measured(model, circuit if seed is None else units, task)
+            if parallel.is_main():
+                transfer.save_portrait(found, path)
+        self.done += 1
+        self.progress.update("portrait", self.done, several)
+        return found
+
+    def _measured(self, model: LanguageModel, circuit: Any, name: str) -> Portrait:
+        config = self.command.portrait
+        task = tasks.task(name, model, sizes=self.command.sizes, seed=config.seed)
         at = f"{digest(model)} {name}"
         if at not in self.usual:
-            self.usual[at] = transfer.population(model, task, self.command.portrait)
-        return transfer.portrait(model, task, units, self.command.portrait, among=self.usual[at])
+            self.usual[at] = transfer.population(model, task, config)
+        return transfer.portrait(model, task, circuit, config, among=self.usual[at])
 
 
-def _kept(path: Path, make: Callable[[], Portrait]) -> Portrait:
-    """Read a portrait that was measured before, or measure it."""
-    if path.exists():
-        try:
-            return transfer.load_portrait(path)
-        except CheckpointError as error:
-            show(f"{escape(str(error))} It is measured again.")
-    found = make()
-    if parallel.is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        transfer.save_portrait(found, path)
-    return found
+def _kept(path: Path) -> Portrait | None:
+    """Read a portrait that was measured before."""
+    if not parallel.agree(path.exists()):
+        return None
+    try:
+        return transfer.load_portrait(path)
+    except CheckpointError as error:
+        show(f"{escape(str(error))} It is measured again.")
+        return None
 
 
-def _circuit(path: Path) -> Circuit:
-    """The circuit of a run, or of a file; one of units that have signatures."""
-    found = Circuit.load(path / "circuit.json" if path.is_dir() else path)
-    if found.dictionary != NEURONS or not len(found):
+def _run(path: Path) -> _Run:
+    """A run's circuit, of units that have signatures, and what its config.json says."""
+    folder = path if _exists(path) and path.is_dir() else path.parent
+    circuit = Circuit.load(path / "circuit.json" if folder == path else path)
+    if circuit.dictionary != NEURONS or not len(circuit):
         raise InputError(
-            f"circuit {named(path)}", got=f"{len(found)} units of {quoted(found.dictionary)}",
+            f"circuit {named(path)}", got=f"{len(circuit)} units of {quoted(circuit.dictionary)}",
             expected="one or more of whole heads and neurons",
             mend="Signatures exist for these, and for units made of them.",
         )  # fmt: skip
-    return found
+    config, own = folder / "config.json", folder / "model"
+    record = read_json_object(config) if config.exists() else {}
+    return _Run(path, circuit, own if own.is_dir() else None, record.get("model"),
+                record.get("weights"), record.get("dtype", "float32"))  # fmt: skip
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What a run says of itself; nothing where a circuit's file stands alone."""
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    return read_json_object(config) if config.exists() else {}
+def _exists(path: Path) -> bool:
+    """Tell whether there is such a path, also of names that are too long for one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
-def _model(path: Path) -> str:
-    """Where the model of a run is: what it trained, a folder or a preset of the name it keeps."""
-    folder = path if path.is_dir() else path.parent
-    if (folder / "model").is_dir():
-        return str(folder / "model")
-    found = _record(path).get("model")
-    if isinstance(found, str) and (found in models.presets() or Path(found).exists()):
+def _model(run: _Run) -> str:
+    """Where the model of a run is: what it trained, or what has the name that it keeps."""
+    if run.own is not None:
+        return str(run.own)
+    found = run.model
+    if isinstance(found, str) and found and (found in models.presets() or _exists(Path(found))):
         return found
     raise InputError(
-        f"model of {named(path)}", got=f"the name {quoted(found)}" if found else "no name",
+        f"model of {named(run.path)}", got=f"the name {quoted(found)}" if found else "no name",
         expected="one that a preset, a folder or a file has",
         mend="Say where the models are with --models FIRST SECOND.",
     )  # fmt: skip
 
 
-def _loaded(session: Session, known: tuple[str, Any], dtype: str) -> LanguageModel:
-    """Load the model of a run, and refuse other weights than those that the run names."""
-    source, weights = known
-    found = session.model(source, dtype)
-    if isinstance(weights, str) and dtype == "float32" and digest(found) != weights:
-        raise InputError(f"model {source}", got=f"weights {digest(found)}",
-                         expected=f"those of the run, {quoted(weights)}",
-                         mend="Say where the models are with --models FIRST SECOND.")  # fmt: skip
-    return found
+def _task(command: Transfer, run: _Run, second: _Run) -> str:
+    """The task of a run: its own, or for runs of the second's task the one that was named."""
+    own = run.circuit.task
+    if command.task and own in (second.circuit.task, ""):
+        return tasks.find(command.task)
+    if not own:
+        raise InputError(f"circuit {named(run.path)}", got="no task", expected="one",
+                         mend="Say which task is meant, as --task NAME.")  # fmt: skip
+    return tasks.find(require_name(own))
 
 
-def _require_tasks(command: Transfer, circuits: dict[Path, Circuit]) -> None:
+def _require_tasks(command: Transfer, runs: dict[Path, _Run]) -> None:
     """Refuse circuits of another task where they should be of one, and the other way round."""
-    own = circuits[command.second].task
+    own = runs[command.second].circuit.task
     same = [*command.twice, *(() if command.control else (command.first,))]
     for path in same:
-        if circuits[path].task != own:
+        if runs[path].circuit.task != own:
             raise InputError(
-                f"circuit {named(path)}", got=f"one of {quoted(circuits[path].task)}",
+                f"circuit {named(path)}", got=f"one of {quoted(runs[path].circuit.task)}",
                 expected=f"one of {quoted(own)}, as the second circuit",
                 mend="Circuits of other tasks are a null (--others); --control compares them.",
             )  # fmt: skip
     for path in command.others:
-        if circuits[path].task == own:
+        if runs[path].circuit.task == own:
             raise InputError(f"circuit {named(path)}", got=f"one of {quoted(own)}",
                              expected="one of another task",
                              mend="The same task's belong to --twice.")  # fmt: skip

@@ -135,7 +135,7 @@ def compared_table(found: Comparison, rows: int = 40) -> Table:
     Example:
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
         >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.3", "head 1.2"])
-        >>> str(compared_table(hagd.transfer.compare(own, own, shuffles=0)).title)
+        >>> str(compared_table(hagd.transfer.compare(own, own)).title)
         'similarity 1.00, 100% of the units matched'
     """
     match = found.match

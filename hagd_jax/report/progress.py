@@ -47,6 +47,7 @@ WORDS = {
     "select": "Choosing the circuit",
     "describe": "Describing units",
     "portrait": "Measuring circuits",
+    "match": "Matching circuits",
     "curve": "Sweeping sizes",
 }
 # Stages whose steps differ too much for the first ones to say how long the others take: a judge

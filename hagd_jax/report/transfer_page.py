@@ -41,7 +41,7 @@ def transfer_page(
     Example:
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
         >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.3", "head 1.2"])
-        >>> "Who corresponds" in transfer_page(hagd.transfer.compare(own, own, shuffles=9))
+        >>> "Who corresponds" in transfer_page(hagd.transfer.compare(own, own))
         True
     """
     match = found.match

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from hagd_jax.brief import one_line
 from hagd_jax.causal import permutation_p
 from hagd_jax.errors import (
     InputError,
+    require_callable,
     require_config,
-    require_index,
     require_is,
     require_list,
     shown,
@@ -118,22 +119,20 @@ def compare(
     *,
     nulls: Mapping[str, Iterable[Portrait]] | None = None,
     twice: Iterable[tuple[Portrait, Portrait]] = (),
-    shuffles: int = 99,
-    seed: int = 0,
     control: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare two circuits of one task, with controls.
 
     Args:
         first: Portrait of the first circuit.
         second: Portrait of the second, usually of another model.
-        config: How they are matched.
+        config: How they are matched, and how often signatures change places.
         nulls: Name → portraits in the second model that should not resemble the first circuit:
             `other tasks`, random circuits (`lookalikes`), the task in a model of permuted weights.
         twice: Pairs of portraits of circuits that should be the same.
-        shuffles: How often the signatures of the second circuit change places.
-        seed: Of these permutations.
         control: Whether the circuits may be of different tasks.
+        progress: Called with the number of matches that are done, and of all.
 
     Returns:
         The comparison.
@@ -145,7 +144,7 @@ def compare(
     Example:
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
         >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.3", "head 1.2"])
-        >>> print(compare(own, own, shuffles=0))
+        >>> print(compare(own, own, MatchConfig(shuffles=0)))
         similarity 1.00, 100% of the units matched
         2 units of a task in induction plain small 0
         2 units of a task in induction plain small 0
@@ -157,21 +156,35 @@ def compare(
     require_is("first", first, Portrait)
     require_is("second", second, Portrait)
     require_config("config", config, MatchConfig)
-    require_index("shuffles", shuffles)
+    tell = progress or (lambda done, total: None)
+    require_callable("progress", tell, "(done, total)")
     if first.task != second.task and not control:
         raise InputError("circuits", got=f"of {first.task!r} and of {second.task!r}",
                          expected="of one task",
                          mend="Pass the second among `nulls`, as other tasks, or set "
                          "`control`.")  # fmt: skip
     others, pairs = _portraits(nulls or {}), require_list("twice", twice, "pairs of portraits")
-    if shuffles:
-        others[SHUFFLED] = list(reshuffled(second, shuffles, seed))
-    alike = lambda one, other: match(one, other, config).similarity  # noqa: E731
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError("twice", got=shown(pair), expected="pairs of portraits")
+        for one in pair:
+            require_is("twice", one, Portrait)
+    if config.shuffles:
+        others[SHUFFLED] = list(reshuffled(second, config.shuffles, config.seed))
+    total = 1 + sum(map(len, others.values())) + len(pairs)
+    count = itertools.count(1)
+
+    def alike(one: Portrait, other: Portrait) -> Match:
+        found = match(one, other, config)
+        tell(next(count), total)
+        return found
+
     return Comparison(
-        match(first, second, config),
-        {name: tuple(alike(first, other) for other in own) for name, own in others.items()},
-        tuple(alike(*pair) for pair in pairs),
-    )
+        alike(first, second),
+        {name: tuple(alike(first, other).similarity for other in own)
+         for name, own in others.items()},
+        tuple(alike(*pair).similarity for pair in pairs),
+    )  # fmt: skip
 
 
 def _portraits(nulls: Any) -> dict[str, list[Portrait]]:

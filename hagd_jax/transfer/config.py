@@ -65,6 +65,8 @@ class MatchConfig:
         least: Pairs that are less similar than this stay unmatched.
         steps: Numbers of units to match that are tried: all of the smaller circuit's, and shares of
             them in equal steps down.
+        shuffles: How often `compare` lets signatures of the second circuit change places.
+        seed: Of these permutations.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -77,8 +79,12 @@ class MatchConfig:
     structure: float = 0.5
     least: float = 0.25
     steps: int = 10
+    shuffles: int = 99
+    seed: int = 0
 
     def __post_init__(self):
         require_number("structure", self.structure, least=0, below=1)
         require_number("least", self.least, least=0, below=1)
         require_number("steps", self.steps, least=1, whole=True)
+        for field in ("shuffles", "seed"):
+            require_number(field, getattr(self, field), least=0, whole=True)

@@ -15,6 +15,8 @@ from hagd_jax.transfer.transport import Problem, transport
 # Each of the two nodes that every circuit has, the embedding and the logits, weighs as much as all
 # units do together divided by this, on both sides: they are matched with each other.
 _ANCHOR = 10.0
+# Matching takes the cube of this many units, and memory the square.
+_MOST = 2048
 # More than any pair costs, and gains.
 _NEVER = 100.0
 
@@ -144,6 +146,12 @@ def match(first: Portrait, second: Portrait, config: MatchConfig = MatchConfig()
     require_is("first", first, Portrait)
     require_is("second", second, Portrait)
     require_config("config", config, MatchConfig)
+    for own in (first, second):
+        if len(own) > _MOST:
+            raise InputError(
+                "circuit to match", got=f"{len(own):,} units", expected=f"at most {_MOST:,}",
+                mend="Find circuits of units, such as those of `hagd extract --units 32`.",
+            )  # fmt: skip
     roles = role_similarity(first, second)
     both = [own.shares is not None for own in (first, second)]
     if config.structure and both[0] != both[1]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagd_jax.errors import ConfigError, InputError
-from hagd_jax.transfer import compare, lookalikes, reshuffled
+from hagd_jax.transfer import MatchConfig, compare, lookalikes, reshuffled
 from hagd_jax.transfer.compare import OTHERS, SHUFFLED
 from hagd_jax.units import Space, Unit
 from hagd_jax.units.unit import ATTENTION, CLUSTER, MLP, block_ranges, leaf, ranges_of
@@ -106,7 +106,7 @@ def test_chance_gives_any_p_value():
     ranks = []
     for seed in range(40):
         drawn = [portrait(3, 1000 * seed + i) for i in range(11)]
-        found = compare(drawn[0], drawn[1], nulls={OTHERS: drawn[2:]}, shuffles=0)
+        found = compare(drawn[0], drawn[1], MatchConfig(shuffles=0), nulls={OTHERS: drawn[2:]})
         ranks.append(found.p_value(OTHERS))
     # Ties, where nothing matches, make p-values larger, never smaller.
     assert np.mean(np.array(ranks) <= 0.2) <= 0.35
@@ -118,6 +118,24 @@ def test_circuits_of_two_tasks_are_a_null_and_no_comparison():
         compare(portrait(3, 0), portrait(3, 1, task="another"))
     with pytest.raises(InputError, match="one of signatures permuted"):
         compare(portrait(3, 0), portrait(3, 1)).p_value(OTHERS)
-    with pytest.raises(InputError, match="shuffles"):
-        compare(portrait(3, 0), portrait(3, 1), shuffles=-1)
-    assert compare(portrait(3, 0), portrait(3, 1), shuffles=0).normalised is None
+    with pytest.raises(ConfigError, match="shuffles"):
+        MatchConfig(shuffles=-1)
+    assert compare(portrait(3, 0), portrait(3, 1), MatchConfig(shuffles=0)).normalised is None
+
+
+def test_what_is_no_portrait_is_refused_by_name():
+    own = portrait(2, 0)
+    for words, more in (
+        ("twice", {"twice": [own]}),
+        ("twice", {"twice": 3}),
+        ("nulls", {"nulls": [own]}),
+        ("portraits of others", {"nulls": {"others": [own.values]}}),
+        ("measured by itself", {"nulls": {SHUFFLED: [own]}}),
+        ("progress", {"progress": 3}),
+    ):
+        with pytest.raises((InputError, ConfigError), match=words):
+            compare(own, own, **more)
+    told = []
+    compare(own, own, MatchConfig(shuffles=3), twice=[(own, own)],
+            progress=lambda done, total: told.append((done, total)))  # fmt: skip
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]

@@ -66,8 +66,10 @@ def test_shares_are_those_of_edges_closed_by_hand(case, units):
             part = effect.get(reader, {}).get(source, 0.0)
             if total > 1e-3:
                 assert found[s, r] == pytest.approx(part / total, abs=1e-4)
-    few = edge_shares(model, prompts, chosen, dataclasses.replace(CONFIG, edges=3))
-    assert 0 < (few > 0).sum() <= 3
+    with pytest.raises(
+        InputError, match=r"at most 3 pairs\. Allow as many \(--portrait.edges 14\)"
+    ):
+        edge_shares(model, prompts, chosen, dataclasses.replace(CONFIG, edges=3))
 
 
 def test_values_are_deviations_from_the_models_own_units(case, units):
