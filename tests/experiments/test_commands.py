@@ -15,7 +15,11 @@ from experiments.common.script import ROOT, Places, need, parse, run
 from experiments.readme import tables
 from hagd_jax.errors import MissingDependencyError
 
-ROOMS = ("circuits", "faults", "judge", "parity", "readme", "scale", "speed", "transcoders")
+ROOMS = sorted(
+    path.parent.name
+    for path in (ROOT / "experiments").glob("*/__init__.py")
+    if path.parent.name != "common"
+)
 PEERS = {"experiments.speed.attribution_peer", "experiments.speed.transcoder_peer"}
 FILES = [
     path
