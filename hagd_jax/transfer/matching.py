@@ -278,4 +278,5 @@ def _plans(
 
 
 def _words(own: Portrait) -> str:
-    return f"{len(own)} units of {own.task or 'a task'} in {own.model}"
+    units = "unit" if len(own) == 1 else "units"
+    return f"{len(own)} {units} of {own.task or 'a task'} in {own.model}"

@@ -109,7 +109,8 @@ class Portrait:
 
     def __repr__(self) -> str:
         words = "without structure" if self.shares is None else "with structure"
-        return f"Portrait({len(self)} units of {self.task!r} in {self.model!r}, {words})"
+        units = "unit" if len(self) == 1 else "units"
+        return f"Portrait({len(self)} {units} of {self.task!r} in {self.model!r}, {words})"
 
 
 def portrait(
@@ -142,7 +143,7 @@ def portrait(
         >>> case = hagd.testbeds.role_case("induction", "plain", 0)
         >>> own = [name for name, role in case.roles.items() if "token" not in role]
         >>> portrait(case.model, case.prompts, own[:1])
-        Portrait(1 units of '' in 'induction plain small 0', with structure)
+        Portrait(1 unit of '' in 'induction plain small 0', with structure)
     """
     require_is("model", model, LanguageModel)
     require_is("task", task, Task, Prompts)

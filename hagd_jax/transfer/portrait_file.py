@@ -65,7 +65,7 @@ def save_portrait(own: Portrait, path: str | Path) -> None:
         >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.3"], config)
         >>> save_portrait(own, "portrait.safetensors")
         >>> load_portrait("portrait.safetensors")
-        Portrait(1 units of '' in 'induction plain small 0', without structure)
+        Portrait(1 unit of '' in 'induction plain small 0', without structure)
     """
     require_is("portrait", own, Portrait)
     units = tuple(_Unit(u.kind, u.layers, u.index, u.block, u.ranges, name)

@@ -18,23 +18,23 @@ def edge_shares(
     """Measure what share of what a unit reads comes from each of the others.
 
     The edge from s to r is closed, at all inputs of r together, while the rest of the circuit does
-    what it does and everything outside is ablated. Its effect is the mean over prompts of
-    |m(closed) − m(circuit)|, m being the metric. The share of s is its effect divided by the
-    effects of all edges into r. Gradients would miss what saturates, such as attention that is
-    sure of where to look.
+    what it does and everything outside is ablated. Its effect is the mean over prompts and
+    ablations of |m(closed) − m(circuit)|, m being the metric. The share of s is its effect divided
+    by the effects of all edges into r. Gradients would miss what saturates, such as attention that
+    is sure of where to look.
 
     Args:
         model: The model.
         prompts: Where to measure.
         units: n units without a leaf in common, of heads and neurons.
-        config: Ablation, and the largest number of edges.
+        config: Ablations, and the largest number of pairs of units.
 
     Returns:
         (n + 2, n + 2) float64, row s and column r: the embedding, the units in their order, the
         logits. A column sums to 1, or is 0 where no edge into it has an effect.
 
     Raises:
-        InputError: If there are more edges, or the model is a mixture of experts.
+        InputError: If there are more pairs, or the model is a mixture of experts.
 
     Example:
         >>> case = hagd.testbeds.hand_built()[0]
