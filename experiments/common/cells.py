@@ -55,7 +55,10 @@ def measure_cells(
     known = {json.dumps(cell, sort_keys=True) for cell in cells} | done.keys()
     if cells:
         fields = list(cells[0])
-        done = _elsewhere(config.results / f"{name}.json", fields, settings, known) | done
+        file = config.results / f"{name}.json"
+        record = read_json_object(file) if file.exists() else {}
+        if _agree(record.get("settings"), config, varied):
+            done = _elsewhere(record, fields, settings, known) | done
     for place, cell in enumerate(cells):
         key = json.dumps(cell, sort_keys=True)
         if key not in done:
@@ -73,16 +76,37 @@ def measure_cells(
     return [row for c in cells for row in done[json.dumps(c, sort_keys=True)]["rows"]]
 
 
+def _agree(old: Any, value: Any, hidden: Collection[str] = ()) -> bool:
+    """Tell whether settings of a record are those of now.
+
+    A field that there was not yet must have its default: the record was measured so.
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return old == plain(value)
+    hidden = (*hidden, *(_PLACES if isinstance(value, Places) else ()))
+    fields = {field.name: field for field in dataclasses.fields(value) if field.name not in hidden}
+    if not isinstance(old, dict) or not old.keys() <= fields.keys():
+        return False
+    return all(
+        _agree(old[name], getattr(value, name)) if name in old
+        else getattr(value, name) == _default(field)
+        for name, field in fields.items()
+    )  # fmt: skip
+
+
+def _default(field: Any) -> Any:
+    """What a field has where nothing is said."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _elsewhere(
-    path: Path, fields: Sequence[str], settings: dict[str, Any], known: Collection[str]
+    record: dict[str, Any], fields: Sequence[str], settings: dict[str, Any], known: Collection[str]
 ) -> dict[str, Any]:
     """Read the cells of a record that are none of those known, by key; they are not measured again.
 
     How long each took is not in a record; all its cells are taken to be alike.
     """
-    record = read_json_object(path) if path.exists() else {}
-    if record.get("settings") != settings:
-        return {}
     found: dict[str, Any] = {}
     for row in record["rows"]:
         if any(field not in row for field in fields):

@@ -67,3 +67,13 @@ def test_cells_that_only_the_record_holds_stay_in_it(tmp_path):
     # Other settings are another record.
     other = call("yonder", (2,), Inner(size=4))
     assert [row["value"] for row in other["rows"]] == [20, 21]
+    # A field that there was not yet, and that has its default, is no other setting.
+    path = tmp_path / "few.json"
+    old = json.loads(path.read_text())
+    assert old["settings"] == {"inner": {"size": 4}}
+    path.write_text(json.dumps(old | {"settings": {"inner": {}}}))
+    kept = call("far", (3,))
+    assert [row["value"] for row in kept["rows"]] == [20, 21, 30, 31]
+    path.write_text(json.dumps(old | {"settings": {"inner": {}}}))
+    lost = call("farther", (3,), Inner(size=4))
+    assert [row["value"] for row in lost["rows"]] == [30, 31]
