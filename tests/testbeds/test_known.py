@@ -10,6 +10,7 @@ import pytest
 
 from hagd_jax.causal import Ablation, Node, behaviour
 from hagd_jax.errors import InputError
+from hagd_jax.models import forward
 from hagd_jax.testbeds import (
     PROGRAMS,
     as_task,
@@ -187,3 +188,25 @@ def test_kinds_take_turns():
     found = balanced(rows, lambda row: len(row[0]), 2)
     assert sorted(len(row[0]) for row in found) == [1, 2]
     assert len(balanced(rows, len, 99)) == 5
+
+
+def test_the_layers_of_a_case_may_be_anywhere_in_a_larger_model():
+    case = cases()[1]
+    own = case.model.config
+    size = {"n_layers": 6, "d_model": 96, "n_heads": 6, "n_kv_heads": 6, "d_mlp": 72}
+    config = dataclasses.replace(own, **size)
+    layers = (0, 2, 3, 5)
+    larger = hidden_in(case, config, 0, layers)
+    logits = [
+        np.asarray(forward(one.model.bare(), one.prompts.clean).logits)[..., : own.vocab_size]
+        for one in (case, larger)
+    ]
+    assert np.ptp(logits[0]) > 1
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-3 * np.abs(logits[0]).max())
+    for name, nodes in case.truth.items():
+        assert larger.truth[name] == {
+            Node(node.kind, layers[node.layer], node.index) for node in nodes
+        }
+    for wrong in ((0, 1, 2), (0, 2, 1, 3), (0, 1, 2, 6), (0, 0, 1, 2)):
+        with pytest.raises(InputError, match="layers"):
+            hidden_in(case, config, 0, wrong)
