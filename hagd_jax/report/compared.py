@@ -12,7 +12,6 @@ from rich.text import Text
 from hagd_jax.brief import one_line
 from hagd_jax.causal.circuit_text import cut
 from hagd_jax.report.boxes import GAP, HEIGHT, MOST, WIDTH, Box, Drawing
-from hagd_jax.report.html import environment
 from hagd_jax.report.words import inert
 from hagd_jax.transfer import Comparison, Match, Portrait
 from hagd_jax.units.unit import ATTENTION
@@ -99,29 +98,6 @@ def plan_of(found: Match) -> Plan | None:
     return Plan(left, right, at, at + right.width + MARGIN, height, tuple(links))
 
 
-def plan_svg(found: Match) -> str:
-    """Draw who corresponds as an SVG picture that stands by itself.
-
-    Args:
-        found: The match.
-
-    Returns:
-        The text of an SVG file; empty if a circuit has more units than can be read.
-
-    Example:
-        >>> case = hagd.testbeds.role_case("induction", "plain", 0)
-        >>> own = hagd.transfer.portrait(case.model, case.prompts, ["head 0.3", "head 1.2"])
-        >>> plan_svg(hagd.transfer.match(own, own)).count("<path")
-        2
-    """
-    plan = plan_of(found)
-    if plan is None:
-        return ""
-    heads = [inert(_words(own), 30) for own in (found.first, found.second)]
-    made = environment().get_template("plan.svg").render(plan=plan, heads=heads)
-    return made.strip() + "\n"
-
-
 def compared_table(found: Comparison, rows: int = 40) -> Table:
     """Make a table of who corresponds, at most 80 columns wide.
 
@@ -145,7 +121,7 @@ def compared_table(found: Comparison, rows: int = 40) -> Table:
         caption=Text("\n".join(found.lines())), caption_justify="left",
     )  # fmt: skip
     for own in (match.first, match.second):
-        table.add_column(Text(inert(_words(own), 34)), overflow="fold", max_width=34)
+        table.add_column(Text(inert(words_of(own), 34)), overflow="fold", max_width=34)
     table.add_column("similarity", justify="right")
     partners = match.partners()
     for one, other, value in partners[:rows]:
@@ -174,5 +150,6 @@ def _column(own: Portrait, left: int) -> Drawing:
     return Drawing(left + WIDTH + 1, 1.0 + len(own) * step, (WIDTH, HEIGHT), placed, tuple(layers))
 
 
-def _words(own: Portrait) -> str:
+def words_of(own: Portrait) -> str:
+    """Say of which task and model a portrait is."""
     return f"{own.task or 'a task'} in {own.model}"

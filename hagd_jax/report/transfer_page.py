@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hagd_jax.report.compared import plan_of
+from hagd_jax.report.compared import plan_of, words_of
 from hagd_jax.report.html import render
 from hagd_jax.report.words import percent, probability
-from hagd_jax.transfer import Comparison, Portrait
+from hagd_jax.transfer import Comparison
 from hagd_jax.transfer.compare import OTHERS, PERMUTED, RANDOM, SHUFFLED
 
 _MEANING = {
@@ -45,7 +45,7 @@ def transfer_page(
         True
     """
     match = found.match
-    heads = [_words(own) for own in (match.first, match.second)]
+    heads = [words_of(own) for own in (match.first, match.second)]
     claim = (f"The two circuits are {match.similarity:.2f} alike, of 1; "
              f"{percent(match.matched, 0)} of their units are matched.")  # fmt: skip
     return render(
@@ -78,7 +78,3 @@ def rows(found: Comparison) -> list[tuple[str, str, str, str]]:
         made.append(("between both", "Other tasks count 0, and found twice counts 1.",
                      f"{found.normalised:.2f}", ""))  # fmt: skip
     return made
-
-
-def _words(own: Portrait) -> str:
-    return f"{own.task or 'a task'} in {own.model}"

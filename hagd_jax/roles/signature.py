@@ -119,18 +119,26 @@ class Signatures:
             raise InputError("column", got=repr(name)[:80], expected=f"one of {', '.join(NAMES)}")
         return self.values[:, NAMES.index(name)]
 
+    def usual(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the mean and the deviation of each column, over the units that know it.
+
+        Returns:
+            (K,) float64 twice; the deviation is infinite where all units are the same.
+        """
+        count = np.maximum(self.known.sum(0), 1)
+        values = self.values.astype(np.float64) * self.known
+        mean = values.sum(0) / count
+        deviation = np.sqrt((((values - mean) * self.known) ** 2).sum(0) / count)
+        return mean, np.where(deviation > 1e-6, deviation, np.inf)
+
     def standardised(self) -> Signatures:
         """Subtract each column's mean, and divide by its deviation, over the units that know it.
 
         Units of two models can then be compared. What is not known stays 0, as does a column that
         is the same for all units.
         """
-        count = np.maximum(self.known.sum(0), 1)
-        values = self.values.astype(np.float64) * self.known
-        mean = values.sum(0) / count
-        apart = (values - mean) * self.known
-        deviation = np.sqrt((apart**2).sum(0) / count)
-        scaled = apart / np.where(deviation > 1e-6, deviation, np.inf)
+        mean, deviation = self.usual()
+        scaled = (self.values.astype(np.float64) - mean) / deviation * self.known
         return dataclasses.replace(self, values=scaled.astype(np.float32), standard=True)
 
 

@@ -163,12 +163,7 @@ def compare(
                          expected="of one task",
                          mend="Pass the second among `nulls`, as other tasks, or set "
                          "`control`.")  # fmt: skip
-    others, pairs = _portraits(nulls or {}), require_list("twice", twice, "pairs of portraits")
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InputError("twice", got=shown(pair), expected="pairs of portraits")
-        for one in pair:
-            require_is("twice", one, Portrait)
+    others, pairs = _portraits(nulls or {}), _pairs(twice)
     if config.shuffles:
         others[SHUFFLED] = list(reshuffled(second, config.shuffles, config.seed))
     total = 1 + sum(map(len, others.values())) + len(pairs)
@@ -185,6 +180,17 @@ def compare(
          for name, own in others.items()},
         tuple(alike(*pair).similarity for pair in pairs),
     )  # fmt: skip
+
+
+def _pairs(twice: Any) -> list[Any]:
+    """Pairs of portraits, checked."""
+    pairs = require_list("twice", twice, "pairs of portraits")
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError("twice", got=shown(pair), expected="pairs of portraits")
+        for one in pair:
+            require_is("twice", one, Portrait)
+    return pairs
 
 
 def _portraits(nulls: Any) -> dict[str, list[Portrait]]:

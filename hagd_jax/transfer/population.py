@@ -47,11 +47,7 @@ class Population:
         Args:
             found: Their signatures.
         """
-        count = np.maximum(found.known.sum(0), 1)
-        values = found.values.astype(np.float64) * found.known
-        mean = values.sum(0) / count
-        deviation = np.sqrt((((values - mean) * found.known) ** 2).sum(0) / count)
-        return cls(mean, np.where(deviation > 1e-6, deviation, np.inf), len(found), found.seen)
+        return cls(*found.usual(), len(found), found.seen)
 
     def standardise(self, found: Signatures) -> np.ndarray:
         """Return (U, K) signatures in standard deviations from the mean, at most 3 of them.

@@ -110,7 +110,7 @@ def test_chance_gives_any_p_value():
         ranks.append(found.p_value(OTHERS))
     # Ties, where nothing matches, make p-values larger, never smaller.
     assert np.mean(np.array(ranks) <= 0.2) <= 0.35
-    assert min(ranks) >= 0.1
+    assert min(ranks) < 0.5  # and not all of them are ties
 
 
 def test_circuits_of_two_tasks_are_a_null_and_no_comparison():
